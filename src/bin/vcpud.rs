@@ -1,0 +1,66 @@
+//! The system service. It is started by systemd, by the first call on the bus.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use vcpud::config::Config;
+use vcpud::daemon;
+
+/// Adds and removes virtual CPUs of running QEMU virtual machines, over D-Bus.
+///
+/// The service is started by the first call to org.vcpud1 on the system bus and needs no
+/// arguments; vcpuctl(1) and busctl(1) speak with it.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Environment:\n  \
+    RUNTIME_DIRECTORY        where qmp/NAME.sock is looked for [default: /run/vcpud]\n  \
+    DBUS_SYSTEM_BUS_ADDRESS  the bus to serve on [default: the system bus]\n  \
+    RUST_LOG                 what to log, such as debug or vcpud=trace [default: info]"
+)]
+struct Arguments {}
+
+fn main() -> ExitCode {
+    Arguments::parse();
+    start_logging();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(daemon::run(Config::from_environment())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to the journal when systemd started us, else to standard error.
+fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journal = if by_systemd {
+        tracing_journald::layer().ok()
+    } else {
+        None
+    };
+    let stderr = journal.is_none().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+    });
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(journal)
+        .with(stderr)
+        .init();
+}

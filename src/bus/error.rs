@@ -1,0 +1,89 @@
+//! The one mapping from what went wrong to error names on the bus.
+
+use zbus::message::Header;
+use zbus::names::ErrorName;
+use zbus::{DBusError, Message};
+
+use crate::inventory::Denial;
+use crate::machine;
+use crate::names::{MachineName, error_name};
+use crate::qmp::Closed;
+
+/// What a method call can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A request to a machine failed.
+    #[error("machine {name}: {error}")]
+    Machine {
+        /// The machine.
+        name: MachineName,
+        /// What happened.
+        #[source]
+        error: machine::Error,
+    },
+    /// There is no such machine.
+    #[error("there is no machine {0}; ListMachines tells which there are")]
+    NoSuchMachine(String),
+    /// An argument or option is not what the method takes.
+    #[error("{0}")]
+    InvalidArgs(String),
+    /// The caller may not.
+    #[error("{0}")]
+    AccessDenied(String),
+    /// The caller may, once somebody types a password, and did not allow to ask for it.
+    #[error("{0}")]
+    InteractiveAuthorizationRequired(String),
+}
+
+impl Error {
+    /// The name of the error on the bus.
+    pub fn dbus_name(&self) -> &'static str {
+        match self {
+            Self::Machine { error, .. } => of_machine(error),
+            Self::NoSuchMachine(_) => error_name::NO_SUCH_MACHINE,
+            Self::InvalidArgs(_) => error_name::INVALID_ARGS,
+            Self::AccessDenied(_) => error_name::ACCESS_DENIED,
+            Self::InteractiveAuthorizationRequired(_) => {
+                error_name::INTERACTIVE_AUTHORIZATION_REQUIRED
+            }
+        }
+    }
+}
+
+fn of_machine(error: &machine::Error) -> &'static str {
+    use machine::Error;
+    match error {
+        Error::Denied { denial, .. } => match denial {
+            Denial::OutOfRange { .. } | Denial::Unreachable { .. } => error_name::OUT_OF_RANGE,
+            Denial::Busy { .. } => error_name::BUSY,
+            Denial::NoHotplug { .. } | Denial::NoUnplug { .. } => error_name::NOT_SUPPORTED,
+            Denial::NotRemovable { .. } => error_name::NOT_REMOVABLE,
+        },
+        Error::Disconnected(_) => error_name::DISCONNECTED,
+        Error::Interrupted(closed) => match closed {
+            Closed::Timeout { .. } => error_name::QMP_TIMEOUT,
+            Closed::Hangup | Closed::Malformed(_) | Closed::TooManyEvents => {
+                error_name::DISCONNECTED
+            }
+        },
+        Error::QmpFailed { .. } => error_name::QMP_FAILED,
+        Error::GuestRefused { .. } => error_name::GUEST_REFUSED,
+        Error::RemovalPending { .. } => error_name::REMOVAL_PENDING,
+        Error::Gone => error_name::NO_SUCH_MACHINE,
+    }
+}
+
+impl DBusError for Error {
+    fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
+        tracing::debug!(name = self.dbus_name(), text = %self, "call failed");
+        Message::error(call, self.name())?.build(&(self.to_string(),))
+    }
+
+    fn name(&self) -> ErrorName<'_> {
+        ErrorName::from_static_str_unchecked(self.dbus_name())
+    }
+
+    fn description(&self) -> Option<&str> {
+        None
+    }
+}

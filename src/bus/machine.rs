@@ -1,0 +1,198 @@
+//! A machine's object, `org.vcpud1.Machine`.
+
+use std::collections::HashMap;
+
+use zbus::interface;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zvariant::{OwnedValue, Value};
+
+use super::authority::{Action, Authority};
+use super::error::Error;
+use super::options;
+use crate::inventory::{HotplugMethod, Vcpu};
+use crate::machine::{Handle, Snapshot};
+
+/// Serves `org.vcpud1.Machine` for one machine.
+#[derive(Clone, Debug)]
+pub struct MachineObject {
+    machine: Handle,
+    authority: Authority,
+}
+
+/// A dictionary of the kind `a{sv}`.
+type Dict = HashMap<&'static str, Value<'static>>;
+
+impl MachineObject {
+    /// An object for `machine`, whose callers `authority` lets pass.
+    pub fn new(machine: Handle, authority: Authority) -> Self {
+        Self { machine, authority }
+    }
+
+    /// Asks whether the caller may bring the machine to `count` vCPUs; returns his user id.
+    async fn may_set_vcpus(&self, header: &Header<'_>, count: u32) -> Result<u32, Error> {
+        let snapshot = self.machine.snapshot();
+        let current = snapshot.inventory.vcpu_count();
+        let operation = if count < current { "remove" } else { "add" };
+        let (asked, current) = (count.to_string(), current.to_string());
+        let details = HashMap::from([
+            ("machine", self.machine.name().as_str()),
+            ("uuid", snapshot.uuid.as_str()),
+            ("vcpus", &asked),
+            ("current", &current),
+            ("operation", operation),
+        ]);
+        self.authority
+            .check(header, Action::SetVcpus, &details)
+            .await
+    }
+}
+
+#[interface(name = "org.vcpud1.Machine")]
+impl MachineObject {
+    #[zbus(out_args("added", "removed", "pending"))]
+    async fn set_vcpus(
+        &self,
+        count: u32,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
+        let uid = self.may_set_vcpus(&header, count).await?;
+        let wait = options::wait(options)?;
+        let result = self.machine.set_vcpus(count, wait, uid).await;
+        let outcome = result.map_err(|error| Error::Machine {
+            name: self.machine.name().clone(),
+            error,
+        })?;
+        Ok((outcome.added, outcome.removed, outcome.pending))
+    }
+
+    #[zbus(out_args("vcpus"))]
+    fn list_vcpus(&self) -> Vec<Dict> {
+        let snapshot = self.machine.snapshot();
+        let vcpus = snapshot.inventory.vcpus();
+        vcpus.map(|vcpu| describe(&snapshot, vcpu)).collect()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> String {
+        self.machine.name().to_string()
+    }
+
+    #[zbus(property)]
+    fn uuid(&self) -> String {
+        self.machine.snapshot().uuid.to_string()
+    }
+
+    #[zbus(property)]
+    fn leader(&self) -> u32 {
+        self.machine.snapshot().leader
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> String {
+        self.machine.snapshot().state().to_owned()
+    }
+
+    #[zbus(property)]
+    fn qemu_version(&self) -> String {
+        self.machine.snapshot().qemu_version()
+    }
+
+    #[zbus(property)]
+    fn architecture(&self) -> String {
+        self.machine.snapshot().architecture.to_string()
+    }
+
+    #[zbus(property)]
+    fn accelerator(&self) -> String {
+        self.machine.snapshot().accelerator.to_string()
+    }
+
+    #[zbus(property)]
+    fn hotplug_method(&self) -> String {
+        self.machine.snapshot().hotplug_method().as_str().to_owned()
+    }
+
+    #[zbus(property)]
+    fn vcpus(&self) -> u32 {
+        self.machine.snapshot().inventory.vcpu_count()
+    }
+
+    #[zbus(property)]
+    fn max_vcpus(&self) -> u32 {
+        self.machine.snapshot().inventory.max_vcpus()
+    }
+
+    #[zbus(property)]
+    fn vcpus_per_slot(&self) -> u32 {
+        self.machine.snapshot().inventory.vcpus_per_slot()
+    }
+
+    #[zbus(property)]
+    fn pending_removals(&self) -> Vec<u32> {
+        self.machine.snapshot().pending.clone()
+    }
+
+    #[zbus(signal)]
+    pub(super) async fn vcpu_added(
+        emitter: &SignalEmitter<'_>,
+        vcpu: u32,
+        alias: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn vcpu_removed(
+        emitter: &SignalEmitter<'_>,
+        vcpu: u32,
+        alias: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn vcpu_removal_failed(
+        emitter: &SignalEmitter<'_>,
+        vcpu: u32,
+        alias: &str,
+        reason: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+}
+
+/// One vCPU as `ListVcpus` shows it; a key that has no value is absent.
+fn describe(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
+    let Vcpu { id, entity, thread } = vcpu;
+    let inventory = &snapshot.inventory;
+    let hotpluggable = inventory.method() != HotplugMethod::None;
+    let pending = snapshot.pending.contains(&id);
+    let mut dict = Dict::from([
+        ("id", id.into()),
+        ("present", entity.presence.is_some().into()),
+        ("hotpluggable", hotpluggable.into()),
+        ("removable", inventory.is_removable(entity).into()),
+        ("pending", pending.into()),
+    ]);
+    if !entity.driver.as_str().is_empty() {
+        dict.insert("type", entity.driver.to_string().into());
+    }
+    if let Some(presence) = &entity.presence {
+        dict.insert("qom-path", presence.qom_path.to_string().into());
+        if presence.order != 0 {
+            dict.insert("order", presence.order.into());
+        }
+    }
+    if let Some(thread) = thread {
+        dict.insert("thread-id", thread.into());
+    }
+    if let Some(alias) = entity.alias() {
+        dict.insert("alias", alias.to_owned().into());
+    }
+    if let Some(node) = entity.topology.node() {
+        dict.insert("node-id", node.into());
+    }
+    for (level, number) in entity.topology.levels() {
+        dict.insert(level.dbus_name(), number.into());
+    }
+    dict
+}

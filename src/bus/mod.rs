@@ -1,0 +1,20 @@
+//! The D-Bus side: objects, errors, authorization. Nothing is decided here but who may.
+//!
+//! Methods authorize, parse and delegate to a machine's handle; getters read its snapshot; what
+//! machines tell comes through one [`Publisher`], which alone puts objects and signals on the
+//! bus.
+
+mod authority;
+mod directory;
+mod error;
+mod machine;
+mod manager;
+mod options;
+mod publisher;
+
+pub use authority::{Action, Authority};
+pub use directory::Directory;
+pub use error::Error;
+pub use machine::MachineObject;
+pub use manager::Manager;
+pub use publisher::Publisher;

@@ -1,0 +1,72 @@
+//! The leader: the QEMU process behind a QMP socket, held so that its PID cannot be reused.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+
+/// A process held by a pidfd (`pidfd_open(2)`).
+#[derive(Debug)]
+pub struct Leader {
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+/// The process behind a socket cannot be held.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaderError {
+    /// It ended already, or lives in a PID namespace that is not ours.
+    #[error("the process that listens on the QMP socket cannot be seen from here")]
+    Invisible,
+    /// The kernel refused.
+    #[error("the process that listens on the QMP socket cannot be held: {0}")]
+    Kernel(#[from] io::Error),
+}
+
+impl Leader {
+    /// The process that listens on the other side of `stream` (`SO_PEERPIDFD`, Linux 6.5, else
+    /// `SO_PEERCRED` in `unix(7)`).
+    pub fn of_peer(stream: &UnixStream) -> Result<Self, LeaderError> {
+        let pid = stream.peer_cred()?.pid().and_then(Pid::from_raw);
+        let pid = pid.ok_or(LeaderError::Invisible)?;
+        let pidfd = match getsockopt(stream, sockopt::PeerPidfd) {
+            Ok(pidfd) => pidfd,
+            Err(_) => pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
+                rustix::io::Errno::SRCH => LeaderError::Invisible,
+                other => LeaderError::Kernel(other.into()),
+            })?,
+        };
+        #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
+        let pidfd = AsyncFd::new(pidfd)?;
+        Ok(Self { pid, pidfd })
+    }
+
+    /// Its PID. It is this process's and no other's as long as it did not exit.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_pid().unsigned_abs()
+    }
+
+    /// Waits until the process has exited.
+    pub async fn exited(&self) {
+        // A pidfd becomes readable when its process exits, and stays so.
+        let _ = self.pidfd.readable().await;
+    }
+
+    /// Whether the process has exited.
+    pub fn has_exited(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Whether `thread` is a task of this process, now.
+    pub fn has_task(&self, thread: u32) -> bool {
+        let path = format!("/proc/{}/task/{thread}", self.pid());
+        // Alive after the look, so the directory was this process's and not a successor's.
+        thread != 0 && fs::metadata(path).is_ok() && !self.has_exited()
+    }
+}

@@ -1,0 +1,340 @@
+//! The inventory: what QEMU's answers say about the vCPUs of a machine.
+//!
+//! Pure data and arithmetic. QEMU hot-plugs *entities*: on most machines one vCPU each, on
+//! pseries a core of several. Here they get the vCPU numbers that everything else speaks of, and
+//! [`plan`] says which entities must come or go for a wanted number of vCPUs. Nothing here
+//! talks to QEMU; a wrong answer of QEMU becomes a [`Contradiction`], never a panic.
+
+mod plan;
+mod reply;
+mod topology;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::text::Text;
+
+pub use plan::{Denial, Plan, plan};
+pub use reply::{CpuInfoFast, HotpluggableCpu};
+pub use topology::{Level, Topology};
+
+/// More vCPUs than any QEMU machine type has (4,096 in QEMU 11): who says more is not believed.
+pub const MAX_VCPUS: u32 = 16_384;
+
+/// How vCPUs are plugged into this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HotplugMethod {
+    /// `device_add`, QEMU 2.7 and later.
+    DeviceAdd,
+    /// Not at all.
+    #[default]
+    None,
+}
+
+impl HotplugMethod {
+    /// The word for it on D-Bus.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DeviceAdd => "device-add",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The vCPUs of a machine, present and possible, by number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inventory {
+    entities: Vec<Entity>,
+    method: HotplugMethod,
+    architecture: Text,
+    torn: bool,
+}
+
+/// What QEMU plugs and unplugs as one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entity {
+    /// The number of its first vCPU, and its name within the inventory.
+    pub first: u32,
+    /// How many vCPUs it brings.
+    pub width: u32,
+    /// Its place in QEMU's own list, which ACPI calls the slot.
+    pub slot: u32,
+    /// The QOM type, the `driver` of `device_add`.
+    pub driver: Text,
+    /// What `device_add` must be given, verbatim.
+    pub props: Map<String, Value>,
+    /// `props` as far as they are known.
+    pub topology: Topology,
+    /// Where it is plugged in.
+    pub presence: Option<Presence>,
+}
+
+/// An entity that is plugged in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Presence {
+    /// Its QOM path, by which it can be unplugged.
+    pub qom_path: Text,
+    /// When it was enabled among the others, from 1; 0 where QEMU did not list it.
+    pub order: u32,
+    /// The thread ids that QEMU gives for its vCPUs, in order; fewer where QEMU names fewer.
+    pub threads: Vec<Thread>,
+}
+
+/// A host thread that QEMU says runs a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// The thread id that QEMU gave.
+    pub id: u32,
+    /// Whether it was found to be a thread of the leader and of no other vCPU.
+    pub trusted: bool,
+}
+
+/// One vCPU, present or possible.
+#[derive(Clone, Copy, Debug)]
+pub struct Vcpu<'a> {
+    /// Its number, from 0.
+    pub id: u32,
+    /// The entity that brings it.
+    pub entity: &'a Entity,
+    /// Its thread, where it is present and the thread is trusted.
+    pub thread: Option<u32>,
+}
+
+/// QEMU's answers cannot be true.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// An entity of no or too many vCPUs, or too many in all.
+    #[error("QEMU reports an impossible number of vCPUs (at most {MAX_VCPUS} are believed)")]
+    Count,
+    /// Two entities at one path.
+    #[error("QEMU reports two hotpluggable CPUs at {0}")]
+    SharedPath(Text),
+}
+
+impl Entity {
+    /// The numbers of its vCPUs.
+    pub fn vcpus(&self) -> std::ops::Range<u32> {
+        self.first..self.first + self.width
+    }
+
+    /// The id that it was plugged with: the last part of `/machine/peripheral/ID`.
+    pub fn alias(&self) -> Option<&str> {
+        let path = self.presence.as_ref()?.qom_path.as_str();
+        path.strip_prefix("/machine/peripheral/")
+            .filter(|id| !id.is_empty() && !id.contains('/'))
+    }
+}
+
+impl Presence {
+    /// Whether `other` is the same plugged CPU, not its successor in the same place.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let ids = |p: &Self| p.threads.iter().map(|t| t.id).collect::<Vec<_>>();
+        self.qom_path == other.qom_path && ids(self) == ids(other)
+    }
+}
+
+impl Inventory {
+    /// Joins the replies of `query-hotpluggable-cpus` and `query-cpus-fast` by QOM path.
+    ///
+    /// Without the first (`None`), the CPUs are what they are: [`HotplugMethod::None`].
+    pub fn read(
+        hotpluggable: Option<Vec<HotpluggableCpu>>,
+        cpus: Vec<CpuInfoFast>,
+    ) -> Result<Self, Contradiction> {
+        let architecture = cpus
+            .iter()
+            .find_map(|cpu| cpu.target.clone())
+            .unwrap_or_default();
+        let method = match hotpluggable {
+            Some(_) => HotplugMethod::DeviceAdd,
+            None => HotplugMethod::None,
+        };
+        let mut running = group_by_entity(&cpus);
+        let slots = hotpluggable.unwrap_or_else(|| reply::as_fixed_entities(&cpus));
+        let slot_count = u32::try_from(slots.len()).map_err(|_| Contradiction::Count)?;
+
+        let mut entities = Vec::with_capacity(slots.len());
+        let mut torn = false;
+        // QEMU lists the entities in descending order, so its first is the last slot.
+        for (reported, slot) in slots.into_iter().zip((0..slot_count).rev()) {
+            let presence = match reported.qom_path {
+                None => None,
+                Some(qom_path) => {
+                    let found = running.remove(qom_path.as_str());
+                    torn |= found.is_none();
+                    let (order, threads) = found.unwrap_or_default();
+                    Some(Presence {
+                        qom_path,
+                        order,
+                        threads,
+                    })
+                }
+            };
+            entities.push(Entity {
+                first: 0,
+                width: u32::try_from(reported.vcpus_count).map_err(|_| Contradiction::Count)?,
+                slot,
+                driver: reported.driver,
+                topology: Topology::of(&reported.props),
+                props: reported.props,
+                presence,
+            });
+        }
+        torn |= !running.is_empty();
+        number(&mut entities)?;
+        check_paths(&entities)?;
+        Ok(Self {
+            entities,
+            method,
+            architecture,
+            torn,
+        })
+    }
+
+    /// Whether the two answers that made this inventory disagree: a CPU came or went between
+    /// them. Asking again settles it.
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
+    /// How vCPUs are plugged here.
+    pub fn method(&self) -> HotplugMethod {
+        self.method
+    }
+
+    /// QEMU's name of the target, such as `x86_64`.
+    pub fn architecture(&self) -> &str {
+        self.architecture.as_str()
+    }
+
+    /// All entities in the order of their vCPU numbers.
+    pub fn entities(&self) -> &[Entity] {
+        &self.entities
+    }
+
+    /// The entity whose first vCPU is `first`.
+    pub fn entity(&self, first: u32) -> Option<&Entity> {
+        let index = self.entities.binary_search_by_key(&first, |e| e.first);
+        index.ok().map(|i| &self.entities[i])
+    }
+
+    /// The entities that are plugged in, with their presence.
+    pub fn present(&self) -> impl Iterator<Item = (&Entity, &Presence)> {
+        self.entities
+            .iter()
+            .filter_map(|e| e.presence.as_ref().map(|p| (e, p)))
+    }
+
+    /// The number of vCPUs that are present.
+    pub fn vcpu_count(&self) -> u32 {
+        self.present().map(|(e, _)| e.width).sum()
+    }
+
+    /// The number of vCPUs that can be present.
+    pub fn max_vcpus(&self) -> u32 {
+        self.entities.iter().map(|e| e.width).sum()
+    }
+
+    /// How many vCPUs one entity brings.
+    pub fn vcpus_per_slot(&self) -> u32 {
+        self.entities.iter().map(|e| e.width).max().unwrap_or(0)
+    }
+
+    /// Every vCPU, present or possible, by number.
+    pub fn vcpus(&self) -> impl Iterator<Item = Vcpu<'_>> {
+        self.entities.iter().flat_map(|entity| {
+            let threads = entity.presence.as_ref().map_or(&[][..], |p| &p.threads);
+            entity.vcpus().enumerate().map(move |(i, id)| Vcpu {
+                id,
+                entity,
+                thread: threads.get(i).filter(|t| t.trusted).map(|t| t.id),
+            })
+        })
+    }
+
+    /// Whether QEMU can be asked to unplug this entity.
+    ///
+    /// Only targets that can unplug are ever asked (QEMU 7.2 for aarch64 aborts when asked), and
+    /// the entity of vCPU 0 stays: all of those targets refuse to unplug the boot CPU.
+    pub fn is_removable(&self, entity: &Entity) -> bool {
+        entity.presence.is_some() && entity.first != 0 && self.can_unplug()
+    }
+
+    /// Whether this kind of machine can unplug vCPUs.
+    pub fn can_unplug(&self) -> bool {
+        self.method == HotplugMethod::DeviceAdd
+            && matches!(
+                self.architecture(),
+                "x86_64" | "i386" | "ppc64" | "loongarch64"
+            )
+    }
+
+    /// Trusts the threads that `is_task` says are tasks of the leader, unless two vCPUs share
+    /// one or it is the leader itself (single-threaded TCG: then no vCPU has a thread of its
+    /// own). Returns the ids that are no tasks of the leader.
+    pub fn trust_threads(&mut self, leader: u32, is_task: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
+        let threads = |entities: &mut Vec<Entity>, f: &mut dyn FnMut(&mut Thread)| {
+            let present = entities.iter_mut().filter_map(|e| e.presence.as_mut());
+            present.flat_map(|p| p.threads.iter_mut()).for_each(f);
+        };
+        threads(&mut self.entities, &mut |t| {
+            *seen.entry(t.id).or_default() += 1;
+        });
+        let mut foreign = Vec::new();
+        threads(&mut self.entities, &mut |t| {
+            let own = t.id != leader && seen[&t.id] == 1;
+            t.trusted = own && is_task(t.id);
+            if own && !t.trusted {
+                foreign.push(t.id);
+            }
+        });
+        foreign
+    }
+}
+
+/// The order of enabling and the threads of an entity.
+type Running = (u32, Vec<Thread>);
+
+/// Groups what `query-cpus-fast` lists by the QOM path of the entity.
+fn group_by_entity(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
+    let mut groups: BTreeMap<String, Running> = BTreeMap::new();
+    for cpu in cpus {
+        let order = groups.len() as u32 + 1;
+        let group = groups.entry(cpu.entity_path().to_owned());
+        let (_, threads) = group.or_insert((order, Vec::new()));
+        threads.push(Thread {
+            id: u32::try_from(cpu.thread_id).unwrap_or(0),
+            trusted: false,
+        });
+    }
+    groups
+}
+
+/// Sorts the entities by topology and numbers their vCPUs.
+fn number(entities: &mut [Entity]) -> Result<(), Contradiction> {
+    entities.sort_by_key(|e| (e.topology.rank(), e.slot));
+    let mut next = 0;
+    for entity in entities {
+        entity.first = next;
+        next = match next.checked_add(entity.width) {
+            Some(sum) if entity.width > 0 && sum <= MAX_VCPUS => sum,
+            _ => return Err(Contradiction::Count),
+        };
+    }
+    Ok(())
+}
+
+/// One path is one entity.
+fn check_paths(entities: &[Entity]) -> Result<(), Contradiction> {
+    let mut paths: Vec<&Text> = entities
+        .iter()
+        .filter_map(|e| e.presence.as_ref().map(|p| &p.qom_path))
+        .collect();
+    paths.sort();
+    match paths.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Contradiction::SharedPath(pair[0].clone())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,73 @@
+//! QEMU's answers, as far as the inventory reads them; unknown members are skipped.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::text::Text;
+
+/// One element of the reply of `query-hotpluggable-cpus` (`HotpluggableCPU`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct HotpluggableCpu {
+    /// The QOM type.
+    #[serde(rename = "type")]
+    pub driver: Text,
+    /// How many vCPUs it stands for.
+    #[serde(rename = "vcpus-count")]
+    pub vcpus_count: u64,
+    /// What `device_add` needs.
+    pub props: Map<String, Value>,
+    /// Where it is plugged in.
+    #[serde(rename = "qom-path", default)]
+    pub qom_path: Option<Text>,
+}
+
+/// One element of the reply of `query-cpus-fast` (`CpuInfoFast`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct CpuInfoFast {
+    /// The QOM path of the CPU, which may be one thread of an entity.
+    #[serde(rename = "qom-path")]
+    pub qom_path: Text,
+    /// The host thread that runs it.
+    #[serde(rename = "thread-id")]
+    pub thread_id: i64,
+    /// Its place.
+    #[serde(default)]
+    pub props: Option<Map<String, Value>>,
+    /// The architecture that QEMU emulates.
+    #[serde(default)]
+    pub target: Option<Text>,
+    /// The QOM type (QEMU 11.1 and later).
+    #[serde(rename = "qom-type", default)]
+    pub qom_type: Option<Text>,
+}
+
+impl CpuInfoFast {
+    /// The QOM path of the entity: one pseries core holds `…/thread[0]`, `…/thread[1]`, ….
+    pub fn entity_path(&self) -> &str {
+        let path = self.qom_path.as_str();
+        match path.rsplit_once('/') {
+            Some((entity, last)) if is_thread(last) => entity,
+            _ => path,
+        }
+    }
+}
+
+/// Whether `element` is `thread[N]`.
+fn is_thread(element: &str) -> bool {
+    element
+        .strip_prefix("thread[")
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The CPUs of a machine that has no hotpluggable ones, each as an entity, in the descending
+/// order of `query-hotpluggable-cpus`.
+pub(super) fn as_fixed_entities(cpus: &[CpuInfoFast]) -> Vec<HotpluggableCpu> {
+    let fixed = |cpu: &CpuInfoFast| HotpluggableCpu {
+        driver: cpu.qom_type.clone().unwrap_or_default(),
+        vcpus_count: 1,
+        props: cpu.props.clone().unwrap_or_default(),
+        qom_path: Some(cpu.qom_path.clone()),
+    };
+    cpus.iter().rev().map(fixed).collect()
+}

@@ -1,0 +1,82 @@
+//! How others reach a machine: commands in, snapshots out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::error::Error;
+use super::notice::Outbox;
+use super::snapshot::Snapshot;
+use crate::names::MachineName;
+
+/// A machine that is there, or was when the handle was given out.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) name: MachineName,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) outbox: Outbox,
+}
+
+/// What a machine's actor can be asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    SetVcpus {
+        count: u32,
+        wait: Wait,
+        uid: u32,
+        answer: Answer,
+    },
+}
+
+/// Where the result of a request goes.
+pub(super) type Answer = oneshot::Sender<Result<Outcome, Error>>;
+
+/// Whether a call waits for removals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Only until QEMU took the requests.
+    No,
+    /// At most this long, or as long as the configuration says.
+    UpTo(Option<Duration>),
+}
+
+/// What a successful request did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// vCPUs that came.
+    pub added: Vec<u32>,
+    /// vCPUs that went.
+    pub removed: Vec<u32>,
+    /// vCPUs that QEMU was asked to remove and the guest still holds.
+    pub pending: Vec<u32>,
+}
+
+impl Handle {
+    /// The machine's name.
+    pub fn name(&self) -> &MachineName {
+        &self.name
+    }
+
+    /// What is known of the machine now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Brings the number of vCPUs to `count` on behalf of user `uid`. Returns after all that it
+    /// caused was passed on to those who listen.
+    pub async fn set_vcpus(&self, count: u32, wait: Wait, uid: u32) -> Result<Outcome, Error> {
+        let (answer, result) = oneshot::channel();
+        let command = Command::SetVcpus {
+            count,
+            wait,
+            uid,
+            answer,
+        };
+        self.commands.send(command).await.map_err(|_| Error::Gone)?;
+        let result = result.await.unwrap_or(Err(Error::Gone));
+        self.outbox.barrier().await;
+        result
+    }
+}

@@ -1,0 +1,35 @@
+//! One machine: an actor that alone speaks with its QEMU and alone changes what is known of it.
+//!
+//! ```text
+//!   Handle ── Command ──▶ ┌───────┐ ── QMP commands ──▶ QEMU
+//!     ▲                   │ Actor │ ◀── replies, events ──
+//!     └── watch Snapshot ─┤       ├── Notice ──▶ Outbox (signals, in order)
+//!                         └───────┘
+//!
+//!   connecting ──▶ connected ──▶ disconnected ──▶ connecting …      as long as the socket is there
+//!       │              │              │
+//!       └── 2 s ──▶ appeared      leader exits ──▶ vanished
+//!
+//!   a removal:   device_del ──▶ open ──▶ gone      (the inventory says so)
+//!                                 └────▶ refused   (the guest or QEMU says so)
+//! ```
+//!
+//! A request is carried out in one step: plan, ask QEMU, look again, tell. Steps come one after
+//! the other and last as long as QEMU takes to reply. What lasts longer, a guest that gives up a
+//! CPU, is bookkeeping in `removal` and holds nothing up. Nothing here knows D-Bus.
+
+mod actor;
+mod changes;
+mod error;
+mod handle;
+mod link;
+mod notice;
+mod removal;
+mod request;
+mod snapshot;
+
+pub use actor::{Running, Source, start};
+pub use error::{Error, Refusal};
+pub use handle::{Handle, Outcome, Wait};
+pub use notice::{Cause, News, Notice, Outbox, Vcpu};
+pub use snapshot::{DISCONNECTED, Snapshot};

@@ -1,0 +1,113 @@
+//! What a machine tells the outside, in the order in which it happened.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::handle::Handle;
+use crate::names::MachineName;
+
+/// How many notices may wait to be passed on before machines wait.
+const OUTBOX: usize = 256;
+
+/// One thing to pass on.
+#[derive(Debug)]
+pub enum Notice {
+    /// News of a machine.
+    News {
+        /// The machine.
+        machine: MachineName,
+        /// What is new.
+        news: News,
+    },
+    /// To be answered when everything before it is passed on.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// What can be new of a machine.
+#[derive(Debug)]
+pub enum News {
+    /// It is there. Always the first.
+    Appeared(Handle),
+    /// Its snapshot changed.
+    Changed,
+    /// A vCPU came.
+    VcpuAdded(Vcpu),
+    /// A vCPU is gone.
+    VcpuRemoved(Vcpu),
+    /// The guest or QEMU refused to remove a vCPU.
+    VcpuRemovalFailed {
+        /// Which one.
+        vcpu: Vcpu,
+        /// Why, in words.
+        reason: String,
+    },
+    /// It is there no more. Always the last.
+    Vanished,
+}
+
+/// The vCPU that a notice is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vcpu {
+    /// Its number.
+    pub id: u32,
+    /// The id that it was plugged with; empty where it has none.
+    pub alias: String,
+    /// What made it happen.
+    pub cause: Cause,
+    /// The user who asked for it, where one did.
+    pub uid: Option<u32>,
+}
+
+/// What made a vCPU come, go or stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A call to this service.
+    Request,
+    /// The guest by itself.
+    Guest,
+    /// A reset of the guest.
+    Reset,
+    /// Another client of QEMU.
+    External,
+    /// It was found so after the connection to QEMU was lost.
+    Reconnect,
+}
+
+impl Cause {
+    /// The word for it on D-Bus.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Guest => "guest",
+            Self::Reset => "reset",
+            Self::External => "external",
+            Self::Reconnect => "reconnect",
+        }
+    }
+}
+
+/// Where notices go.
+#[derive(Clone, Debug)]
+pub struct Outbox(mpsc::Sender<Notice>);
+
+impl Outbox {
+    /// An outbox and the end that must be drained.
+    pub fn new() -> (Self, mpsc::Receiver<Notice>) {
+        let (sender, receiver) = mpsc::channel(OUTBOX);
+        (Self(sender), receiver)
+    }
+
+    /// Tells news of `machine`.
+    pub(super) async fn tell(&self, machine: &MachineName, news: News) {
+        let machine = machine.clone();
+        // Nobody listens any more only when the service stops.
+        let _ = self.0.send(Notice::News { machine, news }).await;
+    }
+
+    /// Waits until everything told so far is passed on.
+    pub async fn barrier(&self) {
+        let (sender, passed) = oneshot::channel();
+        if self.0.send(Notice::Barrier(sender)).await.is_ok() {
+            let _ = passed.await;
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! How a request is carried out: plan, ask QEMU for all at once, look again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::actor::{Actor, removal_failed};
+use super::error::{Error, Refusal};
+use super::handle::{Answer, Outcome, Wait};
+use super::link::Link;
+use super::notice::Cause;
+use super::removal::Removal;
+use super::snapshot::Snapshot;
+use crate::inventory::{Entity, Inventory, Plan, plan};
+use crate::qmp::{self, Closed, CommandError, Reply};
+
+/// A removal that is asked for again after this time is passed on to QEMU again. Before it QEMU
+/// refuses some (`qdev-monitor.c`), and a guest that is at it needs no reminder.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+impl Actor {
+    /// Carries out `SetVcpus`. Fails only where the connection does; the caller is answered in
+    /// every case, at once or when the removals that it waits for have ended.
+    pub(super) async fn set_vcpus(
+        &mut self,
+        link: &mut Link,
+        count: u32,
+        wait: Wait,
+        uid: u32,
+        answer: Answer,
+    ) -> Result<(), Closed> {
+        let snapshot = self.snapshot();
+        let plan = match plan(&snapshot.inventory, &self.removals.leaving(), count) {
+            Ok(plan) => plan,
+            Err(denial) => {
+                let qemu = snapshot.no_hotplug.clone();
+                let _ = answer.send(Err(Error::Denied { denial, qemu }));
+                return Ok(());
+            }
+        };
+        if plan.add.is_empty() {
+            self.shrink(link, count, &plan, wait, uid, answer).await
+        } else {
+            let result = self.grow(link, count, &plan.add, uid).await;
+            let (result, connection) = split(result);
+            let _ = answer.send(result);
+            connection
+        }
+    }
+
+    /// Plugs the entities `firsts`: all `device_add`s at once, then one look.
+    async fn grow(
+        &mut self,
+        link: &mut Link,
+        asked: u32,
+        firsts: &[u32],
+        uid: u32,
+    ) -> Result<Outcome, Stop> {
+        let before = self.snapshot();
+        let errors = plug(link, &before.inventory, firsts).await?;
+        let plugged = (firsts.iter().copied().collect::<BTreeSet<_>>(), uid);
+        self.look(link, Some(plugged)).await?;
+
+        let after = self.snapshot();
+        let mut added = Vec::new();
+        let mut refused = Vec::new();
+        for entity in firsts
+            .iter()
+            .filter_map(|&first| after.inventory.entity(first))
+        {
+            if entity.presence.is_some() {
+                added.extend(entity.vcpus());
+            } else {
+                let error = errors.iter().find(|(first, _)| *first == entity.first);
+                let reason = error.map_or_else(
+                    || "QEMU took the request and does not list the CPU".to_owned(),
+                    |(_, error)| error.to_string(),
+                );
+                let vcpus = entity.vcpus().collect();
+                refused.push(Refusal { vcpus, reason });
+            }
+        }
+        if refused.is_empty() {
+            Ok(Outcome {
+                added,
+                ..Outcome::default()
+            })
+        } else {
+            Err(Stop::Failed(Error::QmpFailed {
+                asked,
+                added,
+                removed: Vec::new(),
+                pending: Vec::new(),
+                refused,
+            }))
+        }
+    }
+
+    /// Asks for removals and lets the caller wait for them as he wishes.
+    async fn shrink(
+        &mut self,
+        link: &mut Link,
+        asked: u32,
+        plan: &Plan,
+        wait: Wait,
+        uid: u32,
+        answer: Answer,
+    ) -> Result<(), Closed> {
+        let before = self.snapshot();
+        let wanted: BTreeSet<u32> = plan.remove.iter().chain(&plan.leaving).copied().collect();
+        if wanted.is_empty() {
+            let _ = answer.send(Ok(Outcome::default()));
+            return Ok(());
+        }
+        let result = self.ask_to_leave(link, &before, plan, uid).await;
+        let result = match result {
+            // One look after the requests: what needs no guest is gone already.
+            Ok(refused) => self.look(link, None).await.map(|()| refused),
+            Err(closed) => Err(closed),
+        };
+        let refused = match result {
+            Ok(refused) => refused,
+            Err(closed) => {
+                let _ = answer.send(Err(Error::Interrupted(closed.clone())));
+                return Err(closed);
+            }
+        };
+        let outstanding = &self.removals.leaving() & &wanted;
+        let removed = self.gone_of(&before.inventory, &wanted);
+        let vcpus = |first: &u32| self.removals.get(*first).map(|r| r.vcpus.clone());
+        let pending = outstanding.iter().filter_map(vcpus).flatten().collect();
+        if !refused.is_empty() {
+            let _ = answer.send(Err(Error::QmpFailed {
+                asked,
+                added: Vec::new(),
+                removed,
+                pending,
+                refused,
+            }));
+        } else if let Wait::UpTo(limit) = wait
+            && !outstanding.is_empty()
+        {
+            let limit = limit.unwrap_or(self.limits().removal_timeout);
+            self.removals
+                .wait(asked, outstanding, removed, limit, answer);
+            self.removals.take_due(Instant::now()).give();
+        } else {
+            let _ = answer.send(Ok(Outcome {
+                removed,
+                pending,
+                ..Outcome::default()
+            }));
+        }
+        Ok(())
+    }
+
+    /// Sends all `device_del`s at once. Returns what QEMU refused, which was told too.
+    async fn ask_to_leave(
+        &mut self,
+        link: &Link,
+        before: &Snapshot,
+        plan: &Plan,
+        uid: u32,
+    ) -> Result<Vec<Refusal>, Closed> {
+        let now = Instant::now();
+        let is_old = |first: &&u32| {
+            let removal = self.removals.get(**first);
+            removal.is_some_and(|r| now.duration_since(r.asked) >= ASK_AGAIN_AFTER)
+        };
+        let again: Vec<u32> = plan.leaving.iter().filter(is_old).copied().collect();
+        let mut replies = Vec::new();
+        for &first in plan.remove.iter().chain(&again) {
+            let Some(entity) = before.inventory.entity(first) else {
+                continue;
+            };
+            let Some(presence) = &entity.presence else {
+                continue;
+            };
+            // By path, which boot CPUs have too (qdev_device_del takes both).
+            let arguments = json!({"id": presence.qom_path.as_str()});
+            let reply: Reply<IgnoredAny> = link.client.send("device_del", Some(arguments));
+            replies.push((entity, reply));
+        }
+        let mut refused = Vec::new();
+        for (entity, reply) in replies {
+            let is_again = again.contains(&entity.first);
+            match refusal(reply).await? {
+                // QEMU still has the first request; that it takes no second is no failure.
+                Some(_) if is_again => {}
+                Some(error) => {
+                    let reason = error.desc.to_string();
+                    let alias = entity.alias().unwrap_or_default();
+                    let vcpus = entity.vcpus();
+                    for news in removal_failed(vcpus, alias, Cause::Request, Some(uid), &reason) {
+                        self.tell(news).await;
+                    }
+                    let vcpus = entity.vcpus().collect();
+                    refused.push(Refusal { vcpus, reason });
+                }
+                None => {
+                    let vcpus = entity.vcpus().collect();
+                    let asked = Instant::now();
+                    self.removals
+                        .open(entity.first, Removal { vcpus, uid, asked });
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// The vCPUs of the entities `wanted` that were there `before` and are gone now.
+    fn gone_of(&self, before: &Inventory, wanted: &BTreeSet<u32>) -> Vec<u32> {
+        let now = self.snapshot();
+        let is_gone = |e: &&Entity| {
+            let entity = now.inventory.entity(e.first);
+            entity.is_none_or(|e| e.presence.is_none())
+        };
+        let entities = wanted.iter().filter_map(|&first| before.entity(first));
+        entities.filter(is_gone).flat_map(Entity::vcpus).collect()
+    }
+}
+
+/// Why a step ended early.
+enum Stop {
+    /// The request failed; the connection is well.
+    Failed(Error),
+    /// The connection broke.
+    Broken(Closed),
+}
+
+impl From<Closed> for Stop {
+    fn from(closed: Closed) -> Self {
+        Self::Broken(closed)
+    }
+}
+
+/// What the caller is told, and what the connection is told.
+fn split(result: Result<Outcome, Stop>) -> (Result<Outcome, Error>, Result<(), Closed>) {
+    match result {
+        Ok(outcome) => (Ok(outcome), Ok(())),
+        Err(Stop::Failed(error)) => (Err(error), Ok(())),
+        Err(Stop::Broken(closed)) => (Err(Error::Interrupted(closed.clone())), Err(closed)),
+    }
+}
+
+/// Sends a `device_add` for each of `firsts`, all at once. Returns QEMU's refusals.
+async fn plug(
+    link: &Link,
+    inventory: &Inventory,
+    firsts: &[u32],
+) -> Result<Vec<(u32, CommandError)>, Closed> {
+    let mut refused = Vec::new();
+    let mut left: Vec<&Entity> = firsts.iter().filter_map(|&f| inventory.entity(f)).collect();
+    // Any device may have the id that we would give; then the next free one is taken.
+    for attempt in 0..8 {
+        let mut replies: Vec<(&Entity, Reply<IgnoredAny>)> = Vec::new();
+        for entity in std::mem::take(&mut left) {
+            let arguments = device_add_arguments(entity, attempt);
+            replies.push((entity, link.client.send("device_add", Some(arguments))));
+        }
+        refused.retain(|(_, error)| !is_duplicate_id(error));
+        for (entity, reply) in replies {
+            if let Some(error) = refusal(reply).await? {
+                if is_duplicate_id(&error) {
+                    left.push(entity);
+                }
+                refused.push((entity.first, error));
+            }
+        }
+        if left.is_empty() {
+            break;
+        }
+    }
+    Ok(refused)
+}
+
+/// The arguments of `device_add` for `entity`: its properties verbatim, and an id: `vcpuN`, or
+/// at later attempts `vcpuN-2`, `vcpuN-3`, ….
+fn device_add_arguments(entity: &Entity, attempt: u32) -> Value {
+    let id = match attempt {
+        0 => format!("vcpu{}", entity.first),
+        _ => format!("vcpu{}-{}", entity.first, attempt + 1),
+    };
+    let mut arguments = entity.props.clone();
+    arguments.insert("driver".into(), entity.driver.as_str().into());
+    arguments.insert("id".into(), id.into());
+    Value::Object(arguments)
+}
+
+fn is_duplicate_id(error: &CommandError) -> bool {
+    error.desc.as_str().starts_with("Duplicate device ID")
+}
+
+/// Waits for a command whose result is empty; QEMU's refusal is no failure here.
+async fn refusal(reply: Reply<IgnoredAny>) -> Result<Option<CommandError>, Closed> {
+    match reply.wait().await {
+        Ok(_) => Ok(None),
+        Err(qmp::Error::Command { error, .. }) => Ok(Some(error)),
+        Err(qmp::Error::Closed(closed)) => Err(closed),
+        Err(other) => Err(Closed::Malformed(other.to_string())),
+    }
+}

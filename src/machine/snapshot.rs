@@ -1,0 +1,58 @@
+//! What is known of a machine at one moment; readers get it whole and at once.
+
+use std::sync::Arc;
+
+use crate::inventory::{HotplugMethod, Inventory};
+use crate::qmp::Version;
+use crate::text::Text;
+
+/// The word for a machine whose QMP connection is lost or was never answered.
+pub const DISCONNECTED: &str = "disconnected";
+
+/// The state of a machine, as QEMU last told it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// What QEMU said at the start of the connection; default while it never answered.
+    pub version: Version,
+    /// The VM's UUID, or empty.
+    pub uuid: Text,
+    /// What runs the vCPUs: `kvm`, `tcg`, ….
+    pub accelerator: Text,
+    /// QEMU's name of the target.
+    pub architecture: Text,
+    /// The PID of the QEMU process; 0 where it is not known.
+    pub leader: u32,
+    /// QEMU's word for the run state; what is shown is [`Snapshot::state`].
+    pub run_state: Text,
+    /// Why there is no connection, where there is none.
+    pub disconnected: Option<String>,
+    /// The vCPUs.
+    pub inventory: Arc<Inventory>,
+    /// Why QEMU does not hot-plug CPUs, in its words.
+    pub no_hotplug: Option<Text>,
+    /// The vCPUs whose removal was asked for and is neither done nor refused.
+    pub pending: Vec<u32>,
+}
+
+impl Snapshot {
+    /// The run state in QEMU's words, or [`DISCONNECTED`].
+    pub fn state(&self) -> &str {
+        match self.disconnected {
+            Some(_) => DISCONNECTED,
+            None => self.run_state.as_str(),
+        }
+    }
+
+    /// QEMU's version as text; empty where it never answered.
+    pub fn qemu_version(&self) -> String {
+        match self.version {
+            version if version == Version::default() => String::new(),
+            version => version.to_string(),
+        }
+    }
+
+    /// How vCPUs are plugged.
+    pub fn hotplug_method(&self) -> HotplugMethod {
+        self.inventory.method()
+    }
+}

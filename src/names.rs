@@ -1,0 +1,200 @@
+//! Every public name: the bus, its objects, its errors, the polkit actions, machine names.
+//!
+//! Nothing here does anything; what is not named here is not part of the contract.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+/// The well-known bus name of the service.
+pub const BUS_NAME: &str = "org.vcpud1";
+/// The root object: `ObjectManager` and [`MANAGER_INTERFACE`].
+pub const ROOT_PATH: &str = "/org/vcpud1";
+/// Below it is one object for each machine.
+pub const MACHINE_PATH_PREFIX: &str = "/org/vcpud1/machine/";
+/// The interface of the root object.
+pub const MANAGER_INTERFACE: &str = "org.vcpud1.Manager";
+/// The interface of every machine object.
+pub const MACHINE_INTERFACE: &str = "org.vcpud1.Machine";
+
+/// The names of D-Bus errors.
+pub mod error_name {
+    macro_rules! own {
+        ($($constant:ident = $name:literal;)*) => {
+            $(
+                #[doc = concat!("`org.vcpud1.Error.", $name, "`")]
+                pub const $constant: &str = concat!("org.vcpud1.Error.", $name);
+            )*
+            /// All errors of the service's own, in alphabetical order.
+            pub const ALL: &[&str] = &[$($constant),*];
+        };
+    }
+
+    own! {
+        BUSY = "Busy";
+        DISCONNECTED = "Disconnected";
+        GUEST_REFUSED = "GuestRefused";
+        NO_SUCH_MACHINE = "NoSuchMachine";
+        NOT_REMOVABLE = "NotRemovable";
+        NOT_SUPPORTED = "NotSupported";
+        OUT_OF_RANGE = "OutOfRange";
+        QMP_FAILED = "QmpFailed";
+        QMP_TIMEOUT = "QmpTimeout";
+        REMOVAL_PENDING = "RemovalPending";
+    }
+
+    /// The caller may not.
+    pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+    /// The caller may after authentication, for which his message gave no leave.
+    pub const INTERACTIVE_AUTHORIZATION_REQUIRED: &str =
+        "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+    /// An argument is not what the method takes.
+    pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+}
+
+/// The polkit actions.
+pub mod action_id {
+    /// Guards every change of the number of vCPUs.
+    pub const SET_VCPUS: &str = "org.vcpud1.set-vcpus";
+}
+
+/// The name of a machine: 1 to 64 bytes of `[A-Za-z0-9._-]`, not starting with `.` or `-`.
+///
+/// A machine's name is part of file names, unit names and object paths; the type is the proof
+/// that it was checked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MachineName(String);
+
+/// Why a text is no [`MachineName`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a machine name: 1 to 64 characters of A-Z, a-z, 0-9, '.', '_', '-', not starting with '.' or '-'"
+)]
+pub struct InvalidMachineName(pub String);
+
+impl MachineName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The object path of the machine of this name.
+    pub fn object_path(&self) -> String {
+        format!("{MACHINE_PATH_PREFIX}{}", escape_label(&self.0))
+    }
+}
+
+impl FromStr for MachineName {
+    type Err = InvalidMachineName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let valid = (1..=64).contains(&text.len())
+            && !text.starts_with(['.', '-'])
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidMachineName(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl fmt::Display for MachineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for MachineName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Escapes a text to one element of an object path, as `sd_bus_path_encode(3)` does: every byte
+/// outside `[A-Za-z0-9]`, and a leading digit, becomes `_xx`; the empty text becomes `_`.
+pub fn escape_label(text: &str) -> String {
+    if text.is_empty() {
+        return "_".to_owned();
+    }
+    let mut label = String::with_capacity(text.len());
+    for (i, byte) in text.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (i > 0 && byte.is_ascii_digit()) {
+            label.push(char::from(byte));
+        } else {
+            label.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    label
+}
+
+/// The text that [`escape_label`] made `label` of; `None` if it made it of none.
+pub fn unescape_label(label: &str) -> Option<String> {
+    if label == "_" {
+        return Some(String::new());
+    }
+    let mut bytes = Vec::with_capacity(label.len());
+    let mut rest = label.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'_' {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    // Only the one spelling that escape_label() writes is a label.
+    (escape_label(&text) == label).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn labels_are_what_sd_bus_makes() {
+        for (text, label) in [
+            ("", "_"),
+            ("web", "web"),
+            ("web-1", "web_2d1"),
+            ("1web", "_31web"),
+            ("a.b_c", "a_2eb_5fc"),
+            ("ä", "_c3_a4"),
+        ] {
+            assert_eq!(escape_label(text), label);
+            assert_eq!(unescape_label(label).as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn other_spellings_are_no_labels() {
+        for label in ["", "_2", "_zz", "_61", "a_2D", "a__", "1a", "_+1", "a-b"] {
+            assert_eq!(unescape_label(label), None, "{label}");
+        }
+    }
+
+    #[test]
+    fn machine_names_are_checked() {
+        for good in ["a", "web-1", "1", "_x", "a.b", &"x".repeat(64)] {
+            assert!(good.parse::<MachineName>().is_ok(), "{good}");
+        }
+        for bad in ["", ".a", "-a", "a b", "a/b", "ä", "a\n", &"x".repeat(65)] {
+            assert!(bad.parse::<MachineName>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn labels_round_trip(text in ".*") {
+            let label = escape_label(&text);
+            prop_assert!(label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+            prop_assert_eq!(unescape_label(&label), Some(text));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The client side of the bus interface: what `vcpuctl` and Rust programs call.
+//!
+//! `dbus/org.vcpud1.xml` is the manual of every member.
+#![allow(missing_docs, reason = "the manual is dbus/org.vcpud1.xml")]
+
+use std::collections::HashMap;
+
+use zbus::proxy;
+use zvariant::{OwnedObjectPath, OwnedValue, Value};
+
+/// The vCPUs that a call added, that it removed, and whose removal is pending.
+pub type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
+
+#[proxy(
+    interface = "org.vcpud1.Manager",
+    default_service = "org.vcpud1",
+    default_path = "/org/vcpud1",
+    gen_blocking = false
+)]
+pub trait Manager {
+    fn list_machines(&self) -> zbus::Result<Vec<(String, OwnedObjectPath, u32)>>;
+    fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn get_machine_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> zbus::Result<String>;
+
+    #[zbus(signal)]
+    fn machine_added(&self, name: String, machine: OwnedObjectPath) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn machine_removed(&self, name: String, machine: OwnedObjectPath) -> zbus::Result<()>;
+}
+
+#[proxy(
+    interface = "org.vcpud1.Machine",
+    default_service = "org.vcpud1",
+    gen_blocking = false
+)]
+pub trait Machine {
+    #[zbus(allow_interactive_auth)]
+    fn set_vcpus(&self, count: u32, options: HashMap<&str, Value<'_>>) -> zbus::Result<Changed>;
+    fn list_vcpus(&self) -> zbus::Result<Vec<HashMap<String, OwnedValue>>>;
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn uuid(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn leader(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn qemu_version(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn architecture(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn accelerator(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn hotplug_method(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn vcpus(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn max_vcpus(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn vcpus_per_slot(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn pending_removals(&self) -> zbus::Result<Vec<u32>>;
+
+    #[zbus(signal)]
+    fn vcpu_added(
+        &self,
+        vcpu: u32,
+        alias: String,
+        details: HashMap<String, OwnedValue>,
+    ) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn vcpu_removed(
+        &self,
+        vcpu: u32,
+        alias: String,
+        details: HashMap<String, OwnedValue>,
+    ) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn vcpu_removal_failed(
+        &self,
+        vcpu: u32,
+        alias: String,
+        reason: String,
+        details: HashMap<String, OwnedValue>,
+    ) -> zbus::Result<()>;
+}

@@ -1,0 +1,121 @@
+//! The start of a QMP connection: capabilities, and what does not change while it lasts.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::client::{Client, Closed, Error};
+use crate::text::Text;
+
+/// What a QEMU says of itself once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its version.
+    pub version: Version,
+    /// The VM's UUID; empty where it has none.
+    pub uuid: Text,
+    /// `kvm`, `tcg`, or what else runs the vCPUs.
+    pub accelerator: Text,
+    /// QEMU's name of the target; empty where it does not say.
+    pub architecture: Text,
+    /// The commands that it has.
+    pub commands: BTreeSet<Text>,
+}
+
+/// A QEMU version, `MAJOR.MINOR.MICRO`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Version {
+    /// First number.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+    /// Third number.
+    pub micro: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
+    }
+}
+
+#[derive(Deserialize)]
+struct VersionInfo {
+    qemu: Version,
+}
+
+#[derive(Deserialize)]
+struct CommandInfo {
+    name: Text,
+}
+
+#[derive(Deserialize)]
+struct UuidInfo {
+    #[serde(rename = "UUID")]
+    uuid: Text,
+}
+
+#[derive(Deserialize)]
+struct TargetInfo {
+    arch: Text,
+}
+
+#[derive(Deserialize)]
+struct KvmInfo {
+    enabled: bool,
+}
+
+#[derive(Deserialize)]
+struct AcceleratorInfo {
+    enabled: Text,
+}
+
+/// The UUID that QEMU reports for a VM that was given none.
+const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// Leaves the capabilities mode and asks what does not change.
+pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
+    let capabilities = client.send::<IgnoredAny>("qmp_capabilities", None);
+    let commands = client.send::<Vec<CommandInfo>>("query-commands", None);
+    let version = client.send::<VersionInfo>("query-version", None);
+    let uuid = client.send::<UuidInfo>("query-uuid", None);
+    let target = client.send::<TargetInfo>("query-target", None);
+    let kvm = client.send::<KvmInfo>("query-kvm", None);
+
+    capabilities.wait().await?;
+    let commands = commands.wait().await?.into_iter().map(|c| c.name);
+    let commands = commands.collect::<BTreeSet<_>>();
+    let version = version.wait().await?.qemu;
+    let uuid = optional(uuid.wait().await)?.map(|u| u.uuid);
+    let architecture = optional(target.wait().await)?.map(|t| t.arch);
+    let kvm = optional(kvm.wait().await)?.is_some_and(|k| k.enabled);
+
+    // QEMU 11 names them all; before it, what is not KVM is TCG but for rare builds.
+    let accelerators = Text::lossy("query-accelerators");
+    let accelerator = if commands.contains(&accelerators) {
+        let reply = client.send::<AcceleratorInfo>("query-accelerators", None);
+        optional(reply.wait().await)?.map(|a| a.enabled)
+    } else {
+        None
+    };
+    Ok(Identity {
+        version,
+        uuid: uuid
+            .filter(|uuid| uuid.as_str() != NO_UUID)
+            .unwrap_or_default(),
+        accelerator: accelerator.unwrap_or_else(|| Text::lossy(if kvm { "kvm" } else { "tcg" })),
+        architecture: architecture.unwrap_or_default(),
+        commands,
+    })
+}
+
+/// What QEMU has no command for, or refuses to tell, is absent; a lost connection is an error.
+fn optional<T>(result: Result<T, Error>) -> Result<Option<T>, Closed> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Closed(closed)) => Err(closed),
+        Err(_) => Ok(None),
+    }
+}

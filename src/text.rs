@@ -1,0 +1,83 @@
+//! Text that a QEMU wrote: a guest that broke out of its QEMU chooses every byte of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A short, printable text from a QEMU: at most [`Text::MAX`] bytes, no control characters.
+///
+/// Whatever QEMU says reaches terminals, journals and D-Bus messages (where a NUL would cost
+/// the service its connection). A QEMU whose names do not fit this type is not believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Text(String);
+
+impl Text {
+    /// The greatest length in bytes.
+    pub const MAX: usize = 1024;
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Makes any text fit: cut after [`Text::MAX`] bytes, control characters replaced.
+    pub fn lossy(text: &str) -> Self {
+        let mut end = text.len().min(Self::MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        // A replacement is up to three bytes for one, so cut again.
+        let mut out = String::new();
+        for c in text[..end].chars().map(clean) {
+            if out.len() + c.len_utf8() > Self::MAX {
+                break;
+            }
+            out.push(c);
+        }
+        Self(out)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.len() > Self::MAX {
+            return Err(de::Error::custom(format_args!(
+                "a name of {} bytes, more than {}",
+                text.len(),
+                Self::MAX
+            )));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(de::Error::custom("a name with control characters"));
+        }
+        Ok(Self(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_and_length_are_refused() {
+        assert!(serde_json::from_str::<Text>(r#""vcpu1""#).is_ok());
+        assert!(serde_json::from_str::<Text>(r#""a\u0000b""#).is_err());
+        assert!(serde_json::from_str::<Text>(r#""a\u001b[2J""#).is_err());
+        assert!(serde_json::from_str::<Text>(&format!("{:?}", "x".repeat(1025))).is_err());
+    }
+
+    #[test]
+    fn lossy_always_fits() {
+        assert_eq!(Text::lossy("a\nb\u{7f}").as_str(), "a\u{fffd}b\u{fffd}");
+        assert!(Text::lossy(&"\n".repeat(5000)).as_str().len() <= Text::MAX);
+        assert!(Text::lossy(&"ä".repeat(5000)).as_str().len() <= Text::MAX);
+    }
+}
