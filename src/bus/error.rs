@@ -19,7 +19,7 @@ pub enum Error {
         name: MachineName,
         /// What happened.
         #[source]
-        error: machine::Error,
+        error: Box<machine::Error>,
     },
     /// There is no such machine.
     #[error("there is no machine {0}; ListMachines tells which there are")]

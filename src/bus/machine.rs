@@ -62,7 +62,7 @@ impl MachineObject {
         let result = self.machine.set_vcpus(count, wait, uid).await;
         let outcome = result.map_err(|error| Error::Machine {
             name: self.machine.name().clone(),
-            error,
+            error: Box::new(error),
         })?;
         Ok((outcome.added, outcome.removed, outcome.pending))
     }

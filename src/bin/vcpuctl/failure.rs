@@ -1,0 +1,66 @@
+//! How a command fails: what is told, and the exit status.
+
+use std::io;
+use std::process::ExitCode;
+
+use vcpud::names::{BUS_NAME, error_name};
+
+/// A command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("there is no system bus: {0}")]
+    NoBus(#[source] zbus::Error),
+    #[error("{0}")]
+    Bus(#[from] zbus::Error),
+    #[error(transparent)]
+    Output(#[from] io::Error),
+}
+
+impl From<zbus::fdo::Error> for Failure {
+    fn from(error: zbus::fdo::Error) -> Self {
+        Self::Bus(match error {
+            zbus::fdo::Error::ZBus(error) => error,
+            other => zbus::Error::FDO(Box::new(other)),
+        })
+    }
+}
+
+impl Failure {
+    /// Tells the user and returns the exit status.
+    #[expect(clippy::print_stderr, reason = "this is where errors are told")]
+    pub(crate) fn report(self) -> ExitCode {
+        if let Self::Output(error) = &self
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            // The reader, such as head(1), has seen enough.
+            return ExitCode::SUCCESS;
+        }
+        let (name, text) = self.name_and_text();
+        eprintln!("vcpuctl: {text}");
+        ExitCode::from(exit_status(name.as_deref()))
+    }
+
+    fn name_and_text(&self) -> (Option<String>, String) {
+        let Self::Bus(zbus::Error::MethodError(name, text, _)) = self else {
+            return (None, self.to_string());
+        };
+        let text = text.clone().unwrap_or_else(|| name.to_string());
+        let text = match name.as_str() {
+            "org.freedesktop.DBus.Error.ServiceUnknown"
+            | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
+                format!("{BUS_NAME} is not on the bus and cannot be started; see systemctl status vcpud ({text})")
+            }
+            _ => text,
+        };
+        (Some(name.to_string()), text)
+    }
+}
+
+fn exit_status(error_name: Option<&str>) -> u8 {
+    match error_name {
+        Some(error_name::ACCESS_DENIED | error_name::INTERACTIVE_AUTHORIZATION_REQUIRED) => 3,
+        Some(error_name::GUEST_REFUSED) => 4,
+        Some(error_name::REMOVAL_PENDING) => 5,
+        _ => 1,
+    }
+}

@@ -1,0 +1,47 @@
+//! The command line of vcpud: the bus interface and nothing else.
+
+mod cli;
+mod failure;
+mod monitor;
+mod query;
+mod render;
+mod set;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use zbus::Connection;
+
+use cli::{Arguments, Command};
+use failure::Failure;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let json = arguments.json;
+    match arguments.command {
+        Command::List => query::list(&connect().await?, json).await,
+        Command::Status { name } => query::status(&connect().await?, &name, json).await,
+        Command::Vcpus { name } => query::vcpus(&connect().await?, &name, json).await,
+        Command::Set(request) => set::set(&connect().await?, &request, json).await,
+        Command::Monitor { name } => {
+            monitor::monitor(&connect().await?, name.as_deref(), json).await
+        }
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "vcpuctl", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man => Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?),
+    }
+}
+
+async fn connect() -> Result<Connection, Failure> {
+    Connection::system().await.map_err(Failure::NoBus)
+}

@@ -1,0 +1,136 @@
+//! The commands that only look: list, status, vcpus.
+
+use std::collections::HashMap;
+use std::io::{Write, stdout};
+
+use serde_json::json;
+use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, ROOT_PATH};
+use vcpud::proxy::{MachineProxy, ManagerProxy};
+use zbus::Connection;
+use zbus::fdo::{ObjectManagerProxy, PropertiesProxy};
+use zbus::proxy::CacheProperties;
+use zvariant::{OwnedObjectPath, OwnedValue};
+
+use crate::failure::Failure;
+use crate::render::{self, Table};
+
+type Properties = HashMap<String, OwnedValue>;
+
+/// The object path of the machine `name`.
+pub(crate) async fn find(bus: &Connection, name: &str) -> Result<OwnedObjectPath, Failure> {
+    let manager = ManagerProxy::builder(bus)
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await?;
+    Ok(manager.get_machine(name).await?)
+}
+
+/// The machine `name`, for calls.
+pub(crate) async fn machine(bus: &Connection, name: &str) -> Result<MachineProxy<'static>, Failure> {
+    Ok(MachineProxy::builder(bus)
+        .path(find(bus, name).await?)?
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await?)
+}
+
+/// All properties of the machine `name`, from one call.
+pub(crate) async fn properties(bus: &Connection, name: &str) -> Result<Properties, Failure> {
+    let proxy = PropertiesProxy::builder(bus)
+        .destination(BUS_NAME)?
+        .path(find(bus, name).await?)?
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await?;
+    let interface = MACHINE_INTERFACE.try_into().map_err(zbus::Error::from)?;
+    Ok(proxy.get_all(interface).await?)
+}
+
+pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
+    let objects = ObjectManagerProxy::builder(bus)
+        .destination(BUS_NAME)?
+        .path(ROOT_PATH)?
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await?
+        .get_managed_objects()
+        .await?;
+    let interfaces = objects.into_values();
+    let machines = interfaces.filter_map(|mut i| i.remove(MACHINE_INTERFACE));
+    let mut machines: Vec<Properties> = machines.collect();
+    machines.sort_by_key(|m| render::text(m.get("Name")));
+    if json {
+        let list: Vec<_> = machines.iter().map(render::json_dict).collect();
+        return Ok(writeln!(stdout(), "{:#}", json!(list))?);
+    }
+    let mut table = Table::new(["MACHINE", "STATE", "VCPUS", "MAX", "LEAVING", "LEADER"]);
+    for machine in &machines {
+        let columns = ["Name", "State", "Vcpus", "MaxVcpus", "PendingRemovals", "Leader"];
+        table.row(columns.map(|key| render::text(machine.get(key))));
+    }
+    writeln!(stdout(), "{table}\n\n{} machines listed.", machines.len())?;
+    Ok(())
+}
+
+pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(), Failure> {
+    let machine = properties(bus, name).await?;
+    if json {
+        return Ok(writeln!(stdout(), "{:#}", render::json_dict(&machine))?);
+    }
+    let text = |key: &str| render::text(machine.get(key));
+    let qemu = format!("{} ({}, {})", text("QemuVersion"), text("Architecture"), text("Accelerator"));
+    let vcpus = format!("{} of {}", text("Vcpus"), text("MaxVcpus"));
+    let lines = [
+        ("State", text("State")),
+        ("UUID", text("Uuid")),
+        ("Leader", text("Leader")),
+        ("QEMU", qemu),
+        ("vCPUs", vcpus),
+        ("Leaving", text("PendingRemovals")),
+        ("Hot-plug", text("HotplugMethod")),
+        ("vCPUs a slot", text("VcpusPerSlot")),
+    ];
+    let mut out = stdout().lock();
+    writeln!(out, "{name}")?;
+    for (label, value) in lines {
+        writeln!(out, "{label:>14}: {value}")?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<(), Failure> {
+    let vcpus = machine(bus, name).await?.list_vcpus().await?;
+    if json {
+        let list: Vec<_> = vcpus.iter().map(render::json_dict).collect();
+        return Ok(writeln!(stdout(), "{:#}", json!(list))?);
+    }
+    // Only the levels of topology that this machine has.
+    let place = [
+        ("node-id", "NODE"),
+        ("drawer-id", "DRAWER"),
+        ("book-id", "BOOK"),
+        ("socket-id", "SOCKET"),
+        ("die-id", "DIE"),
+        ("cluster-id", "CLUSTER"),
+        ("module-id", "MODULE"),
+        ("core-id", "CORE"),
+        ("thread-id-in-core", "THREAD"),
+    ];
+    let place = place.iter().filter(|(key, _)| vcpus.iter().any(|v| v.contains_key(*key)));
+    let place: Vec<_> = place.collect();
+    let headings = ["VCPU", "STATE", "REMOVABLE", "TID", "ALIAS"];
+    let mut table = Table::new(headings.into_iter().chain(place.iter().map(|(_, h)| *h)));
+    for vcpu in &vcpus {
+        let flag = |key: &str| vcpu.get(key).is_some_and(|v| **v == true.into());
+        let state = match (flag("present"), flag("pending")) {
+            (true, true) => "leaving",
+            (true, false) => "present",
+            (false, _) => "free",
+        };
+        let text = |key: &str| render::text(vcpu.get(key));
+        let removable = if flag("removable") { "yes" } else { "no" };
+        let first = [text("id"), state.into(), removable.into(), text("thread-id"), text("alias")];
+        table.row(first.into_iter().chain(place.iter().map(|(key, _)| text(key))));
+    }
+    Ok(writeln!(stdout(), "{table}")?)
+}
