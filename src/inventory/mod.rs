@@ -7,6 +7,8 @@
 
 mod plan;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 use std::collections::BTreeMap;

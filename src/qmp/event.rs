@@ -66,11 +66,6 @@ impl AcpiOst {
             other => format!("the guest failed to remove the CPU (_OST status {other:#x})"),
         })
     }
-
-    /// Whether this says that a CPU left its slot.
-    pub fn is_ejection(&self) -> bool {
-        self.source == 3 && self.status == 0
-    }
 }
 
 #[derive(Deserialize)]

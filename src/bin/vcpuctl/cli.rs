@@ -53,8 +53,10 @@ pub(crate) enum Command {
 
 /// What "set" is asked.
 #[derive(Debug, Args)]
-#[command(after_help = "Removing a vCPU needs the guest's cooperation. When the time runs out the \
-request stands: the vCPU may still go later, which \"vcpuctl monitor\" shows.")]
+#[command(
+    after_help = "Removing a vCPU needs the guest's cooperation. When the time runs out the \
+request stands: the vCPU may still go later, which \"vcpuctl monitor\" shows."
+)]
 pub(crate) struct Set {
     /// The machine.
     pub name: String,

@@ -48,7 +48,9 @@ impl Failure {
         let text = match name.as_str() {
             "org.freedesktop.DBus.Error.ServiceUnknown"
             | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
-                format!("{BUS_NAME} is not on the bus and cannot be started; see systemctl status vcpud ({text})")
+                format!(
+                    "{BUS_NAME} is not on the bus and cannot be started; see systemctl status vcpud ({text})"
+                )
             }
             _ => text,
         };

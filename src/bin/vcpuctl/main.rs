@@ -38,7 +38,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut command, "vcpuctl", &mut std::io::stdout());
             Ok(())
         }
-        Command::Man => Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?),
+        Command::Man => {
+            Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?)
+        }
     }
 }
 

@@ -31,10 +31,17 @@ pub(crate) async fn monitor(
     // Starts the service, and fails for a machine that is not there.
     match only {
         Some(name) => drop(query::find(bus, name).await?),
-        None => drop(vcpud::proxy::ManagerProxy::new(bus).await?.list_machines().await?),
+        None => drop(
+            vcpud::proxy::ManagerProxy::new(bus)
+                .await?
+                .list_machines()
+                .await?,
+        ),
     }
     while let Some(message) = signals.next().await {
-        let Some(event) = event(&message?)? else { continue };
+        let Some(event) = event(&message?)? else {
+            continue;
+        };
         if only.is_some_and(|name| event["machine"] != name) {
             continue;
         }
@@ -54,7 +61,10 @@ pub(crate) async fn monitor(
 fn event(message: &Message) -> zbus::Result<Option<Json>> {
     let header = message.header();
     let member = header.member().map(|m| m.to_string()).unwrap_or_default();
-    let interface = header.interface().map(|i| i.to_string()).unwrap_or_default();
+    let interface = header
+        .interface()
+        .map(|i| i.to_string())
+        .unwrap_or_default();
     let path = header.path().map(|p| p.to_string()).unwrap_or_default();
     let label = path.strip_prefix(MACHINE_PATH_PREFIX);
     let machine = label.and_then(unescape_label);
@@ -67,12 +77,16 @@ fn event(message: &Message) -> zbus::Result<Option<Json>> {
         (MACHINE_INTERFACE, "VcpuAdded" | "VcpuRemoved") => {
             let (vcpu, alias, details): (u32, String, Dict) = body.deserialize()?;
             let details = render::json_dict(&details);
-            Some(json!({"event": member, "machine": machine, "vcpu": vcpu, "alias": alias, "details": details}))
+            Some(
+                json!({"event": member, "machine": machine, "vcpu": vcpu, "alias": alias, "details": details}),
+            )
         }
         (MACHINE_INTERFACE, "VcpuRemovalFailed") => {
             let (vcpu, alias, reason, details): (u32, String, String, Dict) = body.deserialize()?;
             let details = render::json_dict(&details);
-            Some(json!({"event": member, "machine": machine, "vcpu": vcpu, "alias": alias, "reason": reason, "details": details}))
+            Some(
+                json!({"event": member, "machine": machine, "vcpu": vcpu, "alias": alias, "reason": reason, "details": details}),
+            )
         }
         ("org.freedesktop.DBus.Properties", "PropertiesChanged") => {
             let (_, changed, _): (String, Dict, Vec<String>) = body.deserialize()?;

@@ -26,7 +26,10 @@ pub(crate) async fn find(bus: &Connection, name: &str) -> Result<OwnedObjectPath
 }
 
 /// The machine `name`, for calls.
-pub(crate) async fn machine(bus: &Connection, name: &str) -> Result<MachineProxy<'static>, Failure> {
+pub(crate) async fn machine(
+    bus: &Connection,
+    name: &str,
+) -> Result<MachineProxy<'static>, Failure> {
     Ok(MachineProxy::builder(bus)
         .path(find(bus, name).await?)?
         .cache_properties(CacheProperties::No)
@@ -65,7 +68,14 @@ pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
     }
     let mut table = Table::new(["MACHINE", "STATE", "VCPUS", "MAX", "LEAVING", "LEADER"]);
     for machine in &machines {
-        let columns = ["Name", "State", "Vcpus", "MaxVcpus", "PendingRemovals", "Leader"];
+        let columns = [
+            "Name",
+            "State",
+            "Vcpus",
+            "MaxVcpus",
+            "PendingRemovals",
+            "Leader",
+        ];
         table.row(columns.map(|key| render::text(machine.get(key))));
     }
     writeln!(stdout(), "{table}\n\n{} machines listed.", machines.len())?;
@@ -78,7 +88,12 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         return Ok(writeln!(stdout(), "{:#}", render::json_dict(&machine))?);
     }
     let text = |key: &str| render::text(machine.get(key));
-    let qemu = format!("{} ({}, {})", text("QemuVersion"), text("Architecture"), text("Accelerator"));
+    let qemu = format!(
+        "{} ({}, {})",
+        text("QemuVersion"),
+        text("Architecture"),
+        text("Accelerator")
+    );
     let vcpus = format!("{} of {}", text("Vcpus"), text("MaxVcpus"));
     let lines = [
         ("State", text("State")),
@@ -116,7 +131,9 @@ pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<()
         ("core-id", "CORE"),
         ("thread-id-in-core", "THREAD"),
     ];
-    let place = place.iter().filter(|(key, _)| vcpus.iter().any(|v| v.contains_key(*key)));
+    let place = place
+        .iter()
+        .filter(|(key, _)| vcpus.iter().any(|v| v.contains_key(*key)));
     let place: Vec<_> = place.collect();
     let headings = ["VCPU", "STATE", "REMOVABLE", "TID", "ALIAS"];
     let mut table = Table::new(headings.into_iter().chain(place.iter().map(|(_, h)| *h)));
@@ -129,8 +146,18 @@ pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<()
         };
         let text = |key: &str| render::text(vcpu.get(key));
         let removable = if flag("removable") { "yes" } else { "no" };
-        let first = [text("id"), state.into(), removable.into(), text("thread-id"), text("alias")];
-        table.row(first.into_iter().chain(place.iter().map(|(key, _)| text(key))));
+        let first = [
+            text("id"),
+            state.into(),
+            removable.into(),
+            text("thread-id"),
+            text("alias"),
+        ];
+        table.row(
+            first
+                .into_iter()
+                .chain(place.iter().map(|(key, _)| text(key))),
+        );
     }
     Ok(writeln!(stdout(), "{table}")?)
 }

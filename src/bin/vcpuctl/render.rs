@@ -41,7 +41,11 @@ pub(crate) fn text(value: Option<&OwnedValue>) -> String {
             other => other.to_string(),
         },
     };
-    if text.is_empty() { "-".to_owned() } else { text }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
 }
 
 /// A list of vCPU numbers as a list of ranges: `1-3,8`.

@@ -40,7 +40,12 @@ pub(crate) async fn set(bus: &Connection, request: &Set, json: bool) -> Result<(
     if parts.is_empty() {
         parts.push(format!("has {} vCPUs already", request.count));
     }
-    Ok(writeln!(stdout(), "{}: {}", request.name, parts.join(", "))?)
+    Ok(writeln!(
+        stdout(),
+        "{}: {}",
+        request.name,
+        parts.join(", ")
+    )?)
 }
 
 /// Tells of every vCPU that leaves while the call is under way.

@@ -1,0 +1,39 @@
+# What packagers and contributors call. `tests/setup` finds what is missing on Debian and Ubuntu.
+PREFIX  ?= /usr
+DESTDIR ?=
+CARGO   ?= cargo
+install_to = install -D -m 644 $(1) $(DESTDIR)$(2)
+
+all:
+	$(CARGO) build --release --locked
+
+# Shows the main job on a real guest.
+demo:
+	tests/demo
+
+# Runs all tests.
+check:
+	tests/run
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Does not build, so that it can run as root after `make` as a user.
+install:
+	install -D -m 755 target/release/vcpud $(DESTDIR)$(PREFIX)/sbin/vcpud
+	install -D -m 755 target/release/vcpuctl $(DESTDIR)$(PREFIX)/bin/vcpuctl
+	$(call install_to,dbus/org.vcpud1.conf,$(PREFIX)/share/dbus-1/system.d/org.vcpud1.conf)
+	$(call install_to,dbus/org.vcpud1.service,$(PREFIX)/share/dbus-1/system-services/org.vcpud1.service)
+	$(call install_to,dbus/org.vcpud1.xml,$(PREFIX)/share/dbus-1/interfaces/org.vcpud1.xml)
+	$(call install_to,polkit/org.vcpud1.policy,$(PREFIX)/share/polkit-1/actions/org.vcpud1.policy)
+	$(call install_to,polkit/org.vcpud1.rules.example,$(PREFIX)/share/doc/vcpud/examples/org.vcpud1.rules)
+	$(call install_to,systemd/vcpud.service,$(PREFIX)/lib/systemd/system/vcpud.service)
+	$(call install_to,systemd/vcpud.tmpfiles,$(PREFIX)/lib/tmpfiles.d/vcpud.conf)
+	$(call install_to,man/vcpud.8,$(PREFIX)/share/man/man8/vcpud.8)
+	target/release/vcpuctl man | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/man/man1/vcpuctl.1
+	target/release/vcpuctl completions bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vcpuctl
+	target/release/vcpuctl completions zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_vcpuctl
+	target/release/vcpuctl completions fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vcpuctl.fish
+
+.PHONY: all demo check lint install

@@ -1,0 +1,326 @@
+//! The inventory against answers recorded from real QEMUs (`tests/recorded`), and the planner
+//! against every inventory that can be made up.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Recorded {
+    #[serde(rename = "query-hotpluggable-cpus")]
+    hotpluggable: Option<Vec<HotpluggableCpu>>,
+    #[serde(rename = "query-cpus-fast")]
+    cpus: Vec<CpuInfoFast>,
+}
+
+fn recorded(name: &str) -> Inventory {
+    let path = format!("{}/tests/recorded/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let Recorded { hotpluggable, cpus } = serde_json::from_str(&text).unwrap();
+    Inventory::read(hotpluggable, cpus).unwrap()
+}
+
+/// The numbers of the vCPUs that are present, with alias and order.
+fn present(inventory: &Inventory) -> Vec<(u32, Option<&str>, u32)> {
+    let row = |(e, p): (&'_ Entity, &Presence)| (e.first, p.order);
+    let rows: Vec<_> = inventory.present().map(row).collect();
+    let alias = |first| inventory.entity(first).and_then(|e| e.alias());
+    rows.into_iter()
+        .map(|(first, order)| (first, alias(first), order))
+        .collect()
+}
+
+/// QEMU, machine → vCPUs present, possible, a slot; can grow, can shrink.
+#[test]
+fn recorded_machines_are_counted() {
+    for (name, vcpus, max, width, grows, shrinks) in [
+        ("x86-7.2", 2, 4, 1, true, true),
+        ("x86-gaps", 5, 8, 1, true, true),
+        ("x86-modules", 1, 8, 1, true, true),
+        ("x86-numa", 4, 4, 1, true, true),
+        ("x86-threads2", 2, 8, 1, true, true),
+        ("pseries", 4, 16, 4, true, true),
+        ("s390x", 1, 4, 1, true, false),
+        ("aarch64", 2, 2, 1, false, false),
+    ] {
+        let inventory = recorded(name);
+        assert!(!inventory.is_torn(), "{name}");
+        assert_eq!(inventory.vcpu_count(), vcpus, "{name}");
+        assert_eq!(inventory.max_vcpus(), max, "{name}");
+        assert_eq!(inventory.vcpus_per_slot(), width, "{name}");
+        assert_eq!(
+            inventory.method() == HotplugMethod::DeviceAdd,
+            grows,
+            "{name}"
+        );
+        assert_eq!(inventory.can_unplug(), shrinks, "{name}");
+    }
+}
+
+#[test]
+fn numbers_follow_topology_and_order_follows_plugging() {
+    assert_eq!(
+        present(&recorded("x86-gaps")),
+        [
+            (0, None, 1),
+            (1, None, 2),
+            (3, Some("c3"), 4),
+            (4, Some("c4"), 5),
+            (5, Some("c5"), 3)
+        ]
+    );
+    // The NUMA node does not decide: socket 1 comes after socket 0.
+    assert_eq!(
+        present(&recorded("x86-numa")),
+        [
+            (0, None, 1),
+            (1, None, 2),
+            (2, Some("n3"), 4),
+            (3, Some("n1"), 3)
+        ]
+    );
+}
+
+#[test]
+fn one_pseries_core_is_four_vcpus() {
+    let mut inventory = recorded("pseries");
+    let core = &inventory.entities()[0];
+    assert_eq!(core.vcpus(), 0..4);
+    assert_eq!(core.presence.as_ref().unwrap().threads.len(), 4);
+    assert_eq!(inventory.entity(4).unwrap().topology.node(), Some(0));
+
+    let foreign = inventory.trust_threads(1, |thread| thread != 8845);
+    assert_eq!(foreign, [8845]);
+    let threads: Vec<_> = inventory.vcpus().take(5).map(|v| v.thread).collect();
+    assert_eq!(threads, [Some(8844), None, Some(8846), Some(8847), None]);
+}
+
+#[test]
+fn one_thread_for_all_is_nobodys_thread() {
+    let mut inventory = recorded("x86-single-thread");
+    assert!(inventory.trust_threads(1, |_| true).is_empty());
+    assert!(inventory.vcpus().all(|vcpu| vcpu.thread.is_none()));
+}
+
+#[test]
+fn the_leader_is_no_vcpu_thread() {
+    let mut inventory = recorded("x86-7.2");
+    let threads: Vec<u32> = inventory.present().map(|(_, p)| p.threads[0].id).collect();
+    inventory.trust_threads(threads[0], |_| true);
+    let trusted: Vec<_> = inventory.vcpus().filter_map(|v| v.thread).collect();
+    assert_eq!(trusted, threads[1..]);
+}
+
+#[test]
+fn a_cpu_in_one_answer_only_is_torn() {
+    // Recorded with a device_add between the two queries.
+    assert!(recorded("x86-anonymous").is_torn());
+    assert!(recorded("x86-single-thread").is_torn());
+}
+
+#[test]
+fn what_cannot_be_true_is_a_contradiction() {
+    let entity = |count: u64, path: Option<&str>| -> HotpluggableCpu {
+        let value = json!({"type": "cpu", "vcpus-count": count, "props": {}, "qom-path": path});
+        serde_json::from_value(value).unwrap()
+    };
+    for counts in [&[0][..], &[4_000_000_000], &[u64::MAX], &[1, 16_384]] {
+        let slots = counts.iter().map(|&count| entity(count, None)).collect();
+        assert_eq!(
+            Inventory::read(Some(slots), vec![]),
+            Err(Contradiction::Count)
+        );
+    }
+    let twins = vec![entity(1, Some("/a")), entity(1, Some("/a"))];
+    let result = Inventory::read(Some(twins), vec![]);
+    assert!(
+        matches!(result, Err(Contradiction::SharedPath(_))),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn aliases_are_ids_of_peripherals_only() {
+    let alias = |path: &str| {
+        let value = json!({"type": "cpu", "vcpus-count": 1, "props": {}, "qom-path": path});
+        let slots = vec![serde_json::from_value(value).unwrap()];
+        let inventory = Inventory::read(Some(slots), vec![]).unwrap();
+        inventory.entities()[0].alias().map(str::to_owned)
+    };
+    assert_eq!(alias("/machine/peripheral/vcpu3").as_deref(), Some("vcpu3"));
+    assert_eq!(alias("/machine/peripheral-anon/device[0]"), None);
+    assert_eq!(alias("/machine/unattached/device[2]"), None);
+    assert_eq!(alias("/machine/peripheral/a/b"), None);
+}
+
+#[test]
+fn the_planner_on_recorded_machines() {
+    let none = BTreeSet::new();
+    let gaps = recorded("x86-gaps");
+    assert_eq!(
+        plan(&gaps, &none, 7).unwrap().add,
+        [2, 6],
+        "lowest free first"
+    );
+    assert_eq!(
+        plan(&gaps, &none, 2).unwrap().remove,
+        [5, 4, 3],
+        "highest first"
+    );
+    assert_eq!(
+        plan(&gaps, &none, 1).unwrap().remove,
+        [5, 4, 3, 1],
+        "boot vCPUs too"
+    );
+    assert_eq!(plan(&gaps, &none, 5), Ok(Plan::default()));
+    for count in [0, 9] {
+        let denial = Denial::OutOfRange {
+            asked: count,
+            max: 8,
+        };
+        assert_eq!(plan(&gaps, &none, count), Err(denial));
+    }
+
+    let pseries = recorded("pseries");
+    assert_eq!(plan(&pseries, &none, 12).unwrap().add, [4, 8]);
+    let denial = plan(&pseries, &none, 6).unwrap_err();
+    assert!(denial.to_string().contains("4 and 8"), "{denial}");
+
+    let s390x = recorded("s390x");
+    assert_eq!(plan(&s390x, &none, 2).unwrap().add, [1]);
+    let aarch64 = recorded("aarch64");
+    assert_eq!(
+        plan(&aarch64, &none, 1),
+        Err(Denial::NoHotplug { present: 2 })
+    );
+}
+
+#[test]
+fn what_is_leaving_counts_as_gone() {
+    let gaps = recorded("x86-gaps");
+    let leaving = BTreeSet::from([5]);
+    let same = plan(&gaps, &leaving, 4).unwrap();
+    assert_eq!(
+        same,
+        Plan {
+            leaving: vec![5],
+            ..Plan::default()
+        },
+        "asked again"
+    );
+    assert_eq!(plan(&gaps, &leaving, 5).unwrap().add, [2], "another slot");
+    let further = plan(&gaps, &leaving, 3).unwrap();
+    assert_eq!((further.remove, further.leaving), (vec![4], vec![5]));
+    let denial = Denial::Busy {
+        asked: 8,
+        leaving: vec![5],
+    };
+    assert_eq!(plan(&gaps, &leaving, 8), Err(denial));
+}
+
+/// Any machine: entities of any widths, plugged or not, leaving or not.
+fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<u32>)> {
+    let entity = (
+        prop_oneof![4 => Just(1u64), 1 => 1u64..9],
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let architecture = prop_oneof![4 => Just("x86_64"), 1 => Just("s390x")];
+    (prop::collection::vec(entity, 1..24), architecture).prop_map(|(entities, architecture)| {
+        let slot = |(i, &(width, plugged, _)): (usize, &(u64, bool, bool))| {
+            // QEMU never unplugs the first.
+            let path = (plugged || i == 0).then(|| format!("/machine/peripheral/c{i}"));
+            let props = json!({"core-id": i});
+            let value =
+                json!({"type": "cpu", "vcpus-count": width, "props": props, "qom-path": path});
+            serde_json::from_value(value).unwrap()
+        };
+        let slots: Vec<HotpluggableCpu> = entities.iter().enumerate().rev().map(slot).collect();
+        let cpus = slots
+            .iter()
+            .filter_map(|s| s.qom_path.clone())
+            .map(|path| CpuInfoFast {
+                qom_path: path,
+                thread_id: 7,
+                props: None,
+                target: Some(Text::lossy(architecture)),
+                qom_type: None,
+            });
+        let inventory = Inventory::read(Some(slots.clone()), cpus.collect()).unwrap();
+        let leaving = inventory.entities().iter().zip(&entities);
+        let leaving = leaving.filter(|(e, (_, _, leaves))| *leaves && inventory.is_removable(e));
+        let leaving = leaving.map(|(e, _)| e.first).collect();
+        (inventory, leaving)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    /// A plan leads to exactly the wanted number by ways that QEMU allows; a denial is right
+    /// about the numbers that it names.
+    #[test]
+    fn plans_add_up((inventory, leaving) in any_machine(), wanted in 0u32..100) {
+        let width = |first: &u32| inventory.entity(*first).unwrap().width;
+        let staying = inventory.present().filter(|(e, _)| !leaving.contains(&e.first));
+        let current: u32 = staying.map(|(e, _)| e.width).sum();
+        match plan(&inventory, &leaving, wanted) {
+            Ok(plan) => {
+                let added: u32 = plan.add.iter().map(width).sum();
+                let removed: u32 = plan.remove.iter().map(width).sum();
+                prop_assert_eq!(current + added - removed, wanted);
+                prop_assert!(plan.add.is_empty() || plan.remove.is_empty());
+                prop_assert!(plan.add.is_sorted() && plan.remove.is_sorted_by(|a, b| a > b));
+                for first in &plan.add {
+                    prop_assert!(inventory.entity(*first).unwrap().presence.is_none());
+                }
+                for first in &plan.remove {
+                    prop_assert!(inventory.is_removable(inventory.entity(*first).unwrap()));
+                    prop_assert!(!leaving.contains(first));
+                }
+                let waits = wanted <= current;
+                prop_assert_eq!(plan.leaving, leaving.into_iter().filter(|_| waits).collect::<Vec<_>>());
+            }
+            Err(Denial::OutOfRange { max, .. }) => prop_assert!(wanted == 0 || wanted > max),
+            Err(Denial::Unreachable { nearest, .. }) => {
+                for number in nearest {
+                    prop_assert!(plan(&inventory, &leaving, number).is_ok(), "{}", number);
+                }
+            }
+            Err(Denial::Busy { .. }) => prop_assert!(wanted > current && !leaving.is_empty()),
+            Err(Denial::NotRemovable { lowest, .. }) => {
+                prop_assert!(wanted < lowest);
+                prop_assert!(plan(&inventory, &leaving, lowest).is_ok());
+            }
+            Err(Denial::NoUnplug { present, .. }) => {
+                prop_assert!(wanted < present && inventory.architecture() == "s390x");
+            }
+            Err(Denial::NoHotplug { .. }) => prop_assert!(false, "the machine has a method"),
+        }
+    }
+
+    /// Numbers do not depend on the order of QEMU's answers.
+    #[test]
+    fn numbers_do_not_depend_on_the_order_of_answers(
+        (slots, shuffled) in prop::collection::vec((0i64..4, 0i64..4, 0i64..2), 1..20)
+            .prop_map(|places| places.into_iter().collect::<BTreeSet<_>>())
+            .prop_map(|places| places.into_iter().collect::<Vec<_>>())
+            .prop_flat_map(|places| (Just(places.clone()), Just(places).prop_shuffle()))
+    ) {
+        let read = |places: &[(i64, i64, i64)]| {
+            let slot = |(socket, core, thread): &(i64, i64, i64)| {
+                let props = json!({"socket-id": socket, "core-id": core, "thread-id": thread});
+                let value = json!({"type": "cpu", "vcpus-count": 1, "props": props});
+                serde_json::from_value(value).unwrap()
+            };
+            let slots = places.iter().map(slot).collect();
+            let inventory = Inventory::read(Some(slots), vec![]).unwrap();
+            inventory.entities().iter().map(|e| e.props.clone()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(read(&slots), read(&shuffled));
+    }
+}

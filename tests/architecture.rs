@@ -1,0 +1,97 @@
+//! The direction of dependencies, as `ARCHITECTURE.md` draws it. Reads the sources only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Which modules of the crate each module may name.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("bus", &["inventory", "machine", "names", "qmp"]),
+    ("config", &[]),
+    (
+        "daemon",
+        &["bus", "config", "machine", "names", "registry", "systemd"],
+    ),
+    ("host", &[]),
+    ("inventory", &["text"]),
+    (
+        "machine",
+        &["config", "host", "inventory", "names", "qmp", "text"],
+    ),
+    ("names", &[]),
+    ("proxy", &[]),
+    ("qmp", &["text"]),
+    ("registry", &["config", "machine", "names"]),
+    ("systemd", &[]),
+    ("text", &[]),
+];
+
+/// The only modules that may know D-Bus.
+const KNOW_DBUS: &[&str] = &["bus", "daemon", "proxy"];
+
+/// All source text of each top-level module of the library.
+fn modules() -> BTreeMap<String, String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut modules = BTreeMap::new();
+    for entry in fs::read_dir(&src).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if name != "lib" && name != "bin" {
+            modules.insert(name, read_all(&path));
+        }
+    }
+    modules
+}
+
+fn read_all(path: &Path) -> String {
+    if path.is_file() {
+        return fs::read_to_string(path).unwrap();
+    }
+    let files = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| read_all(&entry.unwrap().path()));
+    files.collect()
+}
+
+/// The modules that `text` names as `crate::NAME`.
+fn named(text: &str) -> Vec<&str> {
+    let parts = text.split("crate::").skip(1);
+    let name = |part: &str| {
+        part.find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(part.len())
+    };
+    parts.map(|part| &part[..name(part)]).collect()
+}
+
+#[test]
+fn modules_name_only_those_they_may() {
+    let modules = modules();
+    let known: Vec<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        modules.keys().collect::<Vec<_>>(),
+        known,
+        "ARROWS lists every module"
+    );
+    for (module, allowed) in ARROWS {
+        for name in named(&modules[*module]) {
+            assert!(
+                name == *module || allowed.contains(&name),
+                "{module} must not use {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_edges_know_dbus() {
+    for (module, text) in modules() {
+        let knows = ["zbus", "zvariant"].iter().any(|word| {
+            text.lines()
+                .any(|line| line.contains(word) && !line.trim_start().starts_with("//"))
+        });
+        assert!(
+            !knows || KNOW_DBUS.contains(&module.as_str()),
+            "{module} must not know D-Bus"
+        );
+    }
+}
