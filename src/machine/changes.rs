@@ -105,3 +105,109 @@ pub(super) fn between(
     let arrived = arrived.map(|(e, _)| change(e, clues.of_arrival(e)));
     (departed.collect(), arrived.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::super::removal::Removal;
+    use super::*;
+
+    /// Four entities of one vCPU; those in `plugged` are present with these threads.
+    fn inventory(plugged: &[(u32, u32)]) -> Inventory {
+        let path = |n: u32| format!("/machine/peripheral/vcpu{n}");
+        let at = |n: u32| plugged.iter().any(|(p, _)| *p == n).then(|| path(n));
+        let slots = (0..4u32).rev().map(|n| {
+            json!({"type": "cpu", "vcpus-count": 1, "props": {"core-id": n}, "qom-path": at(n)})
+        });
+        let slots = slots.map(|slot| serde_json::from_value(slot).unwrap());
+        let cpus = plugged.iter().map(
+            |&(n, thread)| json!({"qom-path": path(n), "thread-id": thread, "target": "x86_64"}),
+        );
+        let cpus = cpus.map(|cpu| serde_json::from_value(cpu).unwrap());
+        Inventory::read(Some(slots.collect()), cpus.collect()).unwrap()
+    }
+
+    fn told(changes: &[Change]) -> Vec<(u32, Cause, Option<u32>)> {
+        changes.iter().map(|c| (c.first, c.cause, c.uid)).collect()
+    }
+
+    #[test]
+    fn who_asked_is_the_cause() {
+        let (before, after) = (
+            inventory(&[(0, 10), (1, 11)]),
+            inventory(&[(0, 10), (2, 12), (3, 13)]),
+        );
+        let mut removals = Removals::default();
+        removals.open(
+            1,
+            Removal {
+                vcpus: vec![1],
+                uid: 7,
+                asked: Instant::now(),
+            },
+        );
+        let clues = Clues {
+            plugged: Some((BTreeSet::from([3]), 8)),
+            ..Clues::default()
+        };
+        let (departed, arrived) = between(&before, &after, &clues, &removals);
+        assert_eq!(told(&departed), [(1, Cause::Request, Some(7))]);
+        assert_eq!(
+            told(&arrived),
+            [(2, Cause::External, None), (3, Cause::Request, Some(8))]
+        );
+        assert_eq!(arrived[0].alias, "vcpu2");
+    }
+
+    #[test]
+    fn who_did_not_ask_is_told_by_the_clues() {
+        let (before, after) = (inventory(&[(0, 10), (1, 11)]), inventory(&[(0, 10)]));
+        let cause = |clues: Clues| {
+            let (departed, _) = between(&before, &after, &clues, &Removals::default());
+            departed[0].cause
+        };
+        let deleted = |path: &str| Clues {
+            deleted: vec![path.into()],
+            ..Clues::default()
+        };
+        assert_eq!(cause(Clues::default()), Cause::External);
+        assert_eq!(
+            cause(deleted("/machine/peripheral/vcpu1/lapic")),
+            Cause::Guest
+        );
+        assert_eq!(cause(deleted("/machine/peripheral/vcpu1")), Cause::Guest);
+        assert_eq!(
+            cause(deleted("/machine/peripheral/vcpu11")),
+            Cause::External
+        );
+        assert_eq!(
+            cause(Clues {
+                reset: true,
+                ..Clues::default()
+            }),
+            Cause::Reset
+        );
+        assert_eq!(
+            cause(Clues {
+                reconnected: true,
+                ..Clues::default()
+            }),
+            Cause::Reconnect
+        );
+    }
+
+    #[test]
+    fn a_successor_in_the_same_place_is_another_cpu() {
+        let (before, after) = (
+            inventory(&[(0, 10), (1, 11)]),
+            inventory(&[(0, 10), (1, 99)]),
+        );
+        let (departed, arrived) = between(&before, &after, &Clues::default(), &Removals::default());
+        assert_eq!((departed[0].first, arrived[0].first), (1, 1));
+        let (departed, arrived) =
+            between(&before, &before, &Clues::default(), &Removals::default());
+        assert!(departed.is_empty() && arrived.is_empty());
+    }
+}

@@ -197,3 +197,112 @@ impl Removals {
         (answer, result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    type Answered = oneshot::Receiver<Result<Outcome, Error>>;
+
+    fn open(removals: &mut Removals, first: u32, width: u32) {
+        let removal = Removal {
+            vcpus: (first..first + width).collect(),
+            uid: 7,
+            asked: Instant::now(),
+        };
+        removals.open(first, removal);
+    }
+
+    fn wait(removals: &mut Removals, outstanding: &[u32]) -> Answered {
+        let (answer, answered) = oneshot::channel();
+        let outstanding = outstanding.iter().copied().collect();
+        removals.wait(1, outstanding, vec![9], Duration::from_secs(60), answer);
+        answered
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(61)
+    }
+
+    #[test]
+    fn a_waiter_is_answered_when_all_of_its_removals_have_ended() {
+        let mut removals = Removals::default();
+        open(&mut removals, 4, 4);
+        open(&mut removals, 8, 1);
+        let mut first = wait(&mut removals, &[4, 8]);
+        let mut second = wait(&mut removals, &[8]);
+        assert_eq!(removals.pending_vcpus(), [4, 5, 6, 7, 8]);
+
+        assert_eq!(removals.gone(8).unwrap().uid, 7);
+        removals.take_due(Instant::now()).give();
+        assert_eq!(second.try_recv().unwrap().unwrap().removed, [8, 9]);
+        assert!(first.try_recv().is_err(), "still waits for 4");
+
+        removals.gone(4).unwrap();
+        removals.take_due(Instant::now()).give();
+        assert_eq!(
+            first.try_recv().unwrap().unwrap().removed,
+            [4, 5, 6, 7, 8, 9]
+        );
+        assert!(!removals.is_waited_for() && removals.leaving().is_empty());
+    }
+
+    #[test]
+    fn a_refusal_reaches_the_waiter_with_what_went() {
+        let mut removals = Removals::default();
+        open(&mut removals, 1, 1);
+        open(&mut removals, 2, 1);
+        let mut waiter = wait(&mut removals, &[1, 2]);
+        removals.refused(2, "busy").unwrap();
+        removals.gone(1).unwrap();
+        removals.take_due(Instant::now()).give();
+        let Err(Error::GuestRefused {
+            removed, refused, ..
+        }) = waiter.try_recv().unwrap()
+        else {
+            panic!("not refused");
+        };
+        assert_eq!(removed, [1, 9]);
+        assert_eq!(
+            refused,
+            [Refusal {
+                vcpus: vec![2],
+                reason: "busy".into()
+            }]
+        );
+    }
+
+    #[test]
+    fn at_the_deadline_the_waiter_leaves_and_the_removal_stays() {
+        let mut removals = Removals::default();
+        open(&mut removals, 1, 1);
+        let mut waiter = wait(&mut removals, &[1]);
+        removals.take_due(Instant::now()).give();
+        assert!(waiter.try_recv().is_err(), "there is time left");
+        removals.take_due(later()).give();
+        let Err(Error::RemovalPending { pending, .. }) = waiter.try_recv().unwrap() else {
+            panic!("not pending");
+        };
+        assert_eq!(pending, [1]);
+        assert_eq!(removals.leaving(), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn what_was_never_asked_for_is_no_removal() {
+        let mut removals = Removals::default();
+        assert!(removals.gone(3).is_none());
+        assert!(removals.refused(3, "busy").is_none());
+    }
+
+    #[test]
+    fn a_wait_without_end_has_no_deadline() {
+        let mut removals = Removals::default();
+        open(&mut removals, 1, 1);
+        let (answer, _answered) = oneshot::channel();
+        removals.wait(1, BTreeSet::from([1]), vec![], Duration::MAX, answer);
+        assert_eq!(removals.next_deadline(), None);
+        assert!(removals.is_waited_for());
+    }
+}

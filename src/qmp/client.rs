@@ -208,15 +208,24 @@ impl Connection {
         let Err(reason) = self.serve().await else {
             return; // nobody holds a client any more
         };
-        for (_, sender) in std::mem::take(&mut self.waiting).into_values() {
+        let Self {
+            messages,
+            write,
+            mut requested,
+            events,
+            waiting,
+            ..
+        } = self;
+        drop((messages, write));
+        for (_, sender) in waiting.into_values() {
             let _ = sender.send(Err(Refused::Closed(reason.clone())));
         }
-        self.requested.close();
-        while let Some(request) = self.requested.recv().await {
+        requested.close();
+        while let Some(request) = requested.recv().await {
             let _ = request.answer.send(Err(Refused::Closed(reason.clone())));
         }
         // Waits for room where events fill the queue: the reason is never lost.
-        let _ = self.events.send(Err(reason)).await;
+        let _ = events.send(Err(reason)).await;
     }
 
     async fn serve(&mut self) -> Result<(), Closed> {
@@ -279,5 +288,178 @@ impl Connection {
             command: oldest.map_or("", |(command, _)| command),
             after: self.silence,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
+    use super::*;
+
+    const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
+    /// Long enough that only the tests of silence meet it.
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    type Events = mpsc::Receiver<Result<Event, Closed>>;
+
+    /// A client and the peer's end, after the greeting.
+    async fn connected(silence: Duration) -> (Client, Events, BufReader<UnixStream>) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut peer = BufReader::new(far);
+        say(&mut peer, GREETING).await;
+        let (client, events) = Client::connect(near, silence).await.unwrap();
+        (client, events, peer)
+    }
+
+    async fn say(peer: &mut BufReader<UnixStream>, line: &str) {
+        peer.write_all(format!("{line}\r\n").as_bytes())
+            .await
+            .unwrap();
+    }
+
+    async fn hear(peer: &mut BufReader<UnixStream>) -> Value {
+        let mut line = String::new();
+        peer.read_line(&mut line).await.unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    async fn end(events: &mut Events) -> Closed {
+        loop {
+            if let Err(closed) = events.recv().await.unwrap() {
+                return closed;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn replies_are_matched_by_id_in_any_order() {
+        let (client, mut events, mut peer) = connected(LONG).await;
+        let one = client.send::<u32>("one", None);
+        let two = client.send::<u32>("two", Some(json!({"x": [1]})));
+        let (first, second) = (hear(&mut peer).await, hear(&mut peer).await);
+        assert_eq!(first, json!({"execute": "one", "id": first["id"]}));
+        assert_eq!(second["arguments"], json!({"x": [1]}));
+
+        say(&mut peer, r#"{"event": "RESET", "data": {}}"#).await;
+        say(
+            &mut peer,
+            &json!({"return": 2, "id": second["id"]}).to_string(),
+        )
+        .await;
+        let error = json!({"class": "GenericError", "desc": "no"});
+        say(
+            &mut peer,
+            &json!({"error": error, "id": first["id"]}).to_string(),
+        )
+        .await;
+        assert_eq!(two.wait().await, Ok(2));
+        assert!(matches!(
+            one.wait().await,
+            Err(Error::Command { command: "one", .. })
+        ));
+        assert_eq!(events.recv().await, Some(Ok(Event::Reset)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_another_type_is_that_commands_error_alone() {
+        let (client, _events, mut peer) = connected(LONG).await;
+        let number = client.send::<u32>("number", None);
+        let id = hear(&mut peer).await["id"].clone();
+        say(&mut peer, &json!({"return": "text", "id": id}).to_string()).await;
+        assert!(matches!(number.wait().await, Err(Error::Unexpected { .. })));
+        let again = client.send::<u32>("number", None);
+        let id = hear(&mut peer).await["id"].clone();
+        say(&mut peer, &json!({"return": 1, "id": id}).to_string()).await;
+        assert_eq!(again.wait().await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn nobody_minds_a_dropped_reply() {
+        let (client, _events, mut peer) = connected(LONG).await;
+        drop(client.send::<u32>("one", None));
+        let id = hear(&mut peer).await["id"].clone();
+        say(&mut peer, &json!({"return": 1, "id": id}).to_string()).await;
+        let two = client.send::<u32>("two", None);
+        let id = hear(&mut peer).await["id"].clone();
+        say(&mut peer, &json!({"return": 2, "id": id}).to_string()).await;
+        assert_eq!(two.wait().await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn silence_is_an_error_only_where_an_answer_is_owed() {
+        let (client, mut events, mut peer) = connected(SHORT).await;
+        let reply = client.send::<u32>("query-status", None);
+        hear(&mut peer).await;
+        let closed = Closed::Timeout {
+            command: "query-status",
+            after: SHORT,
+        };
+        assert_eq!(reply.wait().await, Err(Error::Closed(closed.clone())));
+        assert_eq!(end(&mut events).await, closed);
+        let late = client.send::<u32>("late", None).wait().await;
+        assert!(matches!(late, Err(Error::Closed(_))));
+    }
+
+    #[tokio::test]
+    async fn without_a_greeting_there_is_no_connection() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let result = Client::connect(near, SHORT).await;
+        assert!(matches!(result, Err(Closed::Timeout { .. })));
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        assert!(matches!(
+            Client::connect(near, LONG).await,
+            Err(Closed::Hangup)
+        ));
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+        assert!(matches!(
+            Client::connect(near, LONG).await,
+            Err(Closed::Malformed(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn who_breaks_the_protocol_is_disconnected_with_the_reason() {
+        for line in [
+            "junk",
+            GREETING,
+            r#"{"return": {}, "id": 99}"#,
+            r#"{"return": {}}"#,
+            r#"{"event": "DEVICE_DELETED", "data": {"path": "a\u0000b"}}"#,
+        ] {
+            let (client, mut events, mut peer) = connected(LONG).await;
+            say(&mut peer, line).await;
+            assert!(
+                matches!(end(&mut events).await, Closed::Malformed(_)),
+                "{line}"
+            );
+            drop(client);
+        }
+        let (_client, mut events, peer) = connected(LONG).await;
+        drop(peer);
+        assert_eq!(end(&mut events).await, Closed::Hangup);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_events_ends_the_connection_and_keeps_the_reason() {
+        let (_client, mut events, mut peer) = connected(LONG).await;
+        let flood = "{\"event\": \"RESET\"}\n".repeat(EVENT_QUEUE + 1);
+        peer.write_all(flood.as_bytes()).await.unwrap();
+        // Read only after the end: what was too much must have been seen by then.
+        let mut rest = String::new();
+        let _ = peer.read_line(&mut rest).await;
+        assert_eq!(end(&mut events).await, Closed::TooManyEvents);
+    }
+
+    #[tokio::test]
+    async fn the_connection_ends_with_its_last_client() {
+        let (client, _events, mut peer) = connected(LONG).await;
+        drop(client);
+        let mut rest = String::new();
+        assert_eq!(peer.read_line(&mut rest).await.unwrap(), 0);
     }
 }
