@@ -77,6 +77,8 @@ fn watch(directory: &Path) -> io::Result<EventStream<Buffer>> {
         | WatchMask::DELETE
         | WatchMask::MOVED_TO
         | WatchMask::MOVED_FROM
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
         | WatchMask::ONLYDIR;
     inotify.watches().add(directory, mask)?;
     inotify.into_event_stream([0; 4096])
@@ -94,6 +96,13 @@ impl Sockets {
     async fn follow(&mut self, mut events: EventStream<Buffer>) -> io::Error {
         while let Some(event) = events.next().await {
             match event {
+                Ok(event)
+                    if event
+                        .mask
+                        .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF) =>
+                {
+                    return io::ErrorKind::NotFound.into();
+                }
                 Ok(event) => self.take(event.mask, event.name.as_deref()).await,
                 Err(error) => return error,
             }

@@ -132,7 +132,9 @@ impl Presence {
     /// Whether `other` is the same plugged CPU, not its successor in the same place.
     pub fn is_same(&self, other: &Self) -> bool {
         let ids = |p: &Self| p.threads.iter().map(|t| t.id).collect::<Vec<_>>();
-        self.qom_path == other.qom_path && ids(self) == ids(other)
+        // QEMU may not name a CPU's threads in a torn answer, which makes it no other CPU.
+        let unknown = self.threads.is_empty() || other.threads.is_empty();
+        self.qom_path == other.qom_path && (unknown || ids(self) == ids(other))
     }
 }
 

@@ -229,10 +229,10 @@ impl Actor {
     /// The first look: what is there when the connection starts, or came and went without it.
     async fn open_session(&mut self, link: &Link) -> Result<(), Closed> {
         let look = link.look().await?;
-        let known = self.visible && self.handle.snapshot().version != qmp::Version::default();
+        let known = self.visible && self.handle.snapshot().version.is_some();
         let mut snapshot = Snapshot::clone(&self.handle.snapshot());
         let identity = &link.identity;
-        snapshot.version = identity.version;
+        snapshot.version = Some(identity.version);
         snapshot.uuid = identity.uuid.clone();
         snapshot.accelerator = identity.accelerator.clone();
         snapshot.architecture = identity.architecture.clone();

@@ -12,8 +12,8 @@ pub const DISCONNECTED: &str = "disconnected";
 /// The state of a machine, as QEMU last told it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// What QEMU said at the start of the connection; default while it never answered.
-    pub version: Version,
+    /// QEMU's version; `None` while it never answered, and then all else is empty too.
+    pub version: Option<Version>,
     /// The VM's UUID, or empty.
     pub uuid: Text,
     /// What runs the vCPUs: `kvm`, `tcg`, ….
@@ -45,10 +45,9 @@ impl Snapshot {
 
     /// QEMU's version as text; empty where it never answered.
     pub fn qemu_version(&self) -> String {
-        match self.version {
-            version if version == Version::default() => String::new(),
-            version => version.to_string(),
-        }
+        self.version
+            .map(|version| version.to_string())
+            .unwrap_or_default()
     }
 
     /// How vCPUs are plugged.
