@@ -26,6 +26,7 @@ mod link;
 mod notice;
 mod removal;
 mod request;
+mod session;
 mod snapshot;
 
 pub use actor::{Running, Source, start};

@@ -7,12 +7,13 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::actor::{Actor, removal_failed};
+use super::actor::Actor;
 use super::error::{Error, Refusal};
 use super::handle::{Answer, Outcome, Wait};
 use super::link::Link;
 use super::notice::Cause;
 use super::removal::Removal;
+use super::session::removal_failed;
 use super::snapshot::Snapshot;
 use crate::inventory::{Entity, Inventory, Plan, plan};
 use crate::qmp::{self, Closed, CommandError, Reply};
