@@ -34,6 +34,7 @@ pub mod error_name {
         BUSY = "Busy";
         DISCONNECTED = "Disconnected";
         GUEST_REFUSED = "GuestRefused";
+        INVALID_VCPU = "InvalidVcpu";
         NO_SUCH_MACHINE = "NoSuchMachine";
         NOT_REMOVABLE = "NotRemovable";
         NOT_SUPPORTED = "NotSupported";

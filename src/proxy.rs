@@ -39,6 +39,18 @@ pub trait Manager {
 pub trait Machine {
     #[zbus(allow_interactive_auth)]
     fn set_vcpus(&self, count: u32, options: HashMap<&str, Value<'_>>) -> zbus::Result<Changed>;
+    #[zbus(allow_interactive_auth)]
+    fn set_vcpu(
+        &self,
+        vcpus: &[u32],
+        online: bool,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<Changed>;
+    fn plan(
+        &self,
+        count: u32,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<HashMap<String, OwnedValue>>;
     fn list_vcpus(&self) -> zbus::Result<Vec<HashMap<String, OwnedValue>>>;
 
     #[zbus(property(emits_changed_signal = "const"))]

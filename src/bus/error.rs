@@ -39,7 +39,7 @@ impl Error {
     /// The name of the error on the bus.
     pub fn dbus_name(&self) -> &'static str {
         match self {
-            Self::Machine { error, .. } => of_machine(error),
+            Self::Machine { error, .. } => name_of(error),
             Self::NoSuchMachine(_) => error_name::NO_SUCH_MACHINE,
             Self::InvalidArgs(_) => error_name::INVALID_ARGS,
             Self::AccessDenied(_) => error_name::ACCESS_DENIED,
@@ -50,15 +50,18 @@ impl Error {
     }
 }
 
-fn of_machine(error: &machine::Error) -> &'static str {
+/// The name on the bus of what went wrong with a machine.
+pub(super) fn name_of(error: &machine::Error) -> &'static str {
     use machine::Error;
     match error {
         Error::Denied { denial, .. } => match denial {
             Denial::OutOfRange { .. } | Denial::Unreachable { .. } => error_name::OUT_OF_RANGE,
+            Denial::NoSuchVcpu { .. } | Denial::PartOfGroup { .. } => error_name::INVALID_VCPU,
             Denial::Busy { .. } => error_name::BUSY,
             Denial::NoHotplug { .. } | Denial::NoUnplug { .. } => error_name::NOT_SUPPORTED,
             Denial::NotRemovable { .. } => error_name::NOT_REMOVABLE,
         },
+        Error::Overtaken { .. } => error_name::BUSY,
         Error::Disconnected(_) => error_name::DISCONNECTED,
         Error::Interrupted(closed) => match closed {
             Closed::Timeout { .. } => error_name::QMP_TIMEOUT,
@@ -66,8 +69,8 @@ fn of_machine(error: &machine::Error) -> &'static str {
                 error_name::DISCONNECTED
             }
         },
-        Error::QmpFailed { .. } => error_name::QMP_FAILED,
-        Error::GuestRefused { .. } => error_name::GUEST_REFUSED,
+        Error::QmpFailed(_) => error_name::QMP_FAILED,
+        Error::GuestRefused(_) => error_name::GUEST_REFUSED,
         Error::RemovalPending { .. } => error_name::REMOVAL_PENDING,
         Error::Gone => error_name::NO_SUCH_MACHINE,
     }

@@ -8,10 +8,10 @@ use zbus::object_server::SignalEmitter;
 use zvariant::{OwnedValue, Value};
 
 use super::authority::{Action, Authority};
-use super::error::Error;
+use super::error::{Error, name_of};
 use super::options;
-use crate::inventory::{HotplugMethod, Vcpu};
-use crate::machine::{Handle, Snapshot};
+use crate::inventory::{Entity, HotplugMethod, Target, Vcpu};
+use crate::machine::{Handle, Request, Snapshot};
 
 /// Serves `org.vcpud1.Machine` for one machine.
 #[derive(Clone, Debug)]
@@ -19,6 +19,9 @@ pub struct MachineObject {
     machine: Handle,
     authority: Authority,
 }
+
+/// The vCPUs that came, that went, and that are leaving.
+type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 
 /// A dictionary of the kind `a{sv}`.
 type Dict = HashMap<&'static str, Value<'static>>;
@@ -29,11 +32,22 @@ impl MachineObject {
         Self { machine, authority }
     }
 
-    /// Asks whether the caller may bring the machine to `count` vCPUs; returns his user id.
-    async fn may_set_vcpus(&self, header: &Header<'_>, count: u32) -> Result<u32, Error> {
+    /// Changes the vCPUs if the caller may.
+    async fn set(
+        &self,
+        header: &Header<'_>,
+        target: Target,
+        options: HashMap<String, OwnedValue>,
+    ) -> Result<Changed, Error> {
         let snapshot = self.machine.snapshot();
         let current = snapshot.inventory.vcpu_count();
-        let operation = if count < current { "remove" } else { "add" };
+        // What cannot be is denied later, with the reason; first of all it is authorized.
+        let (count, operation) = match &target {
+            Target::Count(count) if *count < current => (*count, "remove"),
+            Target::Count(count) => (*count, "add"),
+            Target::Present(_) => (snapshot.plan(&target).map_or(current, |p| p.1), "add"),
+            Target::Absent(_) => (snapshot.plan(&target).map_or(current, |p| p.1), "remove"),
+        };
         let (asked, current) = (count.to_string(), current.to_string());
         let details = HashMap::from([
             ("machine", self.machine.name().as_str()),
@@ -42,9 +56,26 @@ impl MachineObject {
             ("current", &current),
             ("operation", operation),
         ]);
-        self.authority
+        let uid = self
+            .authority
             .check(header, Action::SetVcpus, &details)
+            .await?;
+        let wait = options::wait(options)?;
+        let request = Request {
+            target,
+            count,
+            wait,
+            uid,
+        };
+        let outcome = self
+            .machine
+            .set_vcpus(request)
             .await
+            .map_err(|error| Error::Machine {
+                name: self.machine.name().clone(),
+                error: Box::new(error),
+            })?;
+        Ok((outcome.added, outcome.removed, outcome.pending))
     }
 }
 
@@ -56,15 +87,51 @@ impl MachineObject {
         count: u32,
         options: HashMap<String, OwnedValue>,
         #[zbus(header)] header: Header<'_>,
-    ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
-        let uid = self.may_set_vcpus(&header, count).await?;
-        let wait = options::wait(options)?;
-        let result = self.machine.set_vcpus(count, wait, uid).await;
-        let outcome = result.map_err(|error| Error::Machine {
-            name: self.machine.name().clone(),
-            error: Box::new(error),
-        })?;
-        Ok((outcome.added, outcome.removed, outcome.pending))
+    ) -> Result<Changed, Error> {
+        self.set(&header, Target::Count(count), options).await
+    }
+
+    #[zbus(out_args("added", "removed", "pending"))]
+    async fn set_vcpu(
+        &self,
+        vcpus: Vec<u32>,
+        online: bool,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Changed, Error> {
+        let vcpus = vcpus.into_iter().collect();
+        let target = if online {
+            Target::Present(vcpus)
+        } else {
+            Target::Absent(vcpus)
+        };
+        self.set(&header, target, options).await
+    }
+
+    #[zbus(out_args("plan"))]
+    fn plan(&self, count: u32, options: HashMap<String, OwnedValue>) -> Result<Dict, Error> {
+        options::none(options)?;
+        let snapshot = self.machine.snapshot();
+        let vcpus = |firsts: &[u32]| -> Value<'static> {
+            let entities = firsts.iter().filter_map(|f| snapshot.inventory.entity(*f));
+            let mut vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
+            vcpus.sort_unstable();
+            vcpus.into()
+        };
+        Ok(match snapshot.plan(&Target::Count(count)) {
+            Ok((plan, _)) => {
+                let removed = [plan.remove, plan.leaving].concat();
+                Dict::from([("added", vcpus(&plan.add)), ("removed", vcpus(&removed))])
+            }
+            Err(error) => Dict::from([
+                ("error", name_of(&error).into()),
+                (
+                    "reason",
+                    format!("machine {}: {error}", self.machine.name()).into(),
+                ),
+                ("nearest", snapshot.nearest(count).into()),
+            ]),
+        })
     }
 
     #[zbus(out_args("vcpus"))]

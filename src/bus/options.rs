@@ -8,7 +8,17 @@ use zvariant::{OwnedValue, Value};
 use super::error::Error;
 use crate::machine::Wait;
 
-/// The options of `SetVcpus`: `async` b, `timeout-usec` t.
+/// The options of a method that has none yet.
+pub(super) fn none(options: HashMap<String, OwnedValue>) -> Result<(), Error> {
+    match options.into_keys().next() {
+        Some(key) => Err(Error::InvalidArgs(format!(
+            "unknown option {key:?}; there are no options"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The options of `SetVcpus` and `SetVcpu`: `async` b, `timeout-usec` t.
 pub(super) fn wait(options: HashMap<String, OwnedValue>) -> Result<Wait, Error> {
     let mut limit = None;
     let mut is_async = false;

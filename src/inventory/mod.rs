@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::text::Text;
 
-pub use plan::{Denial, Plan, plan};
+pub use plan::{Denial, Plan, Target, count_after, nearest, plan};
 pub use reply::{CpuInfoFast, HotpluggableCpu};
 pub use topology::{Level, Topology};
 

@@ -162,39 +162,39 @@ fn the_planner_on_recorded_machines() {
     let none = BTreeSet::new();
     let gaps = recorded("x86-gaps");
     assert_eq!(
-        plan(&gaps, &none, 7).unwrap().add,
+        plan(&gaps, &none, &Target::Count(7)).unwrap().add,
         [2, 6],
         "lowest free first"
     );
     assert_eq!(
-        plan(&gaps, &none, 2).unwrap().remove,
+        plan(&gaps, &none, &Target::Count(2)).unwrap().remove,
         [5, 4, 3],
         "highest first"
     );
     assert_eq!(
-        plan(&gaps, &none, 1).unwrap().remove,
+        plan(&gaps, &none, &Target::Count(1)).unwrap().remove,
         [5, 4, 3, 1],
         "boot vCPUs too"
     );
-    assert_eq!(plan(&gaps, &none, 5), Ok(Plan::default()));
+    assert_eq!(plan(&gaps, &none, &Target::Count(5)), Ok(Plan::default()));
     for count in [0, 9] {
-        let denial = Denial::OutOfRange {
-            asked: count,
-            max: 8,
-        };
-        assert_eq!(plan(&gaps, &none, count), Err(denial));
+        let denial = Denial::OutOfRange { max: 8 };
+        assert_eq!(plan(&gaps, &none, &Target::Count(count)), Err(denial));
     }
 
     let pseries = recorded("pseries");
-    assert_eq!(plan(&pseries, &none, 12).unwrap().add, [4, 8]);
-    let denial = plan(&pseries, &none, 6).unwrap_err();
+    assert_eq!(
+        plan(&pseries, &none, &Target::Count(12)).unwrap().add,
+        [4, 8]
+    );
+    let denial = plan(&pseries, &none, &Target::Count(6)).unwrap_err();
     assert!(denial.to_string().contains("4 and 8"), "{denial}");
 
     let s390x = recorded("s390x");
-    assert_eq!(plan(&s390x, &none, 2).unwrap().add, [1]);
+    assert_eq!(plan(&s390x, &none, &Target::Count(2)).unwrap().add, [1]);
     let aarch64 = recorded("aarch64");
     assert_eq!(
-        plan(&aarch64, &none, 1),
+        plan(&aarch64, &none, &Target::Count(1)),
         Err(Denial::NoHotplug { present: 2 })
     );
 }
@@ -203,7 +203,7 @@ fn the_planner_on_recorded_machines() {
 fn what_is_leaving_counts_as_gone() {
     let gaps = recorded("x86-gaps");
     let leaving = BTreeSet::from([5]);
-    let same = plan(&gaps, &leaving, 4).unwrap();
+    let same = plan(&gaps, &leaving, &Target::Count(4)).unwrap();
     assert_eq!(
         same,
         Plan {
@@ -212,14 +212,66 @@ fn what_is_leaving_counts_as_gone() {
         },
         "asked again"
     );
-    assert_eq!(plan(&gaps, &leaving, 5).unwrap().add, [2], "another slot");
-    let further = plan(&gaps, &leaving, 3).unwrap();
+    assert_eq!(
+        plan(&gaps, &leaving, &Target::Count(5)).unwrap().add,
+        [2],
+        "another slot"
+    );
+    let further = plan(&gaps, &leaving, &Target::Count(3)).unwrap();
     assert_eq!((further.remove, further.leaving), (vec![4], vec![5]));
-    let denial = Denial::Busy {
-        asked: 8,
-        leaving: vec![5],
-    };
-    assert_eq!(plan(&gaps, &leaving, 8), Err(denial));
+    let denial = Denial::Busy { leaving: vec![5] };
+    assert_eq!(plan(&gaps, &leaving, &Target::Count(8)), Err(denial));
+}
+
+#[test]
+fn lists_are_planned_as_they_are() {
+    let list = |vcpus: &[u32]| vcpus.iter().copied().collect::<BTreeSet<_>>();
+    let none = BTreeSet::new();
+    let gaps = recorded("x86-gaps");
+    let present = |vcpus| plan(&gaps, &none, &Target::Present(list(vcpus)));
+    let absent = |vcpus| plan(&gaps, &none, &Target::Absent(list(vcpus)));
+    assert_eq!(
+        present(&[7, 2, 3]).unwrap().add,
+        [2, 7],
+        "3 is there already"
+    );
+    assert_eq!(absent(&[1, 4, 6]).unwrap().remove, [4, 1], "6 is not there");
+    assert_eq!(present(&[]), Ok(Plan::default()));
+    assert_eq!(absent(&[0, 5]), Err(Denial::NotRemovable { lowest: 1 }));
+    assert_eq!(present(&[8]), Err(Denial::NoSuchVcpu { vcpu: 8, max: 8 }));
+
+    let leaving = list(&[5]);
+    let again = plan(&gaps, &leaving, &Target::Absent(list(&[4, 5]))).unwrap();
+    assert_eq!((again.remove, again.leaving), (vec![4], vec![5]));
+    let back = plan(&gaps, &leaving, &Target::Present(list(&[2, 5])));
+    assert_eq!(back, Err(Denial::Busy { leaving: vec![5] }));
+
+    let pseries = recorded("pseries");
+    let core = plan(&pseries, &none, &Target::Present(list(&[4, 5, 6, 7]))).unwrap();
+    assert_eq!(core.add, [4]);
+    assert_eq!(count_after(&pseries, &none, &core), 8);
+    let part = plan(&pseries, &none, &Target::Present(list(&[4, 5])));
+    assert_eq!(
+        part,
+        Err(Denial::PartOfGroup {
+            group: vec![4, 5, 6, 7]
+        })
+    );
+
+    let s390x = recorded("s390x");
+    let denial = plan(&s390x, &none, &Target::Absent(list(&[0]))).unwrap_err();
+    assert!(matches!(denial, Denial::NoUnplug { .. }));
+}
+
+#[test]
+fn the_nearest_numbers_are_reachable() {
+    let none = BTreeSet::new();
+    assert_eq!(nearest(&recorded("pseries"), &none, 6), [4, 8]);
+    assert_eq!(nearest(&recorded("pseries"), &none, 1000), [16]);
+    assert_eq!(nearest(&recorded("x86-gaps"), &none, 0), [1]);
+    assert_eq!(nearest(&recorded("x86-gaps"), &none, 3), [2, 3, 4]);
+    assert_eq!(nearest(&recorded("s390x"), &none, 4), [3, 4]);
+    assert_eq!(nearest(&recorded("aarch64"), &none, 1), [2]);
 }
 
 /// Any machine: entities of any widths, plugged or not, leaving or not.
@@ -268,7 +320,7 @@ proptest! {
         let width = |first: &u32| inventory.entity(*first).unwrap().width;
         let staying = inventory.present().filter(|(e, _)| !leaving.contains(&e.first));
         let current: u32 = staying.map(|(e, _)| e.width).sum();
-        match plan(&inventory, &leaving, wanted) {
+        match plan(&inventory, &leaving, &Target::Count(wanted)) {
             Ok(plan) => {
                 let added: u32 = plan.add.iter().map(width).sum();
                 let removed: u32 = plan.remove.iter().map(width).sum();
@@ -288,18 +340,18 @@ proptest! {
             Err(Denial::OutOfRange { max, .. }) => prop_assert!(wanted == 0 || wanted > max),
             Err(Denial::Unreachable { nearest, .. }) => {
                 for number in nearest {
-                    prop_assert!(plan(&inventory, &leaving, number).is_ok(), "{}", number);
+                    prop_assert!(plan(&inventory, &leaving, &Target::Count(number)).is_ok(), "{}", number);
                 }
             }
             Err(Denial::Busy { .. }) => prop_assert!(wanted > current && !leaving.is_empty()),
             Err(Denial::NotRemovable { lowest, .. }) => {
                 prop_assert!(wanted < lowest);
-                prop_assert!(plan(&inventory, &leaving, lowest).is_ok());
+                prop_assert!(plan(&inventory, &leaving, &Target::Count(lowest)).is_ok());
             }
             Err(Denial::NoUnplug { present, .. }) => {
                 prop_assert!(wanted < present && inventory.architecture() == "s390x");
             }
-            Err(Denial::NoHotplug { .. }) => prop_assert!(false, "the machine has a method"),
+            Err(denial) => prop_assert!(false, "not for a number on this machine: {}", denial),
         }
     }
 

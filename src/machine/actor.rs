@@ -222,10 +222,6 @@ impl Actor {
         self.handle.snapshot()
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        self.source.limits
-    }
-
     /// A connection is open and its first look was taken in.
     pub(super) async fn connected(&mut self) {
         self.last_reason.clear();
@@ -337,7 +333,7 @@ impl Actor {
     }
 
     fn turn_away(&self, command: Command) {
-        let Command::SetVcpus { answer, .. } = command;
+        let Command::SetVcpus(_, answer) = command;
         let snapshot = self.handle.snapshot();
         let reason = snapshot.disconnected.clone();
         let reason = reason.unwrap_or_else(|| "it is being set up".to_owned());

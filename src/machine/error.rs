@@ -1,8 +1,9 @@
 //! Why a request to a machine has no success, with what did happen.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::inventory::Denial;
+use crate::inventory::{Denial, Target};
 use crate::qmp;
 use crate::text::Text;
 
@@ -11,8 +12,10 @@ use crate::text::Text;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It cannot be; QEMU was not asked.
-    #[error("{denial}{}", qemu.as_ref().map(|text| format!(" (QEMU: {text})")).unwrap_or_default())]
+    #[error("asked for {asked}, but {denial}{}", qemu.as_ref().map(|text| format!(" (QEMU: {text})")).unwrap_or_default())]
     Denied {
+        /// What was asked for.
+        asked: Target,
         /// Why.
         denial: Denial,
         /// Why, in QEMU's words, where it has some.
@@ -29,46 +32,53 @@ pub enum Error {
     )]
     Interrupted(qmp::Closed),
     /// QEMU refused a part of it or all.
-    #[error("QEMU refused: {}; {}", list(refused), came_of_it(*asked, added, removed, pending))]
-    QmpFailed {
-        /// The number of vCPUs asked for.
-        asked: u32,
-        /// vCPUs that came all the same.
-        added: Vec<u32>,
-        /// vCPUs that went all the same.
-        removed: Vec<u32>,
-        /// vCPUs that may still go.
-        pending: Vec<u32>,
-        /// What was refused.
-        refused: Vec<Refusal>,
-    },
+    #[error("QEMU refused: {}; {_0}", list(&_0.refused))]
+    QmpFailed(Box<Report>),
     /// The guest refused to give up a vCPU.
-    #[error("the guest refused: {}; {}; free the vCPUs in the guest and ask again", list(refused), came_of_it(*asked, &[], removed, &[]))]
-    GuestRefused {
-        /// The number of vCPUs asked for.
-        asked: u32,
-        /// vCPUs that went all the same.
-        removed: Vec<u32>,
-        /// What was refused.
-        refused: Vec<Refusal>,
-    },
+    #[error("the guest refused: {}; {_0}; free the vCPUs in the guest and ask again", list(&_0.refused))]
+    GuestRefused(Box<Report>),
     /// The time for waiting ran out.
-    #[error("the guest did not give up every vCPU within {} s{}; {}; the request stands: VcpuRemoved or VcpuRemovalFailed follows", waited.as_secs_f64(), also_refused(refused), came_of_it(*asked, &[], removed, pending))]
+    #[error(
+        "the guest did not give up every vCPU within {} s{}; {report}; the request stands: VcpuRemoved or VcpuRemovalFailed follows",
+        waited.as_secs_f64(),
+        also_refused(&report.refused)
+    )]
     RemovalPending {
-        /// The number of vCPUs asked for.
-        asked: u32,
-        /// vCPUs that are gone.
-        removed: Vec<u32>,
-        /// What was refused meanwhile.
-        refused: Vec<Refusal>,
-        /// vCPUs that may still go.
-        pending: Vec<u32>,
+        /// What came of it so far.
+        report: Box<Report>,
         /// How long the call waited.
         waited: Duration,
+    },
+    /// What was authorized is not what would happen now.
+    #[error(
+        "asked for {asked}, which would now make {count} vCPUs and not {told}: another request was faster; ask again"
+    )]
+    Overtaken {
+        /// What was asked for.
+        asked: Target,
+        /// The number of vCPUs that would come of it.
+        count: u32,
+        /// The number that the caller was authorized for.
+        told: u32,
     },
     /// The machine went away.
     #[error("the machine is gone")]
     Gone,
+}
+
+/// What came of a request that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What was asked for.
+    pub asked: Target,
+    /// vCPUs that came all the same.
+    pub added: Vec<u32>,
+    /// vCPUs that went all the same.
+    pub removed: Vec<u32>,
+    /// vCPUs that may still go.
+    pub pending: Vec<u32>,
+    /// What was refused.
+    pub refused: Vec<Refusal>,
 }
 
 /// vCPUs that did not come or go, and why.
@@ -78,6 +88,24 @@ pub struct Refusal {
     pub vcpus: Vec<u32>,
     /// Why, in words.
     pub reason: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "asked for {}", self.asked)?;
+        let parts = [
+            ("added", &self.added),
+            ("removed", &self.removed),
+            ("still pending", &self.pending),
+        ];
+        if parts.iter().all(|(_, numbers)| numbers.is_empty()) {
+            return write!(f, ", nothing changed");
+        }
+        for (what, numbers) in parts.iter().filter(|(_, numbers)| !numbers.is_empty()) {
+            write!(f, ", {what}: {}", vcpus(numbers))?;
+        }
+        Ok(())
+    }
 }
 
 fn list(refusals: &[Refusal]) -> String {
@@ -90,24 +118,6 @@ fn also_refused(refusals: &[Refusal]) -> String {
         [] => String::new(),
         some => format!(" and refused some ({})", list(some)),
     }
-}
-
-/// What became of a request for `asked` vCPUs.
-fn came_of_it(asked: u32, added: &[u32], removed: &[u32], pending: &[u32]) -> String {
-    let mut parts = vec![format!("asked for {asked} vCPUs")];
-    for (what, numbers) in [
-        ("added", added),
-        ("removed", removed),
-        ("still pending", pending),
-    ] {
-        if !numbers.is_empty() {
-            parts.push(format!("{what}: {}", vcpus(numbers)));
-        }
-    }
-    if parts.len() == 1 {
-        parts.push("nothing changed".to_owned());
-    }
-    parts.join(", ")
 }
 
 fn vcpus(numbers: &[u32]) -> String {

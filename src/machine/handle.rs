@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::error::Error;
 use super::notice::Outbox;
 use super::snapshot::Snapshot;
+use crate::inventory::Target;
 use crate::names::MachineName;
 
 /// A machine that is there, or was when the handle was given out.
@@ -22,12 +23,20 @@ pub struct Handle {
 /// What a machine's actor can be asked.
 #[derive(Debug)]
 pub(super) enum Command {
-    SetVcpus {
-        count: u32,
-        wait: Wait,
-        uid: u32,
-        answer: Answer,
-    },
+    SetVcpus(Request, Answer),
+}
+
+/// A change of the vCPUs that somebody may make.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is wanted.
+    pub target: Target,
+    /// The number of vCPUs that come of it, as it was authorized.
+    pub count: u32,
+    /// Whether to wait for removals.
+    pub wait: Wait,
+    /// The user who asks.
+    pub uid: u32,
 }
 
 /// Where the result of a request goes.
@@ -64,16 +73,10 @@ impl Handle {
         self.snapshots.borrow().clone()
     }
 
-    /// Brings the number of vCPUs to `count` on behalf of user `uid`. Returns after all that it
-    /// caused was passed on to those who listen.
-    pub async fn set_vcpus(&self, count: u32, wait: Wait, uid: u32) -> Result<Outcome, Error> {
+    /// Changes the vCPUs. Returns after all that it caused was passed on to those who listen.
+    pub async fn set_vcpus(&self, request: Request) -> Result<Outcome, Error> {
         let (answer, result) = oneshot::channel();
-        let command = Command::SetVcpus {
-            count,
-            wait,
-            uid,
-            answer,
-        };
+        let command = Command::SetVcpus(request, answer);
         self.commands.send(command).await.map_err(|_| Error::Gone)?;
         let result = result.await.unwrap_or(Err(Error::Gone));
         self.outbox.barrier().await;

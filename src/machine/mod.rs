@@ -30,7 +30,7 @@ mod session;
 mod snapshot;
 
 pub use actor::{Running, Source, start};
-pub use error::{Error, Refusal};
-pub use handle::{Handle, Outcome, Wait};
+pub use error::{Error, Refusal, Report};
+pub use handle::{Handle, Outcome, Request, Wait};
 pub use notice::{Cause, News, Notice, Outbox, Vcpu};
 pub use snapshot::{DISCONNECTED, Snapshot};

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::error::{Error, Refusal};
+use super::error::{Error, Refusal, Report};
 use super::handle::{Answer, Outcome};
+use crate::inventory::Target;
 
 /// All open removals of a machine, by the first vCPU of the entity, and all who wait.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     open: BTreeMap<u32, Removal>,
-    waiters: Vec<Waiter>,
+    waiters: Vec<Waiting>,
 }
 
 /// An open removal.
@@ -32,16 +33,26 @@ pub(super) struct Removal {
 
 /// A call that waits until all of its removals have ended.
 #[derive(Debug)]
-struct Waiter {
-    asked: u32,
+pub(super) struct Waiter {
+    /// What was asked for.
+    pub asked: Target,
     /// The removals it waits for that are open.
-    outstanding: BTreeSet<u32>,
+    pub outstanding: BTreeSet<u32>,
+    /// vCPUs that QEMU refused to unplug at once.
+    pub rejected: Vec<Refusal>,
+    /// How long it waits; `None` is not at all, and then what is open is no error.
+    pub patience: Option<Duration>,
+    pub answer: Answer,
+}
+
+/// A waiter and what it has seen end.
+#[derive(Debug)]
+struct Waiting {
+    waiter: Waiter,
     removed: Vec<u32>,
     refused: Vec<Refusal>,
-    waited: Duration,
     /// `None` is never.
     deadline: Option<Instant>,
-    answer: Answer,
 }
 
 /// Answers that are due. They are given after everything that led to them was told.
@@ -80,34 +91,25 @@ impl Removals {
         self.open.values().flat_map(|r| r.vcpus.clone()).collect()
     }
 
-    /// Lets a call for `asked` vCPUs wait for the entities `outstanding`, which are all open;
-    /// `removed` went already.
-    pub(super) fn wait(
-        &mut self,
-        asked: u32,
-        outstanding: BTreeSet<u32>,
-        removed: Vec<u32>,
-        waited: Duration,
-        answer: Answer,
-    ) {
-        self.waiters.push(Waiter {
-            asked,
-            outstanding,
-            removed,
+    /// Lets a call wait. Whether it has to is seen when its answer is due.
+    pub(super) fn wait(&mut self, waiter: Waiter) {
+        // There is nothing to wait for where the call failed already.
+        let patience = waiter.patience.filter(|_| waiter.rejected.is_empty());
+        self.waiters.push(Waiting {
+            deadline: Instant::now().checked_add(patience.unwrap_or_default()),
+            waiter,
+            removed: Vec::new(),
             refused: Vec::new(),
-            waited,
-            deadline: Instant::now().checked_add(waited),
-            answer,
         });
     }
 
     /// The entity is gone. Returns its removal, if one was open.
     pub(super) fn gone(&mut self, first: u32) -> Option<Removal> {
         let removal = self.open.remove(&first)?;
-        for waiter in &mut self.waiters {
-            if waiter.outstanding.remove(&first) {
-                waiter.removed.extend(&removal.vcpus);
-                waiter.removed.sort_unstable();
+        for waiting in &mut self.waiters {
+            if waiting.waiter.outstanding.remove(&first) {
+                waiting.removed.extend(&removal.vcpus);
+                waiting.removed.sort_unstable();
             }
         }
         Some(removal)
@@ -116,9 +118,9 @@ impl Removals {
     /// The guest refused to give up the entity. Returns its removal, if one was open.
     pub(super) fn refused(&mut self, first: u32, reason: &str) -> Option<Removal> {
         let removal = self.open.remove(&first)?;
-        for waiter in &mut self.waiters {
-            if waiter.outstanding.remove(&first) {
-                waiter.refused.push(Refusal {
+        for waiting in &mut self.waiters {
+            if waiting.waiter.outstanding.remove(&first) {
+                waiting.refused.push(Refusal {
                     vcpus: removal.vcpus.clone(),
                     reason: reason.to_owned(),
                 });
@@ -139,62 +141,65 @@ impl Removals {
 
     /// Takes out the waiters that have nothing to wait for any more, or no time.
     pub(super) fn take_due(&mut self, now: Instant) -> Due {
-        let is_due = |w: &Waiter| {
-            w.outstanding.is_empty() || w.deadline.is_some_and(|deadline| deadline <= now)
+        let is_due = |w: &Waiting| {
+            let is_late = w.deadline.is_some_and(|deadline| deadline <= now);
+            w.waiter.outstanding.is_empty() || is_late
         };
-        let (due, waiting) = std::mem::take(&mut self.waiters)
-            .into_iter()
-            .partition(is_due);
+        let waiters = std::mem::take(&mut self.waiters).into_iter();
+        let (due, waiting) = waiters.partition(is_due);
         self.waiters = waiting;
-        Due(due.into_iter().map(|w: Waiter| self.result(w)).collect())
+        Due(due.into_iter().map(|w: Waiting| self.result(w)).collect())
     }
 
     /// Takes out all waiters because the machine is gone, and forgets all removals.
     pub(super) fn take_all(&mut self) -> Due {
         self.open.clear();
-        let all = std::mem::take(&mut self.waiters);
-        Due(all
-            .into_iter()
-            .map(|w| (w.answer, Err(Error::Gone)))
-            .collect())
+        let all = std::mem::take(&mut self.waiters).into_iter();
+        Due(all.map(|w| (w.waiter.answer, Err(Error::Gone))).collect())
     }
 
-    fn result(&self, waiter: Waiter) -> (Answer, Result<Outcome, Error>) {
+    fn result(&self, waiting: Waiting) -> (Answer, Result<Outcome, Error>) {
+        let Waiting {
+            waiter,
+            removed,
+            mut refused,
+            ..
+        } = waiting;
         let Waiter {
             asked,
             outstanding,
-            removed,
-            refused,
-            waited,
+            rejected,
+            patience,
             answer,
-            ..
         } = waiter;
-        let pending: Vec<u32> = outstanding
-            .iter()
-            .filter_map(|first| self.open.get(first))
-            .flat_map(|removal| removal.vcpus.clone())
-            .collect();
-        let result = if !pending.is_empty() {
-            Err(Error::RemovalPending {
-                asked,
-                removed,
-                refused,
-                pending,
-                waited,
-            })
-        } else if !refused.is_empty() {
-            Err(Error::GuestRefused {
-                asked,
-                removed,
-                refused,
-            })
-        } else {
-            Ok(Outcome {
-                removed,
-                ..Outcome::default()
-            })
+        let open = outstanding.iter().filter_map(|first| self.open.get(first));
+        let pending: Vec<u32> = open.flat_map(|removal| removal.vcpus.clone()).collect();
+        let was_rejected = !rejected.is_empty();
+        refused.splice(0..0, rejected);
+        let patience = patience.filter(|_| !pending.is_empty());
+        if !was_rejected && refused.is_empty() && patience.is_none() {
+            return (
+                answer,
+                Ok(Outcome {
+                    added: Vec::new(),
+                    removed,
+                    pending,
+                }),
+            );
+        }
+        let report = Box::new(Report {
+            asked,
+            added: Vec::new(),
+            removed,
+            pending,
+            refused,
+        });
+        let error = match patience {
+            _ if was_rejected => Error::QmpFailed(report),
+            Some(waited) => Error::RemovalPending { report, waited },
+            None => Error::GuestRefused(report),
         };
-        (answer, result)
+        (answer, Err(error))
     }
 }
 
@@ -216,9 +221,25 @@ mod tests {
     }
 
     fn wait(removals: &mut Removals, outstanding: &[u32]) -> Answered {
+        wait_for(removals, outstanding, Some(Duration::from_secs(60)), vec![])
+    }
+
+    fn wait_for(
+        removals: &mut Removals,
+        outstanding: &[u32],
+        patience: Option<Duration>,
+        rejected: Vec<Refusal>,
+    ) -> Answered {
         let (answer, answered) = oneshot::channel();
         let outstanding = outstanding.iter().copied().collect();
-        removals.wait(1, outstanding, vec![9], Duration::from_secs(60), answer);
+        let asked = Target::Count(1);
+        removals.wait(Waiter {
+            asked,
+            outstanding,
+            rejected,
+            patience,
+            answer,
+        });
         answered
     }
 
@@ -237,15 +258,12 @@ mod tests {
 
         assert_eq!(removals.gone(8).unwrap().uid, 7);
         removals.take_due(Instant::now()).give();
-        assert_eq!(second.try_recv().unwrap().unwrap().removed, [8, 9]);
+        assert_eq!(second.try_recv().unwrap().unwrap().removed, [8]);
         assert!(first.try_recv().is_err(), "still waits for 4");
 
         removals.gone(4).unwrap();
         removals.take_due(Instant::now()).give();
-        assert_eq!(
-            first.try_recv().unwrap().unwrap().removed,
-            [4, 5, 6, 7, 8, 9]
-        );
+        assert_eq!(first.try_recv().unwrap().unwrap().removed, [4, 5, 6, 7, 8]);
         assert!(!removals.is_waited_for() && removals.leaving().is_empty());
     }
 
@@ -258,15 +276,12 @@ mod tests {
         removals.refused(2, "busy").unwrap();
         removals.gone(1).unwrap();
         removals.take_due(Instant::now()).give();
-        let Err(Error::GuestRefused {
-            removed, refused, ..
-        }) = waiter.try_recv().unwrap()
-        else {
+        let Err(Error::GuestRefused(report)) = waiter.try_recv().unwrap() else {
             panic!("not refused");
         };
-        assert_eq!(removed, [1, 9]);
+        assert_eq!(report.removed, [1]);
         assert_eq!(
-            refused,
+            report.refused,
             [Refusal {
                 vcpus: vec![2],
                 reason: "busy".into()
@@ -282,10 +297,10 @@ mod tests {
         removals.take_due(Instant::now()).give();
         assert!(waiter.try_recv().is_err(), "there is time left");
         removals.take_due(later()).give();
-        let Err(Error::RemovalPending { pending, .. }) = waiter.try_recv().unwrap() else {
+        let Err(Error::RemovalPending { report, .. }) = waiter.try_recv().unwrap() else {
             panic!("not pending");
         };
-        assert_eq!(pending, [1]);
+        assert_eq!(report.pending, [1]);
         assert_eq!(removals.leaving(), BTreeSet::from([1]));
     }
 
@@ -300,9 +315,43 @@ mod tests {
     fn a_wait_without_end_has_no_deadline() {
         let mut removals = Removals::default();
         open(&mut removals, 1, 1);
-        let (answer, _answered) = oneshot::channel();
-        removals.wait(1, BTreeSet::from([1]), vec![], Duration::MAX, answer);
+        let _answered = wait_for(&mut removals, &[1], Some(Duration::MAX), vec![]);
         assert_eq!(removals.next_deadline(), None);
         assert!(removals.is_waited_for());
+    }
+
+    #[test]
+    fn who_does_not_wait_is_told_what_is_open_and_what_was_refused() {
+        let mut removals = Removals::default();
+        open(&mut removals, 1, 1);
+        open(&mut removals, 2, 1);
+        let mut patient = wait_for(&mut removals, &[1, 2], None, vec![]);
+        removals.take_due(Instant::now()).give();
+        assert_eq!(patient.try_recv().unwrap().unwrap().pending, [1, 2]);
+
+        let mut told = wait_for(&mut removals, &[1, 2], None, vec![]);
+        removals.refused(2, "busy").unwrap();
+        removals.take_due(Instant::now()).give();
+        let Err(Error::GuestRefused(report)) = told.try_recv().unwrap() else {
+            panic!("not refused");
+        };
+        assert_eq!(report.pending, [1]);
+    }
+
+    #[test]
+    fn what_qemu_rejects_is_told_at_once() {
+        let mut removals = Removals::default();
+        open(&mut removals, 1, 1);
+        let rejected = vec![Refusal {
+            vcpus: vec![2],
+            reason: "no".into(),
+        }];
+        let patience = Some(Duration::from_secs(60));
+        let mut waiter = wait_for(&mut removals, &[1], patience, rejected.clone());
+        removals.take_due(Instant::now()).give();
+        let Err(Error::QmpFailed(report)) = waiter.try_recv().unwrap() else {
+            panic!("not rejected");
+        };
+        assert_eq!((report.pending, report.refused), (vec![1], rejected));
     }
 }

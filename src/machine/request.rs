@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::actor::Actor;
-use super::error::{Error, Refusal};
-use super::handle::{Answer, Outcome, Wait};
+use super::error::{Error, Refusal, Report};
+use super::handle::{Answer, Outcome, Request, Wait};
 use super::link::Link;
 use super::notice::Cause;
-use super::removal::Removal;
+use super::removal::{Removal, Waiter};
 use super::session::removal_failed;
 use super::snapshot::Snapshot;
-use crate::inventory::{Entity, Inventory, Plan, plan};
+use crate::inventory::{Entity, Inventory, Plan};
 use crate::qmp::{self, Closed, CommandError, Reply};
 
 /// A removal that is asked for again after this time is passed on to QEMU again. Before it QEMU
@@ -23,139 +23,117 @@ use crate::qmp::{self, Closed, CommandError, Reply};
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 impl Actor {
-    /// Carries out `SetVcpus`. Fails only where the connection does; the caller is answered in
+    /// Carries out a request. Fails only where the connection does; the caller is answered in
     /// every case, at once or when the removals that it waits for have ended.
     pub(super) async fn set_vcpus(
         &mut self,
         link: &mut Link,
-        count: u32,
-        wait: Wait,
-        uid: u32,
+        request: Request,
         answer: Answer,
     ) -> Result<(), Closed> {
-        let snapshot = self.snapshot();
-        let plan = match plan(&snapshot.inventory, &self.removals.leaving(), count) {
-            Ok(plan) => plan,
-            Err(denial) => {
-                let qemu = snapshot.no_hotplug.clone();
-                let _ = answer.send(Err(Error::Denied { denial, qemu }));
-                return Ok(());
+        match self.plan(&request) {
+            Ok(plan) if plan == Plan::default() => {
+                let _ = answer.send(Ok(Outcome::default()));
+                Ok(())
             }
-        };
-        if plan.add.is_empty() {
-            self.shrink(link, count, &plan, wait, uid, answer).await
-        } else {
-            let result = self.grow(link, count, &plan.add, uid).await;
-            let (result, connection) = split(result);
-            let _ = answer.send(result);
-            connection
+            Ok(plan) if plan.add.is_empty() => self.shrink(link, request, &plan, answer).await,
+            Ok(plan) => {
+                let result = self.grow(link, request, &plan.add).await;
+                let (result, connection) = split(result);
+                let _ = answer.send(result);
+                connection
+            }
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                Ok(())
+            }
         }
+    }
+
+    fn plan(&self, request: &Request) -> Result<Plan, Error> {
+        let (plan, count) = self.snapshot().plan(&request.target)?;
+        // Between the authorization and now others may have changed what the request leads to.
+        if count != request.count {
+            let (asked, told) = (request.target.clone(), request.count);
+            return Err(Error::Overtaken { asked, count, told });
+        }
+        Ok(plan)
     }
 
     /// Plugs the entities `firsts`: all `device_add`s at once, then one look.
     async fn grow(
         &mut self,
         link: &mut Link,
-        asked: u32,
+        request: Request,
         firsts: &[u32],
-        uid: u32,
     ) -> Result<Outcome, Stop> {
         let before = self.snapshot();
         let errors = plug(link, &before.inventory, firsts).await?;
-        let plugged = (firsts.iter().copied().collect::<BTreeSet<_>>(), uid);
+        let plugged = (firsts.iter().copied().collect::<BTreeSet<_>>(), request.uid);
         self.look(link, Some(plugged)).await?;
 
         let after = self.snapshot();
-        let mut added = Vec::new();
-        let mut refused = Vec::new();
-        for entity in firsts
+        let entities = firsts
             .iter()
-            .filter_map(|&first| after.inventory.entity(first))
-        {
-            if entity.presence.is_some() {
-                added.extend(entity.vcpus());
-            } else {
-                let error = errors.iter().find(|(first, _)| *first == entity.first);
-                let reason = error.map_or_else(
-                    || "QEMU took the request and does not list the CPU".to_owned(),
-                    |(_, error)| error.to_string(),
-                );
-                let vcpus = entity.vcpus().collect();
-                refused.push(Refusal { vcpus, reason });
-            }
-        }
-        if refused.is_empty() {
-            Ok(Outcome {
+            .filter_map(|&first| after.inventory.entity(first));
+        let (came, missing): (Vec<&Entity>, Vec<&Entity>) =
+            entities.partition(|e| e.presence.is_some());
+        let added = came.iter().flat_map(|e| e.vcpus()).collect();
+        if missing.is_empty() {
+            return Ok(Outcome {
                 added,
                 ..Outcome::default()
-            })
-        } else {
-            Err(Stop::Failed(Error::QmpFailed {
-                asked,
-                added,
-                removed: Vec::new(),
-                pending: Vec::new(),
-                refused,
-            }))
+            });
         }
+        let refusal = |entity: &&Entity| {
+            let error = errors.iter().find(|(first, _)| *first == entity.first);
+            let unlisted = "QEMU took the request and does not list the CPU";
+            let reason = error.map_or(unlisted.to_owned(), |(_, error)| error.desc.to_string());
+            Refusal {
+                vcpus: entity.vcpus().collect(),
+                reason,
+            }
+        };
+        Err(Stop::Failed(Error::QmpFailed(Box::new(Report {
+            asked: request.target,
+            added,
+            removed: Vec::new(),
+            pending: Vec::new(),
+            refused: missing.iter().map(refusal).collect(),
+        }))))
     }
 
     /// Asks for removals and lets the caller wait for them as he wishes.
     async fn shrink(
         &mut self,
         link: &mut Link,
-        asked: u32,
+        request: Request,
         plan: &Plan,
-        wait: Wait,
-        uid: u32,
         answer: Answer,
     ) -> Result<(), Closed> {
         let before = self.snapshot();
-        let wanted: BTreeSet<u32> = plan.remove.iter().chain(&plan.leaving).copied().collect();
-        if wanted.is_empty() {
-            let _ = answer.send(Ok(Outcome::default()));
-            return Ok(());
-        }
-        let result = self.ask_to_leave(link, &before, plan, uid).await;
-        let result = match result {
-            // One look after the requests: what needs no guest is gone already.
-            Ok(refused) => self.look(link, None).await.map(|()| refused),
-            Err(closed) => Err(closed),
-        };
-        let refused = match result {
-            Ok(refused) => refused,
+        let rejected = match self.ask_to_leave(link, &before, plan, request.uid).await {
+            Ok(rejected) => rejected,
             Err(closed) => {
                 let _ = answer.send(Err(Error::Interrupted(closed.clone())));
                 return Err(closed);
             }
         };
-        let outstanding = &self.removals.leaving() & &wanted;
-        let removed = self.gone_of(&before.inventory, &wanted);
-        let vcpus = |first: &u32| self.removals.get(*first).map(|r| r.vcpus.clone());
-        let pending = outstanding.iter().filter_map(vcpus).flatten().collect();
-        if !refused.is_empty() {
-            let _ = answer.send(Err(Error::QmpFailed {
-                asked,
-                added: Vec::new(),
-                removed,
-                pending,
-                refused,
-            }));
-        } else if let Wait::UpTo(limit) = wait
-            && !outstanding.is_empty()
-        {
-            let limit = limit.unwrap_or(self.limits().removal_timeout);
-            self.removals
-                .wait(asked, outstanding, removed, limit, answer);
-            self.removals.take_due(Instant::now()).give();
-        } else {
-            let _ = answer.send(Ok(Outcome {
-                removed,
-                pending,
-                ..Outcome::default()
-            }));
-        }
-        Ok(())
+        let wanted = plan.remove.iter().chain(&plan.leaving).copied().collect();
+        let patience = match request.wait {
+            Wait::No => None,
+            Wait::UpTo(limit) => Some(limit.unwrap_or(self.source.limits.removal_timeout)),
+        };
+        // Registered before the look, so that nothing that ends is missed.
+        self.removals.wait(Waiter {
+            asked: request.target,
+            outstanding: &self.removals.leaving() & &wanted,
+            rejected,
+            patience,
+            answer,
+        });
+        // What needs no guest is gone already.
+        self.look(link, None).await
     }
 
     /// Sends all `device_del`s at once. Returns what QEMU refused, which was told too.
@@ -210,17 +188,6 @@ impl Actor {
             }
         }
         Ok(refused)
-    }
-
-    /// The vCPUs of the entities `wanted` that were there `before` and are gone now.
-    fn gone_of(&self, before: &Inventory, wanted: &BTreeSet<u32>) -> Vec<u32> {
-        let now = self.snapshot();
-        let is_gone = |e: &&Entity| {
-            let entity = now.inventory.entity(e.first);
-            entity.is_none_or(|e| e.presence.is_none())
-        };
-        let entities = wanted.iter().filter_map(|&first| before.entity(first));
-        entities.filter(is_gone).flat_map(Entity::vcpus).collect()
     }
 }
 

@@ -42,9 +42,8 @@ impl Actor {
             let alarm = self.next_alarm();
             let leader = link.leader.clone();
             let step = tokio::select! {
-                Some(command) = self.requested.recv() => {
-                    let Command::SetVcpus { count, wait, uid, answer } = command;
-                    self.set_vcpus(&mut link, count, wait, uid, answer).await
+                Some(Command::SetVcpus(request, answer)) = self.requested.recv() => {
+                    self.set_vcpus(&mut link, request, answer).await
                 }
                 event = link.events.recv() => match event {
                     Some(event) => event.map(|event| self.note_event(event)),

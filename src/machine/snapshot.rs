@@ -1,8 +1,10 @@
 //! What is known of a machine at one moment; readers get it whole and at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::inventory::{HotplugMethod, Inventory};
+use super::error::Error;
+use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
 use crate::qmp::Version;
 use crate::text::Text;
 
@@ -48,6 +50,36 @@ impl Snapshot {
         self.version
             .map(|version| version.to_string())
             .unwrap_or_default()
+    }
+
+    /// The first vCPUs of the entities that are leaving.
+    pub fn leaving(&self) -> BTreeSet<u32> {
+        let is_first = |vcpu: &&u32| self.inventory.entity(**vcpu).is_some();
+        self.pending.iter().filter(is_first).copied().collect()
+    }
+
+    /// What would be done to reach `target` now, and the number of vCPUs that come of it.
+    pub fn plan(&self, target: &Target) -> Result<(Plan, u32), Error> {
+        if let Some(reason) = &self.disconnected {
+            return Err(Error::Disconnected(reason.clone()));
+        }
+        let leaving = self.leaving();
+        match plan(&self.inventory, &leaving, target) {
+            Ok(plan) => {
+                let count = count_after(&self.inventory, &leaving, &plan);
+                Ok((plan, count))
+            }
+            Err(denial) => Err(Error::Denied {
+                asked: target.clone(),
+                denial,
+                qemu: self.no_hotplug.clone(),
+            }),
+        }
+    }
+
+    /// The numbers of vCPUs nearest to `count` that can be reached now.
+    pub fn nearest(&self, count: u32) -> Vec<u32> {
+        nearest(&self.inventory, &self.leaving(), count)
     }
 
     /// How vCPUs are plugged.

@@ -36,6 +36,10 @@ pub(crate) enum Command {
     },
     /// Bring the number of vCPUs of a machine to COUNT.
     Set(Set),
+    /// Plug exactly these vCPUs.
+    Plug(These),
+    /// Unplug exactly these vCPUs.
+    Unplug(These),
     /// Show what happens to machines and vCPUs, until interrupted.
     Monitor {
         /// Only this machine.
@@ -53,15 +57,35 @@ pub(crate) enum Command {
 
 /// What "set" is asked.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Removing a vCPU needs the guest's cooperation. When the time runs out the \
-request stands: the vCPU may still go later, which \"vcpuctl monitor\" shows."
-)]
+#[command(after_help = REMOVAL_HELP)]
 pub(crate) struct Set {
     /// The machine.
     pub name: String,
     /// The number of vCPUs wanted.
     pub count: u32,
+    /// Only show what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// What "plug" and "unplug" are asked.
+#[derive(Debug, Args)]
+#[command(after_help = REMOVAL_HELP)]
+pub(crate) struct These {
+    /// The machine.
+    pub name: String,
+    /// The vCPUs, such as "2" or "2,4-7".
+    #[arg(value_parser = parse_list)]
+    pub vcpus: List,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// How long to wait for removals.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
     /// Do not wait for the guest to give up vCPUs.
     #[arg(long = "async", conflicts_with = "timeout")]
     pub no_wait: bool,
@@ -71,6 +95,37 @@ pub(crate) struct Set {
     pub timeout: Option<Duration>,
 }
 
+/// A list of vCPU numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct List(pub Vec<u32>);
+
+fn parse_list(text: &str) -> Result<List, String> {
+    /// A list longer than any machine has vCPUs is a slip of the keyboard.
+    const MAX: u32 = 65_535;
+    let number = |text: &str| match text.trim().parse::<u32>() {
+        Ok(number) if number <= MAX => Ok(number),
+        _ => Err(format!("{text:?} is no vCPU number")),
+    };
+    let mut vcpus = Vec::new();
+    for part in text.split(',') {
+        match part.split_once('-') {
+            None => vcpus.push(number(part)?),
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if first > last {
+                    return Err(format!("{part:?} runs backwards"));
+                }
+                vcpus.extend(first..=last);
+            }
+        }
+    }
+    Ok(List(vcpus))
+}
+
+const REMOVAL_HELP: &str = "\
+Removing a vCPU needs the guest's cooperation. When the time runs out the request stands: the vCPU \
+may still go later, which \"vcpuctl monitor\" shows.";
+
 const AFTER_HELP: &str = "\
 Exit status:
   0  done (with --async: QEMU took the request)
@@ -79,3 +134,23 @@ Exit status:
   3  refused by policy: polkit says no
   4  refused by the guest
   5  pending: the time ran out, the guest may still give up the vCPUs";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_vcpus() {
+        assert_eq!(parse_list("2"), Ok(List(vec![2])));
+        assert_eq!(parse_list("2,4-6"), Ok(List(vec![2, 4, 5, 6])));
+        for bad in ["", "a", "1,", "3-1", "-1", "1-", "0-4000000000"] {
+            assert!(parse_list(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

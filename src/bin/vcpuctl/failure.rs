@@ -12,6 +12,13 @@ pub(crate) enum Failure {
     NoBus(#[source] zbus::Error),
     #[error("{0}")]
     Bus(#[from] zbus::Error),
+    /// What a dry run says would be the failure.
+    #[error("{text}; nearest: {nearest}")]
+    Denied {
+        error_name: String,
+        text: String,
+        nearest: String,
+    },
     #[error(transparent)]
     Output(#[from] io::Error),
 }
@@ -41,6 +48,9 @@ impl Failure {
     }
 
     fn name_and_text(&self) -> (Option<String>, String) {
+        if let Self::Denied { error_name, .. } = self {
+            return (Some(error_name.clone()), self.to_string());
+        }
         let Self::Bus(zbus::Error::MethodError(name, text, _)) = self else {
             return (None, self.to_string());
         };

@@ -30,6 +30,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Status { name } => query::status(&connect().await?, &name, json).await,
         Command::Vcpus { name } => query::vcpus(&connect().await?, &name, json).await,
         Command::Set(request) => set::set(&connect().await?, &request, json).await,
+        Command::Plug(these) => set::change(&connect().await?, &these, true, json).await,
+        Command::Unplug(these) => set::change(&connect().await?, &these, false, json).await,
         Command::Monitor { name } => {
             monitor::monitor(&connect().await?, name.as_deref(), json).await
         }

@@ -1,4 +1,4 @@
-//! The command that changes something.
+//! The commands that change something.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -7,25 +7,77 @@ use futures_util::StreamExt;
 use serde_json::json;
 use vcpud::proxy::{Changed, MachineProxy};
 use zbus::Connection;
+use zvariant::Value;
 
-use crate::cli::Set;
+use crate::cli::{Set, These, Wait};
 use crate::failure::Failure;
 use crate::query;
 use crate::render;
 
 pub(crate) async fn set(bus: &Connection, request: &Set, json: bool) -> Result<(), Failure> {
     let machine = query::machine(bus, &request.name).await?;
+    if request.dry_run {
+        return plan(&machine, request, json).await;
+    }
+    let call = machine.set_vcpus(request.count, options(&request.wait));
+    carry_out(&machine, &request.name, call, json).await
+}
+
+/// Plugs or unplugs the vCPUs of a list.
+pub(crate) async fn change(
+    bus: &Connection,
+    these: &These,
+    online: bool,
+    json: bool,
+) -> Result<(), Failure> {
+    let machine = query::machine(bus, &these.name).await?;
+    let call = machine.set_vcpu(&these.vcpus.0, online, options(&these.wait));
+    carry_out(&machine, &these.name, call, json).await
+}
+
+async fn plan(machine: &MachineProxy<'_>, request: &Set, json: bool) -> Result<(), Failure> {
+    let plan = machine.plan(request.count, HashMap::new()).await?;
+    let text = |key: &str| render::text(plan.get(key));
+    if json {
+        writeln!(stdout(), "{:#}", render::json_dict(&plan))?;
+    } else if !plan.contains_key("error") {
+        let (added, removed) = (text("added"), text("removed"));
+        writeln!(
+            stdout(),
+            "{}: would add {added}, remove {removed}",
+            request.name
+        )?;
+    }
+    match plan.contains_key("error") {
+        true => Err(Failure::Denied {
+            error_name: text("error"),
+            text: text("reason"),
+            nearest: text("nearest"),
+        }),
+        false => Ok(()),
+    }
+}
+
+fn options(wait: &Wait) -> HashMap<&'static str, Value<'static>> {
     let mut options = HashMap::new();
-    if request.no_wait {
+    if wait.no_wait {
         options.insert("async", true.into());
     }
-    if let Some(timeout) = request.timeout {
+    if let Some(timeout) = wait.timeout {
         let usec = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
         options.insert("timeout-usec", usec.into());
     }
-    let call = machine.set_vcpus(request.count, options);
+    options
+}
+
+async fn carry_out(
+    machine: &MachineProxy<'_>,
+    name: &str,
+    call: impl Future<Output = zbus::Result<Changed>>,
+    json: bool,
+) -> Result<(), Failure> {
     let (added, removed, pending) = if stderr().is_terminal() && !json {
-        with_progress(&machine, call).await?
+        with_progress(machine, call).await?
     } else {
         call.await?
     };
@@ -35,17 +87,13 @@ pub(crate) async fn set(bus: &Connection, request: &Set, json: bool) -> Result<(
     }
     let parts = [("added", added), ("removed", removed), ("leaving", pending)];
     let parts = parts.iter().filter(|(_, vcpus)| !vcpus.is_empty());
-    let parts = parts.map(|(what, vcpus)| format!("{what} {}", render::ranges(vcpus)));
-    let mut parts: Vec<String> = parts.collect();
+    let mut parts: Vec<String> = parts
+        .map(|(what, vcpus)| format!("{what} {}", render::ranges(vcpus)))
+        .collect();
     if parts.is_empty() {
-        parts.push(format!("has {} vCPUs already", request.count));
+        parts.push("nothing to do".to_owned());
     }
-    Ok(writeln!(
-        stdout(),
-        "{}: {}",
-        request.name,
-        parts.join(", ")
-    )?)
+    Ok(writeln!(stdout(), "{name}: {}", parts.join(", "))?)
 }
 
 /// Tells of every vCPU that leaves while the call is under way.
