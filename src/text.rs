@@ -1,5 +1,6 @@
 //! Text that a QEMU wrote: a guest that broke out of its QEMU chooses every byte of it.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
@@ -36,6 +37,12 @@ impl Text {
             out.push(c);
         }
         Self(out)
+    }
+}
+
+impl Borrow<str> for Text {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

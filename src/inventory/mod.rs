@@ -29,6 +29,8 @@ pub const MAX_VCPUS: u32 = 16_384;
 pub enum HotplugMethod {
     /// `device_add`, QEMU 2.7 and later.
     DeviceAdd,
+    /// `cpu-add`, before QEMU 2.7; what came cannot go.
+    CpuAdd,
     /// Not at all.
     #[default]
     None,
@@ -39,9 +41,21 @@ impl HotplugMethod {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DeviceAdd => "device-add",
+            Self::CpuAdd => "cpu-add",
             Self::None => "none",
         }
     }
+}
+
+/// What QEMU says of the CPUs that could be there.
+#[derive(Clone, Debug)]
+pub enum Slots {
+    /// The reply of `query-hotpluggable-cpus`.
+    Listed(Vec<HotpluggableCpu>),
+    /// It only counts them (before QEMU 2.7): there can be this many.
+    Counted(u32),
+    /// There are none but those that are there.
+    Fixed,
 }
 
 /// The vCPUs of a machine, present and possible, by number.
@@ -139,23 +153,22 @@ impl Presence {
 }
 
 impl Inventory {
-    /// Joins the replies of `query-hotpluggable-cpus` and `query-cpus-fast` by QOM path.
-    ///
-    /// Without the first (`None`), the CPUs are what they are: [`HotplugMethod::None`].
-    pub fn read(
-        hotpluggable: Option<Vec<HotpluggableCpu>>,
-        cpus: Vec<CpuInfoFast>,
-    ) -> Result<Self, Contradiction> {
+    /// Joins what can be there and what is there by QOM path.
+    pub fn read(slots: Slots, cpus: Vec<CpuInfoFast>) -> Result<Self, Contradiction> {
         let architecture = cpus
             .iter()
             .find_map(|cpu| cpu.target.clone())
             .unwrap_or_default();
-        let method = match hotpluggable {
-            Some(_) => HotplugMethod::DeviceAdd,
-            None => HotplugMethod::None,
-        };
         let mut running = group_by_entity(&cpus);
-        let slots = hotpluggable.unwrap_or_else(|| reply::as_fixed_entities(&cpus));
+        let (method, slots) = match slots {
+            Slots::Listed(list) => (HotplugMethod::DeviceAdd, list),
+            Slots::Counted(max) if max > MAX_VCPUS => return Err(Contradiction::Count),
+            Slots::Counted(max) => (
+                HotplugMethod::CpuAdd,
+                reply::as_counted_entities(&cpus, max),
+            ),
+            Slots::Fixed => (HotplugMethod::None, reply::as_fixed_entities(&cpus)),
+        };
         let slot_count = u32::try_from(slots.len()).map_err(|_| Contradiction::Count)?;
 
         let mut entities = Vec::with_capacity(slots.len());

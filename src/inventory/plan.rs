@@ -257,7 +257,7 @@ impl<'a> Scene<'a> {
             HotplugMethod::None => Err(Denial::NoHotplug {
                 present: self.current,
             }),
-            HotplugMethod::DeviceAdd => Ok(()),
+            HotplugMethod::DeviceAdd | HotplugMethod::CpuAdd => Ok(()),
         }
     }
 
@@ -266,8 +266,12 @@ impl<'a> Scene<'a> {
         if self.inventory.can_unplug() {
             return Ok(());
         }
+        let machine = match self.inventory.method() {
+            HotplugMethod::CpuAdd => "a QEMU before 2.7".to_owned(),
+            _ => format!("QEMU for {}", self.inventory.architecture()),
+        };
         Err(Denial::NoUnplug {
-            machine: format!("QEMU for {}", self.inventory.architecture()),
+            machine,
             present: self.current,
         })
     }

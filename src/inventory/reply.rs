@@ -21,14 +21,18 @@ pub struct HotpluggableCpu {
     pub qom_path: Option<Text>,
 }
 
-/// One element of the reply of `query-cpus-fast` (`CpuInfoFast`).
+/// One element of the reply of `query-cpus-fast` (`CpuInfoFast`), or of its forerunner
+/// `query-cpus` (before QEMU 2.12), which has other names for the same.
 #[derive(Clone, Debug, Deserialize)]
 pub struct CpuInfoFast {
+    /// QEMU's own number of the CPU.
+    #[serde(rename = "cpu-index", alias = "CPU")]
+    pub cpu_index: i64,
     /// The QOM path of the CPU, which may be one thread of an entity.
-    #[serde(rename = "qom-path")]
+    #[serde(rename = "qom-path", alias = "qom_path")]
     pub qom_path: Text,
     /// The host thread that runs it.
-    #[serde(rename = "thread-id")]
+    #[serde(rename = "thread-id", alias = "thread_id")]
     pub thread_id: i64,
     /// Its place.
     #[serde(default)]
@@ -63,11 +67,37 @@ fn is_thread(element: &str) -> bool {
 /// The CPUs of a machine that has no hotpluggable ones, each as an entity, in the descending
 /// order of `query-hotpluggable-cpus`.
 pub(super) fn as_fixed_entities(cpus: &[CpuInfoFast]) -> Vec<HotpluggableCpu> {
-    let fixed = |cpu: &CpuInfoFast| HotpluggableCpu {
-        driver: cpu.qom_type.clone().unwrap_or_default(),
-        vcpus_count: 1,
-        props: cpu.props.clone().unwrap_or_default(),
-        qom_path: Some(cpu.qom_path.clone()),
+    cpus.iter().rev().map(CpuInfoFast::as_entity).collect()
+}
+
+/// The CPUs 0 to `max` - 1 of a machine that only counts them, in the same order.
+pub(super) fn as_counted_entities(cpus: &[CpuInfoFast], max: u32) -> Vec<HotpluggableCpu> {
+    let entity = |index: u32| {
+        let present = cpus.iter().find(|cpu| cpu.cpu_index == i64::from(index));
+        present.map_or_else(HotpluggableCpu::default, CpuInfoFast::as_entity)
     };
-    cpus.iter().rev().map(fixed).collect()
+    (0..max).rev().map(entity).collect()
+}
+
+impl CpuInfoFast {
+    fn as_entity(&self) -> HotpluggableCpu {
+        HotpluggableCpu {
+            driver: self.qom_type.clone().unwrap_or_default(),
+            props: self.props.clone().unwrap_or_default(),
+            qom_path: Some(self.qom_path.clone()),
+            ..HotpluggableCpu::default()
+        }
+    }
+}
+
+impl Default for HotpluggableCpu {
+    /// One vCPU that is not there, of a machine that does not say what it would be.
+    fn default() -> Self {
+        Self {
+            driver: Text::default(),
+            vcpus_count: 1,
+            props: Map::new(),
+            qom_path: None,
+        }
+    }
 }

@@ -21,7 +21,8 @@ fn recorded(name: &str) -> Inventory {
     let path = format!("{}/tests/recorded/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let Recorded { hotpluggable, cpus } = serde_json::from_str(&text).unwrap();
-    Inventory::read(hotpluggable, cpus).unwrap()
+    let slots = hotpluggable.map_or(Slots::Fixed, Slots::Listed);
+    Inventory::read(slots, cpus).unwrap()
 }
 
 /// The numbers of the vCPUs that are present, with alias and order.
@@ -123,6 +124,28 @@ fn a_cpu_in_one_answer_only_is_torn() {
 }
 
 #[test]
+fn a_qemu_that_only_counts_its_cpus_can_grow() {
+    // As QEMU 2.6 answers query-cpus.
+    let cpu = |n: u32| {
+        let path = format!("/machine/unattached/device[{n}]");
+        json!({"CPU": n, "current": n == 0, "halted": false, "arch": "x86", "qom_path": path, "thread_id": 100 + n})
+    };
+    let cpus = [0, 2].map(|n| serde_json::from_value(cpu(n)).unwrap());
+    let inventory = Inventory::read(Slots::Counted(4), cpus.into()).unwrap();
+    assert_eq!(present(&inventory), [(0, None, 1), (2, None, 2)]);
+    assert_eq!(inventory.method(), HotplugMethod::CpuAdd);
+    let none = BTreeSet::new();
+    assert_eq!(
+        plan(&inventory, &none, &Target::Count(4)).unwrap().add,
+        [1, 3]
+    );
+    let denial = plan(&inventory, &none, &Target::Count(1)).unwrap_err();
+    assert!(matches!(denial, Denial::NoUnplug { .. }), "{denial}");
+    let too_many = Inventory::read(Slots::Counted(u32::MAX), vec![]);
+    assert_eq!(too_many, Err(Contradiction::Count));
+}
+
+#[test]
 fn what_cannot_be_true_is_a_contradiction() {
     let entity = |count: u64, path: Option<&str>| -> HotpluggableCpu {
         let value = json!({"type": "cpu", "vcpus-count": count, "props": {}, "qom-path": path});
@@ -131,12 +154,12 @@ fn what_cannot_be_true_is_a_contradiction() {
     for counts in [&[0][..], &[4_000_000_000], &[u64::MAX], &[1, 16_384]] {
         let slots = counts.iter().map(|&count| entity(count, None)).collect();
         assert_eq!(
-            Inventory::read(Some(slots), vec![]),
+            Inventory::read(Slots::Listed(slots), vec![]),
             Err(Contradiction::Count)
         );
     }
     let twins = vec![entity(1, Some("/a")), entity(1, Some("/a"))];
-    let result = Inventory::read(Some(twins), vec![]);
+    let result = Inventory::read(Slots::Listed(twins), vec![]);
     assert!(
         matches!(result, Err(Contradiction::SharedPath(_))),
         "{result:?}"
@@ -148,7 +171,7 @@ fn aliases_are_ids_of_peripherals_only() {
     let alias = |path: &str| {
         let value = json!({"type": "cpu", "vcpus-count": 1, "props": {}, "qom-path": path});
         let slots = vec![serde_json::from_value(value).unwrap()];
-        let inventory = Inventory::read(Some(slots), vec![]).unwrap();
+        let inventory = Inventory::read(Slots::Listed(slots), vec![]).unwrap();
         inventory.entities()[0].alias().map(str::to_owned)
     };
     assert_eq!(alias("/machine/peripheral/vcpu3").as_deref(), Some("vcpu3"));
@@ -296,13 +319,14 @@ fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<u32>)> {
             .iter()
             .filter_map(|s| s.qom_path.clone())
             .map(|path| CpuInfoFast {
+                cpu_index: 0,
                 qom_path: path,
                 thread_id: 7,
                 props: None,
                 target: Some(Text::lossy(architecture)),
                 qom_type: None,
             });
-        let inventory = Inventory::read(Some(slots.clone()), cpus.collect()).unwrap();
+        let inventory = Inventory::read(Slots::Listed(slots.clone()), cpus.collect()).unwrap();
         let leaving = inventory.entities().iter().zip(&entities);
         let leaving = leaving.filter(|(e, (_, _, leaves))| *leaves && inventory.is_removable(e));
         let leaving = leaving.map(|(e, _)| e.first).collect();
@@ -370,7 +394,7 @@ proptest! {
                 serde_json::from_value(value).unwrap()
             };
             let slots = places.iter().map(slot).collect();
-            let inventory = Inventory::read(Some(slots), vec![]).unwrap();
+            let inventory = Inventory::read(Slots::Listed(slots), vec![]).unwrap();
             inventory.entities().iter().map(|e| e.props.clone()).collect::<Vec<_>>()
         };
         prop_assert_eq!(read(&slots), read(&shuffled));

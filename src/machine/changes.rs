@@ -113,6 +113,7 @@ mod tests {
 
     use super::super::removal::Removal;
     use super::*;
+    use crate::inventory::Slots;
 
     /// Four entities of one vCPU; those in `plugged` are present with these threads.
     fn inventory(plugged: &[(u32, u32)]) -> Inventory {
@@ -123,10 +124,10 @@ mod tests {
         });
         let slots = slots.map(|slot| serde_json::from_value(slot).unwrap());
         let cpus = plugged.iter().map(
-            |&(n, thread)| json!({"qom-path": path(n), "thread-id": thread, "target": "x86_64"}),
+            |&(n, thread)| json!({"cpu-index": n, "qom-path": path(n), "thread-id": thread, "target": "x86_64"}),
         );
         let cpus = cpus.map(|cpu| serde_json::from_value(cpu).unwrap());
-        Inventory::read(Some(slots.collect()), cpus.collect()).unwrap()
+        Inventory::read(Slots::Listed(slots.collect()), cpus.collect()).unwrap()
     }
 
     fn told(changes: &[Change]) -> Vec<(u32, Cause, Option<u32>)> {

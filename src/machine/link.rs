@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use crate::host::Leader;
-use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory};
+use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, Slots};
 use crate::qmp::{self, Client, Closed, Event, Identity};
 use crate::text::Text;
 
@@ -68,31 +70,55 @@ impl Link {
         }
     }
 
-    async fn look_once(&self) -> Result<Look, Closed> {
-        let has_query = self
-            .identity
-            .commands
-            .contains(&Text::lossy("query-hotpluggable-cpus"));
-        let hotpluggable = has_query.then(|| {
-            self.client
-                .send::<Vec<HotpluggableCpu>>("query-hotpluggable-cpus", None)
-        });
-        let cpus = self
+    fn has(&self, command: &str) -> bool {
+        self.identity.commands.contains(command)
+    }
+
+    /// The CPUs of a QEMU that does not list them (before 2.7): it has no query for their number,
+    /// but says it when it is asked to add one beyond.
+    async fn counted_slots(&self) -> Result<(Slots, Option<Text>), Closed> {
+        if !self.has("cpu-add") {
+            return Ok((Slots::Fixed, None));
+        }
+        let beyond = json!({"id": i32::MAX});
+        match self
             .client
-            .send::<Vec<CpuInfoFast>>("query-cpus-fast", None);
+            .send::<IgnoredAny>("cpu-add", Some(beyond))
+            .wait()
+            .await
+        {
+            Err(qmp::Error::Command { error, .. }) => Ok(match max_allowed(error.desc.as_str()) {
+                Some(max) => (Slots::Counted(max), None),
+                None => (Slots::Fixed, Some(error.desc)),
+            }),
+            Err(error) => Err(broken(error)),
+            Ok(_) => Err(Closed::Malformed("a CPU that cannot be".into())),
+        }
+    }
+
+    async fn look_once(&self) -> Result<Look, Closed> {
+        let slots = self.has("query-hotpluggable-cpus").then(|| {
+            let query = "query-hotpluggable-cpus";
+            self.client.send::<Vec<HotpluggableCpu>>(query, None)
+        });
+        let query = match self.has("query-cpus-fast") {
+            true => "query-cpus-fast",
+            false => "query-cpus",
+        };
+        let cpus = self.client.send::<Vec<CpuInfoFast>>(query, None);
         let status = self.client.send::<StatusInfo>("query-status", None);
 
-        let (hotpluggable, no_hotplug) = match hotpluggable {
-            None => (None, None),
+        let (slots, no_hotplug) = match slots {
+            None => self.counted_slots().await?,
             Some(reply) => match reply.wait().await {
-                Ok(list) => (Some(list), None),
-                Err(qmp::Error::Command { error, .. }) => (None, Some(error.desc)),
+                Ok(list) => (Slots::Listed(list), None),
+                Err(qmp::Error::Command { error, .. }) => (Slots::Fixed, Some(error.desc)),
                 Err(error) => return Err(broken(error)),
             },
         };
         let cpus = cpus.wait().await.map_err(broken)?;
         let run_state = status.wait().await.map_err(broken)?.status;
-        let mut inventory = Inventory::read(hotpluggable, cpus)
+        let mut inventory = Inventory::read(slots, cpus)
             .map_err(|contradiction| Closed::Malformed(contradiction.to_string()))?;
         let foreign = inventory.trust_threads(self.leader.pid(), |t| self.leader.has_task(t));
         if !foreign.is_empty() {
@@ -106,10 +132,30 @@ impl Link {
     }
 }
 
+/// The greatest CPU number in a refusal such as `Unable to add CPU: 2147483647, max allowed: 3`.
+fn max_allowed(refusal: &str) -> Option<u32> {
+    let (_, number) = refusal.rsplit_once("max allowed: ")?;
+    number.trim().parse::<u32>().ok()?.checked_add(1)
+}
+
 /// A query that every QEMU has was not answered as every QEMU does.
 pub(super) fn broken(error: qmp::Error) -> Closed {
     match error {
         qmp::Error::Closed(closed) => closed,
         other => Closed::Malformed(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::max_allowed;
+
+    #[test]
+    fn the_number_of_cpus_is_in_the_refusal() {
+        let refusal = "Unable to add CPU: 2147483647, max allowed: 3";
+        assert_eq!(max_allowed(refusal), Some(4));
+        assert_eq!(max_allowed("Not supported"), None);
+        assert_eq!(max_allowed("max allowed: 4294967295"), None);
+        assert_eq!(max_allowed("max allowed: -1"), None);
     }
 }

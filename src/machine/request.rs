@@ -15,7 +15,7 @@ use super::notice::Cause;
 use super::removal::{Removal, Waiter};
 use super::session::removal_failed;
 use super::snapshot::Snapshot;
-use crate::inventory::{Entity, Inventory, Plan};
+use crate::inventory::{Entity, HotplugMethod, Inventory, Plan};
 use crate::qmp::{self, Closed, CommandError, Reply};
 
 /// A removal that is asked for again after this time is passed on to QEMU again. Before it QEMU
@@ -88,7 +88,7 @@ impl Actor {
         let refusal = |entity: &&Entity| {
             let error = errors.iter().find(|(first, _)| *first == entity.first);
             let unlisted = "QEMU took the request and does not list the CPU";
-            let reason = error.map_or(unlisted.to_owned(), |(_, error)| error.desc.to_string());
+            let reason = error.map_or(unlisted.to_owned(), |(_, error)| in_words(error));
             Refusal {
                 vcpus: entity.vcpus().collect(),
                 reason,
@@ -169,8 +169,8 @@ impl Actor {
             match refusal(reply).await? {
                 // QEMU still has the first request; that it takes no second is no failure.
                 Some(_) if is_again => {}
-                Some(error) => {
-                    let reason = error.desc.to_string();
+                Some(error) if !is_under_way(&error) => {
+                    let reason = in_words(&error);
                     let alias = entity.alias().unwrap_or_default();
                     let vcpus = entity.vcpus();
                     for news in removal_failed(vcpus, alias, Cause::Request, Some(uid), &reason) {
@@ -179,7 +179,7 @@ impl Actor {
                     let vcpus = entity.vcpus().collect();
                     refused.push(Refusal { vcpus, reason });
                 }
-                None => {
+                _ => {
                     let vcpus = entity.vcpus().collect();
                     let asked = Instant::now();
                     self.removals
@@ -226,8 +226,11 @@ async fn plug(
     for attempt in 0..8 {
         let mut replies: Vec<(&Entity, Reply<IgnoredAny>)> = Vec::new();
         for entity in std::mem::take(&mut left) {
-            let arguments = device_add_arguments(entity, attempt);
-            replies.push((entity, link.client.send("device_add", Some(arguments))));
+            let (command, arguments) = match inventory.method() {
+                HotplugMethod::CpuAdd => ("cpu-add", json!({"id": entity.first})),
+                _ => ("device_add", device_add_arguments(entity, attempt)),
+            };
+            replies.push((entity, link.client.send(command, Some(arguments))));
         }
         refused.retain(|(_, error)| !is_duplicate_id(error));
         for (entity, reply) in replies {
@@ -260,6 +263,27 @@ fn device_add_arguments(entity: &Entity, attempt: u32) -> Value {
 
 fn is_duplicate_id(error: &CommandError) -> bool {
     error.desc.as_str().starts_with("Duplicate device ID")
+}
+
+/// Somebody else asked QEMU for the same before.
+fn is_under_way(error: &CommandError) -> bool {
+    error
+        .desc
+        .as_str()
+        .contains("already in the process of unplug")
+}
+
+/// QEMU's text, with what it means to the caller where QEMU does not say.
+fn in_words(error: &CommandError) -> String {
+    let text = error.desc.as_str();
+    let meaning = if text.contains("not allowed while migrating") {
+        " (ask again when the migration is over)"
+    } else if text.contains("unplug request for not supported device type") {
+        " (no operating system has taken charge of the CPUs yet; ask again when the guest is up)"
+    } else {
+        ""
+    };
+    format!("{text}{meaning}")
 }
 
 /// Waits for a command whose result is empty; QEMU's refusal is no failure here.

@@ -93,8 +93,7 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let kvm = optional(kvm.wait().await)?.is_some_and(|k| k.enabled);
 
     // QEMU 11 names them all; before it, what is not KVM is TCG but for rare builds.
-    let accelerators = Text::lossy("query-accelerators");
-    let accelerator = if commands.contains(&accelerators) {
+    let accelerator = if commands.contains("query-accelerators") {
         let reply = client.send::<AcceleratorInfo>("query-accelerators", None);
         optional(reply.wait().await)?.map(|a| a.enabled)
     } else {
