@@ -20,7 +20,8 @@ pub struct MachineObject {
     authority: Authority,
 }
 
-/// The vCPUs that came, that went, and that are leaving.
+/// The vCPUs that came, that went, and that are leaving. Methods write it out: zbus takes the
+/// arguments of a reply from what stands there.
 type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 
 /// A dictionary of the kind `a{sv}`.
@@ -87,7 +88,7 @@ impl MachineObject {
         count: u32,
         options: HashMap<String, OwnedValue>,
         #[zbus(header)] header: Header<'_>,
-    ) -> Result<Changed, Error> {
+    ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
         self.set(&header, Target::Count(count), options).await
     }
 
@@ -98,7 +99,7 @@ impl MachineObject {
         online: bool,
         options: HashMap<String, OwnedValue>,
         #[zbus(header)] header: Header<'_>,
-    ) -> Result<Changed, Error> {
+    ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
         let vcpus = vcpus.into_iter().collect();
         let target = if online {
             Target::Present(vcpus)

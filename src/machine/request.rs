@@ -283,7 +283,7 @@ fn in_words(error: &CommandError) -> String {
     } else {
         ""
     };
-    format!("{text}{meaning}")
+    format!("{error}{meaning}")
 }
 
 /// Waits for a command whose result is empty; QEMU's refusal is no failure here.
