@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::host::Leader;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, Slots};
-use crate::qmp::{self, Client, Closed, Event, Identity};
+use crate::qmp::{self, AcpiOst, Client, Closed, Event, Identity};
 use crate::text::Text;
 
 /// A QEMU that answered.
@@ -68,6 +68,24 @@ impl Link {
             }
             tries += 1;
         }
+    }
+
+    /// What the guest said last of each CPU slot; empty where QEMU does not keep it.
+    pub(super) async fn ospm_status(&self) -> Result<Vec<AcpiOst>, Closed> {
+        if !self.has("query-acpi-ospm-status") {
+            return Ok(Vec::new());
+        }
+        let reply = self
+            .client
+            .send::<Vec<AcpiOst>>("query-acpi-ospm-status", None);
+        let mut status = match reply.wait().await {
+            Ok(status) => status,
+            // A machine type without ACPI.
+            Err(qmp::Error::Command { .. }) => Vec::new(),
+            Err(error) => return Err(broken(error)),
+        };
+        status.retain(|ost| ost.slot_type.as_str() == "CPU");
+        Ok(status)
     }
 
     fn has(&self, command: &str) -> bool {

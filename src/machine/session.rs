@@ -84,13 +84,28 @@ impl Actor {
             "connected"
         );
         if known {
-            self.take_in(snapshot, look, &clues, Vec::new()).await;
+            let missed = self.missed_refusals(link).await?;
+            self.take_in(snapshot, look, &clues, missed).await;
         } else {
             snapshot.take_look(look);
             self.publish(snapshot).await;
         }
         self.connected().await;
         Ok(())
+    }
+
+    /// The open removals that the guest refused while there was no connection to tell.
+    async fn missed_refusals(&self, link: &Link) -> Result<Vec<(u32, String)>, Closed> {
+        let leaving = self.removals.leaving();
+        if leaving.is_empty() {
+            return Ok(Vec::new());
+        }
+        let status = link.ospm_status().await?;
+        let refusal = |ost: &AcpiOst| Some((self.entity_of(ost)?, ost.refusal()?));
+        let refusals = status.iter().filter_map(refusal);
+        Ok(refusals
+            .filter(|(first, _)| leaving.contains(first))
+            .collect())
     }
 
     /// When the inventory must be looked at next.
