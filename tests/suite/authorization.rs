@@ -1,0 +1,127 @@
+//! Who may change the number of vCPUs.
+
+use vcpud::names::error_name;
+
+use crate::harness::*;
+
+/// A rule that looks at every detail.
+const RULE: &str = r#"
+polkit.addRule(function(action, subject) {
+    var details = ["machine", "uuid", "operation", "current", "vcpus"].map(function(key) {
+        return action.lookup(key);
+    });
+    var allowed = [
+        "web,c0ffee00-1234-4abc-8def-0123456789ab,add,1,3",
+        "web,c0ffee00-1234-4abc-8def-0123456789ab,remove,3,2",
+    ];
+    if (action.id == "org.vcpud1.set-vcpus" && subject.user == "nobody" &&
+        allowed.indexOf(details.join(",")) >= 0) {
+        return polkit.Result.YES;
+    }
+});
+"#;
+
+const NOBODY: u32 = 65534;
+
+/// Scripted QEMUs, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn a_rule_can_let_a_user_resize_one_machine() {
+    assert!(RULE.contains(UUID));
+    let world = World::with_polkit(RULE).await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let other = world.peer("db", Model::x86(1, 4));
+    let web = world.machine("web").await;
+    let db = world.machine("db").await;
+    let set = |machine, count| world.set_as_nobody(Interaction::Forbidden, machine, count);
+
+    let mark = world.signals.mark().await;
+    assert_eq!(set(&web, 3).await, Ok("auauau 2 1 2 0 0".to_owned()));
+    let came = added(&world.signals.since(mark).await);
+    assert_eq!(ids(&came), [1, 2]);
+    assert!(came.iter().all(|vcpu| vcpu.uid == Some(NOBODY)), "{came:?}");
+
+    for (machine, count) in [(&web, 4), (&web, 1), (&db, 3)] {
+        let failure = set(machine, count).await.unwrap_err();
+        failure.assert(error_name::INTERACTIVE_AUTHORIZATION_REQUIRED, &[]);
+    }
+    assert_eq!(peer.count("device_add"), 2);
+    assert_eq!(peer.count("device_del"), 0);
+    assert_eq!(other.count("device_add"), 0);
+
+    let mark = world.signals.mark().await;
+    assert_eq!(set(&web, 2).await, Ok("auauau 0 1 2 0".to_owned()));
+    let gone = removed(&world.signals.since(mark).await);
+    assert_eq!((gone[0].id, gone[0].uid), (2, Some(NOBODY)));
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn whom_polkit_does_not_let_pass_changes_nothing() {
+    let world = World::with_polkit("").await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let asked = peer.all_calls();
+
+    let mark = world.signals.mark().await;
+    for (interaction, error) in [
+        (
+            Interaction::Forbidden,
+            error_name::INTERACTIVE_AUTHORIZATION_REQUIRED,
+        ),
+        // There is nobody to type a password.
+        (Interaction::Allowed, error_name::ACCESS_DENIED),
+    ] {
+        // Not even whether it could be done is told.
+        for count in [3, 99] {
+            let result = world.set_as_nobody(interaction, &machine, count).await;
+            result.unwrap_err().assert(error, &["org.vcpud1.set-vcpus"]);
+        }
+    }
+    assert_eq!(world.signals.since(mark).await, []);
+    assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
+    // Root may, and everyone may read.
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    let call = [
+        "org.vcpud1",
+        machine.path(),
+        "org.vcpud1.Machine",
+        "ListVcpus",
+    ];
+    let listed = world
+        .as_nobody(Interaction::Forbidden, &call)
+        .await
+        .unwrap();
+    assert!(listed.starts_with("aa{sv} 4 "), "{listed}");
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn a_rule_that_says_no_is_final() {
+    let rule = "polkit.addRule(function() { return polkit.Result.NO; });";
+    let world = World::with_polkit(rule).await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    for interaction in [Interaction::Forbidden, Interaction::Allowed] {
+        let result = world.set_as_nobody(interaction, &machine, 3).await;
+        result
+            .unwrap_err()
+            .assert(error_name::ACCESS_DENIED, &["org.vcpud1.set-vcpus"]);
+    }
+    assert_eq!(peer.count("device_add"), 0);
+}
+
+/// Scripted QEMU, dbus-daemon without polkitd, busctl as nobody.
+#[tokio::test]
+async fn without_polkit_only_root_may() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let asked = peer.all_calls();
+    for interaction in [Interaction::Forbidden, Interaction::Allowed] {
+        let result = world.set_as_nobody(interaction, &machine, 3).await;
+        let failure = result.unwrap_err();
+        failure.assert(error_name::ACCESS_DENIED, &["polkit did not answer"]);
+    }
+    assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
+    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+}

@@ -1,0 +1,169 @@
+//! The running service, the documentation of its interface, the policies: they say the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use vcpud::bus::Action;
+use vcpud::names::error_name;
+use zbus::fdo::IntrospectableProxy;
+use zbus_xml::{Annotation, Arg, Interface, Node};
+
+use crate::harness::*;
+
+/// An interface as text: a line for each member, with all that is part of the contract.
+type Members = BTreeSet<String>;
+
+fn file(path: &str) -> String {
+    let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The service's own interfaces in `xml`, by name.
+fn interfaces(xml: &str) -> BTreeMap<String, Members> {
+    let node = Node::try_from(xml).expect("introspection data");
+    let own = |interface: &&Interface<'_>| interface.name().starts_with("org.vcpud1.");
+    let own = node.interfaces().iter().filter(own);
+    own.map(|interface| (interface.name().to_string(), members(interface)))
+        .collect()
+}
+
+fn members(interface: &Interface<'_>) -> Members {
+    let methods = interface.methods().iter().map(|method| {
+        let notes = notes(method.annotations());
+        format!(
+            "method {}{}{notes}",
+            method.name(),
+            args(method.args(), "in")
+        )
+    });
+    let signals = interface.signals().iter().map(|signal| {
+        let notes = notes(signal.annotations());
+        format!(
+            "signal {}{}{notes}",
+            signal.name(),
+            args(signal.args(), "out")
+        )
+    });
+    let properties = interface.properties().iter().map(|property| {
+        let (name, access) = (property.name(), property.access());
+        let notes = notes(property.annotations());
+        format!(
+            "property {name} {} {access:?}{notes}",
+            property.ty().inner()
+        )
+    });
+    methods.chain(signals).chain(properties).collect()
+}
+
+fn args(args: &[Arg], default: &str) -> String {
+    let arg = |arg: &Arg| {
+        let direction = arg
+            .direction()
+            .map_or(default.to_owned(), |d| format!("{d:?}"));
+        let name = arg.name().unwrap_or("?");
+        format!(" {}:{name}:{}", direction.to_lowercase(), arg.ty().inner())
+    };
+    args.iter().map(arg).collect()
+}
+
+fn notes(annotations: &[Annotation]) -> String {
+    // That changes are told is the default, and need not be said.
+    let is_default =
+        |a: &&Annotation| a.name().ends_with(".EmitsChangedSignal") && a.value() == "true";
+    let said = annotations.iter().filter(|a| !is_default(a));
+    said.map(|a| format!(" {}={}", a.name(), a.value()))
+        .collect()
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn the_service_has_the_interfaces_that_its_manual_describes() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let mut served = BTreeMap::new();
+    for path in ["/org/vcpud1", machine.path()] {
+        let builder = IntrospectableProxy::builder(&world.connection);
+        let builder = builder
+            .destination("org.vcpud1")
+            .unwrap()
+            .path(path)
+            .unwrap();
+        let proxy = builder.build().await.unwrap();
+        served.extend(interfaces(&proxy.introspect().await.unwrap()));
+    }
+    let described = interfaces(&file("dbus/org.vcpud1.xml"));
+    assert_eq!(
+        served.keys().collect::<Vec<_>>(),
+        ["org.vcpud1.Machine", "org.vcpud1.Manager"]
+    );
+    for (name, members) in &served {
+        let described = &described[name];
+        let undescribed: Vec<_> = members.difference(described).collect();
+        let unserved: Vec<_> = described.difference(members).collect();
+        assert!(
+            undescribed.is_empty() && unserved.is_empty(),
+            "{name}: served, but not described: {undescribed:#?}, described, but not served: {unserved:#?}"
+        );
+    }
+    assert_eq!(described.len(), served.len());
+}
+
+/// No part but the files.
+#[test]
+fn the_manual_explains_every_error() {
+    let manual = file("dbus/org.vcpud1.xml");
+    for name in error_name::ALL {
+        assert!(
+            manual.contains(&format!("{name} ")),
+            "{name} is not explained"
+        );
+    }
+    let explained = manual.split("org.vcpud1.Error.").skip(1);
+    for name in explained.filter_map(|rest| rest.split_whitespace().next()) {
+        let name = format!("org.vcpud1.Error.{name}");
+        assert!(
+            error_name::ALL.contains(&name.as_str()),
+            "there is no {name}"
+        );
+    }
+}
+
+/// No part but the files.
+#[test]
+fn polkit_knows_the_actions_of_the_service_and_no_others() {
+    let policy = file("polkit/org.vcpud1.policy");
+    let ids = policy.split("<action id=\"").skip(1);
+    let known: BTreeSet<&str> = ids.filter_map(|rest| rest.split('"').next()).collect();
+    let used: BTreeSet<&str> = Action::ALL.iter().map(|action| action.id()).collect();
+    assert_eq!(known, used);
+}
+
+/// dbus-daemon, busctl as nobody.
+#[tokio::test]
+async fn everyone_may_call_the_service_and_only_root_may_be_it() {
+    const BUS: [&str; 3] = [
+        "org.freedesktop.DBus",
+        "/org/freedesktop/DBus",
+        "org.freedesktop.DBus",
+    ];
+    let world = World::without_service().await;
+    let claim = [&BUS[..], &["RequestName", "su", "org.vcpud1", "0"]].concat();
+    let failure = world.as_nobody(Interaction::Forbidden, &claim).await;
+    failure
+        .unwrap_err()
+        .assert(error_name::ACCESS_DENIED, &["org.vcpud1"]);
+
+    let mut world = world;
+    world.serve().await;
+    let call = [
+        "org.vcpud1",
+        "/org/vcpud1",
+        "org.vcpud1.Manager",
+        "ListMachines",
+    ];
+    let listed = world.as_nobody(Interaction::Forbidden, &call).await;
+    assert_eq!(listed, Ok("a(sou) 0".to_owned()));
+    let version = world.manager().await.version().await.unwrap();
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+}

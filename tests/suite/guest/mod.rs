@@ -1,0 +1,11 @@
+//! What only a real QEMU with a real guest can prove.
+
+mod boot_vcpus;
+mod callers;
+mod ejection;
+mod end;
+mod firmware;
+mod growth;
+mod pending;
+mod refusal;
+mod single_thread;

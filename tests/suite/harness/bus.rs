@@ -1,0 +1,131 @@
+//! A system bus of the test's own: a real dbus-daemon with the policy of Debian's system bus.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use futures_util::StreamExt;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use zbus::Connection;
+use zbus::connection::Builder;
+use zbus::fdo::DBusProxy;
+
+use super::process::{Process, command};
+use super::wait::within;
+
+/// As `/usr/share/dbus-1/system.conf` and polkit's own policy, without what starts services.
+const CONFIG: &str = r#"
+<busconfig>
+  <type>system</type>
+  <auth>EXTERNAL</auth>
+  <listen>unix:path=@directory@/bus</listen>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+    <allow send_destination="org.freedesktop.PolicyKit1"/>
+  </policy>
+  <policy user="polkitd">
+    <allow own="org.freedesktop.PolicyKit1"/>
+  </policy>
+  <include>@project@/dbus/org.vcpud1.conf</include>
+</busconfig>
+"#;
+
+/// A running bus and a directory for all that belongs to it.
+pub(crate) struct Bus {
+    daemon: Process,
+    address: String,
+    directory: TempDir,
+}
+
+impl Bus {
+    /// Starts a bus.
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("vcpud-test.")
+            .permissions(fs::Permissions::from_mode(0o755)) // for other users of the bus
+            .tempdir()
+            .expect("there is room for a directory");
+        let config = CONFIG
+            .replace("@directory@", directory.path().to_str().expect("UTF-8"))
+            .replace("@project@", env!("CARGO_MANIFEST_DIR"));
+        let file = directory.path().join("bus.conf");
+        fs::write(&file, config).expect("the directory is writable");
+
+        let mut command = command("dbus-daemon");
+        command
+            .arg("--config-file")
+            .arg(&file)
+            .args(["--nofork", "--print-address"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut daemon = Process::spawn("dbus-daemon", &mut command);
+        let stdout = daemon.child.stdout.take().expect("it is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let address = within("the address of the bus", lines.next_line()).await;
+        Self {
+            daemon,
+            address: address
+                .expect("dbus-daemon writes UTF-8")
+                .expect("dbus-daemon starts"),
+            directory,
+        }
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(&mut self) {
+        self.daemon.kill().await;
+    }
+
+    /// Its address, as in `DBUS_SYSTEM_BUS_ADDRESS`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The directory of the test, which everyone may enter.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What a service on this bus gets as `RUNTIME_DIRECTORY`.
+    pub(crate) fn runtime_directory(&self) -> PathBuf {
+        self.directory().join("run")
+    }
+
+    /// A connection to it, as the user of the test.
+    pub(crate) async fn connect(&self) -> Connection {
+        let builder = Builder::address(self.address()).expect("dbus-daemon gives addresses");
+        within("a connection to the bus", builder.build())
+            .await
+            .expect("the bus takes the test")
+    }
+}
+
+/// Waits until somebody owns `name`.
+pub(crate) async fn owned(connection: &Connection, name: &'static str) {
+    let bus = DBusProxy::new(connection).await.expect("the bus is there");
+    let filter = [(0, name)];
+    let changes = bus.receive_name_owner_changed_with_args(&filter);
+    let mut changes = changes.await.expect("the bus tells of names");
+    if !is_owned(connection, name).await {
+        within(format!("an owner of {name}"), changes.next()).await;
+    }
+}
+
+/// Whether somebody owns `name` now.
+pub(crate) async fn is_owned(connection: &Connection, name: &'static str) -> bool {
+    let bus = DBusProxy::new(connection).await.expect("the bus is there");
+    let name = name.try_into().expect("a bus name");
+    bus.name_has_owner(name).await.expect("the bus answers")
+}

@@ -1,0 +1,162 @@
+//! A machine as a client of the service sees it.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use vcpud::proxy::{Changed, MachineProxy};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, DBusError};
+use zvariant::{OwnedObjectPath, Value};
+
+use super::json::{Dict, dict};
+use super::signals::Signals;
+use super::wait::within;
+
+/// A machine; all of the proxy's methods, and a few more.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    proxy: MachineProxy<'static>,
+    signals: Signals,
+}
+
+/// The error of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+/// What a call comes to.
+pub(crate) type Outcome = Result<Changed, Failure>;
+
+impl Deref for Machine {
+    type Target = MachineProxy<'static>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.proxy
+    }
+}
+
+impl Machine {
+    /// The machine at `path`.
+    pub(crate) async fn new(
+        connection: &Connection,
+        path: OwnedObjectPath,
+        signals: Signals,
+    ) -> Self {
+        let builder = MachineProxy::builder(connection)
+            .path(path)
+            .expect("a path");
+        let proxy = builder.cache_properties(CacheProperties::No).build().await;
+        let proxy = proxy.expect("the bus is there");
+        Self { proxy, signals }
+    }
+
+    /// Its object path.
+    pub(crate) fn path(&self) -> &str {
+        self.proxy.inner().path().as_str()
+    }
+
+    /// `SetVcpus` without options.
+    pub(crate) async fn set(&self, count: u32) -> Outcome {
+        self.set_with(count, &[]).await
+    }
+
+    /// `SetVcpus` with options.
+    pub(crate) async fn set_with(&self, count: u32, options: &[(&str, Value<'_>)]) -> Outcome {
+        let options: HashMap<&str, Value<'_>> = options
+            .iter()
+            .map(|(key, value)| (*key, value.try_clone().expect("no descriptors in it")))
+            .collect();
+        let call = self.proxy.set_vcpus(count, options);
+        let result = within(format!("the answer to SetVcpus({count})"), call).await;
+        result.map_err(Failure::of)
+    }
+
+    /// `SetVcpus` that does not wait for removals.
+    pub(crate) async fn set_async(&self, count: u32) -> Outcome {
+        self.set_with(count, &[("async", true.into())]).await
+    }
+
+    /// `SetVcpus` that waits for removals as long as it takes.
+    pub(crate) async fn set_patiently(&self, count: u32) -> Outcome {
+        let limit = Duration::from_secs(600).as_micros() as u64;
+        self.set_with(count, &[("timeout-usec", limit.into())])
+            .await
+    }
+
+    /// Starts a `SetVcpus` that waits for removals as long as it takes.
+    pub(crate) fn start_set(&self, count: u32) -> JoinHandle<Outcome> {
+        let machine = self.clone();
+        tokio::spawn(async move { machine.set_patiently(count).await })
+    }
+
+    /// `ListVcpus`.
+    pub(crate) async fn rows(&self) -> Vec<Dict> {
+        let rows = within("ListVcpus", self.proxy.list_vcpus()).await;
+        let rows = rows.expect("ListVcpus answers");
+        rows.iter().map(dict).collect()
+    }
+
+    /// The numbers of the vCPUs that `ListVcpus` calls present.
+    pub(crate) async fn present(&self) -> Vec<u32> {
+        let rows = self.rows().await;
+        let present = rows.iter().filter(|row| row["present"] == true);
+        let ids = present.map(|row| row["id"].as_u64().expect("a number") as u32);
+        ids.collect()
+    }
+
+    /// `PendingRemovals`.
+    pub(crate) async fn pending(&self) -> Vec<u32> {
+        let pending = self.proxy.pending_removals().await;
+        pending.expect("the property is there")
+    }
+
+    /// Waits until `property` is `wanted`.
+    pub(crate) async fn wait_for(&self, property: &str, wanted: impl Into<Value<'static>>) {
+        let wanted = wanted.into();
+        let mut signals = self.signals.clone();
+        let reached = async {
+            loop {
+                signals.catch_up();
+                let value = self
+                    .proxy
+                    .inner()
+                    .get_property::<zvariant::OwnedValue>(property);
+                if *value.await.expect("the property is there") == wanted {
+                    return;
+                }
+                signals.next().await;
+            }
+        };
+        within(format!("{property} to be {wanted:?}"), reached).await;
+    }
+}
+
+impl Failure {
+    /// The error that a method of the service gave.
+    pub(crate) fn of(error: zbus::Error) -> Self {
+        match error {
+            zbus::Error::MethodError(name, Some(text), _) => Self {
+                name: name.to_string(),
+                text,
+            },
+            zbus::Error::FDO(error) => Self {
+                name: error.name().to_string(),
+                text: error.description().unwrap_or_default().to_owned(),
+            },
+            other => panic!("not an error of the service: {other}"),
+        }
+    }
+
+    /// Checks the name of the error, and that its text has all of `parts`.
+    #[track_caller]
+    pub(crate) fn assert(&self, name: &str, parts: &[&str]) {
+        assert_eq!(self.name, name, "{}", self.text);
+        for part in parts {
+            assert!(self.text.contains(part), "no {part:?} in {:?}", self.text);
+        }
+    }
+}

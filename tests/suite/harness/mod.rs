@@ -1,0 +1,23 @@
+//! What tests are made of: real parts where they can be had, and a scripted QEMU.
+
+mod bus;
+mod guest;
+mod json;
+mod machine;
+mod polkit;
+mod process;
+mod scripted;
+mod service;
+mod signals;
+mod wait;
+mod world;
+
+pub(crate) use bus::{is_owned, owned};
+pub(crate) use guest::{Boot, MAX_VCPUS, Qemu};
+pub(crate) use json::{Dict, dict};
+pub(crate) use machine::{Failure, Machine};
+pub(crate) use scripted::{Model, Peer, Removal, Threads, UUID, deleted, event, ost};
+pub(crate) use service::Service;
+pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
+pub(crate) use wait::within;
+pub(crate) use world::{Interaction, World};

@@ -1,0 +1,63 @@
+//! Child processes that do not outlive their test.
+
+use std::ffi::OsStr;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use super::wait::within;
+
+/// A command that runs `program`, and is killed where the test cannot do so any more.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+/// A running program. It is killed when this is dropped.
+pub(crate) struct Process {
+    name: String,
+    pid: u32,
+    pub(crate) child: Child,
+}
+
+impl Process {
+    /// Starts what [`command`] gave, called `name` where something goes wrong.
+    pub(crate) fn spawn(name: &str, command: &mut Command) -> Self {
+        let child = command.kill_on_drop(true).spawn();
+        let child = child.unwrap_or_else(|error| {
+            panic!("cannot run {name} ({error}); run tests/setup to install what is missing")
+        });
+        let pid = child.id().expect("nobody waited for it yet");
+        let name = name.to_owned();
+        Self { name, pid, child }
+    }
+
+    /// Its PID.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends it `SIGTERM`.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid as i32));
+        kill_process(pid.expect("it is running"), Signal::TERM).expect("it can be signalled");
+    }
+
+    /// Kills it and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        let killed = self.child.kill();
+        within(format!("the end of {}", self.name), killed)
+            .await
+            .expect("it can be killed");
+    }
+
+    /// Waits until it ends.
+    pub(crate) async fn wait(&mut self) -> ExitStatus {
+        let ended = self.child.wait();
+        within(format!("{} to end", self.name), ended)
+            .await
+            .expect("it can be waited for")
+    }
+}

@@ -1,0 +1,232 @@
+//! A QMP peer that does what a real QEMU cannot be made to do. It lives in the test's process,
+//! which is thus the leader of its machine.
+
+mod model;
+mod thread;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::wait::within;
+
+pub(crate) use model::{Call, Model, Removal, Threads, UUID, deleted, event, ost};
+
+/// What to send instead of what the model answers; `None` for what it answers.
+type Script = Box<dyn FnMut(&mut Model, &Call) -> Option<Vec<Value>> + Send>;
+
+/// A scripted QEMU. It ends when this is dropped.
+pub(crate) struct Peer {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    /// The first thing that a client is told.
+    opening: String,
+    model: Mutex<Model>,
+    script: Mutex<Script>,
+    calls: watch::Sender<Vec<Call>>,
+    /// Whether clients are greeted; else they wait, as those of a QEMU that is stopped.
+    accepting: watch::Sender<bool>,
+    /// How many clients there have been, and the way to the present one.
+    clients: watch::Sender<u32>,
+    outgoing: Mutex<mpsc::UnboundedSender<Outgoing>>,
+}
+
+enum Outgoing {
+    Bytes(Vec<u8>),
+    HangUp,
+}
+
+impl Peer {
+    /// Listens at `socket` with `model`.
+    pub(crate) fn start(socket: &Path, model: Model) -> Self {
+        Self::listen(socket, model, &format!("{}\r\n", greeting()), true)
+    }
+
+    /// Listens at `socket` and greets clients with `opening`.
+    pub(crate) fn start_with(socket: &Path, opening: &str) -> Self {
+        Self::listen(socket, Model::x86(1, 1), opening, true)
+    }
+
+    /// Listens, but says nothing until [`Peer::accept`].
+    pub(crate) fn start_silent(socket: &Path, model: Model) -> Self {
+        Self::listen(socket, model, &format!("{}\r\n", greeting()), false)
+    }
+
+    fn listen(socket: &Path, model: Model, opening: &str, accepting: bool) -> Self {
+        let listener = UnixListener::bind(socket).expect("the socket can be made");
+        let shared = Arc::new(Shared {
+            model: Mutex::new(model),
+            opening: opening.to_owned(),
+            script: Mutex::new(Box::new(|_, _| None)),
+            calls: watch::Sender::default(),
+            accepting: watch::Sender::new(accepting),
+            clients: watch::Sender::default(),
+            outgoing: Mutex::new(mpsc::unbounded_channel().0),
+        });
+        let task = tokio::spawn(shared.clone().serve_all(listener));
+        Self { shared, task }
+    }
+
+    /// The model, to look at or to change.
+    pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
+        lock(&self.shared.model)
+    }
+
+    /// From now on `script` decides what is sent when a command comes.
+    pub(crate) fn script(
+        &self,
+        script: impl FnMut(&mut Model, &Call) -> Option<Vec<Value>> + Send + 'static,
+    ) {
+        *lock(&self.shared.script) = Box::new(script);
+    }
+
+    /// Sends an event, or any other message.
+    pub(crate) fn send(&self, message: &Value) {
+        self.send_raw(format!("{message}\r\n").into_bytes());
+    }
+
+    /// Sends anything.
+    pub(crate) fn send_raw(&self, bytes: impl Into<Vec<u8>>) {
+        self.tell(Outgoing::Bytes(bytes.into()));
+    }
+
+    /// Closes the connection, and greets no other until [`Peer::accept`].
+    pub(crate) fn hang_up(&self) {
+        self.shared.accepting.send_replace(false);
+        self.tell(Outgoing::HangUp);
+    }
+
+    /// Greets who has connected, and who will.
+    pub(crate) fn accept(&self) {
+        self.shared.accepting.send_replace(true);
+    }
+
+    fn tell(&self, outgoing: Outgoing) {
+        let client = lock(&self.shared.outgoing).send(outgoing);
+        assert!(client.is_ok(), "no client is there");
+    }
+
+    /// How often it was asked `command`.
+    pub(crate) fn count(&self, command: &str) -> usize {
+        self.calls(command).len()
+    }
+
+    /// What it was asked with `command`.
+    pub(crate) fn calls(&self, command: &str) -> Vec<Call> {
+        let calls = self.shared.calls.borrow();
+        let of_command = calls.iter().filter(|call| call.command == command);
+        of_command.cloned().collect()
+    }
+
+    /// How often it was asked anything.
+    pub(crate) fn all_calls(&self) -> usize {
+        self.shared.calls.borrow().len()
+    }
+
+    /// Waits until it was asked `command` `count` times in all.
+    #[track_caller]
+    pub(crate) fn asked(&self, command: &str, count: usize) -> impl Future<Output = ()> {
+        let mut calls = self.shared.calls.subscribe();
+        let what = format!("{command} number {count}");
+        let command = command.to_owned();
+        within(what, async move {
+            let is_enough = |calls: &Vec<Call>| {
+                let of_command = calls.iter().filter(|call| call.command == command);
+                of_command.count() >= count
+            };
+            let _ = calls.wait_for(is_enough).await;
+        })
+    }
+
+    /// How many clients it has had.
+    pub(crate) fn clients(&self) -> u32 {
+        *self.shared.clients.borrow()
+    }
+
+    /// Waits until it has had `count` clients.
+    #[track_caller]
+    pub(crate) fn had_clients(&self, count: u32) -> impl Future<Output = ()> {
+        let mut clients = self.shared.clients.subscribe();
+        within(format!("client number {count}"), async move {
+            let _ = clients.wait_for(|clients| *clients >= count).await;
+        })
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    async fn serve_all(self: Arc<Self>, listener: UnixListener) {
+        let mut accepting = self.accepting.subscribe();
+        loop {
+            let _ = accepting.wait_for(|accepting| *accepting).await;
+            let (stream, _) = listener.accept().await.expect("it can accept");
+            let (sender, outgoing) = mpsc::unbounded_channel();
+            *lock(&self.outgoing) = sender;
+            self.clients.send_modify(|clients| *clients += 1);
+            // A client that goes away is no failure.
+            let _ = self.serve(stream, outgoing).await;
+        }
+    }
+
+    async fn serve(
+        &self,
+        stream: UnixStream,
+        mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    ) -> std::io::Result<()> {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).lines();
+        write.write_all(self.opening.as_bytes()).await?;
+        loop {
+            tokio::select! {
+                line = lines.next_line() => {
+                    let Some(line) = line? else { return Ok(()) };
+                    for message in self.take(&line) {
+                        write.write_all(format!("{message}\r\n").as_bytes()).await?;
+                    }
+                }
+                message = outgoing.recv() => match message {
+                    Some(Outgoing::Bytes(bytes)) => write.write_all(&bytes).await?,
+                    Some(Outgoing::HangUp) | None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Notes the command in `line`; returns what to send.
+    fn take(&self, line: &str) -> Vec<Value> {
+        let mut line: Value = serde_json::from_str(line).expect("the client writes JSON");
+        let call = Call {
+            command: line["execute"].as_str().expect("a command").to_owned(),
+            arguments: line["arguments"].take(),
+            id: line["id"].take(),
+        };
+        let mut model = lock(&self.model);
+        let scripted = lock(&self.script)(&mut model, &call);
+        let answer = scripted.unwrap_or_else(|| model.answer(&call));
+        drop(model);
+        self.calls.send_modify(|calls| calls.push(call));
+        answer
+    }
+}
+
+fn greeting() -> Value {
+    let version = json!({"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": ""});
+    json!({"QMP": {"version": version, "capabilities": ["oob"]}})
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

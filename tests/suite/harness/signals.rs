@@ -1,0 +1,254 @@
+//! Every signal of the service, recorded in order.
+
+use std::collections::HashMap;
+
+use futures_util::StreamExt;
+use serde_json::Value as Json;
+use tokio::sync::watch;
+use zbus::message::{Sequence, Type};
+use zbus::{Connection, MatchRule, Message, MessageStream, fdo};
+use zvariant::{OwnedObjectPath, OwnedValue};
+
+use super::json::{Dict, dict};
+use super::wait::within;
+
+/// One signal.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Signal {
+    MachineAdded(String),
+    MachineRemoved(String),
+    InterfacesAdded(String),
+    InterfacesRemoved(String),
+    /// `PropertiesChanged` of the object at this path.
+    Changed(String, Dict),
+    Added(Vcpu),
+    Removed(Vcpu),
+    RemovalFailed(Vcpu, String),
+}
+
+/// The vCPU of which a signal tells.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Vcpu {
+    pub(crate) machine: String,
+    pub(crate) id: u32,
+    pub(crate) alias: String,
+    pub(crate) cause: String,
+    pub(crate) uid: Option<u32>,
+}
+
+impl Vcpu {
+    /// A vCPU that came, went or stayed because user root asked for it.
+    pub(crate) fn by_request(machine: &str, id: u32, alias: &str) -> Self {
+        Self {
+            uid: Some(0),
+            ..Self::by_cause(machine, id, alias, "request")
+        }
+    }
+
+    /// A vCPU that came, went or stayed though nobody asked the service.
+    pub(crate) fn by_cause(machine: &str, id: u32, alias: &str, cause: &str) -> Self {
+        Self {
+            machine: machine.to_owned(),
+            id,
+            alias: alias.to_owned(),
+            cause: cause.to_owned(),
+            uid: None,
+        }
+    }
+}
+
+/// The recorder.
+#[derive(Clone)]
+pub(crate) struct Signals {
+    connection: Connection,
+    record: watch::Receiver<Vec<Signal>>,
+    /// How far the messages of the connection are read.
+    read: watch::Receiver<Sequence>,
+}
+
+impl Signals {
+    /// Records what comes to `connection` from now on.
+    pub(crate) async fn record(connection: &Connection) -> Self {
+        let mut messages = MessageStream::from(connection);
+        let (recorder, record) = watch::channel(Vec::new());
+        let (reader, read) = watch::channel(Sequence::default());
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = messages.next().await {
+                if let Some(signal) = decode(&message) {
+                    recorder.send_modify(|record| record.push(signal));
+                }
+                reader.send_replace(message.recv_position());
+            }
+        });
+        let rule = MatchRule::builder().msg_type(Type::Signal);
+        let rule = rule.path_namespace("/org/vcpud1").expect("a path").build();
+        let bus = fdo::DBusProxy::new(connection).await;
+        let added = bus.expect("the bus is there").add_match_rule(rule).await;
+        added.expect("the bus takes the rule");
+        Self {
+            connection: connection.clone(),
+            record,
+            read,
+        }
+    }
+
+    /// Where the record stands, with all that the service has sent so far.
+    pub(crate) async fn mark(&self) -> usize {
+        self.all().await.len()
+    }
+
+    /// What was recorded after `mark`, with all that the service has sent so far.
+    pub(crate) async fn since(&self, mark: usize) -> Vec<Signal> {
+        self.all().await.split_off(mark)
+    }
+
+    /// What was recorded before the message at `position`.
+    pub(crate) async fn all_before(&self, position: Sequence) -> Vec<Signal> {
+        let mut reader = self.read.clone();
+        let read = reader.wait_for(|read| *read >= position);
+        let read = within("the record of the signals", read).await;
+        drop(read.expect("the recorder runs"));
+        self.record.borrow().clone()
+    }
+
+    async fn all(&self) -> Vec<Signal> {
+        // What the bus answers now comes after everything that it passed on before.
+        let call = self.connection.call_method(
+            Some("org.freedesktop.DBus"),
+            "/org/freedesktop/DBus",
+            Some("org.freedesktop.DBus"),
+            "GetId",
+            &(),
+        );
+        let answer = call.await.expect("the bus answers");
+        self.all_before(answer.recv_position()).await
+    }
+
+    /// Waits until what was recorded after `mark` fulfils `is_there`; returns it.
+    #[track_caller]
+    pub(crate) fn wait(
+        &self,
+        what: &str,
+        mark: usize,
+        is_there: impl Fn(&[Signal]) -> bool,
+    ) -> impl Future<Output = Vec<Signal>> {
+        let mut record = self.record.clone();
+        within(what, async move {
+            let found = record.wait_for(|record| is_there(&record[mark..]));
+            found.await.expect("the recorder runs")[mark..].to_vec()
+        })
+    }
+
+    /// Forgets what came so far for [`Signals::next`].
+    pub(crate) fn catch_up(&mut self) {
+        self.record.mark_unchanged();
+    }
+
+    /// Waits for the next signal of any kind.
+    pub(crate) async fn next(&mut self) {
+        self.record.changed().await.expect("the recorder runs");
+    }
+}
+
+/// The vCPUs of all `VcpuAdded`.
+pub(crate) fn added(signals: &[Signal]) -> Vec<Vcpu> {
+    let vcpu = |signal: &Signal| match signal {
+        Signal::Added(vcpu) => Some(vcpu.clone()),
+        _ => None,
+    };
+    signals.iter().filter_map(vcpu).collect()
+}
+
+/// The vCPUs of all `VcpuRemoved`.
+pub(crate) fn removed(signals: &[Signal]) -> Vec<Vcpu> {
+    let vcpu = |signal: &Signal| match signal {
+        Signal::Removed(vcpu) => Some(vcpu.clone()),
+        _ => None,
+    };
+    signals.iter().filter_map(vcpu).collect()
+}
+
+/// The vCPUs and reasons of all `VcpuRemovalFailed`.
+pub(crate) fn removal_failed(signals: &[Signal]) -> Vec<(Vcpu, String)> {
+    let vcpu = |signal: &Signal| match signal {
+        Signal::RemovalFailed(vcpu, reason) => Some((vcpu.clone(), reason.clone())),
+        _ => None,
+    };
+    signals.iter().filter_map(vcpu).collect()
+}
+
+/// The numbers of vCPUs, sorted.
+pub(crate) fn ids(vcpus: &[Vcpu]) -> Vec<u32> {
+    let mut ids: Vec<u32> = vcpus.iter().map(|vcpu| vcpu.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// The values that `property` was said to change to, in order.
+pub(crate) fn changes_of(signals: &[Signal], property: &str) -> Vec<Json> {
+    let value = |signal: &Signal| match signal {
+        Signal::Changed(_, properties) => properties.get(property).cloned(),
+        _ => None,
+    };
+    signals.iter().filter_map(value).collect()
+}
+
+fn decode(message: &Message) -> Option<Signal> {
+    if message.message_type() != Type::Signal {
+        return None;
+    }
+    let header = message.header();
+    let path = header.path()?.to_string();
+    if !path.starts_with("/org/vcpud1") {
+        return None; // the bus's own
+    }
+    let machine = || path.rsplit('/').next().unwrap_or_default().to_owned();
+    let vcpu = |(id, alias, details): (u32, String, HashMap<String, OwnedValue>)| {
+        let details = dict(&details);
+        Vcpu {
+            machine: machine(),
+            id,
+            alias,
+            cause: details["cause"].as_str().expect("a word").to_owned(),
+            uid: details
+                .get("uid")
+                .map(|uid| uid.as_u64().expect("u") as u32),
+        }
+    };
+    let body = message.body();
+    Some(match header.member()?.as_str() {
+        "MachineAdded" => Signal::MachineAdded(name(message)),
+        "MachineRemoved" => Signal::MachineRemoved(name(message)),
+        "InterfacesAdded" => Signal::InterfacesAdded(object(message)),
+        "InterfacesRemoved" => {
+            type Body = (OwnedObjectPath, Vec<String>);
+            let (path, _): Body = body.deserialize().expect("oas");
+            Signal::InterfacesRemoved(path.to_string())
+        }
+        "PropertiesChanged" => {
+            type Body = (String, HashMap<String, OwnedValue>, Vec<String>);
+            let (_, changed, _): Body = body.deserialize().expect("sa{sv}as");
+            Signal::Changed(path, dict(&changed))
+        }
+        "VcpuAdded" => Signal::Added(vcpu(body.deserialize().expect("usa{sv}"))),
+        "VcpuRemoved" => Signal::Removed(vcpu(body.deserialize().expect("usa{sv}"))),
+        "VcpuRemovalFailed" => {
+            type Body = (u32, String, String, HashMap<String, OwnedValue>);
+            let (id, alias, reason, details): Body = body.deserialize().expect("ussa{sv}");
+            Signal::RemovalFailed(vcpu((id, alias, details)), reason)
+        }
+        other => panic!("a signal of no known kind: {other}"),
+    })
+}
+
+fn name(message: &Message) -> String {
+    let (name, _): (String, OwnedObjectPath) = message.body().deserialize().expect("so");
+    name
+}
+
+fn object(message: &Message) -> String {
+    type Interfaces = HashMap<String, HashMap<String, OwnedValue>>;
+    let (path, _): (OwnedObjectPath, Interfaces) =
+        message.body().deserialize().expect("oa{sa{sv}}");
+    path.to_string()
+}

@@ -1,0 +1,192 @@
+//! A bus, the service on it and a client: what every test starts with.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::process::Command;
+use vcpud::proxy::ManagerProxy;
+use zbus::Connection;
+use zbus::proxy::CacheProperties;
+
+use super::bus::{self, Bus};
+use super::machine::{Failure, Machine};
+use super::polkit::Polkit;
+use super::scripted::{Model, Peer};
+use super::service::Service;
+use super::signals::{Signal, Signals};
+use super::wait::within;
+
+/// All of it. Parts are dropped in the order of the fields.
+pub(crate) struct World {
+    pub(crate) service: Option<Service>,
+    pub(crate) signals: Signals,
+    pub(crate) connection: Connection,
+    polkit: Option<Polkit>,
+    pub(crate) bus: Bus,
+}
+
+/// Who a call is made as, and whether polkit may ask for a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interaction {
+    Allowed,
+    Forbidden,
+}
+
+impl World {
+    /// A bus with the test as its only client, which records signals.
+    pub(crate) async fn without_service() -> Self {
+        let bus = Bus::start().await;
+        let connection = bus.connect().await;
+        let signals = Signals::record(&connection).await;
+        Self {
+            service: None,
+            signals,
+            connection,
+            polkit: None,
+            bus,
+        }
+    }
+
+    /// The service on a bus without polkit.
+    pub(crate) async fn without_polkit() -> Self {
+        let mut world = Self::without_service().await;
+        world.serve().await;
+        world
+    }
+
+    /// The service on a bus with a polkit that has `rules`.
+    pub(crate) async fn with_polkit(rules: &str) -> Self {
+        let mut world = Self::without_service().await;
+        world.polkit = Some(Polkit::start(&world.bus, rules));
+        bus::owned(&world.connection, "org.freedesktop.PolicyKit1").await;
+        world.serve().await;
+        world
+    }
+
+    /// Starts the service without waiting for it.
+    pub(crate) fn start_service(&mut self) {
+        self.service = Some(Service::start_as(&self.bus, "vcpud"));
+    }
+
+    /// Starts the service.
+    pub(crate) async fn serve(&mut self) {
+        self.start_service();
+        bus::owned(&self.connection, "org.vcpud1").await;
+    }
+
+    /// Where the QMP socket of a machine belongs.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        let directory = self.bus.runtime_directory().join("qmp");
+        std::fs::create_dir_all(&directory).expect("the directory is writable");
+        directory.join(format!("{name}.sock"))
+    }
+
+    /// The root object of the service.
+    pub(crate) async fn manager(&self) -> ManagerProxy<'static> {
+        let builder = ManagerProxy::builder(&self.connection);
+        let builder = builder.cache_properties(CacheProperties::No);
+        builder.build().await.expect("the bus is there")
+    }
+
+    /// The machine `name`, as soon as it is there.
+    pub(crate) async fn machine(&self, name: &str) -> Machine {
+        let manager = self.manager().await;
+        let mut signals = self.signals.clone();
+        let found = async {
+            loop {
+                signals.catch_up();
+                if let Ok(path) = manager.get_machine(name).await {
+                    return path;
+                }
+                signals.next().await;
+            }
+        };
+        let path = within(format!("a machine {name}"), found).await;
+        Machine::new(&self.connection, path, self.signals.clone()).await
+    }
+
+    /// A scripted QEMU that is the machine `name`.
+    pub(crate) fn peer(&self, name: &str, model: Model) -> Peer {
+        Peer::start(&self.socket(name), model)
+    }
+
+    /// Waits until it was told that the machine `name` is gone.
+    #[track_caller]
+    pub(crate) fn removal_of(&self, name: &str, mark: usize) -> impl Future<Output = Vec<Signal>> {
+        let gone = Signal::MachineRemoved(name.to_owned());
+        self.signals.wait("MachineRemoved", mark, move |signals| {
+            signals.contains(&gone)
+        })
+    }
+
+    /// Calls a method as the user nobody, by busctl, which gives what it prints.
+    pub(crate) async fn as_nobody(
+        &self,
+        interaction: Interaction,
+        call: &[&str],
+    ) -> Result<String, Failure> {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"])
+            .arg(format!("--address={}", self.bus.address()))
+            .arg(match interaction {
+                Interaction::Allowed => "--allow-interactive-authorization=yes",
+                Interaction::Forbidden => "--allow-interactive-authorization=no",
+            })
+            .arg("call")
+            .args(call)
+            // Else it does not show the names of errors.
+            .env("SYSTEMD_LOG_LEVEL", "debug")
+            .env("SYSTEMD_LOG_TARGET", "console")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = within("busctl", command.output()).await;
+        let output = output.expect("setpriv and busctl are there (run tests/setup)");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("busctl writes UTF-8");
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        if output.status.success() {
+            Ok(stdout.trim_end().to_owned())
+        } else {
+            Err(failure(&stderr))
+        }
+    }
+
+    /// `SetVcpus` of a machine as the user nobody.
+    pub(crate) async fn set_as_nobody(
+        &self,
+        interaction: Interaction,
+        machine: &Machine,
+        count: u32,
+    ) -> Result<String, Failure> {
+        let path = machine.path();
+        let count = count.to_string();
+        let method = [
+            "org.vcpud1",
+            path,
+            "org.vcpud1.Machine",
+            "SetVcpus",
+            "ua{sv}",
+        ];
+        let call = [&method[..], &[&count, "0"]].concat();
+        self.as_nobody(interaction, &call).await
+    }
+}
+
+/// The error that busctl got, from what it logs.
+fn failure(log: &str) -> Failure {
+    let of_error = |line: &&str| line.contains("type=error");
+    let line = log
+        .lines()
+        .rfind(of_error)
+        .unwrap_or_else(|| panic!("busctl says: {log}"));
+    let (_, rest) = line
+        .split_once(" error-name=")
+        .expect("an error has a name");
+    let (name, text) = rest
+        .split_once(" error-message=")
+        .expect("an error has a text");
+    Failure {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    }
+}

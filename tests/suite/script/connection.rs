@@ -1,0 +1,99 @@
+//! What happens while there is no connection.
+
+use serde_json::json;
+use vcpud::names::error_name;
+
+use crate::harness::*;
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_removal_that_completes_while_disconnected_is_found_and_told() {
+    let world = World::without_polkit().await;
+    let mut model = Model::x86(3, 4);
+    model.removal = Removal::Held;
+    let peer = world.peer("web", model);
+    let machine = world.machine("web").await;
+    let waiting = machine.start_set(1);
+    machine.wait_for("PendingRemovals", vec![1u32, 2]).await;
+
+    let mark = world.signals.mark().await;
+    peer.hang_up();
+    machine.wait_for("State", "disconnected").await;
+    let failure = machine.set(4).await.unwrap_err();
+    failure.assert(error_name::DISCONNECTED, &["web"]);
+    assert_eq!(machine.pending().await, [1, 2]);
+    peer.model().unplug(2);
+    peer.model().plug(3, "other");
+    peer.accept();
+    machine.wait_for("State", "running").await;
+    machine.wait_for("PendingRemovals", vec![1u32]).await;
+    assert!(!waiting.is_finished());
+
+    let path = peer.model().unplug(1);
+    peer.send(&deleted(&path));
+    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![1, 2], vec![])));
+    let told = world.signals.since(mark).await;
+    let after_reconnect = Vcpu {
+        cause: "reconnect".to_owned(),
+        ..Vcpu::by_request("web", 2, "")
+    };
+    assert_eq!(
+        removed(&told),
+        [after_reconnect, Vcpu::by_request("web", 1, "")]
+    );
+    assert_eq!(
+        added(&told),
+        [Vcpu::by_cause("web", 3, "other", "reconnect")]
+    );
+    let states = changes_of(&told, "State");
+    assert_eq!(states, [json!("disconnected"), json!("running")]);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_qemu_that_does_not_greet_is_there_and_disconnected_until_it_does() {
+    let mut world = World::without_service().await;
+    let peer = Peer::start_silent(&world.socket("web"), Model::x86(2, 4));
+    world.serve().await;
+    // Who sees the name of the service finds the machine.
+    let manager = world.manager().await;
+    manager.get_machine("web").await.unwrap();
+    let machine = world.machine("web").await;
+    assert_eq!(machine.state().await.unwrap(), "disconnected");
+    assert_eq!(machine.leader().await.unwrap(), std::process::id());
+    let failure = machine.set(3).await.unwrap_err();
+    failure.assert(error_name::DISCONNECTED, &["web"]);
+
+    let mark = world.signals.mark().await;
+    peer.accept();
+    machine.wait_for("State", "running").await;
+    assert_eq!(machine.vcpus().await.unwrap(), 2);
+    // Nobody was told that there were none, so none came.
+    assert_eq!(added(&world.signals.since(mark).await), []);
+    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+}
+
+/// Scripted QEMUs, dbus-daemon.
+#[tokio::test]
+async fn a_reply_that_never_comes_ends_the_connection_and_others_never_notice() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let other = world.peer("other", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let neighbour = world.machine("other").await;
+    peer.script(|_, call| (call.command == "device_add").then(Vec::new));
+
+    let waiting = machine.start_set(2);
+    peer.asked("device_add", 1).await;
+    assert_eq!(neighbour.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.state().await.unwrap(), "running");
+    assert!(!waiting.is_finished());
+    let failure = waiting.await.unwrap().unwrap_err();
+    failure.assert(error_name::QMP_TIMEOUT, &["web", "device_add", "10 s"]);
+
+    peer.had_clients(2).await;
+    machine.wait_for("State", "running").await;
+    peer.script(|_, _| None);
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(other.clients(), 1);
+}

@@ -1,0 +1,11 @@
+//! What a real QEMU cannot be made to do, or not at the right moment.
+
+mod connection;
+mod cores;
+mod growth;
+mod hostile;
+mod options;
+mod pending;
+mod refusals;
+mod removals;
+mod targets;

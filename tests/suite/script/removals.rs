@@ -1,0 +1,141 @@
+//! How a removal comes to its end.
+
+use serde_json::json;
+use vcpud::names::error_name;
+
+use crate::harness::*;
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_removal_outlives_the_call_that_asked_for_it() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    machine.set(3).await.unwrap();
+    peer.model().removal = Removal::Held;
+
+    let mark = world.signals.mark().await;
+    let options = [("timeout-usec", 50_000u64.into())];
+    let failure = machine.set_with(1, &options).await.unwrap_err();
+    let parts = [
+        "web",
+        "asked for 1 vCPUs",
+        "still pending: vCPUs 1, 2",
+        "within 0.05 s",
+    ];
+    failure.assert(error_name::REMOVAL_PENDING, &parts);
+    assert_eq!(machine.pending().await, [1, 2]);
+
+    // The guest comes round, one CPU after the other.
+    for n in [2, 1] {
+        let path = peer.model().unplug(n);
+        peer.send(&deleted(&path));
+        machine.wait_for("Vcpus", n as u32).await;
+    }
+    let told = world.signals.since(mark).await;
+    let gone = [
+        Vcpu::by_request("web", 2, "vcpu2"),
+        Vcpu::by_request("web", 1, "vcpu1"),
+    ];
+    assert_eq!(removed(&told), gone);
+    let pending = [json!([1, 2]), json!([1]), json!([])];
+    assert_eq!(changes_of(&told, "PendingRemovals"), pending);
+    assert_eq!(peer.count("device_del"), 2);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn an_event_that_names_only_a_part_of_the_cpu_is_enough() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    machine.set(2).await.unwrap();
+    peer.model().removal = Removal::Held;
+
+    let waiting = machine.start_set(1);
+    machine.wait_for("PendingRemovals", vec![1u32]).await;
+    let path = peer.model().unplug(1);
+    peer.send(&deleted(&format!("{path}/lapic")));
+    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![1], vec![])));
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn no_event_at_all_is_needed_for_a_removal_that_is_waited_for() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    peer.model().removal = Removal::Held;
+
+    let waiting = machine.start_set(1);
+    machine.wait_for("PendingRemovals", vec![1u32]).await;
+    peer.model().unplug(1);
+    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![1], vec![])));
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn an_event_may_come_before_the_reply_of_its_command() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    machine.set(3).await.unwrap();
+    peer.script(|model, call| {
+        let mut messages = model.answer(call);
+        messages.reverse();
+        Some(messages)
+    });
+
+    let mark = world.signals.mark().await;
+    let result = machine.set_patiently(1).await;
+    assert_eq!(result, Ok((vec![], vec![1, 2], vec![])));
+    let told = world.signals.since(mark).await;
+    let mut gone = removed(&told);
+    gone.sort_by_key(|vcpu| vcpu.id);
+    let expected = [1, 2].map(|id| Vcpu::by_request("web", id, &format!("vcpu{id}")));
+    assert_eq!(gone, expected);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn an_event_of_a_cpu_that_is_alive_changes_nothing() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    machine.set(2).await.unwrap();
+
+    let mark = world.signals.mark().await;
+    let looks = peer.count("query-hotpluggable-cpus");
+    peer.send(&deleted(&peer.model().path(1)));
+    peer.asked("query-hotpluggable-cpus", looks + 1).await;
+    // Answered after the look that the event led to.
+    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    let told = world.signals.since(mark).await;
+    assert_eq!(removed(&told), []);
+    assert_eq!(added(&told), [Vcpu::by_request("web", 2, "vcpu2")]);
+    assert_eq!(machine.present().await, [0, 1, 2]);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_reset_that_completes_a_removal_is_its_cause() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    peer.model().removal = Removal::Held;
+    assert_eq!(machine.set_async(1).await, Ok((vec![], vec![], vec![1])));
+
+    let mark = world.signals.mark().await;
+    peer.model().unplug(1);
+    peer.send(&event(
+        "RESET",
+        json!({"guest": true, "reason": "guest-reset"}),
+    ));
+    machine.wait_for("Vcpus", 1u32).await;
+    let gone = removed(&world.signals.since(mark).await);
+    let expected = Vcpu {
+        cause: "reset".to_owned(),
+        ..Vcpu::by_request("web", 1, "")
+    };
+    assert_eq!(gone, [expected]);
+}
