@@ -75,6 +75,13 @@ impl Machine {
         result.map_err(Failure::of)
     }
 
+    /// `SetVcpu` without options.
+    pub(crate) async fn set_these(&self, vcpus: &[u32], online: bool) -> Outcome {
+        let call = self.proxy.set_vcpu(vcpus, online, HashMap::new());
+        let result = within(format!("the answer to SetVcpu({vcpus:?})"), call).await;
+        result.map_err(Failure::of)
+    }
+
     /// `SetVcpus` that does not wait for removals.
     pub(crate) async fn set_async(&self, count: u32) -> Outcome {
         self.set_with(count, &[("async", true.into())]).await

@@ -97,3 +97,46 @@ async fn a_reply_that_never_comes_ends_the_connection_and_others_never_notice() 
     assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
     assert_eq!(other.clients(), 1);
 }
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_refusal_that_came_while_disconnected_is_found_and_told() {
+    let mut world = World::without_service().await;
+    let mut model = Model::x86(3, 4);
+    model.removal = Removal::Held;
+    let peer = world.peer("web", model);
+    peer.script(|model, call| {
+        let value = match call.command.as_str() {
+            "query-commands" => {
+                let mut reply = model.answer(call).remove(0);
+                let commands = reply["return"].as_array_mut().expect("a list");
+                commands.push(json!({"name": "query-acpi-ospm-status"}));
+                return Some(vec![reply]);
+            }
+            // CPU 1 was never asked for; 2 was refused as busy.
+            "query-acpi-ospm-status" => [1, 2]
+                .map(|slot| ost(slot, None, 3, 130)["data"]["info"].clone())
+                .into_iter()
+                .collect(),
+            _ => return None,
+        };
+        Some(vec![call.reply(value)])
+    });
+    world.serve().await;
+    let machine = world.machine("web").await;
+    let waiting = machine.start_set(2);
+    machine.wait_for("PendingRemovals", vec![2u32]).await;
+
+    let mark = world.signals.mark().await;
+    peer.hang_up();
+    machine.wait_for("State", "disconnected").await;
+    peer.accept();
+    let failure = waiting.await.unwrap().unwrap_err();
+    failure.assert(error_name::GUEST_REFUSED, &["web", "vCPU 2", "busy"]);
+    let told = world.signals.since(mark).await;
+    let failed = removal_failed(&told);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0].0, Vcpu::by_request("web", 2, ""));
+    assert_eq!(machine.present().await, [0, 1, 2]);
+    assert_eq!(machine.pending().await, [] as [u32; 0]);
+}

@@ -4,6 +4,8 @@ mod connection;
 mod cores;
 mod growth;
 mod hostile;
+mod legacy;
+mod lists;
 mod options;
 mod pending;
 mod refusals;
