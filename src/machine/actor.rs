@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::error::Error;
 use super::handle::{Command, Handle};
-use super::link::Link;
+use super::link::{Link, Look};
 use super::notice::{News, Outbox};
 use super::removal::Removals;
 use super::session::Attention;
@@ -140,8 +140,8 @@ impl Actor {
         loop {
             let start = Instant::now();
             match self.establish().await {
-                Ok(link) => {
-                    let reason = self.session(link).await;
+                Ok((link, look)) => {
+                    let reason = self.session(link, look).await;
                     self.lost(&reason.to_string()).await;
                 }
                 Err(reason) => self.note_failure(&reason).await,
@@ -155,9 +155,9 @@ impl Actor {
         }
     }
 
-    /// Connects and negotiates. Meanwhile requests are turned away, and a QEMU that listens but
+    /// Connects, negotiates and takes a first look. Meanwhile requests are turned away, and a QEMU that listens but
     /// does not answer appears after a while, so that it can be seen.
-    async fn establish(&mut self) -> Result<Link, NoLink> {
+    async fn establish(&mut self) -> Result<(Link, Look), NoLink> {
         let stream = host::connect(&self.source.socket).await?;
         let leader = Arc::new(Leader::of_peer(&stream)?);
         if let Some(former) = &self.leader
@@ -167,7 +167,7 @@ impl Actor {
         }
         self.leader = Some(leader.clone());
 
-        let attempt = Link::negotiate(stream, leader, self.source.limits.qmp_timeout);
+        let attempt = Link::open(stream, leader, self.source.limits.qmp_timeout);
         tokio::pin!(attempt);
         let grace = sleep(ANSWER_GRACE);
         tokio::pin!(grace);
@@ -245,6 +245,7 @@ impl Actor {
     /// The machine is gone: nothing that was known of it is true any more.
     async fn vanish(&mut self) {
         self.leader = None;
+        self.attention = Attention::default();
         if self.visible {
             self.visible = false;
             info!(machine = %self.source.name, "gone");

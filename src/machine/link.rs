@@ -38,20 +38,22 @@ struct StatusInfo {
 }
 
 impl Link {
-    /// Speaks with the QEMU on the other side of `stream`.
-    pub(super) async fn negotiate(
+    /// Speaks with the QEMU on the other side of `stream`, and takes a first look.
+    pub(super) async fn open(
         stream: UnixStream,
         leader: Arc<Leader>,
         silence: Duration,
-    ) -> Result<Self, qmp::Error> {
+    ) -> Result<(Self, Look), qmp::Error> {
         let (client, events) = Client::connect(stream, silence).await?;
         let identity = qmp::negotiate(&client).await?;
-        Ok(Self {
+        let link = Self {
             client,
             events,
             leader,
             identity,
-        })
+        };
+        let look = link.look().await?;
+        Ok((link, look))
     }
 
     /// Looks at the vCPUs and the run state. A QEMU whose answers cannot be true is treated as

@@ -33,9 +33,8 @@ pub(super) struct Attention {
 
 impl Actor {
     /// Serves a connection until it ends.
-    pub(super) async fn session(&mut self, mut link: Link) -> Closed {
-        self.attention = Attention::default();
-        if let Err(closed) = self.open_session(&link).await {
+    pub(super) async fn session(&mut self, mut link: Link, look: Look) -> Closed {
+        if let Err(closed) = self.open_session(&link, look).await {
             return closed;
         }
         loop {
@@ -60,9 +59,9 @@ impl Actor {
         }
     }
 
-    /// The first look: what is there when the connection starts, or came and went without it.
-    async fn open_session(&mut self, link: &Link) -> Result<(), Closed> {
-        let look = link.look().await?;
+    /// Takes in the first look: what is there when the connection starts, or came and went
+    /// without it.
+    async fn open_session(&mut self, link: &Link, look: Look) -> Result<(), Closed> {
         let known = self.snapshot().version.is_some();
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let identity = &link.identity;
@@ -72,9 +71,11 @@ impl Actor {
         snapshot.architecture = identity.architecture.clone();
         snapshot.leader = link.leader.pid();
         snapshot.disconnected = None;
+        // What an event told before the connection broke may not have been looked at yet.
+        let attention = std::mem::take(&mut self.attention);
         let clues = Clues {
             reconnected: true,
-            ..Clues::default()
+            ..attention.clues
         };
         info!(
             machine = %self.source.name,
@@ -84,8 +85,9 @@ impl Actor {
             "connected"
         );
         if known {
-            let missed = self.missed_refusals(link).await?;
-            self.take_in(snapshot, look, &clues, missed).await;
+            let mut refusals = attention.refusals;
+            refusals.extend(self.missed_refusals(link).await?);
+            self.take_in(snapshot, look, &clues, refusals).await;
         } else {
             snapshot.take_look(look);
             self.publish(snapshot).await;
