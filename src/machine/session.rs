@@ -54,6 +54,10 @@ impl Actor {
                 () = leader.exited() => Err(Closed::Hangup),
             };
             if let Err(closed) = step {
+                // What came before the end may tell of refusals that nobody tells again.
+                while let Ok(Ok(event)) = link.events.try_recv() {
+                    self.note_event(event);
+                }
                 return closed;
             }
         }

@@ -1,0 +1,60 @@
+//! systemd starts the service when it is called, and knows how it is.
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn the_first_call_starts_the_service_through_systemd() {
+    let host = Host::enter().await;
+    host.stop_service().await;
+    assert_eq!(host.unit("ActiveState").await, "inactive");
+
+    let call = ["call", "org.vcpud1", "/org/vcpud1", "org.vcpud1.Manager"];
+    let printed = output("busctl", &[&call[..], &["ListMachines"]].concat()).await;
+    assert_eq!(printed, "a(sou) 0");
+
+    assert_eq!(host.unit("ActiveState").await, "active");
+    assert_eq!(host.unit("SubState").await, "running");
+    assert_eq!(host.unit("StatusText").await, "Serving org.vcpud1.");
+    let owner = output("busctl", &["status", "org.vcpud1"]).await;
+    let main = format!("PID={}\n", host.unit("MainPID").await);
+    assert!(owner.starts_with(&main), "{owner}");
+}
+
+#[tokio::test]
+async fn the_call_that_starts_the_service_finds_its_machine() {
+    let host = Host::enter().await;
+    let _guest = Guest::paused("web").await;
+    host.stop_service().await;
+
+    let manager = host.manager().await;
+    let path = manager.get_machine("web").await.unwrap();
+    assert_eq!(path.as_str(), "/org/vcpud1/machine/web");
+}
+
+#[tokio::test]
+async fn the_service_ends_in_peace_and_the_machine_runs_on() {
+    let host = Host::enter().await;
+    let guest = Guest::paused("web").await;
+    host.machine("web").await;
+    host.stop_service().await;
+
+    assert_eq!(host.unit("Result").await, "success");
+    assert_eq!(host.unit("ExecMainStatus").await, "0");
+    assert_eq!(guest.vcpu_threads(), [0]);
+}
+
+#[tokio::test]
+async fn what_the_service_says_is_in_the_journal() {
+    let host = Host::enter().await;
+    host.stop_service().await;
+    host.manager().await.version().await.unwrap();
+
+    let invocation = format!("_SYSTEMD_INVOCATION_ID={}", host.unit("InvocationID").await);
+    output("journalctl", &["--sync"]).await;
+    let said = output("journalctl", &["--output", "cat", &invocation]).await;
+    assert!(said.contains("ready, watching for QMP sockets"), "{said}");
+    // Nothing that sounds like trouble.
+    let trouble = ["--priority", "warning", "--quiet", "--output", "cat"];
+    let trouble = output("journalctl", &[&trouble[..], &[&invocation]].concat()).await;
+    assert_eq!(trouble, "");
+}

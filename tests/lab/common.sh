@@ -1,0 +1,48 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # it is used there
+# Sourced by the scripts of the lab: where things are, and how to say things.
+set -euo pipefail
+shopt -s inherit_errexit nullglob
+umask 022
+
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+lab=$project/tests/lab
+run=$project/target/lab # the running host: its sockets, its console, what tests left
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/vcpud
+
+say() { printf 'lab: %s\n' "$*"; }
+die() {
+	say "$@" >&2
+	exit 1
+}
+
+# shellcheck source=tests/packages.sh
+source "$project/tests/packages.sh"
+
+# All that decides what is in the host's image.
+recipe() {
+	(cd "$project" && cat tests/lab/build tests/lab/host/* tests/guest/{init,deadline.c} | sha256sum | cut -c 1-16)
+}
+
+image=$cache/lab-$(recipe) # host.ext4, vmlinuz, initrd
+
+# Whether the host's QEMU runs, which it may do without doing any good.
+is_up() {
+	[[ -e $run/pid ]] && [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$(<"$run/pid")/cmdline") == *"$run/"* ]]
+}
+
+# Whether the host has crashed, with what it said.
+epitaph() {
+	[[ -e $run/console ]] &&
+		grep --text --max-count 1 --only-matching \
+			-e 'Kernel panic - .*' -e 'rcu: INFO: .* detected stalls.*' -e 'watchdog: BUG: .*' "$run/console"
+}
+
+milliseconds() { echo $((${EPOCHREALTIME/./} / 1000)); }
+
+# `lap WHAT SINCE`: says how long something took, also to who reads target/lab/times.
+lap() {
+	local tenths=$((($(milliseconds) - $2) / 100))
+	say "$1 took $((tenths / 10)).$((tenths % 10)) s"
+	[[ ! -d $run ]] || printf '%s\t%d.%d\n' "$1" $((tenths / 10)) $((tenths % 10)) >>"$run/times"
+}

@@ -1,0 +1,180 @@
+//! A QEMU with KVM and a Linux guest, and what the kernel of the host has for it.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::thread;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixListener;
+use tokio::process::ChildStdout;
+use tokio::sync::watch;
+
+use super::process::{Process, command};
+use super::qmp::Monitor;
+use super::wait::within;
+
+/// How many vCPUs each guest has room for. Many more are too much for an emulated host.
+const MAX_VCPUS: u32 = 8;
+
+const KIT: &str = "/usr/local/share/guest";
+const SOCKETS: &str = "/run/vcpud/qmp";
+
+/// A running QEMU, which is the machine of that name. It ends with this.
+pub(crate) struct Guest {
+    process: Process,
+    /// A second QMP monitor, past the service.
+    pub(crate) monitor: Monitor,
+    console: watch::Receiver<Vec<String>>,
+    directory: TempDir,
+    socket: PathBuf,
+}
+
+impl Guest {
+    /// Boots Linux with one vCPU, and waits until it is up.
+    pub(crate) async fn boot(name: &str) -> Self {
+        let mut guest = Self::start(name, &[]).await;
+        guest.online("0").await;
+        guest
+    }
+
+    /// Starts a QEMU whose guest never runs.
+    pub(crate) async fn paused(name: &str) -> Self {
+        Self::start(name, &["-S"]).await
+    }
+
+    /// The same, where QEMU has given up root's rights for those of `user`.
+    pub(crate) async fn paused_as(user: &str, name: &str) -> Self {
+        Self::start(name, &["-S", "-run-with", &format!("user={user}")]).await
+    }
+
+    async fn start(name: &str, options: &[&str]) -> Self {
+        let directory = tempfile::Builder::new().prefix("lab-guest.").tempdir();
+        let directory = directory.expect("there is room for a directory");
+        let socket = PathBuf::from(format!("{SOCKETS}/{name}.sock"));
+        let monitor = directory.path().join("monitor");
+        let listener = UnixListener::bind(&monitor).expect("the directory is writable");
+        let mut command = command("qemu-system-x86_64");
+        command
+            .arg("-name")
+            .arg(format!("guest={name},debug-threads=on"))
+            .args(["-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256"])
+            .arg("-smp")
+            .arg(format!("1,maxcpus={MAX_VCPUS},sockets={MAX_VCPUS}"))
+            .args(["-display", "none", "-nodefaults", "-no-user-config"])
+            .args(["-kernel", &format!("{KIT}/vmlinux")])
+            .args(["-initrd", &format!("{KIT}/initrd")])
+            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args(["-serial", "stdio", "-qmp"])
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .arg("-qmp")
+            .arg(format!("unix:{}", monitor.display()))
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(directory.path().join("stderr")).expect("it is writable"));
+        let mut process = Process::spawn("QEMU", &mut command);
+        let stdout = process.child.stdout.take().expect("it is piped");
+        Self {
+            process,
+            monitor: Monitor::accept(&listener).await,
+            console: follow(stdout),
+            directory,
+            socket,
+        }
+    }
+
+    /// The PID of its QEMU.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits until the guest uses the CPUs `list`, such as `0-3`, and no others.
+    pub(crate) async fn online(&mut self, list: &str) {
+        let wanted = format!("ONLINE {list}");
+        let is_there = |lines: &Vec<String>| {
+            let last = lines.iter().rfind(|line| line.starts_with("ONLINE"));
+            last.is_some_and(|last| *last == wanted)
+        };
+        let found = self.console.wait_for(is_there);
+        let found = within(format!("{wanted:?} of the guest"), found).await;
+        drop(found.expect("QEMU runs"));
+    }
+
+    /// The numbers of the vCPUs that have a thread, by the threads' names.
+    pub(crate) fn vcpu_threads(&self) -> Vec<u32> {
+        let names = self.names_in("task", |task| fs::read_to_string(task.join("comm")).ok());
+        let number = |name: &String| {
+            let (number, _) = name.strip_prefix("CPU ")?.split_once("/KVM")?;
+            number.parse().ok()
+        };
+        let mut numbers: Vec<u32> = names.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The descriptors that KVM gave for vCPUs, with the numbers of these, in order.
+    pub(crate) fn vcpu_descriptors(&self) -> Vec<(u32, u32)> {
+        let names = self.names_in("fd", |fd| {
+            let target = fs::read_link(&fd).ok()?;
+            Some(format!("{} {}", target.display(), fd.display()))
+        });
+        let vcpu = |name: &String| {
+            let rest = name.strip_prefix("anon_inode:kvm-vcpu:")?;
+            let (number, path) = rest.split_once(' ')?;
+            let fd = path.rsplit('/').next()?;
+            Some((number.parse().ok()?, fd.parse().ok()?))
+        };
+        let mut vcpus: Vec<(u32, u32)> = names.iter().filter_map(vcpu).collect();
+        vcpus.sort_unstable();
+        vcpus
+    }
+
+    /// All descriptors but those, by what they stand for, in order. Without those of KVM's
+    /// statistics, of which QEMU 10 opens one for each vCPU that comes, and never closes any.
+    pub(crate) fn other_descriptors(&self) -> Vec<String> {
+        let of_vcpus = ["anon_inode:kvm-vcpu:", "anon_inode:kvm-vcpu-stats:"];
+        let mut all = self.names_in("fd", |fd| {
+            let target = fs::read_link(fd).ok()?.display().to_string();
+            let of_vcpu = of_vcpus.iter().any(|kind| target.starts_with(kind));
+            (!of_vcpu).then_some(target)
+        });
+        all.sort_unstable();
+        all
+    }
+
+    fn names_in(&self, kind: &str, name: impl Fn(PathBuf) -> Option<String>) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{}/{kind}", self.pid()));
+        let entries = entries.expect("QEMU runs");
+        let paths = entries.map(|entry| entry.expect("procfs can be read").path());
+        paths.filter_map(name).collect()
+    }
+}
+
+impl Drop for Guest {
+    #[expect(clippy::print_stderr, reason = "for who reads why a test failed")]
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let console = self.console.borrow().join("\n");
+            let stderr = fs::read_to_string(self.directory.path().join("stderr"));
+            let stderr = stderr.unwrap_or_default();
+            eprintln!("--- the guest:\n{console}\n--- its QEMU:\n{stderr}---");
+        }
+        // A QEMU that is killed leaves its sockets behind.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Collects the lines of the guest's console.
+fn follow(stdout: ChildStdout) -> watch::Receiver<Vec<String>> {
+    let (sender, lines) = watch::channel(Vec::new());
+    tokio::spawn(async move {
+        let mut console = BufReader::new(stdout).split(b'\n');
+        while let Ok(Some(line)) = console.next_segment().await {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            sender.send_modify(|lines: &mut Vec<String>| lines.push(line));
+        }
+    });
+    lines
+}

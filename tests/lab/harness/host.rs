@@ -1,0 +1,113 @@
+//! The host: its system bus with the installed service on it, and its systemd.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use futures_util::StreamExt;
+use tokio::process::Command;
+use vcpud::proxy::ManagerProxy;
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, MatchRule, MessageStream};
+
+use super::machine::Machine;
+use super::signals::Signals;
+use super::wait::within;
+
+/// The test's place in the host: a connection to the system bus that records the signals of vcpud.
+pub(crate) struct Host {
+    pub(crate) connection: Connection,
+    pub(crate) signals: Signals,
+}
+
+/// A rule of polkit, in force while this lives.
+pub(crate) struct Rule {
+    file: PathBuf,
+}
+
+impl Host {
+    /// Connects to the system bus, which does not start vcpud.
+    pub(crate) async fn enter() -> Self {
+        let connection = within("the system bus", Connection::system()).await;
+        let connection = connection.expect("the host has a system bus");
+        let signals = Signals::record(&connection).await;
+        Self {
+            connection,
+            signals,
+        }
+    }
+
+    /// The root object of the service. The first call starts the service if it does not run.
+    pub(crate) async fn manager(&self) -> ManagerProxy<'static> {
+        let builder = ManagerProxy::builder(&self.connection);
+        let builder = builder.cache_properties(CacheProperties::No);
+        builder.build().await.expect("the bus is there")
+    }
+
+    /// The machine `name`, as soon as it is there.
+    pub(crate) async fn machine(&self, name: &str) -> Machine {
+        let manager = self.manager().await;
+        let mut signals = self.signals.clone();
+        let found = async {
+            loop {
+                signals.catch_up();
+                if let Ok(path) = manager.get_machine(name).await {
+                    return path;
+                }
+                signals.next().await;
+            }
+        };
+        let path = within(format!("a machine {name}"), found).await;
+        Machine::new(&self.connection, path, self.signals.clone()).await
+    }
+
+    /// Lets systemd end the service.
+    pub(crate) async fn stop_service(&self) {
+        output("systemctl", &["stop", "vcpud.service"]).await;
+    }
+
+    /// A property of the service's unit.
+    pub(crate) async fn unit(&self, property: &str) -> String {
+        let arguments = ["show", "--value", "--property", property, "vcpud.service"];
+        output("systemctl", &arguments).await
+    }
+
+    /// Puts a rule, in JavaScript, before all others of polkit, and waits until it is in force.
+    pub(crate) async fn rule(&self, script: &str) -> Rule {
+        let changed = MatchRule::builder()
+            .interface("org.freedesktop.PolicyKit1.Authority")
+            .and_then(|rule| rule.member("Changed"))
+            .expect("names");
+        let changes = MessageStream::for_match_rule(changed.build(), &self.connection, None);
+        let mut changes = changes.await.expect("the bus takes the rule");
+        // polkit only watches for new rules while it runs.
+        output("systemctl", &["start", "polkit.service"]).await;
+        let file = PathBuf::from("/etc/polkit-1/rules.d/00-lab.rules");
+        std::fs::write(&file, script).expect("root may write it");
+        within("polkit to read its rules", changes.next()).await;
+        Rule { file }
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+/// What a program prints, which has to succeed.
+pub(crate) async fn output(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = within(format!("the end of {program}"), command.output()).await;
+    let output = output.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8").trim().to_owned();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {stdout} {stderr}"
+    );
+    stdout
+}

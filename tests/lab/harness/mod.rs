@@ -1,0 +1,27 @@
+//! What the tests of the lab are made of: the parts of the host they run in, and what the suite
+//! outside has of use here.
+
+// The suite needs all of these modules, the lab some of what is in them.
+#[allow(dead_code)]
+#[path = "../../suite/harness/json.rs"]
+mod json;
+#[allow(dead_code)]
+#[path = "../../suite/harness/machine.rs"]
+mod machine;
+#[allow(dead_code)]
+#[path = "../../suite/harness/process.rs"]
+mod process;
+#[allow(dead_code)]
+#[path = "../../suite/harness/signals.rs"]
+mod signals;
+
+mod guest;
+mod host;
+mod qmp;
+mod user;
+mod wait;
+
+pub(crate) use guest::Guest;
+pub(crate) use host::{Host, output};
+pub(crate) use signals::{Vcpu, added, ids, removed};
+pub(crate) use user::User;

@@ -1,0 +1,15 @@
+//! vcpud as it is installed in a whole virtualization host: systemd as PID 1, the system bus and
+//! polkit of that host, QEMUs whose vCPUs are true KVM ones.
+//!
+//! `tests/lab/check` builds this, and runs it inside the host, as root and one test after the
+//! other. Nothing sleeps: what is waited for is a signal, a property, a line, an event or an end,
+//! under one time limit. Each test leaves the host as it found it, but for vcpud, which may run on.
+
+mod harness;
+
+mod activation;
+mod authorization;
+mod growth;
+mod interaction;
+mod parking;
+mod sandbox;

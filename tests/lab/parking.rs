@@ -1,0 +1,61 @@
+//! KVM cannot destroy a vCPU. QEMU parks what it has of one that was unplugged, and takes it again
+//! for the next of the same number; vCPUs may come in any order.
+
+use std::collections::HashMap;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_vcpu_that_comes_again_has_the_descriptor_that_was_parked() {
+    let host = Host::enter().await;
+    let mut guest = Guest::boot("web").await;
+    let machine = host.machine("web").await;
+    machine.set(3).await.unwrap();
+    guest.online("0-2").await;
+    let before = guest.vcpu_descriptors();
+    assert_eq!(before.len(), 3);
+
+    machine.set_patiently(1).await.unwrap();
+    assert_eq!(guest.vcpu_threads(), [0]);
+    assert_eq!(guest.vcpu_descriptors(), before);
+
+    // Not by order of coming: the last goes first.
+    let only = machine.set_vcpu(&[2], true, HashMap::new()).await;
+    assert_eq!(only, Ok((vec![2], vec![], vec![])));
+    assert_eq!(guest.vcpu_threads(), [0, 2]);
+    assert_eq!(guest.vcpu_descriptors(), before);
+    guest.online("0,2").await;
+
+    machine.set(3).await.unwrap();
+    assert_eq!(guest.vcpu_threads(), [0, 1, 2]);
+    assert_eq!(guest.vcpu_descriptors(), before);
+    guest.online("0-2").await;
+}
+
+#[tokio::test]
+async fn vcpus_may_come_in_any_order_and_by_anyone() {
+    let host = Host::enter().await;
+    let mut guest = Guest::boot("web").await;
+    let machine = host.machine("web").await;
+
+    let mark = host.signals.mark().await;
+    guest.monitor.plug(5, "mine").await;
+    guest.online("0,5").await;
+    machine.wait_for("Vcpus", 2u32).await;
+    let told = host.signals.since(mark).await;
+    assert_eq!(added(&told), [Vcpu::by_cause("web", 5, "mine", "external")]);
+    assert_eq!(guest.vcpu_threads(), [0, 5]);
+
+    let next = machine.set_vcpu(&[4], true, HashMap::new()).await;
+    assert_eq!(next, Ok((vec![4], vec![], vec![])));
+    assert_eq!(machine.present().await, [0, 4, 5]);
+    assert_eq!(guest.vcpu_threads(), [0, 4, 5]);
+    guest.online("0,4-5").await;
+
+    let shrunk = machine.set_patiently(1).await;
+    assert_eq!(shrunk, Ok((vec![], vec![4, 5], vec![])));
+    let parked = guest.vcpu_descriptors();
+    let numbers: Vec<u32> = parked.iter().map(|(vcpu, _)| *vcpu).collect();
+    assert_eq!(numbers, [0, 4, 5]);
+    guest.online("0").await;
+}

@@ -1,0 +1,62 @@
+//! The sandbox of the unit is in force, and the service can do its work in it.
+
+use std::fs;
+
+use crate::harness::*;
+
+/// The worst that `systemd-analyze security` may say, on its scale from 0 to 100.
+const EXPOSURE: &str = "20";
+
+#[tokio::test]
+async fn systemd_finds_nothing_wrong_with_the_unit() {
+    let unit = "vcpud.service";
+    assert_eq!(
+        output("systemd-analyze", &["verify", "--man=no", unit]).await,
+        ""
+    );
+    let limit = format!("--threshold={EXPOSURE}");
+    output("systemd-analyze", &["security", "--no-pager", &limit, unit]).await;
+}
+
+#[tokio::test]
+async fn the_service_has_no_more_rights_than_it_needs() {
+    const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+    let host = Host::enter().await;
+    host.manager().await.version().await.unwrap();
+
+    let status = format!("/proc/{}/status", host.unit("MainPID").await);
+    let status = fs::read_to_string(status).unwrap();
+    let value = |key: &str| {
+        let lines = status.lines().filter_map(|line| line.split_once(":\t"));
+        let mut values = lines.filter(|(name, _)| *name == key);
+        values.next().unwrap().1.trim().to_owned()
+    };
+    for set in ["CapEff", "CapPrm", "CapBnd"] {
+        let set = u64::from_str_radix(&value(set), 16).unwrap();
+        assert_eq!(set, CAP_DAC_OVERRIDE, "{status}");
+    }
+    assert_eq!(value("NoNewPrivs"), "1");
+    assert_eq!(value("Seccomp"), "2", "no filter of system calls");
+}
+
+#[tokio::test]
+async fn the_service_sees_the_process_behind_a_socket() {
+    let host = Host::enter().await;
+    let guest = Guest::paused("web").await;
+    let machine = host.machine("web").await;
+
+    assert_eq!(machine.leader().await, Ok(guest.pid()));
+    assert_eq!(machine.accelerator().await.as_deref(), Ok("kvm"));
+    let path = host.manager().await.get_machine_by_pid(guest.pid()).await;
+    assert_eq!(path.unwrap().as_str(), machine.path());
+}
+
+#[tokio::test]
+async fn the_service_works_with_a_qemu_of_another_user() {
+    let host = Host::enter().await;
+    let guest = Guest::paused_as("libvirt-qemu", "theirs").await;
+    let machine = host.machine("theirs").await;
+
+    assert_eq!(machine.leader().await, Ok(guest.pid()));
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+}
