@@ -66,7 +66,7 @@ pub enum Denial {
     },
     /// The vCPUs that could come are still leaving.
     #[error(
-        "vCPUs {} are still leaving; wait for VcpuRemoved or VcpuRemovalFailed and ask again",
+        "still leaving: vCPU {}; wait for VcpuRemoved or VcpuRemovalFailed and ask again",
         join(leaving, ", ")
     )]
     Busy {

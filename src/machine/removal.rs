@@ -129,6 +129,11 @@ impl Removals {
         Some(removal)
     }
 
+    /// Whether no removal is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Whether a call waits.
     pub(super) fn is_waited_for(&self) -> bool {
         !self.waiters.is_empty()

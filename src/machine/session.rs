@@ -21,6 +21,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// While a call waits for a removal, the inventory is looked at this often without any event:
 /// not every QEMU sends one.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while a removal is open for which nobody waits.
+const RECHECK_INTERVAL_UNWAITED: Duration = Duration::from_secs(10);
 
 /// What happened since the last look, and when the next is due.
 #[derive(Debug, Default)]
@@ -117,8 +119,11 @@ impl Actor {
     /// When the inventory must be looked at next.
     fn next_alarm(&self) -> Option<Instant> {
         let looked = self.attention.looked.unwrap_or_else(Instant::now);
-        let waited_for = self.removals.is_waited_for();
-        let recheck = waited_for.then(|| looked + RECHECK_INTERVAL);
+        let recheck = match self.removals.is_waited_for() {
+            true => Some(looked + RECHECK_INTERVAL),
+            false if self.removals.is_empty() => None,
+            false => Some(looked + RECHECK_INTERVAL_UNWAITED),
+        };
         let deadline = self.removals.next_deadline();
         [self.attention.due, recheck, deadline]
             .into_iter()

@@ -71,7 +71,7 @@ async fn what_is_leaving_cannot_be_asked_back_before_it_has_left() {
     let machine = world.machine("web").await;
     assert_eq!(machine.set_async(3).await, Ok((vec![], vec![], vec![3])));
     let busy = machine.set_these(&[3], true).await.unwrap_err();
-    busy.assert(error_name::BUSY, &["web", "vCPUs 3 are still leaving"]);
+    busy.assert(error_name::BUSY, &["web", "still leaving: vCPU 3"]);
     let path = peer.model().unplug(3);
     peer.send(&deleted(&path));
     machine.wait_for("Vcpus", 3u32).await;
