@@ -241,7 +241,11 @@ impl Connection {
                     None => return Ok(()),
                 },
                 written = self.write.write_buf(&mut self.outgoing), if !self.outgoing.is_empty() => {
-                    written.map_err(|_| Closed::Hangup)?;
+                    if written.is_err() {
+                        // What QEMU said before it closed is still to be read; its end comes
+                        // after that.
+                        self.outgoing.clear();
+                    }
                 }
                 () = sleep_until(owed), if !self.waiting.is_empty() => return Err(self.timed_out()),
             }
