@@ -51,7 +51,7 @@ impl Error {
 }
 
 /// The name on the bus of what went wrong with a machine.
-pub(super) fn name_of(error: &machine::Error) -> &'static str {
+fn name_of(error: &machine::Error) -> &'static str {
     use machine::Error;
     match error {
         Error::Denied { denial, .. } => match denial {

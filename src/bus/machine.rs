@@ -8,10 +8,10 @@ use zbus::object_server::SignalEmitter;
 use zvariant::{OwnedValue, Value};
 
 use super::authority::{Action, Authority};
-use super::error::{Error, name_of};
+use super::error::Error;
 use super::options;
 use crate::inventory::{Entity, HotplugMethod, Target, Vcpu};
-use crate::machine::{Handle, Request, Snapshot};
+use crate::machine::{self, Handle, Request, Snapshot};
 
 /// Serves `org.vcpud1.Machine` for one machine.
 #[derive(Clone, Debug)]
@@ -31,6 +31,13 @@ impl MachineObject {
     /// An object for `machine`, whose callers `authority` lets pass.
     pub fn new(machine: Handle, authority: Authority) -> Self {
         Self { machine, authority }
+    }
+
+    fn failed(&self, error: machine::Error) -> Error {
+        Error::Machine {
+            name: self.machine.name().clone(),
+            error: Box::new(error),
+        }
     }
 
     /// Changes the vCPUs if the caller may.
@@ -68,14 +75,8 @@ impl MachineObject {
             wait,
             uid,
         };
-        let outcome = self
-            .machine
-            .set_vcpus(request)
-            .await
-            .map_err(|error| Error::Machine {
-                name: self.machine.name().clone(),
-                error: Box::new(error),
-            })?;
+        let result = self.machine.set_vcpus(request).await;
+        let outcome = result.map_err(|error| self.failed(error))?;
         Ok((outcome.added, outcome.removed, outcome.pending))
     }
 }
@@ -124,14 +125,14 @@ impl MachineObject {
                 let removed = [plan.remove, plan.leaving].concat();
                 Dict::from([("added", vcpus(&plan.add)), ("removed", vcpus(&removed))])
             }
-            Err(error) => Dict::from([
-                ("error", name_of(&error).into()),
-                (
-                    "reason",
-                    format!("machine {}: {error}", self.machine.name()).into(),
-                ),
-                ("nearest", snapshot.nearest(count).into()),
-            ]),
+            Err(error) => {
+                let error = self.failed(error);
+                Dict::from([
+                    ("error", error.dbus_name().into()),
+                    ("reason", error.to_string().into()),
+                    ("nearest", snapshot.nearest(count).into()),
+                ])
+            }
         })
     }
 

@@ -158,7 +158,7 @@ fn max_allowed(refusal: &str) -> Option<u32> {
     number.trim().parse::<u32>().ok()?.checked_add(1)
 }
 
-/// A query that every QEMU has was not answered as every QEMU does.
+/// A command that every QEMU has was not answered as every QEMU does.
 pub(super) fn broken(error: qmp::Error) -> Closed {
     match error {
         qmp::Error::Closed(closed) => closed,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::actor::Actor;
 use super::error::{Error, Refusal, Report};
 use super::handle::{Answer, Outcome, Request, Wait};
-use super::link::Link;
+use super::link::{Link, broken};
 use super::notice::Cause;
 use super::removal::{Removal, Waiter};
 use super::session::removal_failed;
@@ -291,7 +291,6 @@ async fn refusal(reply: Reply<IgnoredAny>) -> Result<Option<CommandError>, Close
     match reply.wait().await {
         Ok(_) => Ok(None),
         Err(qmp::Error::Command { error, .. }) => Ok(Some(error)),
-        Err(qmp::Error::Closed(closed)) => Err(closed),
-        Err(other) => Err(Closed::Malformed(other.to_string())),
+        Err(error) => Err(broken(error)),
     }
 }

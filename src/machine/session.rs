@@ -77,7 +77,12 @@ impl Actor {
         snapshot.architecture = identity.architecture.clone();
         snapshot.leader = link.leader.pid();
         snapshot.disconnected = None;
-        // What an event told before the connection broke may not have been looked at yet.
+        let missed = match known {
+            true => self.missed_refusals(link).await?,
+            false => Vec::new(),
+        };
+        // Taken when nothing can fail any more: what an event told before the connection broke may
+        // not have been looked at yet.
         let attention = std::mem::take(&mut self.attention);
         let clues = Clues {
             reconnected: true,
@@ -92,7 +97,7 @@ impl Actor {
         );
         if known {
             let mut refusals = attention.refusals;
-            refusals.extend(self.missed_refusals(link).await?);
+            refusals.extend(missed);
             self.take_in(snapshot, look, &clues, refusals).await;
         } else {
             snapshot.take_look(look);
