@@ -46,4 +46,9 @@ impl Config {
     pub fn qmp_directory(&self) -> PathBuf {
         self.runtime_directory.join("qmp")
     }
+
+    /// The directory in which machines are remembered over a restart of the service.
+    pub fn record_directory(&self) -> PathBuf {
+        self.runtime_directory.join("machines")
+    }
 }

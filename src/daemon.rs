@@ -54,6 +54,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let mut registry = Registry::start(&config, outbox.clone()).await?;
     outbox.barrier().await;
     own_name(&connection).await?;
+    outbox.open();
     systemd::ready();
     info!(directory = %config.qmp_directory().display(), "ready, watching for QMP sockets");
 

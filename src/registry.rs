@@ -46,12 +46,14 @@ impl Registry {
         let events = watch(&directory).map_err(failed)?;
         let mut sockets = Sockets {
             directory: directory.clone(),
+            records: config.record_directory(),
             limits: config.limits,
             outbox,
             machines: BTreeMap::new(),
         };
         // Watched first, listed second: what comes in between is seen twice, not never.
         sockets.scan().await.map_err(failed)?;
+        sockets.forget_departed();
         join_all(sockets.machines.values_mut().map(Running::settled)).await;
 
         let task = tokio::spawn(async move { sockets.follow(events).await });
@@ -87,6 +89,7 @@ fn watch(directory: &Path) -> io::Result<EventStream<Buffer>> {
 /// The sockets in the directory and their machines.
 struct Sockets {
     directory: PathBuf,
+    records: PathBuf,
     limits: Limits,
     outbox: Outbox,
     machines: BTreeMap<MachineName, Running>,
@@ -144,6 +147,21 @@ impl Sockets {
         Ok(())
     }
 
+    /// Removes what is remembered of machines that went while the service was down.
+    fn forget_departed(&self) {
+        let Ok(records) = fs::read_dir(&self.records) else {
+            return;
+        };
+        for record in records.flatten().map(|entry| entry.path()) {
+            let name = record.file_stem().and_then(OsStr::to_str);
+            if name.is_none_or(|name| !self.machines.contains_key(name))
+                && let Err(error) = fs::remove_file(&record)
+            {
+                warn!(file = %record.display(), %error, "cannot be removed");
+            }
+        }
+    }
+
     fn add(&mut self, file: &OsStr) {
         let socket = self.directory.join(file);
         let metadata = fs::symlink_metadata(&socket);
@@ -158,6 +176,7 @@ impl Sockets {
             let source = Source {
                 name: name.clone(),
                 socket,
+                record: self.records.join(format!("{name}.json")),
                 limits: self.limits,
             };
             machine::start(source, self.outbox.clone())

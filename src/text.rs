@@ -3,13 +3,13 @@
 use std::borrow::Borrow;
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// A short, printable text from a QEMU: at most [`Text::MAX`] bytes, no control characters.
 ///
 /// Whatever QEMU says reaches terminals, journals and D-Bus messages (where a NUL would cost
 /// the service its connection). A QEMU whose names do not fit this type is not believed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Text(String);
 
 impl Text {

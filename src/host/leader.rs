@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
@@ -14,6 +15,15 @@ use tokio::net::UnixStream;
 pub struct Leader {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
+}
+
+/// What names one process of all that ever were since the host's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its PID.
+    pub pid: u32,
+    /// When it started, in clock ticks after the host (`starttime` in `proc_pid_stat(5)`).
+    pub start: u64,
 }
 
 /// The process behind a socket cannot be held.
@@ -50,6 +60,17 @@ impl Leader {
         self.pid.as_raw_pid().unsigned_abs()
     }
 
+    /// What names it, also to another run of the service.
+    pub fn id(&self) -> io::Result<ProcessId> {
+        let pid = self.pid();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let start = start_time(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        match self.has_exited() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(ProcessId { pid, start }),
+        }
+    }
+
     /// Waits until the process has exited.
     pub async fn exited(&self) {
         // A pidfd becomes readable when its process exits, and stays so.
@@ -68,5 +89,25 @@ impl Leader {
         let path = format!("/proc/{}/task/{thread}", self.pid());
         // Alive after the look, so the directory was this process's and not a successor's.
         thread != 0 && fs::metadata(path).is_ok() && !self.has_exited()
+    }
+}
+
+/// The 22nd field of `/proc/PID/stat`. The second, in parentheses, may have anything in it.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::start_time;
+
+    #[test]
+    fn a_process_cannot_hide_its_start_by_its_name() {
+        let rest = "S 1 2 3 0 -1 4194560 5 6 7 8 9 10 11 12 20 0 1 0 4711 1000 200 1844";
+        for name in ["qemu", "a) S 1 2 3 4 5 6 7", "(x))"] {
+            assert_eq!(start_time(&format!("8 ({name}) {rest}")), Some(4711));
+        }
+        assert_eq!(start_time("8 (qemu) S 1"), None);
     }
 }

@@ -4,5 +4,5 @@
 mod leader;
 mod socket;
 
-pub use leader::{Leader, LeaderError};
+pub use leader::{Leader, LeaderError, ProcessId};
 pub use socket::{ConnectError, connect};

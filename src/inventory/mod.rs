@@ -13,6 +13,7 @@ mod topology;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::text::Text;
@@ -104,6 +105,21 @@ pub struct Thread {
     pub id: u32,
     /// Whether it was found to be a thread of the leader and of no other vCPU.
     pub trusted: bool,
+}
+
+/// An entity that is plugged in, as it is remembered over a restart of the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresentEntity {
+    /// The number of its first vCPU.
+    pub first: u32,
+    /// How many vCPUs it has.
+    pub width: u32,
+    /// Its slot.
+    pub slot: u32,
+    /// Its QOM path.
+    pub qom_path: Text,
+    /// The thread ids that QEMU gave for its vCPUs.
+    pub threads: Vec<u32>,
 }
 
 /// One vCPU, present or possible.
@@ -213,6 +229,43 @@ impl Inventory {
     /// them. Asking again settles it.
     pub fn is_torn(&self) -> bool {
         self.torn
+    }
+
+    /// What is to be remembered of it.
+    pub fn record(&self) -> Vec<PresentEntity> {
+        let row = |(entity, presence): (&Entity, &Presence)| PresentEntity {
+            first: entity.first,
+            width: entity.width,
+            slot: entity.slot,
+            qom_path: presence.qom_path.clone(),
+            threads: presence.threads.iter().map(|thread| thread.id).collect(),
+        };
+        self.present().map(row).collect()
+    }
+
+    /// An inventory of what was remembered and nothing else, to compare another with.
+    pub fn recall(mut recorded: Vec<PresentEntity>) -> Self {
+        recorded.sort_by_key(|row| row.first);
+        recorded.dedup_by_key(|row| row.first);
+        let trusted = false;
+        let thread = |id| Thread { id, trusted };
+        let entity = |row: PresentEntity| Entity {
+            first: row.first,
+            width: row.width.min(MAX_VCPUS),
+            slot: row.slot,
+            driver: Text::default(),
+            props: Map::new(),
+            topology: Topology::default(),
+            presence: Some(Presence {
+                qom_path: row.qom_path,
+                order: 0,
+                threads: row.threads.into_iter().map(thread).collect(),
+            }),
+        };
+        Self {
+            entities: recorded.into_iter().map(entity).collect(),
+            ..Self::default()
+        }
     }
 
     /// How vCPUs are plugged here.

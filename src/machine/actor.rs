@@ -10,15 +10,18 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::changes::Plugging;
 use super::error::Error;
 use super::handle::{Command, Handle};
 use super::link::{Link, Look};
 use super::notice::{News, Outbox};
+use super::record::{Record, RecordFile};
 use super::removal::Removals;
 use super::session::Attention;
 use super::snapshot::Snapshot;
 use crate::config::Limits;
-use crate::host::{self, ConnectError, Leader, LeaderError};
+use crate::host::{self, ConnectError, Leader, LeaderError, ProcessId};
+use crate::inventory::Inventory;
 use crate::names::MachineName;
 use crate::qmp;
 
@@ -39,6 +42,8 @@ pub struct Source {
     pub name: MachineName,
     /// Its QMP socket.
     pub socket: PathBuf,
+    /// The file in which it is remembered over a restart of the service.
+    pub record: PathBuf,
     /// Its time limits.
     pub limits: Limits,
 }
@@ -60,6 +65,13 @@ impl Running {
         }
     }
 
+    /// Ends the actor as the end of the service does: nothing is told, and what is remembered
+    /// stays for the next.
+    pub async fn abandon(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
     /// Forgets the machine and returns when that was told.
     pub async fn stop(self) {
         self.cancel.cancel();
@@ -79,6 +91,9 @@ pub fn start(source: Source, outbox: Outbox) -> Running {
         outbox: outbox.clone(),
     };
     let mut actor = Actor {
+        record: RecordFile::new(source.record.clone()),
+        recalled: None,
+        plugging: None,
         source,
         handle,
         requested,
@@ -86,6 +101,7 @@ pub fn start(source: Source, outbox: Outbox) -> Running {
         outbox,
         removals: Removals::default(),
         leader: None,
+        leader_id: None,
         visible: false,
         attention: Attention::default(),
         settle: Some(settle),
@@ -113,14 +129,21 @@ pub(super) struct Actor {
     outbox: Outbox,
     pub(super) removals: Removals,
     pub(super) attention: Attention,
+    /// What QEMU was asked to plug and was not yet looked at.
+    pub(super) plugging: Option<Plugging>,
     /// The process of the machine that is visible, or would be.
     leader: Option<Arc<Leader>>,
+    /// What names it in the record; `None` where that is not known or there is none.
+    leader_id: Option<ProcessId>,
+    record: RecordFile,
+    /// What a former run of the service told of the vCPUs, until the first look.
+    pub(super) recalled: Option<Arc<Inventory>>,
     /// Whether it was told that the machine is there.
     visible: bool,
     /// To be told once whether there is a machine.
     settle: Option<oneshot::Sender<()>>,
     /// Why there is no connection, as it was logged last.
-    last_reason: String,
+    pub(super) last_reason: String,
 }
 
 /// Why there is no connection.
@@ -165,7 +188,9 @@ impl Actor {
         {
             self.vanish().await;
         }
-        self.leader = Some(leader.clone());
+        if self.leader.replace(leader.clone()).is_none() {
+            self.recall(&leader);
+        }
 
         let attempt = Link::open(stream, leader, self.source.limits.qmp_timeout);
         tokio::pin!(attempt);
@@ -175,7 +200,12 @@ impl Actor {
         loop {
             let deadline = self.removals.next_deadline();
             tokio::select! {
-                result = &mut attempt => return Ok(result?),
+                result = &mut attempt => return result.map_err(|(error, events)| {
+                    if let Some(mut events) = events {
+                        self.note_last_events(&mut events);
+                    }
+                    error.into()
+                }),
                 Some(command) = self.requested.recv() => self.turn_away(command),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     self.removals.take_due(Instant::now()).give();
@@ -222,13 +252,44 @@ impl Actor {
         self.handle.snapshot()
     }
 
-    /// A connection is open and its first look was taken in.
-    pub(super) async fn connected(&mut self) {
-        self.last_reason.clear();
-        self.appear().await;
+    /// Waits until all that was told is passed on.
+    pub(super) async fn passed_on(&self) {
+        self.outbox.barrier().await;
     }
 
-    async fn appear(&mut self) {
+    /// Takes up what a former run of the service knew of the QEMU `leader`.
+    fn recall(&mut self, leader: &Leader) {
+        self.leader_id = leader.id().ok();
+        match self.record.load() {
+            Ok(Some(record)) if Some(record.leader) == self.leader_id => {
+                info!(machine = %self.source.name, removals = record.removals.len(), "remembered");
+                self.recalled = Some(Arc::new(Inventory::recall(record.present)));
+                self.removals.recall(record.removals);
+                self.plugging = record.plugging;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "what was remembered cannot be read");
+            }
+        }
+    }
+
+    /// Writes down what must outlive the service.
+    pub(super) fn remember(&mut self) {
+        let Some(leader) = self.leader_id else {
+            return;
+        };
+        let mut record = Record::new(leader);
+        record.present = self.snapshot().inventory.record();
+        record.removals = self.removals.record();
+        record.plugging = self.plugging.clone();
+        if let Err(error) = self.record.save(record) {
+            warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "what is to be remembered cannot be written");
+        }
+    }
+
+    /// The machine is there and can be seen.
+    pub(super) async fn appear(&mut self) {
         if !self.visible {
             self.visible = true;
             self.tell(News::Appeared(self.handle.clone())).await;
@@ -245,6 +306,12 @@ impl Actor {
     /// The machine is gone: nothing that was known of it is true any more.
     async fn vanish(&mut self) {
         self.leader = None;
+        self.leader_id = None;
+        self.recalled = None;
+        self.plugging = None;
+        if let Err(error) = self.record.remove() {
+            warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "cannot be removed");
+        }
         self.attention = Attention::default();
         if self.visible {
             self.visible = false;
@@ -305,6 +372,7 @@ impl Actor {
     async fn show_disconnected(&mut self, reason: &str) {
         let mut snapshot = Snapshot::clone(&self.handle.snapshot());
         snapshot.disconnected = Some(reason.to_owned());
+        snapshot.pending = self.removals.pending_vcpus();
         snapshot.leader = self.leader.as_ref().map_or(0, |leader| leader.pid());
         self.publish(snapshot).await;
         self.appear().await;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::notice::Cause;
 use super::removal::Removals;
 use crate::inventory::{Entity, Inventory, Presence};
@@ -13,10 +15,10 @@ pub(super) struct Clues {
     pub reconnected: bool,
     /// The guest was reset.
     pub reset: bool,
-    /// Paths of deleted devices.
-    pub deleted: Vec<String>,
-    /// The entities that were just plugged, and for whom.
-    pub plugged: Option<(BTreeSet<u32>, u32)>,
+    /// The entities that the guest said it ejected by itself.
+    pub ejected: BTreeSet<u32>,
+    /// The entities that QEMU was asked to plug, and for whom.
+    pub plugged: Option<Plugging>,
 }
 
 /// One entity that came or went.
@@ -34,45 +36,34 @@ pub(super) struct Change {
     pub uid: Option<u32>,
 }
 
+/// Entities that QEMU is asked to plug, by their first vCPUs, and for whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Plugging {
+    pub firsts: BTreeSet<u32>,
+    pub uid: u32,
+}
+
 impl Clues {
-    /// How many deletions are remembered; a flood of them is no better explanation.
-    const MAX_DELETED: usize = 256;
-
-    /// Remembers that the device at `path` was deleted.
-    pub(super) fn note_deleted(&mut self, path: &str) {
-        if self.deleted.len() < Self::MAX_DELETED {
-            self.deleted.push(path.to_owned());
-        }
-    }
-
     fn of_arrival(&self, entity: &Entity) -> (Cause, Option<u32>) {
         match &self.plugged {
-            Some((firsts, uid)) if firsts.contains(&entity.first) => (Cause::Request, Some(*uid)),
+            Some(plugging) if plugging.firsts.contains(&entity.first) => {
+                (Cause::Request, Some(plugging.uid))
+            }
             _ if self.reconnected => (Cause::Reconnect, None),
             _ => (Cause::External, None),
         }
     }
 
-    fn of_departure(
-        &self,
-        entity: &Entity,
-        presence: &Presence,
-        removals: &Removals,
-    ) -> (Cause, Option<u32>) {
-        let uid = removals.get(entity.first).map(|removal| removal.uid);
-        let path = presence.qom_path.as_str();
-        let is_part = |deleted: &String| {
-            let rest = deleted.strip_prefix(path);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let cause = if self.reconnected {
-            Cause::Reconnect
-        } else if self.reset {
+    fn of_departure(&self, entity: &Entity, removals: &Removals) -> (Cause, Option<u32>) {
+        let uid = removals.asked_by(entity.first);
+        let cause = if self.reset {
             Cause::Reset
         } else if uid.is_some() {
             Cause::Request
-        } else if self.deleted.iter().any(is_part) {
+        } else if self.ejected.contains(&entity.first) {
             Cause::Guest
+        } else if self.reconnected {
+            Cause::Reconnect
         } else {
             Cause::External
         };
@@ -100,7 +91,7 @@ pub(super) fn between(
         uid,
     };
     let departed = before.present().filter(|(e, p)| !same(after, e, p));
-    let departed = departed.map(|(e, p)| change(e, clues.of_departure(e, p, removals)));
+    let departed = departed.map(|(e, _)| change(e, clues.of_departure(e, removals)));
     let arrived = after.present().filter(|(e, p)| !same(before, e, p));
     let arrived = arrived.map(|(e, _)| change(e, clues.of_arrival(e)));
     (departed.collect(), arrived.collect())
@@ -141,16 +132,18 @@ mod tests {
             inventory(&[(0, 10), (2, 12), (3, 13)]),
         );
         let mut removals = Removals::default();
-        removals.open(
-            1,
-            Removal {
-                vcpus: vec![1],
-                uid: 7,
-                asked: Instant::now(),
-            },
-        );
+        let removal = Removal {
+            vcpus: vec![1],
+            uid: 7,
+            asked: Instant::now(),
+            refused_before: false,
+        };
+        removals.ask(1, removal);
         let clues = Clues {
-            plugged: Some((BTreeSet::from([3]), 8)),
+            plugged: Some(Plugging {
+                firsts: [3].into(),
+                uid: 8,
+            }),
             ..Clues::default()
         };
         let (departed, arrived) = between(&before, &after, &clues, &removals);
@@ -169,20 +162,13 @@ mod tests {
             let (departed, _) = between(&before, &after, &clues, &Removals::default());
             departed[0].cause
         };
-        let deleted = |path: &str| Clues {
-            deleted: vec![path.into()],
+        let ejected = |first| Clues {
+            ejected: [first].into(),
             ..Clues::default()
         };
         assert_eq!(cause(Clues::default()), Cause::External);
-        assert_eq!(
-            cause(deleted("/machine/peripheral/vcpu1/lapic")),
-            Cause::Guest
-        );
-        assert_eq!(cause(deleted("/machine/peripheral/vcpu1")), Cause::Guest);
-        assert_eq!(
-            cause(deleted("/machine/peripheral/vcpu11")),
-            Cause::External
-        );
+        assert_eq!(cause(ejected(1)), Cause::Guest);
+        assert_eq!(cause(ejected(2)), Cause::External);
         assert_eq!(
             cause(Clues {
                 reset: true,

@@ -7,20 +7,25 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use crate::host::Leader;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, Slots};
-use crate::qmp::{self, AcpiOst, Client, Closed, Event, Identity};
+use crate::qmp::{self, AcpiOst, Client, Closed, Event, Identity, Reply};
 use crate::text::Text;
+
+/// What QEMU tells by itself.
+pub(super) type Events = mpsc::Receiver<Result<Event, Closed>>;
 
 /// A QEMU that answered.
 #[derive(Debug)]
 pub(super) struct Link {
     pub client: Client,
-    pub events: mpsc::Receiver<Result<Event, Closed>>,
+    pub events: Events,
     pub leader: Arc<Leader>,
     pub identity: Identity,
+    /// The CPUs of a QEMU that does not list them; their number never changes.
+    counted: OnceCell<(Slots, Option<Text>)>,
 }
 
 /// One look at what can change.
@@ -38,22 +43,30 @@ struct StatusInfo {
 }
 
 impl Link {
-    /// Speaks with the QEMU on the other side of `stream`, and takes a first look.
+    /// Speaks with the QEMU on the other side of `stream`, and takes a first look. Where that
+    /// fails, what QEMU told before is in the second value.
     pub(super) async fn open(
         stream: UnixStream,
         leader: Arc<Leader>,
         silence: Duration,
-    ) -> Result<(Self, Look), qmp::Error> {
-        let (client, events) = Client::connect(stream, silence).await?;
-        let identity = qmp::negotiate(&client).await?;
+    ) -> Result<(Self, Look), (qmp::Error, Option<Events>)> {
+        let connected = Client::connect(stream, silence).await;
+        let (client, events) = connected.map_err(|closed| (closed.into(), None))?;
+        let identity = match qmp::negotiate(&client).await {
+            Ok(identity) => identity,
+            Err(error) => return Err((error, Some(events))),
+        };
         let link = Self {
             client,
             events,
             leader,
             identity,
+            counted: OnceCell::new(),
         };
-        let look = link.look().await?;
-        Ok((link, look))
+        match link.look().await {
+            Ok(look) => Ok((link, look)),
+            Err(closed) => Err((closed.into(), Some(link.events))),
+        }
     }
 
     /// Looks at the vCPUs and the run state. A QEMU whose answers cannot be true is treated as
@@ -72,22 +85,12 @@ impl Link {
         }
     }
 
-    /// What the guest said last of each CPU slot; empty where QEMU does not keep it.
-    pub(super) async fn ospm_status(&self) -> Result<Vec<AcpiOst>, Closed> {
-        if !self.has("query-acpi-ospm-status") {
-            return Ok(Vec::new());
-        }
-        let reply = self
-            .client
-            .send::<Vec<AcpiOst>>("query-acpi-ospm-status", None);
-        let mut status = match reply.wait().await {
-            Ok(status) => status,
-            // A machine type without ACPI.
-            Err(qmp::Error::Command { .. }) => Vec::new(),
-            Err(error) => return Err(broken(error)),
-        };
-        status.retain(|ost| ost.slot_type.as_str() == "CPU");
-        Ok(status)
+    /// Asks what the guest said last of each CPU slot, now and not when the answer is awaited;
+    /// nothing where QEMU does not keep it.
+    pub(super) fn ospm_status(&self) -> impl Future<Output = Result<Vec<AcpiOst>, Closed>> + use<> {
+        let query = "query-acpi-ospm-status";
+        let reply = self.has(query).then(|| self.client.send(query, None));
+        read_ospm_status(reply)
     }
 
     fn has(&self, command: &str) -> bool {
@@ -129,7 +132,10 @@ impl Link {
         let status = self.client.send::<StatusInfo>("query-status", None);
 
         let (slots, no_hotplug) = match slots {
-            None => self.counted_slots().await?,
+            None => {
+                let counted = self.counted.get_or_try_init(|| self.counted_slots());
+                counted.await?.clone()
+            }
             Some(reply) => match reply.wait().await {
                 Ok(list) => (Slots::Listed(list), None),
                 Err(qmp::Error::Command { error, .. }) => (Slots::Fixed, Some(error.desc)),
@@ -150,6 +156,20 @@ impl Link {
             no_hotplug,
         })
     }
+}
+
+async fn read_ospm_status(reply: Option<Reply<Vec<AcpiOst>>>) -> Result<Vec<AcpiOst>, Closed> {
+    let Some(reply) = reply else {
+        return Ok(Vec::new());
+    };
+    let mut status = match reply.wait().await {
+        Ok(status) => status,
+        // A machine type without ACPI.
+        Err(qmp::Error::Command { .. }) => Vec::new(),
+        Err(error) => return Err(broken(error)),
+    };
+    status.retain(|ost| ost.slot_type.as_str() == "CPU");
+    Ok(status)
 }
 
 /// The greatest CPU number in a refusal such as `Unable to add CPU: 2147483647, max allowed: 3`.

@@ -24,6 +24,7 @@ mod error;
 mod handle;
 mod link;
 mod notice;
+mod record;
 mod removal;
 mod request;
 mod session;

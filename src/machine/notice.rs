@@ -1,6 +1,6 @@
 //! What a machine tells the outside, in the order in which it happened.
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::Handle;
 use crate::names::MachineName;
@@ -85,28 +85,54 @@ impl Cause {
     }
 }
 
+impl News {
+    /// Whether it is an event, told once, and not a state, which can be read.
+    fn is_event(&self) -> bool {
+        match self {
+            Self::VcpuAdded(_) | Self::VcpuRemoved(_) | Self::VcpuRemovalFailed { .. } => true,
+            Self::Appeared(_) | Self::Changed | Self::Vanished => false,
+        }
+    }
+}
+
 /// Where notices go.
 #[derive(Clone, Debug)]
-pub struct Outbox(mpsc::Sender<Notice>);
+pub struct Outbox {
+    notices: mpsc::Sender<Notice>,
+    /// Whether somebody may listen to events.
+    audience: watch::Sender<bool>,
+}
 
 impl Outbox {
     /// An outbox and the end that must be drained.
     pub fn new() -> (Self, mpsc::Receiver<Notice>) {
         let (sender, receiver) = mpsc::channel(OUTBOX);
-        (Self(sender), receiver)
+        let outbox = Self {
+            notices: sender,
+            audience: watch::Sender::new(false),
+        };
+        (outbox, receiver)
+    }
+
+    /// Lets events pass. Before, who has one to tell waits, for nobody would hear it.
+    pub fn open(&self) {
+        self.audience.send_replace(true);
     }
 
     /// Tells news of `machine`.
     pub(super) async fn tell(&self, machine: &MachineName, news: News) {
+        if news.is_event() {
+            let _ = self.audience.subscribe().wait_for(|open| *open).await;
+        }
         let machine = machine.clone();
         // Nobody listens any more only when the service stops.
-        let _ = self.0.send(Notice::News { machine, news }).await;
+        let _ = self.notices.send(Notice::News { machine, news }).await;
     }
 
     /// Waits until everything told so far is passed on.
     pub async fn barrier(&self) {
         let (sender, passed) = oneshot::channel();
-        if self.0.send(Notice::Barrier(sender)).await.is_ok() {
+        if self.notices.send(Notice::Barrier(sender)).await.is_ok() {
             let _ = passed.await;
         }
     }

@@ -11,12 +11,16 @@ use tokio::time::Instant;
 
 use super::error::{Error, Refusal, Report};
 use super::handle::{Answer, Outcome};
+use super::record::AskedRemoval;
 use crate::inventory::Target;
 
 /// All open removals of a machine, by the first vCPU of the entity, and all who wait.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     open: BTreeMap<u32, Removal>,
+    /// Those that QEMU was asked for and has not answered. Where the connection breaks then, they
+    /// explain what goes later.
+    asking: BTreeMap<u32, Removal>,
     waiters: Vec<Waiting>,
 }
 
@@ -29,6 +33,8 @@ pub(super) struct Removal {
     pub uid: u32,
     /// When QEMU was last asked.
     pub asked: Instant,
+    /// Whether the last that the guest had said of it then was a refusal, of a former request.
+    pub refused_before: bool,
 }
 
 /// A call that waits until all of its removals have ended.
@@ -71,9 +77,36 @@ impl Due {
 }
 
 impl Removals {
-    /// QEMU agreed to unplug the entity of vCPU `first`.
-    pub(super) fn open(&mut self, first: u32, removal: Removal) {
-        self.open.insert(first, removal);
+    /// QEMU is about to be asked to unplug the entity of vCPU `first`.
+    pub(super) fn ask(&mut self, first: u32, removal: Removal) {
+        self.asking.insert(first, removal);
+    }
+
+    /// The last that the guest said of the entity of vCPU `first`, about which QEMU is being
+    /// asked, is a refusal of a former request.
+    pub(super) fn refused_before(&mut self, first: u32) {
+        if let Some(removal) = self.asking.get_mut(&first) {
+            removal.refused_before = true;
+        }
+    }
+
+    /// QEMU agreed to unplug the entity of vCPU `first`, as it was asked to.
+    pub(super) fn agreed(&mut self, first: u32) {
+        if let Some(removal) = self.asking.remove(&first) {
+            self.open.insert(first, removal);
+        }
+    }
+
+    /// QEMU did not take the request for the entity of vCPU `first`. One that it took before
+    /// stands.
+    pub(super) fn rejected(&mut self, first: u32) {
+        self.asking.remove(&first);
+    }
+
+    /// Who asked that the entity of vCPU `first` goes, though QEMU may not have heard.
+    pub(super) fn asked_by(&self, first: u32) -> Option<u32> {
+        let removal = self.open.get(&first).or_else(|| self.asking.get(&first));
+        removal.map(|removal| removal.uid)
     }
 
     /// The open removal of the entity of vCPU `first`.
@@ -105,7 +138,7 @@ impl Removals {
 
     /// The entity is gone. Returns its removal, if one was open.
     pub(super) fn gone(&mut self, first: u32) -> Option<Removal> {
-        let removal = self.open.remove(&first)?;
+        let removal = self.close(first)?;
         for waiting in &mut self.waiters {
             if waiting.waiter.outstanding.remove(&first) {
                 waiting.removed.extend(&removal.vcpus);
@@ -117,7 +150,7 @@ impl Removals {
 
     /// The guest refused to give up the entity. Returns its removal, if one was open.
     pub(super) fn refused(&mut self, first: u32, reason: &str) -> Option<Removal> {
-        let removal = self.open.remove(&first)?;
+        let removal = self.close(first)?;
         for waiting in &mut self.waiters {
             if waiting.waiter.outstanding.remove(&first) {
                 waiting.refused.push(Refusal {
@@ -127,6 +160,43 @@ impl Removals {
             }
         }
         Some(removal)
+    }
+
+    fn close(&mut self, first: u32) -> Option<Removal> {
+        let unanswered = self.asking.remove(&first);
+        self.open.remove(&first).or(unanswered)
+    }
+
+    /// What is to be remembered over a restart.
+    pub(super) fn record(&self) -> Vec<AskedRemoval> {
+        let row = |removal: &Removal, agreed| AskedRemoval {
+            vcpus: removal.vcpus.clone(),
+            uid: removal.uid,
+            agreed,
+            refused_before: removal.refused_before,
+        };
+        let open = self.open.values().map(|removal| row(removal, true));
+        let asking = self.asking.values().map(|removal| row(removal, false));
+        open.chain(asking).collect()
+    }
+
+    /// Takes up what a former run of the service remembered.
+    pub(super) fn recall(&mut self, recorded: Vec<AskedRemoval>) {
+        for row in recorded {
+            let Some(&first) = row.vcpus.first() else {
+                continue;
+            };
+            let removal = Removal {
+                vcpus: row.vcpus,
+                uid: row.uid,
+                asked: Instant::now(),
+                refused_before: row.refused_before,
+            };
+            match row.agreed {
+                true => self.open.insert(first, removal),
+                false => self.asking.insert(first, removal),
+            };
+        }
     }
 
     /// Whether no removal is open.
@@ -159,6 +229,7 @@ impl Removals {
     /// Takes out all waiters because the machine is gone, and forgets all removals.
     pub(super) fn take_all(&mut self) -> Due {
         self.open.clear();
+        self.asking.clear();
         let all = std::mem::take(&mut self.waiters).into_iter();
         Due(all.map(|w| (w.waiter.answer, Err(Error::Gone))).collect())
     }
@@ -221,8 +292,10 @@ mod tests {
             vcpus: (first..first + width).collect(),
             uid: 7,
             asked: Instant::now(),
+            refused_before: false,
         };
-        removals.open(first, removal);
+        removals.ask(first, removal);
+        removals.agreed(first);
     }
 
     fn wait(removals: &mut Removals, outstanding: &[u32]) -> Answered {

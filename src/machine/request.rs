@@ -1,6 +1,5 @@
 //! How a request is carried out: plan, ask QEMU for all at once, look again.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
@@ -8,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::actor::Actor;
+use super::changes::Plugging;
 use super::error::{Error, Refusal, Report};
 use super::handle::{Answer, Outcome, Request, Wait};
 use super::link::{Link, broken};
@@ -15,7 +15,7 @@ use super::notice::Cause;
 use super::removal::{Removal, Waiter};
 use super::session::removal_failed;
 use super::snapshot::Snapshot;
-use crate::inventory::{Entity, HotplugMethod, Inventory, Plan};
+use crate::inventory::{Entity, HotplugMethod, Inventory, Plan, Presence};
 use crate::qmp::{self, Closed, CommandError, Reply};
 
 /// A removal that is asked for again after this time is passed on to QEMU again. Before it QEMU
@@ -68,9 +68,13 @@ impl Actor {
         firsts: &[u32],
     ) -> Result<Outcome, Stop> {
         let before = self.snapshot();
+        self.plugging = Some(Plugging {
+            firsts: firsts.iter().copied().collect(),
+            uid: request.uid,
+        });
+        self.remember();
         let errors = plug(link, &before.inventory, firsts).await?;
-        let plugged = (firsts.iter().copied().collect::<BTreeSet<_>>(), request.uid);
-        self.look(link, Some(plugged)).await?;
+        self.look(link).await?;
 
         let after = self.snapshot();
         let entities = firsts
@@ -133,7 +137,7 @@ impl Actor {
             answer,
         });
         // What needs no guest is gone already.
-        self.look(link, None).await
+        self.look(link).await
     }
 
     /// Sends all `device_del`s at once. Returns what QEMU refused, which was told too.
@@ -150,26 +154,42 @@ impl Actor {
             removal.is_some_and(|r| now.duration_since(r.asked) >= ASK_AGAIN_AFTER)
         };
         let again: Vec<u32> = plan.leaving.iter().filter(is_old).copied().collect();
+        let entities = plan.remove.iter().chain(&again).filter_map(|&first| {
+            let entity = before.inventory.entity(first)?;
+            Some((entity, entity.presence.as_ref()?))
+        });
+        let entities: Vec<(&Entity, &Presence)> = entities.collect();
+        for (entity, _) in &entities {
+            let removal = Removal {
+                vcpus: entity.vcpus().collect(),
+                uid,
+                asked: now,
+                refused_before: false,
+            };
+            self.removals.ask(entity.first, removal);
+        }
+        self.remember();
+        let status = link.ospm_status();
         let mut replies = Vec::new();
-        for &first in plan.remove.iter().chain(&again) {
-            let Some(entity) = before.inventory.entity(first) else {
-                continue;
-            };
-            let Some(presence) = &entity.presence else {
-                continue;
-            };
+        for (entity, presence) in entities {
             // By path, which boot CPUs have too (qdev_device_del takes both).
             let arguments = json!({"id": presence.qom_path.as_str()});
             let reply: Reply<IgnoredAny> = link.client.send("device_del", Some(arguments));
             replies.push((entity, reply));
+        }
+        for ost in status.await?.iter().filter(|ost| ost.refusal().is_some()) {
+            if let Some(first) = self.entity_of(ost) {
+                self.removals.refused_before(first);
+            }
         }
         let mut refused = Vec::new();
         for (entity, reply) in replies {
             let is_again = again.contains(&entity.first);
             match refusal(reply).await? {
                 // QEMU still has the first request; that it takes no second is no failure.
-                Some(_) if is_again => {}
+                Some(_) if is_again => self.removals.rejected(entity.first),
                 Some(error) if !is_under_way(&error) => {
+                    self.removals.rejected(entity.first);
                     let reason = in_words(&error);
                     let alias = entity.alias().unwrap_or_default();
                     let vcpus = entity.vcpus();
@@ -179,12 +199,7 @@ impl Actor {
                     let vcpus = entity.vcpus().collect();
                     refused.push(Refusal { vcpus, reason });
                 }
-                _ => {
-                    let vcpus = entity.vcpus().collect();
-                    let asked = Instant::now();
-                    self.removals
-                        .open(entity.first, Removal { vcpus, uid, asked });
-                }
+                _ => self.removals.agreed(entity.first),
             }
         }
         Ok(refused)

@@ -1,7 +1,6 @@
 //! One connection of the actor: commands and events in, one look at the inventory after them,
 //! and what each look makes known.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +10,14 @@ use tracing::{debug, info};
 use super::actor::Actor;
 use super::changes::{self, Clues};
 use super::handle::Command;
-use super::link::{Link, Look};
+use super::link::{Events, Link, Look};
 use super::notice::{Cause, News, Vcpu};
 use super::snapshot::Snapshot;
+use crate::inventory::Inventory;
 use crate::qmp::{AcpiOst, Closed, Event};
 
+/// A guest that ejects a CPU by itself says so after the CPU is gone, within this time.
+const EJECTION_GRACE: Duration = Duration::from_millis(250);
 /// Events lead to one look at the inventory in this time, however many there are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// While a call waits for a removal, the inventory is looked at this often without any event:
@@ -28,9 +30,32 @@ const RECHECK_INTERVAL_UNWAITED: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Attention {
     clues: Clues,
-    refusals: Vec<(u32, String)>,
+    refusals: Vec<Refused>,
     due: Option<Instant>,
     looked: Option<Instant>,
+}
+
+/// A guest keeps an entity that somebody wanted to go.
+#[derive(Clone, Debug)]
+struct Refused {
+    /// The first vCPU of the entity.
+    first: u32,
+    /// Who wanted it, if it was nobody here.
+    cause: Cause,
+    reason: String,
+}
+
+impl Refused {
+    fn by(first: u32, ost: &AcpiOst) -> Option<Self> {
+        Some(Self {
+            first,
+            cause: match ost.is_guests_own() {
+                true => Cause::Guest,
+                false => Cause::External,
+            },
+            reason: ost.refusal()?,
+        })
+    }
 }
 
 impl Actor {
@@ -51,15 +76,13 @@ impl Actor {
                     None => Err(Closed::Hangup),
                 },
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
-                    self.look(&mut link, None).await
+                    self.look(&mut link).await
                 }
                 () = leader.exited() => Err(Closed::Hangup),
             };
             if let Err(closed) = step {
                 // What came before the end may tell of refusals that nobody tells again.
-                while let Ok(Ok(event)) = link.events.try_recv() {
-                    self.note_event(event);
-                }
+                self.note_last_events(&mut link.events);
                 return closed;
             }
         }
@@ -68,7 +91,7 @@ impl Actor {
     /// Takes in the first look: what is there when the connection starts, or came and went
     /// without it.
     async fn open_session(&mut self, link: &Link, look: Look) -> Result<(), Closed> {
-        let known = self.snapshot().version.is_some();
+        let known = self.recalled.is_some() || self.snapshot().version.is_some();
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let identity = &link.identity;
         snapshot.version = Some(identity.version);
@@ -86,6 +109,7 @@ impl Actor {
         let attention = std::mem::take(&mut self.attention);
         let clues = Clues {
             reconnected: true,
+            plugged: self.plugging.take(),
             ..attention.clues
         };
         info!(
@@ -95,30 +119,43 @@ impl Actor {
             max = look.inventory.max_vcpus(),
             "connected"
         );
-        if known {
-            let mut refusals = attention.refusals;
-            refusals.extend(missed);
-            self.take_in(snapshot, look, &clues, refusals).await;
-        } else {
-            snapshot.take_look(look);
-            self.publish(snapshot).await;
-        }
-        self.connected().await;
+        let before = match known {
+            true => self.known_inventory(),
+            // Nobody was told that there were none, so none came.
+            false => Arc::new(look.inventory.clone()),
+        };
+        self.recalled = None;
+        let mut refusals = attention.refusals;
+        refusals.extend(missed);
+        self.last_reason.clear();
+        self.take_in(&before, snapshot, look, &clues, refusals)
+            .await;
         Ok(())
     }
 
-    /// The open removals that the guest refused while there was no connection to tell.
-    async fn missed_refusals(&self, link: &Link) -> Result<Vec<(u32, String)>, Closed> {
-        let leaving = self.removals.leaving();
-        if leaving.is_empty() {
+    /// Notes what came before the end of a connection: it may tell of refusals that nobody tells
+    /// again.
+    pub(super) fn note_last_events(&mut self, events: &mut Events) {
+        while let Ok(Ok(event)) = events.try_recv() {
+            self.note_event(event);
+        }
+    }
+
+    /// The open removals that the guest refused while there was no connection to tell. A refusal
+    /// that was there before QEMU was asked may be that of a former request, and is none.
+    async fn missed_refusals(&self, link: &Link) -> Result<Vec<Refused>, Closed> {
+        if self.removals.is_empty() {
             return Ok(Vec::new());
         }
         let status = link.ospm_status().await?;
-        let refusal = |ost: &AcpiOst| Some((self.entity_of(ost)?, ost.refusal()?));
-        let refusals = status.iter().filter_map(refusal);
-        Ok(refusals
-            .filter(|(first, _)| leaving.contains(first))
-            .collect())
+        let refusals = status
+            .iter()
+            .filter_map(|ost| Refused::by(self.entity_of(ost)?, ost));
+        let is_new = |refused: &Refused| {
+            let removal = self.removals.get(refused.first);
+            removal.is_some_and(|removal| !removal.refused_before)
+        };
+        Ok(refusals.filter(is_new).collect())
     }
 
     /// When the inventory must be looked at next.
@@ -139,42 +176,71 @@ impl Actor {
     /// Notes what an event says; what it means is seen at the next look.
     fn note_event(&mut self, event: Event) {
         debug!(machine = %self.source.name, ?event, "event");
+        let now = Instant::now();
+        let earliest = self.attention.looked.map(|looked| looked + LOOK_INTERVAL);
+        let mut due = earliest.map_or(now, |earliest| earliest.max(now));
         match event {
-            Event::DeviceDeleted { path, .. } => self.attention.clues.note_deleted(path.as_str()),
+            Event::DeviceDeleted { path, .. } => {
+                if self.is_unasked_departure(path.as_str()) {
+                    due = now + EJECTION_GRACE;
+                }
+            }
             Event::UnplugGuestError { path, .. } => {
                 if let Some(first) = self.entity_at(path.as_str()) {
-                    let reason = "the guest refused to give up the CPU".to_owned();
-                    self.attention.refusals.push((first, reason));
+                    self.attention.refusals.push(Refused {
+                        first,
+                        cause: Cause::External,
+                        reason: "the guest refused to give up the CPU".to_owned(),
+                    });
                 }
             }
             Event::AcpiCpuOst(ost) => {
-                if let (Some(reason), Some(first)) = (ost.refusal(), self.entity_of(&ost)) {
-                    self.attention.refusals.push((first, reason));
+                if let Some(first) = self.entity_of(&ost) {
+                    let refused = Refused::by(first, &ost);
+                    if refused.is_none() && ost.is_guests_own() {
+                        self.attention.clues.ejected.insert(first);
+                    }
+                    self.attention.refusals.extend(refused);
                 }
             }
             Event::Reset => self.attention.clues.reset = true,
             Event::RunState => {}
             Event::Other => return,
         }
-        if self.attention.due.is_none() {
-            let now = Instant::now();
-            let earliest = self.attention.looked.map(|looked| looked + LOOK_INTERVAL);
-            self.attention.due = Some(earliest.map_or(now, |earliest| earliest.max(now)));
-        }
+        let due = self.attention.due.map_or(due, |former| former.min(due));
+        self.attention.due = Some(due);
+    }
+
+    /// Whether the device at `path` is an entity, or a part of one, that nobody asked us to
+    /// remove.
+    fn is_unasked_departure(&self, path: &str) -> bool {
+        let inventory = self.known_inventory();
+        let mut present = inventory.present();
+        let found = present.find(|(_, presence)| {
+            let rest = path.strip_prefix(presence.qom_path.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        found.is_some_and(|(entity, _)| self.removals.asked_by(entity.first).is_none())
+    }
+
+    /// The vCPUs as they were last seen, if by a former run of the service.
+    fn known_inventory(&self) -> Arc<Inventory> {
+        let recalled = self.recalled.as_ref();
+        recalled.unwrap_or(&self.snapshot().inventory).clone()
     }
 
     fn entity_at(&self, path: &str) -> Option<u32> {
-        let snapshot = self.snapshot();
-        let mut present = snapshot.inventory.present();
+        let inventory = self.known_inventory();
+        let mut present = inventory.present();
         let found = present.find(|(_, presence)| presence.qom_path.as_str() == path);
         found.map(|(entity, _)| entity.first)
     }
 
     /// The entity that an `_OST` is about: by its id, or by its slot where it has none.
-    fn entity_of(&self, ost: &AcpiOst) -> Option<u32> {
-        let snapshot = self.snapshot();
+    pub(super) fn entity_of(&self, ost: &AcpiOst) -> Option<u32> {
+        let inventory = self.known_inventory();
         let slot = ost.slot.as_str().parse::<u32>().ok();
-        let mut present = snapshot.inventory.present();
+        let mut present = inventory.present();
         let found = present.find(|(entity, _)| match &ost.device {
             Some(device) => entity.alias() == Some(device.as_str()),
             None => Some(entity.slot) == slot,
@@ -182,13 +248,8 @@ impl Actor {
         found.map(|(entity, _)| entity.first)
     }
 
-    /// Looks at the machine and takes in what is seen; `plugged` are the entities that were just
-    /// plugged, and for whom.
-    pub(super) async fn look(
-        &mut self,
-        link: &mut Link,
-        plugged: Option<(BTreeSet<u32>, u32)>,
-    ) -> Result<(), Closed> {
+    /// Looks at the machine and takes in what is seen.
+    pub(super) async fn look(&mut self, link: &mut Link) -> Result<(), Closed> {
         let look = link.look().await?;
         self.attention.due = None;
         self.attention.looked = Some(Instant::now());
@@ -202,41 +263,47 @@ impl Actor {
         } else {
             std::mem::take(&mut self.attention.clues)
         };
-        clues.plugged = plugged;
+        clues.plugged = self.plugging.take();
         let refusals = std::mem::take(&mut self.attention.refusals);
         let snapshot = Snapshot::clone(&self.snapshot());
-        self.take_in(snapshot, look, &clues, refusals).await;
+        let before = snapshot.inventory.clone();
+        self.take_in(&before, snapshot, look, &clues, refusals)
+            .await;
         Ok(())
     }
 
-    /// Makes a look the truth: settles removals, publishes the snapshot, tells what happened,
-    /// and then answers who waited for it.
+    /// Makes a look the truth: settles removals, publishes the snapshot, tells what happened
+    /// since `before`, remembers that it was told, and then answers who waited for it.
     async fn take_in(
         &mut self,
+        before: &Inventory,
         mut snapshot: Snapshot,
         look: Look,
         clues: &Clues,
-        refusals: Vec<(u32, String)>,
+        refusals: Vec<Refused>,
     ) {
-        let before = snapshot.inventory.clone();
-        let (departed, arrived) = changes::between(&before, &look.inventory, clues, &self.removals);
+        let (departed, arrived) = changes::between(before, &look.inventory, clues, &self.removals);
         let mut news = Vec::new();
         for change in departed {
             self.removals.gone(change.first);
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
             news.extend(told.map(News::VcpuRemoved));
         }
-        for (first, reason) in refusals {
+        for Refused {
+            first,
+            cause,
+            reason,
+        } in refusals
+        {
             let still_there = look
                 .inventory
                 .entity(first)
                 .filter(|e| e.presence.is_some());
             let Some(entity) = still_there else { continue };
             let removal = self.removals.refused(first, &reason);
-            let cause = if removal.is_some() {
-                Cause::Request
-            } else {
-                Cause::External
+            let cause = match removal {
+                Some(_) => Cause::Request,
+                None => cause,
             };
             let uid = removal.map(|r| r.uid);
             let alias = entity.alias().unwrap_or_default();
@@ -249,9 +316,16 @@ impl Actor {
         snapshot.take_look(look);
         snapshot.pending = self.removals.pending_vcpus();
         self.publish(snapshot).await;
+        self.appear().await;
+        let is_news = !news.is_empty();
         for news in news {
             self.tell(news).await;
         }
+        if is_news {
+            // Told twice is better than never, should the service end just here.
+            self.passed_on().await;
+        }
+        self.remember();
         self.removals.take_due(Instant::now()).give();
     }
 }

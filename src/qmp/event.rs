@@ -49,16 +49,27 @@ pub struct AcpiOst {
     pub status: u64,
 }
 
+/// `source` of an `_OST` about the ejection that somebody outside the guest asked for.
+const EJECTION_REQUEST: u64 = 3;
+/// `source` of an `_OST` about an ejection that the guest began by itself.
+const EJECTION: u64 = 0x103;
+/// `status` while the guest is at it.
+const IN_PROGRESS: u64 = 0x84;
+
 impl AcpiOst {
+    /// Whether it is about an ejection that the guest began by itself. Only the last `_OST` of an
+    /// ejection says so (Linux, `acpi_device_hotplug()`).
+    pub fn is_guests_own(&self) -> bool {
+        self.source == EJECTION
+    }
+
     /// Why the guest keeps the CPU, in words; `None` if this is no refusal of a removal.
     pub fn refusal(&self) -> Option<String> {
-        const EJECTION_REQUEST: u64 = 3;
-        const EJECTION: u64 = 0x103;
         if !matches!(self.source, EJECTION_REQUEST | EJECTION) {
             return None;
         }
         Some(match self.status {
-            0 | 0x84 => return None,
+            0 | IN_PROGRESS => return None,
             0x80 => "the guest does not support removing this CPU".into(),
             0x81 => "the CPU is in use by the guest".into(),
             0x82 => "the guest is busy with the CPU".into(),

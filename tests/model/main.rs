@@ -13,12 +13,15 @@ mod scripted;
 mod wait;
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use scripted::{Model, Peer, Removal, deleted, event, ost};
+use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use vcpud::config::Limits;
 use vcpud::inventory::Target;
 use vcpud::machine::{self, Handle, News, Notice, Outbox, Request, Source, Wait};
@@ -49,6 +52,8 @@ enum Step {
     Stale(usize),
     HangUp,
     Accept,
+    /// The service ends, at any moment, and starts again.
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -64,70 +69,75 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Stale),
         1 => Just(Step::HangUp),
         1 => Just(Step::Accept),
+        1 => Just(Step::Restart),
     ]
+}
+
+/// What was told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Told {
+    Came(u32),
+    Went(u32),
+    /// The service started anew. What was told just before its end may be told once more.
+    Anew,
 }
 
 /// A machine, its QEMU, and what was told of it.
 struct Story {
-    handle: Handle,
-    outbox: Outbox,
+    directory: PathBuf,
+    service: Option<Service>,
     peer: Peer,
     /// The entities that QEMU was asked to unplug and that the guest holds.
     held: Arc<Mutex<BTreeSet<usize>>>,
-    told: Arc<Mutex<Vec<(bool, u32)>>>,
+    /// The entities of which the guest said last that it keeps them.
+    kept: Arc<Mutex<BTreeSet<usize>>>,
+    told: Arc<Mutex<Vec<Told>>>,
     connected: bool,
     plugs: usize,
     steps: Vec<Step>,
 }
 
 impl Story {
-    async fn begin(directory: &std::path::Path) -> (Self, machine::Running) {
+    async fn begin(directory: &Path) -> Self {
         let mut model = Model::x86(2, MAX as usize);
         model.removal = Removal::Held;
         let socket = directory.join("machine.sock");
         let peer = Peer::start(&socket, model);
         let held = Arc::new(Mutex::new(BTreeSet::new()));
-        let asked = held.clone();
-        peer.script(move |model, call| {
-            if call.command == "device_del"
-                && let Some(n) = model.at(call.arguments["id"].as_str()?).filter(|n| *n > 0)
-            {
-                asked.lock().unwrap().insert(n);
+        let kept = Arc::new(Mutex::new(BTreeSet::new()));
+        let (asked, refused) = (held.clone(), kept.clone());
+        peer.script(move |model, call| match call.command.as_str() {
+            "device_del" => {
+                let n = model.at(call.arguments["id"].as_str()?).filter(|n| *n > 0);
+                asked.lock().unwrap().extend(n);
+                None
             }
-            None
+            "query-commands" => {
+                let mut reply = model.answer(call).remove(0);
+                let commands = reply["return"].as_array_mut().expect("a list");
+                commands.push(json!({"name": "query-acpi-ospm-status"}));
+                Some(vec![reply])
+            }
+            "query-acpi-ospm-status" => {
+                let refused = refused.lock().unwrap();
+                let status = refused.iter().map(|n| refusal(*n)["data"]["info"].clone());
+                Some(vec![call.reply(status.collect())])
+            }
+            _ => None,
         });
-        let (outbox, mut notices) = Outbox::new();
-        let name = "machine".parse().unwrap();
-        let limits = Limits::default();
-        let running = machine::start(
-            Source {
-                name,
-                socket,
-                limits,
-            },
-            outbox.clone(),
-        );
-        let first = within("the machine", notices.recv()).await;
-        let Some(Notice::News {
-            news: News::Appeared(handle),
-            ..
-        }) = first
-        else {
-            panic!("{first:?} comes first");
-        };
         let told = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(listen(notices, told.clone()));
-        let story = Self {
-            handle,
-            outbox,
+        let service = Service::start(directory, told.clone()).await;
+        Self {
+            directory: directory.to_owned(),
+            service: Some(service),
             peer,
             held,
+            kept,
             told,
             connected: true,
             plugs: 0,
             steps: Vec::new(),
-        };
-        (story, running)
+        }
     }
 
     async fn take(&mut self, step: Step) {
@@ -145,7 +155,8 @@ impl Story {
                 let held = self.held.lock().unwrap().clone();
                 if let Some(n) = pick(&held, choice) {
                     self.held.lock().unwrap().remove(&n);
-                    self.peer.send(&ost(n, None, 3, 130));
+                    self.kept.lock().unwrap().insert(n);
+                    self.peer.send(&refusal(n));
                 }
             }
             Step::Eject(choice) => {
@@ -156,6 +167,7 @@ impl Story {
             Step::Reset => {
                 let held = std::mem::take(&mut *self.held.lock().unwrap());
                 for n in held {
+                    self.kept.lock().unwrap().remove(&n);
                     self.peer.model().unplug(n);
                 }
                 self.send(&event("RESET", serde_json::json!({})));
@@ -184,7 +196,12 @@ impl Story {
             Step::Accept if !self.connected => {
                 self.reconnect().await;
             }
-            Step::Refuse(_) | Step::HangUp | Step::Accept => {}
+            Step::Restart if self.connected => {
+                self.service.take().expect("it runs").end().await;
+                self.told.lock().unwrap().push(Told::Anew);
+                self.service = Some(Service::start(&self.directory, self.told.clone()).await);
+            }
+            Step::Refuse(_) | Step::HangUp | Step::Accept | Step::Restart => {}
         }
     }
 
@@ -193,7 +210,7 @@ impl Story {
         let count = match &target {
             Target::Count(count) => *count,
             list => self
-                .handle
+                .handle()
                 .snapshot()
                 .plan(list)
                 .map_or(0, |(_, count)| count),
@@ -205,9 +222,17 @@ impl Story {
             wait,
             uid: 7,
         };
-        let answer = self.handle.set_vcpus(request);
+        let answer = self.handle().set_vcpus(request);
         // Whether it succeeds is not the matter here, only that it is answered.
         let _ = within("an answer", answer).await;
+    }
+
+    fn service(&self) -> &Service {
+        self.service.as_ref().expect("it runs")
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.service().handle
     }
 
     fn there(&self) -> BTreeSet<usize> {
@@ -219,6 +244,7 @@ impl Story {
 
     fn eject(&self, n: usize) {
         self.held.lock().unwrap().remove(&n);
+        self.kept.lock().unwrap().remove(&n);
         let path = self.peer.model().unplug(n);
         self.send(&deleted(&format!("{path}/lapic")));
     }
@@ -235,8 +261,8 @@ impl Story {
         self.peer.had_clients(clients + 1).await;
         // What a QEMU tells a client that has not asked for anything yet is told to nobody.
         let connected = async {
-            while self.handle.snapshot().state() != "running" {
-                self.outbox.barrier().await;
+            while self.handle().snapshot().state() != "running" {
+                self.service().outbox.barrier().await;
                 tokio::task::yield_now().await;
             }
         };
@@ -255,7 +281,7 @@ impl Story {
             numbers(self.held.lock().unwrap().clone()),
         );
         let is_known = || {
-            let snapshot = self.handle.snapshot();
+            let snapshot = self.handle().snapshot();
             let present: Vec<u32> = snapshot.inventory.present().map(|(e, _)| e.first).collect();
             // The snapshot comes first and what it means is told after it, so both are awaited.
             snapshot.state() == "running"
@@ -265,7 +291,7 @@ impl Story {
         };
         let known = async {
             while !is_known() {
-                self.outbox.barrier().await;
+                self.service().outbox.barrier().await;
                 tokio::task::yield_now().await;
             }
         };
@@ -279,35 +305,91 @@ impl Story {
     /// The vCPUs that are there if what was told is all true.
     fn sum_of_told(&self) -> Vec<u32> {
         let mut sum = BTreeSet::from([0, 1]);
-        for (came, vcpu) in self.told.lock().unwrap().iter() {
-            let is_news = if *came {
-                sum.insert(*vcpu)
-            } else {
-                sum.remove(vcpu)
+        let mut repeatable = BTreeSet::new();
+        let told = self.told.lock().unwrap().clone();
+        for (i, news) in told.iter().enumerate() {
+            let (vcpu, is_news) = match news {
+                Told::Came(vcpu) => (*vcpu, sum.insert(*vcpu)),
+                Told::Went(vcpu) => (*vcpu, sum.remove(vcpu)),
+                Told::Anew => {
+                    repeatable = (0..MAX).collect();
+                    continue;
+                }
             };
-            assert!(is_news, "vCPU {vcpu} came or went twice");
+            assert!(
+                is_news || repeatable.contains(&vcpu),
+                "vCPU {vcpu} came or went twice: {:?}",
+                &told[..=i]
+            );
+            repeatable.remove(&vcpu);
         }
         sum.into_iter().collect()
     }
 }
 
-/// Keeps what is told of vCPUs that came (`true`) and went.
-async fn listen(mut notices: mpsc::Receiver<Notice>, told: Arc<Mutex<Vec<(bool, u32)>>>) {
+/// The service, as far as one machine needs it.
+struct Service {
+    running: machine::Running,
+    outbox: Outbox,
+    handle: Handle,
+    listener: JoinHandle<()>,
+}
+
+impl Service {
+    /// Starts it for the machine in `directory`; what it tells goes to `told`.
+    async fn start(directory: &Path, told: Arc<Mutex<Vec<Told>>>) -> Self {
+        let (outbox, mut notices) = Outbox::new();
+        let source = Source {
+            name: "machine".parse().unwrap(),
+            socket: directory.join("machine.sock"),
+            record: directory.join("machine.json"),
+            limits: Limits::default(),
+        };
+        let running = machine::start(source, outbox.clone());
+        let first = within("the machine", notices.recv()).await;
+        let Some(Notice::News {
+            news: News::Appeared(handle),
+            ..
+        }) = first
+        else {
+            panic!("{first:?} comes first");
+        };
+        outbox.open();
+        let listener = tokio::spawn(listen(notices, told));
+        Self {
+            running,
+            outbox,
+            handle,
+            listener,
+        }
+    }
+
+    /// Ends it in the middle of whatever it does.
+    async fn end(self) {
+        self.running.abandon().await;
+        drop((self.outbox, self.handle));
+        within("the last word", self.listener).await.unwrap();
+    }
+}
+
+/// Keeps what is told of vCPUs that came and went.
+async fn listen(mut notices: mpsc::Receiver<Notice>, told: Arc<Mutex<Vec<Told>>>) {
     while let Some(notice) = notices.recv().await {
         let mut told = told.lock().unwrap();
         match notice {
             Notice::Barrier(passed) => drop(passed.send(())),
-            Notice::News {
-                news: News::VcpuAdded(vcpu),
-                ..
-            } => told.push((true, vcpu.id)),
-            Notice::News {
-                news: News::VcpuRemoved(vcpu),
-                ..
-            } => told.push((false, vcpu.id)),
-            Notice::News { .. } => {}
+            Notice::News { news, .. } => match news {
+                News::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
+                News::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),
+                _ => {}
+            },
         }
     }
+}
+
+/// The guest keeps CPU `n`.
+fn refusal(n: usize) -> serde_json::Value {
+    ost(n, None, 3, 130)
 }
 
 fn pick(set: &BTreeSet<usize>, choice: usize) -> Option<usize> {
@@ -316,18 +398,18 @@ fn pick(set: &BTreeSet<usize>, choice: usize) -> Option<usize> {
 
 async fn tell(steps: Vec<Step>) {
     let directory = tempfile::tempdir().unwrap();
-    let (mut story, running) = Story::begin(directory.path()).await;
+    let mut story = Story::begin(directory.path()).await;
     for step in steps {
         story.steps.push(step);
         story.take(step).await;
     }
     story.settle().await;
-    running.stop().await;
+    story.service.take().expect("it runs").end().await;
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(96),
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(128),
         ..ProptestConfig::default()
     })]
 

@@ -45,6 +45,11 @@ impl Service {
         self.process.terminate();
     }
 
+    /// Kills it and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
     /// Waits until it ends.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         self.process.wait().await

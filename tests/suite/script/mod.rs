@@ -10,4 +10,5 @@ mod options;
 mod pending;
 mod refusals;
 mod removals;
+mod restart;
 mod targets;

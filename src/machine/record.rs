@@ -1,0 +1,187 @@
+//! What is remembered of a machine over a restart of the service: what was told of it, and what
+//! was asked of its QEMU. So a vCPU that goes while the service is down is told of, with who
+//! asked for it, and nothing is told twice.
+//!
+//! A file a machine, JSON, replaced as a whole; it lives as long as its QEMU. Unknown members are
+//! skipped and missing ones are empty, so that neighbouring versions read each other's files.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::changes::Plugging;
+use crate::host::ProcessId;
+use crate::inventory::PresentEntity;
+
+/// The version of the files. A file of a version that is not known is not read.
+const VERSION: u32 = 1;
+/// More than any machine needs (4,096 vCPUs take 700 kB).
+const MAX_SIZE: u64 = 8 << 20;
+
+/// What is remembered of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    /// The QEMU that it is about.
+    pub leader: ProcessId,
+    /// The vCPUs that were told of.
+    pub present: Vec<PresentEntity>,
+    /// The removals that were asked for and have not ended.
+    #[serde(default)]
+    pub removals: Vec<AskedRemoval>,
+    /// What QEMU was asked to plug and may have plugged.
+    #[serde(default)]
+    pub plugging: Option<Plugging>,
+}
+
+/// A removal that was asked for and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AskedRemoval {
+    /// The vCPUs of the entity.
+    pub vcpus: Vec<u32>,
+    /// Who asked last.
+    pub uid: u32,
+    /// Whether QEMU agreed to it; else it may not have heard.
+    pub agreed: bool,
+    /// Whether the guest had refused a former request.
+    #[serde(default)]
+    pub refused_before: bool,
+}
+
+impl Record {
+    /// A record of the QEMU `leader`.
+    pub(super) fn new(leader: ProcessId) -> Self {
+        Self {
+            version: VERSION,
+            leader,
+            present: Vec::new(),
+            removals: Vec::new(),
+            plugging: None,
+        }
+    }
+}
+
+/// The file of one machine's record.
+#[derive(Debug)]
+pub(super) struct RecordFile {
+    path: PathBuf,
+    /// What is in the file; `None` where there is none.
+    written: Option<Record>,
+}
+
+impl RecordFile {
+    /// The file at `path`, whether it is there or not.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            written: None,
+        }
+    }
+
+    /// Reads the file, if there is one.
+    pub(super) fn load(&mut self) -> io::Result<Option<Record>> {
+        let size = match fs::symlink_metadata(&self.path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if size > MAX_SIZE {
+            return Err(io::Error::other(format!("it has {size} bytes")));
+        }
+        let record: Record = serde_json::from_slice(&fs::read(&self.path)?)?;
+        if record.version != VERSION {
+            let version = record.version;
+            return Err(io::Error::other(format!("it is of version {version}")));
+        }
+        self.written = Some(record.clone());
+        Ok(Some(record))
+    }
+
+    /// Replaces the file by one with `record`, unless that is in it already.
+    pub(super) fn save(&mut self, record: Record) -> io::Result<()> {
+        if self.written.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        // What is in the file is not known until this has succeeded.
+        self.written = None;
+        if let Some(directory) = self.path.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
+        }
+        let new = self.path.with_extension("new");
+        fs::write(&new, serde_json::to_vec(&record)?)?;
+        fs::rename(&new, &self.path)?;
+        self.written = Some(record);
+        Ok(())
+    }
+
+    /// Removes the file; that there is none is no failure.
+    pub(super) fn remove(&mut self) -> io::Result<()> {
+        self.written = None;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let leader = ProcessId { pid: 7, start: 9 };
+        let removal = AskedRemoval {
+            vcpus: vec![4, 5],
+            uid: 1000,
+            agreed: true,
+            refused_before: false,
+        };
+        Record {
+            removals: vec![removal],
+            ..Record::new(leader)
+        }
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("machines/web.json");
+        assert_eq!(RecordFile::new(path.clone()).load().unwrap(), None);
+        RecordFile::new(path.clone()).save(record()).unwrap();
+        let mut file = RecordFile::new(path.clone());
+        assert_eq!(file.load().unwrap(), Some(record()));
+
+        // What has not changed is not written again.
+        fs::remove_file(&path).unwrap();
+        file.save(record()).unwrap();
+        assert!(!path.exists());
+        file.remove().unwrap();
+        file.save(record()).unwrap();
+        assert!(path.exists());
+        file.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_neighbouring_versions_file_is_read_and_a_strangers_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.json");
+        let load = |text: &str| {
+            fs::write(&path, text).unwrap();
+            RecordFile::new(path.clone()).load()
+        };
+        let neighbour =
+            r#"{"version": 1, "leader": {"pid": 7, "start": 9}, "present": [], "news": [1]}"#;
+        let expected = Record::new(ProcessId { pid: 7, start: 9 });
+        assert_eq!(load(neighbour).unwrap(), Some(expected));
+        assert!(load(&neighbour.replace("1,", "2,")).is_err());
+        assert!(load(&neighbour[..20]).is_err());
+        assert!(load("").is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! What happens while the service is down.
+
+use crate::harness::*;
+
+/// The service is killed, `meanwhile` happens, and it is started again.
+async fn restart(world: &mut World, meanwhile: impl FnOnce()) {
+    let mut service = world.service.take().expect("it runs");
+    service.kill().await;
+    meanwhile();
+    world.serve().await;
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_removal_that_completes_while_the_service_is_down_is_told_with_who_asked() {
+    let mut world = World::without_polkit().await;
+    let mut model = Model::x86(4, 6);
+    model.removal = Removal::Held;
+    let peer = world.peer("web", model);
+    let machine = world.machine("web").await;
+    let pending = machine.set_async(2).await;
+    assert_eq!(pending, Ok((vec![], vec![], vec![2, 3])));
+
+    let mark = world.signals.mark().await;
+    restart(&mut world, || {
+        peer.model().unplug(3);
+        peer.model().plug(4, "other");
+    })
+    .await;
+    let told = world
+        .signals
+        .wait("both", mark, |told| !added(told).is_empty());
+    let told = told.await;
+    assert_eq!(removed(&told), [Vcpu::by_request("web", 3, "")]);
+    assert_eq!(
+        added(&told),
+        [Vcpu::by_cause("web", 4, "other", "reconnect")]
+    );
+    // It is told by the service that has the name, after it has it.
+    assert_eq!(machine.pending().await, [2]);
+    assert_eq!(machine.present().await, [0, 1, 2, 4]);
+
+    let waiting = machine.start_set(3);
+    let mark = world.signals.mark().await;
+    let path = peer.model().unplug(2);
+    peer.send(&deleted(&path));
+    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![2], vec![])));
+    let told = world.signals.since(mark).await;
+    assert_eq!(removed(&told), [Vcpu::by_request("web", 2, "")]);
+    assert_eq!(peer.count("device_del"), 2, "nothing is asked for twice");
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_restart_without_news_tells_nothing() {
+    let mut world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    let mark = world.signals.mark().await;
+    restart(&mut world, || {}).await;
+    assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
+    let told = world.signals.since(mark).await;
+    assert_eq!(added(&told), [Vcpu::by_request("web", 3, "vcpu3")]);
+    assert_eq!(removed(&told), []);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn who_asked_for_a_vcpu_that_came_without_a_reply_is_known() {
+    let mut world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    // It does what it is asked and says nothing.
+    peer.script(|model, call| {
+        (call.command == "device_add").then(|| {
+            model.answer(call);
+            Vec::new()
+        })
+    });
+    let waiting = machine.start_set(3);
+    peer.asked("device_add", 1).await;
+    let mark = world.signals.mark().await;
+    restart(&mut world, || peer.script(|_, _| None)).await;
+    let told = world
+        .signals
+        .wait("the vCPU", mark, |told| !added(told).is_empty());
+    assert_eq!(added(&told.await), [Vcpu::by_request("web", 2, "vcpu2")]);
+    waiting.abort();
+}
+
+/// Scripted QEMUs, dbus-daemon.
+#[tokio::test]
+async fn what_was_known_of_another_qemu_is_forgotten() {
+    let mut world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(4, 6));
+    let machine = world.machine("web").await;
+    let records = world.bus.runtime_directory().join("machines");
+    assert!(records.join("web.json").exists());
+    let socket = world.socket("web");
+    // As if an earlier process had had the socket.
+    let record = std::fs::read_to_string(records.join("web.json")).unwrap();
+    let start = record.find("\"start\":").expect("a start") + 8;
+    let former = format!("{}1{}", &record[..start], &record[start..]);
+    let mark = world.signals.mark().await;
+    restart(&mut world, || {
+        std::fs::write(records.join("web.json"), former).unwrap();
+        std::fs::write(records.join("gone.json"), "{}").unwrap();
+        peer.model().unplug(3);
+    })
+    .await;
+    assert_eq!(machine.present().await, [0, 1, 2]);
+    assert!(!records.join("gone.json").exists());
+    std::fs::remove_file(socket).unwrap();
+    world.removal_of("web", mark).await;
+    assert_eq!(removed(&world.signals.since(mark).await), []);
+    assert!(!records.join("web.json").exists());
+}
