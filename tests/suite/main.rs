@@ -12,3 +12,4 @@ mod contract;
 mod guest;
 mod lifecycle;
 mod script;
+mod target;

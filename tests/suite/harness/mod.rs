@@ -13,7 +13,7 @@ mod wait;
 mod world;
 
 pub(crate) use bus::{is_owned, owned};
-pub(crate) use guest::{Boot, MAX_VCPUS, Qemu};
+pub(crate) use guest::{Boot, Hardware, MAX_VCPUS, Qemu};
 pub(crate) use json::{Dict, dict};
 pub(crate) use machine::{Failure, Machine};
 pub(crate) use scripted::{Model, Peer, Removal, Threads, UUID, deleted, event, ost};
