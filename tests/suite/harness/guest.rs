@@ -37,6 +37,20 @@ impl Hardware {
         shape: "maxcpus=64",
     };
 
+    /// The same, which waits for the last of its configuration.
+    pub(crate) const PRECONFIG: Self = Self {
+        options: &[
+            "-machine",
+            "q35",
+            "-cpu",
+            "qemu64",
+            "-m",
+            "256",
+            "-preconfig",
+        ],
+        ..Self::Q35
+    };
+
     /// A PC of the nineties.
     pub(crate) const PC: Self = Self {
         options: &["-machine", "pc", "-cpu", "qemu64", "-m", "256"],
@@ -268,6 +282,16 @@ impl Qemu {
         let reply = self.ask(command, arguments).await;
         let text = reply["error"]["desc"].as_str();
         text.unwrap_or_else(|| panic!("{reply}")).to_owned()
+    }
+
+    /// Waits until QEMU says that its migration is `wanted`.
+    pub(crate) async fn migration(&mut self, wanted: &str) {
+        let reached = async {
+            while self.execute("query-migrate", json!({})).await["status"] != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(format!("a migration that is {wanted}"), reached).await;
     }
 
     /// How often it was asked `command`, by the service or the test.
