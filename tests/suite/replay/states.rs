@@ -42,6 +42,17 @@ async fn a_machine_that_waits_for_a_migration_says_so() {
     }
 }
 
+/// Scripted QEMU (recordings of 7.2 and 11.1), dbus-daemon.
+#[tokio::test]
+async fn a_machine_that_is_not_made_yet_has_no_vcpus() {
+    for recording in ["preconfig-7.2-q35", "preconfig-11.1-q35"] {
+        let player = has_states(recording, &[]).await;
+        assert_eq!(player.machine.state().await.unwrap(), "prelaunch");
+        assert_eq!(player.machine.vcpus().await.unwrap(), 0);
+        assert_eq!(player.machine.max_vcpus().await.unwrap(), 4);
+    }
+}
+
 /// Scripted QEMU (a recording of 11.1), dbus-daemon.
 #[tokio::test]
 async fn a_panic_is_told() {

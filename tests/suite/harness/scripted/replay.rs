@@ -236,11 +236,13 @@ impl Tape {
                 Value::Object(error) => return Some(vec![json!({"error": error, "id": call.id})]),
                 _ => self.hotpluggable(),
             },
-            "query-cpus-fast" => self
-                .plugged
-                .iter()
-                .flat_map(|cpu| cpu.cpus.clone())
-                .collect(),
+            "query-cpus-fast" => match &self.head["cpus"] {
+                Value::Object(error) => return Some(vec![json!({"error": error, "id": call.id})]),
+                _ => {
+                    let cpus = self.plugged.iter().flat_map(|cpu| cpu.cpus.clone());
+                    cpus.collect()
+                }
+            },
             "device_add" | "device_del" => return Some(self.take(call)),
             _ => return None,
         };
