@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, mpsc};
 
 use crate::host::Leader;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, Slots};
-use crate::qmp::{self, AcpiOst, Client, Closed, Event, Identity, Reply};
+use crate::qmp::{self, AcpiOst, Client, Closed, CommandError, Event, Identity, Reply};
 use crate::text::Text;
 
 /// What QEMU tells by itself.
@@ -142,7 +142,12 @@ impl Link {
                 Err(error) => return Err(broken(error)),
             },
         };
-        let cpus = cpus.wait().await.map_err(broken)?;
+        let cpus = match cpus.wait().await {
+            Ok(cpus) => cpus,
+            // Until the machine is made (`-preconfig`) there are none to list.
+            Err(qmp::Error::Command { error, .. }) if is_too_early(&error) => Vec::new(),
+            Err(error) => return Err(broken(error)),
+        };
         let run_state = status.wait().await.map_err(broken)?.status;
         let mut inventory = Inventory::read(slots, cpus)
             .map_err(|contradiction| Closed::Malformed(contradiction.to_string()))?;
@@ -170,6 +175,12 @@ async fn read_ospm_status(reply: Option<Reply<Vec<AcpiOst>>>) -> Result<Vec<Acpi
     };
     status.retain(|ost| ost.slot_type.as_str() == "CPU");
     Ok(status)
+}
+
+/// Whether a command was refused because the machine is not made yet.
+fn is_too_early(error: &CommandError) -> bool {
+    let text = error.desc.as_str();
+    text.contains("only after machine initialization has completed")
 }
 
 /// The greatest CPU number in a refusal such as `Unable to add CPU: 2147483647, max allowed: 3`.

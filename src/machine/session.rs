@@ -20,8 +20,8 @@ use crate::qmp::{AcpiOst, Closed, Event};
 const EJECTION_GRACE: Duration = Duration::from_millis(250);
 /// Events lead to one look at the inventory in this time, however many there are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// While a call waits for a removal, the inventory is looked at this often without any event:
-/// not every QEMU sends one.
+/// While a call waits for a removal, or QEMU is in a state that it leaves by itself, it is looked
+/// at this often without any event: not every QEMU sends one.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while a removal is open for which nobody waits.
 const RECHECK_INTERVAL_UNWAITED: Duration = Duration::from_secs(10);
@@ -163,6 +163,8 @@ impl Actor {
         let looked = self.attention.looked.unwrap_or_else(Instant::now);
         let recheck = match self.removals.is_waited_for() {
             true => Some(looked + RECHECK_INTERVAL),
+            // QEMU tells of no end of these.
+            false if self.snapshot().is_passing() => Some(looked + RECHECK_INTERVAL),
             false if self.removals.is_empty() => None,
             false => Some(looked + RECHECK_INTERVAL_UNWAITED),
         };

@@ -45,6 +45,13 @@ impl Snapshot {
         }
     }
 
+    /// Whether QEMU is in a run state that it leaves by itself, without an event
+    /// (`runstate_set()` in migration and snapshots).
+    pub(super) fn is_passing(&self) -> bool {
+        let passing = ["finish-migrate", "inmigrate", "restore-vm", "save-vm"];
+        passing.contains(&self.run_state.as_str())
+    }
+
     /// QEMU's version as text; empty where it never answered.
     pub fn qemu_version(&self) -> String {
         self.version

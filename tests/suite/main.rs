@@ -11,4 +11,6 @@ mod authorization;
 mod contract;
 mod guest;
 mod lifecycle;
+mod replay;
 mod script;
+mod target;

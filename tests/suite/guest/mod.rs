@@ -9,3 +9,4 @@ mod growth;
 mod pending;
 mod refusal;
 mod single_thread;
+mod states;

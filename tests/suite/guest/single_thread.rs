@@ -10,6 +10,7 @@ async fn a_thread_that_several_vcpus_share_is_no_vcpus_thread() {
         vcpus: 2,
         accelerator: "tcg,thread=single",
         linux: false,
+        ..Boot::default()
     };
     let mut qemu = Qemu::start(&world, "slow", &boot).await;
     let machine = world.machine("slow").await;

@@ -1,4 +1,4 @@
-//! A real QEMU with the Linux guest that `tests/setup` makes.
+//! A real QEMU, with the Linux guest that `tests/setup` makes or with firmware only.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,110 @@ use super::world::World;
 /// Emulated guests are slow when there are more of them than host CPUs.
 static ROOM: Semaphore = Semaphore::const_new(2);
 
+/// What a QEMU emulates.
+pub(crate) struct Hardware {
+    /// The QEMU that does it, as `tests/setup` calls it.
+    qemu: &'static str,
+    /// Its options.
+    options: &'static [&'static str],
+    /// What follows the number of vCPUs in `-smp`.
+    shape: &'static str,
+}
+
+impl Hardware {
+    /// A PC of our time.
+    pub(crate) const Q35: Self = Self {
+        qemu: "qemu",
+        options: &["-machine", "q35", "-cpu", "qemu64", "-m", "256"],
+        shape: "maxcpus=64",
+    };
+
+    /// The same, which waits for the last of its configuration.
+    pub(crate) const PRECONFIG: Self = Self {
+        options: &[
+            "-machine",
+            "q35",
+            "-cpu",
+            "qemu64",
+            "-m",
+            "256",
+            "-preconfig",
+        ],
+        ..Self::Q35
+    };
+
+    /// A PC of the nineties.
+    pub(crate) const PC: Self = Self {
+        options: &["-machine", "pc", "-cpu", "qemu64", "-m", "256"],
+        ..Self::Q35
+    };
+
+    /// A PC without ACPI, PCI and slots for CPUs.
+    pub(crate) const MICROVM: Self = Self {
+        options: &["-machine", "microvm", "-m", "256"],
+        shape: "maxcpus=4",
+        ..Self::Q35
+    };
+
+    /// A PC with two sockets, each a NUMA node, and something on every level below.
+    pub(crate) const NUMA: Self = Self {
+        options: &[
+            "-machine",
+            "q35",
+            "-cpu",
+            "qemu64",
+            "-m",
+            "256",
+            "-object",
+            "memory-backend-ram,id=m0,size=128M",
+            "-object",
+            "memory-backend-ram,id=m1,size=128M",
+            // Node 1 comes first.
+            "-numa",
+            "node,nodeid=0,memdev=m0",
+            "-numa",
+            "node,nodeid=1,memdev=m1",
+            "-numa",
+            "cpu,node-id=1,socket-id=0",
+            "-numa",
+            "cpu,node-id=0,socket-id=1",
+        ],
+        shape: "sockets=2,dies=2,modules=2,cores=2,threads=2,maxcpus=32",
+        ..Self::Q35
+    };
+
+    /// A server of the POWER kind, with cores of one thread.
+    pub(crate) const PSERIES: Self = Self {
+        qemu: "qemu-ppc64",
+        options: &["-machine", "pseries", "-m", "512"],
+        shape: "maxcpus=64",
+    };
+
+    /// The same with cores of four threads.
+    pub(crate) const PSERIES_SMT4: Self = Self {
+        shape: "threads=4,maxcpus=64",
+        ..Self::PSERIES
+    };
+
+    /// A mainframe. It finds nothing to boot, which is a panic to it.
+    pub(crate) const S390X: Self = Self {
+        qemu: "qemu-s390x",
+        options: &["-machine", "s390-ccw-virtio", "-m", "256", "-no-shutdown"],
+        shape: "drawers=2,books=2,sockets=2,cores=8,maxcpus=64",
+    };
+
+    /// An ARM server.
+    pub(crate) const AARCH64: Self = Self {
+        qemu: "qemu-aarch64",
+        options: &["-machine", "virt", "-cpu", "cortex-a57", "-m", "256"],
+        shape: "maxcpus=4",
+    };
+}
+
 /// How to start a QEMU.
 pub(crate) struct Boot {
+    /// What it emulates.
+    pub(crate) hardware: Hardware,
     /// vCPUs at the start.
     pub(crate) vcpus: u32,
     /// QEMU's `-accel`.
@@ -32,6 +134,7 @@ pub(crate) struct Boot {
 impl Default for Boot {
     fn default() -> Self {
         Self {
+            hardware: Hardware::Q35,
             vcpus: 1,
             accelerator: "tcg,thread=multi",
             linux: true,
@@ -39,8 +142,11 @@ impl Default for Boot {
     }
 }
 
-/// How many vCPUs each has room for. QEMU 10 aborts under TCG when more were added in its life.
+/// How many vCPUs a PC has room for. QEMU 10 aborts under TCG when more were added in its life.
 pub(crate) const MAX_VCPUS: u32 = 64;
+
+/// QEMU writes every QMP command that it gets to its standard error.
+const TRACE_OF_COMMANDS: &str = "handle_qmp_command";
 
 /// A running QEMU.
 pub(crate) struct Qemu {
@@ -63,20 +169,22 @@ impl Qemu {
     pub(crate) async fn start(world: &World, name: &str, boot: &Boot) -> Self {
         let room = ROOM.acquire().await.expect("it is never closed");
         let kit = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/guest"));
-        for part in ["qemu", "vmlinuz", "initrd"] {
+        let hardware = &boot.hardware;
+        for part in [hardware.qemu, "vmlinuz", "initrd"] {
             let part = kit.join(part);
             assert!(part.exists(), "no {}; run tests/setup", part.display());
         }
         let directory = tempfile::tempdir_in(world.bus.directory());
         let directory = directory.expect("there is room for a directory").keep();
-        let mut command = command(kit.join("qemu"));
+        let mut command = command(kit.join(hardware.qemu));
         command
             .arg("-name")
             .arg(format!("{name},debug-threads=on"))
-            .args(["-machine", "q35", "-cpu", "qemu64", "-m", "256"])
+            .args(hardware.options)
             .args(["-accel", boot.accelerator])
             .arg("-smp")
-            .arg(format!("{},maxcpus={MAX_VCPUS}", boot.vcpus))
+            .arg(format!("{},{}", boot.vcpus, hardware.shape))
+            .args(["-trace", TRACE_OF_COMMANDS])
             .args(["-display", "none", "-nodefaults", "-no-user-config"])
             .args(["-serial", "stdio", "-serial"])
             .arg(listen(&directory.join("orders")))
@@ -156,11 +264,47 @@ impl Qemu {
 
     /// Executes a QMP command past the service.
     pub(crate) async fn execute(&mut self, command: &str, arguments: Value) -> Value {
+        let reply = self.ask(command, arguments).await;
+        assert!(reply.get("error").is_none(), "{reply}");
+        reply["return"].clone()
+    }
+
+    async fn ask(&mut self, command: &str, arguments: Value) -> Value {
         if self.witness.is_none() {
             self.witness = Some(Witness::connect(&self.directory.join("witness")).await);
         }
         let witness = self.witness.as_mut().expect("it was connected");
         witness.execute(command, arguments).await
+    }
+
+    /// Executes a QMP command that it refuses, past the service. Returns its words.
+    pub(crate) async fn refusal(&mut self, command: &str, arguments: Value) -> String {
+        let reply = self.ask(command, arguments).await;
+        let text = reply["error"]["desc"].as_str();
+        text.unwrap_or_else(|| panic!("{reply}")).to_owned()
+    }
+
+    /// Waits until QEMU says that its migration is `wanted`.
+    pub(crate) async fn migration(&mut self, wanted: &str) {
+        let reached = async {
+            while self.execute("query-migrate", json!({})).await["status"] != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(format!("a migration that is {wanted}"), reached).await;
+    }
+
+    /// How often it was asked `command`, by the service or the test.
+    pub(crate) fn count(&self, command: &str) -> usize {
+        let log = fs::read_to_string(self.directory.join("stderr"));
+        let log = log.expect("QEMU writes UTF-8");
+        let of_command = |line: &&str| {
+            let request = line
+                .split_once(TRACE_OF_COMMANDS)
+                .map(|(_, request)| request);
+            request.is_some_and(|request| request.contains(&format!("\"execute\": \"{command}\"")))
+        };
+        log.lines().filter(of_command).count()
     }
 
     /// The thread ids of its vCPUs, as QEMU itself lists them.
@@ -195,6 +339,7 @@ impl Witness {
         witness
     }
 
+    /// Executes a command. Returns the reply, with its `return` or `error`.
     async fn execute(&mut self, command: &str, arguments: Value) -> Value {
         let line = json!({"execute": command, "arguments": arguments, "id": command});
         let line = format!("{line}\n");
@@ -206,8 +351,7 @@ impl Witness {
                 let line = line.expect("QEMU runs");
                 let message: Value = serde_json::from_str(&line).expect("QEMU writes JSON");
                 if message["id"] == command {
-                    assert!(message.get("error").is_none(), "{message}");
-                    return message["return"].clone();
+                    return message;
                 }
             }
         })

@@ -66,18 +66,24 @@ impl Machine {
 
     /// `SetVcpus` with options.
     pub(crate) async fn set_with(&self, count: u32, options: &[(&str, Value<'_>)]) -> Outcome {
-        let options: HashMap<&str, Value<'_>> = options
-            .iter()
-            .map(|(key, value)| (*key, value.try_clone().expect("no descriptors in it")))
-            .collect();
-        let call = self.proxy.set_vcpus(count, options);
+        let call = self.proxy.set_vcpus(count, as_dict(options));
         let result = within(format!("the answer to SetVcpus({count})"), call).await;
         result.map_err(Failure::of)
     }
 
     /// `SetVcpu` without options.
     pub(crate) async fn set_these(&self, vcpus: &[u32], online: bool) -> Outcome {
-        let call = self.proxy.set_vcpu(vcpus, online, HashMap::new());
+        self.set_these_with(vcpus, online, &[]).await
+    }
+
+    /// `SetVcpu` with options.
+    pub(crate) async fn set_these_with(
+        &self,
+        vcpus: &[u32],
+        online: bool,
+        options: &[(&str, Value<'_>)],
+    ) -> Outcome {
+        let call = self.proxy.set_vcpu(vcpus, online, as_dict(options));
         let result = within(format!("the answer to SetVcpu({vcpus:?})"), call).await;
         result.map_err(Failure::of)
     }
@@ -140,6 +146,13 @@ impl Machine {
         };
         within(format!("{property} to be {wanted:?}"), reached).await;
     }
+}
+
+fn as_dict<'a>(options: &[(&'a str, Value<'a>)]) -> HashMap<&'a str, Value<'a>> {
+    let option = |(key, value): &(&'a str, Value<'a>)| {
+        (*key, value.try_clone().expect("no descriptors in it"))
+    };
+    options.iter().map(option).collect()
 }
 
 impl Failure {

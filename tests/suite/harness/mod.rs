@@ -13,10 +13,12 @@ mod wait;
 mod world;
 
 pub(crate) use bus::{is_owned, owned};
-pub(crate) use guest::{Boot, MAX_VCPUS, Qemu};
+pub(crate) use guest::{Boot, Hardware, MAX_VCPUS, Qemu};
 pub(crate) use json::{Dict, dict};
-pub(crate) use machine::{Failure, Machine};
-pub(crate) use scripted::{Model, Peer, Removal, Threads, UUID, deleted, event, ost};
+pub(crate) use machine::{Failure, Machine, Outcome};
+pub(crate) use scripted::{
+    Command, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event, ost,
+};
 pub(crate) use service::Service;
 pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
 pub(crate) use wait::within;

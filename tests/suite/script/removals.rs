@@ -139,3 +139,16 @@ async fn a_reset_that_completes_a_removal_is_its_cause() {
     };
     assert_eq!(gone, [expected]);
 }
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_run_state_that_ends_without_an_event_is_noticed() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    peer.model().status = "finish-migrate";
+    peer.send(&event("STOP", json!({})));
+    machine.wait_for("State", "finish-migrate").await;
+    peer.model().status = "postmigrate";
+    machine.wait_for("State", "postmigrate").await;
+}

@@ -40,7 +40,9 @@ async fn a_removal_that_completes_while_the_service_is_down_is_told_with_who_ask
     assert_eq!(machine.pending().await, [2]);
     assert_eq!(machine.present().await, [0, 1, 2, 4]);
 
+    let looks = peer.count("query-hotpluggable-cpus");
     let waiting = machine.start_set(3);
+    peer.asked("query-hotpluggable-cpus", looks + 1).await;
     let mark = world.signals.mark().await;
     let path = peer.model().unplug(2);
     peer.send(&deleted(&path));

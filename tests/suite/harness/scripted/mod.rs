@@ -2,6 +2,7 @@
 //! which is thus the leader of its machine.
 
 mod model;
+mod replay;
 mod thread;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::wait::within;
 
 pub(crate) use model::{Call, Model, Removal, Threads, UUID, deleted, event, ost};
+pub(crate) use replay::{Command, Next, Replay, Sent};
 
 /// What to send instead of what the model answers; `None` for what it answers.
 type Script = Box<dyn FnMut(&mut Model, &Call) -> Option<Vec<Value>> + Send>;
