@@ -47,6 +47,11 @@ impl Config {
         self.runtime_directory.join("qmp")
     }
 
+    /// The directory whose `NAME.sock` files are sockets of machines' guest agents.
+    pub fn guest_agent_directory(&self) -> PathBuf {
+        self.runtime_directory.join("guest-agent")
+    }
+
     /// The directory in which machines are remembered over a restart of the service.
     pub fn record_directory(&self) -> PathBuf {
         self.runtime_directory.join("machines")

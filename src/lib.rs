@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod config;
 pub mod daemon;
+pub mod guest_agent;
 pub mod host;
 pub mod inventory;
 pub mod machine;

@@ -46,6 +46,7 @@ impl Registry {
         let events = watch(&directory).map_err(failed)?;
         let mut sockets = Sockets {
             directory: directory.clone(),
+            agents: config.guest_agent_directory(),
             records: config.record_directory(),
             limits: config.limits,
             outbox,
@@ -89,6 +90,7 @@ fn watch(directory: &Path) -> io::Result<EventStream<Buffer>> {
 /// The sockets in the directory and their machines.
 struct Sockets {
     directory: PathBuf,
+    agents: PathBuf,
     records: PathBuf,
     limits: Limits,
     outbox: Outbox,
@@ -176,6 +178,7 @@ impl Sockets {
             let source = Source {
                 name: name.clone(),
                 socket,
+                agent: self.agents.join(format!("{name}.sock")),
                 record: self.records.join(format!("{name}.json")),
                 limits: self.limits,
             };

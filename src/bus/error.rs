@@ -4,6 +4,7 @@ use zbus::message::Header;
 use zbus::names::ErrorName;
 use zbus::{DBusError, Message};
 
+use crate::guest_agent;
 use crate::inventory::Denial;
 use crate::machine;
 use crate::names::{MachineName, error_name};
@@ -72,6 +73,8 @@ fn name_of(error: &machine::Error) -> &'static str {
         Error::QmpFailed(_) => error_name::QMP_FAILED,
         Error::GuestRefused(_) => error_name::GUEST_REFUSED,
         Error::RemovalPending { .. } => error_name::REMOVAL_PENDING,
+        Error::GuestAgent(guest_agent::Error::None) => error_name::NOT_SUPPORTED,
+        Error::GuestAgent(_) | Error::NotOnline { .. } => error_name::GUEST_REFUSED,
         Error::Gone => error_name::NO_SUCH_MACHINE,
     }
 }

@@ -9,7 +9,7 @@ use zvariant::{OwnedValue, Value};
 
 use super::authority::{Action, Authority};
 use super::error::Error;
-use super::options;
+use super::options::{self, SetOptions};
 use crate::inventory::{Entity, HotplugMethod, Target, Vcpu};
 use crate::machine::{self, Handle, Request, Snapshot};
 
@@ -68,11 +68,12 @@ impl MachineObject {
             .authority
             .check(header, Action::SetVcpus, &details)
             .await?;
-        let wait = options::wait(options)?;
+        let SetOptions { wait, guest_online } = options::set(options)?;
         let request = Request {
             target,
             count,
             wait,
+            guest_online,
             uid,
         };
         let result = self.machine.set_vcpus(request).await;
@@ -137,10 +138,17 @@ impl MachineObject {
     }
 
     #[zbus(out_args("vcpus"))]
-    fn list_vcpus(&self) -> Vec<Dict> {
+    async fn list_vcpus(&self) -> Vec<Dict> {
+        let online = self.machine.online().await;
         let snapshot = self.machine.snapshot();
-        let vcpus = snapshot.inventory.vcpus();
-        vcpus.map(|vcpu| describe(&snapshot, vcpu)).collect()
+        let describe = |vcpu: Vcpu<'_>| {
+            let mut dict = describe(&snapshot, vcpu);
+            if let Some(online) = online.get(&vcpu.id) {
+                dict.insert("online", (*online).into());
+            }
+            dict
+        };
+        snapshot.inventory.vcpus().map(describe).collect()
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -18,28 +18,39 @@ pub(super) fn none(options: HashMap<String, OwnedValue>) -> Result<(), Error> {
     }
 }
 
-/// The options of `SetVcpus` and `SetVcpu`: `async` b, `timeout-usec` t.
-pub(super) fn wait(options: HashMap<String, OwnedValue>) -> Result<Wait, Error> {
+/// The options of `SetVcpus` and `SetVcpu`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SetOptions {
+    /// `async` b, `timeout-usec` t.
+    pub(super) wait: Wait,
+    /// `guest-online` b.
+    pub(super) guest_online: bool,
+}
+
+/// The options of `SetVcpus` and `SetVcpu`.
+pub(super) fn set(options: HashMap<String, OwnedValue>) -> Result<SetOptions, Error> {
     let mut limit = None;
     let mut is_async = false;
+    let mut guest_online = false;
     for (key, value) in options {
         match (key.as_str(), &*value) {
             ("async", Value::Bool(value)) => is_async = *value,
+            ("guest-online", Value::Bool(value)) => guest_online = *value,
             ("timeout-usec", Value::U64(value)) => limit = Some(Duration::from_micros(*value)),
-            ("async", other) => return Err(wrong_type(&key, "b", other)),
+            ("async" | "guest-online", other) => return Err(wrong_type(&key, "b", other)),
             ("timeout-usec", other) => return Err(wrong_type(&key, "t", other)),
             _ => {
                 return Err(Error::InvalidArgs(format!(
-                    "unknown option {key:?}; the options are \"async\" (b) and \"timeout-usec\" (t)"
+                    "unknown option {key:?}; the options are \"async\" (b), \"timeout-usec\" (t) and \"guest-online\" (b)"
                 )));
             }
         }
     }
-    Ok(if is_async {
-        Wait::No
-    } else {
-        Wait::UpTo(limit)
-    })
+    let wait = match is_async {
+        true => Wait::No,
+        false => Wait::UpTo(limit),
+    };
+    Ok(SetOptions { wait, guest_online })
 }
 
 fn wrong_type(key: &str, expected: &str, found: &Value<'_>) -> Error {

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::changes::Plugging;
 use super::error::Error;
+use super::guest::Agent;
 use super::handle::{Command, Handle};
 use super::link::{Link, Look};
 use super::notice::{News, Outbox};
@@ -42,6 +43,8 @@ pub struct Source {
     pub name: MachineName,
     /// Its QMP socket.
     pub socket: PathBuf,
+    /// The socket of its guest agent, where there is one.
+    pub agent: PathBuf,
     /// The file in which it is remembered over a restart of the service.
     pub record: PathBuf,
     /// Its time limits.
@@ -89,6 +92,8 @@ pub fn start(source: Source, outbox: Outbox) -> Running {
         commands,
         snapshots,
         outbox: outbox.clone(),
+        agent: Agent::new(source.agent.clone()),
+        removal_timeout: source.limits.removal_timeout,
     };
     let mut actor = Actor {
         record: RecordFile::new(source.record.clone()),

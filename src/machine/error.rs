@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::guest_agent;
 use crate::inventory::{Denial, Target};
 use crate::qmp;
 use crate::text::Text;
@@ -48,6 +49,24 @@ pub enum Error {
         report: Box<Report>,
         /// How long the call waited.
         waited: Duration,
+    },
+    /// The guest agent does not help, so nothing was done.
+    #[error(
+        "{0}; nothing was changed, ask without the option \"guest-online\" to do without the agent"
+    )]
+    GuestAgent(guest_agent::Error),
+    /// All vCPUs are there, and the guest does not use all of them.
+    #[error(
+        "asked for {asked}, {}but the guest does not use all of its vCPUs: {reason}; ask again when the guest agent is well",
+        came(added)
+    )]
+    NotOnline {
+        /// What was asked for.
+        asked: Target,
+        /// vCPUs that came.
+        added: Vec<u32>,
+        /// Why.
+        reason: guest_agent::Error,
     },
     /// What was authorized is not what would happen now.
     #[error(
@@ -111,6 +130,13 @@ impl fmt::Display for Report {
 fn list(refusals: &[Refusal]) -> String {
     let line = |r: &Refusal| format!("{}: {}", vcpus(&r.vcpus), r.reason);
     refusals.iter().map(line).collect::<Vec<_>>().join("; ")
+}
+
+fn came(added: &[u32]) -> String {
+    match added {
+        [] => String::new(),
+        some => format!("added: {}, ", vcpus(some)),
+    }
 }
 
 fn also_refused(refusals: &[Refusal]) -> String {

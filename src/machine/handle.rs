@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Error;
+use super::guest::Agent;
 use super::notice::Outbox;
 use super::snapshot::Snapshot;
 use crate::inventory::Target;
@@ -18,6 +19,9 @@ pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) outbox: Outbox,
+    pub(super) agent: Agent,
+    /// How long a call waits for the guest, unless it says otherwise.
+    pub(super) removal_timeout: Duration,
 }
 
 /// What a machine's actor can be asked.
@@ -35,6 +39,8 @@ pub struct Request {
     pub count: u32,
     /// Whether to wait for removals.
     pub wait: Wait,
+    /// Whether the guest agent is to help.
+    pub guest_online: bool,
     /// The user who asks.
     pub uid: u32,
 }
@@ -75,6 +81,13 @@ impl Handle {
 
     /// Changes the vCPUs. Returns after all that it caused was passed on to those who listen.
     pub async fn set_vcpus(&self, request: Request) -> Result<Outcome, Error> {
+        match request.guest_online {
+            true => self.set_with_guest(request).await,
+            false => self.ask_actor(request).await,
+        }
+    }
+
+    pub(super) async fn ask_actor(&self, request: Request) -> Result<Outcome, Error> {
         let (answer, result) = oneshot::channel();
         let command = Command::SetVcpus(request, answer);
         self.commands.send(command).await.map_err(|_| Error::Gone)?;

@@ -21,6 +21,7 @@
 mod actor;
 mod changes;
 mod error;
+mod guest;
 mod handle;
 mod link;
 mod notice;

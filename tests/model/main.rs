@@ -220,6 +220,7 @@ impl Story {
             target,
             count,
             wait,
+            guest_online: false,
             uid: 7,
         };
         let answer = self.handle().set_vcpus(request);
@@ -342,6 +343,7 @@ impl Service {
         let source = Source {
             name: "machine".parse().unwrap(),
             socket: directory.join("machine.sock"),
+            agent: directory.join("agent.sock"),
             record: directory.join("machine.json"),
             limits: Limits::default(),
         };

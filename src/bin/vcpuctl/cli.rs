@@ -83,7 +83,7 @@ pub(crate) struct These {
     pub wait: Wait,
 }
 
-/// How long to wait for removals.
+/// How long to wait for the guest, and whether its agent helps.
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
     /// Do not wait for the guest to give up vCPUs.
@@ -93,6 +93,10 @@ pub(crate) struct Wait {
     /// 5s].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
+    /// Let the guest agent bring new vCPUs online in the guest, and take leaving ones offline
+    /// before they are unplugged.
+    #[arg(long)]
+    pub guest_online: bool,
 }
 
 /// A list of vCPU numbers.

@@ -119,8 +119,9 @@ pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<()
         let list: Vec<_> = vcpus.iter().map(render::json_dict).collect();
         return Ok(writeln!(stdout(), "{:#}", json!(list))?);
     }
-    // Only the levels of topology that this machine has.
-    let place = [
+    // Only what this machine tells: with a guest agent, and its levels of topology.
+    let extra = [
+        ("online", "ONLINE"),
         ("node-id", "NODE"),
         ("drawer-id", "DRAWER"),
         ("book-id", "BOOK"),
@@ -131,12 +132,12 @@ pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<()
         ("core-id", "CORE"),
         ("thread-id-in-core", "THREAD"),
     ];
-    let place = place
+    let extra = extra
         .iter()
         .filter(|(key, _)| vcpus.iter().any(|v| v.contains_key(*key)));
-    let place: Vec<_> = place.collect();
+    let extra: Vec<_> = extra.collect();
     let headings = ["VCPU", "STATE", "REMOVABLE", "TID", "ALIAS"];
-    let mut table = Table::new(headings.into_iter().chain(place.iter().map(|(_, h)| *h)));
+    let mut table = Table::new(headings.into_iter().chain(extra.iter().map(|(_, h)| *h)));
     for vcpu in &vcpus {
         let flag = |key: &str| vcpu.get(key).is_some_and(|v| **v == true.into());
         let state = match (flag("present"), flag("pending")) {
@@ -156,7 +157,7 @@ pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<()
         table.row(
             first
                 .into_iter()
-                .chain(place.iter().map(|(key, _)| text(key))),
+                .chain(extra.iter().map(|(key, _)| text(key))),
         );
     }
     Ok(writeln!(stdout(), "{table}")?)

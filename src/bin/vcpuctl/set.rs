@@ -63,6 +63,9 @@ fn options(wait: &Wait) -> HashMap<&'static str, Value<'static>> {
     if wait.no_wait {
         options.insert("async", true.into());
     }
+    if wait.guest_online {
+        options.insert("guest-online", true.into());
+    }
     if let Some(timeout) = wait.timeout {
         let usec = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
         options.insert("timeout-usec", usec.into());

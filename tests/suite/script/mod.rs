@@ -3,6 +3,7 @@
 mod connection;
 mod cores;
 mod growth;
+mod guest_agent;
 mod hostile;
 mod legacy;
 mod lists;

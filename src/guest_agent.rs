@@ -1,0 +1,189 @@
+//! The QEMU guest agent: what the guest says of its CPUs, and which of them it is to use.
+//!
+//! A conversation is one connection: the agent's socket takes one client at a time, and others
+//! want it too. All that is read was written by the guest, so it has limits in size and time
+//! (QEMU's `docs/interop/qemu-ga-ref`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::host::{self, ConnectError, Leader};
+use crate::inventory::MAX_VCPUS;
+use crate::text::Text;
+
+/// The longest line that is read: [`MAX_VCPUS`] CPUs take less.
+const MAX_LINE: u64 = 2 << 20;
+/// What the agent sends before the answer to `guest-sync-delimited`, and takes as the end of
+/// whatever came before.
+const DELIMITER: u8 = 0xff;
+
+/// One conversation with an agent.
+#[derive(Debug)]
+pub struct GuestAgent {
+    stream: BufReader<UnixStream>,
+    deadline: Instant,
+}
+
+/// A CPU as the guest knows it (`GuestLogicalProcessor`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestCpu {
+    /// The guest's number of it, which need not be QEMU's.
+    pub logical_id: u32,
+    /// Whether the guest uses it.
+    pub online: bool,
+    /// Whether the guest can do without it.
+    #[serde(default)]
+    pub can_offline: bool,
+}
+
+/// Why the agent does not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no socket of an agent.
+    #[error("the machine has no guest agent socket")]
+    None,
+    /// The socket is no agent's of this machine.
+    #[error("the guest agent cannot be reached: {0}")]
+    Unreachable(String),
+    /// It said nothing, or not enough, in time.
+    #[error("the guest agent does not answer; is it running in the guest?")]
+    Silent,
+    /// It said what no agent says.
+    #[error("the guest agent answered with something else: {0}")]
+    Malformed(String),
+    /// It refused.
+    #[error("the guest agent refused: {0}")]
+    Refused(Text),
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    #[serde(rename = "return")]
+    value: Option<Value>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    desc: Text,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Wanted {
+    logical_id: u32,
+    online: bool,
+}
+
+impl GuestAgent {
+    /// Begins a conversation over the socket at `path`, which must be of the QEMU `leader`. It
+    /// must end within `limit`.
+    pub async fn connect(path: &Path, leader: u32, limit: Duration) -> Result<Self, Error> {
+        let deadline = Instant::now() + limit;
+        let stream = host::connect(path).await.map_err(|error| match error {
+            ConnectError::Missing => Error::None,
+            other => Error::Unreachable(other.to_string()),
+        })?;
+        let peer = Leader::of_peer(&stream).map_err(|e| Error::Unreachable(e.to_string()))?;
+        if peer.pid() != leader {
+            let pid = peer.pid();
+            let reason = format!("process {pid} listens there, not QEMU, which is {leader}");
+            return Err(Error::Unreachable(reason));
+        }
+        let stream = BufReader::new(stream);
+        let mut agent = Self { stream, deadline };
+        agent.synchronize().await?;
+        Ok(agent)
+    }
+
+    /// The CPUs that the guest knows, by its numbers.
+    pub async fn cpus(&mut self) -> Result<BTreeMap<u32, GuestCpu>, Error> {
+        let cpus: Vec<GuestCpu> = self.execute("guest-get-vcpus", json!({})).await?;
+        if cpus.len() > MAX_VCPUS as usize {
+            return Err(Error::Malformed(format!("{} CPUs", cpus.len())));
+        }
+        Ok(cpus.into_iter().map(|cpu| (cpu.logical_id, cpu)).collect())
+    }
+
+    /// Makes the guest use `cpus`, its own numbers, or do without them.
+    pub async fn set_online(&mut self, cpus: &[u32], online: bool) -> Result<(), Error> {
+        let mut left = cpus;
+        while !left.is_empty() {
+            let wanted = left.iter().map(|&logical_id| Wanted { logical_id, online });
+            let wanted: Vec<Wanted> = wanted.collect();
+            // It stops at the first that it cannot do, and says why when it comes first.
+            let done: usize = self
+                .execute("guest-set-vcpus", json!({"vcpus": wanted}))
+                .await?;
+            left = match left.get(done..) {
+                Some(rest) if done > 0 => rest,
+                _ => return Err(Error::Malformed(format!("{done} CPUs were set"))),
+            };
+        }
+        Ok(())
+    }
+
+    /// Passes over what was left by whoever spoke with the agent before.
+    async fn synchronize(&mut self) -> Result<(), Error> {
+        let id = u64::from(std::process::id());
+        let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
+        self.send(&[&[DELIMITER], format!("{sync}\n").as_bytes()].concat())
+            .await?;
+        loop {
+            let line = self.line().await?;
+            let answer = line.rsplit(|byte| *byte == DELIMITER).next();
+            let answer = answer.and_then(|text| serde_json::from_slice::<Reply>(text).ok());
+            if answer.is_some_and(|reply| reply.value == Some(id.into())) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn execute<T: DeserializeOwned>(
+        &mut self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<T, Error> {
+        let command = json!({"execute": command, "arguments": arguments});
+        self.send(format!("{command}\n").as_bytes()).await?;
+        let malformed = |error: serde_json::Error| {
+            Error::Malformed(Text::lossy(&error.to_string()).to_string())
+        };
+        let reply: Reply = serde_json::from_slice(&self.line().await?).map_err(malformed)?;
+        match reply.error {
+            Some(refusal) => Err(Error::Refused(refusal.desc)),
+            None => serde_json::from_value(reply.value.unwrap_or_default()).map_err(malformed),
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let sent = timeout_at(self.deadline, self.stream.write_all(bytes)).await;
+        sent.map_err(|_| Error::Silent)?.map_err(unreachable)
+    }
+
+    async fn line(&mut self) -> Result<Vec<u8>, Error> {
+        let mut line = Vec::new();
+        let mut limited = (&mut self.stream).take(MAX_LINE);
+        let read = timeout_at(self.deadline, limited.read_until(b'\n', &mut line)).await;
+        read.map_err(|_| Error::Silent)?.map_err(unreachable)?;
+        match line.pop() {
+            Some(b'\n') => Ok(line),
+            None => Err(Error::Unreachable("it hung up".into())),
+            Some(_) => Err(Error::Malformed(format!("a line of {} bytes", line.len()))),
+        }
+    }
+}
+
+fn unreachable(error: io::Error) -> Error {
+    Error::Unreachable(error.to_string())
+}
