@@ -188,8 +188,7 @@ async fn what_qemu_does_not_remove_is_brought_online_again() {
     let agent = Agent::start(&world, "web", &[(0, true), (1, true), (2, true)]);
     let machine = world.machine("web").await;
     peer.script(|_, call| {
-        let error = json!({"class": "GenericError", "desc": "not today"});
-        (call.command == "device_del").then(|| vec![json!({"error": error, "id": call.id})])
+        (call.command == "device_del").then(|| vec![call.refusal("not today")])
     });
     let failure = machine.set_with(2, &with_guest()).await.unwrap_err();
     failure.assert(error_name::QMP_FAILED, &["not today"]);
