@@ -117,6 +117,20 @@ impl Hardware {
         options: &["-machine", "virt", "-cpu", "cortex-a57", "-m", "256"],
         shape: "maxcpus=4",
     };
+
+    /// A LoongArch server.
+    pub(crate) const LOONGARCH64: Self = Self {
+        qemu: "qemu-loongarch64",
+        options: &["-machine", "virt", "-m", "1G"],
+        shape: "maxcpus=64",
+    };
+
+    /// A RISC-V board.
+    pub(crate) const RISCV64: Self = Self {
+        qemu: "qemu-riscv64",
+        options: &["-machine", "virt", "-m", "256", "-bios", "none"],
+        shape: "maxcpus=4",
+    };
 }
 
 /// How to start a QEMU.
