@@ -68,7 +68,7 @@ impl Player {
     /// The machine as it was when another client had carried out the first `commands`.
     pub(super) async fn start_late(recording: &str, commands: usize) -> Self {
         let mut world = World::without_service().await;
-        let replay = Replay::start(&world, NAME, recording);
+        let replay = Replay::start(&world.socket(NAME), recording);
         for _ in 0..commands {
             replay.by_another_client();
         }

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Map, Value, json};
 
-use super::super::world::World;
 use super::model::{Call, Model, UUID};
 use super::thread::Parked;
 use super::{Peer, lock};
@@ -87,10 +86,10 @@ struct Plugged {
 }
 
 impl Replay {
-    /// Plays the recording `name` as the machine `machine`.
-    pub(crate) fn start(world: &World, machine: &str, name: &str) -> Self {
+    /// Listens at `socket` and plays the recording `name`.
+    pub(crate) fn start(socket: &Path, name: &str) -> Self {
         let tape = Arc::new(Mutex::new(Tape::read(name)));
-        let peer = world.peer(machine, Model::x86(1, 1));
+        let peer = Peer::start(socket, Model::x86(1, 1));
         let player = tape.clone();
         peer.script(move |_, call| player.lock().expect("no test failed").answer(call));
         Self { peer, tape }
