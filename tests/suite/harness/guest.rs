@@ -27,6 +27,8 @@ pub(crate) struct Hardware {
     options: &'static [&'static str],
     /// What follows the number of vCPUs in `-smp`.
     shape: &'static str,
+    /// The Linux for it, an initrd and Linux's name of the console.
+    linux: [&'static str; 3],
 }
 
 impl Hardware {
@@ -35,6 +37,7 @@ impl Hardware {
         qemu: "qemu",
         options: &["-machine", "q35", "-cpu", "qemu64", "-m", "256"],
         shape: "maxcpus=64",
+        linux: ["vmlinuz", "initrd", "ttyS0"],
     };
 
     /// The same, which waits for the last of its configuration.
@@ -96,6 +99,7 @@ impl Hardware {
         qemu: "qemu-ppc64",
         options: &["-machine", "pseries", "-m", "512"],
         shape: "maxcpus=64",
+        linux: ["vmlinux-ppc64", "initrd-ppc64", "hvc0"],
     };
 
     /// The same with cores of four threads.
@@ -109,6 +113,7 @@ impl Hardware {
         qemu: "qemu-s390x",
         options: &["-machine", "s390-ccw-virtio", "-m", "256", "-no-shutdown"],
         shape: "drawers=2,books=2,sockets=2,cores=8,maxcpus=64",
+        ..Self::Q35
     };
 
     /// An ARM server.
@@ -116,6 +121,23 @@ impl Hardware {
         qemu: "qemu-aarch64",
         options: &["-machine", "virt", "-cpu", "cortex-a57", "-m", "256"],
         shape: "maxcpus=4",
+        ..Self::Q35
+    };
+
+    /// A LoongArch server.
+    pub(crate) const LOONGARCH64: Self = Self {
+        qemu: "qemu-loongarch64",
+        options: &["-machine", "virt", "-m", "1G"],
+        shape: "maxcpus=64",
+        ..Self::Q35
+    };
+
+    /// A RISC-V board.
+    pub(crate) const RISCV64: Self = Self {
+        qemu: "qemu-riscv64",
+        options: &["-machine", "virt", "-m", "256", "-bios", "none"],
+        shape: "maxcpus=4",
+        ..Self::Q35
     };
 }
 
@@ -170,7 +192,8 @@ impl Qemu {
         let room = ROOM.acquire().await.expect("it is never closed");
         let kit = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/guest"));
         let hardware = &boot.hardware;
-        for part in [hardware.qemu, "vmlinuz", "initrd"] {
+        let [kernel, initrd, terminal] = hardware.linux;
+        for part in [hardware.qemu, kernel, initrd] {
             let part = kit.join(part);
             assert!(part.exists(), "no {}; run tests/setup", part.display());
         }
@@ -198,10 +221,11 @@ impl Qemu {
         if boot.linux {
             command
                 .arg("-kernel")
-                .arg(kit.join("vmlinuz"))
+                .arg(kit.join(kernel))
                 .arg("-initrd")
-                .arg(kit.join("initrd"))
-                .args(["-append", "console=ttyS0 quiet panic=-1"]);
+                .arg(kit.join(initrd))
+                .arg("-append")
+                .arg(format!("console={terminal} quiet panic=-1"));
         }
         let mut process = Process::spawn("QEMU", &mut command);
         let stdout = process.child.stdout.take().expect("it is piped");

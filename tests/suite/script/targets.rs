@@ -50,3 +50,22 @@ async fn the_first_cpu_stays() {
     failure.assert(error_name::NOT_REMOVABLE, &["web", "4"]);
     assert_eq!(peer.count("device_del"), 0);
 }
+
+/// Scripted QEMU (loongarch64), dbus-daemon.
+#[tokio::test]
+async fn a_guest_of_a_loongarch64_refuses() {
+    let world = World::without_polkit().await;
+    let mut model = Model::x86(2, 4);
+    model.target = "loongarch64";
+    model.removal = Removal::Held;
+    let peer = world.peer("dragon", model);
+    let machine = world.machine("dragon").await;
+
+    let waiting = machine.start_set(1);
+    machine.wait_for("PendingRemovals", vec![1u32]).await;
+    peer.send(&ost(1, None, 3, 0x82));
+    let failure = waiting.await.unwrap().unwrap_err();
+    let reason = "vCPU 1: the guest is busy with the CPU";
+    failure.assert(error_name::GUEST_REFUSED, &["dragon", reason]);
+    assert_eq!(machine.present().await, [0, 1]);
+}

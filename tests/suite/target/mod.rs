@@ -3,8 +3,11 @@
 //! `doc/machine-types.md` is the table of it, and names these tests.
 
 mod aarch64;
+mod loongarch64;
 mod microvm;
 mod pc;
 mod pseries;
+mod riscv64;
 mod s390x;
+mod table;
 mod topology;

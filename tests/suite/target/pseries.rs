@@ -125,6 +125,102 @@ async fn a_part_of_a_pseries_core_is_denied() {
     assert_eq!(qemu.threads().await.len(), 8);
 }
 
+/// Real QEMU (pseries) with a Linux guest, dbus-daemon.
+#[tokio::test]
+async fn a_linux_on_a_pseries_takes_and_gives_up_whole_cores() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        linux: true,
+        ..SMT4
+    };
+    let mut qemu = Qemu::start(&world, "power", &boot).await;
+    let machine = world.machine("power").await;
+    qemu.online("0-3").await;
+
+    let mark = world.signals.mark().await;
+    let four = vec![4, 5, 6, 7];
+    assert_eq!(machine.set(8).await, Ok((four.clone(), vec![], vec![])));
+    qemu.online("0-7").await;
+    let result = machine.set_patiently(4).await;
+    assert_eq!(result, Ok((vec![], four.clone(), vec![])));
+    qemu.online("0-3").await;
+    let told = world.signals.since(mark).await;
+    assert_eq!(ids(&added(&told)), four);
+    assert_eq!(ids(&removed(&told)), four);
+    let pending = [json!(four), json!([])];
+    assert_eq!(changes_of(&told, "PendingRemovals"), pending);
+}
+
+/// Real QEMU (pseries) with a Linux guest, dbus-daemon.
+#[tokio::test]
+async fn a_linux_on_a_pseries_keeps_a_core_that_it_needs() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        linux: true,
+        ..SMT1
+    };
+    let mut qemu = Qemu::start(&world, "power", &boot).await;
+    let machine = world.machine("power").await;
+    qemu.online("0").await;
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    qemu.online("0-1").await;
+    qemu.order("offline 0").await;
+    qemu.online("1").await;
+
+    let mark = world.signals.mark().await;
+    let failure = machine.set_patiently(1).await.unwrap_err();
+    let reason = "the guest refused to give up the CPU";
+    failure.assert(error_name::GUEST_REFUSED, &["power", "vCPU 1", reason]);
+    let told = world.signals.since(mark).await;
+    let expected = (Vcpu::by_request("power", 1, "vcpu1"), reason.to_owned());
+    assert_eq!(removal_failed(&told), [expected]);
+    assert_eq!(machine.pending().await, [] as [u32; 0]);
+    assert_eq!(machine.present().await, [0, 1]);
+
+    qemu.order("online 0").await;
+    qemu.online("0-1").await;
+    let result = machine.set_patiently(1).await;
+    assert_eq!(result, Ok((vec![], vec![1], vec![])));
+    qemu.online("0").await;
+}
+
+/// Real QEMU (pseries) with a Linux guest, dbus-daemon. A PC's reset completes none.
+#[tokio::test]
+async fn a_reset_of_a_pseries_completes_a_removal() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        linux: true,
+        ..SMT4
+    };
+    let mut qemu = Qemu::start(&world, "power", &boot).await;
+    let machine = world.machine("power").await;
+    qemu.online("0-3").await;
+    machine.set(8).await.unwrap();
+    qemu.online("0-7").await;
+
+    // A guest that stands still gives up nothing.
+    qemu.execute("stop", json!({})).await;
+    let four = vec![4, 5, 6, 7];
+    assert_eq!(
+        machine.set_async(4).await,
+        Ok((vec![], vec![], four.clone()))
+    );
+    assert_eq!(machine.pending().await, four);
+    let mark = world.signals.mark().await;
+    qemu.execute("system_reset", json!({})).await;
+    machine.wait_for("Vcpus", 4u32).await;
+    let told = world
+        .signals
+        .wait("VcpuRemoved", mark, |told| removed(told).len() == 4);
+    let expected = [4, 5, 6, 7].map(|id| Vcpu {
+        uid: Some(0),
+        ..Vcpu::by_cause("power", id, "vcpu4", "reset")
+    });
+    assert_eq!(removed(&told.await), expected);
+    assert_eq!(machine.pending().await, [] as [u32; 0]);
+    assert_eq!(machine.present().await, [0, 1, 2, 3]);
+}
+
 /// Real QEMU (pseries) with firmware only, dbus-daemon.
 #[tokio::test]
 async fn the_boot_core_of_a_pseries_stays() {

@@ -86,7 +86,7 @@ struct Plugged {
 }
 
 impl Replay {
-    /// Plays the recording `name` as the machine `machine`.
+    /// Listens at `socket` and plays the recording `name`.
     pub(crate) fn start(socket: &Path, name: &str) -> Self {
         let tape = Arc::new(Mutex::new(Tape::read(name)));
         let peer = Peer::start(socket, Model::x86(1, 1));
