@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::host::{self, ConnectError, Leader};
 use crate::inventory::MAX_VCPUS;
@@ -22,6 +22,8 @@ use crate::text::Text;
 
 /// The longest line that is read: [`MAX_VCPUS`] CPUs take less.
 const MAX_LINE: u64 = 2 << 20;
+/// How often an agent that does not answer is called.
+const CALL_INTERVAL: Duration = Duration::from_secs(1);
 /// What the agent sends before the answer to `guest-sync-delimited`, and takes as the end of
 /// whatever came before.
 const DELIMITER: u8 = 0xff;
@@ -30,6 +32,8 @@ const DELIMITER: u8 = 0xff;
 #[derive(Debug)]
 pub struct GuestAgent {
     stream: BufReader<UnixStream>,
+    /// The beginning of the line that is being read.
+    line: Vec<u8>,
     deadline: Instant,
 }
 
@@ -101,7 +105,12 @@ impl GuestAgent {
             return Err(Error::Unreachable(reason));
         }
         let stream = BufReader::new(stream);
-        let mut agent = Self { stream, deadline };
+        let line = Vec::new();
+        let mut agent = Self {
+            stream,
+            line,
+            deadline,
+        };
         agent.synchronize().await?;
         Ok(agent)
     }
@@ -133,12 +142,23 @@ impl GuestAgent {
         Ok(())
     }
 
-    /// Passes over what was left by whoever spoke with the agent before.
+    /// Passes over what was left by whoever spoke with the agent before. What comes before the
+    /// agent listens may be lost, so it is called until it answers.
     async fn synchronize(&mut self) -> Result<(), Error> {
-        let id = u64::from(std::process::id());
-        let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
-        self.send(&[&[DELIMITER], format!("{sync}\n").as_bytes()].concat())
-            .await?;
+        let mut id = u64::from(std::process::id()) << 16;
+        loop {
+            id += 1;
+            let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
+            self.send(&[&[DELIMITER], format!("{sync}\n").as_bytes()].concat())
+                .await?;
+            if let Ok(answered) = timeout(CALL_INTERVAL, self.answer_to(id)).await {
+                return answered;
+            }
+        }
+    }
+
+    /// Reads until the answer to the synchronization `id`.
+    async fn answer_to(&mut self, id: u64) -> Result<(), Error> {
         loop {
             let line = self.line().await?;
             let answer = line.rsplit(|byte| *byte == DELIMITER).next();
@@ -172,14 +192,19 @@ impl GuestAgent {
     }
 
     async fn line(&mut self) -> Result<Vec<u8>, Error> {
-        let mut line = Vec::new();
-        let mut limited = (&mut self.stream).take(MAX_LINE);
-        let read = timeout_at(self.deadline, limited.read_until(b'\n', &mut line)).await;
+        let room = MAX_LINE.saturating_sub(self.line.len() as u64);
+        let mut limited = (&mut self.stream).take(room);
+        // What was read stays in the line, should the call be given up here.
+        let read = limited.read_until(b'\n', &mut self.line);
+        let read = timeout_at(self.deadline, read).await;
         read.map_err(|_| Error::Silent)?.map_err(unreachable)?;
+        let mut line = std::mem::take(&mut self.line);
         match line.pop() {
             Some(b'\n') => Ok(line),
-            None => Err(Error::Unreachable("it hung up".into())),
-            Some(_) => Err(Error::Malformed(format!("a line of {} bytes", line.len()))),
+            Some(_) if line.len() as u64 + 1 >= MAX_LINE => {
+                Err(Error::Malformed(format!("a line of {MAX_LINE} bytes")))
+            }
+            _ => Err(Error::Unreachable("it hung up".into())),
         }
     }
 }

@@ -6,17 +6,29 @@ use std::path::Path;
 
 /// Which modules of the crate each module may name.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("bus", &["inventory", "machine", "names", "qmp"]),
+    (
+        "bus",
+        &["guest_agent", "inventory", "machine", "names", "qmp"],
+    ),
     ("config", &[]),
     (
         "daemon",
         &["bus", "config", "machine", "names", "registry", "systemd"],
     ),
+    ("guest_agent", &["host", "inventory", "text"]),
     ("host", &[]),
     ("inventory", &["text"]),
     (
         "machine",
-        &["config", "host", "inventory", "names", "qmp", "text"],
+        &[
+            "config",
+            "guest_agent",
+            "host",
+            "inventory",
+            "names",
+            "qmp",
+            "text",
+        ],
     ),
     ("names", &[]),
     ("proxy", &[]),

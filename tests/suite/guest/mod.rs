@@ -1,5 +1,6 @@
 //! What only a real QEMU with a real guest can prove.
 
+mod agent;
 mod boot_vcpus;
 mod callers;
 mod ejection;

@@ -10,6 +10,7 @@ const FIRMWARE: Boot = Boot {
     vcpus: 1,
     accelerator: "tcg,thread=multi",
     linux: false,
+    agent: false,
 };
 
 /// Real QEMU with firmware only, dbus-daemon.

@@ -151,6 +151,8 @@ pub(crate) struct Boot {
     pub(crate) accelerator: &'static str,
     /// Whether Linux is booted; else there is firmware only.
     pub(crate) linux: bool,
+    /// Whether Linux leaves new CPUs offline, and has an agent that can bring them online.
+    pub(crate) agent: bool,
 }
 
 impl Default for Boot {
@@ -160,6 +162,7 @@ impl Default for Boot {
             vcpus: 1,
             accelerator: "tcg,thread=multi",
             linux: true,
+            agent: false,
         }
     }
 }
@@ -218,6 +221,12 @@ impl Qemu {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(directory.join("stderr")).expect("it is writable"));
+        let mut options = format!("console={terminal} quiet panic=-1");
+        if boot.agent {
+            options.push_str(" guest.no-online");
+            let port = listen(&world.agent_socket(name));
+            command.args(["-serial", port.as_str()]);
+        }
         if boot.linux {
             command
                 .arg("-kernel")
@@ -225,7 +234,7 @@ impl Qemu {
                 .arg("-initrd")
                 .arg(kit.join(initrd))
                 .arg("-append")
-                .arg(format!("console={terminal} quiet panic=-1"));
+                .arg(options);
         }
         let mut process = Process::spawn("QEMU", &mut command);
         let stdout = process.child.stdout.take().expect("it is piped");

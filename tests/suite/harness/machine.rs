@@ -21,6 +21,9 @@ pub(crate) struct Machine {
     signals: Signals,
 }
 
+/// The option that lets the guest agent help.
+pub(crate) const WITH_GUEST: [(&str, Value<'static>); 1] = [("guest-online", Value::Bool(true))];
+
 /// The error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -119,6 +122,15 @@ impl Machine {
         let present = rows.iter().filter(|row| row["present"] == true);
         let ids = present.map(|row| row["id"].as_u64().expect("a number") as u32);
         ids.collect()
+    }
+
+    /// The vCPUs of which `ListVcpus` says whether the guest uses them.
+    pub(crate) async fn online(&self) -> Vec<(u64, bool)> {
+        let rows = self.rows().await;
+        let online = rows
+            .iter()
+            .filter_map(|row| Some((row["id"].as_u64()?, row.get("online")?.as_bool()?)));
+        online.collect()
     }
 
     /// `PendingRemovals`.

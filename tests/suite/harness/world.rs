@@ -81,6 +81,13 @@ impl World {
         directory.join(format!("{name}.sock"))
     }
 
+    /// Where the socket of a machine's guest agent belongs.
+    pub(crate) fn agent_socket(&self, name: &str) -> PathBuf {
+        let directory = self.bus.runtime_directory().join("guest-agent");
+        std::fs::create_dir_all(&directory).expect("the directory is writable");
+        directory.join(format!("{name}.sock"))
+    }
+
     /// The root object of the service.
     pub(crate) async fn manager(&self) -> ManagerProxy<'static> {
         let builder = ManagerProxy::builder(&self.connection);

@@ -21,9 +21,7 @@ struct Agent {
 
 impl Agent {
     fn start(world: &World, name: &str, cpus: &[(u64, bool)]) -> Self {
-        let directory = world.bus.runtime_directory().join("guest-agent");
-        std::fs::create_dir_all(&directory).unwrap();
-        let listener = UnixListener::bind(directory.join(format!("{name}.sock"))).unwrap();
+        let listener = UnixListener::bind(world.agent_socket(name)).unwrap();
         let cpus = Arc::new(Mutex::new(cpus.iter().copied().collect()));
         let set = Arc::new(Mutex::new(Vec::new()));
         let task = tokio::spawn(serve(listener, cpus.clone(), set.clone()));
@@ -91,19 +89,6 @@ async fn serve(
     }
 }
 
-fn with_guest() -> [(&'static str, zvariant::Value<'static>); 1] {
-    [("guest-online", true.into())]
-}
-
-/// What `ListVcpus` says of `online`, by vCPU.
-async fn online(machine: &Machine) -> Vec<(u64, bool)> {
-    let rows = machine.rows().await;
-    let online = rows
-        .iter()
-        .filter_map(|row| Some((row["id"].as_u64()?, row.get("online")?.as_bool()?)));
-    online.collect()
-}
-
 /// Scripted QEMU and guest agent, dbus-daemon.
 #[tokio::test]
 async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
@@ -111,11 +96,11 @@ async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
     let peer = world.peer("web", Model::x86(2, 6));
     let agent = Agent::start(&world, "web", &[(0, true), (1, true)]);
     let machine = world.machine("web").await;
-    assert_eq!(online(&machine).await, [(0, true), (1, true)]);
+    assert_eq!(machine.online().await, [(0, true), (1, true)]);
 
     let call = tokio::spawn({
         let machine = machine.clone();
-        async move { machine.set_with(4, &with_guest()).await }
+        async move { machine.set_with(4, &WITH_GUEST).await }
     });
     peer.asked("device_add", 2).await;
     // The guest takes its time.
@@ -125,7 +110,7 @@ async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
     assert_eq!(call.await.unwrap(), Ok((vec![2, 3], vec![], vec![])));
     assert_eq!(agent.set(), [(2, true)]);
     assert_eq!(
-        online(&machine).await,
+        machine.online().await,
         [(0, true), (1, true), (2, true), (3, true)]
     );
 
@@ -135,7 +120,7 @@ async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
     assert_eq!(agent.set().len(), 1);
     // To ask again brings online what is not.
     assert_eq!(
-        machine.set_with(5, &with_guest()).await,
+        machine.set_with(5, &WITH_GUEST).await,
         Ok((vec![], vec![], vec![]))
     );
     assert_eq!(agent.set().last(), Some(&(4, true)));
@@ -159,7 +144,7 @@ async fn vcpus_are_taken_offline_before_qemu_is_asked() {
         }
     });
     assert_eq!(
-        machine.set_with(2, &with_guest()).await,
+        machine.set_with(2, &WITH_GUEST).await,
         Ok((vec![], vec![2], vec![]))
     );
     assert_eq!(*seen.lock().unwrap(), Some(vec![(2, false)]));
@@ -173,7 +158,7 @@ async fn what_the_agent_refuses_is_put_back_and_qemu_is_not_asked() {
     let cpus = [(0, true), (1, true), (2, true), (3, true)];
     let agent = Agent::start(&world, "web", &cpus);
     let machine = world.machine("web").await;
-    let failure = machine.set_with(2, &with_guest()).await.unwrap_err();
+    let failure = machine.set_with(2, &WITH_GUEST).await.unwrap_err();
     let text = ["web", "CPU 3 is dear to me", "nothing was changed"];
     failure.assert(error_name::GUEST_REFUSED, &text);
     assert_eq!(agent.set(), [(2, false), (3, false), (2, true)]);
@@ -187,10 +172,8 @@ async fn what_qemu_does_not_remove_is_brought_online_again() {
     let peer = world.peer("web", Model::x86(3, 6));
     let agent = Agent::start(&world, "web", &[(0, true), (1, true), (2, true)]);
     let machine = world.machine("web").await;
-    peer.script(|_, call| {
-        (call.command == "device_del").then(|| vec![call.refusal("not today")])
-    });
-    let failure = machine.set_with(2, &with_guest()).await.unwrap_err();
+    peer.script(|_, call| (call.command == "device_del").then(|| vec![call.refusal("not today")]));
+    let failure = machine.set_with(2, &WITH_GUEST).await.unwrap_err();
     failure.assert(error_name::QMP_FAILED, &["not today"]);
     assert_eq!(agent.set(), [(2, false), (2, true)]);
 }
@@ -201,19 +184,17 @@ async fn without_an_agent_nothing_is_done() {
     let world = World::without_polkit().await;
     let peer = world.peer("web", Model::x86(2, 6));
     let machine = world.machine("web").await;
-    let failure = machine.set_with(3, &with_guest()).await.unwrap_err();
+    let failure = machine.set_with(3, &WITH_GUEST).await.unwrap_err();
     failure.assert(error_name::NOT_SUPPORTED, &["web", "no guest agent socket"]);
 
     // One that listens and says nothing.
-    let agents = world.bus.runtime_directory().join("guest-agent");
-    std::fs::create_dir_all(&agents).unwrap();
-    let _silent = UnixListener::bind(agents.join("web.sock")).unwrap();
-    let mut options = with_guest().to_vec();
+    let _silent = UnixListener::bind(world.agent_socket("web")).unwrap();
+    let mut options = WITH_GUEST.to_vec();
     options.push(("timeout-usec", 1000u64.into()));
     let failure = machine.set_with(3, &options).await.unwrap_err();
     failure.assert(error_name::GUEST_REFUSED, &["web", "does not answer"]);
     assert_eq!(peer.count("device_add"), 0);
-    assert_eq!(online(&machine).await, []);
+    assert_eq!(machine.online().await, []);
     assert_eq!(machine.present().await, [0, 1]);
 }
 
@@ -224,7 +205,7 @@ async fn a_guest_that_does_not_take_a_vcpu_is_told() {
     let _peer = world.peer("web", Model::x86(1, 6));
     let _agent = Agent::start(&world, "web", &[(0, true)]);
     let machine = world.machine("web").await;
-    let mut options = with_guest().to_vec();
+    let mut options = WITH_GUEST.to_vec();
     options.push(("timeout-usec", 200_000u64.into()));
     let failure = machine.set_with(2, &options).await.unwrap_err();
     let text = ["web", "added: vCPU 1", "does not use all"];

@@ -99,3 +99,26 @@ async fn each_call_has_its_own_time() {
     give_up(&peer, 3);
     assert_eq!(patient.await.unwrap(), Ok((vec![], vec![3], vec![])));
 }
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn what_is_pending_for_long_is_asked_of_qemu_again() {
+    let world = World::without_polkit().await;
+    let (peer, machine) = machine_of_four(&world).await;
+    let mark = world.signals.mark().await;
+    assert_eq!(machine.set_async(3).await, Ok((vec![], vec![], vec![3])));
+    // As some QEMUs do, which is no failure.
+    peer.script(|_, call| {
+        let refusal = "Device vcpu3 is already in the process of unplug";
+        (call.command == "device_del").then(|| vec![call.refusal(refusal)])
+    });
+    let again = async {
+        while peer.count("device_del") < 2 {
+            let pending = machine.set_async(3).await;
+            assert_eq!(pending, Ok((vec![], vec![], vec![3])));
+        }
+    };
+    within("the request to be passed on again", again).await;
+    assert_eq!(removal_failed(&world.signals.since(mark).await), []);
+    assert_eq!(machine.pending().await, [3]);
+}

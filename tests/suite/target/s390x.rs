@@ -10,6 +10,7 @@ const BOOT: Boot = Boot {
     vcpus: 1,
     accelerator: "tcg,thread=multi",
     linux: false,
+    agent: false,
 };
 
 /// Real QEMU (s390-ccw-virtio) with firmware only, dbus-daemon.
