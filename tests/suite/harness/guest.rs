@@ -108,6 +108,18 @@ impl Hardware {
         ..Self::PSERIES
     };
 
+    /// The servers with the firmware that does no more than boot Linux, and that at once.
+    pub(crate) const PSERIES_LINUX: Self = Self {
+        options: &["-machine", "pseries,x-vof=on", "-m", "512"],
+        ..Self::PSERIES
+    };
+
+    /// See [`Hardware::PSERIES_LINUX`] and [`Hardware::PSERIES_SMT4`].
+    pub(crate) const PSERIES_SMT4_LINUX: Self = Self {
+        shape: Self::PSERIES_SMT4.shape,
+        ..Self::PSERIES_LINUX
+    };
+
     /// A mainframe. It finds nothing to boot, which is a panic to it.
     pub(crate) const S390X: Self = Self {
         qemu: "qemu-s390x",

@@ -131,6 +131,7 @@ async fn a_part_of_a_pseries_core_is_denied() {
 async fn a_linux_on_a_pseries_takes_and_gives_up_whole_cores() {
     let world = World::without_polkit().await;
     let boot = Boot {
+        hardware: Hardware::PSERIES_SMT4_LINUX,
         linux: true,
         ..SMT4
     };
@@ -157,6 +158,7 @@ async fn a_linux_on_a_pseries_takes_and_gives_up_whole_cores() {
 async fn a_linux_on_a_pseries_keeps_a_core_that_it_needs() {
     let world = World::without_polkit().await;
     let boot = Boot {
+        hardware: Hardware::PSERIES_LINUX,
         linux: true,
         ..SMT1
     };
@@ -190,6 +192,7 @@ async fn a_linux_on_a_pseries_keeps_a_core_that_it_needs() {
 async fn a_reset_of_a_pseries_completes_a_removal() {
     let world = World::without_polkit().await;
     let boot = Boot {
+        hardware: Hardware::PSERIES_SMT4_LINUX,
         linux: true,
         ..SMT4
     };
