@@ -96,3 +96,17 @@ fn only_the_edges_know_dbus() {
         );
     }
 }
+
+/// Unsafe code is in one file, and nowhere is the lint that forbids it switched off but there.
+#[test]
+fn system_calls_are_in_one_file() {
+    let allowed = "#![allow(unsafe_code)]";
+    let text = |path: &str| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        fs::read_to_string(root.join(path)).unwrap()
+    };
+    assert!(text("Cargo.toml").contains("unsafe_code = \"deny\""));
+    assert_eq!(text("src/host/sys.rs").matches(allowed).count(), 1);
+    let all: String = modules().into_values().collect();
+    assert_eq!(all.matches("unsafe_code").count(), 1);
+}
