@@ -2,17 +2,25 @@
 //! what is behind a name or a number between the check and the use.
 
 mod affinity;
+mod cgroup;
 mod cpus;
 mod dir;
 mod leader;
+mod observe;
+mod place;
+mod placer;
+mod resctrl;
 mod scheduler;
 mod socket;
 mod sys;
 
 pub use affinity::{affinity, set_affinity};
+pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
-pub use leader::{Leader, LeaderError};
+pub use leader::{Leader, LeaderError, Tasks};
+pub use observe::{Observed, memberships, observe};
+pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use socket::{ConnectError, connect};
 

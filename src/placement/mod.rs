@@ -7,6 +7,7 @@ mod report;
 mod scheduler;
 mod schemata;
 mod tuning;
+mod unit;
 
 pub use bandwidth::{Bandwidth, BandwidthError, Change};
 pub use list::{Cpu, CpuList, List, ListError, Node, NodeList, Numbered};
@@ -14,3 +15,4 @@ pub use report::{Controller, Outcome, Reason, Report, Step, StepError};
 pub use scheduler::{Scheduler, SchedulerError};
 pub use schemata::{Schemata, SchemataError};
 pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};
+pub use unit::{Decision, Home, Kind, NotPlaced, UnitFacts, Wish, decide};
