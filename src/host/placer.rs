@@ -24,9 +24,10 @@ pub struct Host {
 impl Host {
     /// The host that this runs on, with what is mounted now.
     pub fn this() -> io::Result<Self> {
+        let own = Dir::open(format!("/proc/{}", std::process::id()))?;
         Ok(Self {
             system: "/sys/devices/system".into(),
-            mounts: Mounts::parse(&Dir::open("/proc/self")?.read("mountinfo")?),
+            mounts: Mounts::parse(&own.read("mountinfo")?),
         })
     }
 
