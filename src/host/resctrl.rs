@@ -181,3 +181,130 @@ fn write(dir: &Dir, file: &str, text: &str) -> Result<(), StepError> {
 pub(super) fn unsupported() -> StepError {
     Step::Cache.failed("/sys/fs/resctrl", Reason::NoResctrl)
 }
+
+/// On a directory tree with files as resctrl has them; no machine that tests this has resctrl.
+/// Unlike it, a tree does not let a group with files be removed, which shows what is tried.
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const WIDE: &str = "    L3:0=fffff;1=fffff\n";
+
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            let tree = Self(tempfile::tempdir().unwrap());
+            tree.put("schemata", WIDE);
+            tree.put("tasks", "");
+            tree
+        }
+
+        fn resctrl(&self) -> Resctrl {
+            Resctrl::open(self.0.path(), "web").unwrap()
+        }
+
+        /// Makes a group as the kernel does.
+        fn group(&self, name: &str) {
+            fs::create_dir(self.0.path().join(name)).unwrap();
+            self.put(&format!("{name}/schemata"), WIDE);
+            self.put(&format!("{name}/tasks"), "");
+        }
+
+        fn put(&self, file: &str, text: &str) {
+            fs::write(self.0.path().join(file), text).unwrap();
+        }
+
+        fn get(&self, file: &str) -> String {
+            fs::read_to_string(self.0.path().join(file)).unwrap()
+        }
+    }
+
+    fn narrow() -> Schemata {
+        "L3:0=f;1=f".parse().unwrap()
+    }
+
+    #[test]
+    fn a_thread_gets_its_share_and_gives_it_back() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        let name = resctrl.name(&narrow());
+        tree.group(&name);
+        assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert_eq!(tree.get(&format!("{name}/schemata")), "L3:0=f;1=f\n");
+        assert_eq!(tree.get(&format!("{name}/tasks")), "42");
+        assert!(!resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+
+        assert!(resctrl.leave(42, || Ok(())).unwrap());
+        assert_eq!(tree.get("tasks"), "42");
+        assert!(!resctrl.leave(43, || Ok(())).unwrap());
+        // A group with a thread stays, an empty one goes.
+        resctrl.tidy().unwrap();
+        tree.put(&format!("{name}/tasks"), "");
+        let error = resctrl.tidy().unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENOTEMPTY));
+        assert_eq!(error.path, tree.0.path().join(name));
+    }
+
+    #[test]
+    fn a_new_group_goes_where_it_cannot_be_filled() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        // The tree makes no files in a new group.
+        let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
+        assert_eq!(
+            (error.step, error.errno()),
+            (Step::Cache, Some(libc::ENOENT))
+        );
+        assert!(!tree.0.path().join(resctrl.name(&narrow())).exists());
+    }
+
+    #[test]
+    fn a_thread_is_verified_before_it_is_moved() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        let name = resctrl.name(&narrow());
+        tree.group(&name);
+        let foreign = || Err(Step::Cache.failed("/proc/1/task/42", Reason::Foreign));
+        assert!(resctrl.enter(42, &narrow(), foreign).is_err());
+        assert_eq!(tree.get(&format!("{name}/tasks")), "");
+        tree.put(&format!("{name}/tasks"), "42\n");
+        assert!(resctrl.leave(42, foreign).is_err());
+        assert_eq!(tree.get("tasks"), "");
+    }
+
+    #[test]
+    fn groups_of_others_are_let_be() {
+        let tree = Tree::new();
+        for name in [
+            "info",
+            "mon_groups",
+            "vcpud-web-2-0123456789abcdef",
+            "vcpud-webs-0123456789abcdef",
+            "vcpud-web-0123456789abcde",
+            "vcpud-web-0123456789abcdeg",
+        ] {
+            tree.group(name);
+        }
+        assert!(tree.resctrl().groups().unwrap().is_empty());
+        tree.resctrl().tidy().unwrap();
+        tree.group("vcpud-web-0123456789abcdef");
+        assert_eq!(tree.resctrl().groups().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_not_waited_for_without_end() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        let other = Dir::open(tree.0.path()).unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
+        let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EWOULDBLOCK));
+        flock(&other, FlockOperation::Unlock).unwrap();
+        tree.group(&resctrl.name(&narrow()));
+        assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
+    }
+}

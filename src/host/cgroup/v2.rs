@@ -203,3 +203,174 @@ impl Groups for Tree {
         remove(&self.unit, OURS)
     }
 }
+
+/// On directory trees with files as cgroup v2 has them. A tree shows what is written and where;
+/// that a kernel takes it in this order is shown in the lab.
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::{Mounts, establish};
+    use super::*;
+
+    struct Unit(tempfile::TempDir);
+
+    impl Unit {
+        /// A hierarchy with the group of a unit that has two processes, where `controllers` are
+        /// available. Its groups have their files already, because no kernel makes them.
+        fn new(controllers: &str) -> Self {
+            let unit = Self(tempfile::tempdir().unwrap());
+            for group in [
+                "",
+                "vcpud/",
+                "vcpud/emulator/",
+                "vcpud/vcpu0/",
+                "vcpud/vcpu1/",
+            ] {
+                fs::create_dir_all(unit.path(group)).unwrap();
+                for (file, text) in [
+                    ("cgroup.controllers", controllers),
+                    ("cgroup.procs", ""),
+                    ("cgroup.threads", ""),
+                    ("cgroup.subtree_control", ""),
+                    ("cgroup.type", "domain\n"),
+                    ("cpu.max", "max 100000\n"),
+                    ("cpuset.cpus", "\n"),
+                    ("cpuset.mems", "\n"),
+                ] {
+                    unit.put(&format!("{group}{file}"), text);
+                }
+            }
+            unit.put("cgroup.procs", "1042\n1077\n0\n");
+            unit
+        }
+
+        fn path(&self, file: &str) -> std::path::PathBuf {
+            self.0.path().join("machine.slice/x.scope").join(file)
+        }
+
+        fn put(&self, file: &str, text: &str) {
+            fs::write(self.path(file), text).unwrap();
+        }
+
+        fn get(&self, file: &str) -> String {
+            fs::read_to_string(self.path(file)).unwrap()
+        }
+
+        fn groups(&self) -> Result<Box<dyn Groups>, StepError> {
+            let root = self.0.path().display();
+            let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
+            establish(&Mounts::parse(&mounts), "/machine.slice/x.scope")
+        }
+    }
+
+    #[test]
+    fn processes_move_down_and_threaded_groups_are_two_levels_below() {
+        let unit = Unit::new("cpuset cpu io memory pids");
+        unit.put("cgroup.subtree_control", "memory pids");
+        let groups = unit.groups().unwrap();
+        assert_eq!(groups.missing(), []);
+        assert_eq!(
+            unit.get("vcpud/cgroup.procs"),
+            "1077",
+            "the last one, never 0"
+        );
+        for enabled in ["cgroup.subtree_control", "vcpud/cgroup.subtree_control"] {
+            assert_eq!(unit.get(enabled), "+cpu +cpuset");
+        }
+        assert_eq!(unit.get("vcpud/emulator/cgroup.type"), "threaded");
+        assert!(!groups.make(1).unwrap());
+        assert_eq!(unit.get("vcpud/vcpu1/cgroup.type"), "threaded");
+        // What is systemd's stays as it is.
+        for (file, text) in [
+            ("cgroup.type", "domain\n"),
+            ("cpu.max", "max 100000\n"),
+            ("cpuset.cpus", "\n"),
+            ("vcpud/cgroup.type", "domain\n"),
+        ] {
+            assert_eq!(unit.get(file), text, "{file}");
+        }
+        // What is enabled is not enabled again.
+        unit.put("cgroup.subtree_control", "cpuset cpu memory");
+        unit.groups().unwrap();
+        assert_eq!(unit.get("cgroup.subtree_control"), "cpuset cpu memory");
+    }
+
+    #[test]
+    fn limits_are_written_in_the_words_of_version_2() {
+        let unit = Unit::new("cpuset cpu");
+        let groups = unit.groups().unwrap();
+        assert_eq!(groups.bandwidth(0).unwrap(), Bandwidth::UNLIMITED);
+        let limited = Bandwidth::new(50_000, 10_000).unwrap();
+        groups.set_bandwidth(0, limited).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "10000 50000");
+        assert_eq!(groups.bandwidth(0).unwrap(), limited);
+        groups.set_bandwidth(0, Bandwidth::UNLIMITED).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "max 100000");
+
+        groups.set_cpus(0, &"0-3,8".parse().unwrap()).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpuset.cpus"), "0-3,8\n");
+        assert_eq!(groups.cpus(0).unwrap().to_string(), "0-3,8");
+        let all = groups.inherited_cpus().unwrap();
+        groups.set_cpus(0, &all).unwrap();
+        assert_eq!(
+            unit.get("vcpud/vcpu0/cpuset.cpus"),
+            "\n",
+            "a write, though of nothing"
+        );
+        groups.set_nodes(0, &"0".parse().unwrap()).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpuset.mems"), "0\n");
+        unit.put("vcpud/vcpu0/cpu.max", "nonsense");
+        assert_eq!(groups.bandwidth(0).unwrap_err().step, Step::Bandwidth);
+    }
+
+    #[test]
+    fn threads_are_moved_one_by_one() {
+        let unit = Unit::new("cpuset cpu");
+        let groups = unit.groups().unwrap();
+        groups.enter(0, 1050).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cgroup.threads"), "1050");
+        assert!(groups.holds(0, 1050).unwrap());
+        assert!(!groups.holds(1, 1050).unwrap());
+        unit.put("vcpud/emulator/cgroup.threads", "1042\n");
+        groups.sweep(&[1042, 1050], &[1050].into()).unwrap();
+        assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), "1042\n");
+        unit.put("vcpud/cgroup.threads", "1042\n1060\n1050\n0\n");
+        groups.sweep(&[1042, 1050], &[1050].into()).unwrap();
+        assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), "1060");
+        let mut vcpus = groups.vcpus().unwrap();
+        vcpus.sort_unstable();
+        assert_eq!(vcpus, [0, 1]);
+    }
+
+    #[test]
+    fn missing_controllers_are_said() {
+        let unit = Unit::new("io memory pids");
+        let groups = unit.groups().unwrap();
+        assert_eq!(groups.missing(), [Controller::Cpu, Controller::Cpuset]);
+        assert_eq!(unit.get("cgroup.subtree_control"), "");
+        let error = groups.bandwidth(0).unwrap_err();
+        assert_eq!(error.reason, Reason::NoController(Controller::Cpu));
+        assert!(error.is_unsupported());
+        let unit = Unit::new("cpuset");
+        assert_eq!(unit.groups().unwrap().missing(), [Controller::Cpu]);
+        assert_eq!(unit.get("cgroup.subtree_control"), "+cpuset");
+    }
+
+    #[test]
+    fn a_unit_that_is_not_there_is_an_error_and_so_is_the_root() {
+        let unit = Unit::new("cpu cpuset");
+        fs::remove_dir_all(unit.path("")).unwrap();
+        let error = unit.groups().unwrap_err();
+        assert_eq!(
+            (error.step, error.errno()),
+            (Step::Group, Some(libc::ENOENT))
+        );
+        assert_eq!(error.path, Path::new("/machine.slice/x.scope"));
+        for root in ["/", "", "//"] {
+            let error = establish(&Mounts::default(), root).unwrap_err();
+            assert_eq!(error.reason, Reason::NoGroups);
+        }
+    }
+}
