@@ -23,12 +23,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proxy", &[]),
     ("qmp", &["text"]),
     ("registry", &["config", "machine", "names"]),
-    ("systemd", &[]),
+    ("systemd", &["placement"]),
     ("text", &[]),
 ];
 
 /// The only modules that may know D-Bus.
-const KNOW_DBUS: &[&str] = &["bus", "daemon", "proxy"];
+const KNOW_DBUS: &[&str] = &["bus", "daemon", "proxy", "systemd"];
 
 /// All source text of each top-level module of the library.
 fn modules() -> BTreeMap<String, String> {

@@ -1,5 +1,5 @@
 //! What is wanted of the place of a machine's vCPUs on the host, and what came of it. Pure:
-//! nothing here looks at or changes the host; `host` does.
+//! nothing here looks at or changes the host; `host` does, and asks systemd through [`Units`].
 
 mod bandwidth;
 mod list;
@@ -15,4 +15,6 @@ pub use report::{Controller, Outcome, Reason, Report, Step, StepError};
 pub use scheduler::{Scheduler, SchedulerError};
 pub use schemata::{Schemata, SchemataError};
 pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};
-pub use unit::{Decision, Home, Kind, NotPlaced, UnitFacts, Wish, decide};
+pub use unit::{
+    Decision, Home, Kind, NewScope, NotPlaced, Process, UnitError, UnitFacts, Units, Wish, decide,
+};

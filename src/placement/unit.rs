@@ -1,8 +1,11 @@
 //! In which unit of systemd a machine has its control groups.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::str::FromStr;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 /// What is wanted of a machine's unit.
@@ -67,6 +70,57 @@ pub enum Decision {
     Without(NotPlaced),
 }
 
+/// A process, held so that no other can take its PID.
+#[derive(Clone, Copy, Debug)]
+pub struct Process<'a> {
+    /// Its PID.
+    pub pid: u32,
+    /// What holds it.
+    pub pidfd: BorrowedFd<'a>,
+}
+
+/// A scope to be started.
+#[derive(Clone, Copy, Debug)]
+pub struct NewScope<'a> {
+    /// Its name, which ends in `.scope`.
+    pub name: &'a str,
+    /// The slice that it is put in.
+    pub slice: &'a str,
+    /// What people are told that it is.
+    pub description: &'a str,
+}
+
+/// Who keeps the units of the host: systemd.
+pub trait Units: fmt::Debug + Send + Sync {
+    /// The unit of a process: all of its facts but the memberships, which the kernel knows.
+    fn unit_of<'a>(&'a self, process: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>>;
+
+    /// Starts a scope and moves the process there. Returns when it is done, with the scope's
+    /// control group.
+    fn start_scope<'a>(
+        &'a self,
+        scope: NewScope<'a>,
+        process: Process<'a>,
+    ) -> BoxFuture<'a, Result<String, UnitError>>;
+}
+
+/// What systemd did not do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// It is not there.
+    #[error("systemd is not on the system bus: {0}")]
+    Absent(String),
+    /// It said no, in its words.
+    #[error("systemd refused: {0}")]
+    Refused(String),
+    /// It began and did not succeed; this is its word for how the job ended.
+    #[error("systemd's job ended as \"{0}\"")]
+    Job(String),
+    /// It did not answer, or did not finish.
+    #[error("systemd did not do it within {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
 /// Why a machine has no control groups of its own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotPlaced {
@@ -81,6 +135,9 @@ pub enum NotPlaced {
         /// The service.
         unit: String,
     },
+    /// systemd could not say where it is.
+    #[error("systemd does not say in which unit it is: {0}")]
+    Unknown(UnitError),
     /// Another manager keeps groups there, such as libvirt.
     #[error("the control groups in {unit} are kept by another manager")]
     Foreign {
