@@ -12,6 +12,7 @@ pub mod host;
 pub mod inventory;
 pub mod machine;
 pub mod names;
+pub mod placement;
 pub mod proxy;
 pub mod qmp;
 pub mod registry;

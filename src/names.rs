@@ -85,6 +85,13 @@ impl MachineName {
     }
 }
 
+impl MachineName {
+    /// The name of the machine's own scope, where it is given one (`systemd.scope(5)`).
+    pub fn scope(&self) -> String {
+        format!("vcpud-{}.scope", escape_label(&self.0))
+    }
+}
+
 impl FromStr for MachineName {
     type Err = InvalidMachineName;
 
@@ -171,6 +178,12 @@ mod tests {
             assert_eq!(escape_label(text), label);
             assert_eq!(unescape_label(label).as_deref(), Some(text));
         }
+    }
+
+    #[test]
+    fn a_scope_is_named_after_its_machine() {
+        let name: MachineName = "web-1".parse().unwrap();
+        assert_eq!(name.scope(), "vcpud-web_2d1.scope");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+
+use super::Dir;
 
 /// A process held by a pidfd (`pidfd_open(2)`).
 #[derive(Debug)]
@@ -35,6 +37,35 @@ pub enum LeaderError {
     /// The kernel refused.
     #[error("the process that listens on the QMP socket cannot be held: {0}")]
     Kernel(#[from] io::Error),
+}
+
+/// The threads of one process, which is held so that no other can take its PID.
+pub trait Tasks {
+    /// The PID of the process.
+    fn pid(&self) -> u32;
+
+    /// Whether `thread` is a task of the process, now.
+    fn has_task(&self, thread: u32) -> bool;
+
+    /// All tasks of the process, now.
+    fn tasks(&self) -> io::Result<Vec<u32>> {
+        let tasks = Dir::open(format!("/proc/{}/task", self.pid()))?.children()?;
+        // Read before the look, so that they were this process's and not a successor's.
+        match self.has_task(self.pid()) {
+            true => Ok(tasks.iter().filter_map(|task| task.parse().ok()).collect()),
+            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    }
+}
+
+impl Tasks for Leader {
+    fn pid(&self) -> u32 {
+        self.pid()
+    }
+
+    fn has_task(&self, thread: u32) -> bool {
+        self.has_task(thread)
+    }
 }
 
 impl Leader {
@@ -69,6 +100,11 @@ impl Leader {
             true => Err(io::ErrorKind::NotFound.into()),
             false => Ok(ProcessId { pid, start }),
         }
+    }
+
+    /// The descriptor that holds it.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
     }
 
     /// Waits until the process has exited.

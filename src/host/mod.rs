@@ -1,8 +1,35 @@
 //! The host's kernel: processes, threads and sockets, each looked at so that nobody can swap
 //! what is behind a name or a number between the check and the use.
 
+mod affinity;
+mod cgroup;
+mod cpus;
+mod dir;
+mod home;
 mod leader;
+mod observe;
+mod place;
+mod placer;
+mod resctrl;
+mod scheduler;
 mod socket;
+mod sys;
 
-pub use leader::{Leader, LeaderError, ProcessId};
+pub use affinity::{affinity, set_affinity};
+pub use cgroup::{Membership, Mount, Mounts};
+pub use cpus::host_cpus;
+pub use dir::Dir;
+pub use home::{HomeError, Housing, find_home};
+pub use leader::{Leader, LeaderError, ProcessId, Tasks};
+pub use observe::{Observed, memberships, observe};
+pub use placer::{Host, Placer};
+pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use socket::{ConnectError, connect};
+
+/// A thread id as the kernel takes it. 0, which would mean the caller itself, is nobody.
+fn thread_id(thread: u32) -> std::io::Result<libc::pid_t> {
+    match libc::pid_t::try_from(thread) {
+        Ok(thread) if thread > 0 => Ok(thread),
+        _ => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+    }
+}

@@ -1,6 +1,10 @@
-//! What the service tells systemd about itself (`sd_notify(3)`).
+//! systemd: what the service tells it about itself (`sd_notify(3)`), and the units of machines.
 //!
 //! Without systemd there is nobody to tell, which is no error.
+
+mod unit;
+
+pub use unit::Systemd;
 
 /// The service is ready: its name is owned and its machines are served.
 pub fn ready() {

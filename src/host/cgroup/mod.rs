@@ -1,0 +1,208 @@
+//! The control groups of one machine: `UNIT/vcpud/emulator` for everything that is no vCPU, and
+//! `UNIT/vcpud/vcpuN` for each vCPU, in version 1 or 2 (`cgroups(7)`).
+//!
+//! Nothing is written to the unit's own attributes but, in version 2, which controllers its
+//! delegated part has. The hierarchy that systemd keeps for itself (`name=systemd`) is not
+//! touched.
+
+mod mounts;
+mod v1;
+mod v2;
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::io;
+
+use super::Dir;
+use crate::placement::{
+    Bandwidth, Controller, CpuList, List, NodeList, Numbered, Reason, Step, StepError,
+};
+pub use mounts::{Membership, Mount, Mounts};
+
+/// The group that is ours, in the unit's.
+const OURS: &str = "vcpud";
+/// The group of everything that is no vCPU, in ours.
+const EMULATOR: &str = "emulator";
+
+/// The control groups of one machine, in either version.
+pub(super) trait Groups: Debug + Send {
+    /// The controllers that are not there.
+    fn missing(&self) -> &[Controller];
+
+    /// Lets the groups that are above those of vCPUs have what the unit has now.
+    fn follow(&self) -> Result<(), StepError>;
+
+    /// Moves all of `tasks`, and what else is in the unit, into the emulator's group, but not
+    /// `vcpus`.
+    fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError>;
+
+    /// The vCPUs that have a group.
+    fn vcpus(&self) -> Result<Vec<u32>, StepError>;
+
+    /// Makes the group of `vcpu`, where there is none. Tells whether it was made.
+    fn make(&self, vcpu: u32) -> Result<bool, StepError>;
+
+    /// Whether `thread` is in the group of `vcpu`.
+    fn holds(&self, vcpu: u32, thread: u32) -> Result<bool, StepError>;
+
+    /// Moves `thread` into the group of `vcpu`.
+    fn enter(&self, vcpu: u32, thread: u32) -> Result<(), StepError>;
+
+    /// Moves `thread` into the group of the emulator.
+    fn leave(&self, thread: u32) -> Result<(), StepError>;
+
+    /// The list of host CPUs that a group has which may use all that the unit may.
+    fn inherited_cpus(&self) -> Result<CpuList, StepError>;
+
+    /// The same of memory nodes.
+    fn inherited_nodes(&self) -> Result<NodeList, StepError>;
+
+    /// The host CPUs of the group of `vcpu`.
+    fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError>;
+
+    /// Gives the group of `vcpu` host CPUs.
+    fn set_cpus(&self, vcpu: u32, cpus: &CpuList) -> Result<(), StepError>;
+
+    /// The memory nodes of the group of `vcpu`.
+    fn nodes(&self, vcpu: u32) -> Result<NodeList, StepError>;
+
+    /// Gives the group of `vcpu` memory nodes.
+    fn set_nodes(&self, vcpu: u32, nodes: &NodeList) -> Result<(), StepError>;
+
+    /// The CPU time of the group of `vcpu`.
+    fn bandwidth(&self, vcpu: u32) -> Result<Bandwidth, StepError>;
+
+    /// Gives the group of `vcpu` CPU time. If it is refused, it has what it had.
+    fn set_bandwidth(&self, vcpu: u32, bandwidth: Bandwidth) -> Result<(), StepError>;
+
+    /// Removes the group of `vcpu`, which must be empty.
+    fn remove(&self, vcpu: u32) -> Result<(), StepError>;
+
+    /// Removes the groups of the machine that has ended, as far as they are empty.
+    fn dismantle(&self) -> Result<(), StepError>;
+}
+
+/// Makes the groups for the machine whose unit's control group is `unit`, as systemd and
+/// `/proc/PID/cgroup` write it.
+pub(super) fn establish(mounts: &Mounts, unit: &str) -> Result<Box<dyn Groups>, StepError> {
+    // At the root would be everything that nobody put anywhere.
+    if unit.trim_matches('/').is_empty() {
+        return Err(Step::Group.failed("/", Reason::NoGroups));
+    }
+    if mounts.are_v1() {
+        Ok(Box::new(v1::Tree::establish(mounts, unit)?))
+    } else if let Some(mount) = &mounts.unified {
+        Ok(Box::new(v2::Tree::establish(mount, unit)?))
+    } else {
+        Err(Step::Group.failed(unit, Reason::NoGroups))
+    }
+}
+
+/// The name of a vCPU's group.
+fn name(vcpu: u32) -> String {
+    format!("vcpu{vcpu}")
+}
+
+/// The vCPUs that have a group in `ours`.
+fn vcpus_in(ours: &Dir) -> Result<Vec<u32>, StepError> {
+    let number = |group: &String| -> Option<u32> {
+        let number = group.strip_prefix("vcpu")?.parse().ok()?;
+        // Not `vcpu+1` or `vcpu01`, which are not ours.
+        (name(number) == *group).then_some(number)
+    };
+    match ours.children() {
+        Ok(groups) => Ok(groups.iter().filter_map(number).collect()),
+        Err(error) => Err(Step::Group.refused(ours.path(), &error)),
+    }
+}
+
+fn child(step: Step, dir: &Dir, name: &str) -> Result<Dir, StepError> {
+    dir.child(name)
+        .map_err(|error| step.refused(dir.at(name), &error))
+}
+
+fn make(dir: &Dir, name: &str) -> Result<(Dir, bool), StepError> {
+    dir.make(name)
+        .map_err(|error| Step::Group.refused(dir.at(name), &error))
+}
+
+fn read(step: Step, dir: &Dir, file: &str) -> Result<String, StepError> {
+    dir.read(file)
+        .map_err(|error| step.refused(dir.at(file), &error))
+}
+
+fn write(step: Step, dir: &Dir, file: &str, text: &str) -> Result<(), StepError> {
+    dir.write(file, text)
+        .map_err(|error| step.refused(dir.at(file), &error))
+}
+
+fn numbers(step: Step, dir: &Dir, file: &str) -> Result<Vec<u32>, StepError> {
+    dir.numbers(file)
+        .map_err(|error| step.refused(dir.at(file), &error))
+}
+
+fn remove(dir: &Dir, name: &str) -> Result<(), StepError> {
+    dir.remove(name).map_err(|error| {
+        let refused = Step::Group.refused(dir.at(name), &error);
+        refused.hint(libc::EBUSY, "something is still in it")
+    })
+}
+
+fn read_list<K: Numbered>(step: Step, dir: &Dir, file: &str) -> Result<List<K>, StepError> {
+    let text = read(step, dir, file)?;
+    text.parse().map_err(|_| unexpected(step, dir, file))
+}
+
+/// Writes a list; the empty one too, which takes a newline to be a write at all.
+fn write_list<K: Numbered>(
+    step: Step,
+    dir: &Dir,
+    file: &str,
+    list: &List<K>,
+) -> Result<(), StepError> {
+    let hint = "the unit, or a group above it, does not have all of them";
+    write(step, dir, file, &format!("{list}\n"))
+        .map_err(|error| error.hint(libc::EACCES, hint).hint(libc::EINVAL, hint))
+}
+
+/// The kernel wrote what it does not write.
+fn unexpected(step: Step, dir: &Dir, file: &str) -> StepError {
+    let error = io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the kernel's text is not understood",
+    );
+    step.refused(dir.at(file), &error)
+}
+
+/// Whether `error` says that a thread or process is gone, which is none while everything that is
+/// there is moved.
+fn is_gone(error: &StepError) -> bool {
+    error.errno() == Some(libc::ESRCH)
+}
+
+/// Moves threads into the emulator's group: those of QEMU, and whatever else is in the unit.
+/// The kernel's own threads may refuse to be moved.
+fn sweep(
+    tasks: &[u32],
+    others: &[u32],
+    vcpus: &BTreeSet<u32>,
+    there: &[u32],
+    enter: impl Fn(u32) -> Result<(), StepError>,
+) -> Result<(), StepError> {
+    let there: BTreeSet<u32> = there.iter().copied().collect();
+    // 0 is a thread of another PID namespace; written, it would be the service itself.
+    let moves = |thread: &&u32| **thread != 0 && !vcpus.contains(thread) && !there.contains(thread);
+    for other in others
+        .iter()
+        .filter(moves)
+        .filter(|other| !tasks.contains(other))
+    {
+        if let Err(error) = enter(*other) {
+            tracing::debug!(thread = other, %error, "not moved");
+        }
+    }
+    for task in tasks.iter().filter(moves) {
+        enter(*task).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Version 1: a hierarchy for each controller (the kernel's `cgroup-v1/`). The same tree is made
+//! in those of `cpu`, `cpuacct` and `cpuset`.
+//!
+//! A new cpuset is empty and takes no thread, so each is seeded from the one above it, from the
+//! top. systemd does not know the `cpuset` controller of version 1: the unit's group in it is
+//! ours to make and to remove.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::{
+    Controller, Dir, EMULATOR, Groups, Mounts, OURS, Reason, Step, StepError, child, make, name,
+    numbers, read, read_list, remove, sweep, unexpected, vcpus_in, write, write_list,
+};
+use crate::placement::{Bandwidth, Change, CpuList, NodeList};
+
+/// The two lists of a cpuset that must not be empty.
+const SEEDS: [(Step, &str); 2] = [(Step::Cpus, "cpuset.cpus"), (Step::Nodes, "cpuset.mems")];
+
+/// The groups of one machine.
+#[derive(Debug)]
+pub(super) struct Tree {
+    hierarchies: Vec<Hierarchy>,
+    missing: Vec<Controller>,
+}
+
+/// One machine's groups in one hierarchy.
+#[derive(Debug)]
+struct Hierarchy {
+    controllers: BTreeSet<&'static str>,
+    /// The groups from the root of the hierarchy through the unit's down to `vcpud`.
+    chain: Vec<Dir>,
+    /// From this one on the groups of the chain were made for the machine.
+    made: usize,
+    emulator: Dir,
+}
+
+impl Tree {
+    /// Makes the groups in the groups of `unit`.
+    pub(super) fn establish(mounts: &Mounts, unit: &str) -> Result<Self, StepError> {
+        let mut points: Vec<(PathBuf, BTreeSet<&'static str>)> = Vec::new();
+        let mut hierarchies = Vec::new();
+        let mut missing = Vec::new();
+        for controller in ["cpu", "cpuacct", "cpuset"] {
+            let Some(mount) = mounts.controllers.get(controller) else {
+                match controller {
+                    "cpu" => missing.push(Controller::Cpu),
+                    "cpuset" => missing.push(Controller::Cpuset),
+                    _ => {}
+                }
+                continue;
+            };
+            match points.iter_mut().find(|(point, _)| mount.is_at(point)) {
+                Some((_, controllers)) => {
+                    controllers.insert(controller);
+                }
+                None => points.push((mount.point.clone(), [controller].into())),
+            }
+        }
+        for (point, controllers) in points {
+            let any = controllers.first().copied().unwrap_or_default();
+            let relative = mounts.controllers[any].relative(unit);
+            let relative = relative
+                .filter(|path| !path.is_empty())
+                .ok_or_else(|| Step::Group.failed(unit, Reason::NoGroups))?;
+            hierarchies.push(Hierarchy::establish(point, controllers, relative)?);
+        }
+        Ok(Self {
+            hierarchies,
+            missing,
+        })
+    }
+
+    /// The hierarchy of a controller.
+    fn of(&self, step: Step, controller: Controller) -> Result<&Hierarchy, StepError> {
+        let has = |h: &&Hierarchy| h.controllers.contains(controller.as_str());
+        let hierarchy = self.hierarchies.iter().find(has);
+        hierarchy.ok_or_else(|| step.failed("/", Reason::NoController(controller)))
+    }
+
+    /// The group of a vCPU in the hierarchy of a controller.
+    fn group(&self, step: Step, controller: Controller, vcpu: u32) -> Result<Dir, StepError> {
+        child(step, self.of(step, controller)?.ours(), &name(vcpu))
+    }
+}
+
+impl Hierarchy {
+    fn establish(
+        point: PathBuf,
+        controllers: BTreeSet<&'static str>,
+        unit: &str,
+    ) -> Result<Self, StepError> {
+        let seeded = controllers.contains("cpuset");
+        let root = Dir::open(&point).map_err(|error| Step::Group.refused(&point, &error))?;
+        let names: Vec<&str> = unit.split('/').chain([OURS]).collect();
+        let mut first_made = names.len();
+        let mut chain = vec![root];
+        for (at, name) in names.iter().enumerate() {
+            let (group, made) = make(&chain[at], name)?;
+            if made {
+                first_made = first_made.min(at + 1);
+            }
+            if seeded {
+                seed(&chain[at], &group, false)?;
+            }
+            chain.push(group);
+        }
+        let ours = &chain[names.len()];
+        let (emulator, _) = make(ours, EMULATOR)?;
+        if seeded {
+            seed(ours, &emulator, false)?;
+        }
+        Ok(Self {
+            controllers,
+            chain,
+            made: first_made,
+            emulator,
+        })
+    }
+
+    /// The group `vcpud`.
+    fn ours(&self) -> &Dir {
+        &self.chain[self.chain.len() - 1]
+    }
+
+    /// The group of the unit. Between the root and `vcpud` is at least this.
+    fn unit(&self) -> &Dir {
+        &self.chain[self.chain.len() - 2]
+    }
+
+    fn dismantle(&self) -> Result<(), StepError> {
+        remove(self.ours(), EMULATOR)?;
+        remove(self.unit(), OURS)?;
+        if let Some(name) = self
+            .unit()
+            .path()
+            .file_name()
+            .and_then(|name| name.to_str())
+            && self
+                .controllers
+                .iter()
+                .all(|controller| *controller == "cpuset")
+        {
+            // systemd does not know of this one. If somebody else uses it, it stays.
+            let _ = remove(&self.chain[self.chain.len() - 3], name);
+        }
+        Ok(())
+    }
+
+    /// Moves a thread to a group of ours.
+    fn enter(&self, group: &Dir, thread: u32) -> Result<(), StepError> {
+        let hint = match self.controllers.contains("cpuset") {
+            true => "the group's cpuset has no CPU or no memory node that is online",
+            false => "a thread of real-time policy needs cpu.rt_runtime_us in its group",
+        };
+        write(Step::Thread, group, "tasks", &thread.to_string())
+            .map_err(|error| error.hint(libc::ENOSPC, hint).hint(libc::EINVAL, hint))
+    }
+}
+
+/// Gives a cpuset what the one above it has: where it has nothing, or whatever it has.
+fn seed(above: &Dir, group: &Dir, always: bool) -> Result<(), StepError> {
+    for (step, file) in SEEDS {
+        let has = read(step, group, file)?;
+        if !always && !has.is_empty() {
+            continue;
+        }
+        let above = read(step, above, file)?;
+        if has != above {
+            write(step, group, file, &above)?;
+        }
+    }
+    Ok(())
+}
+
+impl Groups for Tree {
+    fn missing(&self) -> &[Controller] {
+        &self.missing
+    }
+
+    /// A host CPU that goes offline goes from every cpuset, and does not come back by itself.
+    fn follow(&self) -> Result<(), StepError> {
+        for hierarchy in &self.hierarchies {
+            if !hierarchy.controllers.contains("cpuset") {
+                continue;
+            }
+            for pair in hierarchy.chain[hierarchy.made - 1..].windows(2) {
+                seed(&pair[0], &pair[1], true)?;
+            }
+            seed(hierarchy.ours(), &hierarchy.emulator, true)?;
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
+        for hierarchy in &self.hierarchies {
+            let mut others = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
+            others.extend(numbers(Step::Thread, hierarchy.ours(), "tasks")?);
+            let there = numbers(Step::Thread, &hierarchy.emulator, "tasks")?;
+            sweep(tasks, &others, vcpus, &there, |thread| {
+                hierarchy.enter(&hierarchy.emulator, thread)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn vcpus(&self) -> Result<Vec<u32>, StepError> {
+        let mut all = BTreeSet::new();
+        for hierarchy in &self.hierarchies {
+            all.extend(vcpus_in(hierarchy.ours())?);
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    fn make(&self, vcpu: u32) -> Result<bool, StepError> {
+        let mut any = false;
+        for hierarchy in &self.hierarchies {
+            let (group, made) = make(hierarchy.ours(), &name(vcpu))?;
+            any |= made;
+            if hierarchy.controllers.contains("cpuset") {
+                seed(hierarchy.ours(), &group, false)?;
+            }
+        }
+        Ok(any)
+    }
+
+    fn holds(&self, vcpu: u32, thread: u32) -> Result<bool, StepError> {
+        for hierarchy in &self.hierarchies {
+            let group = child(Step::Thread, hierarchy.ours(), &name(vcpu))?;
+            if !numbers(Step::Thread, &group, "tasks")?.contains(&thread) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn enter(&self, vcpu: u32, thread: u32) -> Result<(), StepError> {
+        for hierarchy in &self.hierarchies {
+            let group = child(Step::Thread, hierarchy.ours(), &name(vcpu))?;
+            hierarchy.enter(&group, thread)?;
+        }
+        Ok(())
+    }
+
+    fn leave(&self, thread: u32) -> Result<(), StepError> {
+        for hierarchy in &self.hierarchies {
+            hierarchy.enter(&hierarchy.emulator, thread)?;
+        }
+        Ok(())
+    }
+
+    fn inherited_cpus(&self) -> Result<CpuList, StepError> {
+        let cpuset = self.of(Step::Cpus, Controller::Cpuset)?;
+        read_list(Step::Cpus, cpuset.ours(), "cpuset.cpus")
+    }
+
+    fn inherited_nodes(&self) -> Result<NodeList, StepError> {
+        let cpuset = self.of(Step::Nodes, Controller::Cpuset)?;
+        read_list(Step::Nodes, cpuset.ours(), "cpuset.mems")
+    }
+
+    fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError> {
+        let group = self.group(Step::Cpus, Controller::Cpuset, vcpu)?;
+        read_list(Step::Cpus, &group, "cpuset.cpus")
+    }
+
+    fn set_cpus(&self, vcpu: u32, cpus: &CpuList) -> Result<(), StepError> {
+        let group = self.group(Step::Cpus, Controller::Cpuset, vcpu)?;
+        write_list(Step::Cpus, &group, "cpuset.cpus", cpus)
+    }
+
+    fn nodes(&self, vcpu: u32) -> Result<NodeList, StepError> {
+        let group = self.group(Step::Nodes, Controller::Cpuset, vcpu)?;
+        read_list(Step::Nodes, &group, "cpuset.mems")
+    }
+
+    fn set_nodes(&self, vcpu: u32, nodes: &NodeList) -> Result<(), StepError> {
+        let group = self.group(Step::Nodes, Controller::Cpuset, vcpu)?;
+        write_list(Step::Nodes, &group, "cpuset.mems", nodes)
+    }
+
+    fn bandwidth(&self, vcpu: u32) -> Result<Bandwidth, StepError> {
+        let group = self.group(Step::Bandwidth, Controller::Cpu, vcpu)?;
+        let number = |change| -> Result<i64, StepError> {
+            let text = read(Step::Bandwidth, &group, file(change))?;
+            let number = text.parse();
+            number.map_err(|_| unexpected(Step::Bandwidth, &group, file(change)))
+        };
+        let period = number(Change::Period)?.unsigned_abs();
+        Bandwidth::new(period, number(Change::Quota)?)
+            .map_err(|_| unexpected(Step::Bandwidth, &group, file(Change::Quota)))
+    }
+
+    fn set_bandwidth(&self, vcpu: u32, bandwidth: Bandwidth) -> Result<(), StepError> {
+        let group = self.group(Step::Bandwidth, Controller::Cpu, vcpu)?;
+        let old = self.bandwidth(vcpu)?;
+        let hint = "a group above has less CPU time";
+        let write = |change, to: Bandwidth| {
+            let text = match change {
+                Change::Period => to.period().to_string(),
+                Change::Quota => to.signed_quota().to_string(),
+            };
+            write(Step::Bandwidth, &group, file(change), &text)
+                .map_err(|error| error.hint(libc::EINVAL, hint))
+        };
+        let [first, second] = old.order_to(bandwidth);
+        write(first, bandwidth)?;
+        write(second, bandwidth).inspect_err(|_| {
+            // What was in force a moment ago is not refused.
+            let _ = write(first, old);
+        })
+    }
+
+    fn remove(&self, vcpu: u32) -> Result<(), StepError> {
+        let remove = |hierarchy: &Hierarchy| remove(hierarchy.ours(), &name(vcpu));
+        self.hierarchies
+            .iter()
+            .map(remove)
+            .fold(Ok(()), Result::and)
+    }
+
+    fn dismantle(&self) -> Result<(), StepError> {
+        let mut result = Ok(());
+        for hierarchy in &self.hierarchies {
+            result = result.and(hierarchy.dismantle());
+        }
+        result
+    }
+}
+
+/// The file of a number.
+fn file(change: Change) -> &'static str {
+    match change {
+        Change::Period => "cpu.cfs_period_us",
+        Change::Quota => "cpu.cfs_quota_us",
+    }
+}

@@ -1,0 +1,376 @@
+//! Version 2: one hierarchy, with threaded groups (the kernel's `cgroup-v2.rst`, "Threads").
+//!
+//! A group whose children have controllers may hold no processes of its own, unless it is the
+//! root of threaded groups; the unit's cannot be that, because systemd keeps it a domain. So all
+//! processes move one level down, to `vcpud`, before the unit's children get controllers, and
+//! the threaded groups are two levels down.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Controller, Dir, EMULATOR, Groups, Mount, OURS, Reason, Step, StepError, child, is_gone, make,
+    name, numbers, read, read_list, remove, sweep, unexpected, vcpus_in, write, write_list,
+};
+use crate::placement::{Bandwidth, CpuList, NodeList};
+
+/// The groups of one machine.
+#[derive(Debug)]
+pub(super) struct Tree {
+    unit: Dir,
+    ours: Dir,
+    emulator: Dir,
+    missing: Vec<Controller>,
+}
+
+impl Tree {
+    /// Makes the groups in the group of `unit`, moves its processes there and enables the
+    /// controllers.
+    pub(super) fn establish(mount: &Mount, unit: &str) -> Result<Self, StepError> {
+        let refused = |error| Step::Group.refused(unit, &error);
+        let Some(relative) = mount.relative(unit) else {
+            return Err(Step::Group.failed(unit, Reason::NoGroups));
+        };
+        let unit = Dir::open(&mount.point).and_then(|root| root.descend(relative));
+        let unit = unit.map_err(refused)?;
+        let there = read(Step::Group, &unit, "cgroup.controllers")?;
+        let is_there = |controller: &Controller| there.split(' ').any(|c| c == controller.as_str());
+        let (there, missing): (Vec<_>, Vec<_>) = [Controller::Cpu, Controller::Cpuset]
+            .into_iter()
+            .partition(is_there);
+
+        let (ours, _) = make(&unit, OURS)?;
+        move_processes(&unit, &ours)?;
+        enable(&unit, &there)?;
+        let emulator = threaded(&ours, EMULATOR)?.0;
+        enable(&ours, &there)?;
+        Ok(Self {
+            unit,
+            ours,
+            emulator,
+            missing,
+        })
+    }
+
+    fn group(&self, step: Step, vcpu: u32) -> Result<Dir, StepError> {
+        child(step, &self.ours, &name(vcpu))
+    }
+
+    fn need(&self, step: Step, controller: Controller) -> Result<(), StepError> {
+        match self.missing.contains(&controller) {
+            true => Err(step.failed(self.unit.path(), Reason::NoController(controller))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Moves all processes, and those that they start meanwhile.
+fn move_processes(from: &Dir, to: &Dir) -> Result<(), StepError> {
+    let mut seen = BTreeSet::from([0]);
+    loop {
+        let there = numbers(Step::Group, from, "cgroup.procs")?;
+        let new: Vec<u32> = there.into_iter().filter(|pid| seen.insert(*pid)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for process in new {
+            match write(Step::Group, to, "cgroup.procs", &process.to_string()) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Gives the children of `dir` controllers, those that they have not.
+fn enable(dir: &Dir, controllers: &[Controller]) -> Result<(), StepError> {
+    let file = "cgroup.subtree_control";
+    let enabled = read(Step::Group, dir, file)?;
+    let lacks = |c: &&Controller| !enabled.split(' ').any(|enabled| enabled == c.as_str());
+    let lacking = controllers.iter().filter(lacks);
+    let change: Vec<String> = lacking.map(|c| format!("+{c}")).collect();
+    if change.is_empty() {
+        return Ok(());
+    }
+    let hint = "the unit has processes or groups that stand in the way";
+    write(Step::Group, dir, file, &change.join(" "))
+        .map_err(|e| e.hint(libc::EBUSY, hint).hint(libc::EOPNOTSUPP, hint))
+}
+
+/// Makes a group for threads.
+fn threaded(ours: &Dir, name: &str) -> Result<(Dir, bool), StepError> {
+    let (group, made) = make(ours, name)?;
+    if read(Step::Group, &group, "cgroup.type")? != "threaded" {
+        write(Step::Group, &group, "cgroup.type", "threaded")?;
+    }
+    Ok((group, made))
+}
+
+impl Groups for Tree {
+    fn missing(&self) -> &[Controller] {
+        &self.missing
+    }
+
+    fn follow(&self) -> Result<(), StepError> {
+        // An empty list is all that the group above has.
+        Ok(())
+    }
+
+    fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
+        let others = numbers(Step::Thread, &self.ours, "cgroup.threads")?;
+        let there = numbers(Step::Thread, &self.emulator, "cgroup.threads")?;
+        sweep(tasks, &others, vcpus, &there, |thread| self.leave(thread))
+    }
+
+    fn vcpus(&self) -> Result<Vec<u32>, StepError> {
+        vcpus_in(&self.ours)
+    }
+
+    fn make(&self, vcpu: u32) -> Result<bool, StepError> {
+        threaded(&self.ours, &name(vcpu)).map(|(_, made)| made)
+    }
+
+    fn holds(&self, vcpu: u32, thread: u32) -> Result<bool, StepError> {
+        let group = self.group(Step::Thread, vcpu)?;
+        Ok(numbers(Step::Thread, &group, "cgroup.threads")?.contains(&thread))
+    }
+
+    fn enter(&self, vcpu: u32, thread: u32) -> Result<(), StepError> {
+        let group = self.group(Step::Thread, vcpu)?;
+        write(Step::Thread, &group, "cgroup.threads", &thread.to_string())
+    }
+
+    fn leave(&self, thread: u32) -> Result<(), StepError> {
+        let thread = thread.to_string();
+        write(Step::Thread, &self.emulator, "cgroup.threads", &thread)
+    }
+
+    fn inherited_cpus(&self) -> Result<CpuList, StepError> {
+        Ok(CpuList::default())
+    }
+
+    fn inherited_nodes(&self) -> Result<NodeList, StepError> {
+        Ok(NodeList::default())
+    }
+
+    fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError> {
+        self.need(Step::Cpus, Controller::Cpuset)?;
+        let group = self.group(Step::Cpus, vcpu)?;
+        read_list(Step::Cpus, &group, "cpuset.cpus")
+    }
+
+    fn set_cpus(&self, vcpu: u32, cpus: &CpuList) -> Result<(), StepError> {
+        let group = self.group(Step::Cpus, vcpu)?;
+        write_list(Step::Cpus, &group, "cpuset.cpus", cpus)
+    }
+
+    fn nodes(&self, vcpu: u32) -> Result<NodeList, StepError> {
+        self.need(Step::Nodes, Controller::Cpuset)?;
+        let group = self.group(Step::Nodes, vcpu)?;
+        read_list(Step::Nodes, &group, "cpuset.mems")
+    }
+
+    fn set_nodes(&self, vcpu: u32, nodes: &NodeList) -> Result<(), StepError> {
+        let group = self.group(Step::Nodes, vcpu)?;
+        write_list(Step::Nodes, &group, "cpuset.mems", nodes)
+    }
+
+    fn bandwidth(&self, vcpu: u32) -> Result<Bandwidth, StepError> {
+        self.need(Step::Bandwidth, Controller::Cpu)?;
+        let group = self.group(Step::Bandwidth, vcpu)?;
+        let text = read(Step::Bandwidth, &group, "cpu.max")?;
+        let bandwidth = || {
+            let (quota, period) = text.split_once(' ')?;
+            let quota = match quota {
+                "max" => -1,
+                quota => quota.parse().ok()?,
+            };
+            Bandwidth::new(period.parse().ok()?, quota).ok()
+        };
+        bandwidth().ok_or_else(|| unexpected(Step::Bandwidth, &group, "cpu.max"))
+    }
+
+    fn set_bandwidth(&self, vcpu: u32, bandwidth: Bandwidth) -> Result<(), StepError> {
+        let group = self.group(Step::Bandwidth, vcpu)?;
+        write(Step::Bandwidth, &group, "cpu.max", &bandwidth.to_string())
+    }
+
+    fn remove(&self, vcpu: u32) -> Result<(), StepError> {
+        remove(&self.ours, &name(vcpu))
+    }
+
+    fn dismantle(&self) -> Result<(), StepError> {
+        remove(&self.ours, EMULATOR)?;
+        remove(&self.unit, OURS)
+    }
+}
+
+/// On directory trees with files as cgroup v2 has them. A tree shows what is written and where;
+/// that a kernel takes it in this order is shown in the lab.
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::{Mounts, establish};
+    use super::*;
+
+    struct Unit(tempfile::TempDir);
+
+    impl Unit {
+        /// A hierarchy with the group of a unit that has two processes, where `controllers` are
+        /// available. Its groups have their files already, because no kernel makes them.
+        fn new(controllers: &str) -> Self {
+            let unit = Self(tempfile::tempdir().unwrap());
+            for group in [
+                "",
+                "vcpud/",
+                "vcpud/emulator/",
+                "vcpud/vcpu0/",
+                "vcpud/vcpu1/",
+            ] {
+                fs::create_dir_all(unit.path(group)).unwrap();
+                for (file, text) in [
+                    ("cgroup.controllers", controllers),
+                    ("cgroup.procs", ""),
+                    ("cgroup.threads", ""),
+                    ("cgroup.subtree_control", ""),
+                    ("cgroup.type", "domain\n"),
+                    ("cpu.max", "max 100000\n"),
+                    ("cpuset.cpus", "\n"),
+                    ("cpuset.mems", "\n"),
+                ] {
+                    unit.put(&format!("{group}{file}"), text);
+                }
+            }
+            unit.put("cgroup.procs", "1042\n1077\n0\n");
+            unit
+        }
+
+        fn path(&self, file: &str) -> std::path::PathBuf {
+            self.0.path().join("machine.slice/x.scope").join(file)
+        }
+
+        fn put(&self, file: &str, text: &str) {
+            fs::write(self.path(file), text).unwrap();
+        }
+
+        fn get(&self, file: &str) -> String {
+            fs::read_to_string(self.path(file)).unwrap()
+        }
+
+        fn groups(&self) -> Result<Box<dyn Groups>, StepError> {
+            let root = self.0.path().display();
+            let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
+            establish(&Mounts::parse(&mounts), "/machine.slice/x.scope")
+        }
+    }
+
+    #[test]
+    fn processes_move_down_and_threaded_groups_are_two_levels_below() {
+        let unit = Unit::new("cpuset cpu io memory pids");
+        unit.put("cgroup.subtree_control", "memory pids");
+        let groups = unit.groups().unwrap();
+        assert_eq!(groups.missing(), []);
+        assert_eq!(
+            unit.get("vcpud/cgroup.procs"),
+            "1077",
+            "the last one, never 0"
+        );
+        for enabled in ["cgroup.subtree_control", "vcpud/cgroup.subtree_control"] {
+            assert_eq!(unit.get(enabled), "+cpu +cpuset");
+        }
+        assert_eq!(unit.get("vcpud/emulator/cgroup.type"), "threaded");
+        assert!(!groups.make(1).unwrap());
+        assert_eq!(unit.get("vcpud/vcpu1/cgroup.type"), "threaded");
+        // What is systemd's stays as it is.
+        for (file, text) in [
+            ("cgroup.type", "domain\n"),
+            ("cpu.max", "max 100000\n"),
+            ("cpuset.cpus", "\n"),
+            ("vcpud/cgroup.type", "domain\n"),
+        ] {
+            assert_eq!(unit.get(file), text, "{file}");
+        }
+        // What is enabled is not enabled again.
+        unit.put("cgroup.subtree_control", "cpuset cpu memory");
+        unit.groups().unwrap();
+        assert_eq!(unit.get("cgroup.subtree_control"), "cpuset cpu memory");
+    }
+
+    #[test]
+    fn limits_are_written_in_the_words_of_version_2() {
+        let unit = Unit::new("cpuset cpu");
+        let groups = unit.groups().unwrap();
+        assert_eq!(groups.bandwidth(0).unwrap(), Bandwidth::UNLIMITED);
+        let limited = Bandwidth::new(50_000, 10_000).unwrap();
+        groups.set_bandwidth(0, limited).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "10000 50000");
+        assert_eq!(groups.bandwidth(0).unwrap(), limited);
+        groups.set_bandwidth(0, Bandwidth::UNLIMITED).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "max 100000");
+
+        groups.set_cpus(0, &"0-3,8".parse().unwrap()).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpuset.cpus"), "0-3,8\n");
+        assert_eq!(groups.cpus(0).unwrap().to_string(), "0-3,8");
+        let all = groups.inherited_cpus().unwrap();
+        groups.set_cpus(0, &all).unwrap();
+        assert_eq!(
+            unit.get("vcpud/vcpu0/cpuset.cpus"),
+            "\n",
+            "a write, though of nothing"
+        );
+        groups.set_nodes(0, &"0".parse().unwrap()).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cpuset.mems"), "0\n");
+        unit.put("vcpud/vcpu0/cpu.max", "nonsense");
+        assert_eq!(groups.bandwidth(0).unwrap_err().step, Step::Bandwidth);
+    }
+
+    #[test]
+    fn threads_are_moved_one_by_one() {
+        let unit = Unit::new("cpuset cpu");
+        let groups = unit.groups().unwrap();
+        groups.enter(0, 1050).unwrap();
+        assert_eq!(unit.get("vcpud/vcpu0/cgroup.threads"), "1050");
+        assert!(groups.holds(0, 1050).unwrap());
+        assert!(!groups.holds(1, 1050).unwrap());
+        unit.put("vcpud/emulator/cgroup.threads", "1042\n");
+        groups.sweep(&[1042, 1050], &[1050].into()).unwrap();
+        assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), "1042\n");
+        unit.put("vcpud/cgroup.threads", "1042\n1060\n1050\n0\n");
+        groups.sweep(&[1042, 1050], &[1050].into()).unwrap();
+        assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), "1060");
+        let mut vcpus = groups.vcpus().unwrap();
+        vcpus.sort_unstable();
+        assert_eq!(vcpus, [0, 1]);
+    }
+
+    #[test]
+    fn missing_controllers_are_said() {
+        let unit = Unit::new("io memory pids");
+        let groups = unit.groups().unwrap();
+        assert_eq!(groups.missing(), [Controller::Cpu, Controller::Cpuset]);
+        assert_eq!(unit.get("cgroup.subtree_control"), "");
+        let error = groups.bandwidth(0).unwrap_err();
+        assert_eq!(error.reason, Reason::NoController(Controller::Cpu));
+        assert!(error.is_unsupported());
+        let unit = Unit::new("cpuset");
+        assert_eq!(unit.groups().unwrap().missing(), [Controller::Cpu]);
+        assert_eq!(unit.get("cgroup.subtree_control"), "+cpuset");
+    }
+
+    #[test]
+    fn a_unit_that_is_not_there_is_an_error_and_so_is_the_root() {
+        let unit = Unit::new("cpu cpuset");
+        fs::remove_dir_all(unit.path("")).unwrap();
+        let error = unit.groups().unwrap_err();
+        assert_eq!(
+            (error.step, error.errno()),
+            (Step::Group, Some(libc::ENOENT))
+        );
+        assert_eq!(error.path, Path::new("/machine.slice/x.scope"));
+        for root in ["/", "", "//"] {
+            let error = establish(&Mounts::default(), root).unwrap_err();
+            assert_eq!(error.reason, Reason::NoGroups);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A directory of a kernel's file system, held open: what is below it is reached from it, one
+//! name at a time and without following links.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, mkdirat, openat, unlinkat};
+
+/// More than any file that is read here has, so that none fills the memory.
+const READ_LIMIT: u64 = 4 << 20;
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOFOLLOW);
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens the directory at `path`, whose last part is no link.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref().to_owned();
+        let fd = openat(CWD, &path, DIRECTORY, Mode::empty())?;
+        Ok(Self { fd, path })
+    }
+
+    /// Where it was when it was opened; for messages only.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of `name` in it; for messages only.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens the directory `name` in it.
+    pub fn child(&self, name: &str) -> io::Result<Self> {
+        let fd = openat(&self.fd, plain(name)?, DIRECTORY, Mode::empty())?;
+        let path = self.at(name);
+        Ok(Self { fd, path })
+    }
+
+    /// Opens the directory `name` in it, after making it where there is none. Tells whether it
+    /// was made.
+    pub fn make(&self, name: &str) -> io::Result<(Self, bool)> {
+        let mode = Mode::from_raw_mode(0o755);
+        let made = match mkdirat(&self.fd, plain(name)?, mode) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::EXIST) => false,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((self.child(name)?, made))
+    }
+
+    /// Opens the directory at `path` below it, which is made of plain names.
+    pub fn descend(&self, path: &str) -> io::Result<Self> {
+        let mut dir = Self {
+            fd: self.fd.try_clone()?,
+            path: self.path.clone(),
+        };
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            dir = dir.child(name)?;
+        }
+        Ok(dir)
+    }
+
+    /// Removes the empty directory `name` in it. One that is not there is no error.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.fd, plain(name)?, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The names of the directories in it.
+    pub fn children(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Entries::read_from(&self.fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether it has a file `name`.
+    pub fn has(&self, name: &str) -> bool {
+        plain(name)
+            .is_ok_and(|name| rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+    }
+
+    /// The text of the file `name`, without the newline at its end.
+    pub fn read(&self, name: &str) -> io::Result<String> {
+        let mut text = String::new();
+        let file = self.file(name, OFlags::RDONLY)?;
+        file.take(READ_LIMIT).read_to_string(&mut text)?;
+        Ok(text.trim_end_matches('\n').to_owned())
+    }
+
+    /// Writes `text` to the file `name`, which is there, in one write.
+    pub fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        let mut file = self.file(name, OFlags::WRONLY | OFlags::TRUNC)?;
+        match file.write(text.as_bytes())? {
+            written if written == text.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// The numbers in the file `name`, one a line.
+    pub fn numbers(&self, name: &str) -> io::Result<Vec<u32>> {
+        let text = self.read(name)?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    fn file(&self, name: &str, access: OFlags) -> io::Result<File> {
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let fd = openat(&self.fd, plain(name)?, flags, Mode::empty())?;
+        Ok(fd.into())
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// `name`, if it is one name and leads nowhere else.
+fn plain(name: &str) -> io::Result<&str> {
+    match name {
+        "" | "." | ".." => Err(io::ErrorKind::InvalidInput.into()),
+        name if name.contains('/') => Err(io::ErrorKind::InvalidInput.into()),
+        name => Ok(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_leads_out_of_a_directory() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(tree.path().join("inside/deep")).unwrap();
+        std::fs::create_dir(tree.path().join("outside")).unwrap();
+        std::fs::write(tree.path().join("outside/file"), "x").unwrap();
+        symlink("../outside", tree.path().join("inside/link")).unwrap();
+        symlink("../outside/file", tree.path().join("inside/file")).unwrap();
+
+        let dir = Dir::open(tree.path().join("inside")).unwrap();
+        assert!(dir.descend("deep").is_ok());
+        for path in ["..", "link", "deep/../../outside", "."] {
+            assert!(dir.descend(path).is_err(), "{path}");
+        }
+        assert!(dir.read("file").is_err());
+        assert!(dir.write("file", "y").is_err());
+        assert!(dir.read("link/file").is_err());
+        assert!(dir.make("link").is_err());
+        assert_eq!(dir.children().unwrap(), ["deep"]);
+        assert!(Dir::open(tree.path().join("inside/link")).is_err());
+    }
+}

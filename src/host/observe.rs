@@ -1,0 +1,46 @@
+//! Where a thread is, as the kernel has it and not as it is remembered.
+
+use std::io;
+
+use super::{Dir, Membership, Tasks, affinity, scheduling};
+use crate::placement::CpuList;
+
+/// Where a thread is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The host CPUs that it may run on, of those that are online.
+    pub affinity: CpuList,
+    /// Its policy.
+    pub scheduler: &'static str,
+    /// 1 to 99 where the policy has priorities, else 0.
+    pub priority: i32,
+    /// The control group that decides over its CPU time, where there are any.
+    pub control_group: Option<String>,
+}
+
+/// Where `thread`, a task of `leader`, is now.
+pub fn observe(thread: u32, leader: &dyn Tasks) -> io::Result<Observed> {
+    let scheduling = scheduling(thread)?;
+    let affinity = affinity(thread)?;
+    let task = format!("/proc/{}/task/{thread}", leader.pid());
+    let cgroup = Dir::open(task)?.read("cgroup").unwrap_or_default();
+    // Looked at by its number alone, so it must have been the same until here.
+    if !leader.has_task(thread) {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    Ok(Observed {
+        affinity,
+        scheduler: scheduling.name(),
+        priority: scheduling.priority,
+        control_group: Membership::parse(&cgroup).of_cpu().map(str::to_owned),
+    })
+}
+
+/// The control groups that the process of `leader` is in.
+pub fn memberships(leader: &dyn Tasks) -> io::Result<Membership> {
+    let text = Dir::open(format!("/proc/{}", leader.pid()))?.read("cgroup")?;
+    match leader.has_task(leader.pid()) {
+        true => Ok(Membership::parse(&text)),
+        false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    }
+}

@@ -1,0 +1,310 @@
+//! Shares of caches and memory bandwidth (the kernel's `resctrl.rst`).
+//!
+//! A host has few groups, often 16. So the vCPUs of a machine that want the same share one, and
+//! its name follows from what they want: `vcpud-NAME-HASH`. It is found again after a restart.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::Dir;
+use crate::placement::{Reason, Schemata, Step, StepError};
+
+/// How often and how far apart the lock is asked for. Whoever can read the directory can hold
+/// the lock, so it is not waited for without end.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The groups of one machine.
+#[derive(Debug)]
+pub(super) struct Resctrl {
+    root: Dir,
+    prefix: String,
+}
+
+/// The lock on the directory that `resctrl.rst` asks writers to hold.
+struct Lock<'a>(&'a Dir);
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        let _ = flock(self.0, FlockOperation::Unlock);
+    }
+}
+
+impl Resctrl {
+    /// The groups of `machine` in the resctrl file system at `root`.
+    pub(super) fn open(root: &Path, machine: &str) -> Result<Self, StepError> {
+        let root = Dir::open(root).map_err(|error| Step::Cache.refused(root, &error))?;
+        let prefix = format!("vcpud-{machine}-");
+        Ok(Self { root, prefix })
+    }
+
+    /// Moves `thread` to the group that gives it `schemata`, after making it where there is
+    /// none. `verify` is asked right before. Tells whether anything was changed.
+    pub(super) fn enter(
+        &self,
+        thread: u32,
+        schemata: &Schemata,
+        verify: impl Fn() -> Result<(), StepError>,
+    ) -> Result<bool, StepError> {
+        let _lock = self.lock()?;
+        let name = self.name(schemata);
+        let made = self.root.make(&name);
+        let (group, made) = made.map_err(|error| {
+            let refused = Step::Cache.refused(self.root.at(&name), &error);
+            refused.hint(libc::ENOSPC, "the host has no more groups")
+        })?;
+        let result = self.fill(&group, thread, schemata, verify);
+        if result.is_err() && made {
+            let _ = self.root.remove(&name);
+        }
+        result
+    }
+
+    fn fill(
+        &self,
+        group: &Dir,
+        thread: u32,
+        schemata: &Schemata,
+        verify: impl Fn() -> Result<(), StepError>,
+    ) -> Result<bool, StepError> {
+        let before = read(group, "schemata")?;
+        let mut changed = false;
+        if !schemata.is_in(&before) {
+            let hint = "the host has no such resource or domain, or does not take the value";
+            write(group, "schemata", &schemata.to_string())
+                .map_err(|error| error.hint(libc::EINVAL, hint).hint(libc::ENOENT, hint))?;
+            // Shares of bandwidth are rounded, so what was asked for may never be shown.
+            changed = read(group, "schemata")? != before;
+        }
+        if !threads(group)?.contains(&thread) {
+            verify()?;
+            write(group, "tasks", &thread.to_string())?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// Moves `thread` back to the host's default, if it is in a group of the machine. Tells
+    /// whether it was.
+    pub(super) fn leave(
+        &self,
+        thread: u32,
+        verify: impl Fn() -> Result<(), StepError>,
+    ) -> Result<bool, StepError> {
+        for group in self.groups()? {
+            if threads(&group)?.contains(&thread) {
+                verify()?;
+                write(&self.root, "tasks", &thread.to_string())?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes the groups of the machine that nothing is in.
+    pub(super) fn tidy(&self) -> Result<(), StepError> {
+        let groups = self.groups()?;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        for group in groups {
+            if let Some(name) = group.path().file_name().and_then(|name| name.to_str())
+                && threads(&group)?.is_empty()
+            {
+                let removed = self.root.remove(name);
+                removed.map_err(|error| Step::Cache.refused(group.path(), &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The groups of this machine, and of no other whose name starts with this one's.
+    fn groups(&self) -> Result<Vec<Dir>, StepError> {
+        let children = self.root.children();
+        let mut names = children.map_err(|error| Step::Cache.refused(self.root.path(), &error))?;
+        names.retain(|name| {
+            let hash = name.strip_prefix(&self.prefix);
+            hash.is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+        });
+        let open = |name: &String| {
+            let group = self.root.child(name);
+            group.map_err(|error| Step::Cache.refused(self.root.at(name), &error))
+        };
+        names.iter().map(open).collect()
+    }
+
+    fn name(&self, schemata: &Schemata) -> String {
+        format!("{}{:016x}", self.prefix, hash(&schemata.to_string()))
+    }
+
+    fn lock(&self) -> Result<Lock<'_>, StepError> {
+        for attempt in 1.. {
+            match flock(&self.root, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if attempt < TRIES => sleep(PAUSE),
+                Err(error) => {
+                    let refused = Step::Cache.refused(self.root.path(), &error.into());
+                    return Err(refused.hint(libc::EWOULDBLOCK, "another program holds its lock"));
+                }
+            }
+        }
+        Ok(Lock(&self.root))
+    }
+}
+
+/// FNV-1a, which is the same in every version of every compiler.
+fn hash(text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+fn threads(group: &Dir) -> Result<Vec<u32>, StepError> {
+    let tasks = group.numbers("tasks");
+    tasks.map_err(|error| Step::Cache.refused(group.at("tasks"), &error))
+}
+
+fn read(dir: &Dir, file: &str) -> Result<String, StepError> {
+    dir.read(file)
+        .map_err(|error| Step::Cache.refused(dir.at(file), &error))
+}
+
+fn write(dir: &Dir, file: &str, text: &str) -> Result<(), StepError> {
+    dir.write(file, text)
+        .map_err(|error| Step::Cache.refused(dir.at(file), &error))
+}
+
+/// The error of a host without resctrl.
+pub(super) fn unsupported() -> StepError {
+    Step::Cache.failed("/sys/fs/resctrl", Reason::NoResctrl)
+}
+
+/// On a directory tree with files as resctrl has them; no machine that tests this has resctrl.
+/// Unlike it, a tree does not let a group with files be removed, which shows what is tried.
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const WIDE: &str = "    L3:0=fffff;1=fffff\n";
+
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            let tree = Self(tempfile::tempdir().unwrap());
+            tree.put("schemata", WIDE);
+            tree.put("tasks", "");
+            tree
+        }
+
+        fn resctrl(&self) -> Resctrl {
+            Resctrl::open(self.0.path(), "web").unwrap()
+        }
+
+        /// Makes a group as the kernel does.
+        fn group(&self, name: &str) {
+            fs::create_dir(self.0.path().join(name)).unwrap();
+            self.put(&format!("{name}/schemata"), WIDE);
+            self.put(&format!("{name}/tasks"), "");
+        }
+
+        fn put(&self, file: &str, text: &str) {
+            fs::write(self.0.path().join(file), text).unwrap();
+        }
+
+        fn get(&self, file: &str) -> String {
+            fs::read_to_string(self.0.path().join(file)).unwrap()
+        }
+    }
+
+    fn narrow() -> Schemata {
+        "L3:0=f;1=f".parse().unwrap()
+    }
+
+    #[test]
+    fn a_thread_gets_its_share_and_gives_it_back() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        let name = resctrl.name(&narrow());
+        tree.group(&name);
+        assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert_eq!(tree.get(&format!("{name}/schemata")), "L3:0=f;1=f\n");
+        assert_eq!(tree.get(&format!("{name}/tasks")), "42");
+        assert!(!resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+
+        assert!(resctrl.leave(42, || Ok(())).unwrap());
+        assert_eq!(tree.get("tasks"), "42");
+        assert!(!resctrl.leave(43, || Ok(())).unwrap());
+        // A group with a thread stays, an empty one goes.
+        resctrl.tidy().unwrap();
+        tree.put(&format!("{name}/tasks"), "");
+        let error = resctrl.tidy().unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENOTEMPTY));
+        assert_eq!(error.path, tree.0.path().join(name));
+    }
+
+    #[test]
+    fn a_new_group_goes_where_it_cannot_be_filled() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        // The tree makes no files in a new group.
+        let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
+        assert_eq!(
+            (error.step, error.errno()),
+            (Step::Cache, Some(libc::ENOENT))
+        );
+        assert!(!tree.0.path().join(resctrl.name(&narrow())).exists());
+    }
+
+    #[test]
+    fn a_thread_is_verified_before_it_is_moved() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        let name = resctrl.name(&narrow());
+        tree.group(&name);
+        let foreign = || Err(Step::Cache.failed("/proc/1/task/42", Reason::Foreign));
+        assert!(resctrl.enter(42, &narrow(), foreign).is_err());
+        assert_eq!(tree.get(&format!("{name}/tasks")), "");
+        tree.put(&format!("{name}/tasks"), "42\n");
+        assert!(resctrl.leave(42, foreign).is_err());
+        assert_eq!(tree.get("tasks"), "");
+    }
+
+    #[test]
+    fn groups_of_others_are_let_be() {
+        let tree = Tree::new();
+        for name in [
+            "info",
+            "mon_groups",
+            "vcpud-web-2-0123456789abcdef",
+            "vcpud-webs-0123456789abcdef",
+            "vcpud-web-0123456789abcde",
+            "vcpud-web-0123456789abcdeg",
+        ] {
+            tree.group(name);
+        }
+        assert!(tree.resctrl().groups().unwrap().is_empty());
+        tree.resctrl().tidy().unwrap();
+        tree.group("vcpud-web-0123456789abcdef");
+        assert_eq!(tree.resctrl().groups().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_not_waited_for_without_end() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        let other = Dir::open(tree.0.path()).unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
+        let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EWOULDBLOCK));
+        flock(&other, FlockOperation::Unlock).unwrap();
+        tree.group(&resctrl.name(&narrow()));
+        assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
+    }
+}

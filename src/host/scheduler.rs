@@ -1,0 +1,89 @@
+//! How a thread is scheduled (`sched_setscheduler(2)`).
+
+use std::io;
+
+use super::{sys, thread_id};
+use crate::placement::Scheduler;
+
+/// A policy and a priority as the kernel has them; the policy may be one that vCPUs are never
+/// given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduling {
+    policy: i32,
+    /// 1 to 99 where the policy has priorities, else 0.
+    pub priority: i32,
+}
+
+impl Scheduling {
+    /// The policy's name.
+    pub fn name(self) -> &'static str {
+        match self.policy {
+            libc::SCHED_OTHER => "other",
+            libc::SCHED_BATCH => "batch",
+            libc::SCHED_IDLE => "idle",
+            libc::SCHED_FIFO => "fifo",
+            libc::SCHED_RR => "rr",
+            libc::SCHED_DEADLINE => "deadline",
+            SCHED_EXT => "ext",
+            _ => "unknown",
+        }
+    }
+
+    /// The same as something that vCPUs are given, if it is.
+    pub fn scheduler(self) -> Option<Scheduler> {
+        Scheduler::new(self.name(), self.priority).ok()
+    }
+}
+
+/// `SCHED_EXT` of Linux 6.12.
+const SCHED_EXT: i32 = 7;
+
+/// How `thread` is scheduled.
+pub fn scheduling(thread: u32) -> io::Result<Scheduling> {
+    let (policy, priority) = sys::get_scheduler(thread_id(thread)?)?;
+    Ok(Scheduling {
+        policy: policy & !libc::SCHED_RESET_ON_FORK,
+        priority,
+    })
+}
+
+/// Gives `thread` a scheduler.
+pub fn set_scheduler(thread: u32, scheduler: Scheduler) -> io::Result<()> {
+    let policy = match scheduler {
+        Scheduler::Other => libc::SCHED_OTHER,
+        Scheduler::Batch => libc::SCHED_BATCH,
+        Scheduler::Idle => libc::SCHED_IDLE,
+        Scheduler::Fifo(_) => libc::SCHED_FIFO,
+        Scheduler::Rr(_) => libc::SCHED_RR,
+    };
+    sys::set_scheduler(thread_id(thread)?, policy, scheduler.priority())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_scheduled_as_told() {
+        let own = rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs();
+        for scheduler in [
+            Scheduler::Batch,
+            Scheduler::Idle,
+            Scheduler::Rr(3),
+            Scheduler::Fifo(99),
+            Scheduler::Other,
+        ] {
+            set_scheduler(own, scheduler).unwrap();
+            let is = scheduling(own).unwrap();
+            assert_eq!(is.scheduler(), Some(scheduler));
+            assert_eq!(
+                (is.name(), is.priority),
+                (scheduler.policy(), scheduler.priority())
+            );
+        }
+        assert_eq!(scheduling(0).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+}

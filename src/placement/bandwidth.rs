@@ -1,0 +1,188 @@
+//! How much CPU time a vCPU may use.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+/// CPU time a period: a vCPU may run for `quota` in every `period`, both in microseconds
+/// (the kernel's `sched-bwc.rst`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+pub struct Bandwidth {
+    period: u64,
+    quota: Option<u64>,
+}
+
+/// The form in files: quota -1 is no limit.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    period: u64,
+    quota: i64,
+}
+
+/// Why two numbers are no [`Bandwidth`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BandwidthError {
+    /// The period is out of range.
+    #[error("a period of {0} µs is not between {min} and {max} µs", min = Bandwidth::PERIODS.start(), max = Bandwidth::PERIODS.end())]
+    Period(u64),
+    /// The quota is out of range.
+    #[error("a quota of {0} µs is neither -1 (no limit) nor between {min} and {max} µs", min = Bandwidth::QUOTAS.start(), max = Bandwidth::QUOTAS.end())]
+    Quota(i64),
+}
+
+/// One write to the two files of cgroup v1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// To `cpu.cfs_period_us`.
+    Period,
+    /// To `cpu.cfs_quota_us`.
+    Quota,
+}
+
+impl Bandwidth {
+    /// The periods that the kernel takes, in microseconds.
+    pub const PERIODS: RangeInclusive<u64> = 1_000..=1_000_000;
+    /// The quotas that the kernel takes, in microseconds.
+    pub const QUOTAS: RangeInclusive<u64> = 1_000..=17_592_186_044_415;
+    /// No limit, with the kernel's default period: what a new group has.
+    pub const UNLIMITED: Self = Self {
+        period: 100_000,
+        quota: None,
+    };
+
+    /// `period` and `quota` in microseconds; quota -1 is no limit.
+    pub fn new(period: u64, quota: i64) -> Result<Self, BandwidthError> {
+        if !Self::PERIODS.contains(&period) {
+            return Err(BandwidthError::Period(period));
+        }
+        let limited = u64::try_from(quota)
+            .ok()
+            .filter(|q| Self::QUOTAS.contains(q));
+        match (quota, limited) {
+            (-1, _) => Ok(Self {
+                period,
+                quota: None,
+            }),
+            (_, Some(_)) => Ok(Self {
+                period,
+                quota: limited,
+            }),
+            _ => Err(BandwidthError::Quota(quota)),
+        }
+    }
+
+    /// The period in microseconds.
+    pub fn period(self) -> u64 {
+        self.period
+    }
+
+    /// The quota in microseconds, where there is a limit.
+    pub fn quota(self) -> Option<u64> {
+        self.quota
+    }
+
+    /// The quota in microseconds; -1 where there is no limit.
+    pub fn signed_quota(self) -> i64 {
+        // The greatest quota has 44 bits.
+        self.quota.map_or(-1, |quota| quota as i64)
+    }
+
+    /// In which order cgroup v1 is told to go from this to `next`. Each of the two writes is
+    /// checked against the groups above at once, so neither may give more in between than this
+    /// or `next` does.
+    pub fn order_to(self, next: Self) -> [Change; 2] {
+        let grows = next.period >= self.period;
+        match (self.quota, next.quota) {
+            (_, None) => [Change::Quota, Change::Period],
+            (None, _) => [Change::Period, Change::Quota],
+            _ if grows => [Change::Period, Change::Quota],
+            _ => [Change::Quota, Change::Period],
+        }
+    }
+}
+
+impl fmt::Display for Bandwidth {
+    /// As `cpu.max` of cgroup v2 has it: `QUOTA PERIOD` or `max PERIOD`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.quota {
+            Some(quota) => write!(f, "{quota} {}", self.period),
+            None => write!(f, "max {}", self.period),
+        }
+    }
+}
+
+impl TryFrom<Wire> for Bandwidth {
+    type Error = BandwidthError;
+
+    fn try_from(wire: Wire) -> Result<Self, BandwidthError> {
+        Self::new(wire.period, wire.quota)
+    }
+}
+
+impl From<Bandwidth> for Wire {
+    fn from(bandwidth: Bandwidth) -> Self {
+        Self {
+            period: bandwidth.period,
+            quota: bandwidth.signed_quota(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_ranges_are_the_kernels() {
+        for (period, quota) in [
+            (1_000, 1_000),
+            (1_000_000, 17_592_186_044_415),
+            (100_000, -1),
+        ] {
+            let bandwidth = Bandwidth::new(period, quota).unwrap();
+            assert_eq!(
+                (bandwidth.period(), bandwidth.signed_quota()),
+                (period, quota)
+            );
+        }
+        for period in [0, 999, 1_000_001, u64::MAX] {
+            let error = Bandwidth::new(period, -1).unwrap_err();
+            assert_eq!(error, BandwidthError::Period(period));
+        }
+        for quota in [0, 999, -2, i64::MIN, 17_592_186_044_416, i64::MAX] {
+            let error = Bandwidth::new(1_000, quota).unwrap_err();
+            assert_eq!(error, BandwidthError::Quota(quota));
+        }
+        assert!(serde_json::from_str::<Bandwidth>(r#"{"period":1,"quota":-1}"#).is_err());
+    }
+
+    fn any() -> impl Strategy<Value = Bandwidth> {
+        let quota = prop_oneof![Just(-1), 1_000..5_000_000_i64];
+        (Bandwidth::PERIODS, quota).prop_map(|(p, q)| Bandwidth::new(p, q).unwrap())
+    }
+
+    /// Time a period; infinite where there is no limit.
+    fn share(bandwidth: Bandwidth) -> f64 {
+        let quota = bandwidth.quota().map_or(f64::INFINITY, |q| q as f64);
+        quota / bandwidth.period() as f64
+    }
+
+    proptest! {
+        #[test]
+        fn between_two_writes_nothing_gets_more(old in any(), new in any()) {
+            let [first, second] = old.order_to(new);
+            prop_assert_ne!(first, second);
+            let between = match first {
+                Change::Period => Bandwidth { period: new.period, ..old },
+                Change::Quota => Bandwidth { quota: new.quota, ..old },
+            };
+            prop_assert!(share(between) <= share(old).max(share(new)));
+            let json = serde_json::to_string(&new).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Bandwidth>(&json).unwrap(), new);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What is wanted of the place of a machine's vCPUs on the host, and what came of it. Pure:
+//! nothing here looks at or changes the host; `host` does, and asks systemd through [`Units`].
+
+mod bandwidth;
+mod list;
+mod report;
+mod scheduler;
+mod schemata;
+mod tuning;
+mod unit;
+
+pub use bandwidth::{Bandwidth, BandwidthError, Change};
+pub use list::{Cpu, CpuList, List, ListError, Node, NodeList, Numbered};
+pub use report::{Controller, Outcome, Reason, Report, Step, StepError};
+pub use scheduler::{Scheduler, SchedulerError};
+pub use schemata::{Schemata, SchemataError};
+pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};
+pub use unit::{
+    Decision, Home, Kind, NewScope, NotPlaced, Process, UnitError, UnitFacts, Units, Wish, decide,
+};

@@ -1,0 +1,142 @@
+//! What part of the host's caches and memory bandwidth a vCPU may use, in the words of resctrl
+//! (the kernel's `resctrl.rst`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Lines of a `schemata` file, such as `L3:0=f;1=f`. It may name some resources and domains
+/// only; the rest is left as the kernel gives it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Schemata(BTreeMap<(String, u32), String>);
+
+/// Why a text is no [`Schemata`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SchemataError {
+    /// There is nothing in it.
+    #[error("the schemata are empty")]
+    Empty,
+    /// It is too long.
+    #[error("the schemata are longer than {} bytes", Schemata::LIMIT)]
+    TooLong,
+    /// A line is not understood.
+    #[error("{0:?} is no line of schemata, such as L3:0=f;1=f")]
+    Line(String),
+}
+
+impl Schemata {
+    /// How long the text may be, in bytes.
+    pub const LIMIT: usize = 4096;
+
+    /// Whether a file with `text` gives all that this asks for.
+    pub fn is_in(&self, text: &str) -> bool {
+        let given = text.lines().filter_map(line).flatten();
+        let given: BTreeMap<_, _> = given.collect();
+        self.0
+            .iter()
+            .all(|(key, value)| given.get(key) == Some(value))
+    }
+}
+
+/// The values of one line, by resource and domain.
+fn line(text: &str) -> Option<Vec<((String, u32), String)>> {
+    let (resource, domains) = text.trim().split_once(':')?;
+    let named = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if resource.is_empty() || !resource.bytes().all(named) {
+        return None;
+    }
+    let domain = |part: &str| {
+        let (domain, value) = part.split_once('=')?;
+        let domain: u32 = domain.trim().parse().ok()?;
+        let value = value.trim();
+        let valid = !value.is_empty() && value.bytes().all(|b| b.is_ascii_hexdigit());
+        // The kernel pads with zeros.
+        let value = match value.trim_start_matches('0') {
+            "" => "0",
+            rest => rest,
+        };
+        valid.then(|| ((resource.to_owned(), domain), value.to_ascii_lowercase()))
+    };
+    domains.split(';').map(domain).collect()
+}
+
+impl FromStr for Schemata {
+    type Err = SchemataError;
+
+    fn from_str(text: &str) -> Result<Self, SchemataError> {
+        if text.len() > Self::LIMIT {
+            return Err(SchemataError::TooLong);
+        }
+        let mut values = BTreeMap::new();
+        for text in text.lines().filter(|text| !text.trim().is_empty()) {
+            let wrong = || SchemataError::Line(text.chars().take(64).collect());
+            values.extend(line(text).ok_or_else(wrong)?);
+        }
+        match values.is_empty() {
+            true => Err(SchemataError::Empty),
+            false => Ok(Self(values)),
+        }
+    }
+}
+
+impl fmt::Display for Schemata {
+    /// As it is written to the file: a line a resource, each with its newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut last = None;
+        for ((resource, domain), value) in &self.0 {
+            match last == Some(resource) {
+                true => write!(f, ";{domain}={value}")?,
+                false if last.is_none() => write!(f, "{resource}:{domain}={value}")?,
+                false => write!(f, "\n{resource}:{domain}={value}")?,
+            }
+            last = Some(resource);
+        }
+        writeln!(f)
+    }
+}
+
+impl TryFrom<String> for Schemata {
+    type Error = SchemataError;
+
+    fn try_from(text: String) -> Result<Self, SchemataError> {
+        text.parse()
+    }
+}
+
+impl From<Schemata> for String {
+    fn from(schemata: Schemata) -> Self {
+        schemata.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemata_are_compared_with_what_the_kernel_shows() {
+        let schemata: Schemata = "L3:0=0F;1=f\nMB:0=50".parse().unwrap();
+        assert_eq!(schemata.to_string(), "L3:0=f;1=f\nMB:0=50\n");
+        assert!(schemata.is_in("    L3:0=0000f;1=0000f\n    MB:0=  50;1= 100\n"));
+        assert!(!schemata.is_in("    L3:0=0000f;1=fffff\n    MB:0=  50;1= 100\n"));
+        assert!(!schemata.is_in("L3:0=f;1=f\n"));
+        let json = serde_json::to_string(&schemata).unwrap();
+        assert_eq!(serde_json::from_str::<Schemata>(&json).unwrap(), schemata);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for text in [
+            "L3", "L3:", "L3:0", "L3:0=", "L3:x=f", "L3:0=g", ":0=f", "L3:0=f;", "a/b:0=f",
+        ] {
+            let wrong = SchemataError::Line(text.to_owned());
+            assert_eq!(text.parse::<Schemata>(), Err(wrong));
+        }
+        assert_eq!("\n \n".parse::<Schemata>(), Err(SchemataError::Empty));
+        let long = "x".repeat(Schemata::LIMIT + 1);
+        assert_eq!(long.parse::<Schemata>(), Err(SchemataError::TooLong));
+    }
+}

@@ -1,0 +1,226 @@
+//! What is wanted for the vCPUs of one machine.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Bandwidth, CpuList, NodeList, Scheduler, Schemata};
+
+/// What is wanted for the vCPUs of one machine, whether they are there or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Tuning {
+    /// The host CPUs of vCPUs without a pin of their own. `None`: all that are online and not
+    /// isolated.
+    pub affinity: Option<CpuList>,
+    /// The host CPUs of some vCPUs, by number.
+    pub pins: BTreeMap<u32, CpuList>,
+    /// The memory nodes of all vCPUs. `None`: as the unit has them.
+    pub memory_nodes: Option<NodeList>,
+    /// The CPU time of every vCPU. `None`: no limit.
+    pub bandwidth: Option<Bandwidth>,
+    /// The scheduler of vCPUs without one of their own. `None`: as QEMU was started.
+    pub scheduler: Option<Scheduler>,
+    /// The scheduler of some vCPUs, by number.
+    pub schedulers: BTreeMap<u32, Scheduler>,
+    /// The share of caches of some vCPUs, by number.
+    pub cache: BTreeMap<u32, Schemata>,
+}
+
+/// What is wanted for one vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// Its host CPUs; `None`: the host's default.
+    pub cpus: Option<&'a CpuList>,
+    /// Its memory nodes; `None`: as the unit has them.
+    pub nodes: Option<&'a NodeList>,
+    /// Its CPU time.
+    pub bandwidth: Bandwidth,
+    /// Its scheduler; `None`: its own.
+    pub scheduler: Option<Scheduler>,
+    /// Its share of caches; `None`: the host's default.
+    pub cache: Option<&'a Schemata>,
+}
+
+/// The CPUs and memory nodes of a host, as the kernel has them now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostCpus {
+    /// Those that run.
+    pub online: CpuList,
+    /// Those that are there or can be plugged.
+    pub possible: CpuList,
+    /// Those that the administrator keeps free of everything that does not ask for them.
+    pub isolated: CpuList,
+    /// The memory nodes that have memory.
+    pub nodes: NodeList,
+}
+
+/// Why CPUs or nodes of a valid list cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// A list is empty where there must be something.
+    #[error("the list of {0} is empty")]
+    Nothing(&'static str),
+    /// This host has no such CPUs.
+    #[error("this host has no CPU {absent}: it has {possible}")]
+    NoSuchCpu {
+        /// Those that it has not.
+        absent: CpuList,
+        /// Those that it has.
+        possible: CpuList,
+    },
+    /// These CPUs are switched off.
+    #[error("host CPU {offline} is offline: {online} are online")]
+    Offline {
+        /// Those that are off.
+        offline: CpuList,
+        /// Those that are on.
+        online: CpuList,
+    },
+    /// This host has no memory on such nodes.
+    #[error("this host has no memory on node {absent}: it has nodes {present}")]
+    NoSuchNode {
+        /// Those that it has not.
+        absent: NodeList,
+        /// Those that it has.
+        present: NodeList,
+    },
+}
+
+impl HostCpus {
+    /// Where a vCPU runs that nobody pinned: all CPUs that run, less the isolated ones. Where
+    /// all are isolated, isolation means nothing.
+    pub fn default_cpus(&self) -> CpuList {
+        let shared = self.online.difference(&self.isolated);
+        match shared.is_empty() {
+            true => self.online.clone(),
+            false => shared,
+        }
+    }
+
+    /// Whether all `cpus` run, and if not, why.
+    pub fn check_cpus(&self, cpus: &CpuList) -> Result<(), Unavailable> {
+        let absent = cpus.difference(&self.possible.union(&self.online));
+        let offline = cpus.difference(&self.online);
+        if cpus.is_empty() {
+            Err(Unavailable::Nothing("host CPUs"))
+        } else if !absent.is_empty() {
+            let possible = self.possible.clone();
+            Err(Unavailable::NoSuchCpu { absent, possible })
+        } else if !offline.is_empty() {
+            let online = self.online.clone();
+            Err(Unavailable::Offline { offline, online })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether all `nodes` have memory, and if not, why.
+    pub fn check_nodes(&self, nodes: &NodeList) -> Result<(), Unavailable> {
+        let absent = nodes.difference(&self.nodes);
+        if nodes.is_empty() {
+            Err(Unavailable::Nothing("memory nodes"))
+        } else if !absent.is_empty() {
+            let present = self.nodes.clone();
+            Err(Unavailable::NoSuchNode { absent, present })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Tuning {
+    /// What is wanted for vCPU `number`.
+    pub fn of(&self, number: u32) -> Wanted<'_> {
+        Wanted {
+            cpus: self.pins.get(&number).or(self.affinity.as_ref()),
+            nodes: self.memory_nodes.as_ref(),
+            bandwidth: self.bandwidth.unwrap_or(Bandwidth::UNLIMITED),
+            scheduler: self.schedulers.get(&number).copied().or(self.scheduler),
+            cache: self.cache.get(&number),
+        }
+    }
+
+    /// Whether the host has all that is named. To be asked before anything is changed.
+    pub fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
+        for cpus in self.affinity.iter().chain(self.pins.values()) {
+            host.check_cpus(cpus)?;
+        }
+        self.memory_nodes
+            .iter()
+            .try_for_each(|nodes| host.check_nodes(nodes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> HostCpus {
+        HostCpus {
+            online: "0-3,6".parse().unwrap(),
+            possible: "0-7".parse().unwrap(),
+            isolated: "3".parse().unwrap(),
+            nodes: "0".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_default_is_online_less_isolated() {
+        assert_eq!(host().default_cpus().to_string(), "0-2,6");
+        let isolated = HostCpus {
+            isolated: "0-7".parse().unwrap(),
+            ..host()
+        };
+        assert_eq!(isolated.default_cpus().to_string(), "0-3,6");
+    }
+
+    #[test]
+    fn what_the_host_has_not_is_told_from_what_is_off() {
+        for (cpus, wrong) in [
+            ("0-3,6", None),
+            ("3", None),
+            ("4", Some("host CPU 4 is offline: 0-3,6 are online")),
+            ("2-9", Some("this host has no CPU 8-9: it has 0-7")),
+            ("", Some("the list of host CPUs is empty")),
+        ] {
+            let cpus: CpuList = cpus.parse().unwrap();
+            let as_default = Tuning {
+                affinity: Some(cpus.clone()),
+                ..Tuning::default()
+            };
+            let as_pin = Tuning {
+                pins: [(7, cpus)].into(),
+                ..Tuning::default()
+            };
+            for tuning in [as_default, as_pin] {
+                let error = tuning.check(&host()).err().map(|e| e.to_string());
+                assert_eq!(error.as_deref(), wrong);
+            }
+        }
+        let nodes = Tuning {
+            memory_nodes: Some("0-1".parse().unwrap()),
+            ..Tuning::default()
+        };
+        let error = nodes.check(&host()).unwrap_err().to_string();
+        assert_eq!(error, "this host has no memory on node 1: it has nodes 0");
+    }
+
+    #[test]
+    fn a_vcpus_own_goes_before_the_default() {
+        let tuning = Tuning {
+            affinity: Some("0-1".parse().unwrap()),
+            pins: [(2, "3".parse().unwrap())].into(),
+            scheduler: Some(Scheduler::Batch),
+            schedulers: [(2, Scheduler::Fifo(5))].into(),
+            ..Tuning::default()
+        };
+        let cpus = |n| tuning.of(n).cpus.unwrap().to_string();
+        assert_eq!((cpus(0), cpus(2)), ("0-1".into(), "3".into()));
+        assert_eq!(tuning.of(0).scheduler, Some(Scheduler::Batch));
+        assert_eq!(tuning.of(2).scheduler, Some(Scheduler::Fifo(5)));
+        assert_eq!(tuning.of(0).bandwidth, Bandwidth::UNLIMITED);
+        let json = serde_json::to_string(&tuning).unwrap();
+        assert_eq!(serde_json::from_str::<Tuning>(&json).unwrap(), tuning);
+    }
+}

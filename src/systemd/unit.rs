@@ -1,0 +1,232 @@
+//! The units of systemd, over its D-Bus interface (`org.freedesktop.systemd1(5)`).
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::timeout;
+use zbus::fdo::PropertiesProxy;
+use zbus::names::InterfaceName;
+use zbus::{Connection, proxy};
+use zvariant::{Fd, ObjectPath, OwnedObjectPath, OwnedValue, Value};
+
+use crate::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+
+/// How long systemd may take for anything that is asked of it.
+const LIMIT: Duration = Duration::from_secs(10);
+const SERVICE: &str = "org.freedesktop.systemd1";
+
+#[proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1",
+    gen_blocking = false
+)]
+trait Manager {
+    #[zbus(name = "GetUnit")]
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+
+    /// Since systemd 253.
+    #[zbus(name = "GetUnitByPIDFD")]
+    fn get_unit_by_pidfd(&self, pidfd: Fd<'_>) -> zbus::Result<(OwnedObjectPath, String, Vec<u8>)>;
+
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Value<'_>)],
+        auxiliary: &[(&str, &[(&str, Value<'_>)])],
+    ) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(signal)]
+    fn job_removed(
+        &self,
+        id: u32,
+        job: ObjectPath<'_>,
+        unit: &str,
+        result: &str,
+    ) -> zbus::Result<()>;
+}
+
+/// systemd, as the keeper of units.
+#[derive(Clone, Debug)]
+pub struct Systemd {
+    connection: Connection,
+    limit: Duration,
+}
+
+impl Systemd {
+    /// The systemd on the bus of `connection`.
+    pub fn new(connection: Connection) -> Self {
+        let limit = LIMIT;
+        Self { connection, limit }
+    }
+
+    /// The same with another limit to how long it may take.
+    pub fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    async fn manager(&self) -> zbus::Result<ManagerProxy<'static>> {
+        ManagerProxy::new(&self.connection).await
+    }
+
+    /// What `ask` gives, if it does so in time.
+    async fn within<T>(
+        &self,
+        ask: impl Future<Output = Result<T, UnitError>>,
+    ) -> Result<T, UnitError> {
+        let result = timeout(self.limit, ask).await;
+        result.unwrap_or(Err(UnitError::Silent(self.limit)))
+    }
+
+    async fn find(&self, process: Process<'_>) -> Result<UnitFacts, UnitError> {
+        let manager = self.manager().await.map_err(said)?;
+        let by_pidfd = manager.get_unit_by_pidfd(process.pidfd.into()).await;
+        let path = match by_pidfd {
+            Ok((path, ..)) => path,
+            Err(error) if is_unknown(&error) => {
+                manager.get_unit_by_pid(process.pid).await.map_err(said)?
+            }
+            Err(error) => return Err(said(error)),
+        };
+        self.facts(&path).await
+    }
+
+    /// What the unit at `path` says of itself.
+    async fn facts(&self, path: &OwnedObjectPath) -> Result<UnitFacts, UnitError> {
+        let properties = PropertiesProxy::builder(&self.connection)
+            .destination(SERVICE)
+            .and_then(|builder| builder.path(path))
+            .map_err(said)?
+            .build()
+            .await
+            .map_err(said)?;
+        let get = async |interface: &str, name: &str| -> Result<OwnedValue, UnitError> {
+            let interface = InterfaceName::try_from(interface).map_err(|e| said(e.into()))?;
+            let value = properties.get(interface, name).await;
+            value.map_err(|error| said(error.into()))
+        };
+        let text = |value: OwnedValue| String::try_from(value).map_err(|e| said(e.into()));
+
+        let unit = text(get("org.freedesktop.systemd1.Unit", "Id").await?)?;
+        let Some(interface) = interface(&unit) else {
+            let reason = format!("{unit} is of a type that has no processes");
+            return Err(UnitError::Refused(reason));
+        };
+        let control_group = text(get(interface, "ControlGroup").await?)?;
+        let delegated = get(interface, "Delegate").await?;
+        Ok(UnitFacts {
+            unit,
+            delegated: matches!(&*delegated, Value::Bool(true)),
+            control_group,
+            memberships: Vec::new(),
+        })
+    }
+
+    async fn start(&self, scope: NewScope<'_>, process: Process<'_>) -> Result<String, UnitError> {
+        let manager = self.manager().await.map_err(said)?;
+        // Before the call, because the job may be done before its reply is read.
+        let mut removed = manager.receive_job_removed().await.map_err(said)?;
+        let by_pidfd = ("PIDFDs", Value::from(vec![Fd::from(process.pidfd)]));
+        let job = match call(&manager, scope, by_pidfd).await {
+            Err(error) if is_unknown(&error) => {
+                let by_pid = ("PIDs", Value::from(vec![process.pid]));
+                call(&manager, scope, by_pid).await
+            }
+            answer => answer,
+        };
+        let job = job.map_err(said)?;
+        while let Some(signal) = removed.next().await {
+            let signal = signal.args().map_err(said)?;
+            if *signal.job() != *job {
+                continue;
+            }
+            return match *signal.result() {
+                "done" => {
+                    let unit = manager.get_unit(scope.name).await.map_err(said)?;
+                    Ok(self.facts(&unit).await?.control_group)
+                }
+                result => Err(UnitError::Job(result.to_owned())),
+            };
+        }
+        Err(UnitError::Absent("the connection was lost".to_owned()))
+    }
+}
+
+impl Units for Systemd {
+    fn unit_of<'a>(&'a self, process: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>> {
+        self.within(self.find(process)).boxed()
+    }
+
+    fn start_scope<'a>(
+        &'a self,
+        scope: NewScope<'a>,
+        process: Process<'a>,
+    ) -> BoxFuture<'a, Result<String, UnitError>> {
+        self.within(self.start(scope, process)).boxed()
+    }
+}
+
+/// Asks for a scope with these `processes`.
+async fn call(
+    manager: &ManagerProxy<'_>,
+    scope: NewScope<'_>,
+    processes: (&str, Value<'_>),
+) -> zbus::Result<OwnedObjectPath> {
+    let properties = [
+        ("Description", Value::from(scope.description)),
+        ("Slice", Value::from(scope.slice)),
+        ("Delegate", Value::from(true)),
+        ("CollectMode", Value::from("inactive-or-failed")),
+        processes,
+    ];
+    manager
+        .start_transient_unit(scope.name, "fail", &properties, &[])
+        .await
+}
+
+/// The interface of a unit's type, if units of the type have processes.
+fn interface(unit: &str) -> Option<&'static str> {
+    let (_, suffix) = unit.rsplit_once('.')?;
+    Some(match suffix {
+        "scope" => "org.freedesktop.systemd1.Scope",
+        "service" => "org.freedesktop.systemd1.Service",
+        "slice" => "org.freedesktop.systemd1.Slice",
+        "socket" => "org.freedesktop.systemd1.Socket",
+        "mount" => "org.freedesktop.systemd1.Mount",
+        "swap" => "org.freedesktop.systemd1.Swap",
+        _ => return None,
+    })
+}
+
+/// Whether systemd does not know a method or property, which newer ones do.
+fn is_unknown(error: &zbus::Error) -> bool {
+    let name = match error {
+        zbus::Error::MethodError(name, ..) => name.as_str(),
+        _ => return false,
+    };
+    matches!(
+        name,
+        "org.freedesktop.DBus.Error.UnknownMethod"
+            | "org.freedesktop.DBus.Error.UnknownProperty"
+            | "org.freedesktop.DBus.Error.PropertyReadOnly"
+    )
+}
+
+/// What systemd, or the bus in its place, said.
+fn said(error: zbus::Error) -> UnitError {
+    let zbus::Error::MethodError(name, text, _) = &error else {
+        return UnitError::Absent(error.to_string());
+    };
+    let said = text.clone().unwrap_or_else(|| name.to_string());
+    match name.as_str() {
+        "org.freedesktop.DBus.Error.ServiceUnknown"
+        | "org.freedesktop.DBus.Error.NameHasNoOwner"
+        | "org.freedesktop.DBus.Error.Spawn.ChildExited" => UnitError::Absent(said),
+        _ => UnitError::Refused(said),
+    }
+}

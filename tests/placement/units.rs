@@ -1,0 +1,301 @@
+//! The units of systemd: a real bus, and on it a scripted systemd, which does what a real one
+//! cannot be brought to do. A real one is asked in the lab.
+
+use std::os::fd::AsFd;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use zbus::connection::Builder;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, fdo, interface};
+
+use tokio::process::{Child, Command};
+use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use vcpud::systemd::Systemd;
+use zvariant::{Fd, ObjectPath, OwnedValue, Value};
+
+const UNIT: &str = "/org/freedesktop/systemd1/unit/x";
+const JOB: &str = "/org/freedesktop/systemd1/job/7";
+
+#[derive(Clone, Default)]
+struct Script {
+    /// Whether it knows pidfds, as systemd 253 does.
+    is_new: bool,
+    /// Whether it says no.
+    refuses: bool,
+    /// How the job ends; not at all where this is `None`.
+    result: Option<&'static str>,
+    /// What was asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Script {
+    fn note(&self, what: String) {
+        self.asked.lock().unwrap().push(what);
+    }
+}
+
+struct ScriptedManager(Script);
+
+#[interface(name = "org.freedesktop.systemd1.Manager")]
+impl ScriptedManager {
+    #[zbus(name = "GetUnit")]
+    fn get_unit(&self, name: String) -> ObjectPath<'static> {
+        self.0.note(format!("unit {name}"));
+        ObjectPath::from_static_str_unchecked(UNIT)
+    }
+
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, pid: u32) -> fdo::Result<ObjectPath<'static>> {
+        self.0.note(format!("pid {}", pid == std::process::id()));
+        Ok(ObjectPath::from_static_str_unchecked(UNIT))
+    }
+
+    #[zbus(name = "GetUnitByPIDFD")]
+    fn get_unit_by_pidfd(
+        &self,
+        _pidfd: Fd<'_>,
+    ) -> fdo::Result<(ObjectPath<'static>, String, Vec<u8>)> {
+        self.0.note("pidfd".to_owned());
+        if self.0.refuses {
+            return Err(fdo::Error::Failed("no unit has it".to_owned()));
+        }
+        match self.0.is_new {
+            true => Ok((
+                ObjectPath::from_static_str_unchecked(UNIT),
+                "vm.service".to_owned(),
+                Vec::new(),
+            )),
+            false => Err(fdo::Error::UnknownMethod("what?".to_owned())),
+        }
+    }
+
+    async fn start_transient_unit(
+        &self,
+        name: String,
+        mode: String,
+        properties: Vec<(String, OwnedValue)>,
+        auxiliary: Vec<(String, Vec<(String, OwnedValue)>)>,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+    ) -> fdo::Result<ObjectPath<'static>> {
+        assert!(auxiliary.is_empty());
+        let words: Vec<String> = properties
+            .iter()
+            .map(|(name, value)| match &**value {
+                Value::Str(text) => format!("{name}={text}"),
+                Value::Bool(is) => format!("{name}={is}"),
+                Value::Array(list) => format!("{name}:{}", list.len()),
+                _ => name.clone(),
+            })
+            .collect();
+        self.0.note(format!("{mode} {name} {}", words.join(" ")));
+        let pidfds = properties.iter().any(|(name, _)| name == "PIDFDs");
+        if pidfds && !self.0.is_new {
+            return Err(fdo::Error::PropertyReadOnly("PIDFDs".to_owned()));
+        }
+        // Another's job, and then ours, before the reply.
+        let other = ObjectPath::from_static_str_unchecked("/org/freedesktop/systemd1/job/6");
+        Self::job_removed(&emitter, 6, other, "y.service", "failed").await?;
+        let job = ObjectPath::from_static_str_unchecked(JOB);
+        if let Some(result) = self.0.result {
+            Self::job_removed(&emitter, 7, job.clone(), &name, result).await?;
+        }
+        Ok(job)
+    }
+
+    #[zbus(signal)]
+    async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: ObjectPath<'_>,
+        unit: &str,
+        result: &str,
+    ) -> zbus::Result<()>;
+}
+
+struct ScriptedUnit;
+
+#[interface(name = "org.freedesktop.systemd1.Unit")]
+impl ScriptedUnit {
+    #[zbus(property)]
+    fn id(&self) -> &str {
+        "vm.service"
+    }
+}
+
+struct ScriptedService;
+
+#[interface(name = "org.freedesktop.systemd1.Service")]
+impl ScriptedService {
+    #[zbus(property)]
+    fn control_group(&self) -> &str {
+        "/system.slice/vm.service"
+    }
+
+    #[zbus(property)]
+    fn delegate(&self) -> bool {
+        true
+    }
+}
+
+/// A bus with a scripted systemd on it, and what speaks with it.
+struct World {
+    systemd: Systemd,
+    _service: Option<Connection>,
+    _daemon: Child,
+}
+
+/// A private bus, and a connection to it.
+async fn bus() -> (Child, String) {
+    let mut daemon = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "dbus-daemon", "--session"])
+        .args(["--nofork", "--print-address", "--nopidfile"])
+        .args(["--address", "unix:tmpdir=/tmp"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("dbus-daemon can be started; run tests/setup");
+    let stdout = daemon.stdout.take().expect("it is a pipe");
+    let address = BufReader::new(stdout).lines().next_line().await;
+    (daemon, address.unwrap().expect("it says its address"))
+}
+
+impl World {
+    async fn new(script: &Script) -> Self {
+        let (daemon, address) = bus().await;
+        let service = Builder::address(address.as_str())
+            .unwrap()
+            .serve_at("/org/freedesktop/systemd1", ScriptedManager(script.clone()))
+            .unwrap()
+            .serve_at(UNIT, ScriptedUnit)
+            .unwrap()
+            .serve_at(UNIT, ScriptedService)
+            .unwrap()
+            .name("org.freedesktop.systemd1")
+            .unwrap();
+        let service = service.build().await.unwrap();
+        let client = Builder::address(address.as_str()).unwrap().build().await;
+        Self {
+            systemd: Systemd::new(client.unwrap()),
+            _service: Some(service),
+            _daemon: daemon,
+        }
+    }
+
+    async fn without_systemd() -> Self {
+        let (daemon, address) = bus().await;
+        let client = Builder::address(address.as_str()).unwrap().build().await;
+        Self {
+            systemd: Systemd::new(client.unwrap()),
+            _service: None,
+            _daemon: daemon,
+        }
+    }
+}
+
+/// This process; any descriptor does.
+fn process(held: &UnixStream) -> Process<'_> {
+    Process {
+        pid: std::process::id(),
+        pidfd: held.as_fd(),
+    }
+}
+
+const SCOPE: NewScope<'static> = NewScope {
+    name: "vcpud-web.scope",
+    slice: "machine.slice",
+    description: "Virtual machine web",
+};
+
+#[tokio::test]
+async fn a_process_is_found_by_pidfd_else_by_pid() {
+    for (is_new, asked) in [(true, vec!["pidfd"]), (false, vec!["pidfd", "pid true"])] {
+        let script = Script {
+            is_new,
+            ..Script::default()
+        };
+        let world = World::new(&script).await;
+        let (held, _other) = UnixStream::pair().unwrap();
+        let facts = world.systemd.unit_of(process(&held)).await.unwrap();
+        assert_eq!(
+            facts,
+            UnitFacts {
+                unit: "vm.service".to_owned(),
+                delegated: true,
+                control_group: "/system.slice/vm.service".to_owned(),
+                memberships: Vec::new(),
+            }
+        );
+        assert_eq!(*script.asked.lock().unwrap(), asked);
+    }
+}
+
+#[tokio::test]
+async fn a_scope_is_awaited_though_its_job_ends_before_the_reply() {
+    let fixed = "fail vcpud-web.scope Description=Virtual machine web Slice=machine.slice \
+                 Delegate=true CollectMode=inactive-or-failed";
+    let (by_pidfd, by_pid) = (format!("{fixed} PIDFDs:1"), format!("{fixed} PIDs:1"));
+    for (is_new, calls) in [(true, vec![&by_pidfd]), (false, vec![&by_pidfd, &by_pid])] {
+        let script = Script {
+            is_new,
+            result: Some("done"),
+            ..Script::default()
+        };
+        let world = World::new(&script).await;
+        let (held, _other) = UnixStream::pair().unwrap();
+        let group = world
+            .systemd
+            .start_scope(SCOPE, process(&held))
+            .await
+            .unwrap();
+        // Read back from the unit, not made up.
+        assert_eq!(group, "/system.slice/vm.service");
+        let asked = script.asked.lock().unwrap();
+        assert_eq!(asked[..calls.len()].iter().collect::<Vec<_>>(), calls);
+        assert_eq!(asked[calls.len()..], ["unit vcpud-web.scope"]);
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_fails_or_never_ends_is_told() {
+    let script = Script {
+        is_new: true,
+        result: Some("failed"),
+        ..Script::default()
+    };
+    let world = World::new(&script).await;
+    let (held, _other) = UnixStream::pair().unwrap();
+    let error = world.systemd.start_scope(SCOPE, process(&held)).await;
+    assert_eq!(error, Err(UnitError::Job("failed".to_owned())));
+
+    let script = Script {
+        result: None,
+        ..script
+    };
+    let world = World::new(&script).await;
+    let limit = Duration::from_millis(50);
+    let systemd = world.systemd.clone().with_limit(limit);
+    let error = systemd.start_scope(SCOPE, process(&held)).await;
+    assert_eq!(error, Err(UnitError::Silent(limit)));
+}
+
+#[tokio::test]
+async fn a_bus_without_systemd_is_told_from_a_refusal() {
+    let (held, _other) = UnixStream::pair().unwrap();
+    let world = World::without_systemd().await;
+    let error = world.systemd.unit_of(process(&held)).await.unwrap_err();
+    assert!(matches!(error, UnitError::Absent(_)), "{error}");
+
+    let script = Script {
+        is_new: true,
+        refuses: true,
+        ..Script::default()
+    };
+    let world = World::new(&script).await;
+    let error = world.systemd.unit_of(process(&held)).await.unwrap_err();
+    assert_eq!(error, UnitError::Refused("no unit has it".to_owned()));
+}
