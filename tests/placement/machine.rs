@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
-use vcpud::host::{Host, Placer, Tasks, affinity, observe, scheduling, set_affinity};
+use vcpud::host::{Host, Mounts, Placer, Tasks, affinity, observe, scheduling, set_affinity};
 use vcpud::placement::{
     Bandwidth, Controller, CpuList, Home, Kind, Reason, Report, Scheduler, Step, Tuning,
 };
@@ -77,6 +77,27 @@ impl Drop for Qemu {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process that has nothing to do with any QEMU. It is killed when this is dropped.
+struct Bystander(Child);
+
+impl Bystander {
+    fn start() -> Self {
+        let cat = Command::new("cat").stdin(Stdio::piped()).spawn();
+        Self(cat.expect("cat can be started"))
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -208,6 +229,9 @@ fn every_thread_is_where_it_belongs() {
         schedulers: [(2, Scheduler::Batch)].into(),
         ..Tuning::default()
     };
+    let other = Bystander::start();
+    let procs = world.cpu.join("cgroup.procs");
+    fs::write(procs, other.id().to_string()).unwrap();
     let mut placer = world.placer();
     assert_eq!(placer.missing(), []);
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
@@ -216,6 +240,9 @@ fn every_thread_is_where_it_belongs() {
         assert!(steps.contains(&Step::Bandwidth), "{steps:?}");
     }
 
+    // What else is in the unit, such as the kernel's workers for it.
+    assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&other.id()));
+    drop(other);
     for hierarchy in [&world.cpu, &world.cpuset] {
         for (vcpu, thread) in &vcpus {
             let group = hierarchy.join(format!("vcpud/vcpu{vcpu}"));
@@ -388,7 +415,7 @@ fn groups_come_before_and_go_after_their_vcpus() {
     assert!(!world.vcpu(4, "tasks").exists());
 
     // Another process is in the way.
-    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let other = Bystander::start();
     fs::write(world.vcpu(3, "tasks"), other.id().to_string()).unwrap();
     vcpus.remove(&3);
     for _ in 0..2 {
@@ -396,8 +423,7 @@ fn groups_come_before_and_go_after_their_vcpus() {
         assert_eq!(report.lingering, [3]);
     }
     assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&third));
-    other.kill().unwrap();
-    other.wait().unwrap();
+    drop(other);
     let report = placer.reconcile(&Tuning::default(), &vcpus, &world.qemu);
     assert!(report.lingering.is_empty());
     assert!(!world.vcpu(3, "tasks").exists());
@@ -412,11 +438,125 @@ fn groups_come_before_and_go_after_their_vcpus() {
     assert!(!world.cpuset.exists());
 }
 
+/// A real QEMU and version 1, where systemd removes the unit of the QEMU that has ended.
+#[test]
+fn a_unit_that_is_gone_leaves_nothing() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let vcpus = world.qemu.vcpus();
+    let mut placer = world.placer();
+    applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
+    world.qemu.child.kill().unwrap();
+    world.qemu.child.wait().unwrap();
+    remove_groups(&world.cpu);
+    placer.dismantle().unwrap();
+    assert!(!world.cpuset.exists());
+    placer.dismantle().unwrap();
+}
+
+/// A real QEMU and version 1, and CPU lists of a host in a directory tree, because no CPU of
+/// this one is switched off for a test.
+#[test]
+fn host_cpus_that_come_and_go_are_followed() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let real = world.host.cpus().unwrap();
+    let (first, last) = two_cpus(&world.host);
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("cpu")).unwrap();
+    let list = |name: &str, list: &CpuList| {
+        fs::write(system.path().join("cpu").join(name), format!("{list}\n")).unwrap();
+    };
+    world.host.system = system.path().to_owned();
+    let vcpus = world.qemu.vcpus();
+    let both = first.union(&last);
+    let tuning = Tuning {
+        pins: [(1, both.clone())].into(),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    for online in [&both, &first, &both] {
+        list("online", online);
+        applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
+        assert_eq!(&affinity(vcpus[&0]).unwrap(), online);
+        assert_eq!(&affinity(vcpus[&1]).unwrap(), online);
+        assert_eq!(&cpus(&world.read(1, "cpuset.cpus")), online);
+    }
+    if first != last {
+        list("isolated", &first);
+        applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
+        assert_eq!(affinity(vcpus[&0]).unwrap(), last);
+        assert_eq!(
+            affinity(vcpus[&1]).unwrap(),
+            both,
+            "a pin may name isolated CPUs"
+        );
+    }
+
+    // A pin whose CPUs are all off.
+    list("online", &"4095".parse().unwrap());
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    let error = report.vcpus[&1].failed.as_ref().unwrap();
+    assert_eq!(error.reason, Reason::Offline(both.clone()));
+    assert!(world.vcpu(1, "tasks").exists(), "it was in force before");
+
+    // The mask of who does it does not matter.
+    list("online", &real.online);
+    list("isolated", &real.isolated);
+    let own = affinity(std::process::id()).unwrap();
+    let thread = rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs();
+    set_affinity(thread, &first).unwrap();
+    applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
+    assert_eq!(affinity(vcpus[&1]).unwrap(), real.default_cpus());
+    set_affinity(thread, &own).unwrap();
+}
+
+/// A real QEMU and version 1, and memory nodes that this host has not.
+#[test]
+fn a_refused_change_leaves_what_was() {
+    let Some(world) = World::new() else { return };
+    let vcpus = world.qemu.vcpus();
+    let (first, _) = two_cpus(&world.host);
+    let old = Tuning {
+        affinity: Some(first.clone()),
+        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    placer.reconcile(&old, &vcpus, &world.qemu);
+    let new = Tuning {
+        affinity: None,
+        memory_nodes: Some("1023".parse().unwrap()),
+        bandwidth: None,
+        ..Tuning::default()
+    };
+    assert!(new.check(&world.host.cpus().unwrap()).is_err());
+    let report = placer.change(&old, &new, &vcpus, &world.qemu).unwrap_err();
+    assert_eq!(report.failures().count(), 4);
+    assert!(
+        report
+            .failures()
+            .all(|(_, error)| error.step == Step::Nodes)
+    );
+    for vcpu in vcpus.keys() {
+        assert_eq!(cpus(&world.read(*vcpu, "cpuset.cpus")), first);
+        assert_eq!(world.bandwidth(*vcpu), ("50000".into(), "10000".into()));
+    }
+    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
+    let again = placer.reconcile(&old, &vcpus, &world.qemu);
+    assert!(applied(&again).iter().all(Vec::is_empty), "{again:#?}");
+}
+
 /// A real QEMU, version 1, and a thread of another process: it is refused and not touched.
 #[test]
 fn a_thread_of_another_process_is_not_touched() {
     let Some(world) = World::new() else { return };
-    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let other = Bystander::start();
     let before = fs::read_to_string(format!("/proc/{}/cgroup", other.id())).unwrap();
     let mask = affinity(other.id()).unwrap();
     let (first, _) = two_cpus(&world.host);
@@ -442,8 +582,6 @@ fn a_thread_of_another_process_is_not_touched() {
     assert_eq!(affinity(other.id()).unwrap(), mask);
     assert_eq!(scheduling(other.id()).unwrap().name(), "other");
     assert!(observe(other.id(), &world.qemu).is_err());
-    other.kill().unwrap();
-    other.wait().unwrap();
 }
 
 /// A real QEMU and version 1, in whose groups no thread has real-time runtime.
@@ -474,6 +612,68 @@ fn a_refused_scheduler_undoes_a_new_group() {
     assert!(!world.vcpu(1, "tasks").exists());
     assert!(world.vcpu(0, "tasks").exists());
     assert!(threads_in(&world.cpuset.join("vcpud/emulator")).contains(&vcpus[&1]));
+}
+
+/// A real QEMU and a directory tree with files as cgroup v2 has them: one pass writes what is
+/// wanted, the next nothing, however the kernel spells it.
+#[test]
+fn only_differences_are_written() {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let tree = tempfile::tempdir().unwrap();
+    let path = |file: &str| tree.path().join("x.scope").join(file);
+    let mut groups = vec![String::new(), "vcpud/".into(), "vcpud/emulator/".into()];
+    groups.extend(vcpus.keys().map(|vcpu| format!("vcpud/vcpu{vcpu}/")));
+    for group in groups {
+        fs::create_dir_all(path(&group)).unwrap();
+        for (file, text) in [
+            ("cgroup.controllers", "cpuset cpu\n"),
+            ("cgroup.procs", ""),
+            ("cgroup.threads", ""),
+            ("cgroup.subtree_control", "cpuset cpu\n"),
+            ("cgroup.type", "threaded\n"),
+            ("cpu.max", "max 100000\n"),
+            ("cpuset.cpus", "\n"),
+            ("cpuset.mems", "\n"),
+        ] {
+            fs::write(path(&format!("{group}{file}")), text).unwrap();
+        }
+    }
+    let root = tree.path().display();
+    let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
+    let host = Host {
+        mounts: Mounts::parse(&mounts),
+        ..Host::this().unwrap()
+    };
+    let all = host.cpus().unwrap().online;
+    let home = Home {
+        kind: Kind::Scope,
+        unit: "x.scope".into(),
+        control_group: "/x.scope".into(),
+    };
+    let mut placer = Placer::new(host, "test", home).unwrap();
+    let tuning = Tuning {
+        affinity: Some(all.clone()),
+        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
+        ..Tuning::default()
+    };
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(
+        applied(&report)[0],
+        [Step::Thread, Step::Cpus, Step::Bandwidth]
+    );
+    let read = |file: &str| fs::read_to_string(path(file)).unwrap();
+    assert_eq!(read("vcpud/vcpu3/cgroup.threads"), vcpus[&3].to_string());
+    assert_eq!(read("vcpud/vcpu3/cpuset.cpus"), format!("{all}\n"));
+    assert_eq!(read("vcpud/vcpu3/cpu.max"), "10000 50000");
+
+    // The same in another spelling, which is overwritten if it is written at all.
+    let spelt: Vec<String> = all.iter().map(|cpu| format!(" {cpu}")).collect();
+    fs::write(path("vcpud/vcpu3/cpuset.cpus"), spelt.join(",")).unwrap();
+    fs::write(path("vcpud/vcpu3/cpu.max"), "10000 50000\n").unwrap();
+    applied(&placer.reconcile(&tuning, &vcpus, &qemu));
+    assert_eq!(read("vcpud/vcpu3/cpuset.cpus"), spelt.join(","));
+    assert_eq!(read("vcpud/vcpu3/cpu.max"), "10000 50000\n");
 }
 
 /// A real QEMU without control groups of its own: affinity and schedulers, and nothing else.
