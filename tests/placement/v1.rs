@@ -1,105 +1,17 @@
-//! Placement on this host's own kernel: real threads of a real QEMU, and control groups of
-//! version 1 below a group that each test makes for itself and removes.
-//!
-//! A host that has no `cpu` and `cpuset` hierarchies of version 1 cannot run the tests of those;
-//! each says so on standard error, where output is not captured. Version 2 is exercised in the
-//! lab, and beside the code on directory trees.
+//! Control groups of version 1, on this host's own hierarchies of `cpu` and `cpuset`: below a
+//! group that each test makes for itself and removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde_json::Value;
-use vcpud::host::{Host, Mounts, Placer, Tasks, affinity, observe, scheduling, set_affinity};
-use vcpud::placement::{
-    Bandwidth, Controller, CpuList, Home, Kind, Reason, Report, Scheduler, Step, Tuning,
+use vcpud::host::{
+    Host, Placer, Tasks, affinity, observe, scheduling, set_affinity, set_scheduler,
 };
+use vcpud::placement::{Bandwidth, CpuList, Home, Kind, Reason, Scheduler, Step, Tuning};
 
-/// A QEMU of four vCPUs that does not run yet. It is killed when this is dropped.
-struct Qemu {
-    child: Child,
-    /// vCPU → thread, as QEMU says.
-    vcpus: BTreeMap<u32, u32>,
-}
-
-impl Qemu {
-    fn start() -> Self {
-        let qemu = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest/qemu");
-        assert!(qemu.exists(), "no {}; run tests/setup", qemu.display());
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(qemu)
-            .args(["-machine", "q35", "-S", "-accel", "tcg,thread=multi"])
-            .args(["-smp", "4", "-m", "64", "-display", "none"])
-            .args(["-nodefaults", "-no-user-config", "-qmp", "stdio"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("QEMU can be started");
-        let commands = concat!(
-            r#"{"execute": "qmp_capabilities"}"#,
-            r#"{"execute": "query-cpus-fast"}"#
-        );
-        let stdin = child.stdin.as_mut().expect("it is a pipe");
-        stdin.write_all(commands.as_bytes()).unwrap();
-        let stdout = child.stdout.as_mut().expect("it is a pipe");
-        let mut lines = BufReader::new(stdout).lines();
-        // A greeting and the reply of the first command go before.
-        let reply: Value = serde_json::from_str(&lines.nth(2).unwrap().unwrap()).unwrap();
-        let number = |cpu: &Value, name: &str| cpu[name].as_u64().unwrap() as u32;
-        let vcpus = reply["return"].as_array().expect("it is a list").iter();
-        let vcpus = vcpus.map(|cpu| (number(cpu, "cpu-index"), number(cpu, "thread-id")));
-        Self {
-            vcpus: vcpus.collect(),
-            child,
-        }
-    }
-
-    fn vcpus(&self) -> BTreeMap<u32, u32> {
-        self.vcpus.clone()
-    }
-}
-
-impl Tasks for Qemu {
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn has_task(&self, thread: u32) -> bool {
-        Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists()
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A process that has nothing to do with any QEMU. It is killed when this is dropped.
-struct Bystander(Child);
-
-impl Bystander {
-    fn start() -> Self {
-        let cat = Command::new("cat").stdin(Stdio::piped()).spawn();
-        Self(cat.expect("cat can be started"))
-    }
-
-    fn id(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use super::parts::{Bystander, Qemu, applied, cpus, not_run, remove_groups, two_cpus};
 
 /// Groups of a test's own in the hierarchies of version 1, with a QEMU in them.
 struct World {
@@ -118,8 +30,7 @@ impl World {
         let controllers = &mut host.mounts.controllers;
         controllers.retain(|name, _| name == "cpu" || name == "cpuset");
         let (Some(cpu), Some(cpuset)) = (controllers.get("cpu"), controllers.get("cpuset")) else {
-            let said = "NOT RUN: this host has no cpu and cpuset hierarchies of version 1\n";
-            std::io::stderr().write_all(said.as_bytes()).unwrap();
+            not_run("this host has no cpu and cpuset hierarchies of version 1");
             return None;
         };
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -178,42 +89,9 @@ impl Drop for World {
     }
 }
 
-fn remove_groups(group: &Path) {
-    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_groups(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(group);
-}
-
+/// The threads in a group.
 fn threads_in(group: &Path) -> BTreeSet<u32> {
-    let text = fs::read_to_string(group.join("tasks")).unwrap();
-    text.lines().map(|line| line.parse().unwrap()).collect()
-}
-
-fn cpus(text: &str) -> CpuList {
-    text.parse().unwrap()
-}
-
-/// The first and the last of the host CPUs that are used without a pin.
-fn two_cpus(host: &Host) -> (CpuList, CpuList) {
-    let all = host.cpus().unwrap().default_cpus();
-    let one = |cpu: Option<u32>| cpu.into_iter().collect();
-    (one(all.iter().next()), one(all.iter().last()))
-}
-
-/// What was applied to each vCPU; none of them failed or had drifted.
-fn applied(report: &Report) -> Vec<Vec<Step>> {
-    assert!(report.is_complete(), "{report:#?}");
-    assert_eq!(report.emulator, None);
-    let outcomes = report.vcpus.values();
-    outcomes
-        .map(|outcome| {
-            assert_eq!(outcome.drifted, []);
-            outcome.applied.clone()
-        })
-        .collect()
+    super::parts::threads_in(&group.join("tasks"))
 }
 
 /// A real QEMU and version 1: the tree, the limits, and a second pass that writes nothing.
@@ -352,9 +230,7 @@ fn drift_is_repaired_and_told_once() {
     let vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
     if first == last {
-        std::io::stderr()
-            .write_all(b"NOT RUN: this host has one CPU\n")
-            .unwrap();
+        not_run("this host has one CPU");
         return;
     }
     let tuning = Tuning {
@@ -371,7 +247,7 @@ fn drift_is_repaired_and_told_once() {
     fs::write(world.vcpu(2, "cpuset.cpus"), last.to_string()).unwrap();
     let emulator = world.cpu.join("vcpud/emulator/tasks");
     fs::write(emulator, vcpus[&3].to_string()).unwrap();
-    vcpud::host::set_scheduler(vcpus[&3], Scheduler::Idle).unwrap();
+    set_scheduler(vcpus[&3], Scheduler::Idle).unwrap();
 
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
     assert!(report.is_complete(), "{report:#?}");
@@ -589,9 +465,7 @@ fn a_thread_of_another_process_is_not_touched() {
 fn a_refused_scheduler_undoes_a_new_group() {
     let Some(world) = World::new() else { return };
     if !world.cpu.join("cpu.rt_runtime_us").exists() {
-        std::io::stderr()
-            .write_all(b"NOT RUN: this kernel does not group real-time threads\n")
-            .unwrap();
+        not_run("this kernel does not group real-time threads");
         return;
     }
     let vcpus = world.qemu.vcpus();
@@ -612,116 +486,4 @@ fn a_refused_scheduler_undoes_a_new_group() {
     assert!(!world.vcpu(1, "tasks").exists());
     assert!(world.vcpu(0, "tasks").exists());
     assert!(threads_in(&world.cpuset.join("vcpud/emulator")).contains(&vcpus[&1]));
-}
-
-/// A real QEMU and a directory tree with files as cgroup v2 has them: one pass writes what is
-/// wanted, the next nothing, however the kernel spells it.
-#[test]
-fn only_differences_are_written() {
-    let qemu = Qemu::start();
-    let vcpus = qemu.vcpus();
-    let tree = tempfile::tempdir().unwrap();
-    let path = |file: &str| tree.path().join("x.scope").join(file);
-    let mut groups = vec![String::new(), "vcpud/".into(), "vcpud/emulator/".into()];
-    groups.extend(vcpus.keys().map(|vcpu| format!("vcpud/vcpu{vcpu}/")));
-    for group in groups {
-        fs::create_dir_all(path(&group)).unwrap();
-        for (file, text) in [
-            ("cgroup.controllers", "cpuset cpu\n"),
-            ("cgroup.procs", ""),
-            ("cgroup.threads", ""),
-            ("cgroup.subtree_control", "cpuset cpu\n"),
-            ("cgroup.type", "threaded\n"),
-            ("cpu.max", "max 100000\n"),
-            ("cpuset.cpus", "\n"),
-            ("cpuset.mems", "\n"),
-        ] {
-            fs::write(path(&format!("{group}{file}")), text).unwrap();
-        }
-    }
-    let root = tree.path().display();
-    let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
-    let host = Host {
-        mounts: Mounts::parse(&mounts),
-        ..Host::this().unwrap()
-    };
-    let all = host.cpus().unwrap().online;
-    let home = Home {
-        kind: Kind::Scope,
-        unit: "x.scope".into(),
-        control_group: "/x.scope".into(),
-    };
-    let mut placer = Placer::new(host, "test", home).unwrap();
-    let tuning = Tuning {
-        affinity: Some(all.clone()),
-        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
-        ..Tuning::default()
-    };
-    let report = placer.reconcile(&tuning, &vcpus, &qemu);
-    assert_eq!(
-        applied(&report)[0],
-        [Step::Thread, Step::Cpus, Step::Bandwidth]
-    );
-    let read = |file: &str| fs::read_to_string(path(file)).unwrap();
-    assert_eq!(read("vcpud/vcpu3/cgroup.threads"), vcpus[&3].to_string());
-    assert_eq!(read("vcpud/vcpu3/cpuset.cpus"), format!("{all}\n"));
-    assert_eq!(read("vcpud/vcpu3/cpu.max"), "10000 50000");
-
-    // The same in another spelling, which is overwritten if it is written at all.
-    let spelt: Vec<String> = all.iter().map(|cpu| format!(" {cpu}")).collect();
-    fs::write(path("vcpud/vcpu3/cpuset.cpus"), spelt.join(",")).unwrap();
-    fs::write(path("vcpud/vcpu3/cpu.max"), "10000 50000\n").unwrap();
-    applied(&placer.reconcile(&tuning, &vcpus, &qemu));
-    assert_eq!(read("vcpud/vcpu3/cpuset.cpus"), spelt.join(","));
-    assert_eq!(read("vcpud/vcpu3/cpu.max"), "10000 50000\n");
-}
-
-/// A real QEMU without control groups of its own: affinity and schedulers, and nothing else.
-#[test]
-fn without_groups_there_are_affinity_and_schedulers() {
-    let qemu = Qemu::start();
-    let vcpus = qemu.vcpus();
-    let host = Host::this().unwrap();
-    let (first, _) = two_cpus(&host);
-    let home = Home {
-        kind: Kind::None,
-        unit: "x.service".into(),
-        control_group: "/system.slice/x.service".into(),
-    };
-    let mut placer = Placer::new(host, "test", home).unwrap();
-    let tuning = Tuning {
-        pins: [(2, first.clone())].into(),
-        schedulers: [(1, Scheduler::Fifo(1)), (3, Scheduler::Rr(99))].into(),
-        ..Tuning::default()
-    };
-    assert_eq!(placer.supports(&tuning), Ok(()));
-    let report = placer.reconcile(&tuning, &vcpus, &qemu);
-    assert_eq!(applied(&report)[1], [Step::Scheduler]);
-    assert_eq!(affinity(vcpus[&2]).unwrap(), first);
-    let seen = |vcpu: u32| {
-        let is = scheduling(vcpus[&vcpu]).unwrap();
-        (is.name(), is.priority)
-    };
-    assert_eq!(
-        (seen(0), seen(1), seen(3)),
-        (("other", 0), ("fifo", 1), ("rr", 99))
-    );
-
-    assert_eq!(placer.missing(), [Controller::Cpu, Controller::Cpuset]);
-    for tuning in [
-        Tuning {
-            bandwidth: Some(Bandwidth::new(100_000, 50_000).unwrap()),
-            ..Tuning::default()
-        },
-        Tuning {
-            memory_nodes: Some("0".parse().unwrap()),
-            ..Tuning::default()
-        },
-    ] {
-        let error = placer.supports(&tuning).unwrap_err();
-        assert!(error.is_unsupported(), "{error}");
-        let report = placer.reconcile(&tuning, &vcpus, &qemu);
-        assert_eq!(report.failures().count(), 4);
-        assert!(report.failures().all(|(_, error)| error.is_unsupported()));
-    }
 }
