@@ -10,6 +10,8 @@ pub struct Config {
     pub runtime_directory: PathBuf,
     /// How machines are treated.
     pub limits: Limits,
+    /// In which slice of systemd machines get scopes of their own.
+    pub slice: String,
 }
 
 /// The time limits for one machine.
@@ -39,6 +41,7 @@ impl Config {
         Self {
             runtime_directory,
             limits: Limits::default(),
+            slice: "machine.slice".to_owned(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The service from start to end: puts the parts together, and takes the name when all is ready.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -10,10 +11,11 @@ use zbus::{Connection, fdo};
 
 use crate::bus::{Authority, Directory, Manager, Publisher};
 use crate::config::Config;
-use crate::machine::Outbox;
+use crate::host::Host;
+use crate::machine::{Outbox, Site};
 use crate::names::{BUS_NAME, ROOT_PATH};
 use crate::registry::{Registry, WatchError};
-use crate::systemd;
+use crate::systemd::{self, Systemd};
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tokio::spawn(publisher.run(notices));
 
     // Machines are served before the name is owned: who sees the name finds his machine.
-    let mut registry = Registry::start(&config, outbox.clone()).await?;
+    let site = Site {
+        units: Arc::new(Systemd::new(connection.clone())),
+        host: Host::this()?,
+    };
+    let mut registry = Registry::start(&config, site, outbox.clone()).await?;
     outbox.barrier().await;
     own_name(&connection).await?;
     outbox.open();

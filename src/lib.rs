@@ -2,7 +2,7 @@
 //!
 //! The library holds all of the service and the client side; the two programs in `src/bin` only
 //! start it. Calls and types flow one way: `daemon` → {`bus`, `registry`} → `machine` →
-//! {`qmp`, `host`, `inventory`}. `ARCHITECTURE.md` draws the map, and a test holds the arrows.
+//! {`qmp`, `host`, `inventory`}, and `host` and `systemd` → `placement`. `ARCHITECTURE.md` draws the map, and a test holds the arrows.
 
 pub mod bus;
 pub mod config;

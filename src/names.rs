@@ -32,13 +32,16 @@ pub mod error_name {
 
     own! {
         BUSY = "Busy";
+        CPU_UNAVAILABLE = "CpuUnavailable";
         DISCONNECTED = "Disconnected";
         GUEST_REFUSED = "GuestRefused";
+        INVALID_CPU_LIST = "InvalidCpuList";
         INVALID_VCPU = "InvalidVcpu";
         NO_SUCH_MACHINE = "NoSuchMachine";
         NOT_REMOVABLE = "NotRemovable";
         NOT_SUPPORTED = "NotSupported";
         OUT_OF_RANGE = "OutOfRange";
+        PLACEMENT_FAILED = "PlacementFailed";
         QMP_FAILED = "QmpFailed";
         QMP_TIMEOUT = "QmpTimeout";
         REMOVAL_PENDING = "RemovalPending";
@@ -57,6 +60,8 @@ pub mod error_name {
 pub mod action_id {
     /// Guards every change of the number of vCPUs.
     pub const SET_VCPUS: &str = "org.vcpud1.set-vcpus";
+    /// Guards every change of where and how vCPUs run on the host.
+    pub const TUNE_VCPUS: &str = "org.vcpud1.tune-vcpus";
 }
 
 /// The name of a machine: 1 to 64 bytes of `[A-Za-z0-9._-]`, not starting with `.` or `-`.

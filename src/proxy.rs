@@ -46,6 +46,35 @@ pub trait Machine {
         online: bool,
         options: HashMap<&str, Value<'_>>,
     ) -> zbus::Result<Changed>;
+    #[zbus(allow_interactive_auth)]
+    fn pin_vcpus(
+        &self,
+        vcpus: &[u32],
+        cpus: &str,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn set_bandwidth(
+        &self,
+        period_usec: u64,
+        quota_usec: i64,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn set_scheduler(
+        &self,
+        vcpus: &[u32],
+        policy: &str,
+        priority: i32,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn set_cache_allocation(
+        &self,
+        vcpus: &[u32],
+        schemata: &str,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<()>;
     fn plan(
         &self,
         count: u32,
@@ -75,6 +104,18 @@ pub trait Machine {
     fn max_vcpus(&self) -> zbus::Result<u32>;
     #[zbus(property)]
     fn vcpus_per_slot(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn unit(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn control_group(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn placement(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn affinity(&self) -> zbus::Result<String>;
+    #[zbus(property, name = "BandwidthPeriodUSec")]
+    fn bandwidth_period_usec(&self) -> zbus::Result<u64>;
+    #[zbus(property, name = "BandwidthQuotaUSec")]
+    fn bandwidth_quota_usec(&self) -> zbus::Result<i64>;
     #[zbus(property)]
     fn pending_removals(&self) -> zbus::Result<Vec<u32>>;
 

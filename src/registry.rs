@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use crate::config::{Config, Limits};
-use crate::machine::{self, Outbox, Running, Source};
+use crate::machine::{self, Outbox, Placement, Running, Site, Source};
 use crate::names::MachineName;
 
 /// The machines of a service, at work as long as the process is.
@@ -37,7 +37,7 @@ pub struct WatchError {
 impl Registry {
     /// Starts to watch, and returns when every machine at hand has answered or was given its
     /// time to. Their news go to `outbox`.
-    pub async fn start(config: &Config, outbox: Outbox) -> Result<Self, WatchError> {
+    pub async fn start(config: &Config, site: Site, outbox: Outbox) -> Result<Self, WatchError> {
         let directory = config.qmp_directory();
         let failed = |source| WatchError {
             directory: directory.clone(),
@@ -49,6 +49,11 @@ impl Registry {
             agents: config.guest_agent_directory(),
             records: config.record_directory(),
             limits: config.limits,
+            placement: Placement {
+                slice: config.slice.clone(),
+                ..Placement::default()
+            },
+            site,
             outbox,
             machines: BTreeMap::new(),
         };
@@ -93,6 +98,8 @@ struct Sockets {
     agents: PathBuf,
     records: PathBuf,
     limits: Limits,
+    placement: Placement,
+    site: Site,
     outbox: Outbox,
     machines: BTreeMap<MachineName, Running>,
 }
@@ -181,8 +188,9 @@ impl Sockets {
                 agent: self.agents.join(format!("{name}.sock")),
                 record: self.records.join(format!("{name}.json")),
                 limits: self.limits,
+                placement: self.placement.clone(),
             };
-            machine::start(source, self.outbox.clone())
+            machine::start(source, self.site.clone(), self.outbox.clone())
         });
     }
 

@@ -8,12 +8,22 @@ use std::path::Path;
 const ARROWS: &[(&str, &[&str])] = &[
     (
         "bus",
-        &["guest_agent", "inventory", "machine", "names", "qmp"],
+        &[
+            "guest_agent",
+            "host",
+            "inventory",
+            "machine",
+            "names",
+            "placement",
+            "qmp",
+        ],
     ),
     ("config", &[]),
     (
         "daemon",
-        &["bus", "config", "machine", "names", "registry", "systemd"],
+        &[
+            "bus", "config", "host", "machine", "names", "registry", "systemd",
+        ],
     ),
     ("guest_agent", &["host", "inventory", "text"]),
     ("host", &["placement"]),
@@ -26,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "inventory",
             "names",
+            "placement",
             "qmp",
             "text",
         ],

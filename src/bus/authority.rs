@@ -25,16 +25,19 @@ const INTERACTIVE_TIMEOUT: Duration = Duration::from_secs(300);
 pub enum Action {
     /// To change the number of vCPUs.
     SetVcpus,
+    /// To change where and how vCPUs run on the host.
+    TuneVcpus,
 }
 
 impl Action {
     /// All actions; `polkit/org.vcpud1.policy` describes just these.
-    pub const ALL: [Self; 1] = [Self::SetVcpus];
+    pub const ALL: [Self; 2] = [Self::SetVcpus, Self::TuneVcpus];
 
     /// The id of the action in polkit.
     pub fn id(self) -> &'static str {
         match self {
             Self::SetVcpus => action_id::SET_VCPUS,
+            Self::TuneVcpus => action_id::TUNE_VCPUS,
         }
     }
 }

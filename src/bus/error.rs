@@ -6,7 +6,7 @@ use zbus::{DBusError, Message};
 
 use crate::guest_agent;
 use crate::inventory::Denial;
-use crate::machine;
+use crate::machine::{self, TuningError};
 use crate::names::{MachineName, error_name};
 use crate::qmp::Closed;
 
@@ -28,6 +28,9 @@ pub enum Error {
     /// An argument or option is not what the method takes.
     #[error("{0}")]
     InvalidArgs(String),
+    /// A list of host CPUs that is none.
+    #[error("{0}")]
+    InvalidCpuList(String),
     /// The caller may not.
     #[error("{0}")]
     AccessDenied(String),
@@ -43,6 +46,7 @@ impl Error {
             Self::Machine { error, .. } => name_of(error),
             Self::NoSuchMachine(_) => error_name::NO_SUCH_MACHINE,
             Self::InvalidArgs(_) => error_name::INVALID_ARGS,
+            Self::InvalidCpuList(_) => error_name::INVALID_CPU_LIST,
             Self::AccessDenied(_) => error_name::ACCESS_DENIED,
             Self::InteractiveAuthorizationRequired(_) => {
                 error_name::INTERACTIVE_AUTHORIZATION_REQUIRED
@@ -75,6 +79,14 @@ fn name_of(error: &machine::Error) -> &'static str {
         Error::RemovalPending { .. } => error_name::REMOVAL_PENDING,
         Error::GuestAgent(guest_agent::Error::None) => error_name::NOT_SUPPORTED,
         Error::GuestAgent(_) | Error::NotOnline { .. } => error_name::GUEST_REFUSED,
+        Error::NotPlaced { .. } => error_name::PLACEMENT_FAILED,
+        Error::Tuning(error) => match error {
+            TuningError::NoSuchVcpu { .. } => error_name::INVALID_VCPU,
+            TuningError::NoHome | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
+            TuningError::Unavailable(_) => error_name::CPU_UNAVAILABLE,
+            TuningError::Refused(step) if step.is_unsupported() => error_name::NOT_SUPPORTED,
+            TuningError::Refused(_) | TuningError::Failed(_) => error_name::PLACEMENT_FAILED,
+        },
         Error::Gone => error_name::NO_SUCH_MACHINE,
     }
 }

@@ -10,8 +10,10 @@ use zvariant::{OwnedValue, Value};
 use super::authority::{Action, Authority};
 use super::error::Error;
 use super::options::{self, SetOptions};
+use crate::host::Observed;
 use crate::inventory::{Entity, HotplugMethod, Target, Vcpu};
-use crate::machine::{self, Handle, Request, Snapshot};
+use crate::machine::{self, Handle, Request, Snapshot, TuningChange};
+use crate::placement::{Bandwidth, CpuList, Home, Kind, Scheduler, Schemata};
 
 /// Serves `org.vcpud1.Machine` for one machine.
 #[derive(Clone, Debug)]
@@ -38,6 +40,16 @@ impl MachineObject {
             name: self.machine.name().clone(),
             error: Box::new(error),
         }
+    }
+
+    fn of_home(&self, look: impl FnOnce(&Home) -> String) -> String {
+        let snapshot = self.machine.snapshot();
+        snapshot.home.as_ref().map(look).unwrap_or_default()
+    }
+
+    fn bandwidth(&self) -> Bandwidth {
+        let bandwidth = self.machine.snapshot().tuning.bandwidth;
+        bandwidth.unwrap_or(Bandwidth::UNLIMITED)
     }
 
     /// Changes the vCPUs if the caller may.
@@ -82,6 +94,31 @@ impl MachineObject {
     }
 }
 
+impl MachineObject {
+    /// Changes where and how the vCPUs run if the caller may. `change` is read from the arguments
+    /// after that is known.
+    async fn tune(
+        &self,
+        header: &Header<'_>,
+        operation: &str,
+        options: HashMap<String, OwnedValue>,
+        change: impl FnOnce() -> Result<TuningChange, Error>,
+    ) -> Result<(), Error> {
+        let snapshot = self.machine.snapshot();
+        let details = HashMap::from([
+            ("machine", self.machine.name().as_str()),
+            ("uuid", snapshot.uuid.as_str()),
+            ("operation", operation),
+        ]);
+        self.authority
+            .check(header, Action::TuneVcpus, &details)
+            .await?;
+        options::none(options)?;
+        let result = self.machine.tune(change()?).await;
+        result.map_err(|error| self.failed(error))
+    }
+}
+
 #[interface(name = "org.vcpud1.Machine")]
 impl MachineObject {
     #[zbus(out_args("added", "removed", "pending"))]
@@ -109,6 +146,71 @@ impl MachineObject {
             Target::Absent(vcpus)
         };
         self.set(&header, target, options).await
+    }
+
+    async fn pin_vcpus(
+        &self,
+        vcpus: Vec<u32>,
+        cpus: &str,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        let change = || {
+            let cpus = match cpus {
+                "" => None,
+                list => Some(list.parse::<CpuList>().map_err(invalid_list)?),
+            };
+            Ok(TuningChange::Pin(vcpus.into_iter().collect(), cpus))
+        };
+        self.tune(&header, "pin", options, change).await
+    }
+
+    async fn set_bandwidth(
+        &self,
+        period_usec: u64,
+        quota_usec: i64,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        let change = || {
+            let bandwidth = Bandwidth::new(period_usec, quota_usec).map_err(invalid)?;
+            Ok(TuningChange::Bandwidth(bandwidth))
+        };
+        self.tune(&header, "bandwidth", options, change).await
+    }
+
+    async fn set_scheduler(
+        &self,
+        vcpus: Vec<u32>,
+        policy: &str,
+        priority: i32,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        let change = || {
+            let scheduler = Scheduler::new(policy, priority).map_err(invalid)?;
+            let vcpus = vcpus.into_iter().collect();
+            Ok(TuningChange::Scheduler(vcpus, scheduler))
+        };
+        self.tune(&header, "scheduler", options, change).await
+    }
+
+    async fn set_cache_allocation(
+        &self,
+        vcpus: Vec<u32>,
+        schemata: &str,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        let change = || {
+            let schemata = match schemata {
+                "" => None,
+                text => Some(text.parse::<Schemata>().map_err(invalid)?),
+            };
+            let vcpus = vcpus.into_iter().collect();
+            Ok(TuningChange::Cache(vcpus, schemata))
+        };
+        self.tune(&header, "cache", options, change).await
     }
 
     #[zbus(out_args("plan"))]
@@ -140,9 +242,11 @@ impl MachineObject {
     #[zbus(out_args("vcpus"))]
     async fn list_vcpus(&self) -> Vec<Dict> {
         let online = self.machine.online().await;
+        let places = self.machine.observe();
         let snapshot = self.machine.snapshot();
         let describe = |vcpu: Vcpu<'_>| {
             let mut dict = describe(&snapshot, vcpu);
+            dict.extend(places.get(&vcpu.id).into_iter().flat_map(describe_place));
             if let Some(online) = online.get(&vcpu.id) {
                 dict.insert("online", (*online).into());
             }
@@ -207,6 +311,38 @@ impl MachineObject {
     }
 
     #[zbus(property)]
+    fn unit(&self) -> String {
+        self.of_home(|home| home.unit.clone())
+    }
+
+    #[zbus(property)]
+    fn control_group(&self) -> String {
+        self.of_home(|home| home.control_group.clone())
+    }
+
+    #[zbus(property)]
+    fn placement(&self) -> String {
+        let snapshot = self.machine.snapshot();
+        let kind = snapshot.home.as_ref().map_or(Kind::None, |home| home.kind);
+        kind.to_string()
+    }
+
+    #[zbus(property)]
+    fn affinity(&self) -> String {
+        self.machine.snapshot().affinity.clone()
+    }
+
+    #[zbus(property, name = "BandwidthPeriodUSec")]
+    fn bandwidth_period_usec(&self) -> u64 {
+        self.bandwidth().period()
+    }
+
+    #[zbus(property, name = "BandwidthQuotaUSec")]
+    fn bandwidth_quota_usec(&self) -> i64 {
+        self.bandwidth().signed_quota()
+    }
+
+    #[zbus(property)]
     fn pending_removals(&self) -> Vec<u32> {
         self.machine.snapshot().pending.clone()
     }
@@ -235,6 +371,27 @@ impl MachineObject {
         reason: &str,
         details: Dict,
     ) -> zbus::Result<()>;
+}
+
+fn invalid(error: impl std::fmt::Display) -> Error {
+    Error::InvalidArgs(error.to_string())
+}
+
+fn invalid_list(error: impl std::fmt::Display) -> Error {
+    Error::InvalidCpuList(error.to_string())
+}
+
+/// Where the thread of a vCPU is, as `ListVcpus` shows it.
+fn describe_place(place: &Observed) -> Dict {
+    let mut dict = Dict::from([
+        ("affinity", place.affinity.to_string().into()),
+        ("scheduler", place.scheduler.into()),
+        ("priority", place.priority.into()),
+    ]);
+    if let Some(group) = &place.control_group {
+        dict.insert("control-group", group.clone().into());
+    }
+    dict
 }
 
 /// One vCPU as `ListVcpus` shows it; a key that has no value is absent.

@@ -44,3 +44,37 @@ pub fn memberships(leader: &dyn Tasks) -> io::Result<Membership> {
         false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This process, which may be said to be gone.
+    struct Own {
+        is_there: bool,
+    }
+
+    impl Tasks for Own {
+        fn pid(&self) -> u32 {
+            std::process::id()
+        }
+
+        fn has_task(&self, _: u32) -> bool {
+            self.is_there
+        }
+    }
+
+    #[test]
+    fn what_was_seen_of_a_thread_that_is_gone_is_not_told() {
+        let there = Own { is_there: true };
+        let seen = observe(there.pid(), &there).unwrap();
+        assert_eq!((seen.scheduler, seen.priority), ("other", 0));
+        assert!(memberships(&there).is_ok());
+        assert!(there.tasks().unwrap().contains(&there.pid()));
+
+        let gone = Own { is_there: false };
+        assert!(observe(gone.pid(), &gone).is_err());
+        assert!(memberships(&gone).is_err());
+        assert!(gone.tasks().is_err());
+    }
+}

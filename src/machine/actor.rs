@@ -14,8 +14,9 @@ use super::changes::Plugging;
 use super::error::Error;
 use super::guest::Agent;
 use super::handle::{Command, Handle};
-use super::link::{Link, Look};
+use super::link::{Failed, Link, Look};
 use super::notice::{News, Outbox};
+use super::placing::{self, Found, Placement, Placing, Site};
 use super::record::{Record, RecordFile};
 use super::removal::Removals;
 use super::session::Attention;
@@ -24,6 +25,7 @@ use crate::config::Limits;
 use crate::host::{self, ConnectError, Leader, LeaderError, ProcessId};
 use crate::inventory::Inventory;
 use crate::names::MachineName;
+use crate::placement::Tuning;
 use crate::qmp;
 
 /// A QEMU that listens but does not answer is shown as disconnected after this time.
@@ -49,6 +51,8 @@ pub struct Source {
     pub record: PathBuf,
     /// Its time limits.
     pub limits: Limits,
+    /// Where it is to be on the host.
+    pub placement: Placement,
 }
 
 /// An actor at work.
@@ -82,15 +86,17 @@ impl Running {
     }
 }
 
-/// Starts the actor for the machine at `source`, which tells its news to `outbox`.
-pub fn start(source: Source, outbox: Outbox) -> Running {
+/// Starts the actor for the machine at `source` on `site`, which tells its news to `outbox`.
+pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
     let (commands, requested) = mpsc::channel(64);
     let (snapshot, snapshots) = watch::channel(Arc::default());
+    let (leaders, known_leaders) = watch::channel(None);
     let (settle, settled) = oneshot::channel();
     let handle = Handle {
         name: source.name.clone(),
         commands,
         snapshots,
+        leaders: known_leaders,
         outbox: outbox.clone(),
         agent: Agent::new(source.agent.clone()),
         removal_timeout: source.limits.removal_timeout,
@@ -99,6 +105,9 @@ pub fn start(source: Source, outbox: Outbox) -> Running {
         record: RecordFile::new(source.record.clone()),
         recalled: None,
         plugging: None,
+        placing: Placing::new(source.placement.tuning.clone()),
+        site,
+        leaders,
         source,
         handle,
         requested,
@@ -128,6 +137,7 @@ pub fn start(source: Source, outbox: Outbox) -> Running {
 /// One machine's state and the only one to change it.
 pub(super) struct Actor {
     pub(super) source: Source,
+    pub(super) site: Site,
     handle: Handle,
     pub(super) requested: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
@@ -137,7 +147,10 @@ pub(super) struct Actor {
     /// What QEMU was asked to plug and was not yet looked at.
     pub(super) plugging: Option<Plugging>,
     /// The process of the machine that is visible, or would be.
-    leader: Option<Arc<Leader>>,
+    pub(super) leader: Option<Arc<Leader>>,
+    /// The same, for who only looks.
+    leaders: watch::Sender<Option<Arc<Leader>>>,
+    pub(super) placing: Placing,
     /// What names it in the record; `None` where that is not known or there is none.
     leader_id: Option<ProcessId>,
     record: RecordFile,
@@ -194,23 +207,28 @@ impl Actor {
             self.vanish().await;
         }
         if self.leader.replace(leader.clone()).is_none() {
+            self.leaders.send_replace(Some(leader.clone()));
             self.recall(&leader);
         }
 
-        let attempt = Link::open(stream, leader, self.source.limits.qmp_timeout);
+        let home = (!self.placing.is_at_home()).then(|| self.look_for_home(leader.clone()));
+        let silence = self.source.limits.qmp_timeout;
+        let attempt = async {
+            let opened = Link::open(stream, leader, silence).await?;
+            let home = match home {
+                Some(home) => Some(home.await),
+                None => None,
+            };
+            Ok((opened, home))
+        };
         tokio::pin!(attempt);
         let grace = sleep(ANSWER_GRACE);
         tokio::pin!(grace);
         let mut shown = self.visible;
-        loop {
+        let result = loop {
             let deadline = self.removals.next_deadline();
             tokio::select! {
-                result = &mut attempt => return result.map_err(|(error, events)| {
-                    if let Some(mut events) = events {
-                        self.note_last_events(&mut events);
-                    }
-                    error.into()
-                }),
+                result = &mut attempt => break result,
                 Some(command) = self.requested.recv() => self.turn_away(command),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     self.removals.take_due(Instant::now()).give();
@@ -221,11 +239,33 @@ impl Actor {
                     self.show_disconnected(UNANSWERED).await;
                 }
             }
+        };
+        match result {
+            Ok((opened, home)) => {
+                if let Some(home) = home {
+                    self.move_in(home);
+                }
+                Ok(opened)
+            }
+            Err(Failed { error, events }) => {
+                if let Some(mut events) = events {
+                    self.note_last_events(&mut events);
+                }
+                Err(error.into())
+            }
         }
     }
 
+    fn look_for_home(&self, leader: Arc<Leader>) -> impl Future<Output = Found> + use<> {
+        let (site, placement) = (self.site.clone(), self.source.placement.clone());
+        let scope = self.source.name.scope();
+        let description = format!("Virtual machine {}", self.source.name);
+        placing::look_for_home(site, leader, placement, scope, description)
+    }
+
     /// Makes `snapshot` the one that is read, and says so if it is another.
-    pub(super) async fn publish(&mut self, snapshot: Snapshot) {
+    pub(super) async fn publish(&mut self, mut snapshot: Snapshot) {
+        self.add_place(&mut snapshot);
         let snapshot = Arc::new(snapshot);
         let replace = |current: &mut Arc<Snapshot>| {
             let changed = **current != *snapshot;
@@ -271,6 +311,9 @@ impl Actor {
                 self.recalled = Some(Arc::new(Inventory::recall(record.present)));
                 self.removals.recall(record.removals);
                 self.plugging = record.plugging;
+                if let Some(tuning) = record.tuning {
+                    self.placing.tuning = Arc::new(tuning);
+                }
             }
             Ok(_) => {}
             Err(error) => {
@@ -288,6 +331,7 @@ impl Actor {
         record.present = self.snapshot().inventory.record();
         record.removals = self.removals.record();
         record.plugging = self.plugging.clone();
+        record.tuning = Some(Tuning::clone(&self.placing.tuning));
         if let Err(error) = self.record.save(record) {
             warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "what is to be remembered cannot be written");
         }
@@ -310,7 +354,10 @@ impl Actor {
 
     /// The machine is gone: nothing that was known of it is true any more.
     async fn vanish(&mut self) {
+        self.placing.leave(self.leader.as_deref());
+        self.placing = Placing::new(self.source.placement.tuning.clone());
         self.leader = None;
+        self.leaders.send_replace(None);
         self.leader_id = None;
         self.recalled = None;
         self.plugging = None;
@@ -407,10 +454,13 @@ impl Actor {
     }
 
     fn turn_away(&self, command: Command) {
-        let Command::SetVcpus(_, answer) = command;
         let snapshot = self.handle.snapshot();
         let reason = snapshot.disconnected.clone();
         let reason = reason.unwrap_or_else(|| "it is being set up".to_owned());
-        let _ = answer.send(Err(Error::Disconnected(reason)));
+        let error = Error::Disconnected(reason);
+        let _ = match command {
+            Command::SetVcpus(_, answer) => answer.send(Err(error)).is_ok(),
+            Command::Tune(_, answer) => answer.send(Err(error)).is_ok(),
+        };
     }
 }

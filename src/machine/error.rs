@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::guest_agent;
 use crate::inventory::{Denial, Target};
+use crate::placement::{StepError, Unavailable};
 use crate::qmp;
 use crate::text::Text;
 
@@ -68,6 +69,23 @@ pub enum Error {
         /// Why.
         reason: guest_agent::Error,
     },
+    /// All vCPUs are there, and some do not run where they should.
+    #[error(
+        "asked for {asked}, {}but not all could be placed on the host: {}; they are there, and run as ListVcpus shows",
+        came(added),
+        steps(failures)
+    )]
+    NotPlaced {
+        /// What was asked for.
+        asked: Target,
+        /// vCPUs that came.
+        added: Vec<u32>,
+        /// The step that failed, by vCPU.
+        failures: Vec<(u32, StepError)>,
+    },
+    /// What was wanted for the vCPUs cannot be had; all is as it was.
+    #[error("{0}; nothing was changed")]
+    Tuning(TuningError),
     /// What was authorized is not what would happen now.
     #[error(
         "asked for {asked}, which would now make {count} vCPUs and not {told}: another request was faster; ask again"
@@ -83,6 +101,39 @@ pub enum Error {
     /// The machine went away.
     #[error("the machine is gone")]
     Gone,
+}
+
+/// Why vCPUs cannot be placed as somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TuningError {
+    /// A vCPU that the machine does not have.
+    #[error("there is no vCPU {vcpu}; they are numbered 0 to {}", max - 1)]
+    NoSuchVcpu {
+        /// The number asked for.
+        vcpu: u32,
+        /// How many vCPUs the machine can have.
+        max: u32,
+    },
+    /// The machine's processes cannot be placed.
+    #[error("it is not known where the machine is on this host")]
+    NoHome,
+    /// A vCPU has no thread of its own, as with single-threaded emulation.
+    #[error(
+        "vCPU {vcpu} has no thread of its own that could be placed (as with -accel tcg,thread=single)"
+    )]
+    NoThread {
+        /// Which.
+        vcpu: u32,
+    },
+    /// The host has not what is wanted.
+    #[error(transparent)]
+    Unavailable(Unavailable),
+    /// This cannot be had here, or the kernel does not tell.
+    #[error("{0}")]
+    Refused(StepError),
+    /// The kernel refused, and all was put back.
+    #[error("{}", steps(_0))]
+    Failed(Vec<(u32, StepError)>),
 }
 
 /// What came of a request that did not succeed.
@@ -130,6 +181,11 @@ impl fmt::Display for Report {
 fn list(refusals: &[Refusal]) -> String {
     let line = |r: &Refusal| format!("{}: {}", vcpus(&r.vcpus), r.reason);
     refusals.iter().map(line).collect::<Vec<_>>().join("; ")
+}
+
+fn steps(failures: &[(u32, StepError)]) -> String {
+    let line = |(vcpu, error): &(u32, StepError)| format!("vCPU {vcpu}: {error}");
+    failures.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
 fn came(added: &[u32]) -> String {

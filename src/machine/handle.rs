@@ -1,5 +1,6 @@
 //! How others reach a machine: commands in, snapshots out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::error::Error;
 use super::guest::Agent;
 use super::notice::Outbox;
+use super::placing::TuningChange;
 use super::snapshot::Snapshot;
+use crate::host::{Leader, Observed, observe};
 use crate::inventory::Target;
 use crate::names::MachineName;
 
@@ -18,6 +21,8 @@ pub struct Handle {
     pub(super) name: MachineName,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The process of the machine, while it is known.
+    pub(super) leaders: watch::Receiver<Option<Arc<Leader>>>,
     pub(super) outbox: Outbox,
     pub(super) agent: Agent,
     /// How long a call waits for the guest, unless it says otherwise.
@@ -28,6 +33,7 @@ pub struct Handle {
 #[derive(Debug)]
 pub(super) enum Command {
     SetVcpus(Request, Answer),
+    Tune(TuningChange, TuningAnswer),
 }
 
 /// A change of the vCPUs that somebody may make.
@@ -47,6 +53,9 @@ pub struct Request {
 
 /// Where the result of a request goes.
 pub(super) type Answer = oneshot::Sender<Result<Outcome, Error>>;
+
+/// Where the result of a change of the tuning goes.
+pub(super) type TuningAnswer = oneshot::Sender<Result<(), Error>>;
 
 /// Whether a call waits for removals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +94,32 @@ impl Handle {
             true => self.set_with_guest(request).await,
             false => self.ask_actor(request).await,
         }
+    }
+
+    /// Changes where and how the vCPUs run on the host. Returns after that was passed on to those
+    /// who listen.
+    pub async fn tune(&self, change: TuningChange) -> Result<(), Error> {
+        let (answer, result) = oneshot::channel();
+        let command = Command::Tune(change, answer);
+        self.commands.send(command).await.map_err(|_| Error::Gone)?;
+        let result = result.await.unwrap_or(Err(Error::Gone));
+        self.outbox.barrier().await;
+        result
+    }
+
+    /// Where the vCPUs run that have threads of their own, as the kernel has it now.
+    pub fn observe(&self) -> BTreeMap<u32, Observed> {
+        let Some(leader) = self.leaders.borrow().clone() else {
+            return BTreeMap::new();
+        };
+        let snapshot = self.snapshot();
+        let threads = snapshot.inventory.vcpus();
+        let threads = threads.filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)));
+        let observed = threads.filter_map(|(vcpu, thread)| {
+            // One that ends just now is nowhere.
+            Some((vcpu, observe(thread, leader.as_ref()).ok()?))
+        });
+        observed.collect()
     }
 
     pub(super) async fn ask_actor(&self, request: Request) -> Result<Outcome, Error> {

@@ -28,6 +28,21 @@ pub(super) struct Link {
     counted: OnceCell<(Slots, Option<Text>)>,
 }
 
+/// A connection that did not come about.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub error: qmp::Error,
+    /// What QEMU told before, if it came so far.
+    pub events: Option<Events>,
+}
+
+impl Failed {
+    fn new(error: impl Into<qmp::Error>, events: Option<Events>) -> Self {
+        let error = error.into();
+        Self { error, events }
+    }
+}
+
 /// One look at what can change.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
@@ -43,18 +58,17 @@ struct StatusInfo {
 }
 
 impl Link {
-    /// Speaks with the QEMU on the other side of `stream`, and takes a first look. Where that
-    /// fails, what QEMU told before is in the second value.
+    /// Speaks with the QEMU on the other side of `stream`, and takes a first look.
     pub(super) async fn open(
         stream: UnixStream,
         leader: Arc<Leader>,
         silence: Duration,
-    ) -> Result<(Self, Look), (qmp::Error, Option<Events>)> {
+    ) -> Result<(Self, Look), Failed> {
         let connected = Client::connect(stream, silence).await;
-        let (client, events) = connected.map_err(|closed| (closed.into(), None))?;
+        let (client, events) = connected.map_err(|closed| Failed::new(closed, None))?;
         let identity = match qmp::negotiate(&client).await {
             Ok(identity) => identity,
-            Err(error) => return Err((error, Some(events))),
+            Err(error) => return Err(Failed::new(error, Some(events))),
         };
         let link = Self {
             client,
@@ -65,7 +79,7 @@ impl Link {
         };
         match link.look().await {
             Ok(look) => Ok((link, look)),
-            Err(closed) => Err((closed.into(), Some(link.events))),
+            Err(closed) => Err(Failed::new(closed, Some(link.events))),
         }
     }
 

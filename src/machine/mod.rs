@@ -25,6 +25,7 @@ mod guest;
 mod handle;
 mod link;
 mod notice;
+mod placing;
 mod record;
 mod removal;
 mod request;
@@ -32,7 +33,8 @@ mod session;
 mod snapshot;
 
 pub use actor::{Running, Source, start};
-pub use error::{Error, Refusal, Report};
+pub use error::{Error, Refusal, Report, TuningError};
 pub use handle::{Handle, Outcome, Request, Wait};
 pub use notice::{Cause, News, Notice, Outbox, Vcpu};
+pub use placing::{Placement, Site, TuningChange};
 pub use snapshot::{DISCONNECTED, Snapshot};

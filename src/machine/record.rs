@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::changes::Plugging;
 use crate::host::ProcessId;
 use crate::inventory::PresentEntity;
+use crate::placement::Tuning;
 
 /// The version of the files. A file of a version that is not known is not read.
 const VERSION: u32 = 1;
@@ -35,6 +36,9 @@ pub(super) struct Record {
     /// What QEMU was asked to plug and may have plugged.
     #[serde(default)]
     pub plugging: Option<Plugging>,
+    /// What is wanted for the vCPUs on the host; `None` if it was not remembered.
+    #[serde(default)]
+    pub tuning: Option<Tuning>,
 }
 
 /// A removal that was asked for and has not ended.
@@ -60,6 +64,7 @@ impl Record {
             present: Vec::new(),
             removals: Vec::new(),
             plugging: None,
+            tuning: None,
         }
     }
 }

@@ -73,6 +73,9 @@ impl Actor {
             uid: request.uid,
         });
         self.remember();
+        let entities = firsts.iter().filter_map(|&f| before.inventory.entity(f));
+        let vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
+        self.placing.prepare(&vcpus);
         let errors = plug(link, &before.inventory, firsts).await?;
         self.look(link).await?;
 
@@ -82,8 +85,16 @@ impl Actor {
             .filter_map(|&first| after.inventory.entity(first));
         let (came, missing): (Vec<&Entity>, Vec<&Entity>) =
             entities.partition(|e| e.presence.is_some());
-        let added = came.iter().flat_map(|e| e.vcpus()).collect();
+        let added: Vec<u32> = came.iter().flat_map(|e| e.vcpus()).collect();
         if missing.is_empty() {
+            let failures = self.placing.failures(&added);
+            if !failures.is_empty() {
+                return Err(Stop::Failed(Error::NotPlaced {
+                    asked: request.target,
+                    added,
+                    failures,
+                }));
+            }
             return Ok(Outcome {
                 added,
                 ..Outcome::default()

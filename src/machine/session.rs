@@ -68,9 +68,15 @@ impl Actor {
             let alarm = self.next_alarm();
             let leader = link.leader.clone();
             let step = tokio::select! {
-                Some(Command::SetVcpus(request, answer)) = self.requested.recv() => {
-                    self.set_vcpus(&mut link, request, answer).await
-                }
+                Some(command) = self.requested.recv() => match command {
+                    Command::SetVcpus(request, answer) => {
+                        self.set_vcpus(&mut link, request, answer).await
+                    }
+                    Command::Tune(change, answer) => {
+                        self.tune(change, answer).await;
+                        Ok(())
+                    }
+                },
                 event = link.events.recv() => match event {
                     Some(event) => event.map(|event| self.note_event(event)),
                     None => Err(Closed::Hangup),
@@ -169,7 +175,7 @@ impl Actor {
             false => Some(looked + RECHECK_INTERVAL_UNWAITED),
         };
         let deadline = self.removals.next_deadline();
-        [self.attention.due, recheck, deadline]
+        [self.attention.due, recheck, deadline, self.placing.due()]
             .into_iter()
             .flatten()
             .min()
@@ -315,6 +321,7 @@ impl Actor {
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
             news.extend(told.map(News::VcpuAdded));
         }
+        self.place(&look.inventory);
         snapshot.take_look(look);
         snapshot.pending = self.removals.pending_vcpus();
         self.publish(snapshot).await;

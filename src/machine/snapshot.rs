@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
+use crate::placement::{Home, Tuning};
 use crate::qmp::Version;
 use crate::text::Text;
 
@@ -32,6 +33,12 @@ pub struct Snapshot {
     pub inventory: Arc<Inventory>,
     /// Why QEMU does not hot-plug CPUs, in its words.
     pub no_hotplug: Option<Text>,
+    /// Where the machine is on its host; `None` while that is not known.
+    pub home: Option<Home>,
+    /// What is wanted for its vCPUs there.
+    pub tuning: Arc<Tuning>,
+    /// The host CPUs of vCPUs that have no others of their own, as a list.
+    pub affinity: String,
     /// The vCPUs whose removal was asked for and is neither done nor refused.
     pub pending: Vec<u32>,
 }

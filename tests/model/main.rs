@@ -16,15 +16,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all, ready};
 use proptest::prelude::*;
 use scripted::{Model, Peer, Removal, deleted, event, ost};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vcpud::config::Limits;
+use vcpud::host::Host;
 use vcpud::inventory::Target;
-use vcpud::machine::{self, Handle, News, Notice, Outbox, Request, Source, Wait};
+use vcpud::machine::{self, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Wait};
+use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use wait::within;
 
 /// How many stories go on at once.
@@ -346,8 +349,9 @@ impl Service {
             agent: directory.join("agent.sock"),
             record: directory.join("machine.json"),
             limits: Limits::default(),
+            placement: Placement::default(),
         };
-        let running = machine::start(source, outbox.clone());
+        let running = machine::start(source, site(), outbox.clone());
         let first = within("the machine", notices.recv()).await;
         let Some(Notice::News {
             news: News::Appeared(handle),
@@ -371,6 +375,29 @@ impl Service {
         self.running.abandon().await;
         drop((self.outbox, self.handle));
         within("the last word", self.listener).await.unwrap();
+    }
+}
+
+/// A host without systemd.
+fn site() -> Site {
+    #[derive(Debug)]
+    struct Nobody;
+    impl Units for Nobody {
+        fn unit_of<'a>(&'a self, _: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>> {
+            ready(Err(UnitError::Absent("nobody is there".to_owned()))).boxed()
+        }
+
+        fn start_scope<'a>(
+            &'a self,
+            _: NewScope<'a>,
+            _: Process<'a>,
+        ) -> BoxFuture<'a, Result<String, UnitError>> {
+            panic!("nobody was asked where the machine is")
+        }
+    }
+    Site {
+        units: Arc::new(Nobody),
+        host: Host::this().unwrap(),
     }
 }
 

@@ -40,6 +40,52 @@ pub(crate) enum Command {
     Plug(These),
     /// Unplug exactly these vCPUs.
     Unplug(These),
+    /// Choose the host CPUs that vCPUs may run on.
+    Pin {
+        /// The machine.
+        name: String,
+        /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for the default of all that have no
+        /// pin of their own.
+        #[arg(value_parser = parse_vcpus)]
+        vcpus: List,
+        /// The host CPUs, such as "0-3,8"; "default" for what all others have.
+        cpus: String,
+    },
+    /// Limit the CPU time of every vCPU.
+    Bandwidth {
+        /// The machine.
+        name: String,
+        /// How long each vCPU may run in every period, such as "20ms"; "unlimited" for no limit.
+        #[arg(value_parser = parse_quota)]
+        quota: Quota,
+        /// The period.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "100ms")]
+        period: Duration,
+    },
+    /// Choose the scheduling policy of vCPUs.
+    Scheduler {
+        /// The machine.
+        name: String,
+        /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for the default of all.
+        #[arg(value_parser = parse_vcpus)]
+        vcpus: List,
+        /// The policy.
+        #[arg(value_parser = ["other", "batch", "idle", "fifo", "rr"])]
+        policy: String,
+        /// 1 to 99 for "fifo" and "rr".
+        #[arg(default_value_t = 0)]
+        priority: i32,
+    },
+    /// Choose the share of the host's caches of vCPUs.
+    Cache {
+        /// The machine.
+        name: String,
+        /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for all of the machine.
+        #[arg(value_parser = parse_vcpus)]
+        vcpus: List,
+        /// The share as resctrl writes it, such as "L3:0=f"; "default" for the host's default.
+        schemata: String,
+    },
     /// Show what happens to machines and vCPUs, until interrupted.
     Monitor {
         /// Only this machine.
@@ -103,6 +149,28 @@ pub(crate) struct Wait {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct List(pub Vec<u32>);
 
+/// An amount of CPU time; `None` is without limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quota(pub Option<Duration>);
+
+fn parse_quota(text: &str) -> Result<Quota, String> {
+    match text {
+        "unlimited" => Ok(Quota(None)),
+        text => {
+            let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+            Ok(Quota(Some(time)))
+        }
+    }
+}
+
+/// A list, or "all", which is the empty list.
+fn parse_vcpus(text: &str) -> Result<List, String> {
+    match text {
+        "all" => Ok(List(Vec::new())),
+        list => parse_list(list),
+    }
+}
+
 fn parse_list(text: &str) -> Result<List, String> {
     /// A list longer than any machine has vCPUs is a slip of the keyboard.
     const MAX: u32 = 65_535;
@@ -150,6 +218,16 @@ mod tests {
         for bad in ["", "a", "1,", "3-1", "-1", "1-", "0-4000000000"] {
             assert!(parse_list(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn all_vcpus_and_no_limit_have_words() {
+        assert_eq!(parse_vcpus("all"), Ok(List(vec![])));
+        assert_eq!(parse_vcpus("1"), Ok(List(vec![1])));
+        assert_eq!(parse_quota("unlimited"), Ok(Quota(None)));
+        let quota = Quota(Some(Duration::from_millis(20)));
+        assert_eq!(parse_quota("20ms"), Ok(quota));
+        assert!(parse_quota("20").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod monitor;
 mod query;
 mod render;
 mod set;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,25 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Set(request) => set::set(&connect().await?, &request, json).await,
         Command::Plug(these) => set::change(&connect().await?, &these, true, json).await,
         Command::Unplug(these) => set::change(&connect().await?, &these, false, json).await,
+        Command::Pin { name, vcpus, cpus } => {
+            tune::pin(&connect().await?, &name, &vcpus, &cpus).await
+        }
+        Command::Bandwidth {
+            name,
+            quota,
+            period,
+        } => tune::bandwidth(&connect().await?, &name, quota, period).await,
+        Command::Scheduler {
+            name,
+            vcpus,
+            policy,
+            priority,
+        } => tune::scheduler(&connect().await?, &name, &vcpus, &policy, priority).await,
+        Command::Cache {
+            name,
+            vcpus,
+            schemata,
+        } => tune::cache(&connect().await?, &name, &vcpus, &schemata).await,
         Command::Monitor { name } => {
             monitor::monitor(&connect().await?, name.as_deref(), json).await
         }

@@ -95,6 +95,10 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         text("Accelerator")
     );
     let vcpus = format!("{} of {}", text("Vcpus"), text("MaxVcpus"));
+    let cpu_time = match text("BandwidthQuotaUSec").as_str() {
+        "-1" => "unlimited".to_owned(),
+        quota => format!("{quota} of {} µs", text("BandwidthPeriodUSec")),
+    };
     let lines = [
         ("State", text("State")),
         ("UUID", text("Uuid")),
@@ -104,6 +108,10 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         ("Leaving", text("PendingRemovals")),
         ("Hot-plug", text("HotplugMethod")),
         ("vCPUs a slot", text("VcpusPerSlot")),
+        ("Placement", text("Placement")),
+        ("Unit", text("Unit")),
+        ("Affinity", text("Affinity")),
+        ("CPU time", cpu_time),
     ];
     let mut out = stdout().lock();
     writeln!(out, "{name}")?;
@@ -119,9 +127,11 @@ pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<()
         let list: Vec<_> = vcpus.iter().map(render::json_dict).collect();
         return Ok(writeln!(stdout(), "{:#}", json!(list))?);
     }
-    // Only what this machine tells: with a guest agent, and its levels of topology.
+    // Only what this machine tells: by its guest agent, of its threads, and of its topology.
     let extra = [
         ("online", "ONLINE"),
+        ("affinity", "AFFINITY"),
+        ("scheduler", "SCHEDULER"),
         ("node-id", "NODE"),
         ("drawer-id", "DRAWER"),
         ("book-id", "BOOK"),

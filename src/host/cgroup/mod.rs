@@ -25,11 +25,11 @@ const OURS: &str = "vcpud";
 const EMULATOR: &str = "emulator";
 
 /// The control groups of one machine, in either version.
-pub(super) trait Groups: Debug + Send {
+pub(super) trait Groups: Debug + Send + Sync {
     /// The controllers that are not there.
     fn missing(&self) -> &[Controller];
 
-    /// Lets the groups that are above those of vCPUs have what the unit has now.
+    /// Sees that the groups above those of vCPUs have what the unit has now.
     fn follow(&self) -> Result<(), StepError>;
 
     /// Moves all of `tasks`, and what else is in the unit, into the emulator's group, but not
@@ -39,7 +39,8 @@ pub(super) trait Groups: Debug + Send {
     /// The vCPUs that have a group.
     fn vcpus(&self) -> Result<Vec<u32>, StepError>;
 
-    /// Makes the group of `vcpu`, where there is none. Tells whether it was made.
+    /// Makes the group of `vcpu`, where there is none. Tells whether it was made. Where it
+    /// cannot be made whole, nothing of it stays.
     fn make(&self, vcpu: u32) -> Result<bool, StepError>;
 
     /// Whether `thread` is in the group of `vcpu`.
@@ -112,6 +113,8 @@ fn vcpus_in(ours: &Dir) -> Result<Vec<u32>, StepError> {
     };
     match ours.children() {
         Ok(groups) => Ok(groups.iter().filter_map(number).collect()),
+        // systemd removed the unit, and all that was in it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
         Err(error) => Err(Step::Group.refused(ours.path(), &error)),
     }
 }

@@ -194,8 +194,7 @@ impl Groups for Tree {
 
     fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
         for hierarchy in &self.hierarchies {
-            let mut others = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
-            others.extend(numbers(Step::Thread, hierarchy.ours(), "tasks")?);
+            let others = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
             let there = numbers(Step::Thread, &hierarchy.emulator, "tasks")?;
             sweep(tasks, &others, vcpus, &there, |thread| {
                 hierarchy.enter(&hierarchy.emulator, thread)
@@ -215,10 +214,18 @@ impl Groups for Tree {
     fn make(&self, vcpu: u32) -> Result<bool, StepError> {
         let mut any = false;
         for hierarchy in &self.hierarchies {
-            let (group, made) = make(hierarchy.ours(), &name(vcpu))?;
-            any |= made;
-            if hierarchy.controllers.contains("cpuset") {
-                seed(hierarchy.ours(), &group, false)?;
+            let filled = make(hierarchy.ours(), &name(vcpu)).and_then(|(group, made)| {
+                any |= made;
+                match hierarchy.controllers.contains("cpuset") {
+                    true => seed(hierarchy.ours(), &group, false),
+                    false => Ok(()),
+                }
+            });
+            if let Err(error) = filled {
+                if any {
+                    let _ = self.remove(vcpu);
+                }
+                return Err(error);
             }
         }
         Ok(any)
@@ -333,5 +340,52 @@ fn file(change: Change) -> &'static str {
     match change {
         Change::Period => "cpu.cfs_period_us",
         Change::Quota => "cpu.cfs_quota_us",
+    }
+}
+
+/// On a directory tree with files as cgroup v1 has them: what a kernel does not do when told to.
+/// All else is tried on a real one, in `tests/placement`.
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_group_that_cannot_be_made_whole_is_not_made() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |group: &str| root.path().join(group);
+        for group in ["", "x.scope", "x.scope/vcpud", "x.scope/vcpud/emulator"] {
+            fs::create_dir_all(path("cpu").join(group)).unwrap();
+            let cpuset = path("cpuset").join(group);
+            fs::create_dir_all(&cpuset).unwrap();
+            fs::write(cpuset.join("cpuset.cpus"), "0-1\n").unwrap();
+            fs::write(cpuset.join("cpuset.mems"), "0\n").unwrap();
+        }
+        let mount = |controller| {
+            let point = path(controller);
+            format!(
+                "1 2 0:3 / {} rw - cgroup cgroup rw,{controller}\n",
+                point.display()
+            )
+        };
+        let mounts = Mounts::parse(&(mount("cpu") + &mount("cpuset")));
+        let tree = Tree::establish(&mounts, "/x.scope").unwrap();
+        assert_eq!(tree.missing(), []);
+        // The tree makes no files in the new group of the cpuset hierarchy.
+        let error = tree.make(7).unwrap_err();
+        assert_eq!(
+            (error.step, error.errno()),
+            (Step::Cpus, Some(libc::ENOENT))
+        );
+        for hierarchy in ["cpu", "cpuset"] {
+            assert!(!path(hierarchy).join("x.scope/vcpud/vcpu7").exists());
+        }
+
+        let one = Mounts::parse(&mount("cpuset"));
+        let tree = Tree::establish(&one, "/x.scope").unwrap();
+        assert_eq!(tree.missing(), [Controller::Cpu]);
+        let error = tree.bandwidth(0).unwrap_err();
+        assert_eq!(error.reason, Reason::NoController(Controller::Cpu));
     }
 }

@@ -19,6 +19,7 @@ pub(super) struct Tree {
     unit: Dir,
     ours: Dir,
     emulator: Dir,
+    there: Vec<Controller>,
     missing: Vec<Controller>,
 }
 
@@ -47,6 +48,7 @@ impl Tree {
             unit,
             ours,
             emulator,
+            there,
             missing,
         })
     }
@@ -99,10 +101,15 @@ fn enable(dir: &Dir, controllers: &[Controller]) -> Result<(), StepError> {
 /// Makes a group for threads.
 fn threaded(ours: &Dir, name: &str) -> Result<(Dir, bool), StepError> {
     let (group, made) = make(ours, name)?;
-    if read(Step::Group, &group, "cgroup.type")? != "threaded" {
-        write(Step::Group, &group, "cgroup.type", "threaded")?;
+    let typed = match read(Step::Group, &group, "cgroup.type") {
+        Ok(kind) if kind == "threaded" => Ok(()),
+        Ok(_) => write(Step::Group, &group, "cgroup.type", "threaded"),
+        Err(error) => Err(error),
+    };
+    if typed.is_err() && made {
+        let _ = remove(ours, name);
     }
-    Ok((group, made))
+    typed.map(|()| (group, made))
 }
 
 impl Groups for Tree {
@@ -111,8 +118,8 @@ impl Groups for Tree {
     }
 
     fn follow(&self) -> Result<(), StepError> {
-        // An empty list is all that the group above has.
-        Ok(())
+        enable(&self.unit, &self.there)?;
+        enable(&self.ours, &self.there)
     }
 
     fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
@@ -144,10 +151,12 @@ impl Groups for Tree {
         write(Step::Thread, &self.emulator, "cgroup.threads", &thread)
     }
 
+    /// An empty list, which is all that the group above has.
     fn inherited_cpus(&self) -> Result<CpuList, StepError> {
         Ok(CpuList::default())
     }
 
+    /// An empty list, which is all that the group above has.
     fn inherited_nodes(&self) -> Result<NodeList, StepError> {
         Ok(NodeList::default())
     }
@@ -291,7 +300,13 @@ mod tests {
         ] {
             assert_eq!(unit.get(file), text, "{file}");
         }
-        // What is enabled is not enabled again.
+        // The tree makes no files in a new group.
+        assert_eq!(groups.make(9).unwrap_err().step, Step::Group);
+        assert!(!unit.path("vcpud/vcpu9").exists());
+        // What somebody disabled is enabled again; what is enabled is not.
+        unit.put("cgroup.subtree_control", "cpu");
+        groups.follow().unwrap();
+        assert_eq!(unit.get("cgroup.subtree_control"), "+cpuset");
         unit.put("cgroup.subtree_control", "cpuset cpu memory");
         unit.groups().unwrap();
         assert_eq!(unit.get("cgroup.subtree_control"), "cpuset cpu memory");

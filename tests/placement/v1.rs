@@ -1,84 +1,17 @@
-//! Placement on this host's own kernel: real threads of a real QEMU, and control groups of
-//! version 1 below a group that each test makes for itself and removes.
-//!
-//! A host that has no `cpu` and `cpuset` hierarchies of version 1 cannot run the tests of those;
-//! each says so on standard error, where output is not captured. Version 2 is exercised in the
-//! lab, and beside the code on directory trees.
+//! Control groups of version 1, on this host's own hierarchies of `cpu` and `cpuset`: below a
+//! group that each test makes for itself and removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde_json::Value;
-use vcpud::host::{Host, Placer, Tasks, affinity, observe, scheduling, set_affinity};
-use vcpud::placement::{
-    Bandwidth, Controller, CpuList, Home, Kind, Reason, Report, Scheduler, Step, Tuning,
+use vcpud::host::{
+    Host, Placer, Tasks, affinity, observe, scheduling, set_affinity, set_scheduler,
 };
+use vcpud::placement::{Bandwidth, CpuList, Home, Kind, Reason, Scheduler, Step, Tuning};
 
-/// A QEMU of four vCPUs that does not run yet. It is killed when this is dropped.
-struct Qemu {
-    child: Child,
-    /// vCPU → thread, as QEMU says.
-    vcpus: BTreeMap<u32, u32>,
-}
-
-impl Qemu {
-    fn start() -> Self {
-        let qemu = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest/qemu");
-        assert!(qemu.exists(), "no {}; run tests/setup", qemu.display());
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(qemu)
-            .args(["-machine", "q35", "-S", "-accel", "tcg,thread=multi"])
-            .args(["-smp", "4", "-m", "64", "-display", "none"])
-            .args(["-nodefaults", "-no-user-config", "-qmp", "stdio"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("QEMU can be started");
-        let commands = concat!(
-            r#"{"execute": "qmp_capabilities"}"#,
-            r#"{"execute": "query-cpus-fast"}"#
-        );
-        let stdin = child.stdin.as_mut().expect("it is a pipe");
-        stdin.write_all(commands.as_bytes()).unwrap();
-        let stdout = child.stdout.as_mut().expect("it is a pipe");
-        let mut lines = BufReader::new(stdout).lines();
-        // A greeting and the reply of the first command go before.
-        let reply: Value = serde_json::from_str(&lines.nth(2).unwrap().unwrap()).unwrap();
-        let number = |cpu: &Value, name: &str| cpu[name].as_u64().unwrap() as u32;
-        let vcpus = reply["return"].as_array().expect("it is a list").iter();
-        let vcpus = vcpus.map(|cpu| (number(cpu, "cpu-index"), number(cpu, "thread-id")));
-        Self {
-            vcpus: vcpus.collect(),
-            child,
-        }
-    }
-
-    fn vcpus(&self) -> BTreeMap<u32, u32> {
-        self.vcpus.clone()
-    }
-}
-
-impl Tasks for Qemu {
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn has_task(&self, thread: u32) -> bool {
-        Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists()
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use super::parts::{Bystander, Qemu, applied, cpus, not_run, remove_groups, two_cpus};
 
 /// Groups of a test's own in the hierarchies of version 1, with a QEMU in them.
 struct World {
@@ -97,8 +30,7 @@ impl World {
         let controllers = &mut host.mounts.controllers;
         controllers.retain(|name, _| name == "cpu" || name == "cpuset");
         let (Some(cpu), Some(cpuset)) = (controllers.get("cpu"), controllers.get("cpuset")) else {
-            let said = "NOT RUN: this host has no cpu and cpuset hierarchies of version 1\n";
-            std::io::stderr().write_all(said.as_bytes()).unwrap();
+            not_run("this host has no cpu and cpuset hierarchies of version 1");
             return None;
         };
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -157,42 +89,9 @@ impl Drop for World {
     }
 }
 
-fn remove_groups(group: &Path) {
-    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_groups(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(group);
-}
-
+/// The threads in a group.
 fn threads_in(group: &Path) -> BTreeSet<u32> {
-    let text = fs::read_to_string(group.join("tasks")).unwrap();
-    text.lines().map(|line| line.parse().unwrap()).collect()
-}
-
-fn cpus(text: &str) -> CpuList {
-    text.parse().unwrap()
-}
-
-/// The first and the last of the host CPUs that are used without a pin.
-fn two_cpus(host: &Host) -> (CpuList, CpuList) {
-    let all = host.cpus().unwrap().default_cpus();
-    let one = |cpu: Option<u32>| cpu.into_iter().collect();
-    (one(all.iter().next()), one(all.iter().last()))
-}
-
-/// What was applied to each vCPU; none of them failed or had drifted.
-fn applied(report: &Report) -> Vec<Vec<Step>> {
-    assert!(report.is_complete(), "{report:#?}");
-    assert_eq!(report.emulator, None);
-    let outcomes = report.vcpus.values();
-    outcomes
-        .map(|outcome| {
-            assert_eq!(outcome.drifted, []);
-            outcome.applied.clone()
-        })
-        .collect()
+    super::parts::threads_in(&group.join("tasks"))
 }
 
 /// A real QEMU and version 1: the tree, the limits, and a second pass that writes nothing.
@@ -208,6 +107,9 @@ fn every_thread_is_where_it_belongs() {
         schedulers: [(2, Scheduler::Batch)].into(),
         ..Tuning::default()
     };
+    let other = Bystander::start();
+    let procs = world.cpu.join("cgroup.procs");
+    fs::write(procs, other.id().to_string()).unwrap();
     let mut placer = world.placer();
     assert_eq!(placer.missing(), []);
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
@@ -216,6 +118,9 @@ fn every_thread_is_where_it_belongs() {
         assert!(steps.contains(&Step::Bandwidth), "{steps:?}");
     }
 
+    // What else is in the unit, such as the kernel's workers for it.
+    assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&other.id()));
+    drop(other);
     for hierarchy in [&world.cpu, &world.cpuset] {
         for (vcpu, thread) in &vcpus {
             let group = hierarchy.join(format!("vcpud/vcpu{vcpu}"));
@@ -325,9 +230,7 @@ fn drift_is_repaired_and_told_once() {
     let vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
     if first == last {
-        std::io::stderr()
-            .write_all(b"NOT RUN: this host has one CPU\n")
-            .unwrap();
+        not_run("this host has one CPU");
         return;
     }
     let tuning = Tuning {
@@ -344,7 +247,7 @@ fn drift_is_repaired_and_told_once() {
     fs::write(world.vcpu(2, "cpuset.cpus"), last.to_string()).unwrap();
     let emulator = world.cpu.join("vcpud/emulator/tasks");
     fs::write(emulator, vcpus[&3].to_string()).unwrap();
-    vcpud::host::set_scheduler(vcpus[&3], Scheduler::Idle).unwrap();
+    set_scheduler(vcpus[&3], Scheduler::Idle).unwrap();
 
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
     assert!(report.is_complete(), "{report:#?}");
@@ -388,7 +291,7 @@ fn groups_come_before_and_go_after_their_vcpus() {
     assert!(!world.vcpu(4, "tasks").exists());
 
     // Another process is in the way.
-    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let other = Bystander::start();
     fs::write(world.vcpu(3, "tasks"), other.id().to_string()).unwrap();
     vcpus.remove(&3);
     for _ in 0..2 {
@@ -396,8 +299,7 @@ fn groups_come_before_and_go_after_their_vcpus() {
         assert_eq!(report.lingering, [3]);
     }
     assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&third));
-    other.kill().unwrap();
-    other.wait().unwrap();
+    drop(other);
     let report = placer.reconcile(&Tuning::default(), &vcpus, &world.qemu);
     assert!(report.lingering.is_empty());
     assert!(!world.vcpu(3, "tasks").exists());
@@ -412,11 +314,125 @@ fn groups_come_before_and_go_after_their_vcpus() {
     assert!(!world.cpuset.exists());
 }
 
+/// A real QEMU and version 1, where systemd removes the unit of the QEMU that has ended.
+#[test]
+fn a_unit_that_is_gone_leaves_nothing() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let vcpus = world.qemu.vcpus();
+    let mut placer = world.placer();
+    applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
+    world.qemu.child.kill().unwrap();
+    world.qemu.child.wait().unwrap();
+    remove_groups(&world.cpu);
+    placer.dismantle().unwrap();
+    assert!(!world.cpuset.exists());
+    placer.dismantle().unwrap();
+}
+
+/// A real QEMU and version 1, and CPU lists of a host in a directory tree, because no CPU of
+/// this one is switched off for a test.
+#[test]
+fn host_cpus_that_come_and_go_are_followed() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let real = world.host.cpus().unwrap();
+    let (first, last) = two_cpus(&world.host);
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("cpu")).unwrap();
+    let list = |name: &str, list: &CpuList| {
+        fs::write(system.path().join("cpu").join(name), format!("{list}\n")).unwrap();
+    };
+    world.host.system = system.path().to_owned();
+    let vcpus = world.qemu.vcpus();
+    let both = first.union(&last);
+    let tuning = Tuning {
+        pins: [(1, both.clone())].into(),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    for online in [&both, &first, &both] {
+        list("online", online);
+        applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
+        assert_eq!(&affinity(vcpus[&0]).unwrap(), online);
+        assert_eq!(&affinity(vcpus[&1]).unwrap(), online);
+        assert_eq!(&cpus(&world.read(1, "cpuset.cpus")), online);
+    }
+    if first != last {
+        list("isolated", &first);
+        applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
+        assert_eq!(affinity(vcpus[&0]).unwrap(), last);
+        assert_eq!(
+            affinity(vcpus[&1]).unwrap(),
+            both,
+            "a pin may name isolated CPUs"
+        );
+    }
+
+    // A pin whose CPUs are all off.
+    list("online", &"4095".parse().unwrap());
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    let error = report.vcpus[&1].failed.as_ref().unwrap();
+    assert_eq!(error.reason, Reason::Offline(both.clone()));
+    assert!(world.vcpu(1, "tasks").exists(), "it was in force before");
+
+    // The mask of who does it does not matter.
+    list("online", &real.online);
+    list("isolated", &real.isolated);
+    let own = affinity(std::process::id()).unwrap();
+    let thread = rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs();
+    set_affinity(thread, &first).unwrap();
+    applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
+    assert_eq!(affinity(vcpus[&1]).unwrap(), real.default_cpus());
+    set_affinity(thread, &own).unwrap();
+}
+
+/// A real QEMU and version 1, and memory nodes that this host has not.
+#[test]
+fn a_refused_change_leaves_what_was() {
+    let Some(world) = World::new() else { return };
+    let vcpus = world.qemu.vcpus();
+    let (first, _) = two_cpus(&world.host);
+    let old = Tuning {
+        affinity: Some(first.clone()),
+        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    placer.reconcile(&old, &vcpus, &world.qemu);
+    let new = Tuning {
+        affinity: None,
+        memory_nodes: Some("1023".parse().unwrap()),
+        bandwidth: None,
+        ..Tuning::default()
+    };
+    assert!(new.check(&world.host.cpus().unwrap()).is_err());
+    let report = placer.change(&old, &new, &vcpus, &world.qemu).unwrap_err();
+    assert_eq!(report.failures().count(), 4);
+    assert!(
+        report
+            .failures()
+            .all(|(_, error)| error.step == Step::Nodes)
+    );
+    for vcpu in vcpus.keys() {
+        assert_eq!(cpus(&world.read(*vcpu, "cpuset.cpus")), first);
+        assert_eq!(world.bandwidth(*vcpu), ("50000".into(), "10000".into()));
+    }
+    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
+    let again = placer.reconcile(&old, &vcpus, &world.qemu);
+    assert!(applied(&again).iter().all(Vec::is_empty), "{again:#?}");
+}
+
 /// A real QEMU, version 1, and a thread of another process: it is refused and not touched.
 #[test]
 fn a_thread_of_another_process_is_not_touched() {
     let Some(world) = World::new() else { return };
-    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let other = Bystander::start();
     let before = fs::read_to_string(format!("/proc/{}/cgroup", other.id())).unwrap();
     let mask = affinity(other.id()).unwrap();
     let (first, _) = two_cpus(&world.host);
@@ -442,8 +458,6 @@ fn a_thread_of_another_process_is_not_touched() {
     assert_eq!(affinity(other.id()).unwrap(), mask);
     assert_eq!(scheduling(other.id()).unwrap().name(), "other");
     assert!(observe(other.id(), &world.qemu).is_err());
-    other.kill().unwrap();
-    other.wait().unwrap();
 }
 
 /// A real QEMU and version 1, in whose groups no thread has real-time runtime.
@@ -451,9 +465,7 @@ fn a_thread_of_another_process_is_not_touched() {
 fn a_refused_scheduler_undoes_a_new_group() {
     let Some(world) = World::new() else { return };
     if !world.cpu.join("cpu.rt_runtime_us").exists() {
-        std::io::stderr()
-            .write_all(b"NOT RUN: this kernel does not group real-time threads\n")
-            .unwrap();
+        not_run("this kernel does not group real-time threads");
         return;
     }
     let vcpus = world.qemu.vcpus();
@@ -474,54 +486,4 @@ fn a_refused_scheduler_undoes_a_new_group() {
     assert!(!world.vcpu(1, "tasks").exists());
     assert!(world.vcpu(0, "tasks").exists());
     assert!(threads_in(&world.cpuset.join("vcpud/emulator")).contains(&vcpus[&1]));
-}
-
-/// A real QEMU without control groups of its own: affinity and schedulers, and nothing else.
-#[test]
-fn without_groups_there_are_affinity_and_schedulers() {
-    let qemu = Qemu::start();
-    let vcpus = qemu.vcpus();
-    let host = Host::this().unwrap();
-    let (first, _) = two_cpus(&host);
-    let home = Home {
-        kind: Kind::None,
-        unit: "x.service".into(),
-        control_group: "/system.slice/x.service".into(),
-    };
-    let mut placer = Placer::new(host, "test", home).unwrap();
-    let tuning = Tuning {
-        pins: [(2, first.clone())].into(),
-        schedulers: [(1, Scheduler::Fifo(1)), (3, Scheduler::Rr(99))].into(),
-        ..Tuning::default()
-    };
-    assert_eq!(placer.supports(&tuning), Ok(()));
-    let report = placer.reconcile(&tuning, &vcpus, &qemu);
-    assert_eq!(applied(&report)[1], [Step::Scheduler]);
-    assert_eq!(affinity(vcpus[&2]).unwrap(), first);
-    let seen = |vcpu: u32| {
-        let is = scheduling(vcpus[&vcpu]).unwrap();
-        (is.name(), is.priority)
-    };
-    assert_eq!(
-        (seen(0), seen(1), seen(3)),
-        (("other", 0), ("fifo", 1), ("rr", 99))
-    );
-
-    assert_eq!(placer.missing(), [Controller::Cpu, Controller::Cpuset]);
-    for tuning in [
-        Tuning {
-            bandwidth: Some(Bandwidth::new(100_000, 50_000).unwrap()),
-            ..Tuning::default()
-        },
-        Tuning {
-            memory_nodes: Some("0".parse().unwrap()),
-            ..Tuning::default()
-        },
-    ] {
-        let error = placer.supports(&tuning).unwrap_err();
-        assert!(error.is_unsupported(), "{error}");
-        let report = placer.reconcile(&tuning, &vcpus, &qemu);
-        assert_eq!(report.failures().count(), 4);
-        assert!(report.failures().all(|(_, error)| error.is_unsupported()));
-    }
 }

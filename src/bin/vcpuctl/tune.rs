@@ -1,0 +1,63 @@
+//! The commands that change where and how vCPUs run on the host. Silent when done, as chrt(1) and
+//! taskset(1) are.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use zbus::Connection;
+
+use crate::cli::{List, Quota};
+use crate::failure::Failure;
+use crate::query;
+
+/// The word for "as all others".
+const DEFAULT: &str = "default";
+
+pub(crate) async fn pin(
+    bus: &Connection,
+    name: &str,
+    vcpus: &List,
+    cpus: &str,
+) -> Result<(), Failure> {
+    let machine = query::machine(bus, name).await?;
+    let cpus = if cpus == DEFAULT { "" } else { cpus };
+    Ok(machine.pin_vcpus(&vcpus.0, cpus, HashMap::new()).await?)
+}
+
+pub(crate) async fn bandwidth(
+    bus: &Connection,
+    name: &str,
+    quota: Quota,
+    period: Duration,
+) -> Result<(), Failure> {
+    let machine = query::machine(bus, name).await?;
+    let usec = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    let quota = quota.0.map_or(-1, usec);
+    let period = usec(period).unsigned_abs();
+    let call = machine.set_bandwidth(period, quota, HashMap::new());
+    Ok(call.await?)
+}
+
+pub(crate) async fn scheduler(
+    bus: &Connection,
+    name: &str,
+    vcpus: &List,
+    policy: &str,
+    priority: i32,
+) -> Result<(), Failure> {
+    let machine = query::machine(bus, name).await?;
+    let call = machine.set_scheduler(&vcpus.0, policy, priority, HashMap::new());
+    Ok(call.await?)
+}
+
+pub(crate) async fn cache(
+    bus: &Connection,
+    name: &str,
+    vcpus: &List,
+    schemata: &str,
+) -> Result<(), Failure> {
+    let machine = query::machine(bus, name).await?;
+    let schemata = if schemata == DEFAULT { "" } else { schemata };
+    let call = machine.set_cache_allocation(&vcpus.0, schemata, HashMap::new());
+    Ok(call.await?)
+}

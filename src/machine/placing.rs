@@ -1,0 +1,353 @@
+//! Where the machine's vCPUs run on the host: the actor's use of the placer, which does it.
+//!
+//! Everything is brought to what is wanted in one pass, after each look that shows other
+//! threads, after each change of what is wanted, and from time to time, as others may undo it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::actor::Actor;
+use super::error::{Error, TuningError};
+use super::handle::TuningAnswer;
+use super::snapshot::Snapshot;
+use crate::host::{HomeError, Host, Housing, Leader, Placer, find_home};
+use crate::inventory::Inventory;
+use crate::placement::{
+    Bandwidth, CpuList, Home, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata, Step,
+    StepError, Tuning, Units, Wish,
+};
+
+/// How often it is seen to that what is wanted is still in force. The look that goes with it finds
+/// what others plugged and nobody told.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The host, as far as machines are placed on it.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Who keeps its units.
+    pub units: Arc<dyn Units>,
+    /// Its kernel.
+    pub host: Host,
+}
+
+/// How a machine is placed on its host.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// In which unit.
+    pub wish: Wish,
+    /// In which slice, if it gets a scope of its own.
+    pub slice: String,
+    /// What is wanted for its vCPUs, until somebody changes it.
+    pub tuning: Tuning,
+}
+
+/// A change of what is wanted for the vCPUs of a machine. Where there is a list of vCPUs, an empty
+/// one is the default of all that have none of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TuningChange {
+    /// The host CPUs of some vCPUs; `None` is back to the default.
+    Pin(BTreeSet<u32>, Option<CpuList>),
+    /// The CPU time of every vCPU.
+    Bandwidth(Bandwidth),
+    /// The scheduler of some vCPUs.
+    Scheduler(BTreeSet<u32>, Scheduler),
+    /// The caches of some vCPUs; `None` is back to the default. There is no default for all, so
+    /// here an empty list is all vCPUs of the machine.
+    Cache(BTreeSet<u32>, Option<Schemata>),
+}
+
+/// What the actor knows of the place of its vCPUs.
+#[derive(Debug, Default)]
+pub(super) struct Placing {
+    /// `None` until it is known where the machine is.
+    placer: Option<Placer>,
+    pub(super) tuning: Arc<Tuning>,
+    /// The threads of the last pass, by vCPU.
+    threads: BTreeMap<u32, u32>,
+    /// What failed in the last pass, and was logged.
+    failed: BTreeMap<u32, StepError>,
+    /// What was found changed from outside, and was logged.
+    drifted: BTreeSet<(u32, Step)>,
+    due: Option<Instant>,
+}
+
+/// What came of looking for a machine's home.
+pub(super) type Found = Result<(Home, Option<NotPlaced>), HomeError>;
+
+impl TuningChange {
+    /// The vCPUs that it names.
+    fn vcpus(&self) -> Option<&BTreeSet<u32>> {
+        match self {
+            Self::Pin(vcpus, _) | Self::Scheduler(vcpus, _) | Self::Cache(vcpus, _) => Some(vcpus),
+            Self::Bandwidth(_) => None,
+        }
+    }
+
+    /// `tuning` after it, for a machine of at most `max` vCPUs.
+    fn of(&self, tuning: &Tuning, max: u32) -> Tuning {
+        let mut tuning = tuning.clone();
+        match self {
+            Self::Pin(vcpus, cpus) if vcpus.is_empty() => tuning.affinity.clone_from(cpus),
+            Self::Pin(vcpus, cpus) => set(&mut tuning.pins, vcpus, cpus.as_ref()),
+            Self::Bandwidth(bandwidth) => tuning.bandwidth = Some(*bandwidth),
+            Self::Scheduler(vcpus, scheduler) if vcpus.is_empty() => {
+                tuning.scheduler = Some(*scheduler);
+            }
+            Self::Scheduler(vcpus, scheduler) => {
+                set(&mut tuning.schedulers, vcpus, Some(scheduler));
+            }
+            Self::Cache(vcpus, schemata) if vcpus.is_empty() => {
+                set(&mut tuning.cache, &(0..max).collect(), schemata.as_ref());
+            }
+            Self::Cache(vcpus, schemata) => set(&mut tuning.cache, vcpus, schemata.as_ref()),
+        }
+        tuning
+    }
+}
+
+/// Gives each of `vcpus` this value of its own, or none.
+fn set<T: Clone>(of: &mut BTreeMap<u32, T>, vcpus: &BTreeSet<u32>, value: Option<&T>) {
+    for vcpu in vcpus {
+        match value {
+            Some(value) => of.insert(*vcpu, value.clone()),
+            None => of.remove(vcpu),
+        };
+    }
+}
+
+/// Looks for the home of the machine of `leader`, and makes it where it has to be made.
+pub(super) async fn look_for_home(
+    site: Site,
+    leader: Arc<Leader>,
+    placement: Placement,
+    scope: String,
+    description: String,
+) -> Found {
+    let scope = NewScope {
+        name: &scope,
+        slice: &placement.slice,
+        description: &description,
+    };
+    let wish = placement.wish;
+    find_home(site.units.as_ref(), &leader, &Housing { wish, scope }).await
+}
+
+impl Placing {
+    /// Of a machine that starts with `tuning`.
+    pub(super) fn new(tuning: Tuning) -> Self {
+        Self {
+            tuning: Arc::new(tuning),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the machine has a home, if only one without control groups.
+    pub(super) fn is_at_home(&self) -> bool {
+        self.placer.is_some()
+    }
+
+    /// When the next pass is due without any cause.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// What failed for one of `vcpus` in the last pass.
+    pub(super) fn failures(&self, vcpus: &[u32]) -> Vec<(u32, StepError)> {
+        let failed = self.failed.iter().filter(|(vcpu, _)| vcpus.contains(vcpu));
+        failed.map(|(vcpu, error)| (*vcpu, error.clone())).collect()
+    }
+
+    /// Makes the groups of vCPUs that are about to come.
+    pub(super) fn prepare(&mut self, vcpus: &[u32]) {
+        // What fails here fails again when the threads are there, and is told then.
+        if let Some(placer) = &mut self.placer
+            && let Err(error) = placer.prepare(vcpus)
+        {
+            info!(%error, "groups cannot be made before the vCPUs are there");
+        }
+    }
+
+    /// The end of the machine: if its QEMU has ended its groups go, else all stays as it is.
+    pub(super) fn leave(&mut self, leader: Option<&Leader>) {
+        let Some(mut placer) = self.placer.take() else {
+            return;
+        };
+        if leader.is_some_and(Leader::has_exited)
+            && let Err(error) = placer.dismantle()
+        {
+            // systemd removes what is left with the unit.
+            info!(%error, "a group of the machine stays");
+        }
+    }
+}
+
+impl Actor {
+    /// The machine's home was looked for.
+    pub(super) fn move_in(&mut self, found: Found) {
+        let machine = &self.source.name;
+        let nowhere = |unit: String| Home {
+            kind: Kind::None,
+            unit,
+            control_group: String::new(),
+        };
+        let home = match found {
+            Ok((home, None)) => home,
+            Ok((home, Some(reason))) => {
+                info!(%machine, %reason, "no control groups: only affinity and schedulers");
+                home
+            }
+            Err(error) => {
+                warn!(%machine, %error, "no control groups: only affinity and schedulers");
+                nowhere(String::new())
+            }
+        };
+        let host = &self.site.host;
+        let placer = Placer::new(host.clone(), machine.as_str(), home.clone());
+        let placer = placer.or_else(|error| {
+            warn!(%machine, unit = home.unit, %error, "no control groups: only affinity and schedulers");
+            Placer::new(host.clone(), machine.as_str(), nowhere(home.unit.clone()))
+        });
+        match placer {
+            Ok(placer) => {
+                let (unit, missing) = (&placer.home().unit, placer.missing());
+                if placer.home().kind != Kind::None && !missing.is_empty() {
+                    warn!(%machine, unit, ?missing, "controllers are not available");
+                }
+                self.placing.placer = Some(placer);
+            }
+            Err(error) => warn!(%machine, %error, "vCPUs are not placed"),
+        }
+    }
+
+    /// Brings the vCPUs of `inventory` to where they are wanted, if something changed since the
+    /// last pass or one is due.
+    pub(super) fn place(&mut self, inventory: &Inventory) {
+        let threads: BTreeMap<u32, u32> = inventory
+            .vcpus()
+            .filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)))
+            .collect();
+        let now = Instant::now();
+        let is_due = self.placing.due.is_none_or(|due| due <= now);
+        if !is_due && threads == self.placing.threads {
+            return;
+        }
+        let Some((placer, leader)) = self.placing.placer.as_mut().zip(self.leader.as_ref()) else {
+            return;
+        };
+        let report = placer.reconcile(&self.placing.tuning, &threads, leader.as_ref());
+        self.placing.threads = threads;
+        self.placing.due = Some(now + INTERVAL);
+        self.log_pass(&report);
+    }
+
+    fn log_pass(&mut self, report: &Report) {
+        let machine = &self.source.name;
+        let failed: BTreeMap<u32, StepError> = report
+            .failures()
+            .map(|(vcpu, error)| (vcpu, error.clone()))
+            .collect();
+        for (vcpu, error) in &failed {
+            if self.placing.failed.get(vcpu) != Some(error) {
+                warn!(%machine, vcpu, %error, "vCPU not placed as wanted");
+            }
+        }
+        for (vcpu, outcome) in &report.vcpus {
+            for step in &outcome.drifted {
+                if self.placing.drifted.insert((*vcpu, *step)) {
+                    warn!(%machine, vcpu, %step, "changed from outside, and set again");
+                }
+            }
+        }
+        if let Some(error) = &report.emulator {
+            info!(%machine, %error, "not all other threads are in the emulator's group");
+        }
+        self.placing.failed = failed;
+    }
+
+    /// Changes what is wanted, if it can be had.
+    pub(super) async fn tune(&mut self, change: TuningChange, answer: TuningAnswer) {
+        let result = self.try_tune(&change);
+        if result.is_ok() {
+            let snapshot = Snapshot::clone(&self.snapshot());
+            self.publish(snapshot).await;
+            self.remember();
+        }
+        let _ = answer.send(result.map_err(Error::Tuning));
+    }
+
+    fn try_tune(&mut self, change: &TuningChange) -> Result<(), TuningError> {
+        let snapshot = self.snapshot();
+        let max = snapshot.inventory.max_vcpus();
+        let vcpus = change.vcpus();
+        if let Some(vcpu) = vcpus.and_then(|v| v.last()).copied().filter(|v| *v >= max) {
+            return Err(TuningError::NoSuchVcpu { vcpu, max });
+        }
+        let placing = &mut self.placing;
+        let Some((placer, leader)) = placing.placer.as_mut().zip(self.leader.as_ref()) else {
+            return Err(TuningError::NoHome);
+        };
+        let is_threadless = |vcpu: &crate::inventory::Vcpu<'_>| {
+            let is_meant = vcpus.is_none_or(|v| v.is_empty() || v.contains(&vcpu.id));
+            is_meant && vcpu.entity.presence.is_some() && vcpu.thread.is_none()
+        };
+        if let Some(vcpu) = snapshot.inventory.vcpus().find(is_threadless) {
+            return Err(TuningError::NoThread { vcpu: vcpu.id });
+        }
+        let new = change.of(&placing.tuning, max);
+        let cpus = self.site.host.cpus().map_err(TuningError::Refused)?;
+        new.check(&cpus).map_err(TuningError::Unavailable)?;
+        placer.supports(&new).map_err(TuningError::Refused)?;
+        let changed = placer.change(&placing.tuning, &new, &placing.threads, leader.as_ref());
+        match changed {
+            Ok(report) => {
+                placing.tuning = Arc::new(new);
+                self.log_pass(&report);
+                Ok(())
+            }
+            Err(report) => {
+                let failures = report.failures();
+                let failures: Vec<_> = failures.map(|(vcpu, e)| (vcpu, e.clone())).collect();
+                Err(TuningError::Failed(failures))
+            }
+        }
+    }
+
+    /// Completes what is published with the place of the machine.
+    pub(super) fn add_place(&self, snapshot: &mut Snapshot) {
+        snapshot.home = self.placing.placer.as_ref().map(|p| p.home().clone());
+        snapshot.tuning = self.placing.tuning.clone();
+        let default = || {
+            let cpus = self.site.host.cpus().ok()?;
+            Some(cpus.default_cpus())
+        };
+        let affinity = snapshot.tuning.affinity.clone().or_else(default);
+        snapshot.affinity = affinity.map(|cpus| cpus.to_string()).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_of_some_vcpus_or_of_all() {
+        let cpus = |list: &str| Some(list.parse::<CpuList>().unwrap());
+        let pin = |vcpus: &[u32], list| TuningChange::Pin(vcpus.iter().copied().collect(), list);
+        let tuning = pin(&[1, 9], cpus("0-1")).of(&Tuning::default(), 4);
+        assert_eq!(tuning.pins.keys().copied().collect::<Vec<_>>(), [1, 9]);
+        let tuning = pin(&[], cpus("2")).of(&tuning, 4);
+        assert_eq!(tuning.affinity, cpus("2"));
+        assert_eq!(tuning.pins.len(), 2);
+        let tuning = pin(&[9], None).of(&tuning, 4);
+        assert_eq!(tuning.pins.keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(pin(&[], None).of(&tuning, 4).affinity, None);
+
+        let share: Schemata = "L3:0=f".parse().unwrap();
+        let cache = TuningChange::Cache(BTreeSet::new(), Some(share));
+        assert_eq!(cache.of(&tuning, 4).cache.len(), 4);
+    }
+}
