@@ -132,7 +132,11 @@ impl<'a> Pass<'a> {
         nodes: Option<&NodeList>,
     ) -> Result<(), StepError> {
         let vcpu = self.vcpu;
-        let cpus = cpus.map_or_else(|| groups.inherited_cpus(), |cpus| Ok(cpus.clone()))?;
+        let cpus = match (cpus, groups.cpus(vcpu)?) {
+            (Some(cpus), _) => cpus.clone(),
+            (None, own) if own.is_empty() => own,
+            (None, _) => groups.inherited_cpus()?,
+        };
         let was = self.place.cpus.take();
         self.settle(
             Step::Cpus,
@@ -142,7 +146,11 @@ impl<'a> Pass<'a> {
             |_, cpus| groups.set_cpus(vcpu, cpus),
         )?;
         self.place.cpus = Some(cpus);
-        let nodes = nodes.map_or_else(|| groups.inherited_nodes(), |nodes| Ok(nodes.clone()))?;
+        let nodes = match (nodes, groups.nodes(vcpu)?) {
+            (Some(nodes), _) => nodes.clone(),
+            (None, own) if own.is_empty() => own,
+            (None, _) => groups.inherited_nodes()?,
+        };
         let was = self.place.nodes.take();
         self.settle(
             Step::Nodes,

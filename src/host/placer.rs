@@ -155,23 +155,20 @@ impl Placer {
         report
     }
 
-    /// Puts `new` in force instead of `old`. Where any vCPU cannot have it, all go back to `old`,
-    /// and the report of what failed is the error.
+    /// Puts `new` in force instead of `old`. Where any vCPU cannot have it, the report says so,
+    /// and all have gone back to `old`.
     pub fn change(
         &mut self,
         old: &Tuning,
         new: &Tuning,
         threads: &BTreeMap<u32, u32>,
         leader: &dyn Tasks,
-    ) -> Result<Report, Box<Report>> {
+    ) -> Report {
         let report = self.reconcile(new, threads, leader);
-        match report.is_complete() {
-            true => Ok(report),
-            false => {
-                self.reconcile(old, threads, leader);
-                Err(Box::new(report))
-            }
+        if !report.is_complete() {
+            self.reconcile(old, threads, leader);
         }
+        report
     }
 
     /// Removes all groups of a machine that has ended. What something is still in stays, with

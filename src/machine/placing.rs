@@ -301,19 +301,17 @@ impl Actor {
         let cpus = self.site.host.cpus().map_err(TuningError::Refused)?;
         new.check(&cpus).map_err(TuningError::Unavailable)?;
         placer.supports(&new).map_err(TuningError::Refused)?;
-        let changed = placer.change(&placing.tuning, &new, &placing.threads, leader.as_ref());
-        match changed {
-            Ok(report) => {
-                placing.tuning = Arc::new(new);
-                self.log_pass(&report);
-                Ok(())
-            }
-            Err(report) => {
-                let failures = report.failures();
-                let failures: Vec<_> = failures.map(|(vcpu, e)| (vcpu, e.clone())).collect();
-                Err(TuningError::Failed(failures))
-            }
+        let report = placer.change(&placing.tuning, &new, &placing.threads, leader.as_ref());
+        let failures = report.failures();
+        let failures: Vec<_> = failures
+            .map(|(vcpu, error)| (vcpu, error.clone()))
+            .collect();
+        if !failures.is_empty() {
+            return Err(TuningError::Failed(failures));
         }
+        placing.tuning = Arc::new(new);
+        self.log_pass(&report);
+        Ok(())
     }
 
     /// Completes what is published with the place of the machine.

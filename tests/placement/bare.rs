@@ -1,5 +1,7 @@
 //! Machines without control groups of their own.
 
+use std::fs;
+
 use vcpud::host::{Host, Placer, affinity, scheduling};
 use vcpud::placement::{Bandwidth, Controller, Home, Kind, Scheduler, Step, Tuning};
 
@@ -53,4 +55,60 @@ fn without_groups_there_are_affinity_and_schedulers() {
         assert_eq!(report.failures().count(), 4);
         assert!(report.failures().all(|(_, error)| error.is_unsupported()));
     }
+}
+
+/// A real QEMU, and a directory tree with files as resctrl has them, because hosts that have it
+/// are rare.
+#[test]
+fn shares_of_caches_are_given_and_taken_back() {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let home = Home {
+        kind: Kind::None,
+        unit: String::new(),
+        control_group: String::new(),
+    };
+    let tuning = Tuning {
+        cache: [(1, "L3:0=f".parse().unwrap())].into(),
+        ..Tuning::default()
+    };
+    let mut host = Host::this().unwrap();
+    host.mounts.resctrl = None;
+    let mut placer = Placer::new(host.clone(), "web", home.clone()).unwrap();
+    assert!(placer.supports(&tuning).unwrap_err().is_unsupported());
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    let failures: Vec<_> = report.failures().collect();
+    assert!(matches!(failures[..], [(1, error)] if error.is_unsupported()));
+
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("tasks"), "").unwrap();
+    host.mounts.resctrl = Some(tree.path().to_owned());
+    let mut placer = Placer::new(host, "web", home).unwrap();
+    assert_eq!(placer.supports(&tuning), Ok(()));
+    // The tree makes no files in the new group. The error says where they are to be.
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    let (_, error) = report.failures().next().unwrap();
+    assert_eq!(error.step, Step::Cache);
+    let group = error.path.parent().unwrap().to_owned();
+    let name = group.file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with("vcpud-web-"), "{name}");
+    fs::create_dir(&group).unwrap();
+    fs::write(group.join("schemata"), "    L3:0=fffff;1=fffff\n").unwrap();
+    fs::write(group.join("tasks"), "").unwrap();
+
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(applied(&report)[1], [Step::Cache]);
+    let read = |file| fs::read_to_string(file).unwrap();
+    assert_eq!(read(group.join("schemata")), "L3:0=f\n");
+    assert_eq!(read(group.join("tasks")), vcpus[&1].to_string());
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert!(applied(&report).iter().all(Vec::is_empty));
+
+    fs::write(group.join("schemata"), "    L3:0=fffff\n").unwrap();
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(report.vcpus[&1].drifted, [Step::Cache]);
+
+    let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(applied(&report)[1], [Step::Cache]);
+    assert_eq!(read(tree.path().join("tasks")), vcpus[&1].to_string());
 }

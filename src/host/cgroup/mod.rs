@@ -52,19 +52,21 @@ pub(super) trait Groups: Debug + Send + Sync {
     /// Moves `thread` into the group of the emulator.
     fn leave(&self, thread: u32) -> Result<(), StepError>;
 
-    /// The list of host CPUs that a group has which may use all that the unit may.
+    /// The host CPUs of a group that may use all that the groups above it may.
     fn inherited_cpus(&self) -> Result<CpuList, StepError>;
 
     /// The same of memory nodes.
     fn inherited_nodes(&self) -> Result<NodeList, StepError>;
 
-    /// The host CPUs of the group of `vcpu`.
+    /// The host CPUs of the group of `vcpu`; none in version 2 means all that the groups above
+    /// have.
     fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError>;
 
     /// Gives the group of `vcpu` host CPUs.
     fn set_cpus(&self, vcpu: u32, cpus: &CpuList) -> Result<(), StepError>;
 
-    /// The memory nodes of the group of `vcpu`.
+    /// The memory nodes of the group of `vcpu`; none in version 2 means all that the groups
+    /// above have.
     fn nodes(&self, vcpu: u32) -> Result<NodeList, StepError>;
 
     /// Gives the group of `vcpu` memory nodes.
@@ -156,7 +158,6 @@ fn read_list<K: Numbered>(step: Step, dir: &Dir, file: &str) -> Result<List<K>, 
     text.parse().map_err(|_| unexpected(step, dir, file))
 }
 
-/// Writes a list; the empty one too, which takes a newline to be a write at all.
 fn write_list<K: Numbered>(
     step: Step,
     dir: &Dir,
@@ -164,7 +165,7 @@ fn write_list<K: Numbered>(
     list: &List<K>,
 ) -> Result<(), StepError> {
     let hint = "the unit, or a group above it, does not have all of them";
-    write(step, dir, file, &format!("{list}\n"))
+    write(step, dir, file, &list.to_string())
         .map_err(|error| error.hint(libc::EACCES, hint).hint(libc::EINVAL, hint))
 }
 

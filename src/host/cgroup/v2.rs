@@ -4,6 +4,9 @@
 //! root of threaded groups; the unit's cannot be that, because systemd keeps it a domain. So all
 //! processes move one level down, to `vcpud`, before the unit's children get controllers, and
 //! the threaded groups are two levels down.
+//!
+//! A new cpuset is empty, which means all that the one above has. One with a list and threads
+//! does not become empty again (`ENOSPC`): it is given the list of the one above.
 
 use std::collections::BTreeSet;
 
@@ -151,14 +154,12 @@ impl Groups for Tree {
         write(Step::Thread, &self.emulator, "cgroup.threads", &thread)
     }
 
-    /// An empty list, which is all that the group above has.
     fn inherited_cpus(&self) -> Result<CpuList, StepError> {
-        Ok(CpuList::default())
+        read_list(Step::Cpus, &self.ours, "cpuset.cpus.effective")
     }
 
-    /// An empty list, which is all that the group above has.
     fn inherited_nodes(&self) -> Result<NodeList, StepError> {
-        Ok(NodeList::default())
+        read_list(Step::Nodes, &self.ours, "cpuset.mems.effective")
     }
 
     fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError> {
@@ -246,7 +247,9 @@ mod tests {
                     ("cgroup.type", "domain\n"),
                     ("cpu.max", "max 100000\n"),
                     ("cpuset.cpus", "\n"),
+                    ("cpuset.cpus.effective", "0-15\n"),
                     ("cpuset.mems", "\n"),
+                    ("cpuset.mems.effective", "0-1\n"),
                 ] {
                     unit.put(&format!("{group}{file}"), text);
                 }
@@ -325,17 +328,14 @@ mod tests {
         assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "max 100000");
 
         groups.set_cpus(0, &"0-3,8".parse().unwrap()).unwrap();
-        assert_eq!(unit.get("vcpud/vcpu0/cpuset.cpus"), "0-3,8\n");
+        assert_eq!(unit.get("vcpud/vcpu0/cpuset.cpus"), "0-3,8");
         assert_eq!(groups.cpus(0).unwrap().to_string(), "0-3,8");
-        let all = groups.inherited_cpus().unwrap();
-        groups.set_cpus(0, &all).unwrap();
-        assert_eq!(
-            unit.get("vcpud/vcpu0/cpuset.cpus"),
-            "\n",
-            "a write, though of nothing"
-        );
         groups.set_nodes(0, &"0".parse().unwrap()).unwrap();
-        assert_eq!(unit.get("vcpud/vcpu0/cpuset.mems"), "0\n");
+        assert_eq!(unit.get("vcpud/vcpu0/cpuset.mems"), "0");
+        assert_eq!(groups.nodes(0).unwrap().to_string(), "0");
+        assert!(groups.cpus(1).unwrap().is_empty());
+        assert_eq!(groups.inherited_cpus().unwrap().to_string(), "0-15");
+        assert_eq!(groups.inherited_nodes().unwrap().to_string(), "0-1");
         unit.put("vcpud/vcpu0/cpu.max", "nonsense");
         assert_eq!(groups.bandwidth(0).unwrap_err().step, Step::Bandwidth);
     }

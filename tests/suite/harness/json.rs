@@ -20,6 +20,7 @@ fn json(value: &Value<'_>) -> Json {
         Value::Bool(value) => (*value).into(),
         Value::U32(value) => (*value).into(),
         Value::I32(value) => (*value).into(),
+        Value::U64(value) => (*value).into(),
         Value::I64(value) => (*value).into(),
         Value::Str(value) => value.as_str().into(),
         Value::Array(values) => values.iter().map(json).collect(),

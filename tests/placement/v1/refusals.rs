@@ -1,0 +1,106 @@
+//! What the kernel refuses, and what the placer does.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use vcpud::host::{affinity, observe, scheduling};
+use vcpud::placement::{Bandwidth, Reason, Scheduler, Step, Tuning};
+
+use super::super::parts::{Bystander, applied, cpus, not_run, two_cpus};
+use super::{World, threads_in};
+
+/// A real QEMU and version 1, and memory nodes that this host has not.
+#[test]
+fn a_refused_change_leaves_what_was() {
+    let Some(world) = World::new() else { return };
+    let vcpus = world.qemu.vcpus();
+    let (first, _) = two_cpus(&world.host);
+    let old = Tuning {
+        affinity: Some(first.clone()),
+        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    placer.reconcile(&old, &vcpus, &world.qemu);
+    let new = Tuning {
+        affinity: None,
+        memory_nodes: Some("1023".parse().unwrap()),
+        bandwidth: None,
+        ..Tuning::default()
+    };
+    assert!(new.check(&world.host.cpus().unwrap()).is_err());
+    let report = placer.change(&old, &new, &vcpus, &world.qemu);
+    assert_eq!(report.failures().count(), 4);
+    assert!(
+        report
+            .failures()
+            .all(|(_, error)| error.step == Step::Nodes)
+    );
+    for vcpu in vcpus.keys() {
+        assert_eq!(cpus(&world.read(*vcpu, "cpuset.cpus")), first);
+        assert_eq!(world.bandwidth(*vcpu), ("50000".into(), "10000".into()));
+    }
+    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
+    let again = placer.reconcile(&old, &vcpus, &world.qemu);
+    assert!(applied(&again).iter().all(Vec::is_empty), "{again:#?}");
+}
+
+/// A real QEMU, version 1, and a thread of another process: it is refused and not touched.
+#[test]
+fn a_thread_of_another_process_is_not_touched() {
+    let Some(world) = World::new() else { return };
+    let other = Bystander::start();
+    let before = fs::read_to_string(format!("/proc/{}/cgroup", other.id())).unwrap();
+    let mask = affinity(other.id()).unwrap();
+    let (first, _) = two_cpus(&world.host);
+    let tuning = Tuning {
+        affinity: Some(first),
+        scheduler: Some(Scheduler::Idle),
+        ..Tuning::default()
+    };
+    let vcpus = BTreeMap::from([(0, other.id()), (1, 0), (2, u32::MAX)]);
+    let mut placer = world.placer();
+    placer.prepare(&[0]).unwrap();
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    assert_eq!(report.failures().count(), 3);
+    for (vcpu, error) in report.failures() {
+        assert_eq!(
+            (error.step, &error.reason),
+            (Step::Thread, &Reason::Foreign)
+        );
+        assert!(!world.vcpu(vcpu, "tasks").exists());
+    }
+    let after = fs::read_to_string(format!("/proc/{}/cgroup", other.id())).unwrap();
+    assert_eq!(after, before);
+    assert_eq!(affinity(other.id()).unwrap(), mask);
+    assert_eq!(scheduling(other.id()).unwrap().name(), "other");
+    assert!(observe(other.id(), &world.qemu).is_err());
+}
+
+/// A real QEMU and version 1, in whose groups no thread has real-time runtime.
+#[test]
+fn a_refused_scheduler_undoes_a_new_group() {
+    let Some(world) = World::new() else { return };
+    if !world.cpu.join("cpu.rt_runtime_us").exists() {
+        not_run("this kernel does not group real-time threads");
+        return;
+    }
+    let vcpus = world.qemu.vcpus();
+    let tuning = Tuning {
+        schedulers: [(1, Scheduler::Fifo(1))].into(),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    let failures: Vec<_> = report.failures().collect();
+    let [(1, error)] = failures[..] else {
+        panic!("{report:#?}");
+    };
+    assert_eq!(
+        (error.step, error.errno()),
+        (Step::Scheduler, Some(libc::EPERM))
+    );
+    assert!(!world.vcpu(1, "tasks").exists());
+    assert!(world.vcpu(0, "tasks").exists());
+    assert!(threads_in(&world.cpuset.join("vcpud/emulator")).contains(&vcpus[&1]));
+}
