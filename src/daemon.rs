@@ -10,7 +10,7 @@ use zbus::fdo::{ObjectManager, RequestNameFlags};
 use zbus::{Connection, fdo};
 
 use crate::bus::{Authority, Directory, Manager, Publisher};
-use crate::config::Config;
+use crate::config::{Configuration, Directories};
 use crate::host::Host;
 use crate::machine::{Outbox, Site};
 use crate::names::{BUS_NAME, ROOT_PATH};
@@ -41,10 +41,11 @@ pub enum Error {
 }
 
 /// Runs the service until it is told to end by `SIGTERM` or `SIGINT`.
-pub async fn run(config: Config) -> Result<(), Error> {
+pub async fn run(directories: Directories) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    let configuration = Configuration::read(&directories.configuration);
     let directory = Directory::default();
     let connection = connect(&directory).await?;
     let (outbox, notices) = Outbox::new();
@@ -57,12 +58,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
         units: Arc::new(Systemd::new(connection.clone())),
         host: Host::this()?,
     };
-    let mut registry = Registry::start(&config, site, outbox.clone()).await?;
+    let mut registry = Registry::start(&directories, &configuration, site, outbox.clone()).await?;
     outbox.barrier().await;
     own_name(&connection).await?;
     outbox.open();
     systemd::ready();
-    info!(directory = %config.qmp_directory().display(), "ready, watching for QMP sockets");
+    info!(directory = %directories.qmp().display(), "ready, watching for QMP sockets");
 
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),

@@ -16,7 +16,7 @@ use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
-use crate::config::{Config, Limits};
+use crate::config::{Configuration, Directories, Limits};
 use crate::machine::{self, Outbox, Placement, Running, Site, Source};
 use crate::names::MachineName;
 
@@ -37,8 +37,13 @@ pub struct WatchError {
 impl Registry {
     /// Starts to watch, and returns when every machine at hand has answered or was given its
     /// time to. Their news go to `outbox`.
-    pub async fn start(config: &Config, site: Site, outbox: Outbox) -> Result<Self, WatchError> {
-        let directory = config.qmp_directory();
+    pub async fn start(
+        directories: &Directories,
+        configuration: &Configuration,
+        site: Site,
+        outbox: Outbox,
+    ) -> Result<Self, WatchError> {
+        let directory = directories.qmp();
         let failed = |source| WatchError {
             directory: directory.clone(),
             source,
@@ -46,12 +51,13 @@ impl Registry {
         let events = watch(&directory).map_err(failed)?;
         let mut sockets = Sockets {
             directory: directory.clone(),
-            agents: config.guest_agent_directory(),
-            records: config.record_directory(),
-            limits: config.limits,
+            agents: directories.guest_agents(),
+            records: directories.records(),
+            limits: configuration.defaults.limits(),
             placement: Placement {
-                slice: config.slice.clone(),
-                ..Placement::default()
+                wish: configuration.defaults.placement.unwrap_or_default(),
+                slice: configuration.defaults.slice().to_owned(),
+                tuning: configuration.defaults.tuning(),
             },
             site,
             outbox,

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "qmp",
         ],
     ),
-    ("config", &[]),
+    ("config", &["names", "placement"]),
     (
         "daemon",
         &[
