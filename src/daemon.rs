@@ -14,7 +14,7 @@ use crate::config::{Configuration, Directories};
 use crate::host::Host;
 use crate::machine::{Outbox, Site};
 use crate::names::{BUS_NAME, ROOT_PATH};
-use crate::registry::{Registry, WatchError};
+use crate::registry::{Registrar, Registry, WatchError};
 use crate::systemd::{self, Systemd};
 
 /// Why the service cannot start or go on.
@@ -47,8 +47,9 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
 
     let configuration = Configuration::read(&directories.configuration);
     let directory = Directory::default();
-    let connection = connect(&directory).await?;
     let (outbox, notices) = Outbox::new();
+    let (registrar, requests) = Registrar::new(outbox.clone());
+    let connection = connect(&directory, registrar).await?;
     let authority = Authority::new(connection.clone());
     let publisher = Publisher::new(connection.clone(), authority, directory);
     tokio::spawn(publisher.run(notices));
@@ -58,7 +59,8 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
         units: Arc::new(Systemd::new(connection.clone())),
         host: Host::this()?,
     };
-    let mut registry = Registry::start(&directories, &configuration, site, outbox.clone()).await?;
+    let mut registry =
+        Registry::start(&directories, configuration, site, outbox.clone(), requests).await?;
     outbox.barrier().await;
     own_name(&connection).await?;
     outbox.open();
@@ -83,9 +85,9 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
 
 /// Connects with the root object in place: a call that comes before there is any object is
 /// never answered.
-async fn connect(directory: &Directory) -> zbus::Result<Connection> {
+async fn connect(directory: &Directory, registrar: Registrar) -> zbus::Result<Connection> {
     Builder::system()?
-        .serve_at(ROOT_PATH, Manager::new(directory.clone()))?
+        .serve_at(ROOT_PATH, Manager::new(directory.clone(), registrar))?
         .serve_at(ROOT_PATH, ObjectManager)?
         .build()
         .await

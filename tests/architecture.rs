@@ -9,6 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "bus",
         &[
+            "config",
             "guest_agent",
             "host",
             "inventory",
@@ -16,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "names",
             "placement",
             "qmp",
+            "registry",
         ],
     ),
     ("config", &["names", "placement"]),
@@ -45,7 +47,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("placement", &[]),
     ("proxy", &[]),
     ("qmp", &["text"]),
-    ("registry", &["config", "machine", "names"]),
+    (
+        "registry",
+        &["config", "host", "machine", "names", "placement"],
+    ),
     ("systemd", &["placement"]),
     ("text", &[]),
 ];

@@ -27,17 +27,20 @@ pub enum Action {
     SetVcpus,
     /// To change where and how vCPUs run on the host.
     TuneVcpus,
+    /// To change which machines there are, and how all are treated.
+    ManageMachines,
 }
 
 impl Action {
     /// All actions; `polkit/org.vcpud1.policy` describes just these.
-    pub const ALL: [Self; 2] = [Self::SetVcpus, Self::TuneVcpus];
+    pub const ALL: [Self; 3] = [Self::SetVcpus, Self::TuneVcpus, Self::ManageMachines];
 
     /// The id of the action in polkit.
     pub fn id(self) -> &'static str {
         match self {
             Self::SetVcpus => action_id::SET_VCPUS,
             Self::TuneVcpus => action_id::TUNE_VCPUS,
+            Self::ManageMachines => action_id::MANAGE_MACHINES,
         }
     }
 }
@@ -56,7 +59,7 @@ impl Authority {
 
     /// Lets the sender of the call `header` pass, with his user id, or says why not.
     ///
-    /// `details` are for polkit's rules and dialogs. Without an answer of polkit root passes and
+    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. Without an answer of polkit root passes and
     /// nobody else does.
     pub async fn check(
         &self,
@@ -72,11 +75,14 @@ impl Authority {
             .user_of(sender)
             .await
             .map_err(|error| denied(&format!("the caller's user is not known: {error}")))?;
+        let user = uid.to_string();
+        let mut details = details.clone();
+        details.insert("uid", &user);
         let interactive = header
             .primary()
             .flags()
             .contains(Flags::AllowInteractiveAuth);
-        match self.ask(header, action, details, interactive).await {
+        match self.ask(header, action, &details, interactive).await {
             Ok(answer) if answer.is_authorized => Ok(uid),
             Ok(answer) if answer.is_challenge && !interactive => {
                 Err(Error::InteractiveAuthorizationRequired(format!(

@@ -366,6 +366,12 @@ impl Uuid {
     }
 }
 
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl FromStr for Uuid {
     type Err = String;
 

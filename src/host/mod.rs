@@ -24,7 +24,7 @@ pub use leader::{Leader, LeaderError, ProcessId, Tasks};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
-pub use socket::{ConnectError, connect};
+pub use socket::{ConnectError, adopt, connect, peer_user};
 
 /// A thread id as the kernel takes it. 0, which would mean the caller itself, is nobody.
 fn thread_id(thread: u32) -> std::io::Result<libc::pid_t> {

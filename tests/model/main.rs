@@ -26,7 +26,10 @@ use tokio::task::JoinHandle;
 use vcpud::config::Limits;
 use vcpud::host::Host;
 use vcpud::inventory::Target;
-use vcpud::machine::{self, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Wait};
+use vcpud::machine::{
+    self, Access, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Tenure,
+    Treatment, Wait,
+};
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use wait::within;
 
@@ -345,11 +348,16 @@ impl Service {
         let (outbox, mut notices) = Outbox::new();
         let source = Source {
             name: "machine".parse().unwrap(),
-            socket: directory.join("machine.sock"),
+            access: Access::Socket(directory.join("machine.sock")),
+            tenure: Tenure::Place,
+            uuid: None,
+            leader: None,
             agent: directory.join("agent.sock"),
             record: directory.join("machine.json"),
-            limits: Limits::default(),
-            placement: Placement::default(),
+            treatment: Treatment {
+                limits: Limits::default(),
+                placement: Placement::default(),
+            },
         };
         let running = machine::start(source, site(), outbox.clone());
         let first = within("the machine", notices.recv()).await;
