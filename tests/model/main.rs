@@ -415,6 +415,7 @@ async fn listen(mut notices: mpsc::Receiver<Notice>, told: Arc<Mutex<Vec<Told>>>
         let mut told = told.lock().unwrap();
         match notice {
             Notice::Barrier(passed) => drop(passed.send(())),
+            Notice::Problems(_) => {}
             Notice::News { news, .. } => match news {
                 News::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
                 News::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),

@@ -23,6 +23,7 @@ impl Service {
         command
             .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address())
             .env("RUNTIME_DIRECTORY", bus.runtime_directory())
+            .env("CONFIGURATION_DIRECTORY", bus.configuration_directory())
             .env("RUST_LOG", "vcpud=debug")
             .env_remove("JOURNAL_STREAM")
             .env_remove("NOTIFY_SOCKET")
@@ -38,6 +39,12 @@ impl Service {
             |error| format!("(no log: {error})"),
             |log| String::from_utf8_lossy(&log).into_owned(),
         )
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.process.pid());
+        fs::read_dir(directory).expect("it runs").count()
     }
 
     /// Sends it `SIGTERM`.
