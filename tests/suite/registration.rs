@@ -427,6 +427,7 @@ polkit.addRule(function(action, subject) {
     if (action.id == "org.vcpud1.manage-machines" && subject.user == "nobody" &&
         action.lookup("uid") == "65534" &&
         (action.lookup("owner") == "65534" || !action.lookup("address")) &&
+        ["", "leader", undefined].indexOf(action.lookup("options")) >= 0 &&
         action.lookup("machine").indexOf("nobody-") == 0) {
         return polkit.Result.YES;
     }
@@ -460,6 +461,9 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
                     .unwrap_err(),
             );
             denied.push(register_fd(&manager, "web", &own.1).await.unwrap_err());
+            let options = HashMap::from([("scheduler", "idle".into()), ("slice", "x".into())]);
+            let call = manager.register_machine_with_fd("nobody-a", Fd::from(&own.1), options);
+            denied.push(call.await.map_err(Failure::of).unwrap_err());
             let path = register_fd(&manager, "nobody-a", &own.1).await;
             let (_, other) = UnixStream::pair().unwrap();
             let options = HashMap::from([("leader", Value::from(1u32))]);
