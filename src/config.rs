@@ -10,6 +10,8 @@ pub struct Config {
     pub runtime_directory: PathBuf,
     /// How machines are treated.
     pub limits: Limits,
+    /// How long the service stays when there is nothing to do.
+    pub idle_exit: Duration,
     /// In which slice of systemd machines get scopes of their own.
     pub slice: String,
 }
@@ -41,6 +43,7 @@ impl Config {
         Self {
             runtime_directory,
             limits: Limits::default(),
+            idle_exit: Duration::from_secs(30),
             slice: "machine.slice".to_owned(),
         }
     }

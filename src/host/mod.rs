@@ -6,6 +6,7 @@ mod cgroup;
 mod cpus;
 mod dir;
 mod home;
+mod keeper;
 mod leader;
 mod observe;
 mod place;
@@ -20,11 +21,13 @@ pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
 pub use home::{HomeError, Housing, find_home};
+pub use keeper::Keeper;
 pub use leader::{Leader, LeaderError, ProcessId, Tasks};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use socket::{ConnectError, connect};
+pub use sys::inherited;
 
 /// A thread id as the kernel takes it. 0, which would mean the caller itself, is nobody.
 fn thread_id(thread: u32) -> std::io::Result<libc::pid_t> {

@@ -3,8 +3,8 @@
 //! A host has few groups, often 16. So the vCPUs of a machine that want the same share one, and
 //! its name follows from what they want: `vcpud-NAME-HASH`. It is found again after a restart.
 
-use std::cell::Cell;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) struct Resctrl {
     prefix: String,
     /// How often the lock is asked for: once only after it was not had, so that many vCPUs do
     /// not wait one after the other.
-    patience: Cell<u32>,
+    patience: AtomicU32,
 }
 
 /// The lock on the directory that `resctrl.rst` asks writers to hold.
@@ -42,7 +42,7 @@ impl Resctrl {
     pub(super) fn open(root: &Path, machine: &str) -> Result<Self, StepError> {
         let root = Dir::open(root).map_err(|error| Step::Cache.refused(root, &error))?;
         let prefix = format!("vcpud-{machine}-");
-        let patience = Cell::new(TRIES);
+        let patience = AtomicU32::new(TRIES);
         Ok(Self {
             root,
             prefix,
@@ -154,15 +154,19 @@ impl Resctrl {
         for attempt in 1.. {
             match flock(&self.root, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) if attempt < self.patience.get() => sleep(PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK)
+                    if attempt < self.patience.load(Ordering::Relaxed) =>
+                {
+                    sleep(PAUSE)
+                }
                 Err(error) => {
-                    self.patience.set(1);
+                    self.patience.store(1, Ordering::Relaxed);
                     let refused = Step::Cache.refused(self.root.path(), &error.into());
                     return Err(refused.hint(libc::EWOULDBLOCK, "another program holds its lock"));
                 }
             }
         }
-        self.patience.set(TRIES);
+        self.patience.store(TRIES, Ordering::Relaxed);
         Ok(Lock(&self.root))
     }
 }
@@ -313,11 +317,11 @@ mod tests {
         flock(&other, FlockOperation::LockExclusive).unwrap();
         let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EWOULDBLOCK));
-        assert_eq!(resctrl.patience.get(), 1);
+        assert_eq!(resctrl.patience.load(Ordering::Relaxed), 1);
         flock(&other, FlockOperation::Unlock).unwrap();
         tree.group(&resctrl.name(&narrow()));
         assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
-        assert_eq!(resctrl.patience.get(), TRIES);
+        assert_eq!(resctrl.patience.load(Ordering::Relaxed), TRIES);
         assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
     }
 }

@@ -1,9 +1,11 @@
 //! The actor: the life of a machine from its socket file to its end.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -14,7 +16,7 @@ use super::changes::Plugging;
 use super::error::Error;
 use super::guest::Agent;
 use super::handle::{Command, Handle};
-use super::link::{Failed, Link, Look};
+use super::link::{Failed, Link, Look, Socket};
 use super::notice::{News, Outbox};
 use super::placing::{self, Found, Placement, Placing, Site};
 use super::record::{Record, RecordFile};
@@ -199,8 +201,16 @@ impl Actor {
     /// Connects, negotiates and takes a first look. Meanwhile requests are turned away, and a QEMU that listens but
     /// does not answer appears after a while, so that it can be seen.
     async fn establish(&mut self) -> Result<(Link, Look), NoLink> {
-        let stream = host::connect(&self.source.socket).await?;
-        let leader = Arc::new(Leader::of_peer(&stream)?);
+        let (socket, leader) = match self.take_kept() {
+            Some(kept) => kept,
+            None => {
+                let stream = host::connect(&self.source.socket).await?;
+                let leader = Leader::of_peer(&stream)?;
+                (Socket::New(stream), leader)
+            }
+        };
+        let leader = Arc::new(leader);
+        let duplicate = socket.stream().as_fd().try_clone_to_owned().ok();
         if let Some(former) = &self.leader
             && (former.has_exited() || former.pid() != leader.pid())
         {
@@ -214,7 +224,7 @@ impl Actor {
         let home = (!self.placing.is_at_home()).then(|| self.look_for_home(leader.clone()));
         let silence = self.source.limits.qmp_timeout;
         let attempt = async {
-            let opened = Link::open(stream, leader, silence).await?;
+            let opened = Link::open(socket, leader, silence).await?;
             let home = match home {
                 Some(home) => Some(home.await),
                 None => None,
@@ -245,6 +255,7 @@ impl Actor {
                 if let Some(home) = home {
                     self.move_in(home);
                 }
+                self.keep(duplicate);
                 Ok(opened)
             }
             Err(Failed { error, events }) => {
@@ -254,6 +265,45 @@ impl Actor {
                 Err(error.into())
             }
         }
+    }
+
+    /// The connection and the process that a former run of the service held.
+    fn take_kept(&self) -> Option<(Socket, Leader)> {
+        let [qmp, pidfd] = self.kept_names().map(|name| self.site.keeper.take(&name));
+        let stream = std::os::unix::net::UnixStream::from(qmp?);
+        stream.set_nonblocking(true).ok()?;
+        let stream = UnixStream::from_std(stream).ok()?;
+        let leader = match pidfd {
+            Some(pidfd) => Leader::of_peer_held_by(&stream, pidfd),
+            None => Leader::of_peer(&stream),
+        };
+        match leader {
+            Ok(leader) => Some((Socket::Kept(stream), leader)),
+            Err(_) => {
+                self.release();
+                None
+            }
+        }
+    }
+
+    /// Lets the connection outlive the service, and the process be held meanwhile.
+    fn keep(&self, connection: Option<OwnedFd>) {
+        let [qmp, pidfd] = self.kept_names();
+        if let Some((connection, leader)) = connection.zip(self.leader.as_ref()) {
+            self.site.keeper.keep(&qmp, connection.as_fd());
+            self.site.keeper.keep(&pidfd, leader.pidfd());
+        }
+    }
+
+    /// Else QEMU would hold an end of a connection for which nobody speaks, and take no other.
+    fn release(&self) {
+        for name in self.kept_names() {
+            self.site.keeper.release(&name);
+        }
+    }
+
+    fn kept_names(&self) -> [String; 2] {
+        ["qmp", "pidfd"].map(|what| format!("{what}-{}", self.source.name))
     }
 
     fn look_for_home(&self, leader: Arc<Leader>) -> impl Future<Output = Found> + use<> {
@@ -354,6 +404,7 @@ impl Actor {
 
     /// The machine is gone: nothing that was known of it is true any more.
     async fn vanish(&mut self) {
+        self.release();
         self.placing.leave(self.leader.as_deref());
         self.placing = Placing::new(self.source.placement.tuning.clone());
         self.leader = None;
@@ -377,6 +428,7 @@ impl Actor {
 
     /// The connection ended. A machine whose QEMU ended too is gone.
     async fn lost(&mut self, reason: &str) {
+        self.release();
         if let Some(leader) = self.leader.clone()
             && timeout(EXIT_GRACE, leader.exited()).await.is_ok()
         {
@@ -391,6 +443,7 @@ impl Actor {
 
     /// No connection came about. Nobody is told of a socket where nobody listens.
     async fn note_failure(&mut self, reason: &NoLink) {
+        self.release();
         let text = reason.to_string();
         if self.is_new_reason(&text) {
             match reason {

@@ -14,7 +14,7 @@ use super::actor::Actor;
 use super::error::{Error, TuningError};
 use super::handle::TuningAnswer;
 use super::snapshot::Snapshot;
-use crate::host::{HomeError, Host, Housing, Leader, Placer, find_home};
+use crate::host::{HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
 use crate::inventory::Inventory;
 use crate::placement::{
     Bandwidth, CpuList, Home, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata, Step,
@@ -32,6 +32,8 @@ pub struct Site {
     pub units: Arc<dyn Units>,
     /// Its kernel.
     pub host: Host,
+    /// Who keeps connections over a restart of the service.
+    pub keeper: Arc<dyn Keeper>,
 }
 
 /// How a machine is placed on its host.

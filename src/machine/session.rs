@@ -10,11 +10,11 @@ use tracing::{debug, info};
 use super::actor::Actor;
 use super::changes::{self, Clues};
 use super::handle::Command;
-use super::link::{Events, Link, Look};
+use super::link::{Link, Look};
 use super::notice::{Cause, News, Vcpu};
 use super::snapshot::Snapshot;
 use crate::inventory::Inventory;
-use crate::qmp::{AcpiOst, Closed, Event};
+use crate::qmp::{AcpiOst, Closed, Event, Events};
 
 /// A guest that ejects a CPU by itself says so after the CPU is gone, within this time.
 const EJECTION_GRACE: Duration = Duration::from_millis(250);

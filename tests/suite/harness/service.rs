@@ -7,6 +7,7 @@ use std::thread;
 
 use super::bus::Bus;
 use super::process::{Process, command};
+use super::systemd::Systemd;
 
 /// A running vcpud. Where a test fails, its log is shown.
 pub(crate) struct Service {
@@ -17,15 +18,29 @@ pub(crate) struct Service {
 impl Service {
     /// Starts vcpud on `bus`, with the log `NAME.log`. It is ready when it owns its name.
     pub(crate) fn start_as(bus: &Bus, name: &str) -> Self {
+        Self::spawn(bus, name, None)
+    }
+
+    /// Starts vcpud on `bus` as a service of `systemd`, with what that keeps.
+    pub(crate) fn start_under(bus: &Bus, systemd: &Systemd) -> Self {
+        Self::spawn(bus, "vcpud", Some(systemd))
+    }
+
+    fn spawn(bus: &Bus, name: &str, systemd: Option<&Systemd>) -> Self {
         let log = bus.directory().join(format!("{name}.log"));
         let stderr = File::create(&log).expect("the directory is writable");
-        let mut command = command(env!("CARGO_BIN_EXE_vcpud"));
+        let mut command = match systemd {
+            None => command(env!("CARGO_BIN_EXE_vcpud")),
+            Some(systemd) => systemd.command(env!("CARGO_BIN_EXE_vcpud")),
+        };
+        if systemd.is_none() {
+            command.env_remove("NOTIFY_SOCKET");
+        }
         command
             .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address())
             .env("RUNTIME_DIRECTORY", bus.runtime_directory())
             .env("RUST_LOG", "vcpud=debug")
             .env_remove("JOURNAL_STREAM")
-            .env_remove("NOTIFY_SOCKET")
             .stderr(stderr);
         let process = Process::spawn("vcpud", &mut command);
         Self { process, log }

@@ -5,6 +5,7 @@ mod cores;
 mod growth;
 mod guest_agent;
 mod hostile;
+mod keeping;
 mod legacy;
 mod lists;
 mod options;

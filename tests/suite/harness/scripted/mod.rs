@@ -189,13 +189,21 @@ impl Shared {
         mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
     ) -> std::io::Result<()> {
         let (read, mut write) = stream.into_split();
-        let mut lines = BufReader::new(read).lines();
+        let mut lines = BufReader::new(read).split(b'\n');
         write.write_all(self.opening.as_bytes()).await?;
         loop {
             tokio::select! {
-                line = lines.next_line() => {
+                line = lines.next_segment() => {
                     let Some(line) = line? else { return Ok(()) };
-                    for message in self.take(&line) {
+                    // As QEMU's parser, which gives up what it has of a command then.
+                    let mut parts = line.rsplit(|byte| *byte == 0xff);
+                    let command = parts.next().expect("there is always one");
+                    for _ in parts {
+                        let error = json!({"class": "GenericError", "desc": "JSON parse error"});
+                        let message = json!({"error": error});
+                        write.write_all(format!("{message}\r\n").as_bytes()).await?;
+                    }
+                    for message in self.take(command) {
                         write.write_all(format!("{message}\r\n").as_bytes()).await?;
                     }
                 }
@@ -208,8 +216,8 @@ impl Shared {
     }
 
     /// Notes the command in `line`; returns what to send.
-    fn take(&self, line: &str) -> Vec<Value> {
-        let mut line: Value = serde_json::from_str(line).expect("the client writes JSON");
+    fn take(&self, line: &[u8]) -> Vec<Value> {
+        let mut line: Value = serde_json::from_slice(line).expect("the client writes JSON");
         let call = Call {
             command: line["execute"].as_str().expect("a command").to_owned(),
             arguments: line["arguments"].take(),
