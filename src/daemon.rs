@@ -14,7 +14,7 @@ use zbus::{Connection, fdo};
 
 use crate::bus::{Authority, Directory, Manager, Publisher};
 use crate::config::Config;
-use crate::host::Host;
+use crate::host::{Audit, Host};
 use crate::idle::Calls;
 use crate::machine::{Outbox, Site};
 use crate::names::{BUS_NAME, ROOT_PATH};
@@ -66,6 +66,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let site = Site {
         units: Arc::new(Systemd::new(connection.clone())),
         host: Host::this()?,
+        audit: Arc::new(Audit::open()),
         keeper: store.clone(),
     };
     let mut registry = Registry::start(&config, site, outbox.clone()).await?;

@@ -2,6 +2,7 @@
 //! what is behind a name or a number between the check and the use.
 
 mod affinity;
+mod audit;
 mod cgroup;
 mod cpus;
 mod dir;
@@ -17,6 +18,7 @@ mod socket;
 mod sys;
 
 pub use affinity::{affinity, set_affinity};
+pub use audit::{Audit, AuditRecord};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;

@@ -143,7 +143,7 @@ pub(super) struct Actor {
     handle: Handle,
     pub(super) requested: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     pub(super) removals: Removals,
     pub(super) attention: Attention,
     /// What QEMU was asked to plug and was not yet looked at.
@@ -241,7 +241,7 @@ impl Actor {
                 result = &mut attempt => break result,
                 Some(command) = self.requested.recv() => self.turn_away(command),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    self.removals.take_due(Instant::now()).give();
+                    self.answer_due();
                 }
                 () = &mut grace, if !shown => {
                     shown = true;
@@ -325,22 +325,6 @@ impl Actor {
         if self.snapshot.send_if_modified(replace) && self.visible {
             self.tell(News::Changed).await;
         }
-    }
-
-    pub(super) async fn tell(&self, news: News) {
-        match &news {
-            News::VcpuAdded(vcpu) => {
-                info!(machine = %self.source.name, vcpu = vcpu.id, alias = vcpu.alias, cause = vcpu.cause.as_str(), "vCPU added");
-            }
-            News::VcpuRemoved(vcpu) => {
-                info!(machine = %self.source.name, vcpu = vcpu.id, alias = vcpu.alias, cause = vcpu.cause.as_str(), "vCPU removed");
-            }
-            News::VcpuRemovalFailed { vcpu, reason } => {
-                warn!(machine = %self.source.name, vcpu = vcpu.id, alias = vcpu.alias, reason, "vCPU not removed");
-            }
-            _ => {}
-        }
-        self.outbox.tell(&self.source.name, news).await;
     }
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
@@ -496,7 +480,7 @@ impl Actor {
             };
             let deadline = self.removals.next_deadline().unwrap_or(end).min(end);
             tokio::select! {
-                () = sleep_until(deadline) => self.removals.take_due(Instant::now()).give(),
+                () = sleep_until(deadline) => self.answer_due(),
                 Some(command) = self.requested.recv() => self.turn_away(command),
                 () = exited => self.vanish().await,
             }

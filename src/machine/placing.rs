@@ -14,8 +14,9 @@ use super::actor::Actor;
 use super::error::{Error, TuningError};
 use super::handle::TuningAnswer;
 use super::snapshot::Snapshot;
-use crate::host::{HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
+use crate::host::{Audit, HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
 use crate::inventory::Inventory;
+use crate::names::message_id;
 use crate::placement::{
     Bandwidth, CpuList, Home, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata, Step,
     StepError, Tuning, Units, Wish,
@@ -32,6 +33,8 @@ pub struct Site {
     pub units: Arc<dyn Units>,
     /// Its kernel.
     pub host: Host,
+    /// Its audit log.
+    pub audit: Arc<Audit>,
     /// Who keeps connections over a restart of the service.
     pub keeper: Arc<dyn Keeper>,
 }
@@ -254,7 +257,9 @@ impl Actor {
             .collect();
         for (vcpu, error) in &failed {
             if self.placing.failed.get(vcpu) != Some(error) {
-                warn!(%machine, vcpu, %error, "vCPU not placed as wanted");
+                let message_id = message_id::VCPU_NOT_PLACED;
+                let vm_name = machine.as_str();
+                warn!(message_id, vm_name, vcpu, %error, "vCPU not placed as wanted");
             }
         }
         for (vcpu, outcome) in &report.vcpus {

@@ -136,6 +136,9 @@ impl Actor {
         self.last_reason.clear();
         self.take_in(&before, snapshot, look, &clues, refusals)
             .await;
+        if !known {
+            self.audit_start();
+        }
         Ok(())
     }
 
@@ -326,6 +329,8 @@ impl Actor {
         snapshot.pending = self.removals.pending_vcpus();
         self.publish(snapshot).await;
         self.appear().await;
+        let after = self.snapshot().inventory.vcpu_count();
+        self.audit_news(before.vcpu_count(), after, &news);
         let is_news = !news.is_empty();
         for news in news {
             self.tell(news).await;
@@ -335,7 +340,7 @@ impl Actor {
             self.passed_on().await;
         }
         self.remember();
-        self.removals.take_due(Instant::now()).give();
+        self.answer_due();
     }
 }
 

@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vcpud::config::Limits;
-use vcpud::host::{Host, Keeper};
+use vcpud::host::{Audit, Host, Keeper};
 use vcpud::inventory::Target;
 use vcpud::machine::{self, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Wait};
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
@@ -406,6 +406,7 @@ fn site() -> Site {
     Site {
         units: Arc::new(Nobody),
         host: Host::this().unwrap(),
+        audit: Arc::new(Audit::open()),
         keeper: Arc::new(Nobody),
     }
 }
