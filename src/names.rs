@@ -37,6 +37,7 @@ pub mod error_name {
         GUEST_REFUSED = "GuestRefused";
         INVALID_CPU_LIST = "InvalidCpuList";
         INVALID_VCPU = "InvalidVcpu";
+        LIMIT_EXCEEDED = "LimitExceeded";
         NO_SUCH_MACHINE = "NoSuchMachine";
         NOT_REMOVABLE = "NotRemovable";
         NOT_SUPPORTED = "NotSupported";

@@ -5,6 +5,7 @@
 //! bus.
 
 mod authority;
+mod callers;
 mod directory;
 mod error;
 mod machine;

@@ -8,6 +8,7 @@ use std::thread;
 use super::bus::Bus;
 use super::process::{Process, command};
 use super::systemd::Systemd;
+use super::wait::within;
 
 /// A running vcpud. Where a test fails, its log is shown.
 pub(crate) struct Service {
@@ -53,6 +54,16 @@ impl Service {
             |error| format!("(no log: {error})"),
             |log| String::from_utf8_lossy(&log).into_owned(),
         )
+    }
+
+    /// Waits until it has logged something with `text` in it.
+    pub(crate) async fn has_logged(&self, text: &str) {
+        let logged = async {
+            while !self.log().contains(text) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(format!("{text:?} in the log"), logged).await;
     }
 
     /// Sends it `SIGTERM`.
