@@ -46,6 +46,8 @@ pub struct Placer {
     host: Host,
     home: Home,
     groups: Option<Box<dyn Groups>>,
+    /// Whether another manager decides what nobody asked for here.
+    foreign: bool,
     resctrl: Option<Resctrl>,
     places: BTreeMap<u32, Place>,
     /// The vCPUs whose group was made before they are there.
@@ -67,10 +69,18 @@ impl Placer {
             host,
             home,
             groups,
+            foreign: false,
             resctrl,
             places: BTreeMap::new(),
             prepared: BTreeSet::new(),
         })
+    }
+
+    /// The same where another manager places the machine: a vCPU for which nothing is asked for
+    /// stays as that wants it.
+    pub fn beside_another(self) -> Self {
+        let foreign = true;
+        Self { foreign, ..self }
     }
 
     /// Where the machine is.
@@ -239,6 +249,7 @@ impl Placer {
         let place = self.places.remove(&vcpu);
         let pass = Pass {
             groups: self.groups.as_deref(),
+            foreign: self.foreign,
             resctrl: self.resctrl.as_ref(),
             cpus,
             vcpu,

@@ -19,7 +19,7 @@ use crate::inventory::Inventory;
 use crate::names::message_id;
 use crate::placement::{
     Bandwidth, CpuList, Home, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata, Step,
-    StepError, Tuning, Units, Wish,
+    StepError, Tuning, UnitError, Units, Wish,
 };
 
 /// How often it is seen to that what is wanted is still in force. The look that goes with it finds
@@ -199,6 +199,14 @@ impl Actor {
             unit,
             control_group: String::new(),
         };
+        // What is in no unit was put where it is by somebody too.
+        let foreign = matches!(
+            found,
+            Ok((
+                _,
+                Some(NotPlaced::Foreign { .. } | NotPlaced::Unknown(UnitError::Refused(_)))
+            ))
+        );
         let home = match found {
             Ok((home, None)) => home,
             Ok((home, Some(reason))) => {
@@ -217,7 +225,10 @@ impl Actor {
             Placer::new(host.clone(), machine.as_str(), nowhere(home.unit.clone()))
         });
         match placer {
-            Ok(placer) => {
+            Ok(mut placer) => {
+                if foreign {
+                    placer = placer.beside_another();
+                }
                 let (unit, missing) = (&placer.home().unit, placer.missing());
                 if placer.home().kind != Kind::None && !missing.is_empty() {
                     warn!(%machine, unit, ?missing, "controllers are not available");
