@@ -47,6 +47,11 @@ impl Service {
         Self { process, log }
     }
 
+    /// Its PID.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         let log = fs::read(&self.log);

@@ -13,4 +13,5 @@ mod pending;
 mod refusals;
 mod removals;
 mod restart;
+mod soak;
 mod targets;
