@@ -136,9 +136,10 @@ impl Client {
         // Ends a command of which QEMU got the beginning only (qmp-spec, "Forcing the JSON
         // parser into known-good state").
         let outgoing = BytesMut::from(&[0xff][..]);
-        // Ids of a later run are greater than all of a former, which counted from its start.
+        // In nanoseconds, so that it is above all ids of a former run: that began earlier, and
+        // sent less than a command a nanosecond.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let first_id = now.tv_sec.unsigned_abs() << 24;
+        let first_id = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
         Self::start(messages, write, silence, outgoing, first_id)
     }
 

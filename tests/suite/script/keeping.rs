@@ -1,5 +1,7 @@
 //! What systemd keeps for the service while that is down.
 
+use std::collections::BTreeMap;
+
 use crate::harness::*;
 
 /// A world without a service, and a systemd to run one.
@@ -154,4 +156,77 @@ async fn a_real_qemu_goes_on_with_the_next_service() {
         assert!(!states.contains(&"disconnected".into()), "{states:?}");
     }
     assert_eq!(machine.present().await, [0, 1, 2, 3]);
+}
+
+/// The next of a row of numbers that look random, and are the same in every run.
+fn next(state: &mut u64) -> u64 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1);
+    *state >> 33
+}
+
+/// Scripted QEMU and systemd, dbus-daemon.
+#[tokio::test]
+async fn a_service_that_is_killed_again_and_again_tells_the_whole_truth() {
+    const KILLS: usize = 60;
+    let (mut world, systemd) = world().await;
+    let peer = world.peer("web", Model::x86(1, 8));
+    serve(&mut world, &systemd).await;
+    let mark = world.signals.mark().await;
+    let machine = world.machine("web").await;
+    let mut seed = 1;
+    for _ in 0..KILLS {
+        let client = machine.clone();
+        let count = 1 + next(&mut seed) as u32 % 8;
+        // Who asks is not answered where the service is killed meanwhile.
+        let request = tokio::spawn(async move {
+            let options = std::collections::HashMap::new();
+            let _ = client.set_vcpus(count, options).await;
+        });
+        // The moment is after some more commands, so it is in the middle of what they are for.
+        let moment = peer.all_calls() + next(&mut seed) as usize % 12;
+        peer.asked_at_all(moment, &request).await;
+        kill(&mut world).await;
+        request.abort();
+        serve(&mut world, &systemd).await;
+    }
+    machine.wait_for("State", "running").await;
+    machine.set_patiently(3).await.unwrap();
+
+    assert_eq!(peer.clients(), 1, "it was never left");
+    let there = machine.present().await;
+    assert_eq!(there.len(), 3);
+    // Each story: it comes, goes, comes …, and ends with the truth. What was told just before the
+    // service was killed may be told again after it.
+    let mut stories: BTreeMap<u32, Vec<bool>> = BTreeMap::new();
+    for signal in world.signals.since(mark).await {
+        match signal {
+            Signal::Added(vcpu) => stories.entry(vcpu.id).or_default().push(true),
+            Signal::Removed(vcpu) => stories.entry(vcpu.id).or_default().push(false),
+            _ => {}
+        }
+    }
+    for vcpu in 1..8 {
+        let mut story = stories.remove(&vcpu).unwrap_or_default();
+        story.dedup();
+        assert!(
+            story.first().is_none_or(|came| *came),
+            "vCPU {vcpu}: {story:?}"
+        );
+        let is_there = there.contains(&vcpu);
+        assert_eq!(
+            story.last().copied().unwrap_or(false),
+            is_there,
+            "vCPU {vcpu}"
+        );
+        // QEMU was asked once for each time that it came, and for each that it went.
+        let came = story.iter().filter(|came| **came).count();
+        let id = format!("vcpu{vcpu}");
+        let adds = peer.calls("device_add").into_iter();
+        let adds = adds
+            .filter(|call| call.arguments["id"] == id.as_str())
+            .count();
+        assert_eq!(adds, came, "vCPU {vcpu}");
+    }
 }

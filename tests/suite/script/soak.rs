@@ -28,6 +28,8 @@ async fn live(world: &World, name: &str) {
     let mark = world.signals.mark().await;
     let peer = world.peer(name, model);
     let machine = world.machine(name).await;
+    // On a busy machine the peer may be slow.
+    machine.wait_for("State", "running").await;
     assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
     machine.set_patiently(1).await.unwrap();
     drop(peer);

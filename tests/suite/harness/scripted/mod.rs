@@ -148,6 +148,21 @@ impl Peer {
         })
     }
 
+    /// Waits until it was asked anything `count` times in all, or `request` has ended.
+    pub(crate) async fn asked_at_all(&self, count: usize, request: &JoinHandle<()>) {
+        let mut calls = self.shared.calls.subscribe();
+        let asked = async {
+            let mut end = std::pin::pin!(calls.wait_for(|calls| calls.len() >= count));
+            while !request.is_finished() {
+                tokio::select! {
+                    _ = &mut end => return,
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        };
+        within(format!("command number {count}"), asked).await;
+    }
+
     /// How many clients it has had.
     pub(crate) fn clients(&self) -> u32 {
         *self.shared.clients.borrow()
@@ -198,6 +213,9 @@ impl Shared {
                     // As QEMU's parser, which gives up what it has of a command then.
                     let mut parts = line.rsplit(|byte| *byte == 0xff);
                     let command = parts.next().expect("there is always one");
+                    if command.is_empty() {
+                        return Ok(()); // the client has left in the middle of a line
+                    }
                     for _ in parts {
                         let error = json!({"class": "GenericError", "desc": "JSON parse error"});
                         let message = json!({"error": error});
