@@ -13,12 +13,12 @@ use zbus::fdo::{ObjectManager, RequestNameFlags};
 use zbus::{Connection, fdo};
 
 use crate::bus::{Authority, Directory, Manager, Publisher};
-use crate::config::Config;
+use crate::config::{Configuration, Directories};
 use crate::host::{Audit, Host};
 use crate::idle::Calls;
 use crate::machine::{Outbox, Site};
 use crate::names::{BUS_NAME, ROOT_PATH};
-use crate::registry::{Registry, WatchError};
+use crate::registry::{Registrar, Registry, WatchError};
 use crate::systemd::{self, FdStore, Systemd};
 
 /// What every D-Bus peer answers to.
@@ -47,16 +47,21 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-/// Runs the service until it is told to end by `SIGTERM` or `SIGINT`.
-pub async fn run(config: Config) -> Result<(), Error> {
+/// Runs the service until it is told to end by `SIGTERM` or `SIGINT`, or has nothing to do.
+/// `SIGHUP` makes it read the configuration again.
+pub async fn run(directories: Directories) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
 
     // Before any descriptor is opened.
     let store = Arc::new(FdStore::open());
+    let configuration = Configuration::read(&directories.configuration);
     let directory = Directory::default();
-    let connection = connect(&directory).await?;
     let (outbox, notices) = Outbox::new();
+    let (registrar, requests) = Registrar::new(outbox.clone());
+    let idle_exit = configuration.service.idle_exit;
+    let connection = connect(&directory, registrar.clone()).await?;
     let calls = Calls::watch(&connection);
     let authority = Authority::new(connection.clone());
     let publisher = Publisher::new(connection.clone(), authority, directory.clone());
@@ -69,7 +74,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
         audit: Arc::new(Audit::open()),
         keeper: store.clone(),
     };
-    let mut registry = Registry::start(&config, site, outbox.clone()).await?;
+    let mut registry =
+        Registry::start(&directories, configuration, site, outbox.clone(), requests).await?;
     outbox.barrier().await;
     own_name(&connection).await?;
     outbox.open();
@@ -77,16 +83,22 @@ pub async fn run(config: Config) -> Result<(), Error> {
     systemd::status(directory.all().len());
     systemd::ready();
     tokio::spawn(feed_watchdog(connection.clone(), outbox, directory.clone()));
-    info!(directory = %config.qmp_directory().display(), "ready, watching for QMP sockets");
+    info!(directory = %directories.qmp().display(), "ready, watching for QMP sockets");
 
-    let sockets = config.qmp_directory();
+    let sockets = directories.qmp();
     let result = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => {
+                systemd::reloading();
+                // It only fails when the service ends.
+                let _ = registrar.reload().await;
+                systemd::ready();
+            }
             () = connection.closed() => break Err(Error::BusLost),
             error = registry.failed() => break Err(Error::WatchLost(error)),
-            () = idle(&calls, config.idle_exit, &directory, &sockets) => {
+            () = idle(&calls, idle_exit, &directory, &sockets) => {
                 let _ = connection.release_name(BUS_NAME).await;
                 calls.last_calls().await;
                 if has_nothing_to_do(&directory, &sockets) {
@@ -152,9 +164,9 @@ async fn feed_watchdog(connection: Connection, outbox: Outbox, directory: Direct
 
 /// Connects with the root object in place: a call that comes before there is any object is
 /// never answered.
-async fn connect(directory: &Directory) -> zbus::Result<Connection> {
+async fn connect(directory: &Directory, registrar: Registrar) -> zbus::Result<Connection> {
     Builder::system()?
-        .serve_at(ROOT_PATH, Manager::new(directory.clone()))?
+        .serve_at(ROOT_PATH, Manager::new(directory.clone(), registrar))?
         .serve_at(ROOT_PATH, ObjectManager)?
         .build()
         .await

@@ -38,6 +38,7 @@ pub mod error_name {
         INVALID_CPU_LIST = "InvalidCpuList";
         INVALID_VCPU = "InvalidVcpu";
         LIMIT_EXCEEDED = "LimitExceeded";
+        MACHINE_EXISTS = "MachineExists";
         NO_SUCH_MACHINE = "NoSuchMachine";
         NOT_REMOVABLE = "NotRemovable";
         NOT_SUPPORTED = "NotSupported";
@@ -82,6 +83,8 @@ pub mod message_id {
 
 /// The polkit actions.
 pub mod action_id {
+    /// Guards every change of which machines there are.
+    pub const MANAGE_MACHINES: &str = "org.vcpud1.manage-machines";
     /// Guards every change of the number of vCPUs.
     pub const SET_VCPUS: &str = "org.vcpud1.set-vcpus";
     /// Guards every change of where and how vCPUs run on the host.

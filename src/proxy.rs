@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use zbus::proxy;
-use zvariant::{OwnedObjectPath, OwnedValue, Value};
+use zvariant::{Fd, OwnedObjectPath, OwnedValue, Value};
 
 /// The vCPUs that a call added, that it removed, and whose removal is pending.
 pub type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
@@ -18,12 +18,33 @@ pub type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
     gen_blocking = false
 )]
 pub trait Manager {
+    #[zbus(allow_interactive_auth)]
+    fn register_machine(
+        &self,
+        name: &str,
+        qmp_address: &str,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn register_machine_with_fd(
+        &self,
+        name: &str,
+        qmp: Fd<'_>,
+        options: HashMap<&str, Value<'_>>,
+    ) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn unregister_machine(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn reload(&self) -> zbus::Result<()>;
     fn list_machines(&self) -> zbus::Result<Vec<(String, OwnedObjectPath, u32)>>;
     fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn get_machine_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
+
+    #[zbus(property)]
+    fn configuration_errors(&self) -> zbus::Result<Vec<String>>;
 
     #[zbus(signal)]
     fn machine_added(&self, name: String, machine: OwnedObjectPath) -> zbus::Result<()>;

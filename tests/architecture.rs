@@ -9,6 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "bus",
         &[
+            "config",
             "guest_agent",
             "host",
             "inventory",
@@ -16,9 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "names",
             "placement",
             "qmp",
+            "registry",
         ],
     ),
-    ("config", &[]),
+    ("config", &["names", "placement"]),
     (
         "daemon",
         &[
@@ -46,7 +48,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("placement", &[]),
     ("proxy", &[]),
     ("qmp", &["text"]),
-    ("registry", &["config", "machine", "names"]),
+    (
+        "registry",
+        &["config", "host", "machine", "names", "placement"],
+    ),
     ("systemd", &["host", "placement"]),
     ("text", &[]),
 ];

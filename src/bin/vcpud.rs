@@ -9,7 +9,7 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use vcpud::config::Config;
+use vcpud::config::{Configuration, Directories};
 use vcpud::daemon;
 
 /// Adds and removes virtual CPUs of running QEMU virtual machines, over D-Bus.
@@ -20,14 +20,23 @@ use vcpud::daemon;
 #[command(
     version,
     after_help = "Environment:\n  \
+    CONFIGURATION_DIRECTORY  where vcpud.toml and machines.d are [default: /etc/vcpud]\n  \
     RUNTIME_DIRECTORY        where qmp/NAME.sock is looked for [default: /run/vcpud]\n  \
     DBUS_SYSTEM_BUS_ADDRESS  the bus to serve on [default: the system bus]\n  \
     RUST_LOG                 what to log, such as debug or vcpud=trace [default: info]"
 )]
-struct Arguments {}
+struct Arguments {
+    /// Read the configuration, print what is wrong in it, and end: with 0 if nothing is, else 1.
+    #[arg(long)]
+    check_config: bool,
+}
 
 fn main() -> ExitCode {
-    Arguments::parse();
+    let arguments = Arguments::parse();
+    let directories = Directories::from_environment();
+    if arguments.check_config {
+        return check(&directories);
+    }
     start_logging();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -36,12 +45,24 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(daemon::run(Config::from_environment())) {
+    match runtime.block_on(daemon::run(directories)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+fn check(directories: &Directories) -> ExitCode {
+    let problems = Configuration::read(&directories.configuration).problems;
+    for problem in &problems {
+        println!("{problem}");
+    }
+    match problems.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 

@@ -31,17 +31,20 @@ pub enum Action {
     SetVcpus,
     /// To change where and how vCPUs run on the host.
     TuneVcpus,
+    /// To change which machines there are, and how all are treated.
+    ManageMachines,
 }
 
 impl Action {
     /// All actions; `polkit/org.vcpud1.policy` describes just these.
-    pub const ALL: [Self; 2] = [Self::SetVcpus, Self::TuneVcpus];
+    pub const ALL: [Self; 3] = [Self::SetVcpus, Self::TuneVcpus, Self::ManageMachines];
 
     /// The id of the action in polkit.
     pub fn id(self) -> &'static str {
         match self {
             Self::SetVcpus => action_id::SET_VCPUS,
             Self::TuneVcpus => action_id::TUNE_VCPUS,
+            Self::ManageMachines => action_id::MANAGE_MACHINES,
         }
     }
 }
@@ -78,8 +81,8 @@ impl Authority {
     /// Lets the sender of the call `header` pass, or says why not. His call is under way as long
     /// as what is returned lives.
     ///
-    /// `details` are for polkit's rules and dialogs. Without an answer of polkit root passes and
-    /// nobody else does; a caller who has left never does.
+    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. Without an
+    /// answer of polkit root passes and nobody else does; a caller who has left never does.
     pub async fn check(
         &self,
         header: &Header<'_>,
@@ -95,13 +98,19 @@ impl Authority {
             .await
             .map_err(|error| denied(&format!("the caller's user is not known: {error}")))?;
         let caller = self.callers.admit(uid)?;
+        let user = uid.to_string();
+        let mut details = details.clone();
+        details.insert("uid", &user);
         let interactive = header
             .primary()
             .flags()
             .contains(Flags::AllowInteractiveAuth);
         let action = action.id();
         debug!(uid, action, "polkit is asked");
-        match self.ask(header, sender, action, details, interactive).await {
+        match self
+            .ask(header, sender, action, &details, interactive)
+            .await
+        {
             Answer::Polkit(answer) if answer.is_authorized => Ok(caller),
             Answer::Polkit(answer) if answer.is_challenge && !interactive => {
                 Err(Error::InteractiveAuthorizationRequired(format!(

@@ -1,4 +1,5 @@
-//! The machines that are on the bus. The publisher writes it, methods read it.
+//! What is on the bus: the machines, and what is wrong with the configuration. The publisher writes
+//! it, methods read it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -6,32 +7,49 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::machine::Handle;
 use crate::names::MachineName;
 
-/// The machines that are on the bus, by name.
+/// The machines that are on the bus, by name, and the mistakes in the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Directory(Arc<RwLock<BTreeMap<MachineName, Handle>>>);
+pub struct Directory(Arc<RwLock<Content>>);
+
+#[derive(Debug, Default)]
+struct Content {
+    machines: BTreeMap<MachineName, Handle>,
+    problems: Vec<String>,
+}
 
 impl Directory {
     /// All machines, by name.
     pub fn all(&self) -> Vec<Handle> {
-        self.read(|machines| machines.values().cloned().collect())
+        self.read(|content| content.machines.values().cloned().collect())
     }
 
     /// The machine of this name.
     pub fn get(&self, name: &str) -> Option<Handle> {
-        self.read(|machines| machines.get(name).cloned())
+        self.read(|content| content.machines.get(name).cloned())
+    }
+
+    /// What is wrong with the configuration.
+    pub fn problems(&self) -> Vec<String> {
+        self.read(|content| content.problems.clone())
     }
 
     pub(super) fn insert(&self, handle: Handle) {
-        let mut machines = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        machines.insert(handle.name().clone(), handle);
+        self.write(|content| content.machines.insert(handle.name().clone(), handle));
     }
 
     pub(super) fn remove(&self, name: &MachineName) {
-        let mut machines = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        machines.remove(name);
+        self.write(|content| content.machines.remove(name));
     }
 
-    fn read<T>(&self, look: impl FnOnce(&BTreeMap<MachineName, Handle>) -> T) -> T {
+    pub(super) fn set_problems(&self, problems: Vec<String>) {
+        self.write(|content| content.problems = problems);
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Content) -> T) -> T {
         look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Content) -> T) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }
 }

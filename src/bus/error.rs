@@ -5,10 +5,12 @@ use zbus::names::ErrorName;
 use zbus::{DBusError, Message};
 
 use crate::guest_agent;
+use crate::host::ConnectError;
 use crate::inventory::Denial;
-use crate::machine::{self, TuningError};
+use crate::machine::{self, NoLink, TuningError};
 use crate::names::{MachineName, error_name};
-use crate::qmp::Closed;
+use crate::qmp::{self, Closed};
+use crate::registry;
 
 /// What a method call can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,18 @@ pub enum Error {
         #[source]
         error: Box<machine::Error>,
     },
+    /// A machine cannot be registered or unregistered.
+    #[error("machine {name}: {error}")]
+    Registry {
+        /// The machine.
+        name: MachineName,
+        /// What happened.
+        #[source]
+        error: registry::Error,
+    },
+    /// The configuration cannot be read again.
+    #[error("{0}")]
+    Reload(registry::Error),
     /// There is no such machine.
     #[error("there is no machine {0}; ListMachines tells which there are")]
     NoSuchMachine(String),
@@ -47,6 +61,7 @@ impl Error {
     pub fn dbus_name(&self) -> &'static str {
         match self {
             Self::Machine { error, .. } => name_of(error),
+            Self::Registry { error, .. } | Self::Reload(error) => name_of_registry(error),
             Self::NoSuchMachine(_) => error_name::NO_SUCH_MACHINE,
             Self::InvalidArgs(_) => error_name::INVALID_ARGS,
             Self::InvalidCpuList(_) => error_name::INVALID_CPU_LIST,
@@ -92,6 +107,28 @@ fn name_of(error: &machine::Error) -> &'static str {
             TuningError::Refused(_) | TuningError::Failed(_) => error_name::PLACEMENT_FAILED,
         },
         Error::Gone => error_name::NO_SUCH_MACHINE,
+    }
+}
+
+/// The name on the bus of what went wrong with a registration.
+fn name_of_registry(error: &registry::Error) -> &'static str {
+    use registry::Error;
+    match error {
+        Error::Exists(_) => error_name::MACHINE_EXISTS,
+        Error::NoSuchMachine => error_name::NO_SUCH_MACHINE,
+        Error::TooManyOfUser { .. } | Error::TooMany(_) => error_name::LIMIT_EXCEEDED,
+        Error::Unavailable(_) => error_name::CPU_UNAVAILABLE,
+        Error::Leader { .. } => error_name::INVALID_ARGS,
+        Error::ForeignLeader { .. } => error_name::ACCESS_DENIED,
+        Error::NoLink(reason) => match reason {
+            NoLink::Connect(ConnectError::NotASocket | ConnectError::NotAConnection)
+            | NoLink::OtherUuid { .. } => error_name::INVALID_ARGS,
+            NoLink::Qmp(qmp::Error::Closed(Closed::Timeout { .. })) => error_name::QMP_TIMEOUT,
+            NoLink::Connect(_) | NoLink::Leader(_) | NoLink::Qmp(_) | NoLink::Gone => {
+                error_name::DISCONNECTED
+            }
+        },
+        Error::Ending => error_name::DISCONNECTED,
     }
 }
 

@@ -1,23 +1,60 @@
 //! The root object's own interface, `org.vcpud1.Manager`.
 
-use zbus::object_server::SignalEmitter;
-use zbus::{interface, zvariant};
-use zvariant::{ObjectPath, OwnedObjectPath};
+use std::collections::HashMap;
 
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, interface, zvariant};
+use zvariant::{ObjectPath, OwnedFd, OwnedObjectPath, OwnedValue};
+
+use super::authority::{Action, Authority};
 use super::directory::Directory;
 use super::error::Error;
-use crate::machine::Handle;
+use super::options;
+use crate::config::socket_path;
+use crate::host::{adopt, peer_user};
+use crate::machine::{Handle, NoLink};
+use crate::names::MachineName;
+use crate::registry::{self, Registrar, Registration, Way};
 
 /// Serves `org.vcpud1.Manager`.
 #[derive(Debug)]
 pub struct Manager {
     directory: Directory,
+    registrar: Registrar,
 }
 
 impl Manager {
-    /// A manager of the machines in `directory`.
-    pub fn new(directory: Directory) -> Self {
-        Self { directory }
+    /// A manager of the machines in `directory`, whose machines come and go by `registrar`.
+    pub fn new(directory: Directory, registrar: Registrar) -> Self {
+        Self {
+            directory,
+            registrar,
+        }
+    }
+
+    /// Registers the machine `name` if the caller may. `way` is looked for after that is known.
+    async fn register(
+        &self,
+        call: Call<'_>,
+        name: &str,
+        details: &[(&str, &str)],
+        options: HashMap<String, OwnedValue>,
+        way: impl FnOnce() -> Result<Way, Error>,
+    ) -> Result<OwnedObjectPath, Error> {
+        let name = machine_name(name)?;
+        let uid = call.authorize(name.as_str(), details).await?;
+        let (settings, leader) = options::register(options)?;
+        let registration = Registration {
+            way: way()?,
+            name: name.clone(),
+            settings,
+            leader,
+            uid,
+        };
+        let result = self.registrar.register(registration).await;
+        result.map_err(|error| failed(&name, error))?;
+        Ok(ObjectPath::from_string_unchecked(name.object_path()).into())
     }
 
     fn by_pid(&self, pid: u32) -> Result<OwnedObjectPath, Error> {
@@ -28,6 +65,35 @@ impl Manager {
     }
 }
 
+/// A call that is to be authorized.
+struct Call<'a> {
+    header: Header<'a>,
+    connection: &'a Connection,
+}
+
+impl Call<'_> {
+    /// The user of a caller who may manage the machine `name`, or all where that is empty.
+    async fn authorize(&self, name: &str, details: &[(&str, &str)]) -> Result<u32, Error> {
+        let mut all = HashMap::from([("machine", name)]);
+        all.extend(details.iter().copied());
+        let authority = Authority::new(self.connection.clone());
+        let caller = authority
+            .check(&self.header, Action::ManageMachines, &all)
+            .await?;
+        Ok(caller.uid())
+    }
+}
+
+fn machine_name(name: &str) -> Result<MachineName, Error> {
+    name.parse()
+        .map_err(|error| Error::InvalidArgs(format!("{error}")))
+}
+
+fn failed(name: &MachineName, error: registry::Error) -> Error {
+    let name = name.clone();
+    Error::Registry { name, error }
+}
+
 /// The object path of a machine.
 pub(super) fn path(machine: &Handle) -> OwnedObjectPath {
     ObjectPath::from_string_unchecked(machine.name().object_path()).into()
@@ -35,6 +101,65 @@ pub(super) fn path(machine: &Handle) -> OwnedObjectPath {
 
 #[interface(name = "org.vcpud1.Manager")]
 impl Manager {
+    #[zbus(out_args("machine"))]
+    async fn register_machine(
+        &self,
+        name: &str,
+        qmp_address: &str,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Error> {
+        let call = Call { header, connection };
+        let path = socket_path(qmp_address).map_err(Error::InvalidArgs)?;
+        let details = [("address", qmp_address)];
+        let way = || Ok(Way::Socket(path));
+        self.register(call, name, &details, options, way).await
+    }
+
+    #[zbus(out_args("machine"))]
+    async fn register_machine_with_fd(
+        &self,
+        name: &str,
+        qmp: OwnedFd,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Error> {
+        let call = Call { header, connection };
+        let parsed = machine_name(name)?;
+        let no_link = |error: NoLink| failed(&parsed, registry::Error::NoLink(error));
+        let stream = adopt(qmp.into()).map_err(|error| no_link(error.into()))?;
+        // Nothing is sent to it, and nothing read, before the caller may.
+        let owner = peer_user(&stream).map(|uid| uid.to_string());
+        let owner = owner.unwrap_or_default();
+        let details = [("owner", owner.as_str())];
+        let way = || Ok(Way::Connection(stream));
+        self.register(call, name, &details, options, way).await
+    }
+
+    async fn unregister_machine(
+        &self,
+        name: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let name = machine_name(name)?;
+        let call = Call { header, connection };
+        call.authorize(name.as_str(), &[]).await?;
+        let result = self.registrar.unregister(name.clone()).await;
+        result.map_err(|error| failed(&name, error))
+    }
+
+    async fn reload(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        Call { header, connection }.authorize("", &[]).await?;
+        self.registrar.reload().await.map_err(Error::Reload)
+    }
+
     #[zbus(out_args("machines"))]
     fn list_machines(&self) -> Vec<(String, OwnedObjectPath, u32)> {
         let row = |machine: &Handle| {
@@ -64,6 +189,11 @@ impl Manager {
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
+    }
+
+    #[zbus(property)]
+    fn configuration_errors(&self) -> Vec<String> {
+        self.directory.problems()
     }
 
     #[zbus(signal)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use zvariant::{OwnedValue, Value};
 
 use super::error::Error;
+use crate::config::{self, Entry, Item, MachineSettings, Mistake};
 use crate::machine::Wait;
 
 /// The options of a method that has none yet.
@@ -51,6 +52,71 @@ pub(super) fn set(options: HashMap<String, OwnedValue>) -> Result<SetOptions, Er
         false => Wait::UpTo(limit),
     };
     Ok(SetOptions { wait, guest_online })
+}
+
+/// The options of `RegisterMachine` and `RegisterMachineWithFd`: what a machine's file says, and the
+/// PID of its QEMU.
+pub(super) fn register(
+    mut options: HashMap<String, OwnedValue>,
+) -> Result<(MachineSettings, Option<u32>), Error> {
+    let leader = match options.remove("leader").as_deref() {
+        None => None,
+        Some(Value::U32(pid)) => Some(*pid),
+        Some(other) => return Err(wrong_type("leader", "u", other)),
+    };
+    let mut entries: Vec<Entry> = options
+        .iter()
+        .map(|(key, value)| entry(key, value))
+        .collect();
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    let settings = config::options(&entries).map_err(|mistakes| {
+        let text = |mistake: Mistake| format!("option {:?}: {}", mistake.key, mistake.text);
+        let texts: Vec<String> = mistakes.into_iter().map(text).collect();
+        Error::InvalidArgs(texts.join("; "))
+    })?;
+    Ok((settings, leader))
+}
+
+fn entry(key: &str, value: &Value<'_>) -> Entry {
+    Entry {
+        key: key.to_owned(),
+        line: 0,
+        value: setting(value),
+    }
+}
+
+/// A value as the configuration has it.
+fn setting(value: &Value<'_>) -> config::Value {
+    let integer = |number: Option<i64>| match number {
+        Some(number) => config::Value::Integer(number),
+        None => config::Value::Other("an integer beyond all bounds"),
+    };
+    match value {
+        Value::Str(text) => config::Value::Text(text.to_string()),
+        Value::U8(number) => integer(Some((*number).into())),
+        Value::I16(number) => integer(Some((*number).into())),
+        Value::U16(number) => integer(Some((*number).into())),
+        Value::I32(number) => integer(Some((*number).into())),
+        Value::U32(number) => integer(Some((*number).into())),
+        Value::I64(number) => integer(Some(*number)),
+        Value::U64(number) => integer(i64::try_from(*number).ok()),
+        Value::Value(inner) => setting(inner),
+        Value::Array(items) => {
+            let item = |value| Item {
+                line: 0,
+                value: setting(value),
+            };
+            config::Value::List(items.iter().map(item).collect())
+        }
+        Value::Dict(dict) => {
+            let entry = |(key, value): (&Value<'_>, &Value<'_>)| match key {
+                Value::Str(key) => entry(key, value),
+                _ => entry("", value),
+            };
+            config::Value::Table(dict.iter().map(entry).collect())
+        }
+        _ => config::Value::Other("a value of a type that no option has"),
+    }
 }
 
 fn wrong_type(key: &str, expected: &str, found: &Value<'_>) -> Error {

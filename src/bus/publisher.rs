@@ -16,7 +16,7 @@ use super::directory::Directory;
 use super::machine::MachineObject;
 use super::manager::{Manager, path};
 use crate::machine::{Handle, News, Notice, Vcpu};
-use crate::names::{MACHINE_INTERFACE, MachineName, ROOT_PATH};
+use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH};
 
 /// Puts machines on the bus.
 #[derive(Debug)]
@@ -53,6 +53,11 @@ impl Publisher {
                 Notice::Barrier(passed) => {
                     let _ = passed.send(());
                 }
+                Notice::Problems(problems) => {
+                    if let Err(error) = self.publish_problems(problems).await {
+                        error!(%error, "cannot publish on the bus");
+                    }
+                }
                 Notice::News { machine, news } => {
                     if let Err(error) = self.publish(&machine, news).await {
                         // The connection is lost, which ends the service.
@@ -61,6 +66,13 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    async fn publish_problems(&self, problems: Vec<String>) -> zbus::Result<()> {
+        self.directory.set_problems(problems.clone());
+        let interface = InterfaceName::from_static_str_unchecked(MANAGER_INTERFACE);
+        let changed = HashMap::from([("ConfigurationErrors", Value::from(problems))]);
+        Properties::properties_changed(&self.root()?, interface, changed, Cow::Borrowed(&[])).await
     }
 
     async fn publish(&mut self, machine: &MachineName, news: News) -> zbus::Result<()> {

@@ -34,6 +34,9 @@ pub enum LeaderError {
     /// It ended already, or lives in a PID namespace that is not ours.
     #[error("the process that listens on the QMP socket cannot be seen from here")]
     Invisible,
+    /// There is no process of this PID.
+    #[error("there is no such process")]
+    NoProcess,
     /// The kernel refused.
     #[error("the process that listens on the QMP socket cannot be held: {0}")]
     Kernel(#[from] io::Error),
@@ -99,6 +102,32 @@ impl Leader {
         match held.has_exited() {
             true => Err(LeaderError::Invisible),
             false => Ok(held),
+        }
+    }
+
+    /// The process `pid`, whoever that is now.
+    pub fn of_pid(pid: u32) -> Result<Self, LeaderError> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(LeaderError::NoProcess)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
+            // A thread that leads no process is EINVAL, or ENOENT in newer kernels.
+            rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => {
+                LeaderError::NoProcess
+            }
+            other => LeaderError::Kernel(other.into()),
+        })?;
+        #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
+        let pidfd = AsyncFd::new(pidfd)?;
+        Ok(Self { pid, pidfd })
+    }
+
+    /// The user that it runs as.
+    pub fn user(&self) -> io::Result<u32> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = fs::metadata(format!("/proc/{}", self.pid()))?;
+        match self.has_exited() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(metadata.uid()),
         }
     }
 

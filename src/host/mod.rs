@@ -28,7 +28,7 @@ pub use leader::{Leader, LeaderError, ProcessId, Tasks};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
-pub use socket::{ConnectError, connect};
+pub use socket::{ConnectError, adopt, connect, peer_user};
 pub use sys::inherited;
 
 /// A thread id as the kernel takes it. 0, which would mean the caller itself, is nobody.

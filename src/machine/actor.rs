@@ -1,13 +1,11 @@
 //! The actor: the life of a machine from its socket file to its end.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -21,14 +19,15 @@ use super::notice::{News, Outbox};
 use super::placing::{self, Found, Placement, Placing, Site};
 use super::record::{Record, RecordFile};
 use super::removal::Removals;
+use super::running::{Running, Settled};
 use super::session::Attention;
 use super::snapshot::Snapshot;
-use crate::config::Limits;
-use crate::host::{self, ConnectError, Leader, LeaderError, ProcessId};
+use super::source::{Access, NoLink, Source, Tenure, Treatment};
+use crate::config::Uuid;
+use crate::host::{self, ConnectError, Leader, ProcessId};
 use crate::inventory::Inventory;
-use crate::names::MachineName;
 use crate::placement::Tuning;
-use crate::qmp;
+use crate::qmp::Closed;
 
 /// A QEMU that listens but does not answer is shown as disconnected after this time.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -40,59 +39,12 @@ const UNANSWERED: &str = "QEMU listens but does not answer (another QMP client m
 const BACKOFF: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(5);
 
-/// Where a machine is found, and how it is treated.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Its name.
-    pub name: MachineName,
-    /// Its QMP socket.
-    pub socket: PathBuf,
-    /// The socket of its guest agent, where there is one.
-    pub agent: PathBuf,
-    /// The file in which it is remembered over a restart of the service.
-    pub record: PathBuf,
-    /// Its time limits.
-    pub limits: Limits,
-    /// Where it is to be on the host.
-    pub placement: Placement,
-}
-
-/// An actor at work.
-#[derive(Debug)]
-pub struct Running {
-    cancel: CancellationToken,
-    task: JoinHandle<()>,
-    settled: Option<oneshot::Receiver<()>>,
-}
-
-impl Running {
-    /// Waits until it is known whether there is a machine: it answered, nobody listens, or it
-    /// was silent for two seconds. What followed of that was told.
-    pub async fn settled(&mut self) {
-        if let Some(settled) = self.settled.take() {
-            let _ = settled.await;
-        }
-    }
-
-    /// Ends the actor as the end of the service does: nothing is told, and what is remembered
-    /// stays for the next.
-    pub async fn abandon(self) {
-        self.task.abort();
-        let _ = self.task.await;
-    }
-
-    /// Forgets the machine and returns when that was told.
-    pub async fn stop(self) {
-        self.cancel.cancel();
-        let _ = self.task.await;
-    }
-}
-
 /// Starts the actor for the machine at `source` on `site`, which tells its news to `outbox`.
 pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
     let (commands, requested) = mpsc::channel(64);
     let (snapshot, snapshots) = watch::channel(Arc::default());
     let (leaders, known_leaders) = watch::channel(None);
+    let (treatment, treatments) = watch::channel(source.treatment.clone());
     let (settle, settled) = oneshot::channel();
     let handle = Handle {
         name: source.name.clone(),
@@ -101,17 +53,20 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         leaders: known_leaders,
         outbox: outbox.clone(),
         agent: Agent::new(source.agent.clone()),
-        removal_timeout: source.limits.removal_timeout,
+        treatment: treatments.clone(),
     };
+    let configured = source.treatment.placement.tuning.clone();
     let mut actor = Actor {
         record: RecordFile::new(source.record.clone()),
         recalled: None,
         plugging: None,
-        placing: Placing::new(source.placement.tuning.clone()),
+        placing: Placing::new(configured.clone()),
+        treatment: treatments,
+        configured,
         site,
         leaders,
         source,
-        handle,
+        handle: handle.clone(),
         requested,
         snapshot,
         outbox,
@@ -121,18 +76,43 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         visible: false,
         attention: Attention::default(),
         settle: Some(settle),
+        failure: None,
         last_reason: String::new(),
     };
     let cancel = CancellationToken::new();
-    let cancelled = cancel.clone();
+    let done = CancellationToken::new();
+    let (cancelled, ending) = (cancel.clone(), done.clone().drop_guard());
     let task = tokio::spawn(async move {
         cancelled.run_until_cancelled(actor.run()).await;
         actor.vanish().await;
+        drop(ending);
     });
     Running {
+        handle,
+        treatment,
         cancel,
+        done,
         task,
         settled: Some(settled),
+    }
+}
+
+/// Why an attempt to connect came to nothing.
+enum Unopened {
+    /// The conversation failed.
+    Failed(Failed),
+    /// It is not who it should be.
+    Other(NoLink),
+}
+
+/// Whether a VM with the UUID `found` may be the one `wanted`; one that has none may.
+fn check_uuid(wanted: Uuid, found: &str) -> Result<(), Unopened> {
+    match found.is_empty() || found.eq_ignore_ascii_case(wanted.as_str()) {
+        true => Ok(()),
+        false => Err(Unopened::Other(NoLink::OtherUuid {
+            wanted,
+            found: found.to_owned(),
+        })),
     }
 }
 
@@ -153,6 +133,10 @@ pub(super) struct Actor {
     /// The same, for who only looks.
     leaders: watch::Sender<Option<Arc<Leader>>>,
     pub(super) placing: Placing,
+    /// How the machine is to be treated.
+    pub(super) treatment: watch::Receiver<Treatment>,
+    /// What the configuration wants for the vCPUs, as far as that was taken up.
+    pub(super) configured: Tuning,
     /// What names it in the record; `None` where that is not known or there is none.
     leader_id: Option<ProcessId>,
     record: RecordFile,
@@ -161,23 +145,15 @@ pub(super) struct Actor {
     /// Whether it was told that the machine is there.
     visible: bool,
     /// To be told once whether there is a machine.
-    settle: Option<oneshot::Sender<()>>,
+    settle: Option<oneshot::Sender<Settled>>,
+    /// Why there will be none, where that is known.
+    failure: Option<NoLink>,
     /// Why there is no connection, as it was logged last.
     pub(super) last_reason: String,
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-enum NoLink {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Leader(#[from] LeaderError),
-    #[error(transparent)]
-    Qmp(#[from] qmp::Error),
-}
-
 impl Actor {
+    /// Lives as long as there is such a machine.
     async fn run(&mut self) {
         let mut pause = *BACKOFF.start();
         loop {
@@ -185,7 +161,15 @@ impl Actor {
             match self.establish().await {
                 Ok((link, look)) => {
                     let reason = self.session(link, look).await;
+                    if self.is_on_trial() {
+                        self.failure = Some(NoLink::Qmp(reason.into()));
+                        return;
+                    }
                     self.lost(&reason.to_string()).await;
+                }
+                Err(reason) if self.is_on_trial() => {
+                    self.failure = Some(reason);
+                    return;
                 }
                 Err(reason) => self.note_failure(&reason).await,
             }
@@ -194,8 +178,24 @@ impl Actor {
                 true => *BACKOFF.start(),
                 false => (pause * 2).min(*BACKOFF.end()),
             };
-            self.wait_out(pause).await;
+            if !self.has_ended() {
+                self.wait_out(pause).await;
+            }
+            if self.has_ended() {
+                return;
+            }
         }
+    }
+
+    /// Whether the machine must answer now, or there is none.
+    fn is_on_trial(&self) -> bool {
+        self.source.tenure == Tenure::Registration && self.settle.is_some()
+    }
+
+    /// Whether there can be no such machine any more.
+    fn has_ended(&self) -> bool {
+        let is_spent = matches!(self.source.access, Access::Connection(None));
+        self.source.tenure.ends_with_leader() && (is_spent || self.leader.is_none())
     }
 
     /// Connects, negotiates and takes a first look. Meanwhile requests are turned away, and a QEMU that listens but
@@ -204,17 +204,26 @@ impl Actor {
         let (socket, leader) = match self.take_kept() {
             Some(kept) => kept,
             None => {
-                let stream = host::connect(&self.source.socket).await?;
-                let leader = Leader::of_peer(&stream)?;
+                let stream = match &mut self.source.access {
+                    Access::Socket(path) => host::connect(path).await?,
+                    Access::Connection(connection) => connection.take().ok_or(NoLink::Gone)?,
+                };
+                let leader = match &self.source.leader {
+                    Some(leader) if leader.has_exited() => return Err(NoLink::Gone),
+                    Some(leader) => leader.clone(),
+                    None => Arc::new(Leader::of_peer(&stream)?),
+                };
                 (Socket::New(stream), leader)
             }
         };
-        let leader = Arc::new(leader);
         let duplicate = socket.stream().as_fd().try_clone_to_owned().ok();
         if let Some(former) = &self.leader
             && (former.has_exited() || former.pid() != leader.pid())
         {
             self.vanish().await;
+            if self.has_ended() {
+                return Err(NoLink::Gone);
+            }
         }
         if self.leader.replace(leader.clone()).is_none() {
             self.leaders.send_replace(Some(leader.clone()));
@@ -222,9 +231,24 @@ impl Actor {
         }
 
         let home = (!self.placing.is_at_home()).then(|| self.look_for_home(leader.clone()));
-        let silence = self.source.limits.qmp_timeout;
+        let silence = self.treatment.borrow().limits.qmp_timeout;
+        let is_on_trial = self.is_on_trial();
+        let uuid = self.source.uuid.clone();
         let attempt = async {
-            let opened = Link::open(socket, leader, silence).await?;
+            let opening = Link::open(socket, leader, silence);
+            let opened = match is_on_trial {
+                // Somebody waits for it.
+                true => timeout(silence, opening).await.unwrap_or_else(|_| {
+                    let command = "all that it is asked at first";
+                    let after = silence;
+                    Err(Failed::new(Closed::Timeout { command, after }, None))
+                }),
+                false => opening.await,
+            };
+            let opened = opened.map_err(Unopened::Failed)?;
+            if let Some(wanted) = uuid {
+                check_uuid(wanted, opened.0.identity.uuid.as_str())?;
+            }
             let home = match home {
                 Some(home) => Some(home.await),
                 None => None,
@@ -234,7 +258,7 @@ impl Actor {
         tokio::pin!(attempt);
         let grace = sleep(ANSWER_GRACE);
         tokio::pin!(grace);
-        let mut shown = self.visible;
+        let mut shown = self.visible || is_on_trial;
         let result = loop {
             let deadline = self.removals.next_deadline();
             tokio::select! {
@@ -258,28 +282,30 @@ impl Actor {
                 self.keep(duplicate);
                 Ok(opened)
             }
-            Err(Failed { error, events }) => {
+            Err(Unopened::Failed(Failed { error, events })) => {
                 if let Some(mut events) = events {
                     self.note_last_events(&mut events);
                 }
                 Err(error.into())
             }
+            Err(Unopened::Other(reason)) => Err(reason),
         }
     }
 
     /// The connection and the process that a former run of the service held.
-    fn take_kept(&self) -> Option<(Socket, Leader)> {
+    fn take_kept(&self) -> Option<(Socket, Arc<Leader>)> {
         let [qmp, pidfd] = self.kept_names().map(|name| self.site.keeper.take(&name));
         let stream = std::os::unix::net::UnixStream::from(qmp?);
         stream.set_nonblocking(true).ok()?;
         let stream = UnixStream::from_std(stream).ok()?;
-        let leader = match pidfd {
-            Some(pidfd) => Leader::of_peer_held_by(&stream, pidfd),
-            None => Leader::of_peer(&stream),
+        let leader = match (&self.source.leader, pidfd) {
+            (Some(leader), _) => Ok(leader.clone()),
+            (None, Some(pidfd)) => Leader::of_peer_held_by(&stream, pidfd).map(Arc::new),
+            (None, None) => Leader::of_peer(&stream).map(Arc::new),
         };
         match leader {
-            Ok(leader) => Some((Socket::Kept(stream), leader)),
-            Err(_) => {
+            Ok(leader) if !leader.has_exited() => Some((Socket::Kept(stream), leader)),
+            _ => {
                 self.release();
                 None
             }
@@ -306,8 +332,12 @@ impl Actor {
         ["qmp", "pidfd"].map(|what| format!("{what}-{}", self.source.name))
     }
 
+    fn placement(&self) -> Placement {
+        self.treatment.borrow().placement.clone()
+    }
+
     fn look_for_home(&self, leader: Arc<Leader>) -> impl Future<Output = Found> + use<> {
-        let (site, placement) = (self.site.clone(), self.source.placement.clone());
+        let (site, placement) = (self.site.clone(), self.placement());
         let scope = self.source.name.scope();
         let description = format!("Virtual machine {}", self.source.name);
         placing::look_for_home(site, leader, placement, scope, description)
@@ -346,7 +376,9 @@ impl Actor {
                 self.removals.recall(record.removals);
                 self.plugging = record.plugging;
                 if let Some(tuning) = record.tuning {
-                    self.placing.tuning = Arc::new(tuning);
+                    // The configuration may have changed meanwhile.
+                    let before = record.configured.as_ref().unwrap_or(&self.configured);
+                    self.placing.tuning = Arc::new(tuning.rebased(before, &self.configured));
                 }
             }
             Ok(_) => {}
@@ -366,6 +398,7 @@ impl Actor {
         record.removals = self.removals.record();
         record.plugging = self.plugging.clone();
         record.tuning = Some(Tuning::clone(&self.placing.tuning));
+        record.configured = Some(self.configured.clone());
         if let Err(error) = self.record.save(record) {
             warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "what is to be remembered cannot be written");
         }
@@ -377,12 +410,12 @@ impl Actor {
             self.visible = true;
             self.tell(News::Appeared(self.handle.clone())).await;
         }
-        self.settled();
+        self.settled(Ok(()));
     }
 
-    fn settled(&mut self) {
+    fn settled(&mut self, result: Settled) {
         if let Some(settle) = self.settle.take() {
-            let _ = settle.send(());
+            let _ = settle.send(result);
         }
     }
 
@@ -390,7 +423,8 @@ impl Actor {
     async fn vanish(&mut self) {
         self.release();
         self.placing.leave(self.leader.as_deref());
-        self.placing = Placing::new(self.source.placement.tuning.clone());
+        self.configured = self.placement().tuning;
+        self.placing = Placing::new(self.configured.clone());
         self.leader = None;
         self.leaders.send_replace(None);
         self.leader_id = None;
@@ -407,22 +441,25 @@ impl Actor {
         }
         self.removals.take_all().give();
         self.snapshot.send_replace(Arc::default());
-        self.settled();
+        let failure = self.failure.take();
+        self.settled(Err(failure.unwrap_or(NoLink::Gone)));
     }
 
-    /// The connection ended. A machine whose QEMU ended too is gone.
+    /// The connection ended. A machine whose QEMU ended too is gone, as is one whose connection
+    /// cannot be made again.
     async fn lost(&mut self, reason: &str) {
         self.release();
-        if let Some(leader) = self.leader.clone()
-            && timeout(EXIT_GRACE, leader.exited()).await.is_ok()
-        {
-            self.vanish().await;
-            return;
-        }
-        if self.is_new_reason(reason) {
+        let has_exited = match self.leader.clone() {
+            Some(leader) => timeout(EXIT_GRACE, leader.exited()).await.is_ok(),
+            None => false,
+        };
+        if !has_exited && self.is_new_reason(reason) {
             warn!(machine = %self.source.name, reason, "disconnected");
         }
-        self.show_disconnected(reason).await;
+        match has_exited || self.has_ended() {
+            true => self.vanish().await,
+            false => self.show_disconnected(reason).await,
+        }
     }
 
     /// No connection came about. Nobody is told of a socket where nobody listens.
@@ -432,10 +469,10 @@ impl Actor {
         if self.is_new_reason(&text) {
             match reason {
                 NoLink::Connect(ConnectError::Refused | ConnectError::Missing) => {
-                    debug!(machine = %self.source.name, socket = %self.source.socket.display(), reason = text, "no machine");
+                    debug!(machine = %self.source.name, way = %self.source.access, reason = text, "no machine");
                 }
                 _ => {
-                    warn!(machine = %self.source.name, socket = %self.source.socket.display(), reason = text, "cannot connect");
+                    warn!(machine = %self.source.name, way = %self.source.access, reason = text, "cannot connect");
                 }
             }
         }
@@ -448,7 +485,7 @@ impl Actor {
         } else if self.visible {
             self.show_disconnected(&text).await;
         }
-        self.settled();
+        self.settled(Ok(()));
     }
 
     /// Whether `reason` is not the one that was logged last: a failure is logged once.
@@ -498,6 +535,8 @@ impl Actor {
         let _ = match command {
             Command::SetVcpus(_, answer) => answer.send(Err(error)).is_ok(),
             Command::Tune(_, answer) => answer.send(Err(error)).is_ok(),
+            // It is taken up with the next connection.
+            Command::TakeUp(answer) => answer.send(()).is_ok(),
         };
     }
 }

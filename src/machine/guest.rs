@@ -138,7 +138,7 @@ impl Handle {
     pub(super) async fn set_with_guest(&self, request: Request) -> Result<Outcome, Error> {
         let limit = match request.wait {
             Wait::UpTo(Some(limit)) => limit,
-            Wait::UpTo(None) | Wait::No => self.removal_timeout,
+            Wait::UpTo(None) | Wait::No => self.removal_timeout(),
         };
         let snapshot = self.snapshot();
         let (target, leader) = (request.target.clone(), snapshot.leader);

@@ -11,6 +11,7 @@ use super::guest::Agent;
 use super::notice::Outbox;
 use super::placing::TuningChange;
 use super::snapshot::Snapshot;
+use super::source::Treatment;
 use crate::host::{Leader, Observed, observe};
 use crate::inventory::Target;
 use crate::names::MachineName;
@@ -25,8 +26,7 @@ pub struct Handle {
     pub(super) leaders: watch::Receiver<Option<Arc<Leader>>>,
     pub(super) outbox: Outbox,
     pub(super) agent: Agent,
-    /// How long a call waits for the guest, unless it says otherwise.
-    pub(super) removal_timeout: Duration,
+    pub(super) treatment: watch::Receiver<Treatment>,
 }
 
 /// What a machine's actor can be asked.
@@ -34,6 +34,8 @@ pub struct Handle {
 pub(super) enum Command {
     SetVcpus(Request, Answer),
     Tune(TuningChange, TuningAnswer),
+    /// To take up how the machine is treated now.
+    TakeUp(oneshot::Sender<()>),
 }
 
 /// A change of the vCPUs that somebody may make.
@@ -105,6 +107,21 @@ impl Handle {
         let result = result.await.unwrap_or(Err(Error::Gone));
         self.outbox.barrier().await;
         result
+    }
+
+    /// Returns when the machine is treated as was last said, where it is connected, and that was
+    /// passed on to those who listen.
+    pub async fn treated(&self) {
+        let (answer, taken) = oneshot::channel();
+        if self.commands.send(Command::TakeUp(answer)).await.is_ok() {
+            let _ = taken.await;
+        }
+        self.outbox.barrier().await;
+    }
+
+    /// How long a call waits for the guest, unless it says otherwise.
+    pub(super) fn removal_timeout(&self) -> Duration {
+        self.treatment.borrow().limits.removal_timeout
     }
 
     /// Where the vCPUs run that have threads of their own, as the kernel has it now.

@@ -51,7 +51,7 @@ pub(super) struct Failed {
 }
 
 impl Failed {
-    fn new(error: impl Into<qmp::Error>, events: Option<Events>) -> Self {
+    pub(super) fn new(error: impl Into<qmp::Error>, events: Option<Events>) -> Self {
         let error = error.into();
         Self { error, events }
     }

@@ -6,7 +6,7 @@
 //!     └── watch Snapshot ─┤       ├── Notice ──▶ Outbox (signals, in order)
 //!                         └───────┘
 //!
-//!   connecting ──▶ connected ──▶ disconnected ──▶ connecting …      as long as the socket is there
+//!   connecting ──▶ connected ──▶ disconnected ──▶ connecting …      as long as its `Tenure`
 //!       │              │              │
 //!       └── 2 s ──▶ appeared      leader exits ──▶ vanished
 //!
@@ -30,12 +30,16 @@ mod placing;
 mod record;
 mod removal;
 mod request;
+mod running;
 mod session;
 mod snapshot;
+mod source;
 
-pub use actor::{Running, Source, start};
+pub use actor::start;
 pub use error::{Error, Refusal, Report, TuningError};
 pub use handle::{Handle, Outcome, Request, Wait};
 pub use notice::{Cause, News, Notice, Outbox, Vcpu};
 pub use placing::{Placement, Site, TuningChange};
+pub use running::Running;
 pub use snapshot::{DISCONNECTED, Snapshot};
+pub use source::{Access, NoLink, Source, Tenure, Treatment};

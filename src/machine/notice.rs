@@ -18,6 +18,8 @@ pub enum Notice {
         /// What is new.
         news: News,
     },
+    /// What is wrong now in the configuration; all of it.
+    Problems(Vec<String>),
     /// To be answered when everything before it is passed on.
     Barrier(oneshot::Sender<()>),
 }
@@ -127,6 +129,11 @@ impl Outbox {
         let machine = machine.clone();
         // Nobody listens any more only when the service stops.
         let _ = self.notices.send(Notice::News { machine, news }).await;
+    }
+
+    /// Tells all that is wrong now in the configuration.
+    pub async fn tell_problems(&self, problems: Vec<String>) {
+        let _ = self.notices.send(Notice::Problems(problems)).await;
     }
 
     /// Waits until everything told so far is passed on.

@@ -40,7 +40,7 @@ pub struct Site {
 }
 
 /// How a machine is placed on its host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Placement {
     /// In which unit.
     pub wish: Wish,
@@ -295,6 +295,23 @@ impl Actor {
             self.remember();
         }
         let _ = answer.send(result.map_err(Error::Tuning));
+    }
+
+    /// Takes up what the configuration wants now, if that changed: it goes before what calls
+    /// changed of the same, and leaves the rest.
+    pub(super) async fn take_up_treatment(&mut self) {
+        let wanted = self.treatment.borrow().placement.tuning.clone();
+        if wanted == self.configured {
+            return;
+        }
+        let tuning = self.placing.tuning.rebased(&self.configured, &wanted);
+        self.placing.tuning = Arc::new(tuning);
+        self.configured = wanted;
+        self.placing.due = None;
+        let snapshot = Snapshot::clone(&self.snapshot());
+        self.place(&snapshot.inventory);
+        self.publish(snapshot).await;
+        self.remember();
     }
 
     fn try_tune(&mut self, change: &TuningChange) -> Result<(), TuningError> {

@@ -39,6 +39,9 @@ pub(super) struct Record {
     /// What is wanted for the vCPUs on the host; `None` if it was not remembered.
     #[serde(default)]
     pub tuning: Option<Tuning>,
+    /// What the configuration wanted of that.
+    #[serde(default)]
+    pub configured: Option<Tuning>,
 }
 
 /// A removal that was asked for and has not ended.
@@ -65,6 +68,7 @@ impl Record {
             removals: Vec::new(),
             plugging: None,
             tuning: None,
+            configured: None,
         }
     }
 }

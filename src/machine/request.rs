@@ -140,7 +140,9 @@ impl Actor {
         let wanted = plan.remove.iter().chain(&plan.leaving).copied().collect();
         let patience = match request.wait {
             Wait::No => None,
-            Wait::UpTo(limit) => Some(limit.unwrap_or(self.source.limits.removal_timeout)),
+            Wait::UpTo(limit) => {
+                Some(limit.unwrap_or(self.treatment.borrow().limits.removal_timeout))
+            }
         };
         // Registered before the look, so that nothing that ends is missed.
         self.removals.wait(Waiter {

@@ -15,6 +15,7 @@ use super::notice::{Cause, News, Vcpu};
 use super::snapshot::Snapshot;
 use crate::inventory::Inventory;
 use crate::qmp::{AcpiOst, Closed, Event, Events};
+use crate::text::Text;
 
 /// A guest that ejects a CPU by itself says so after the CPU is gone, within this time.
 const EJECTION_GRACE: Duration = Duration::from_millis(250);
@@ -76,6 +77,11 @@ impl Actor {
                         self.tune(change, answer).await;
                         Ok(())
                     }
+                    Command::TakeUp(answer) => {
+                        self.take_up_treatment().await;
+                        let _ = answer.send(());
+                        Ok(())
+                    }
                 },
                 event = link.events.recv() => match event {
                     Some(event) => event.map(|event| self.note_event(event)),
@@ -101,7 +107,10 @@ impl Actor {
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let identity = &link.identity;
         snapshot.version = Some(identity.version);
-        snapshot.uuid = identity.uuid.clone();
+        snapshot.uuid = match &self.source.uuid {
+            Some(uuid) => Text::lossy(uuid.as_str()),
+            None => identity.uuid.clone(),
+        };
         snapshot.accelerator = identity.accelerator.clone();
         snapshot.architecture = identity.architecture.clone();
         snapshot.leader = link.leader.pid();
@@ -139,6 +148,7 @@ impl Actor {
         if !known {
             self.audit_start();
         }
+        self.take_up_treatment().await;
         Ok(())
     }
 

@@ -36,10 +36,21 @@ impl Numbered for Node {
     const LIMIT: u32 = 1024;
 }
 
+/// vCPUs of a machine, by number; at most 16,384, far more than any QEMU has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vcpu;
+
+impl Numbered for Vcpu {
+    const NOUN: &'static str = "vCPU";
+    const LIMIT: u32 = 16_384;
+}
+
 /// A set of host CPUs.
 pub type CpuList = List<Cpu>;
 /// A set of memory nodes.
 pub type NodeList = List<Node>;
+/// A set of vCPUs.
+pub type VcpuList = List<Vcpu>;
 
 /// A set of numbers below [`Numbered::LIMIT`], which reads and writes the kernel's list syntax.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]

@@ -141,6 +141,40 @@ impl Tuning {
         }
     }
 
+    /// This, where what the configuration wants was `before` and is now `after`: what it wants
+    /// anew goes before what was changed since, and all else stays.
+    #[must_use]
+    pub fn rebased(&self, before: &Self, after: &Self) -> Self {
+        fn pick<T: PartialEq + Clone>(own: &T, before: &T, after: &T) -> T {
+            if before == after { own } else { after }.clone()
+        }
+        fn each<T: PartialEq + Clone>(
+            own: &BTreeMap<u32, T>,
+            before: &BTreeMap<u32, T>,
+            after: &BTreeMap<u32, T>,
+        ) -> BTreeMap<u32, T> {
+            let all = own.keys().chain(after.keys());
+            let picked = all.filter_map(|vcpu| {
+                let [own, before, after] = [own, before, after].map(|map| map.get(vcpu));
+                Some((*vcpu, pick(&own, &before, &after).cloned()?))
+            });
+            picked.collect()
+        }
+        Self {
+            affinity: pick(&self.affinity, &before.affinity, &after.affinity),
+            pins: each(&self.pins, &before.pins, &after.pins),
+            memory_nodes: pick(
+                &self.memory_nodes,
+                &before.memory_nodes,
+                &after.memory_nodes,
+            ),
+            bandwidth: pick(&self.bandwidth, &before.bandwidth, &after.bandwidth),
+            scheduler: pick(&self.scheduler, &before.scheduler, &after.scheduler),
+            schedulers: each(&self.schedulers, &before.schedulers, &after.schedulers),
+            cache: each(&self.cache, &before.cache, &after.cache),
+        }
+    }
+
     /// Whether the host has all that is named. To be asked before anything is changed.
     pub fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
         for cpus in self.affinity.iter().chain(self.pins.values()) {
@@ -222,5 +256,39 @@ mod tests {
         assert_eq!(tuning.of(0).bandwidth, Bandwidth::UNLIMITED);
         let json = serde_json::to_string(&tuning).unwrap();
         assert_eq!(serde_json::from_str::<Tuning>(&json).unwrap(), tuning);
+    }
+
+    #[test]
+    fn what_the_configuration_wants_anew_goes_before_calls_and_the_rest_stays() {
+        let cpus = |list: &str| Some(list.parse::<CpuList>().unwrap());
+        let share = |schemata: &str| schemata.parse::<Schemata>().unwrap();
+        let before = Tuning {
+            affinity: cpus("0-1"),
+            scheduler: Some(Scheduler::Batch),
+            cache: [(0, share("L3:0=f")), (1, share("L3:0=f"))].into(),
+            ..Tuning::default()
+        };
+        // By calls.
+        let changed = Tuning {
+            affinity: cpus("2"),
+            scheduler: Some(Scheduler::Idle),
+            pins: [(1, "3".parse().unwrap())].into(),
+            cache: [(0, share("L3:0=1")), (1, share("L3:0=1"))].into(),
+            ..Tuning::default()
+        };
+        assert_eq!(changed.rebased(&before, &before), changed);
+        let after = Tuning {
+            affinity: None,
+            scheduler: Some(Scheduler::Batch),
+            cache: [(0, share("L3:0=f")), (2, share("L3:0=3"))].into(),
+            ..Tuning::default()
+        };
+        let rebased = changed.rebased(&before, &after);
+        assert_eq!(rebased.affinity, None);
+        assert_eq!(rebased.scheduler, Some(Scheduler::Idle));
+        assert_eq!(rebased.pins, changed.pins);
+        let shares = [(0, share("L3:0=1")), (2, share("L3:0=3"))];
+        assert_eq!(rebased.cache, shares.into());
+        assert_eq!(before.rebased(&before, &after), after);
     }
 }

@@ -27,7 +27,10 @@ use tokio::task::JoinHandle;
 use vcpud::config::Limits;
 use vcpud::host::{Audit, Host, Keeper};
 use vcpud::inventory::Target;
-use vcpud::machine::{self, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Wait};
+use vcpud::machine::{
+    self, Access, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Tenure,
+    Treatment, Wait,
+};
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use wait::within;
 
@@ -346,11 +349,16 @@ impl Service {
         let (outbox, mut notices) = Outbox::new();
         let source = Source {
             name: "machine".parse().unwrap(),
-            socket: directory.join("machine.sock"),
+            access: Access::Socket(directory.join("machine.sock")),
+            tenure: Tenure::Place,
+            uuid: None,
+            leader: None,
             agent: directory.join("agent.sock"),
             record: directory.join("machine.json"),
-            limits: Limits::default(),
-            placement: Placement::default(),
+            treatment: Treatment {
+                limits: Limits::default(),
+                placement: Placement::default(),
+            },
         };
         let running = machine::start(source, site(), outbox.clone());
         let first = within("the machine", notices.recv()).await;
@@ -417,6 +425,7 @@ async fn listen(mut notices: mpsc::Receiver<Notice>, told: Arc<Mutex<Vec<Told>>>
         let mut told = told.lock().unwrap();
         match notice {
             Notice::Barrier(passed) => drop(passed.send(())),
+            Notice::Problems(_) => {}
             Notice::News { news, .. } => match news {
                 News::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
                 News::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),

@@ -1,14 +1,16 @@
 //! The arguments.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 /// Add and remove virtual CPUs of running QEMU virtual machines.
 ///
 /// vcpuctl speaks with the system service vcpud over D-Bus. A machine is any QEMU whose QMP
-/// socket is /run/vcpud/qmp/NAME.sock.
+/// socket is /run/vcpud/qmp/NAME.sock, that has a file in /etc/vcpud/machines.d, or that was
+/// registered.
 #[derive(Debug, Parser)]
 #[command(name = "vcpuctl", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
@@ -24,10 +26,11 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// List the machines.
     List,
-    /// Show the state of a machine.
+    /// Show the state of a machine, or of the service.
     Status {
-        /// The machine.
-        name: String,
+        /// The machine; without it, the service: its version, and what is wrong with its
+        /// configuration.
+        name: Option<String>,
     },
     /// Show every vCPU of a machine, present or possible.
     Vcpus {
@@ -86,6 +89,15 @@ pub(crate) enum Command {
         /// The share as resctrl writes it, such as "L3:0=f"; "default" for the host's default.
         schemata: String,
     },
+    /// Make a running QEMU a machine.
+    Register(Register),
+    /// Forget a machine; the VM runs on as it is.
+    Unregister {
+        /// The machine.
+        name: String,
+    },
+    /// Have the service read its configuration again, and show what is wrong with it.
+    Reload,
     /// Show what happens to machines and vCPUs, until interrupted.
     Monitor {
         /// Only this machine.
@@ -114,6 +126,35 @@ pub(crate) struct Set {
     pub dry_run: bool,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+/// What "register" is asked.
+#[derive(Debug, Args)]
+pub(crate) struct Register {
+    /// What it is to be called.
+    pub name: String,
+    /// Its QMP socket.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Where its control groups are: in its own unit of systemd where that is delegated, in a scope
+    /// of its own, in the unit that it is in, or nowhere.
+    #[arg(long, value_parser = ["auto", "scope", "unit", "none"])]
+    pub placement: Option<String>,
+    /// The slice of systemd in which it gets a scope.
+    #[arg(long)]
+    pub slice: Option<String>,
+    /// The UUID that it must have, if it has any.
+    #[arg(long)]
+    pub uuid: Option<String>,
+    /// The socket of its guest agent.
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub guest_agent: Option<PathBuf>,
+    /// The PID of QEMU, if that is not who serves the QMP socket.
+    #[arg(long, value_name = "PID")]
+    pub leader: Option<u32>,
+    /// Another key of a machine's file with its value, such as "affinity=0-3".
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub settings: Vec<(String, String)>,
 }
 
 /// What "plug" and "unplug" are asked.
@@ -161,6 +202,11 @@ fn parse_quota(text: &str) -> Result<Quota, String> {
             Ok(Quota(Some(time)))
         }
     }
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// A list, or "all", which is the empty list.

@@ -19,6 +19,11 @@ pub(crate) enum Failure {
         text: String,
         nearest: String,
     },
+    /// The service runs, and not all of its configuration can be used.
+    #[error("not all of the configuration can be used:\n{}", _0.join("\n"))]
+    Configuration(Vec<String>),
+    #[error("{0}: the bus takes names in UTF-8 only")]
+    NotText(String),
     #[error(transparent)]
     Output(#[from] io::Error),
 }

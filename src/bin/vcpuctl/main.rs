@@ -2,6 +2,7 @@
 
 mod cli;
 mod failure;
+mod manage;
 mod monitor;
 mod query;
 mod render;
@@ -28,7 +29,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let json = arguments.json;
     match arguments.command {
         Command::List => query::list(&connect().await?, json).await,
-        Command::Status { name } => query::status(&connect().await?, &name, json).await,
+        Command::Status { name: Some(name) } => query::status(&connect().await?, &name, json).await,
+        Command::Status { name: None } => query::service(&connect().await?, json).await,
+        Command::Register(machine) => manage::register(&connect().await?, &machine).await,
+        Command::Unregister { name } => manage::unregister(&connect().await?, &name).await,
+        Command::Reload => manage::reload(&connect().await?).await,
         Command::Vcpus { name } => query::vcpus(&connect().await?, &name, json).await,
         Command::Set(request) => set::set(&connect().await?, &request, json).await,
         Command::Plug(these) => set::change(&connect().await?, &these, true, json).await,

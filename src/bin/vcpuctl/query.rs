@@ -5,24 +5,21 @@ use std::io::{Write, stdout};
 
 use serde_json::json;
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, ROOT_PATH};
-use vcpud::proxy::{MachineProxy, ManagerProxy};
+use vcpud::proxy::MachineProxy;
 use zbus::Connection;
 use zbus::fdo::{ObjectManagerProxy, PropertiesProxy};
 use zbus::proxy::CacheProperties;
 use zvariant::{OwnedObjectPath, OwnedValue};
 
 use crate::failure::Failure;
+use crate::manage::manager;
 use crate::render::{self, Table};
 
 type Properties = HashMap<String, OwnedValue>;
 
 /// The object path of the machine `name`.
 pub(crate) async fn find(bus: &Connection, name: &str) -> Result<OwnedObjectPath, Failure> {
-    let manager = ManagerProxy::builder(bus)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await?;
-    Ok(manager.get_machine(name).await?)
+    Ok(manager(bus).await?.get_machine(name).await?)
 }
 
 /// The machine `name`, for calls.
@@ -117,6 +114,33 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
     writeln!(out, "{name}")?;
     for (label, value) in lines {
         writeln!(out, "{label:>14}: {value}")?;
+    }
+    Ok(())
+}
+
+/// The state of the service itself.
+pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure> {
+    let manager = manager(bus).await?;
+    let version = manager.version().await?;
+    let machines = manager.list_machines().await?.len();
+    let errors = manager.configuration_errors().await?;
+    let mut out = stdout().lock();
+    if json {
+        let service = json!({
+            "Version": version,
+            "Machines": machines,
+            "ConfigurationErrors": errors,
+        });
+        return Ok(writeln!(out, "{service:#}")?);
+    }
+    writeln!(out, "vcpud {version}")?;
+    writeln!(out, "{:>14}: {machines}", "Machines")?;
+    match errors.len() {
+        0 => writeln!(out, "{:>14}: no errors", "Configuration")?,
+        count => writeln!(out, "{:>14}: {count} errors", "Configuration")?,
+    }
+    for error in errors {
+        writeln!(out, "  {error}")?;
     }
     Ok(())
 }

@@ -1,0 +1,181 @@
+//! Reading the files. The service is root and does what they say, so a file that just anybody may
+//! write is not read.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::parse::add_service;
+use super::{Configuration, MachineFile, Mistake, Problem, parse_machine};
+use crate::names::MachineName;
+
+/// More than anybody writes by hand.
+const MAX_SIZE: u64 = 256 << 10;
+/// More machines than a host has.
+const MAX_FILES: usize = 16_384;
+
+/// Reads all files below `directory`.
+pub(super) fn read(directory: &Path) -> Configuration {
+    let mut reader = Reader::default();
+    if reader.trusts(directory) {
+        reader.read_service(directory);
+        reader.read_machines(&directory.join("machines.d"));
+    }
+    let mut configuration = reader.0;
+    configuration.problems.sort();
+    configuration
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Reader(Configuration);
+
+impl Reader {
+    fn read_service(&mut self, directory: &Path) {
+        let mut files = vec![directory.join("vcpud.toml")];
+        files.extend(self.list(&directory.join("vcpud.toml.d")));
+        for file in files {
+            let Configuration {
+                service, defaults, ..
+            } = &mut self.0;
+            let mistakes = match contents(&file) {
+                Ok(Some(text)) => add_service(&text, service, defaults),
+                Ok(None) => Vec::new(),
+                Err(text) => vec![whole(text)],
+            };
+            self.note(&file, mistakes);
+        }
+        // Those of the machines are not read yet.
+        self.0.has_mistakes = !self.0.problems.is_empty();
+    }
+
+    fn read_machines(&mut self, directory: &Path) {
+        for path in self.list(directory) {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let name: MachineName = match stem.parse() {
+                Ok(name) => name,
+                Err(error) => {
+                    self.note(&path, vec![whole(format!("{error}"))]);
+                    continue;
+                }
+            };
+            let settings = match contents(&path) {
+                Ok(Some(text)) => parse_machine(&text),
+                // It went just now.
+                Ok(None) => continue,
+                Err(text) => Err(vec![whole(text)]),
+            };
+            let settings = settings.map_err(|mistakes| self.note(&path, mistakes));
+            let settings = settings.ok();
+            self.0.machines.insert(name, MachineFile { path, settings });
+        }
+    }
+
+    /// The files `*.toml` of `directory`, in the order of their names.
+    fn list(&mut self, directory: &Path) -> Vec<PathBuf> {
+        if !self.trusts(directory) {
+            return Vec::new();
+        }
+        let list = || -> io::Result<Vec<PathBuf>> {
+            let entries = fs::read_dir(directory)?.take(MAX_FILES);
+            let entries = entries.map(|entry| Ok(entry?.path()));
+            entries.collect()
+        };
+        match list() {
+            Ok(mut files) => {
+                files.retain(|file| is_meant(file));
+                files.sort();
+                files
+            }
+            Err(error) => {
+                self.note(directory, vec![whole(format!("cannot be listed: {error}"))]);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether `directory` is there and only the administrator can put files in it.
+    fn trusts(&mut self, directory: &Path) -> bool {
+        let wrong = match fs::metadata(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            Err(error) => Some(format!("cannot be read: {error}")),
+            Ok(metadata) if !metadata.is_dir() => Some("is no directory".to_owned()),
+            Ok(metadata) => distrust(&metadata),
+        };
+        let is_trusted = wrong.is_none();
+        self.note(directory, wrong.map(whole).into_iter().collect());
+        is_trusted
+    }
+
+    fn note(&mut self, file: &Path, mistakes: Vec<Mistake>) {
+        let problem = |mistake| Problem {
+            file: file.to_owned(),
+            mistake,
+        };
+        self.0.problems.extend(mistakes.into_iter().map(problem));
+    }
+}
+
+/// A mistake of a file as a whole.
+fn whole(text: String) -> Mistake {
+    Mistake {
+        line: 0,
+        key: String::new(),
+        text,
+    }
+}
+
+/// Whether a file is `*.toml`, and not hidden as editors hide theirs.
+fn is_meant(file: &Path) -> bool {
+    let is_hidden = file
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    file.extension() == Some(OsStr::new("toml")) && !is_hidden
+}
+
+/// The text of a file; `None` where there is none.
+fn contents(path: &Path) -> Result<Option<String>, String> {
+    // A pipe would keep us waiting.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be opened: {error}")),
+    };
+    let text = bounded(file).map_err(|error| error.to_string())?;
+    match String::from_utf8(text) {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err("is not UTF-8".to_owned()),
+    }
+}
+
+fn bounded(file: File) -> io::Result<Vec<u8>> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("is no file"));
+    }
+    if let Some(reason) = distrust(&metadata) {
+        return Err(io::Error::other(reason));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut text)?;
+    match text.len() as u64 > MAX_SIZE {
+        true => Err(io::Error::other(format!("is larger than {MAX_SIZE} bytes"))),
+        false => Ok(text),
+    }
+}
+
+/// Why what has this `metadata` may say what others want.
+fn distrust(metadata: &Metadata) -> Option<String> {
+    let owner = metadata.uid();
+    if metadata.mode() & 0o002 != 0 {
+        Some("is not used: everybody may write to it (chmod o-w)".to_owned())
+    } else if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        Some(format!("is not used: it belongs to user {owner}, not root"))
+    } else {
+        None
+    }
+}

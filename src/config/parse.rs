@@ -1,0 +1,147 @@
+//! Text to settings. Pure; every mistake is found at once, not one after the other.
+
+use std::fmt;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::Service;
+use super::nearest::unknown;
+use super::settings::{KEYS, MACHINE_KEYS, MachineSettings, Settings, WEEK, time};
+use super::value::{Entry, Value, entries, line};
+
+/// What is wrong in a text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mistake {
+    /// The line, from 1; 0 where it is the text as a whole.
+    pub line: usize,
+    /// The key; empty where it is not about one.
+    pub key: String,
+    /// What is wrong, in words.
+    pub text: String,
+}
+
+impl Mistake {
+    /// A mistake in the value of `entry`.
+    pub(super) fn at(entry: &Entry, text: impl fmt::Display) -> Self {
+        Self {
+            line: entry.line,
+            key: entry.key.chars().take(64).collect(),
+            text: text.to_string(),
+        }
+    }
+}
+
+/// Reads a `vcpud.toml`: what is right in it, and what is wrong.
+pub fn parse_service(text: &str) -> (Service, Settings, Vec<Mistake>) {
+    let (mut service, mut settings) = (Service::default(), Settings::default());
+    let mistakes = add_service(text, &mut service, &mut settings);
+    (service, settings, mistakes)
+}
+
+/// Reads a `vcpud.toml` into what former ones said.
+pub(super) fn add_service(
+    text: &str,
+    service: &mut Service,
+    settings: &mut Settings,
+) -> Vec<Mistake> {
+    let tables = match document(text) {
+        Ok(tables) => tables,
+        Err(mistakes) => return mistakes,
+    };
+    let mut mistakes = Vec::new();
+    for table in &tables {
+        let Entry { key, value, .. } = table;
+        let Value::Table(entries) = value else {
+            let text = match KEYS.contains(&key.as_str()) {
+                true => "it belongs below [defaults]".to_owned(),
+                false if key == "idle-exit" => "it belongs below [service]".to_owned(),
+                false => unknown("key", key, &["defaults", "service"]),
+            };
+            mistakes.push(Mistake::at(table, text));
+            continue;
+        };
+        match key.as_str() {
+            "defaults" => {
+                mistakes.extend(take_all(entries, &KEYS, |entry| {
+                    settings.take(entry, entries)
+                }));
+            }
+            "service" => mistakes.extend(take_all(entries, &["idle-exit"], |entry| {
+                (entry.key == "idle-exit").then(|| take_idle_exit(service, entry))
+            })),
+            _ => {
+                let text = unknown("table", key, &["defaults", "service"]);
+                mistakes.push(Mistake::at(table, text));
+            }
+        }
+    }
+    mistakes.sort();
+    mistakes
+}
+
+/// Reads a machine's file.
+pub fn parse_machine(text: &str) -> Result<MachineSettings, Vec<Mistake>> {
+    let entries = document(text)?;
+    let mut machine = MachineSettings::default();
+    let known = [&MACHINE_KEYS[..], &KEYS].concat();
+    let mistakes = take_all(&entries, &known, |entry| machine.take(entry, &entries));
+    match mistakes.is_empty() {
+        true => Ok(machine),
+        false => Err(mistakes),
+    }
+}
+
+/// Reads what a call says of a machine: the keys of its file, but for the socket, which the call
+/// has.
+pub fn options(entries: &[Entry]) -> Result<MachineSettings, Vec<Mistake>> {
+    let mut machine = MachineSettings::default();
+    let known = [&MACHINE_KEYS[1..], &["leader"], &KEYS].concat();
+    let mistakes = take_all(entries, &known, |entry| match entry.key.as_str() {
+        "qmp" => None,
+        _ => machine.take(entry, entries),
+    });
+    match mistakes.is_empty() {
+        true => Ok(machine),
+        false => Err(mistakes),
+    }
+}
+
+fn take_idle_exit(service: &mut Service, entry: &Entry) -> Result<(), Mistake> {
+    let range = Duration::from_secs(1)..=WEEK;
+    let time = time(&entry.value, range).map_err(|text| Mistake::at(entry, text))?;
+    service.idle_exit = time;
+    Ok(())
+}
+
+/// Has all `entries` taken; what was wrong with them.
+fn take_all(
+    entries: &[Entry],
+    known: &[&str],
+    mut take: impl FnMut(&Entry) -> Option<Result<(), Mistake>>,
+) -> Vec<Mistake> {
+    let mistake = |entry: &Entry| match take(entry) {
+        Some(result) => result.err(),
+        None => Some(Mistake::at(entry, unknown("key", &entry.key, known))),
+    };
+    let mut mistakes: Vec<Mistake> = entries.iter().filter_map(mistake).collect();
+    mistakes.sort();
+    mistakes
+}
+
+fn document(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mistake = |error: &toml::de::Error| Mistake {
+        line: error.span().map_or(0, |span| line(text, span.start)),
+        key: String::new(),
+        text: error.message().trim().replace('\n', ", "),
+    };
+    match errors.is_empty() {
+        true => Ok(entries(text, table.get_ref())),
+        false => {
+            let mut mistakes: Vec<Mistake> = errors.iter().map(mistake).collect();
+            mistakes.dedup_by_key(|mistake| mistake.line);
+            Err(mistakes)
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! What can be set for a machine, and what each key takes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::nearest::unknown;
+use super::parse::Mistake;
+use super::value::{Entry, Item, Value};
+use crate::placement::{
+    Bandwidth, CpuList, NodeList, Scheduler, SchedulerError, Schemata, Tuning, VcpuList, Wish,
+};
+
+/// The keys of `[defaults]`, which machines' files have too.
+pub(super) const KEYS: [&str; 11] = [
+    "removal-timeout",
+    "qmp-timeout",
+    "placement",
+    "slice",
+    "affinity",
+    "memory-nodes",
+    "bandwidth-period",
+    "bandwidth-quota",
+    "scheduler",
+    "priority",
+    "cache",
+];
+/// The keys of machines' files beside [`KEYS`].
+pub(super) const MACHINE_KEYS: [&str; 3] = ["qmp", "guest-agent", "uuid"];
+/// The slice of machines of which nothing else is said.
+const SLICE: &str = "machine.slice";
+/// Nobody waits for more than a week.
+pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long QEMU may take: one that is given less time than this would be lost again and again.
+const QMP_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=WEEK;
+
+/// The time limits for one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a call waits for removals, unless it says otherwise.
+    pub removal_timeout: Duration,
+    /// How long QEMU may take for one reply.
+    pub qmp_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            removal_timeout: Duration::from_secs(5),
+            qmp_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What is said of machines; `None` where nothing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Settings {
+    /// How long a call waits for removals.
+    pub removal_timeout: Option<Duration>,
+    /// How long QEMU may take for one reply.
+    pub qmp_timeout: Option<Duration>,
+    /// In which unit of systemd machines are.
+    pub placement: Option<Wish>,
+    /// In which slice they get scopes of their own.
+    pub slice: Option<String>,
+    /// The host CPUs of their vCPUs.
+    pub affinity: Option<CpuList>,
+    /// The memory nodes of their vCPUs.
+    pub memory_nodes: Option<NodeList>,
+    /// The period of CPU time, in microseconds.
+    pub bandwidth_period: Option<u64>,
+    /// The CPU time of every vCPU in each period, in microseconds; -1 is no limit.
+    pub bandwidth_quota: Option<i64>,
+    /// The scheduler of vCPUs.
+    pub scheduler: Option<Scheduler>,
+    /// The share of caches of vCPUs, by number.
+    pub cache: Option<BTreeMap<u32, Schemata>>,
+}
+
+/// What is said of one machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct MachineSettings {
+    /// Its QMP socket; `None` where that is found elsewhere.
+    pub qmp: Option<PathBuf>,
+    /// The socket of its guest agent.
+    pub guest_agent: Option<PathBuf>,
+    /// The UUID that its QEMU must have, if it has any.
+    pub uuid: Option<Uuid>,
+    /// How it is treated.
+    pub settings: Settings,
+}
+
+/// A UUID in the form of RFC 9562, in small letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Uuid(String);
+
+impl Settings {
+    /// These, and where they say nothing what `below` says.
+    #[must_use]
+    pub fn over(self, below: &Self) -> Self {
+        let below = below.clone();
+        Self {
+            removal_timeout: self.removal_timeout.or(below.removal_timeout),
+            qmp_timeout: self.qmp_timeout.or(below.qmp_timeout),
+            placement: self.placement.or(below.placement),
+            slice: self.slice.or(below.slice),
+            affinity: self.affinity.or(below.affinity),
+            memory_nodes: self.memory_nodes.or(below.memory_nodes),
+            bandwidth_period: self.bandwidth_period.or(below.bandwidth_period),
+            bandwidth_quota: self.bandwidth_quota.or(below.bandwidth_quota),
+            scheduler: self.scheduler.or(below.scheduler),
+            cache: self.cache.or(below.cache),
+        }
+    }
+
+    /// The time limits.
+    pub fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            removal_timeout: self.removal_timeout.unwrap_or(default.removal_timeout),
+            qmp_timeout: self.qmp_timeout.unwrap_or(default.qmp_timeout),
+        }
+    }
+
+    /// The slice.
+    pub fn slice(&self) -> &str {
+        self.slice.as_deref().unwrap_or(SLICE)
+    }
+
+    /// What is wanted for the vCPUs.
+    pub fn tuning(&self) -> Tuning {
+        let period = self.bandwidth_period;
+        let quota = self.bandwidth_quota;
+        let bandwidth = (period.is_some() || quota.is_some()).then(|| {
+            let period = period.unwrap_or(Bandwidth::UNLIMITED.period());
+            // Each is in its range, and all pairs of these are allowed.
+            Bandwidth::new(period, quota.unwrap_or(-1)).unwrap_or(Bandwidth::UNLIMITED)
+        });
+        Tuning {
+            affinity: self.affinity.clone(),
+            memory_nodes: self.memory_nodes.clone(),
+            bandwidth,
+            scheduler: self.scheduler,
+            cache: self.cache.clone().unwrap_or_default(),
+            ..Tuning::default()
+        }
+    }
+
+    /// Takes `entry`, one of `all` of its table; `None` if there is no such key.
+    pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
+        let value = &entry.value;
+        let result = match entry.key.as_str() {
+            "removal-timeout" => {
+                time(value, Duration::ZERO..=WEEK).map(|time| self.removal_timeout = Some(time))
+            }
+            "qmp-timeout" => time(value, QMP_TIMES).map(|time| self.qmp_timeout = Some(time)),
+            "placement" => read(value).map(|wish| self.placement = Some(wish)),
+            "slice" => slice(value).map(|slice| self.slice = Some(slice)),
+            "affinity" => list(value).map(|cpus: CpuList| self.affinity = Some(cpus)),
+            "memory-nodes" => list(value).map(|nodes: NodeList| self.memory_nodes = Some(nodes)),
+            "bandwidth-period" => period(value).map(|usec| self.bandwidth_period = Some(usec)),
+            "bandwidth-quota" => quota(value).map(|usec| self.bandwidth_quota = Some(usec)),
+            "scheduler" => return Some(self.take_scheduler(entry, all)),
+            "priority" => match all.iter().any(|entry| entry.key == "scheduler") {
+                true => integer(value).map(|_| ()),
+                false => Err("there is no scheduler beside it".to_owned()),
+            },
+            "cache" => return Some(cache(entry).map(|shares| self.cache = Some(shares))),
+            _ => return None,
+        };
+        Some(result.map_err(|text| Mistake::at(entry, text)))
+    }
+
+    fn take_scheduler(&mut self, entry: &Entry, all: &[Entry]) -> Result<(), Mistake> {
+        let policy = text(&entry.value).map_err(|text| Mistake::at(entry, text))?;
+        let beside = all.iter().find(|entry| entry.key == "priority");
+        // What is no integer is told of where it stands.
+        let priority = beside.and_then(|entry| integer(&entry.value).ok());
+        let priority = i32::try_from(priority.unwrap_or(0)).unwrap_or(i32::MAX);
+        let scheduler = Scheduler::new(policy, priority).map_err(|error| {
+            let place = match error {
+                SchedulerError::Priority { .. } => beside.unwrap_or(entry),
+                SchedulerError::Policy(_) => entry,
+            };
+            Mistake::at(place, error)
+        })?;
+        self.scheduler = Some(scheduler);
+        Ok(())
+    }
+}
+
+impl MachineSettings {
+    /// Takes `entry`, one of `all` of the file; `None` if there is no such key.
+    pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
+        let value = &entry.value;
+        let path = |value| text(value).and_then(socket_path);
+        let result = match entry.key.as_str() {
+            "qmp" => path(value).map(|path| self.qmp = Some(path)),
+            "guest-agent" => path(value).map(|path| self.guest_agent = Some(path)),
+            "uuid" => read(value).map(|uuid| self.uuid = Some(uuid)),
+            _ => return self.settings.take(entry, all),
+        };
+        Some(result.map_err(|text| Mistake::at(entry, text)))
+    }
+}
+
+/// The path of a socket: absolute, or `unix:` and an absolute path.
+pub fn socket_path(address: &str) -> Result<PathBuf, String> {
+    let path = address.strip_prefix("unix:").unwrap_or(address);
+    let shown: String = address.chars().take(128).collect();
+    match path.starts_with('/') && path.len() < 4096 && !path.contains('\0') {
+        true => Ok(path.into()),
+        false => Err(format!(
+            "{shown:?} is no address of a socket: an absolute path, or \"unix:\" and one"
+        )),
+    }
+}
+
+/// The time in `value`, which must be within `range`.
+pub(super) fn time(value: &Value, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let example = "a time such as \"5s\" or \"1min 30s\"";
+    let Value::Text(text) = value else {
+        return Err(format!("{} is not {example}", value.kind()));
+    };
+    let time = humantime::parse_duration(text);
+    let time = time.map_err(|_| format!("{} is not {example}", shown(text)))?;
+    match range.contains(&time) {
+        true => Ok(time),
+        false => {
+            let (from, to) = (*range.start(), *range.end());
+            let [from, to] = [from, to].map(humantime::format_duration);
+            Err(format!("{} is not between {from} and {to}", shown(text)))
+        }
+    }
+}
+
+fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(64).collect::<String>())
+}
+
+fn text(value: &Value) -> Result<&str, String> {
+    match value {
+        Value::Text(text) => Ok(text),
+        other => Err(format!("{} where there must be a text", other.kind())),
+    }
+}
+
+fn integer(value: &Value) -> Result<i64, String> {
+    match value {
+        Value::Integer(number) => Ok(*number),
+        other => Err(format!("{} where there must be an integer", other.kind())),
+    }
+}
+
+fn read<T: FromStr<Err: fmt::Display>>(value: &Value) -> Result<T, String> {
+    let parsed = text(value)?.parse();
+    parsed.map_err(|error: T::Err| error.to_string())
+}
+
+/// A list of numbers that is not empty.
+fn list<T: FromStr<Err: fmt::Display>>(value: &Value) -> Result<T, String> {
+    match text(value)?.trim() {
+        "" => Err("the list is empty".to_owned()),
+        _ => read(value),
+    }
+}
+
+fn slice(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b);
+    let stem = name.strip_suffix(".slice").unwrap_or_default();
+    match !stem.is_empty() && name.len() < 256 && stem.bytes().all(valid) {
+        true => Ok(name.to_owned()),
+        false => Err(format!(
+            "{} is no slice of systemd, such as \"{SLICE}\"",
+            shown(name)
+        )),
+    }
+}
+
+/// Microseconds: an integer, or a time in words.
+fn microseconds(value: &Value) -> Result<i64, String> {
+    match value {
+        Value::Integer(usec) => Ok(*usec),
+        Value::Text(text) => {
+            let time = humantime::parse_duration(text)
+                .map_err(|_| format!("{} is not a time such as \"100ms\"", shown(text)))?;
+            Ok(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+        }
+        other => Err(format!(
+            "{} where there must be a time such as \"100ms\", or microseconds",
+            other.kind()
+        )),
+    }
+}
+
+fn period(value: &Value) -> Result<u64, String> {
+    let usec = microseconds(value)?;
+    // A negative one is as far out of range as can be.
+    let usec = u64::try_from(usec).unwrap_or(0);
+    let bandwidth = Bandwidth::new(usec, -1).map_err(|error| error.to_string())?;
+    Ok(bandwidth.period())
+}
+
+fn quota(value: &Value) -> Result<i64, String> {
+    let usec = match value {
+        Value::Text(text) if text == "-1" => -1,
+        value => microseconds(value)?,
+    };
+    let period = Bandwidth::UNLIMITED.period();
+    let bandwidth = Bandwidth::new(period, usec).map_err(|error| error.to_string())?;
+    Ok(bandwidth.signed_quota())
+}
+
+/// The shares of caches: a list of tables, each of some vCPUs.
+fn cache(entry: &Entry) -> Result<BTreeMap<u32, Schemata>, Mistake> {
+    const EXAMPLE: &str = "[{ vcpus = \"0-3\", schemata = \"L3:0=f\" }]";
+    let wrong = |line: usize, text: String| Mistake {
+        line,
+        key: entry.key.clone(),
+        text,
+    };
+    let not_a_list = || wrong(entry.line, format!("it must be a list such as {EXAMPLE}"));
+    let Value::List(items) = &entry.value else {
+        return Err(not_a_list());
+    };
+    let mut shares = BTreeMap::new();
+    for Item { line, value } in items {
+        let Value::Table(table) = value else {
+            return Err(not_a_list());
+        };
+        let find = |key: &str| {
+            let entry = table.iter().find(|entry| entry.key == key);
+            entry.ok_or_else(|| wrong(*line, format!("{key:?} is missing; such as {EXAMPLE}")))
+        };
+        let other = |entry: &&Entry| entry.key != "vcpus" && entry.key != "schemata";
+        if let Some(other) = table.iter().find(other) {
+            let unknown = unknown("key", &other.key, &["vcpus", "schemata"]);
+            return Err(wrong(other.line, format!("{}: {unknown}", other.key)));
+        }
+        let (vcpus, schemata) = (find("vcpus")?, find("schemata")?);
+        let at = |entry: &Entry, text| wrong(entry.line, format!("{}: {text}", entry.key));
+        let list: VcpuList = list(&vcpus.value).map_err(|text| at(vcpus, text))?;
+        let share: Schemata = read(&schemata.value).map_err(|text| at(schemata, text))?;
+        for vcpu in list.iter() {
+            if shares.insert(vcpu, share.clone()).is_some() {
+                return Err(at(vcpus, format!("vCPU {vcpu} is in more than one list")));
+            }
+        }
+    }
+    Ok(shares)
+}
+
+impl Uuid {
+    /// The UUID as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Uuid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_valid = |(at, byte): (usize, u8)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        };
+        match text.len() == 36 && text.bytes().enumerate().all(is_valid) {
+            true => Ok(Self(text.to_ascii_lowercase())),
+            false => Err(format!(
+                "{} is no UUID, such as \"c0ffee00-1234-4abc-8def-0123456789ab\"",
+                shown(text)
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Uuid {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Uuid> for String {
+    fn from(uuid: Uuid) -> Self {
+        uuid.0
+    }
+}

@@ -1,0 +1,392 @@
+//! What files say, and what is said of those that are wrong.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::placement::{Scheduler, Wish};
+
+const ALL: &str = r#"
+removal-timeout = "1min 30s"
+qmp-timeout = "500ms"
+placement = "scope"
+slice = "vms-gold.slice"
+affinity = "0-3,8"
+memory-nodes = "0"
+bandwidth-period = "50ms"
+bandwidth-quota = 20000
+scheduler = "fifo"
+priority = 5
+cache = [{ vcpus = "0-1", schemata = "L3:0=f" }, { vcpus = "3", schemata = "L3:0=1" }]
+"#;
+
+fn mistakes(text: &str) -> Vec<String> {
+    let shown = |m: &Mistake| format!("{}: {}: {}", m.line, m.key, m.text);
+    let (_, _, mistakes) = parse_service(text);
+    mistakes.iter().map(shown).collect()
+}
+
+fn machine_mistakes(text: &str) -> Vec<String> {
+    let shown = |m: &Mistake| format!("{}: {}: {}", m.line, m.key, m.text);
+    let mistakes = parse_machine(text).expect_err(text);
+    mistakes.iter().map(shown).collect()
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = format!("[service]\nidle-exit = \"2min\"\n[defaults]\n{ALL}");
+    let (service, settings, mistakes) = parse_service(&text);
+    assert_eq!(mistakes, []);
+    assert_eq!(service.idle_exit, Duration::from_secs(120));
+    let limits = settings.limits();
+    assert_eq!(limits.removal_timeout, Duration::from_secs(90));
+    assert_eq!(limits.qmp_timeout, Duration::from_millis(500));
+    assert_eq!(settings.placement, Some(Wish::Scope));
+    assert_eq!(settings.slice(), "vms-gold.slice");
+    let tuning = settings.tuning();
+    assert_eq!(tuning.affinity.unwrap().to_string(), "0-3,8");
+    assert_eq!(tuning.memory_nodes.unwrap().to_string(), "0");
+    assert_eq!(tuning.bandwidth.unwrap().to_string(), "20000 50000");
+    assert_eq!(tuning.scheduler, Some(Scheduler::Fifo(5)));
+    assert_eq!(tuning.cache.keys().copied().collect::<Vec<_>>(), [0, 1, 3]);
+
+    // A machine's file has the same at its top, and the machine's own.
+    let own = "qmp = \"unix:/run/web.sock\"\nguest-agent = \"/run/web.agent\"\nuuid = \"C0FFEE00-1234-4abc-8def-0123456789ab\"";
+    let machine = parse_machine(&format!("{own}\n{ALL}")).unwrap();
+    assert_eq!(machine.settings, settings);
+    assert_eq!(machine.qmp, Some("/run/web.sock".into()));
+    assert_eq!(machine.guest_agent, Some("/run/web.agent".into()));
+    let uuid = "c0ffee00-1234-4abc-8def-0123456789ab";
+    assert_eq!(machine.uuid.as_ref().map(Uuid::as_str), Some(uuid));
+    let json = serde_json::to_string(&machine).unwrap();
+    assert_eq!(
+        serde_json::from_str::<MachineSettings>(&json).unwrap(),
+        machine
+    );
+}
+
+#[test]
+fn nothing_said_is_the_default() {
+    let (service, settings, mistakes) = parse_service("");
+    assert_eq!(mistakes, []);
+    assert_eq!(service.idle_exit, Duration::from_secs(30));
+    assert_eq!(settings, Settings::default());
+    assert_eq!(settings.limits(), Limits::default());
+    assert_eq!(settings.slice(), "machine.slice");
+    assert_eq!(settings.tuning(), Default::default());
+    assert_eq!(parse_machine(""), Ok(MachineSettings::default()));
+}
+
+#[test]
+fn what_is_said_of_a_machine_goes_before_the_defaults() {
+    let (_, defaults, _) =
+        parse_service("[defaults]\naffinity = '0'\nbandwidth-period = '10ms'\nslice = 'a.slice'");
+    let machine = parse_machine("affinity = '1'\nbandwidth-quota = '5ms'").unwrap();
+    let settings = machine.settings.over(&defaults);
+    assert_eq!(settings.affinity, Some("1".parse().unwrap()));
+    assert_eq!(settings.slice(), "a.slice");
+    let bandwidth = settings.tuning().bandwidth.unwrap();
+    assert_eq!(bandwidth.to_string(), "5000 10000");
+    for none in ["'-1'", "-1"] {
+        let machine = parse_machine(&format!("bandwidth-quota = {none}")).unwrap();
+        let bandwidth = machine.settings.over(&defaults).tuning().bandwidth;
+        assert_eq!(bandwidth.unwrap().quota(), None);
+    }
+}
+
+#[test]
+fn a_mistake_has_its_line_its_key_and_a_way_out() {
+    assert_eq!(
+        mistakes("# one\n[defaults]\naffinty = \"0\"\nqmp-timeout = 5\n\n[sevrice]\nx = 1\n"),
+        [
+            "3: affinty: unknown key; did you mean \"affinity\"?",
+            "4: qmp-timeout: an integer is not a time such as \"5s\" or \"1min 30s\"",
+            "6: sevrice: unknown table; did you mean \"service\"?",
+        ]
+    );
+    assert_eq!(
+        mistakes("affinity = \"0\"\nidle-exit = \"5s\"\n[service]\nidle-exit = \"5 parsecs\""),
+        [
+            "1: affinity: it belongs below [defaults]",
+            "2: idle-exit: it belongs below [service]",
+            "4: idle-exit: \"5 parsecs\" is not a time such as \"5s\" or \"1min 30s\"",
+        ]
+    );
+    for (text, mistake) in [
+        (
+            "qmp-timeout = '1ms'",
+            "qmp-timeout: \"1ms\" is not between 100ms and 7days",
+        ),
+        ("affinity = ''", "affinity: the list is empty"),
+        (
+            "affinity = '3-1'",
+            "affinity: the range \"3-1\" runs backwards",
+        ),
+        (
+            "affinity = 3",
+            "affinity: an integer where there must be a text",
+        ),
+        (
+            "memory-nodes = 'x'",
+            "memory-nodes: \"x\" is neither a memory node",
+        ),
+        (
+            "placement = 'here'",
+            "placement: \"here\" is no placement: there are auto",
+        ),
+        (
+            "slice = '../a.slice'",
+            "slice: \"../a.slice\" is no slice of systemd",
+        ),
+        (
+            "bandwidth-period = '1us'",
+            "bandwidth-period: a period of 1 µs is not between",
+        ),
+        (
+            "bandwidth-quota = -2",
+            "bandwidth-quota: a quota of -2 µs is neither -1",
+        ),
+        (
+            "bandwidth-quota = true",
+            "bandwidth-quota: true or false where",
+        ),
+        ("scheduler = 'fast'", "scheduler: \"fast\" is no scheduler"),
+        (
+            "scheduler = 'fifo'",
+            "scheduler: fifo takes a priority from 1 to 99",
+        ),
+        (
+            "scheduler = 'rr'\\npriority = 100",
+            "priority: rr takes a priority from 1 to 99",
+        ),
+        ("priority = 1", "priority: there is no scheduler beside it"),
+        ("cache = 'L3:0=f'", "cache: it must be a list such as"),
+        (
+            "cache = [{ vcpus = '0' }]",
+            "cache: \"schemata\" is missing",
+        ),
+        (
+            "cache = [{ vcpu = '0', schemata = 'L3:0=f' }]",
+            "cache: vcpu: unknown key; did you mean \"vcpus\"?",
+        ),
+        (
+            "cache = [{ vcpus = '0', schemata = 'L3' }]",
+            "cache: schemata: \"L3\" is no line",
+        ),
+        (
+            "qmp = 'web.sock'",
+            "qmp: \"web.sock\" is no address of a socket",
+        ),
+        ("uuid = 'web'", "uuid: \"web\" is no UUID"),
+        (
+            "removal_timeout = '5s'",
+            "removal_timeout: unknown key; did you mean \"removal-timeout\"?",
+        ),
+    ] {
+        let found = machine_mistakes(&text.replace("\\n", "\n"));
+        assert!(
+            found.len() == 1 && found[0].contains(mistake),
+            "{text}: {found:?}"
+        );
+    }
+    let twice =
+        "cache = [\n{ vcpus = '0-2', schemata = 'L3:0=f' },\n{ vcpus = '2', schemata = 'L3:0=f' }]";
+    assert_eq!(
+        machine_mistakes(twice),
+        ["3: cache: vcpus: vCPU 2 is in more than one list"]
+    );
+}
+
+#[test]
+fn what_is_no_toml_is_told_with_its_line() {
+    let found = machine_mistakes("affinity = '0'\n\nslice = machine.slice\n");
+    assert!(found[0].starts_with("3: "), "{found:?}");
+    let found = machine_mistakes("affinity = '0'\naffinity = '1'\n");
+    assert!(
+        found[0].starts_with("2: ") && found[0].contains("duplicate"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_is_right_beside_a_mistake_counts_for_the_service() {
+    let (_, settings, mistakes) = parse_service("[defaults]\naffinty = '0'\nslice = 'a.slice'");
+    assert_eq!(mistakes.len(), 1);
+    assert_eq!(settings.slice(), "a.slice");
+}
+
+fn machine(text: &str) -> MachineFile {
+    MachineFile {
+        path: "web.toml".into(),
+        settings: parse_machine(text).ok(),
+    }
+}
+
+fn configuration(service: &str, web: &str) -> Configuration {
+    let (service, defaults, mistakes) = parse_service(service);
+    Configuration {
+        service,
+        defaults,
+        has_mistakes: !mistakes.is_empty(),
+        machines: [("web".parse().unwrap(), machine(web))].into(),
+        problems: Vec::new(),
+    }
+}
+
+#[test]
+fn what_is_in_force_stays_where_a_file_has_a_mistake() {
+    let former = configuration("[defaults]\nqmp-timeout = '1s'", "affinity = '1'");
+    let is = |service, web| configuration(service, web).replacing(&former);
+    let new = is("[defaults]\nqmp-timeout = '2s'", "affinity = '2'");
+    assert_eq!(new.defaults.limits().qmp_timeout, Duration::from_secs(2));
+    assert_ne!(new.machines, former.machines);
+    let bad = is("[defaults]\nqmp-timeuot = '2s'", "affinty = '2'");
+    assert_eq!(bad.defaults, former.defaults);
+    assert_eq!(bad.machines, former.machines);
+    // At a start nothing is in force.
+    let first = configuration("[defaults]\nx = 1\nqmp-timeout = '2s'", "affinty = '2'");
+    let first = first.replacing(&Configuration::default());
+    assert_eq!(first.machines["web"].settings, None);
+}
+
+/// A directory of files with these texts.
+fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for sub in ["vcpud.toml.d", "machines.d"] {
+        fs::create_dir(directory.path().join(sub)).unwrap();
+    }
+    for (name, text) in files {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    directory
+}
+
+fn problems(directory: &tempfile::TempDir) -> Vec<String> {
+    let problems = Configuration::read(directory.path()).problems;
+    let root = format!("{}/", directory.path().display());
+    let shown = |problem: &Problem| problem.to_string().replace(&root, "");
+    problems.iter().map(shown).collect()
+}
+
+#[test]
+fn later_files_go_before_earlier_ones() {
+    let directory = directory(&[
+        (
+            "vcpud.toml",
+            "[defaults]\nslice = 'a.slice'\naffinity = '0'",
+        ),
+        (
+            "vcpud.toml.d/10-b.toml",
+            "[defaults]\nslice = 'b.slice'\nplacement = 'none'",
+        ),
+        ("vcpud.toml.d/20-c.toml", "[defaults]\nslice = 'c.slice'"),
+        ("vcpud.toml.d/.30-d.toml", "nonsense"),
+        ("vcpud.toml.d/30-d.toml~", "nonsense"),
+        ("machines.d/web.toml", "qmp = '/run/web.sock'"),
+    ]);
+    let configuration = Configuration::read(directory.path());
+    assert_eq!(configuration.problems, []);
+    assert_eq!(configuration.defaults.slice(), "c.slice");
+    assert_eq!(configuration.defaults.placement, Some(Wish::None));
+    assert_eq!(configuration.defaults.affinity, Some("0".parse().unwrap()));
+    assert_eq!(configuration.machines.len(), 1);
+    let empty = tempfile::tempdir().unwrap();
+    for nothing in [empty.path().to_owned(), empty.path().join("not-there")] {
+        assert_eq!(Configuration::read(&nothing), Configuration::default());
+    }
+}
+
+#[test]
+fn a_bad_file_disables_one_machine() {
+    let directory = directory(&[
+        ("machines.d/web.toml", "qmp = '/run/web.sock'\n\ncolour = 1"),
+        ("machines.d/db.toml", "qmp = '/run/db.sock'"),
+        ("machines.d/-x.toml", ""),
+    ]);
+    let configuration = Configuration::read(directory.path());
+    assert!(!configuration.has_mistakes);
+    assert_eq!(configuration.machines["web"].settings, None);
+    assert!(configuration.machines["db"].settings.is_some());
+    let found = problems(&directory);
+    assert!(
+        found[0].starts_with("machines.d/-x.toml: \"-x\" is not a machine name"),
+        "{found:?}"
+    );
+    assert!(
+        found[1].starts_with("machines.d/web.toml:3: colour: unknown key"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_anybody_may_write_is_not_read() {
+    let directory = directory(&[
+        ("vcpud.toml", "[defaults]\nslice = 'a.slice'"),
+        ("machines.d/big.toml", &"#".repeat(300_000)),
+        ("machines.d/text.toml", ""),
+    ]);
+    let path = |name: &str| directory.path().join(name);
+    let mode = |name: &str, mode| {
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    fs::write(path("machines.d/text.toml"), [0xff]).unwrap();
+    fs::create_dir(path("machines.d/directory.toml")).unwrap();
+    // A link that the administrator made is a file like any other.
+    symlink(path("vcpud.toml"), path("vcpud.toml.d/link.toml")).unwrap();
+    symlink("/dev/zero", path("machines.d/zero.toml")).unwrap();
+    mode("vcpud.toml", 0o666);
+    assert_eq!(
+        problems(&directory),
+        [
+            "machines.d/big.toml: is larger than 262144 bytes",
+            "machines.d/directory.toml: is no file",
+            "machines.d/text.toml: is not UTF-8",
+            "machines.d/zero.toml: is no file",
+            "vcpud.toml: is not used: everybody may write to it (chmod o-w)",
+            "vcpud.toml.d/link.toml: is not used: everybody may write to it (chmod o-w)",
+        ]
+    );
+    mode("machines.d", 0o777);
+    assert_eq!(problems(&directory).len(), 3);
+    mode("", 0o777);
+    assert_eq!(problems(&directory).len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_strange(text in ".{0,200}") {
+        let (_, _, mistakes) = parse_service(&text);
+        let lines = 1 + text.matches('\n').count();
+        prop_assert!(mistakes.iter().all(|mistake| mistake.line <= lines));
+        let _ = parse_machine(&text);
+    }
+
+    #[test]
+    fn no_line_is_too_strange(key in "[a-z-]{1,20}", value in r#"(-?[0-9]{1,25}|"[^"\\\n]{0,30}"|\[.{0,20}\])"#) {
+        for mistake in parse_machine(&format!("\n{key} = {value}")).err().into_iter().flatten() {
+            prop_assert!(mistake.line <= 2);
+            prop_assert!(!mistake.text.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_set_is_what_counts(
+        affinity in proptest::option::of(0u32..64),
+        period in proptest::option::of(1_000u64..1_000_000),
+        quota in proptest::option::of(1_000i64..1_000_000),
+    ) {
+        let mut text = String::new();
+        text.extend(affinity.map(|cpu| format!("affinity = '{cpu}'\n")));
+        text.extend(period.map(|usec| format!("bandwidth-period = {usec}\n")));
+        text.extend(quota.map(|usec| format!("bandwidth-quota = '{usec}us'\n")));
+        let tuning = parse_machine(&text).unwrap().settings.tuning();
+        prop_assert_eq!(tuning.affinity.map(|cpus| cpus.to_string()), affinity.map(|cpu| cpu.to_string()));
+        prop_assert_eq!(tuning.bandwidth.is_some(), period.is_some() || quota.is_some());
+        let bandwidth = tuning.bandwidth.unwrap_or(crate::placement::Bandwidth::UNLIMITED);
+        prop_assert_eq!(bandwidth.period(), period.unwrap_or(100_000));
+        prop_assert_eq!(bandwidth.signed_quota(), quota.unwrap_or(-1));
+    }
+}

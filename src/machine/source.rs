@@ -1,0 +1,104 @@
+//! Where a machine is found, for how long, and how it is treated.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::UnixStream;
+
+use super::placing::Placement;
+use crate::config::{Limits, Uuid};
+use crate::host::{ConnectError, Leader, LeaderError};
+use crate::names::MachineName;
+use crate::qmp;
+
+/// Where a machine is found, and how it is treated.
+#[derive(Debug)]
+pub struct Source {
+    /// Its name.
+    pub name: MachineName,
+    /// The way to its QMP.
+    pub access: Access,
+    /// For how long there is such a machine.
+    pub tenure: Tenure,
+    /// The socket of its guest agent, where there is one.
+    pub agent: PathBuf,
+    /// The file in which it is remembered over a restart of the service.
+    pub record: PathBuf,
+    /// The UUID that its QEMU must have, if it has any.
+    pub uuid: Option<Uuid>,
+    /// Its QEMU, where that is not who serves QMP.
+    pub leader: Option<Arc<Leader>>,
+    /// How it is treated, to begin with.
+    pub treatment: Treatment,
+}
+
+/// The way to a QMP.
+#[derive(Debug)]
+pub enum Access {
+    /// A socket that can be connected to again and again.
+    Socket(PathBuf),
+    /// A connection that somebody else made. It cannot be made again: `None` where it is used up.
+    Connection(Option<UnixStream>),
+}
+
+/// For how long there is a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// As long as its place: when its QEMU ends another may come there.
+    Place,
+    /// As long as its QEMU, which must answer at the first attempt.
+    Registration,
+    /// As long as its QEMU, which has answered to a former run of the service.
+    Remembered,
+}
+
+/// What can change of how a machine is treated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Treatment {
+    /// Its time limits.
+    pub limits: Limits,
+    /// Where it is to be on the host.
+    pub placement: Placement,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLink {
+    /// The socket cannot be connected to.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Its process cannot be held.
+    #[error(transparent)]
+    Leader(#[from] LeaderError),
+    /// It does not speak QMP, or not in time.
+    #[error(transparent)]
+    Qmp(#[from] qmp::Error),
+    /// It is another VM.
+    #[error("QEMU has the UUID {found}, not {wanted}")]
+    OtherUuid {
+        /// The one that it must have.
+        wanted: Uuid,
+        /// The one that it has.
+        found: String,
+    },
+    /// It ended, or nobody wants it any more.
+    #[error("QEMU has ended, or the machine was unregistered meanwhile")]
+    Gone,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Connection(_) => f.write_str("a connection"),
+        }
+    }
+}
+
+impl Tenure {
+    /// Whether there is no such machine any more when its QEMU has ended.
+    pub(super) fn ends_with_leader(self) -> bool {
+        self != Self::Place
+    }
+}

@@ -1,0 +1,131 @@
+//! The registry: which machines there are, and the actor of each.
+//!
+//! ```text
+//!   qmp/NAME.sock appears, goes ──▶ ┐
+//!   machines.d/NAME.toml, Reload ─▶ ├ Machines ──▶ an actor each
+//!   Registrar: register, … ───────▶ ┘    │
+//!                                        └──▶ what is wrong: files, and names claimed twice
+//! ```
+//!
+//! A name has one machine, and the first stays. Who comes later is told so if it is a call, and
+//! passed over, visibly, if it is a socket or a file; when the name is free it is his turn.
+//!
+//! A machine with a socket or a file is there as long as those are. One that was registered is
+//! there as long as its QEMU, and remembered over a restart of the service.
+
+mod machines;
+mod register;
+mod registrar;
+mod registrations;
+mod sockets;
+
+use std::io;
+use std::path::PathBuf;
+
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
+
+use self::machines::Machines;
+use self::registrar::Request;
+use self::sockets::{Sight, Sockets};
+use crate::config::{Configuration, Directories};
+use crate::machine::{Outbox, Site};
+use crate::names::MachineName;
+
+pub use registrar::{Error, Registrar, Registration, Requests, Way};
+
+/// The machines of a service, at work as long as the process is.
+#[derive(Debug)]
+pub struct Registry {
+    task: JoinHandle<io::Error>,
+}
+
+/// The directory of QMP sockets cannot be watched.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch {} for QMP sockets: {source}", directory.display())]
+pub struct WatchError {
+    directory: PathBuf,
+    source: io::Error,
+}
+
+impl Registry {
+    /// Starts to watch, and to do what is asked by `requests`; returns when every machine at hand
+    /// has answered or was given its time to. Their news go to `outbox`.
+    pub async fn start(
+        directories: &Directories,
+        configuration: Configuration,
+        site: Site,
+        outbox: Outbox,
+        requests: Requests,
+    ) -> Result<Self, WatchError> {
+        let directory = directories.qmp();
+        let failed = |source| WatchError {
+            directory: directory.clone(),
+            source,
+        };
+        let sockets = Sockets::watch(directory.clone()).map_err(failed)?;
+        let mut machines = Machines::new(directories.clone(), configuration, site, outbox);
+        machines.recall();
+        machines.start_configured();
+        // Watched first, listed second: what comes in between is seen twice, not never.
+        machines.set_sockets(sockets.list().map_err(failed)?).await;
+        machines.forget_departed();
+        machines.tell_problems().await;
+        machines.settled().await;
+        let task = tokio::spawn(follow(machines, sockets, requests));
+        Ok(Self { task })
+    }
+
+    /// Waits until the directory cannot be watched any more, which should never be.
+    pub async fn failed(&mut self) -> io::Error {
+        (&mut self.task).await.unwrap_or_else(io::Error::other)
+    }
+}
+
+/// Does what happens and what is asked, one after the other.
+async fn follow(mut machines: Machines, mut sockets: Sockets, mut requests: Requests) -> io::Error {
+    loop {
+        tokio::select! {
+            sight = sockets.next() => match sight {
+                Ok(Sight::Came(name)) => {
+                    // A rename may replace a socket without a word about the former.
+                    machines.remove_socket(&name).await;
+                    machines.add_socket(&name);
+                }
+                Ok(Sight::Went(name)) => machines.remove_socket(&name).await,
+                Ok(Sight::Lost) => {
+                    warn!("directory events were lost, listing anew");
+                    if let Some(names) = list(&sockets) {
+                        machines.set_sockets(names).await;
+                    }
+                }
+                Err(error) => return error,
+            },
+            Some(request) = requests.0.recv() => match request {
+                Request::Register(registration, answer) => {
+                    machines.register(*registration, answer);
+                }
+                Request::Unregister(name, answer) => {
+                    let _ = answer.send(machines.unregister(&name).await);
+                }
+                Request::Reload(answer) => {
+                    let handles = machines.reload(list(&sockets)).await;
+                    // Before the answer, so that who asked can read it.
+                    machines.tell_problems().await;
+                    let _ = answer.send(handles);
+                }
+            },
+            Some(event) = machines.events.next() => machines.take(event).await,
+        }
+        machines.tell_problems().await;
+    }
+}
+
+/// The names of the machines whose sockets are there; `None` where that cannot be found out.
+fn list(sockets: &Sockets) -> Option<Vec<MachineName>> {
+    let failed = |error: &io::Error| {
+        error!(directory = %sockets.directory().display(), %error, "cannot list QMP sockets");
+    };
+    sockets.list().inspect_err(failed).ok()
+}

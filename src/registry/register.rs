@@ -1,0 +1,218 @@
+//! Machines that somebody registers: from the request to the end of their QEMU.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tracing::info;
+
+use super::machines::{Machines, New, Origin};
+use super::registrar::{Answer, Error, Registration, Way};
+use super::registrations::Registered;
+use crate::host::{Leader, ProcessId};
+use crate::machine::{Access, NoLink, Tenure};
+use crate::names::MachineName;
+
+/// How many machines a user may register; root may register as many as there may be.
+const LIMIT_OF_USER: usize = 64;
+/// How many machines may be registered in all.
+const LIMIT: usize = 4096;
+
+/// What happens with a registration.
+pub(super) enum Event {
+    /// It is known whether there is such a machine.
+    Settled {
+        name: MachineName,
+        generation: u64,
+        result: Result<(), NoLink>,
+        registered: Box<Registered>,
+        answer: Answer,
+    },
+    /// It has ended.
+    Ended(MachineName, u64),
+}
+
+impl Machines {
+    /// Takes up what a former run of the service had registered.
+    pub(super) fn recall(&mut self) {
+        for (name, registered) in self.registrations.load() {
+            let leader = registered.leader.map(recall_leader);
+            if let Some(None) = leader {
+                self.registrations.remove(&name);
+                continue;
+            }
+            let access = match &registered.settings.qmp {
+                Some(path) => Access::Socket(path.clone()),
+                None => Access::Connection(None),
+            };
+            let new = New {
+                origin: Origin::Registration(registered.uid),
+                access,
+                tenure: Tenure::Remembered,
+                own: registered.settings,
+                leader: leader.flatten(),
+            };
+            self.start(&name, new);
+            self.await_end(&name);
+        }
+    }
+
+    /// Registers a machine; it is answered when it is known whether there is one.
+    pub(super) fn register(&mut self, registration: Registration, answer: Answer) {
+        if let Err(error) = self.check(&registration) {
+            let _ = answer.send(Err(error));
+            return;
+        }
+        let Registration {
+            name,
+            way,
+            mut settings,
+            leader,
+            uid,
+        } = registration;
+        let leader = match leader.map(|pid| hold_leader(pid, uid)).transpose() {
+            Ok(leader) => leader.map(Arc::new),
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                return;
+            }
+        };
+        let access = match way {
+            Way::Socket(path) => {
+                settings.qmp = Some(path.clone());
+                Access::Socket(path)
+            }
+            Way::Connection(stream) => {
+                settings.qmp = None;
+                Access::Connection(Some(stream))
+            }
+        };
+        let id = leader.as_ref().and_then(|leader| leader.id().ok());
+        let registered = Box::new(Registered::new(uid, settings.clone(), id));
+        let new = New {
+            origin: Origin::Registration(uid),
+            access,
+            tenure: Tenure::Registration,
+            own: settings,
+            leader,
+        };
+        self.start(&name, new);
+        let Some(known) = self.known.get_mut(&name) else {
+            return;
+        };
+        let (settled, generation) = (known.running.settled(), known.generation);
+        let event = settled.map(move |result| Event::Settled {
+            name,
+            generation,
+            result,
+            registered,
+            answer,
+        });
+        self.events.push(event.boxed());
+    }
+
+    /// Whether a machine may be registered, and if not, why.
+    fn check(&self, registration: &Registration) -> Result<(), Error> {
+        let Registration { name, uid, .. } = registration;
+        if let Some(known) = self.known.get(name) {
+            return Err(Error::Exists(known.origin.to_string()));
+        }
+        let file = self.configuration.machines.get(name);
+        if let Some(file) = file.filter(|file| file.settings.is_none()) {
+            let text = format!("{}, which has mistakes", file.path.display());
+            return Err(Error::Exists(text));
+        }
+        let users = self.known.values().filter_map(|known| known.origin.user());
+        let users: Vec<u32> = users.collect();
+        let own = users.iter().filter(|user| *user == uid).count();
+        if users.len() >= LIMIT {
+            return Err(Error::TooMany(LIMIT));
+        }
+        if *uid != 0 && own >= LIMIT_OF_USER {
+            let (uid, limit) = (*uid, LIMIT_OF_USER);
+            return Err(Error::TooManyOfUser { uid, limit });
+        }
+        // What the host has not now is told now; what the kernel refuses, in the journal.
+        match self.site.host.cpus() {
+            Ok(cpus) => {
+                let tuning = registration.settings.settings.tuning();
+                tuning.check(&cpus).map_err(Error::Unavailable)
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Something happened with a registration.
+    pub(super) async fn take(&mut self, event: Event) {
+        match event {
+            Event::Settled {
+                name,
+                generation,
+                result,
+                registered,
+                answer,
+            } => {
+                let is_there = self.is_there(&name, generation);
+                let result = match (result, is_there) {
+                    (Ok(()), true) => {
+                        self.registrations.save(&name, &registered);
+                        self.await_end(&name);
+                        Ok(())
+                    }
+                    (Ok(()), false) => Err(Error::NoLink(NoLink::Gone)),
+                    (Err(reason), is_there) => {
+                        if is_there {
+                            self.stop(&name).await;
+                            self.let_others(&name);
+                        }
+                        Err(Error::NoLink(reason))
+                    }
+                };
+                let _ = answer.send(result);
+            }
+            Event::Ended(name, generation) if self.is_there(&name, generation) => {
+                self.stop(&name).await;
+                self.let_others(&name);
+            }
+            Event::Ended(..) => {}
+        }
+    }
+
+    /// Forgets the machine `name`.
+    pub(super) async fn unregister(&mut self, name: &MachineName) -> Result<(), Error> {
+        if !self.known.contains_key(name) {
+            return Err(Error::NoSuchMachine);
+        }
+        info!(machine = %name, "unregistered; the VM runs on as it is");
+        self.stop(name).await;
+        self.let_others(name);
+        Ok(())
+    }
+
+    /// Waits for the end of the machine `name`, which was registered.
+    fn await_end(&mut self, name: &MachineName) {
+        if let Some(known) = self.known.get(name) {
+            let (ended, event) = (
+                known.running.ended(),
+                Event::Ended(name.clone(), known.generation),
+            );
+            self.events.push(ended.map(|()| event).boxed());
+        }
+    }
+}
+
+/// The process `pid`, which user `uid` calls the QEMU of a machine: his own, but for root.
+fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
+    let wrong = |error| Error::Leader { pid, error };
+    let leader = Leader::of_pid(pid).map_err(wrong)?;
+    let user = leader.user().map_err(|error| wrong(error.into()))?;
+    match uid == 0 || uid == user {
+        true => Ok(leader),
+        false => Err(Error::ForeignLeader { pid, uid }),
+    }
+}
+
+/// The process that a former run of the service held; `None` if that has ended.
+fn recall_leader(id: ProcessId) -> Option<Arc<Leader>> {
+    let leader = Leader::of_pid(id.pid).ok()?;
+    (leader.id().ok()? == id).then(|| Arc::new(leader))
+}

@@ -1,0 +1,155 @@
+//! Registrations, remembered over a restart of the service: a file each, JSON, replaced as a whole.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::config::MachineSettings;
+use crate::host::ProcessId;
+use crate::names::MachineName;
+
+/// The version of the files. A file of a version that is not known is not read.
+const VERSION: u32 = 1;
+/// More than any of them has.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// A registration that was successful.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Registered {
+    version: u32,
+    /// The user who registered the machine.
+    pub uid: u32,
+    /// What he said of it; without `qmp` where he passed a connection.
+    pub settings: MachineSettings,
+    /// Its QEMU, where that is not who serves QMP.
+    #[serde(default)]
+    pub leader: Option<ProcessId>,
+}
+
+impl Registered {
+    pub(super) fn new(uid: u32, settings: MachineSettings, leader: Option<ProcessId>) -> Self {
+        Self {
+            version: VERSION,
+            uid,
+            settings,
+            leader,
+        }
+    }
+}
+
+/// The directory of their files.
+#[derive(Debug)]
+pub(super) struct Registrations {
+    directory: PathBuf,
+}
+
+impl Registrations {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// All that are remembered. What cannot be read is forgotten.
+    pub(super) fn load(&self) -> Vec<(MachineName, Registered)> {
+        let Ok(files) = fs::read_dir(&self.directory) else {
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for file in files.flatten().map(|entry| entry.path()) {
+            let name = file.file_stem().and_then(OsStr::to_str);
+            let name: Option<MachineName> = name.and_then(|name| name.parse().ok());
+            let is_whole = file.extension() == Some(OsStr::new("json"));
+            let Some(name) = name.filter(|_| is_whole) else {
+                let _ = fs::remove_file(&file);
+                continue;
+            };
+            match read(&file) {
+                Ok(registered) => all.push((name, registered)),
+                Err(error) => {
+                    warn!(file = %file.display(), %error, "a registration cannot be read, so it is forgotten");
+                    let _ = fs::remove_file(&file);
+                }
+            }
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Remembers that `name` is registered.
+    pub(super) fn save(&self, name: &MachineName, registered: &Registered) {
+        let write = || -> io::Result<()> {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.directory)?;
+            let file = self.file(name);
+            let new = file.with_extension("new");
+            fs::write(&new, serde_json::to_vec(registered)?)?;
+            fs::rename(&new, &file)
+        };
+        if let Err(error) = write() {
+            warn!(machine = %name, %error, "the registration cannot be remembered, a restart of the service will forget it");
+        }
+    }
+
+    /// Forgets `name`.
+    pub(super) fn remove(&self, name: &MachineName) {
+        match fs::remove_file(self.file(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(machine = %name, %error, "the registration cannot be forgotten");
+            }
+            _ => {}
+        }
+    }
+
+    fn file(&self, name: &MachineName) -> PathBuf {
+        // A name may have dots in it, so its ending is not for with_extension() to replace.
+        self.directory.join(format!("{name}.json"))
+    }
+}
+
+fn read(file: &std::path::Path) -> io::Result<Registered> {
+    let size = fs::symlink_metadata(file)?.len();
+    if size > MAX_SIZE {
+        return Err(io::Error::other(format!("it has {size} bytes")));
+    }
+    let registered: Registered = serde_json::from_slice(&fs::read(file)?)?;
+    match registered.version {
+        VERSION => Ok(registered),
+        other => Err(io::Error::other(format!("it is of version {other}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_the_rest_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registrations");
+        let registrations = Registrations::new(path.clone());
+        assert_eq!(registrations.load(), []);
+        let settings = crate::config::parse_machine(
+            "qmp = '/run/a'\nscheduler = 'rr'\npriority = 2\ncache = [{ vcpus = '1', schemata = 'L3:0=f' }]",
+        );
+        let registered =
+            Registered::new(7, settings.unwrap(), Some(ProcessId { pid: 1, start: 2 }));
+        let names: [MachineName; 2] = ["web".parse().unwrap(), "web.1".parse().unwrap()];
+        for name in &names {
+            registrations.save(name, &registered);
+        }
+        fs::write(path.join("half.new"), "").unwrap();
+        fs::write(path.join("broken.json"), "{").unwrap();
+        let all = names.clone().map(|name| (name, registered.clone()));
+        assert_eq!(registrations.load(), all);
+        registrations.remove(&names[0]);
+        registrations.remove(&names[0]);
+        assert_eq!(registrations.load(), all[1..]);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+    }
+}

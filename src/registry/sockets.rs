@@ -1,0 +1,115 @@
+//! The directory of QMP sockets: what comes there and goes, watched (`inotify(7)`), not polled.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use futures_util::StreamExt;
+use inotify::{EventMask, EventStream, Inotify, WatchMask};
+use tracing::warn;
+
+use crate::names::MachineName;
+
+/// What was seen in the directory.
+#[derive(Debug)]
+pub(super) enum Sight {
+    /// A socket came, instead of another if there was one.
+    Came(MachineName),
+    /// A socket went.
+    Went(MachineName),
+    /// More than could be told of; the directory is to be listed anew.
+    Lost,
+}
+
+/// The directory, watched.
+pub(super) struct Sockets {
+    directory: PathBuf,
+    /// What does not fit in the buffer waits in the kernel.
+    events: EventStream<[u8; 4096]>,
+}
+
+impl Sockets {
+    /// Watches `directory`, which is made where there is none.
+    pub(super) fn watch(directory: PathBuf) -> io::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&directory)?;
+        let inotify = Inotify::init()?;
+        let mask = WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVED_TO
+            | WatchMask::MOVED_FROM
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
+        inotify.watches().add(&directory, mask)?;
+        let events = inotify.into_event_stream([0; 4096])?;
+        Ok(Self { directory, events })
+    }
+
+    /// The directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Waits for what happens next.
+    pub(super) async fn next(&mut self) -> io::Result<Sight> {
+        loop {
+            let event = self.events.next().await;
+            let event = event.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))?;
+            let mask = event.mask;
+            if mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            if mask.contains(EventMask::Q_OVERFLOW) {
+                return Ok(Sight::Lost);
+            }
+            let Some(file) = event.name else { continue };
+            let came = mask.intersects(EventMask::CREATE | EventMask::MOVED_TO);
+            let is_socket = is_socket(&self.directory.join(&file));
+            match machine_name(&file) {
+                // A rename may put what is no socket in a socket's place.
+                Some(name) if came && is_socket => return Ok(Sight::Came(name)),
+                Some(name) => return Ok(Sight::Went(name)),
+                None if came && is_socket => warn_of(&self.directory.join(&file)),
+                None => {}
+            }
+        }
+    }
+
+    /// The names of the machines whose sockets are there.
+    pub(super) fn list(&self) -> io::Result<Vec<MachineName>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            match machine_name(&entry.file_name()) {
+                _ if !is_socket(&entry.path()) => {}
+                Some(name) => names.push(name),
+                None => warn_of(&entry.path()),
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// The file of the QMP socket of the machine `name`.
+pub(super) fn file(directory: &Path, name: &MachineName) -> PathBuf {
+    directory.join(format!("{name}.sock"))
+}
+
+/// Whether there is a socket at `path`, and not only a link to one.
+pub(super) fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+fn warn_of(socket: &Path) {
+    warn!(socket = %socket.display(), "not named NAME.sock, NAME a machine's name, so not a machine");
+}
+
+/// NAME of `NAME.sock`, if it is a machine's name.
+fn machine_name(file: &OsStr) -> Option<MachineName> {
+    file.to_str()?.strip_suffix(".sock")?.parse().ok()
+}
