@@ -165,20 +165,26 @@ impl Placer {
         report
     }
 
-    /// Puts `new` in force instead of `old`. Where any vCPU cannot have it, the report says so,
-    /// and all have gone back to `old`.
+    /// Puts `new` in force instead of `old`. Where a vCPU cannot have it, all have gone back to
+    /// `old`, and this is why, and for which. What failed before and does so still is no reason,
+    /// if it is in `known`.
     pub fn change(
         &mut self,
         old: &Tuning,
         new: &Tuning,
         threads: &BTreeMap<u32, u32>,
         leader: &dyn Tasks,
-    ) -> Report {
+        known: &BTreeMap<u32, StepError>,
+    ) -> Result<Report, Vec<(u32, StepError)>> {
         let report = self.reconcile(new, threads, leader);
-        if !report.is_complete() {
-            self.reconcile(old, threads, leader);
+        let failures = report.failures();
+        let reasons = failures.filter(|(vcpu, error)| known.get(vcpu) != Some(error));
+        let reasons: Vec<_> = reasons.map(|(vcpu, e)| (vcpu, e.clone())).collect();
+        if reasons.is_empty() {
+            return Ok(report);
         }
-        report
+        self.reconcile(old, threads, leader);
+        Err(reasons)
     }
 
     /// Removes all groups of a machine that has ended. What something is still in stays, with

@@ -18,8 +18,8 @@ use crate::host::{Audit, HomeError, Host, Housing, Keeper, Leader, Placer, find_
 use crate::inventory::Inventory;
 use crate::names::message_id;
 use crate::placement::{
-    Bandwidth, CpuList, Home, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata, Step,
-    StepError, Tuning, UnitError, Units, Wish,
+    Bandwidth, CpuList, Home, HostCpus, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata,
+    Step, StepError, Tuning, Unavailable, UnitError, Units, Wish,
 };
 
 /// How often it is seen to that what is wanted is still in force. The look that goes with it finds
@@ -89,6 +89,33 @@ impl TuningChange {
         match self {
             Self::Pin(vcpus, _) | Self::Scheduler(vcpus, _) | Self::Cache(vcpus, _) => Some(vcpus),
             Self::Bandwidth(_) => None,
+        }
+    }
+
+    /// Whether the host has what it asks for. What was asked for before may be offline by now.
+    fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
+        match self {
+            Self::Pin(_, Some(cpus)) => host.check_cpus(cpus),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is what decides over this step of `vcpu`, where `tuning` is what comes of it.
+    fn decides(&self, vcpu: u32, step: Step, tuning: &Tuning) -> bool {
+        let names = |vcpus: &BTreeSet<u32>, has_own: bool| match vcpus.is_empty() {
+            true => !has_own,
+            false => vcpus.contains(&vcpu),
+        };
+        match (self, step) {
+            (Self::Pin(vcpus, _), Step::Cpus | Step::Affinity) => {
+                names(vcpus, tuning.pins.contains_key(&vcpu))
+            }
+            (Self::Bandwidth(_), Step::Bandwidth) => true,
+            (Self::Scheduler(vcpus, _), Step::Scheduler) => {
+                names(vcpus, tuning.schedulers.contains_key(&vcpu))
+            }
+            (Self::Cache(vcpus, _), Step::Cache) => names(vcpus, false),
+            _ => false,
         }
     }
 
@@ -334,16 +361,19 @@ impl Actor {
         }
         let new = change.of(&placing.tuning, max);
         let cpus = self.site.host.cpus().map_err(TuningError::Refused)?;
-        new.check(&cpus).map_err(TuningError::Unavailable)?;
+        change.check(&cpus).map_err(TuningError::Unavailable)?;
         placer.supports(&new).map_err(TuningError::Refused)?;
-        let report = placer.change(&placing.tuning, &new, &placing.threads, leader.as_ref());
-        let failures = report.failures();
-        let failures: Vec<_> = failures
-            .map(|(vcpu, error)| (vcpu, error.clone()))
-            .collect();
-        if !failures.is_empty() {
-            return Err(TuningError::Failed(failures));
-        }
+        let mut known = placing.failed.clone();
+        known.retain(|vcpu, error| !change.decides(*vcpu, error.step, &new));
+        let report = placer
+            .change(
+                &placing.tuning,
+                &new,
+                &placing.threads,
+                leader.as_ref(),
+                &known,
+            )
+            .map_err(TuningError::Failed)?;
         placing.tuning = Arc::new(new);
         self.log_pass(&report);
         Ok(())
@@ -382,5 +412,27 @@ mod tests {
         let share: Schemata = "L3:0=f".parse().unwrap();
         let cache = TuningChange::Cache(BTreeSet::new(), Some(share));
         assert_eq!(cache.of(&tuning, 4).cache.len(), 4);
+    }
+
+    #[test]
+    fn a_change_decides_over_what_it_names() {
+        let tuning = Tuning {
+            pins: [(2, "1".parse().unwrap())].into(),
+            ..Tuning::default()
+        };
+        let decides = |change: &TuningChange, step| {
+            let decides = |vcpu: &u32| change.decides(*vcpu, step, &tuning);
+            (0..4).filter(decides).collect::<Vec<u32>>()
+        };
+        let default = TuningChange::Pin(BTreeSet::new(), None);
+        assert_eq!(decides(&default, Step::Cpus), [0, 1, 3]);
+        assert!(decides(&default, Step::Bandwidth).is_empty());
+        let pin = TuningChange::Pin([2, 3].into(), None);
+        assert_eq!(decides(&pin, Step::Affinity), [2, 3]);
+        let bandwidth = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
+        assert_eq!(decides(&bandwidth, Step::Bandwidth), [0, 1, 2, 3]);
+        assert!(decides(&bandwidth, Step::Cpus).is_empty());
+        let scheduler = TuningChange::Scheduler(BTreeSet::new(), Scheduler::Batch);
+        assert_eq!(decides(&scheduler, Step::Scheduler), [0, 1, 2, 3]);
     }
 }

@@ -169,10 +169,20 @@ async fn host_cpus_that_go_and_come_back_are_followed() {
         .await;
     assert_eq!(said, ["2"]);
 
+    // That it cannot be had for one does not forbid to change the rest.
+    let unavailable = pin(&machine, &[3], "1").await.unwrap_err();
+    unavailable.assert("org.vcpud1.Error.CpuUnavailable", &["offline"]);
+    assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
+    for vcpu in [0, 1, 3] {
+        assert_eq!(groups.of_vcpu(vcpu, "cpu.max"), "40000 50000");
+    }
+
     drop(offline);
     until("all of it", wanted, lists).await;
     machine.wait_for("Affinity", "0-3").await;
     until("the new one", "0-3".to_owned(), || list_of(guest.thread(3))).await;
+    let limits = vec!["40000 50000".to_owned(); 4];
+    until("all limits", limits, || of_all(&groups, &guest, "cpu.max")).await;
     assert_placed(&groups, &guest);
     assert_eq!(
         affinities(&machine, &groups, &guest).await,

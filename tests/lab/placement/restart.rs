@@ -47,4 +47,9 @@ async fn a_killed_service_ends_what_it_began() {
     );
     assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_RR 7");
     assert_eq!(of_all(&groups, &guest, "cpu.max"), ["40000 50000"; 4]);
+
+    // Where the service does not run, systemd alone leaves nothing behind.
+    host.stop_service().await;
+    guest.kill().await;
+    until("the groups", false, || groups.exist()).await;
 }
