@@ -40,7 +40,9 @@ install:
 	$(call install_to,polkit/org.vcpud1.policy,$(PREFIX)/share/polkit-1/actions/org.vcpud1.policy)
 	$(call install_to,polkit/org.vcpud1.rules.example,$(PREFIX)/share/doc/vcpud/examples/org.vcpud1.rules)
 	$(call install_to,systemd/vcpud.service,$(PREFIX)/lib/systemd/system/vcpud.service)
+	$(call install_to,systemd/vcpud.path,$(PREFIX)/lib/systemd/system/vcpud.path)
 	$(call install_to,systemd/vcpud.tmpfiles,$(PREFIX)/lib/tmpfiles.d/vcpud.conf)
+	$(call install_to,systemd/vcpud.catalog,$(PREFIX)/lib/systemd/catalog/vcpud.catalog)
 	$(call install_to,man/vcpud.8,$(PREFIX)/share/man/man8/vcpud.8)
 	$(BUILD)/vcpuctl man | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/man/man1/vcpuctl.1
 	$(BUILD)/vcpuctl completions bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vcpuctl

@@ -1,21 +1,28 @@
 //! The service from start to end: puts the parts together, and takes the name when all is ready.
 
-use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
 use zbus::connection::Builder;
 use zbus::fdo::{ObjectManager, RequestNameFlags};
 use zbus::{Connection, fdo};
 
-use crate::bus::{Authority, Directory, Manager, Publisher};
+use crate::bus::{Authority, Callers, Directory, Manager, Publisher};
 use crate::config::{Configuration, Directories};
-use crate::host::Host;
+use crate::host::{Audit, Host};
+use crate::idle::Calls;
 use crate::machine::{Outbox, Site};
 use crate::names::{BUS_NAME, ROOT_PATH};
 use crate::registry::{Registrar, Registry, WatchError};
-use crate::systemd::{self, Systemd};
+use crate::systemd::{self, FdStore, Systemd};
+
+/// What every D-Bus peer answers to.
+const PEER: &str = "org.freedesktop.DBus.Peer";
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -40,38 +47,70 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-/// Runs the service until it is told to end by `SIGTERM` or `SIGINT`.
+/// Runs the service until it is told to end by `SIGTERM` or `SIGINT`, or has nothing to do.
+/// `SIGHUP` makes it read the configuration again.
 pub async fn run(directories: Directories) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
 
+    // Before any descriptor is opened.
+    let store = Arc::new(FdStore::open());
     let configuration = Configuration::read(&directories.configuration);
     let directory = Directory::default();
     let (outbox, notices) = Outbox::new();
     let (registrar, requests) = Registrar::new(outbox.clone());
-    let connection = connect(&directory, registrar).await?;
-    let authority = Authority::new(connection.clone());
-    let publisher = Publisher::new(connection.clone(), authority, directory);
+    let idle_exit = configuration.service.idle_exit;
+    let callers = Callers::default();
+    let manager = Manager::new(directory.clone(), registrar.clone(), callers.clone());
+    let connection = connect(manager).await?;
+    let calls = Calls::watch(&connection);
+    let authority = Authority::new(connection.clone(), callers);
+    let publisher = Publisher::new(connection.clone(), authority, directory.clone());
     tokio::spawn(publisher.run(notices));
 
     // Machines are served before the name is owned: who sees the name finds his machine.
     let site = Site {
         units: Arc::new(Systemd::new(connection.clone())),
         host: Host::this()?,
+        audit: Arc::new(Audit::open()),
+        keeper: store.clone(),
     };
     let mut registry =
         Registry::start(&directories, configuration, site, outbox.clone(), requests).await?;
     outbox.barrier().await;
     own_name(&connection).await?;
     outbox.open();
+    store.release_rest();
+    systemd::status(directory.all().len());
     systemd::ready();
+    tokio::spawn(feed_watchdog(connection.clone(), outbox, directory.clone()));
     info!(directory = %directories.qmp().display(), "ready, watching for QMP sockets");
 
-    let result = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = connection.closed() => Err(Error::BusLost),
-        error = registry.failed() => Err(Error::WatchLost(error)),
+    let sockets = directories.qmp();
+    let result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => {
+                systemd::reloading();
+                // It only fails when the service ends.
+                let _ = registrar.reload().await;
+                systemd::ready();
+            }
+            () = connection.closed() => break Err(Error::BusLost),
+            error = registry.failed() => break Err(Error::WatchLost(error)),
+            () = idle(&calls, idle_exit, &directory, &sockets) => {
+                let _ = connection.release_name(BUS_NAME).await;
+                calls.last_calls().await;
+                if has_nothing_to_do(&directory, &sockets) {
+                    info!("nothing to do, ending until somebody calls or a QMP socket appears");
+                    systemd::stopping();
+                    return Ok(());
+                }
+                own_name(&connection).await?;
+            }
+        }
     };
     systemd::stopping();
     if result.is_ok() {
@@ -83,11 +122,53 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     result
 }
 
+/// Waits until nobody called for `limit` and there is nothing to do.
+async fn idle(calls: &Calls, limit: Duration, directory: &Directory, sockets: &Path) {
+    loop {
+        calls.silence(limit).await;
+        if has_nothing_to_do(directory, sockets) {
+            return;
+        }
+        sleep(limit).await;
+    }
+}
+
+/// Whether there is no machine, and nothing that may become one. While there is any file
+/// vcpud.path would start the service again at once.
+fn has_nothing_to_do(directory: &Directory, sockets: &Path) -> bool {
+    let is_empty = |mut files: fs::ReadDir| files.next().is_none();
+    directory.all().is_empty() && fs::read_dir(sockets).is_ok_and(is_empty)
+}
+
+/// Tells systemd that the service is alive as long as it is: as long as it answers a call that
+/// went over the bus, and passes on what machines tell.
+async fn feed_watchdog(connection: Connection, outbox: Outbox, directory: Directory) {
+    let Some(interval) = systemd::watchdog() else {
+        return;
+    };
+    loop {
+        let ping = connection.call_method(Some(BUS_NAME), ROOT_PATH, Some(PEER), "Ping", &());
+        let is_alive = async {
+            let answered = ping.await;
+            outbox.barrier().await;
+            answered
+        };
+        // Where nobody answers systemd is told nothing, and ends the service.
+        match timeout(interval, is_alive).await {
+            Ok(Ok(_)) => systemd::alive(),
+            Ok(Err(error)) => warn!(%error, "the service does not answer itself"),
+            Err(_) => warn!("the service does not answer itself"),
+        }
+        systemd::status(directory.all().len());
+        sleep(interval / 2).await;
+    }
+}
+
 /// Connects with the root object in place: a call that comes before there is any object is
 /// never answered.
-async fn connect(directory: &Directory, registrar: Registrar) -> zbus::Result<Connection> {
+async fn connect(manager: Manager) -> zbus::Result<Connection> {
     Builder::system()?
-        .serve_at(ROOT_PATH, Manager::new(directory.clone(), registrar))?
+        .serve_at(ROOT_PATH, manager)?
         .serve_at(ROOT_PATH, ObjectManager)?
         .build()
         .await

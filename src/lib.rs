@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod guest_agent;
 pub mod host;
+mod idle;
 pub mod inventory;
 pub mod machine;
 pub mod names;

@@ -58,6 +58,29 @@ pub mod error_name {
     pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
 }
 
+/// The ids of journald's messages (`MESSAGE_ID` in `systemd.journal-fields(7)`), one for each kind
+/// of outcome; `systemd/vcpud.catalog` explains them.
+pub mod message_id {
+    /// A vCPU came.
+    pub const VCPU_ADDED: &str = "9f4e0c4e91c24cafaa929189f8a649eb";
+    /// A vCPU is gone.
+    pub const VCPU_REMOVED: &str = "3598f460a1c2447c9c19365cd6bd577d";
+    /// The guest or QEMU refused to remove a vCPU.
+    pub const VCPU_REMOVAL_FAILED: &str = "54fe9cb5ef784d6d95654fc2f2fabe84";
+    /// A caller waited in vain for vCPUs to be removed.
+    pub const VCPU_REMOVAL_PENDING: &str = "6125963b38934c3fbaa3a4661cc5d373";
+    /// A vCPU does not run where it should.
+    pub const VCPU_NOT_PLACED: &str = "dbb090f188cf40068c61fd0936e0ab6a";
+    /// All of them.
+    pub const ALL: &[&str] = &[
+        VCPU_ADDED,
+        VCPU_REMOVED,
+        VCPU_REMOVAL_FAILED,
+        VCPU_REMOVAL_PENDING,
+        VCPU_NOT_PLACED,
+    ];
+}
+
 /// The polkit actions.
 pub mod action_id {
     /// Guards every change of which machines there are.

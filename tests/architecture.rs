@@ -24,11 +24,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "bus", "config", "host", "machine", "names", "registry", "systemd",
+            "bus", "config", "host", "idle", "machine", "names", "registry", "systemd",
         ],
     ),
     ("guest_agent", &["host", "inventory", "text"]),
     ("host", &["placement"]),
+    ("idle", &[]),
     ("inventory", &["text"]),
     (
         "machine",
@@ -51,12 +52,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         "registry",
         &["config", "host", "machine", "names", "placement"],
     ),
-    ("systemd", &["placement"]),
+    ("systemd", &["host", "placement"]),
     ("text", &[]),
 ];
 
 /// The only modules that may know D-Bus.
-const KNOW_DBUS: &[&str] = &["bus", "daemon", "proxy", "systemd"];
+const KNOW_DBUS: &[&str] = &["bus", "daemon", "idle", "proxy", "systemd"];
 
 /// All source text of each top-level module of the library.
 fn modules() -> BTreeMap<String, String> {

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use vcpud::config::{Configuration, Directories};
@@ -69,15 +71,25 @@ fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let journal = if by_systemd {
-        tracing_journald::layer().ok()
+        let layer = tracing_journald::layer();
+        // VM_NAME, VCPU, … and MESSAGE_ID as journald knows it.
+        layer.ok().map(|layer| layer.with_field_prefix(None))
     } else {
         None
     };
+    // A message id means nothing to people.
+    let fields = debug_fn(|writer, field, value| match field.name() {
+        "message_id" => Ok(()),
+        "message" => write!(writer, "{value:?}"),
+        name => write!(writer, "{name}={value:?}"),
+    })
+    .delimited(" ");
     let stderr = journal.is_none().then(|| {
         tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
+            .fmt_fields(fields)
     });
     tracing_subscriber::registry()
         .with(filter)

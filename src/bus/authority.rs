@@ -1,9 +1,12 @@
 //! Who may: polkit is asked before anything else happens, and every doubt is a no.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 use zbus::message::{Flags, Header};
 use zbus::names::{BusName, UniqueName};
 use zbus::proxy::CacheProperties;
@@ -12,6 +15,7 @@ use zbus_polkit::policykit1::{
     AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject,
 };
 
+use super::callers::{Caller, Callers};
 use super::error::Error;
 use crate::names::action_id;
 
@@ -45,28 +49,45 @@ impl Action {
     }
 }
 
+/// After this time without an answer of polkit it is watched whether the caller is still there.
+const UNWATCHED: Duration = Duration::from_millis(100);
+
 /// Asks polkit on behalf of the service.
 #[derive(Clone, Debug)]
 pub struct Authority {
     connection: Connection,
+    callers: Callers,
+}
+
+/// What came of asking polkit.
+enum Answer {
+    Polkit(AuthorizationResult),
+    /// The caller left the bus meanwhile: there is nobody any more to act for.
+    CallerLeft,
+    /// polkit is not there, or does not work.
+    None(String),
 }
 
 impl Authority {
-    /// An authority that reaches polkit over `connection`.
-    pub fn new(connection: Connection) -> Self {
-        Self { connection }
+    /// An authority that reaches polkit over `connection`, and counts calls in `callers`.
+    pub fn new(connection: Connection, callers: Callers) -> Self {
+        Self {
+            connection,
+            callers,
+        }
     }
 
-    /// Lets the sender of the call `header` pass, with his user id, or says why not.
+    /// Lets the sender of the call `header` pass, or says why not. His call is under way as long
+    /// as what is returned lives.
     ///
-    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. Without an answer of polkit root passes and
-    /// nobody else does.
+    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. Without an
+    /// answer of polkit root passes and nobody else does; a caller who has left never does.
     pub async fn check(
         &self,
         header: &Header<'_>,
         action: Action,
         details: &HashMap<&str, &str>,
-    ) -> Result<u32, Error> {
+    ) -> Result<Caller, Error> {
         let denied = |why: &str| Error::AccessDenied(format!("{}: {why}", action.id()));
         let Some(sender) = header.sender() else {
             return Err(denied("the call has no sender"));
@@ -75,6 +96,7 @@ impl Authority {
             .user_of(sender)
             .await
             .map_err(|error| denied(&format!("the caller's user is not known: {error}")))?;
+        let caller = self.callers.admit(uid)?;
         let user = uid.to_string();
         let mut details = details.clone();
         details.insert("uid", &user);
@@ -82,26 +104,29 @@ impl Authority {
             .primary()
             .flags()
             .contains(Flags::AllowInteractiveAuth);
-        match self.ask(header, action, &details, interactive).await {
-            Ok(answer) if answer.is_authorized => Ok(uid),
-            Ok(answer) if answer.is_challenge && !interactive => {
+        let action = action.id();
+        debug!(uid, action, "polkit is asked");
+        match self
+            .ask(header, sender, action, &details, interactive)
+            .await
+        {
+            Answer::Polkit(answer) if answer.is_authorized => Ok(caller),
+            Answer::Polkit(answer) if answer.is_challenge && !interactive => {
                 Err(Error::InteractiveAuthorizationRequired(format!(
-                    "{} needs authentication, and the call does not allow to ask for it",
-                    action.id()
+                    "{action} needs authentication, and the call does not allow to ask for it"
                 )))
             }
-            Ok(_) => {
-                info!(uid, action = action.id(), "denied by polkit");
+            Answer::Polkit(_) => {
+                info!(uid, action, "denied by polkit");
                 Err(denied("not authorized by polkit"))
             }
-            Err(_) if uid == 0 => Ok(uid),
-            Err(error) => {
-                warn!(
-                    uid,
-                    action = action.id(),
-                    error,
-                    "polkit did not answer, so denied"
-                );
+            Answer::CallerLeft => {
+                info!(uid, action, "the caller left before polkit answered");
+                Err(denied("the caller has left"))
+            }
+            Answer::None(_) if uid == 0 => Ok(caller),
+            Answer::None(error) => {
+                warn!(uid, action, error, "polkit did not answer, so denied");
                 Err(denied(&format!(
                     "polkit did not answer ({error}), so only root may"
                 )))
@@ -109,43 +134,87 @@ impl Authority {
         }
     }
 
-    async fn user_of(&self, sender: &UniqueName<'_>) -> zbus::Result<u32> {
-        let bus = fdo::DBusProxy::builder(&self.connection)
+    async fn bus(&self) -> zbus::Result<fdo::DBusProxy<'static>> {
+        fdo::DBusProxy::builder(&self.connection)
             .cache_properties(CacheProperties::No)
             .build()
-            .await?;
+            .await
+    }
+
+    async fn user_of(&self, sender: &UniqueName<'_>) -> zbus::Result<u32> {
         let name = BusName::from(sender.clone());
-        Ok(bus.get_connection_unix_user(name).await?)
+        Ok(self.bus().await?.get_connection_unix_user(name).await?)
     }
 
     async fn ask(
         &self,
         header: &Header<'_>,
-        action: Action,
+        sender: &UniqueName<'_>,
+        action: &str,
         details: &HashMap<&str, &str>,
         interactive: bool,
-    ) -> Result<AuthorizationResult, String> {
-        let check = async {
-            let polkit = AuthorityProxy::builder(&self.connection)
-                .cache_properties(CacheProperties::No)
-                .build()
-                .await
-                .map_err(|e| e.to_string())?;
-            let subject = Subject::new_for_message_header(header).map_err(|e| e.to_string())?;
-            let (flags, limit) = if interactive {
-                (
-                    CheckAuthorizationFlags::AllowUserInteraction.into(),
-                    INTERACTIVE_TIMEOUT,
-                )
-            } else {
-                (Default::default(), ANSWER_TIMEOUT)
-            };
-            let answer = polkit.check_authorization(&subject, action.id(), details, flags, "");
-            match tokio::time::timeout(limit, answer).await {
-                Ok(answer) => answer.map_err(|e| e.to_string()),
-                Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
-            }
+    ) -> Answer {
+        static CHECKS: AtomicU64 = AtomicU64::new(0);
+        let polkit = AuthorityProxy::builder(&self.connection)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await;
+        let polkit = match polkit {
+            Ok(polkit) => polkit,
+            Err(error) => return Answer::None(error.to_string()),
         };
-        check.await
+        let subject = match Subject::new_for_message_header(header) {
+            Ok(subject) => subject,
+            Err(error) => return Answer::None(error.to_string()),
+        };
+        let (flags, limit) = match interactive {
+            true => (
+                CheckAuthorizationFlags::AllowUserInteraction.into(),
+                INTERACTIVE_TIMEOUT,
+            ),
+            false => (Default::default(), ANSWER_TIMEOUT),
+        };
+        let id = format!("vcpud-{}", CHECKS.fetch_add(1, Ordering::Relaxed));
+        let answer = tokio::select! {
+            answer = polkit.check_authorization(&subject, action, details, flags, &id) => {
+                return match answer {
+                    Ok(answer) => Answer::Polkit(answer),
+                    Err(error) => Answer::None(error.to_string()),
+                };
+            }
+            () = self.departure(sender) => Answer::CallerLeft,
+            () = sleep(limit) => Answer::None(format!("no answer within {} s", limit.as_secs())),
+        };
+        // Nobody waits for what polkit, or a person, is still about to say. Neither do we: a
+        // polkit that hangs does not answer this either.
+        tokio::spawn(async move {
+            let _ = timeout(limit, polkit.cancel_check_authorization(&id)).await;
+        });
+        answer
+    }
+
+    /// Waits until `name` has left the bus. Most answers come before that is worth to be watched.
+    async fn departure(&self, name: &UniqueName<'_>) {
+        sleep(UNWATCHED).await;
+        let left = async {
+            let bus = self.bus().await?;
+            let mut changes = bus
+                .receive_name_owner_changed_with_args(&[(0, name.as_str())])
+                .await?;
+            // Watched first, asked second, so that it cannot leave in between.
+            if !bus.name_has_owner(BusName::from(name.clone())).await? {
+                return Ok::<(), zbus::Error>(());
+            }
+            while let Some(change) = changes.next().await {
+                if change.args()?.new_owner().is_none() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        };
+        if left.await.is_err() {
+            // The bus is lost, and with it the caller.
+            std::future::pending::<()>().await;
+        }
     }
 }

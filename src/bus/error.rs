@@ -45,6 +45,9 @@ pub enum Error {
     /// A list of host CPUs that is none.
     #[error("{0}")]
     InvalidCpuList(String),
+    /// Too much at once.
+    #[error("{0}")]
+    LimitExceeded(String),
     /// The caller may not.
     #[error("{0}")]
     AccessDenied(String),
@@ -62,6 +65,7 @@ impl Error {
             Self::NoSuchMachine(_) => error_name::NO_SUCH_MACHINE,
             Self::InvalidArgs(_) => error_name::INVALID_ARGS,
             Self::InvalidCpuList(_) => error_name::INVALID_CPU_LIST,
+            Self::LimitExceeded(_) => error_name::LIMIT_EXCEEDED,
             Self::AccessDenied(_) => error_name::ACCESS_DENIED,
             Self::InteractiveAuthorizationRequired(_) => {
                 error_name::INTERACTIVE_AUTHORIZATION_REQUIRED

@@ -76,7 +76,7 @@ impl MachineObject {
             ("current", &current),
             ("operation", operation),
         ]);
-        let uid = self
+        let caller = self
             .authority
             .check(header, Action::SetVcpus, &details)
             .await?;
@@ -86,7 +86,7 @@ impl MachineObject {
             count,
             wait,
             guest_online,
-            uid,
+            uid: caller.uid(),
         };
         let result = self.machine.set_vcpus(request).await;
         let outcome = result.map_err(|error| self.failed(error))?;
@@ -110,7 +110,8 @@ impl MachineObject {
             ("uuid", snapshot.uuid.as_str()),
             ("operation", operation),
         ]);
-        self.authority
+        let _caller = self
+            .authority
             .check(header, Action::TuneVcpus, &details)
             .await?;
         options::none(options)?;

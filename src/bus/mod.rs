@@ -5,6 +5,7 @@
 //! bus.
 
 mod authority;
+mod callers;
 mod directory;
 mod error;
 mod machine;
@@ -13,6 +14,7 @@ mod options;
 mod publisher;
 
 pub use authority::{Action, Authority};
+pub use callers::Callers;
 pub use directory::Directory;
 pub use error::Error;
 pub use machine::MachineObject;

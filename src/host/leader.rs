@@ -89,6 +89,22 @@ impl Leader {
         Ok(Self { pid, pidfd })
     }
 
+    /// The process that listens on the other side of `stream`, which was held by `pidfd` before.
+    pub fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
+        let peer = Self::of_peer(stream)?;
+        #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
+        let pidfd = AsyncFd::new(pidfd)?;
+        let held = Self {
+            pid: peer.pid,
+            pidfd,
+        };
+        // The PID may be another's by now, if the one that was held has exited.
+        match held.has_exited() {
+            true => Err(LeaderError::Invisible),
+            false => Ok(held),
+        }
+    }
+
     /// The process `pid`, whoever that is now.
     pub fn of_pid(pid: u32) -> Result<Self, LeaderError> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);

@@ -2,10 +2,12 @@
 //! what is behind a name or a number between the check and the use.
 
 mod affinity;
+mod audit;
 mod cgroup;
 mod cpus;
 mod dir;
 mod home;
+mod keeper;
 mod leader;
 mod observe;
 mod place;
@@ -16,15 +18,18 @@ mod socket;
 mod sys;
 
 pub use affinity::{affinity, set_affinity};
+pub use audit::{Audit, AuditRecord};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
 pub use home::{HomeError, Housing, find_home};
+pub use keeper::Keeper;
 pub use leader::{Leader, LeaderError, ProcessId, Tasks};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use socket::{ConnectError, adopt, connect, peer_user};
+pub use sys::inherited;
 
 /// A thread id as the kernel takes it. 0, which would mean the caller itself, is nobody.
 fn thread_id(thread: u32) -> std::io::Result<libc::pid_t> {

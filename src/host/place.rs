@@ -27,6 +27,8 @@ pub(super) struct Place {
 /// One vCPU on its way.
 pub(super) struct Pass<'a> {
     pub(super) groups: Option<&'a dyn Groups>,
+    /// Whether the default affinity is another manager's to decide.
+    pub(super) foreign: bool,
     pub(super) resctrl: Option<&'a Resctrl>,
     pub(super) cpus: &'a HostCpus,
     pub(super) vcpu: u32,
@@ -184,6 +186,10 @@ impl<'a> Pass<'a> {
     /// `cpus` where they were asked for, else the host's default.
     fn affinity(&mut self, cpus: Option<CpuList>) -> Result<(), StepError> {
         let asked_for = cpus.is_some();
+        // What was asked for before is taken back.
+        if self.foreign && !asked_for && self.place.affinity.is_none() {
+            return Ok(());
+        }
         let cpus = cpus.unwrap_or_else(|| self.cpus.default_cpus());
         let was = self.place.affinity.take();
         let settled = self.settle(
@@ -207,7 +213,7 @@ impl<'a> Pass<'a> {
                 Err(error.hint(libc::EINVAL, "the unit's cpuset has none of the host CPUs"))
             }
             Ok(()) => {
-                self.place.affinity = Some(cpus);
+                self.place.affinity = (asked_for || !self.foreign).then_some(cpus);
                 Ok(())
             }
         }

@@ -46,6 +46,8 @@ pub struct Placer {
     host: Host,
     home: Home,
     groups: Option<Box<dyn Groups>>,
+    /// Whether another manager decides what nobody asked for here.
+    foreign: bool,
     resctrl: Option<Resctrl>,
     places: BTreeMap<u32, Place>,
     /// The vCPUs whose group was made before they are there.
@@ -67,10 +69,18 @@ impl Placer {
             host,
             home,
             groups,
+            foreign: false,
             resctrl,
             places: BTreeMap::new(),
             prepared: BTreeSet::new(),
         })
+    }
+
+    /// The same where another manager places the machine: a vCPU for which nothing is asked for
+    /// stays as that wants it.
+    pub fn beside_another(self) -> Self {
+        let foreign = true;
+        Self { foreign, ..self }
     }
 
     /// Where the machine is.
@@ -155,20 +165,26 @@ impl Placer {
         report
     }
 
-    /// Puts `new` in force instead of `old`. Where any vCPU cannot have it, the report says so,
-    /// and all have gone back to `old`.
+    /// Puts `new` in force instead of `old`. Where a vCPU cannot have it, all have gone back to
+    /// `old`, and this is why, and for which. What failed before and does so still is no reason,
+    /// if it is in `known`.
     pub fn change(
         &mut self,
         old: &Tuning,
         new: &Tuning,
         threads: &BTreeMap<u32, u32>,
         leader: &dyn Tasks,
-    ) -> Report {
+        known: &BTreeMap<u32, StepError>,
+    ) -> Result<Report, Vec<(u32, StepError)>> {
         let report = self.reconcile(new, threads, leader);
-        if !report.is_complete() {
-            self.reconcile(old, threads, leader);
+        let failures = report.failures();
+        let reasons = failures.filter(|(vcpu, error)| known.get(vcpu) != Some(error));
+        let reasons: Vec<_> = reasons.map(|(vcpu, e)| (vcpu, e.clone())).collect();
+        if reasons.is_empty() {
+            return Ok(report);
         }
-        report
+        self.reconcile(old, threads, leader);
+        Err(reasons)
     }
 
     /// Removes all groups of a machine that has ended. What something is still in stays, with
@@ -239,6 +255,7 @@ impl Placer {
         let place = self.places.remove(&vcpu);
         let pass = Pass {
             groups: self.groups.as_deref(),
+            foreign: self.foreign,
             resctrl: self.resctrl.as_ref(),
             cpus,
             vcpu,

@@ -4,6 +4,7 @@
 //! its name follows from what they want: `vcpud-NAME-HASH`. It is found again after a restart.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct Resctrl {
     root: Dir,
     prefix: String,
+    /// How often the lock is asked for: once only after it was not had, so that many vCPUs do
+    /// not wait one after the other.
+    patience: AtomicU32,
 }
 
 /// The lock on the directory that `resctrl.rst` asks writers to hold.
@@ -38,7 +42,12 @@ impl Resctrl {
     pub(super) fn open(root: &Path, machine: &str) -> Result<Self, StepError> {
         let root = Dir::open(root).map_err(|error| Step::Cache.refused(root, &error))?;
         let prefix = format!("vcpud-{machine}-");
-        Ok(Self { root, prefix })
+        let patience = AtomicU32::new(TRIES);
+        Ok(Self {
+            root,
+            prefix,
+            patience,
+        })
     }
 
     /// Moves `thread` to the group that gives it `schemata`, after making it where there is
@@ -145,13 +154,19 @@ impl Resctrl {
         for attempt in 1.. {
             match flock(&self.root, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) if attempt < TRIES => sleep(PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK)
+                    if attempt < self.patience.load(Ordering::Relaxed) =>
+                {
+                    sleep(PAUSE)
+                }
                 Err(error) => {
+                    self.patience.store(1, Ordering::Relaxed);
                     let refused = Step::Cache.refused(self.root.path(), &error.into());
                     return Err(refused.hint(libc::EWOULDBLOCK, "another program holds its lock"));
                 }
             }
         }
+        self.patience.store(TRIES, Ordering::Relaxed);
         Ok(Lock(&self.root))
     }
 }
@@ -302,9 +317,11 @@ mod tests {
         flock(&other, FlockOperation::LockExclusive).unwrap();
         let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EWOULDBLOCK));
+        assert_eq!(resctrl.patience.load(Ordering::Relaxed), 1);
         flock(&other, FlockOperation::Unlock).unwrap();
         tree.group(&resctrl.name(&narrow()));
         assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert_eq!(resctrl.patience.load(Ordering::Relaxed), TRIES);
         assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
     }
 }

@@ -1,8 +1,10 @@
 //! The actor: the life of a machine from its socket file to its end.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +14,7 @@ use super::changes::Plugging;
 use super::error::Error;
 use super::guest::Agent;
 use super::handle::{Command, Handle};
-use super::link::{Failed, Link, Look};
+use super::link::{Failed, Link, Look, Socket};
 use super::notice::{News, Outbox};
 use super::placing::{self, Found, Placement, Placing, Site};
 use super::record::{Record, RecordFile};
@@ -121,7 +123,7 @@ pub(super) struct Actor {
     handle: Handle,
     pub(super) requested: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     pub(super) removals: Removals,
     pub(super) attention: Attention,
     /// What QEMU was asked to plug and was not yet looked at.
@@ -199,15 +201,22 @@ impl Actor {
     /// Connects, negotiates and takes a first look. Meanwhile requests are turned away, and a QEMU that listens but
     /// does not answer appears after a while, so that it can be seen.
     async fn establish(&mut self) -> Result<(Link, Look), NoLink> {
-        let stream = match &mut self.source.access {
-            Access::Socket(path) => host::connect(path).await?,
-            Access::Connection(connection) => connection.take().ok_or(NoLink::Gone)?,
+        let (socket, leader) = match self.take_kept() {
+            Some(kept) => kept,
+            None => {
+                let stream = match &mut self.source.access {
+                    Access::Socket(path) => host::connect(path).await?,
+                    Access::Connection(connection) => connection.take().ok_or(NoLink::Gone)?,
+                };
+                let leader = match &self.source.leader {
+                    Some(leader) if leader.has_exited() => return Err(NoLink::Gone),
+                    Some(leader) => leader.clone(),
+                    None => Arc::new(Leader::of_peer(&stream)?),
+                };
+                (Socket::New(stream), leader)
+            }
         };
-        let leader = match &self.source.leader {
-            Some(leader) if leader.has_exited() => return Err(NoLink::Gone),
-            Some(leader) => leader.clone(),
-            None => Arc::new(Leader::of_peer(&stream)?),
-        };
+        let duplicate = socket.stream().as_fd().try_clone_to_owned().ok();
         if let Some(former) = &self.leader
             && (former.has_exited() || former.pid() != leader.pid())
         {
@@ -226,7 +235,7 @@ impl Actor {
         let is_on_trial = self.is_on_trial();
         let uuid = self.source.uuid.clone();
         let attempt = async {
-            let opening = Link::open(stream, leader, silence);
+            let opening = Link::open(socket, leader, silence);
             let opened = match is_on_trial {
                 // Somebody waits for it.
                 true => timeout(silence, opening).await.unwrap_or_else(|_| {
@@ -256,7 +265,7 @@ impl Actor {
                 result = &mut attempt => break result,
                 Some(command) = self.requested.recv() => self.turn_away(command),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    self.removals.take_due(Instant::now()).give();
+                    self.answer_due();
                 }
                 () = &mut grace, if !shown => {
                     shown = true;
@@ -270,6 +279,7 @@ impl Actor {
                 if let Some(home) = home {
                     self.move_in(home);
                 }
+                self.keep(duplicate);
                 Ok(opened)
             }
             Err(Unopened::Failed(Failed { error, events })) => {
@@ -280,6 +290,46 @@ impl Actor {
             }
             Err(Unopened::Other(reason)) => Err(reason),
         }
+    }
+
+    /// The connection and the process that a former run of the service held.
+    fn take_kept(&self) -> Option<(Socket, Arc<Leader>)> {
+        let [qmp, pidfd] = self.kept_names().map(|name| self.site.keeper.take(&name));
+        let stream = std::os::unix::net::UnixStream::from(qmp?);
+        stream.set_nonblocking(true).ok()?;
+        let stream = UnixStream::from_std(stream).ok()?;
+        let leader = match (&self.source.leader, pidfd) {
+            (Some(leader), _) => Ok(leader.clone()),
+            (None, Some(pidfd)) => Leader::of_peer_held_by(&stream, pidfd).map(Arc::new),
+            (None, None) => Leader::of_peer(&stream).map(Arc::new),
+        };
+        match leader {
+            Ok(leader) if !leader.has_exited() => Some((Socket::Kept(stream), leader)),
+            _ => {
+                self.release();
+                None
+            }
+        }
+    }
+
+    /// Lets the connection outlive the service, and the process be held meanwhile.
+    fn keep(&self, connection: Option<OwnedFd>) {
+        let [qmp, pidfd] = self.kept_names();
+        if let Some((connection, leader)) = connection.zip(self.leader.as_ref()) {
+            self.site.keeper.keep(&qmp, connection.as_fd());
+            self.site.keeper.keep(&pidfd, leader.pidfd());
+        }
+    }
+
+    /// Else QEMU would hold an end of a connection for which nobody speaks, and take no other.
+    fn release(&self) {
+        for name in self.kept_names() {
+            self.site.keeper.release(&name);
+        }
+    }
+
+    fn kept_names(&self) -> [String; 2] {
+        ["qmp", "pidfd"].map(|what| format!("{what}-{}", self.source.name))
     }
 
     fn placement(&self) -> Placement {
@@ -305,22 +355,6 @@ impl Actor {
         if self.snapshot.send_if_modified(replace) && self.visible {
             self.tell(News::Changed).await;
         }
-    }
-
-    pub(super) async fn tell(&self, news: News) {
-        match &news {
-            News::VcpuAdded(vcpu) => {
-                info!(machine = %self.source.name, vcpu = vcpu.id, alias = vcpu.alias, cause = vcpu.cause.as_str(), "vCPU added");
-            }
-            News::VcpuRemoved(vcpu) => {
-                info!(machine = %self.source.name, vcpu = vcpu.id, alias = vcpu.alias, cause = vcpu.cause.as_str(), "vCPU removed");
-            }
-            News::VcpuRemovalFailed { vcpu, reason } => {
-                warn!(machine = %self.source.name, vcpu = vcpu.id, alias = vcpu.alias, reason, "vCPU not removed");
-            }
-            _ => {}
-        }
-        self.outbox.tell(&self.source.name, news).await;
     }
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
@@ -387,6 +421,7 @@ impl Actor {
 
     /// The machine is gone: nothing that was known of it is true any more.
     async fn vanish(&mut self) {
+        self.release();
         self.placing.leave(self.leader.as_deref());
         self.configured = self.placement().tuning;
         self.placing = Placing::new(self.configured.clone());
@@ -413,6 +448,7 @@ impl Actor {
     /// The connection ended. A machine whose QEMU ended too is gone, as is one whose connection
     /// cannot be made again.
     async fn lost(&mut self, reason: &str) {
+        self.release();
         let has_exited = match self.leader.clone() {
             Some(leader) => timeout(EXIT_GRACE, leader.exited()).await.is_ok(),
             None => false,
@@ -428,6 +464,7 @@ impl Actor {
 
     /// No connection came about. Nobody is told of a socket where nobody listens.
     async fn note_failure(&mut self, reason: &NoLink) {
+        self.release();
         let text = reason.to_string();
         if self.is_new_reason(&text) {
             match reason {
@@ -480,7 +517,7 @@ impl Actor {
             };
             let deadline = self.removals.next_deadline().unwrap_or(end).min(end);
             tokio::select! {
-                () = sleep_until(deadline) => self.removals.take_due(Instant::now()).give(),
+                () = sleep_until(deadline) => self.answer_due(),
                 Some(command) = self.requested.recv() => self.turn_away(command),
                 () = exited => self.vanish().await,
             }

@@ -7,15 +7,29 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::net::UnixStream;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::OnceCell;
 
 use crate::host::Leader;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, Slots};
-use crate::qmp::{self, AcpiOst, Client, Closed, CommandError, Event, Identity, Reply};
+use crate::qmp::{self, AcpiOst, Client, Closed, CommandError, Events, Identity, Reply};
 use crate::text::Text;
 
-/// What QEMU tells by itself.
-pub(super) type Events = mpsc::Receiver<Result<Event, Closed>>;
+/// The way to a QEMU.
+#[derive(Debug)]
+pub(super) enum Socket {
+    /// A connection that was just made.
+    New(UnixStream),
+    /// One that a former run of the service had.
+    Kept(UnixStream),
+}
+
+impl Socket {
+    pub(super) fn stream(&self) -> &UnixStream {
+        match self {
+            Self::New(stream) | Self::Kept(stream) => stream,
+        }
+    }
+}
 
 /// A QEMU that answered.
 #[derive(Debug)]
@@ -60,12 +74,17 @@ struct StatusInfo {
 impl Link {
     /// Speaks with the QEMU on the other side of `stream`, and takes a first look.
     pub(super) async fn open(
-        stream: UnixStream,
+        socket: Socket,
         leader: Arc<Leader>,
         silence: Duration,
     ) -> Result<(Self, Look), Failed> {
-        let connected = Client::connect(stream, silence).await;
-        let (client, events) = connected.map_err(|closed| Failed::new(closed, None))?;
+        let (client, events) = match socket {
+            Socket::New(stream) => {
+                let connected = Client::connect(stream, silence).await;
+                connected.map_err(|closed| Failed::new(closed, None))?
+            }
+            Socket::Kept(stream) => Client::resume(stream, silence),
+        };
         let identity = match qmp::negotiate(&client).await {
             Ok(identity) => identity,
             Err(error) => return Err(Failed::new(error, Some(events))),

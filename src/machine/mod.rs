@@ -20,6 +20,7 @@
 
 mod actor;
 mod changes;
+mod chronicle;
 mod error;
 mod guest;
 mod handle;

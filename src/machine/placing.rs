@@ -14,11 +14,12 @@ use super::actor::Actor;
 use super::error::{Error, TuningError};
 use super::handle::TuningAnswer;
 use super::snapshot::Snapshot;
-use crate::host::{HomeError, Host, Housing, Leader, Placer, find_home};
+use crate::host::{Audit, HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
 use crate::inventory::Inventory;
+use crate::names::message_id;
 use crate::placement::{
-    Bandwidth, CpuList, Home, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata, Step,
-    StepError, Tuning, Units, Wish,
+    Bandwidth, CpuList, Home, HostCpus, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata,
+    Step, StepError, Tuning, Unavailable, UnitError, Units, Wish,
 };
 
 /// How often it is seen to that what is wanted is still in force. The look that goes with it finds
@@ -32,6 +33,10 @@ pub struct Site {
     pub units: Arc<dyn Units>,
     /// Its kernel.
     pub host: Host,
+    /// Its audit log.
+    pub audit: Arc<Audit>,
+    /// Who keeps connections over a restart of the service.
+    pub keeper: Arc<dyn Keeper>,
 }
 
 /// How a machine is placed on its host.
@@ -84,6 +89,33 @@ impl TuningChange {
         match self {
             Self::Pin(vcpus, _) | Self::Scheduler(vcpus, _) | Self::Cache(vcpus, _) => Some(vcpus),
             Self::Bandwidth(_) => None,
+        }
+    }
+
+    /// Whether the host has what it asks for. What was asked for before may be offline by now.
+    fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
+        match self {
+            Self::Pin(_, Some(cpus)) => host.check_cpus(cpus),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is what decides over this step of `vcpu`, where `tuning` is what comes of it.
+    fn decides(&self, vcpu: u32, step: Step, tuning: &Tuning) -> bool {
+        let names = |vcpus: &BTreeSet<u32>, has_own: bool| match vcpus.is_empty() {
+            true => !has_own,
+            false => vcpus.contains(&vcpu),
+        };
+        match (self, step) {
+            (Self::Pin(vcpus, _), Step::Cpus | Step::Affinity) => {
+                names(vcpus, tuning.pins.contains_key(&vcpu))
+            }
+            (Self::Bandwidth(_), Step::Bandwidth) => true,
+            (Self::Scheduler(vcpus, _), Step::Scheduler) => {
+                names(vcpus, tuning.schedulers.contains_key(&vcpu))
+            }
+            (Self::Cache(vcpus, _), Step::Cache) => names(vcpus, false),
+            _ => false,
         }
     }
 
@@ -194,6 +226,14 @@ impl Actor {
             unit,
             control_group: String::new(),
         };
+        // What is in no unit was put where it is by somebody too.
+        let foreign = matches!(
+            found,
+            Ok((
+                _,
+                Some(NotPlaced::Foreign { .. } | NotPlaced::Unknown(UnitError::Refused(_)))
+            ))
+        );
         let home = match found {
             Ok((home, None)) => home,
             Ok((home, Some(reason))) => {
@@ -212,7 +252,10 @@ impl Actor {
             Placer::new(host.clone(), machine.as_str(), nowhere(home.unit.clone()))
         });
         match placer {
-            Ok(placer) => {
+            Ok(mut placer) => {
+                if foreign {
+                    placer = placer.beside_another();
+                }
                 let (unit, missing) = (&placer.home().unit, placer.missing());
                 if placer.home().kind != Kind::None && !missing.is_empty() {
                     warn!(%machine, unit, ?missing, "controllers are not available");
@@ -252,7 +295,9 @@ impl Actor {
             .collect();
         for (vcpu, error) in &failed {
             if self.placing.failed.get(vcpu) != Some(error) {
-                warn!(%machine, vcpu, %error, "vCPU not placed as wanted");
+                let message_id = message_id::VCPU_NOT_PLACED;
+                let vm_name = machine.as_str();
+                warn!(message_id, vm_name, vcpu, %error, "vCPU not placed as wanted");
             }
         }
         for (vcpu, outcome) in &report.vcpus {
@@ -316,16 +361,19 @@ impl Actor {
         }
         let new = change.of(&placing.tuning, max);
         let cpus = self.site.host.cpus().map_err(TuningError::Refused)?;
-        new.check(&cpus).map_err(TuningError::Unavailable)?;
+        change.check(&cpus).map_err(TuningError::Unavailable)?;
         placer.supports(&new).map_err(TuningError::Refused)?;
-        let report = placer.change(&placing.tuning, &new, &placing.threads, leader.as_ref());
-        let failures = report.failures();
-        let failures: Vec<_> = failures
-            .map(|(vcpu, error)| (vcpu, error.clone()))
-            .collect();
-        if !failures.is_empty() {
-            return Err(TuningError::Failed(failures));
-        }
+        let mut known = placing.failed.clone();
+        known.retain(|vcpu, error| !change.decides(*vcpu, error.step, &new));
+        let report = placer
+            .change(
+                &placing.tuning,
+                &new,
+                &placing.threads,
+                leader.as_ref(),
+                &known,
+            )
+            .map_err(TuningError::Failed)?;
         placing.tuning = Arc::new(new);
         self.log_pass(&report);
         Ok(())
@@ -364,5 +412,27 @@ mod tests {
         let share: Schemata = "L3:0=f".parse().unwrap();
         let cache = TuningChange::Cache(BTreeSet::new(), Some(share));
         assert_eq!(cache.of(&tuning, 4).cache.len(), 4);
+    }
+
+    #[test]
+    fn a_change_decides_over_what_it_names() {
+        let tuning = Tuning {
+            pins: [(2, "1".parse().unwrap())].into(),
+            ..Tuning::default()
+        };
+        let decides = |change: &TuningChange, step| {
+            let decides = |vcpu: &u32| change.decides(*vcpu, step, &tuning);
+            (0..4).filter(decides).collect::<Vec<u32>>()
+        };
+        let default = TuningChange::Pin(BTreeSet::new(), None);
+        assert_eq!(decides(&default, Step::Cpus), [0, 1, 3]);
+        assert!(decides(&default, Step::Bandwidth).is_empty());
+        let pin = TuningChange::Pin([2, 3].into(), None);
+        assert_eq!(decides(&pin, Step::Affinity), [2, 3]);
+        let bandwidth = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
+        assert_eq!(decides(&bandwidth, Step::Bandwidth), [0, 1, 2, 3]);
+        assert!(decides(&bandwidth, Step::Cpus).is_empty());
+        let scheduler = TuningChange::Scheduler(BTreeSet::new(), Scheduler::Batch);
+        assert_eq!(decides(&scheduler, Step::Scheduler), [0, 1, 2, 3]);
     }
 }

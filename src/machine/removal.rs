@@ -48,6 +48,8 @@ pub(super) struct Waiter {
     pub rejected: Vec<Refusal>,
     /// How long it waits; `None` is not at all, and then what is open is no error.
     pub patience: Option<Duration>,
+    /// Who asked.
+    pub uid: u32,
     pub answer: Answer,
 }
 
@@ -64,12 +66,20 @@ struct Waiting {
 /// Answers that are due. They are given after everything that led to them was told.
 #[derive(Debug, Default)]
 #[must_use]
-pub(super) struct Due(Vec<(Answer, Result<Outcome, Error>)>);
+pub(super) struct Due(Vec<Answered>);
+
+/// Who asked, where the answer goes, and the answer.
+type Answered = (u32, Answer, Result<Outcome, Error>);
 
 impl Due {
+    /// Who asked, and the answers.
+    pub(super) fn results(&self) -> impl Iterator<Item = (u32, &Result<Outcome, Error>)> {
+        self.0.iter().map(|(uid, _, result)| (*uid, result))
+    }
+
     /// Gives the answers.
     pub(super) fn give(self) {
-        for (answer, result) in self.0 {
+        for (_, answer, result) in self.0 {
             // A caller that went away does not mind.
             let _ = answer.send(result);
         }
@@ -231,10 +241,11 @@ impl Removals {
         self.open.clear();
         self.asking.clear();
         let all = std::mem::take(&mut self.waiters).into_iter();
-        Due(all.map(|w| (w.waiter.answer, Err(Error::Gone))).collect())
+        let gone = |w: Waiting| (w.waiter.uid, w.waiter.answer, Err(Error::Gone));
+        Due(all.map(gone).collect())
     }
 
-    fn result(&self, waiting: Waiting) -> (Answer, Result<Outcome, Error>) {
+    fn result(&self, waiting: Waiting) -> Answered {
         let Waiting {
             waiter,
             removed,
@@ -246,6 +257,7 @@ impl Removals {
             outstanding,
             rejected,
             patience,
+            uid,
             answer,
         } = waiter;
         let open = outstanding.iter().filter_map(|first| self.open.get(first));
@@ -255,6 +267,7 @@ impl Removals {
         let patience = patience.filter(|_| !pending.is_empty());
         if !was_rejected && refused.is_empty() && patience.is_none() {
             return (
+                uid,
                 answer,
                 Ok(Outcome {
                     added: Vec::new(),
@@ -275,7 +288,7 @@ impl Removals {
             Some(waited) => Error::RemovalPending { report, waited },
             None => Error::GuestRefused(report),
         };
-        (answer, Err(error))
+        (uid, answer, Err(error))
     }
 }
 
@@ -316,6 +329,7 @@ mod tests {
             outstanding,
             rejected,
             patience,
+            uid: 7,
             answer,
         });
         answered

@@ -109,6 +109,9 @@ impl Actor {
                 reason,
             }
         };
+        let lacking = missing.iter().map(|e| e.width).sum::<u32>();
+        let count = after.inventory.vcpu_count();
+        self.audit(count, count + lacking, Some(request.uid), false);
         Err(Stop::Failed(Error::QmpFailed(Box::new(Report {
             asked: request.target,
             added,
@@ -147,6 +150,7 @@ impl Actor {
             outstanding: &self.removals.leaving() & &wanted,
             rejected,
             patience,
+            uid: request.uid,
             answer,
         });
         // What needs no guest is gone already.
@@ -205,6 +209,8 @@ impl Actor {
                     self.removals.rejected(entity.first);
                     let reason = in_words(&error);
                     let alias = entity.alias().unwrap_or_default();
+                    let count = before.inventory.vcpu_count();
+                    self.audit(count, count - entity.width, Some(uid), false);
                     let vcpus = entity.vcpus();
                     for news in removal_failed(vcpus, alias, Cause::Request, Some(uid), &reason) {
                         self.tell(news).await;

@@ -10,11 +10,11 @@ use tracing::{debug, info};
 use super::actor::Actor;
 use super::changes::{self, Clues};
 use super::handle::Command;
-use super::link::{Events, Link, Look};
+use super::link::{Link, Look};
 use super::notice::{Cause, News, Vcpu};
 use super::snapshot::Snapshot;
 use crate::inventory::Inventory;
-use crate::qmp::{AcpiOst, Closed, Event};
+use crate::qmp::{AcpiOst, Closed, Event, Events};
 use crate::text::Text;
 
 /// A guest that ejects a CPU by itself says so after the CPU is gone, within this time.
@@ -145,6 +145,9 @@ impl Actor {
         self.last_reason.clear();
         self.take_in(&before, snapshot, look, &clues, refusals)
             .await;
+        if !known {
+            self.audit_start();
+        }
         self.take_up_treatment().await;
         Ok(())
     }
@@ -336,6 +339,8 @@ impl Actor {
         snapshot.pending = self.removals.pending_vcpus();
         self.publish(snapshot).await;
         self.appear().await;
+        let after = self.snapshot().inventory.vcpu_count();
+        self.audit_news(before.vcpu_count(), after, &news);
         let is_news = !news.is_empty();
         for news in news {
             self.tell(news).await;
@@ -345,7 +350,7 @@ impl Actor {
             self.passed_on().await;
         }
         self.remember();
-        self.removals.take_due(Instant::now()).give();
+        self.answer_due();
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Reply<T> {
     value: PhantomData<T>,
 }
 
+/// What QEMU tells by itself.
+pub type Events = mpsc::Receiver<Result<Event, Closed>>;
+
 type Answer = Result<Box<RawValue>, Refused>;
 
 #[derive(Debug)]
@@ -109,10 +112,7 @@ impl Client {
     /// after the connection ended, with the reason.
     ///
     /// `silence` is how long the peer may be silent when it owes the greeting or a reply.
-    pub async fn connect(
-        stream: UnixStream,
-        silence: Duration,
-    ) -> Result<(Self, mpsc::Receiver<Result<Event, Closed>>), Closed> {
+    pub async fn connect(stream: UnixStream, silence: Duration) -> Result<(Self, Events), Closed> {
         let (read, write) = stream.into_split();
         let mut messages = FramedRead::new(read, Codec::new(Codec::DEFAULT_LIMIT));
         let late = |_| Closed::Timeout {
@@ -125,21 +125,47 @@ impl Client {
             Some(Err(error)) => return Err(error.into()),
             None => return Err(Closed::Hangup),
         }
+        Ok(Self::start(messages, write, silence, BytesMut::new(), 0))
+    }
+
+    /// Takes charge of a connection that a former run of the service had, in the middle of
+    /// whatever was said: what it still gets on behalf of the former is passed over.
+    pub fn resume(stream: UnixStream, silence: Duration) -> (Self, Events) {
+        let (read, write) = stream.into_split();
+        let messages = FramedRead::new(read, Codec::resumed(Codec::DEFAULT_LIMIT));
+        // Ends a command of which QEMU got the beginning only (qmp-spec, "Forcing the JSON
+        // parser into known-good state").
+        let outgoing = BytesMut::from(&[0xff][..]);
+        // In nanoseconds, so that it is above all ids of a former run: that began earlier, and
+        // sent less than a command a nanosecond.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let first_id = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+        Self::start(messages, write, silence, outgoing, first_id)
+    }
+
+    fn start(
+        messages: FramedRead<OwnedReadHalf, Codec>,
+        write: OwnedWriteHalf,
+        silence: Duration,
+        outgoing: BytesMut,
+        first_id: u64,
+    ) -> (Self, Events) {
         let (requests, requested) = mpsc::unbounded_channel();
         let (events, received) = mpsc::channel(EVENT_QUEUE);
         let connection = Connection {
             messages,
             write,
-            outgoing: BytesMut::new(),
+            outgoing,
             requested,
             events,
             waiting: BTreeMap::new(),
-            last_id: 0,
+            first_id,
+            last_id: first_id,
             silence,
             silent_since: Instant::now(),
         };
         tokio::spawn(connection.run());
-        Ok((Self { requests }, received))
+        (Self { requests }, received)
     }
 
     /// Sends a command without waiting for its answer.
@@ -196,6 +222,9 @@ struct Connection {
     requested: mpsc::UnboundedReceiver<Request>,
     events: mpsc::Sender<Result<Event, Closed>>,
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
+    /// What has a lower id, or none, is the business of a former run of the service. 0 where
+    /// there was none.
+    first_id: u64,
     last_id: u64,
     silence: Duration,
     /// Since when the oldest waiting command is the one that QEMU owes. QEMU answers in order,
@@ -269,12 +298,18 @@ impl Connection {
 
     fn receive(&mut self, message: Message) -> Result<(), Closed> {
         match message {
+            Message::Greeting if self.is_resumed() => Ok(()),
             Message::Greeting => Err(Closed::Malformed("a second greeting".into())),
             Message::Event(Event::Other) => Ok(()),
             Message::Event(event) => match self.events.try_send(Ok(event)) {
                 Err(mpsc::error::TrySendError::Full(_)) => Err(Closed::TooManyEvents),
                 _ => Ok(()),
             },
+            Message::Reply { id, .. }
+                if self.is_resumed() && id.is_none_or(|id| id <= self.first_id) =>
+            {
+                Ok(())
+            }
             Message::Reply { id, result } => {
                 let Some((_, sender)) = id.and_then(|id| self.waiting.remove(&id)) else {
                     return Err(Closed::Malformed("a reply to no command".into()));
@@ -284,6 +319,10 @@ impl Connection {
                 Ok(())
             }
         }
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.first_id != 0
     }
 
     fn timed_out(&self) -> Closed {
@@ -306,8 +345,6 @@ mod tests {
     /// Long enough that only the tests of silence meet it.
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(20);
-
-    type Events = mpsc::Receiver<Result<Event, Closed>>;
 
     /// A client and the peer's end, after the greeting.
     async fn connected(silence: Duration) -> (Client, Events, BufReader<UnixStream>) {

@@ -57,6 +57,8 @@ pub struct Codec {
     limit: usize,
     /// How much of the buffer was searched for the end of the line.
     searched: usize,
+    /// Whether the first line may be the end of one.
+    torn: bool,
 }
 
 impl Codec {
@@ -65,7 +67,20 @@ impl Codec {
 
     /// A codec that takes lines of up to `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { limit, searched: 0 }
+        Self {
+            limit,
+            searched: 0,
+            torn: false,
+        }
+    }
+
+    /// The same for a stream of which somebody else has read the beginning: a first line that is
+    /// no message is passed over, as it may be the end of one.
+    pub fn resumed(limit: usize) -> Self {
+        Self {
+            torn: true,
+            ..Self::new(limit)
+        }
     }
 }
 
@@ -87,8 +102,13 @@ impl Decoder for Codec {
             self.searched = 0;
             let line = buffer.split_to(length);
             buffer.advance(1);
-            if !line.trim_ascii().is_empty() {
-                return parse(&line).map(Some);
+            let torn = std::mem::take(&mut self.torn);
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            match parse(&line) {
+                Err(_) if torn => {}
+                message => return message.map(Some),
             }
         }
     }

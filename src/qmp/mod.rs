@@ -10,7 +10,7 @@ mod codec;
 mod event;
 mod session;
 
-pub use client::{Client, Closed, Error, Reply};
+pub use client::{Client, Closed, Error, Events, Reply};
 pub use codec::{Codec, CommandError, Malformed, Message};
 pub use event::{AcpiOst, Event};
 pub use session::{Identity, Version, negotiate};

@@ -84,7 +84,11 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let target = client.send::<TargetInfo>("query-target", None);
     let kvm = client.send::<KvmInfo>("query-kvm", None);
 
-    capabilities.wait().await?;
+    match capabilities.wait().await {
+        // It was done by a former run of the service; if not, QEMU refuses all that follows.
+        Err(Error::Command { .. }) => {}
+        done => drop(done?),
+    }
     let commands = commands.wait().await?.into_iter().map(|c| c.name);
     let commands = commands.collect::<BTreeSet<_>>();
     let version = version.wait().await?.qemu;

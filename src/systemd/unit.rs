@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{Connection, proxy};
@@ -14,6 +14,10 @@ use crate::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 
 /// How long systemd may take for anything that is asked of it.
 const LIMIT: Duration = Duration::from_secs(10);
+/// A scope stays for a moment after its last process. How often and how far apart it is asked for
+/// one of the same name.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 const SERVICE: &str = "org.freedesktop.systemd1";
 
 #[proxy(
@@ -131,15 +135,16 @@ impl Systemd {
         let manager = self.manager().await.map_err(said)?;
         // Before the call, because the job may be done before its reply is read.
         let mut removed = manager.receive_job_removed().await.map_err(said)?;
-        let by_pidfd = ("PIDFDs", Value::from(vec![Fd::from(process.pidfd)]));
-        let job = match call(&manager, scope, by_pidfd).await {
-            Err(error) if is_unknown(&error) => {
-                let by_pid = ("PIDs", Value::from(vec![process.pid]));
-                call(&manager, scope, by_pid).await
+        let mut tries = 1;
+        let job = loop {
+            match begin(&manager, scope, process).await {
+                Err(error) if tries < TRIES && is_called(&error, EXISTS) => {
+                    tries += 1;
+                    sleep(PAUSE).await;
+                }
+                answer => break answer.map_err(said)?,
             }
-            answer => answer,
         };
-        let job = job.map_err(said)?;
         while let Some(signal) = removed.next().await {
             let signal = signal.args().map_err(said)?;
             if *signal.job() != *job {
@@ -168,6 +173,22 @@ impl Units for Systemd {
         process: Process<'a>,
     ) -> BoxFuture<'a, Result<String, UnitError>> {
         self.within(self.start(scope, process)).boxed()
+    }
+}
+
+/// Asks for a scope with this process, in the newest way that systemd knows.
+async fn begin(
+    manager: &ManagerProxy<'_>,
+    scope: NewScope<'_>,
+    process: Process<'_>,
+) -> zbus::Result<OwnedObjectPath> {
+    let by_pidfd = ("PIDFDs", Value::from(vec![Fd::from(process.pidfd)]));
+    match call(manager, scope, by_pidfd).await {
+        Err(error) if is_unknown(&error) => {
+            let by_pid = ("PIDs", Value::from(vec![process.pid]));
+            call(manager, scope, by_pid).await
+        }
+        answer => answer,
     }
 }
 
@@ -203,18 +224,21 @@ fn interface(unit: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether systemd does not know a method or property, which newer ones do.
+/// There is a unit of that name.
+const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+/// What systemd answers where it does not know a method or property, which newer ones do.
+const UNKNOWN: [&str; 3] = [
+    "org.freedesktop.DBus.Error.UnknownMethod",
+    "org.freedesktop.DBus.Error.UnknownProperty",
+    "org.freedesktop.DBus.Error.PropertyReadOnly",
+];
+
+fn is_called(error: &zbus::Error, name: &str) -> bool {
+    matches!(error, zbus::Error::MethodError(called, ..) if *called == name)
+}
+
 fn is_unknown(error: &zbus::Error) -> bool {
-    let name = match error {
-        zbus::Error::MethodError(name, ..) => name.as_str(),
-        _ => return false,
-    };
-    matches!(
-        name,
-        "org.freedesktop.DBus.Error.UnknownMethod"
-            | "org.freedesktop.DBus.Error.UnknownProperty"
-            | "org.freedesktop.DBus.Error.PropertyReadOnly"
-    )
+    UNKNOWN.iter().any(|name| is_called(error, name))
 }
 
 /// What systemd, or the bus in its place, said.

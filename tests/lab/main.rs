@@ -12,4 +12,5 @@ mod authorization;
 mod growth;
 mod interaction;
 mod parking;
+mod placement;
 mod sandbox;

@@ -13,6 +13,7 @@ mod scripted;
 mod wait;
 
 use std::collections::BTreeSet;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +25,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vcpud::config::Limits;
-use vcpud::host::Host;
+use vcpud::host::{Audit, Host, Keeper};
 use vcpud::inventory::Target;
 use vcpud::machine::{
     self, Access, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Tenure,
@@ -403,9 +404,18 @@ fn site() -> Site {
             panic!("nobody was asked where the machine is")
         }
     }
+    impl Keeper for Nobody {
+        fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
+        fn release(&self, _: &str) {}
+        fn take(&self, _: &str) -> Option<OwnedFd> {
+            None
+        }
+    }
     Site {
         units: Arc::new(Nobody),
         host: Host::this().unwrap(),
+        audit: Arc::new(Audit::open()),
+        keeper: Arc::new(Nobody),
     }
 }
 

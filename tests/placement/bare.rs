@@ -1,8 +1,9 @@
 //! Machines without control groups of their own.
 
+use std::collections::BTreeMap;
 use std::fs;
 
-use vcpud::host::{Host, Placer, affinity, scheduling};
+use vcpud::host::{Host, Placer, affinity, scheduling, set_affinity};
 use vcpud::placement::{Bandwidth, Controller, Home, Kind, Scheduler, Step, Tuning};
 
 use super::parts::{Qemu, applied, two_cpus};
@@ -55,6 +56,75 @@ fn without_groups_there_are_affinity_and_schedulers() {
         assert_eq!(report.failures().count(), 4);
         assert!(report.failures().all(|(_, error)| error.is_unsupported()));
     }
+}
+
+/// A real QEMU with a pin on a host CPU that went offline: that stands in the way of no change
+/// but its own.
+#[test]
+fn what_fails_already_does_not_forbid_to_change_the_rest() {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let host = Host::this().unwrap();
+    let home = Home {
+        kind: Kind::None,
+        unit: String::new(),
+        control_group: String::new(),
+    };
+    let mut placer = Placer::new(host, "test", home).unwrap();
+    let old = Tuning {
+        pins: [(2, "8191".parse().unwrap())].into(),
+        ..Tuning::default()
+    };
+    let report = placer.reconcile(&old, &vcpus, &qemu);
+    let failures = report.failures();
+    let known = failures.map(|(vcpu, e)| (vcpu, e.clone())).collect();
+    let new = Tuning {
+        scheduler: Some(Scheduler::Batch),
+        ..old.clone()
+    };
+    let is_batch = |vcpu: u32| scheduling(vcpus[&vcpu]).unwrap().name() == "batch";
+    let change = placer.change(&old, &new, &vcpus, &qemu, &BTreeMap::new());
+    assert_eq!(change.unwrap_err().len(), 1);
+    assert!(!is_batch(0));
+    let change = placer.change(&old, &new, &vcpus, &qemu, &known);
+    assert_eq!(change.unwrap().failures().count(), 1);
+    assert!(is_batch(0) && is_batch(3) && !is_batch(2));
+}
+
+/// A real QEMU where another manager decides where it runs.
+#[test]
+fn what_nobody_asked_for_is_left_to_another_manager() {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let host = Host::this().unwrap();
+    let (first, second) = two_cpus(&host);
+    let default = host.cpus().unwrap().default_cpus();
+    set_affinity(vcpus[&0], &first).unwrap();
+    set_affinity(vcpus[&1], &first).unwrap();
+    let home = Home {
+        kind: Kind::None,
+        unit: r"machine-qemu\x2d1\x2dweb.scope".into(),
+        control_group: String::new(),
+    };
+    let placer = Placer::new(host, "test", home).unwrap();
+    let mut placer = placer.beside_another();
+    let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert!(applied(&report).iter().all(Vec::is_empty));
+    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
+
+    // What was asked for is so, and is taken back; then it is the other's again.
+    let tuning = Tuning {
+        pins: [(1, second.clone())].into(),
+        ..Tuning::default()
+    };
+    placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
+    assert_eq!(affinity(vcpus[&1]).unwrap(), second);
+    placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(affinity(vcpus[&1]).unwrap(), default);
+    set_affinity(vcpus[&1], &first).unwrap();
+    placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(affinity(vcpus[&1]).unwrap(), first);
 }
 
 /// A real QEMU, and a directory tree with files as resctrl has them, because hosts that have it

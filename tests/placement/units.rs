@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use zbus::connection::Builder;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, fdo, interface};
+use zbus::{Connection, DBusError, fdo, interface};
 
 use tokio::process::{Child, Command};
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
@@ -26,6 +26,8 @@ struct Script {
     is_new: bool,
     /// Whether it says no.
     refuses: bool,
+    /// How often it says that there is a scope of that name.
+    exists: Arc<Mutex<u32>>,
     /// How the job ends; not at all where this is `None`.
     result: Option<&'static str>,
     /// What was asked for.
@@ -36,6 +38,24 @@ impl Script {
     fn note(&self, what: String) {
         self.asked.lock().unwrap().push(what);
     }
+
+    fn still_exists(&self) -> bool {
+        let mut times = self.exists.lock().unwrap();
+        let exists = *times > 0;
+        *times = times.saturating_sub(1);
+        exists
+    }
+}
+
+#[derive(Debug, DBusError)]
+#[zbus(prefix = "org.freedesktop")]
+enum Refusal {
+    #[zbus(error)]
+    Bus(zbus::Error),
+    #[zbus(name = "DBus.Error.PropertyReadOnly")]
+    PropertyReadOnly(String),
+    #[zbus(name = "systemd1.UnitExists")]
+    UnitExists(String),
 }
 
 struct ScriptedManager(Script);
@@ -80,7 +100,7 @@ impl ScriptedManager {
         properties: Vec<(String, OwnedValue)>,
         auxiliary: Vec<(String, Vec<(String, OwnedValue)>)>,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
-    ) -> fdo::Result<ObjectPath<'static>> {
+    ) -> Result<ObjectPath<'static>, Refusal> {
         assert!(auxiliary.is_empty());
         let words: Vec<String> = properties
             .iter()
@@ -94,7 +114,10 @@ impl ScriptedManager {
         self.0.note(format!("{mode} {name} {}", words.join(" ")));
         let pidfds = properties.iter().any(|(name, _)| name == "PIDFDs");
         if pidfds && !self.0.is_new {
-            return Err(fdo::Error::PropertyReadOnly("PIDFDs".to_owned()));
+            return Err(Refusal::PropertyReadOnly("PIDFDs".to_owned()));
+        }
+        if self.0.still_exists() {
+            return Err(Refusal::UnitExists("Unit was already loaded".to_owned()));
         }
         // Another's job, and then ours, before the reply.
         let other = ObjectPath::from_static_str_unchecked("/org/freedesktop/systemd1/job/6");
@@ -281,6 +304,29 @@ async fn a_job_that_fails_or_never_ends_is_told() {
     let systemd = world.systemd.clone().with_limit(limit);
     let error = systemd.start_scope(SCOPE, process(&held)).await;
     assert_eq!(error, Err(UnitError::Silent(limit)));
+}
+
+#[tokio::test]
+async fn a_scope_that_is_about_to_go_is_waited_for() {
+    let script = Script {
+        is_new: true,
+        result: Some("done"),
+        exists: Arc::new(Mutex::new(2)),
+        ..Script::default()
+    };
+    let world = World::new(&script).await;
+    let (held, _other) = UnixStream::pair().unwrap();
+    let started = world.systemd.start_scope(SCOPE, process(&held)).await;
+    assert_eq!(started.as_deref(), Ok("/system.slice/vm.service"));
+    assert_eq!(script.asked.lock().unwrap().len(), 4);
+
+    // And not without end.
+    *script.exists.lock().unwrap() = u32::MAX;
+    let error = world.systemd.start_scope(SCOPE, process(&held)).await;
+    assert_eq!(
+        error,
+        Err(UnitError::Refused("Unit was already loaded".to_owned()))
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Control groups of version 2: on this host's own hierarchy, below a group that the test makes
 //! for itself and removes, where both controllers are there; and on a directory tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
@@ -171,13 +171,11 @@ fn a_machine_lives_and_ends_in_version_2() {
         memory_nodes: Some("1023".parse().unwrap()),
         ..tuning.clone()
     };
-    let report = placer.change(&tuning, &refused, &vcpus, &world.qemu);
-    assert!(
-        report
-            .failures()
-            .all(|(_, error)| error.step == Step::Nodes)
-    );
-    assert_eq!(report.failures().count(), 4);
+    let none = BTreeMap::new();
+    let change = placer.change(&tuning, &refused, &vcpus, &world.qemu, &none);
+    let failures = change.unwrap_err();
+    assert!(failures.iter().all(|(_, error)| error.step == Step::Nodes));
+    assert_eq!(failures.len(), 4);
     assert_eq!(world.read("vcpu3/cpuset.mems"), "0");
 
     // No limits, and the unit's CPUs and nodes.

@@ -125,3 +125,71 @@ async fn without_polkit_only_root_may() {
     assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
     assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
 }
+
+/// Scripted QEMUs, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn for_a_caller_who_leaves_before_polkit_answers_nothing_is_done() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let web = world.peer("web", Model::x86(1, 4));
+    let db = world.peer("db", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let other = world.machine("db").await;
+    let (polkit, service) = (
+        world.polkit.as_ref().unwrap(),
+        world.service.as_ref().unwrap(),
+    );
+
+    polkit.pause();
+    let call = world.set_as_nobody(Interaction::Allowed, &machine, 3);
+    tokio::select! {
+        answer = call => panic!("polkit says nothing, and yet: {answer:?}"),
+        () = service.has_logged("polkit is asked") => {} // busctl is killed here
+    }
+    service
+        .has_logged("the caller left before polkit answered")
+        .await;
+    polkit.resume();
+    // polkit answers in order, so it would have said yes to the former by now.
+    let set = world.set_as_nobody(Interaction::Forbidden, &other, 2).await;
+    assert_eq!(set, Ok("auauau 1 1 0 0".to_owned()));
+    assert_eq!((web.count("device_add"), db.count("device_add")), (0, 1));
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn so_many_calls_and_no_more_may_be_under_way() {
+    let world = World::without_polkit().await;
+    let mut model = Model::x86(3, 4);
+    model.removal = Removal::Held;
+    let peer = world.peer("web", model);
+    let machine = world.machine("web").await;
+    // The bus lets a client wait for 128 replies.
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let client = world.machine_seen_by_another("web").await;
+        for _ in 0..100 {
+            let client = client.clone();
+            calls.spawn(async move { client.set_patiently(2).await });
+        }
+    }
+    let mut refused = 0;
+    while refused < 600 - 512 {
+        let failure = calls.join_next().await.unwrap().unwrap().unwrap_err();
+        let text = "512 calls of all users are under way";
+        failure.assert(error_name::LIMIT_EXCEEDED, &[text]);
+        refused += 1;
+    }
+    // Who looks is served.
+    assert_eq!(machine.pending().await, [2]);
+    let path = peer.model().unplug(2);
+    peer.send(&deleted(&path));
+    while let Some(answer) = calls.join_next().await {
+        let (added, removed, pending) = answer.unwrap().unwrap();
+        // One that was slow found nothing left to do.
+        assert!(removed.is_empty() || removed == [2]);
+        assert!(added.is_empty() && pending.is_empty());
+    }
+    assert_eq!(peer.count("device_del"), 1);
+    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use vcpud::bus::Action;
-use vcpud::names::error_name;
+use vcpud::names::{error_name, message_id};
 use zbus::fdo::IntrospectableProxy;
 use zbus_xml::{Annotation, Arg, Interface, Node};
 
@@ -166,4 +166,16 @@ async fn everyone_may_call_the_service_and_only_root_may_be_it() {
     assert_eq!(listed, Ok("a(sou) 0".to_owned()));
     let version = world.manager().await.version().await.unwrap();
     assert_eq!(version, env!("CARGO_PKG_VERSION"));
+}
+
+/// No part but the files.
+#[test]
+fn the_catalog_explains_every_message() {
+    let catalog = file("systemd/vcpud.catalog");
+    let explained: BTreeSet<&str> = catalog
+        .lines()
+        .filter_map(|line| line.strip_prefix("-- "))
+        .collect();
+    let known: BTreeSet<&str> = message_id::ALL.iter().copied().collect();
+    assert_eq!(explained, known);
 }

@@ -106,7 +106,7 @@ fn name(vcpu: u32) -> String {
     format!("vcpu{vcpu}")
 }
 
-/// The vCPUs that have a group in `ours`.
+/// The vCPUs that have a group in `ours`; none where systemd removed the unit and all in it.
 fn vcpus_in(ours: &Dir) -> Result<Vec<u32>, StepError> {
     let number = |group: &String| -> Option<u32> {
         let number = group.strip_prefix("vcpu")?.parse().ok()?;
@@ -115,8 +115,6 @@ fn vcpus_in(ours: &Dir) -> Result<Vec<u32>, StepError> {
     };
     match ours.children() {
         Ok(groups) => Ok(groups.iter().filter_map(number).collect()),
-        // systemd removed the unit, and all that was in it.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
         Err(error) => Err(Step::Group.refused(ours.path(), &error)),
     }
 }

@@ -1,17 +1,20 @@
 //! A QEMU with KVM and a Linux guest, and what the kernel of the host has for it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixListener;
 use tokio::process::ChildStdout;
 use tokio::sync::watch;
 
-use super::process::{Process, command};
+use super::place::Place;
+use super::process::Process;
 use super::qmp::Monitor;
 use super::wait::within;
 
@@ -23,7 +26,9 @@ const SOCKETS: &str = "/run/vcpud/qmp";
 
 /// A running QEMU, which is the machine of that name. It ends with this.
 pub(crate) struct Guest {
+    /// What started QEMU, which may be QEMU by now.
     process: Process,
+    pid: u32,
     /// A second QMP monitor, past the service.
     pub(crate) monitor: Monitor,
     console: watch::Receiver<Vec<String>>,
@@ -34,29 +39,53 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots Linux with one vCPU, and waits until it is up.
     pub(crate) async fn boot(name: &str) -> Self {
-        let mut guest = Self::start(name, &[]).await;
+        Self::boot_in(Place::Here, name).await
+    }
+
+    /// The same where `place` is.
+    pub(crate) async fn boot_in(place: Place, name: &str) -> Self {
+        let mut guest = Self::start(place, name, "", &[]).await;
+        guest.online("0").await;
+        guest
+    }
+
+    /// The same with a guest that keeps `count` CPUs busy, if it has so many.
+    pub(crate) async fn busy_in(place: Place, count: u32, name: &str) -> Self {
+        // A job in the background reads nothing.
+        let null = "/bin/busybox mknod /dev/null c 1 3;";
+        let burn = "(while :; do :; done) &".repeat(count as usize);
+        // After the dashes is what init is given.
+        let options = format!("rdinit=/bin/busybox -- sh -c \"{null} {burn} exec /init\"");
+        let mut guest = Self::start(place, name, &options, &[]).await;
         guest.online("0").await;
         guest
     }
 
     /// Starts a QEMU whose guest never runs.
     pub(crate) async fn paused(name: &str) -> Self {
-        Self::start(name, &["-S"]).await
+        Self::paused_in(Place::Here, name).await
+    }
+
+    /// The same where `place` is.
+    pub(crate) async fn paused_in(place: Place, name: &str) -> Self {
+        Self::start(place, name, "", &["-S"]).await
     }
 
     /// The same, where QEMU has given up root's rights for those of `user`.
     pub(crate) async fn paused_as(user: &str, name: &str) -> Self {
-        Self::start(name, &["-S", "-run-with", &format!("user={user}")]).await
+        let user = format!("user={user}");
+        Self::start(Place::Here, name, "", &["-S", "-run-with", &user]).await
     }
 
-    async fn start(name: &str, options: &[&str]) -> Self {
+    async fn start(place: Place, name: &str, linux: &str, options: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("lab-guest.").tempdir();
         let directory = directory.expect("there is room for a directory");
         let socket = PathBuf::from(format!("{SOCKETS}/{name}.sock"));
         let monitor = directory.path().join("monitor");
         let listener = UnixListener::bind(&monitor).expect("the directory is writable");
-        let mut command = command("qemu-system-x86_64");
+        let mut command = place.command(name);
         command
+            .arg("qemu-system-x86_64")
             .arg("-name")
             .arg(format!("guest={name},debug-threads=on"))
             .args(["-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256"])
@@ -65,7 +94,7 @@ impl Guest {
             .args(["-display", "none", "-nodefaults", "-no-user-config"])
             .args(["-kernel", &format!("{KIT}/vmlinux")])
             .args(["-initrd", &format!("{KIT}/initrd")])
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {linux}")])
             .args(["-serial", "stdio", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .arg("-qmp")
@@ -76,9 +105,11 @@ impl Guest {
             .stderr(File::create(directory.path().join("stderr")).expect("it is writable"));
         let mut process = Process::spawn("QEMU", &mut command);
         let stdout = process.child.stdout.take().expect("it is piped");
+        let (monitor, pid) = Monitor::accept(&listener).await;
         Self {
             process,
-            monitor: Monitor::accept(&listener).await,
+            pid,
+            monitor,
             console: follow(stdout),
             directory,
             socket,
@@ -87,7 +118,43 @@ impl Guest {
 
     /// The PID of its QEMU.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.pid()
+        self.pid
+    }
+
+    /// Kills QEMU, and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        self.end();
+        self.process.wait().await;
+    }
+
+    fn end(&self) {
+        let pid = Pid::from_raw(self.pid as i32).expect("a PID");
+        // It may have ended.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+
+    /// The threads, with their names.
+    pub(crate) fn tasks(&self) -> BTreeMap<u32, String> {
+        let entries = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("QEMU runs");
+        let task = |entry: std::io::Result<fs::DirEntry>| {
+            let path = entry.expect("procfs can be read").path();
+            // A thread may end at any time.
+            let name = fs::read_to_string(path.join("comm")).ok()?;
+            let number = path.file_name()?.to_str()?.parse().ok()?;
+            Some((number, name.trim_end().to_owned()))
+        };
+        entries.filter_map(task).collect()
+    }
+
+    /// The thread of a vCPU.
+    pub(crate) fn thread(&self, vcpu: u32) -> u32 {
+        let name = format!("CPU {vcpu}/KVM");
+        let tasks = self.tasks();
+        let mut found = tasks.iter().filter(|(_, task)| **task == name);
+        *found
+            .next()
+            .unwrap_or_else(|| panic!("no {name:?} in {tasks:?}"))
+            .0
     }
 
     /// Waits until the guest uses the CPUs `list`, such as `0-3`, and no others.
@@ -161,6 +228,7 @@ impl Drop for Guest {
             let stderr = stderr.unwrap_or_default();
             eprintln!("--- the guest:\n{console}\n--- its QEMU:\n{stderr}---");
         }
+        self.end();
         // A QEMU that is killed leaves its sockets behind.
         let _ = fs::remove_file(&self.socket);
     }

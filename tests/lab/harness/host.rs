@@ -8,7 +8,9 @@ use tokio::process::Command;
 use vcpud::proxy::ManagerProxy;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream};
+use zvariant::OwnedObjectPath;
 
+use super::guest::Guest;
 use super::machine::Machine;
 use super::signals::Signals;
 use super::wait::within;
@@ -43,21 +45,42 @@ impl Host {
         builder.build().await.expect("the bus is there")
     }
 
-    /// The machine `name`, as soon as it is there.
+    /// The machine `name`, as soon as it is there and its QEMU answered.
     pub(crate) async fn machine(&self, name: &str) -> Machine {
         let manager = self.manager().await;
+        self.found(name.to_owned(), || manager.get_machine(name))
+            .await
+    }
+
+    /// The machine of `guest`, where another of its name may still be there.
+    pub(crate) async fn machine_of(&self, guest: &Guest) -> Machine {
+        let manager = self.manager().await;
+        let what = format!("of {}", guest.pid());
+        self.found(what, || manager.get_machine_by_pid(guest.pid()))
+            .await
+    }
+
+    /// The machine that `find` finds, as soon as it does and the machine is connected. In an
+    /// emulated host a QEMU may listen for seconds before it answers.
+    async fn found<F>(&self, what: String, find: impl Fn() -> F) -> Machine
+    where
+        F: Future<Output = zbus::Result<OwnedObjectPath>>,
+    {
         let mut signals = self.signals.clone();
         let found = async {
             loop {
                 signals.catch_up();
-                if let Ok(path) = manager.get_machine(name).await {
-                    return path;
+                if let Ok(path) = find().await {
+                    let machine = Machine::new(&self.connection, path, self.signals.clone()).await;
+                    let state = machine.state().await;
+                    if state.is_ok_and(|state| state != "disconnected") {
+                        return machine;
+                    }
                 }
                 signals.next().await;
             }
         };
-        let path = within(format!("a machine {name}"), found).await;
-        Machine::new(&self.connection, path, self.signals.clone()).await
+        within(format!("a machine {what}"), found).await
     }
 
     /// Lets systemd end the service.

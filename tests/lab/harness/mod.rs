@@ -15,13 +15,20 @@ mod process;
 #[path = "../../suite/harness/signals.rs"]
 mod signals;
 
+mod groups;
 mod guest;
 mod host;
+mod place;
 mod qmp;
 mod user;
 mod wait;
 
+pub(crate) use groups::{Groups, list_of, scheduling_of};
 pub(crate) use guest::Guest;
 pub(crate) use host::{Host, output};
+pub(crate) use json::Dict;
+pub(crate) use machine::{Failure, Machine};
+pub(crate) use place::Place;
 pub(crate) use signals::{Vcpu, added, ids, removed};
 pub(crate) use user::User;
+pub(crate) use wait::{until, within};

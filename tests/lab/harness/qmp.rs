@@ -18,10 +18,12 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Waits until a QEMU connects, which by then listens on the sockets named before.
-    pub(crate) async fn accept(listener: &UnixListener) -> Self {
+    /// Waits until a QEMU connects, which by then listens on the sockets named before. Also gives
+    /// its PID.
+    pub(crate) async fn accept(listener: &UnixListener) -> (Self, u32) {
         let accepted = within("QEMU to connect", listener.accept()).await;
         let (stream, _) = accepted.expect("a socket");
+        let peer = stream.peer_cred().expect("the kernel knows").pid();
         let (messages, commands) = stream.into_split();
         let mut monitor = Self {
             messages: BufReader::new(messages).lines(),
@@ -29,7 +31,7 @@ impl Monitor {
             events: VecDeque::new(),
         };
         monitor.execute("qmp_capabilities", json!({})).await;
-        monitor
+        (monitor, peer.expect("of this host") as u32)
     }
 
     /// Executes a command, which has to succeed.

@@ -95,8 +95,14 @@ fn drift_is_repaired_and_told_once() {
     fs::write(emulator, vcpus[&3].to_string()).unwrap();
     set_scheduler(vcpus[&3], Scheduler::Idle).unwrap();
 
+    // As a host CPU that was off and on leaves a cpuset.
+    let cpuset = world.cpuset.join("vcpud/emulator/cpuset.cpus");
+    let inherited = fs::read_to_string(&cpuset).unwrap();
+    fs::write(&cpuset, last.to_string()).unwrap();
+
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
     assert!(report.is_complete(), "{report:#?}");
+    assert_eq!(fs::read_to_string(&cpuset).unwrap(), inherited);
     let drifted = |vcpu: u32| report.vcpus[&vcpu].drifted.clone();
     assert_eq!(drifted(0), [Step::Bandwidth]);
     assert_eq!(drifted(1), [Step::Affinity]);

@@ -29,13 +29,11 @@ fn a_refused_change_leaves_what_was() {
         ..Tuning::default()
     };
     assert!(new.check(&world.host.cpus().unwrap()).is_err());
-    let report = placer.change(&old, &new, &vcpus, &world.qemu);
-    assert_eq!(report.failures().count(), 4);
-    assert!(
-        report
-            .failures()
-            .all(|(_, error)| error.step == Step::Nodes)
-    );
+    let none = BTreeMap::new();
+    let change = placer.change(&old, &new, &vcpus, &world.qemu, &none);
+    let failures = change.unwrap_err();
+    assert_eq!(failures.len(), 4);
+    assert!(failures.iter().all(|(_, error)| error.step == Step::Nodes));
     for vcpu in vcpus.keys() {
         assert_eq!(cpus(&world.read(*vcpu, "cpuset.cpus")), first);
         assert_eq!(world.bandwidth(*vcpu), ("50000".into(), "10000".into()));

@@ -8,6 +8,7 @@ mod end;
 mod firmware;
 mod growth;
 mod pending;
+mod placement;
 mod refusal;
 mod single_thread;
 mod states;

@@ -9,6 +9,7 @@ mod process;
 mod scripted;
 mod service;
 mod signals;
+mod systemd;
 mod wait;
 mod world;
 
@@ -22,5 +23,6 @@ pub(crate) use scripted::{
 };
 pub(crate) use service::Service;
 pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
+pub(crate) use systemd::Systemd;
 pub(crate) use wait::within;
 pub(crate) use world::{Interaction, World};

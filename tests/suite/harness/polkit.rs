@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::process::Signal;
+
 use super::bus::Bus;
 use super::process::{Process, command};
 
@@ -19,7 +21,7 @@ const SCRIPT: &str = r#"
 
 /// A running polkitd.
 pub(crate) struct Polkit {
-    _daemon: Process,
+    daemon: Process,
 }
 
 impl Polkit {
@@ -46,8 +48,20 @@ impl Polkit {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         Self {
-            _daemon: Process::spawn("polkitd", &mut command),
+            daemon: Process::spawn("polkitd", &mut command),
         }
+    }
+}
+
+impl Polkit {
+    /// Stops it in the middle of whatever it does.
+    pub(crate) fn pause(&self) {
+        self.daemon.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.daemon.signal(Signal::CONT);
     }
 }
 

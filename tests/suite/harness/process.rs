@@ -41,8 +41,13 @@ impl Process {
 
     /// Sends it `SIGTERM`.
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid as i32));
-        kill_process(pid.expect("it is running"), Signal::TERM).expect("it can be signalled");
+        kill_process(pid.expect("it is running"), signal).expect("it can be signalled");
     }
 
     /// Kills it and waits until it is gone.

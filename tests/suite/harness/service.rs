@@ -7,6 +7,8 @@ use std::thread;
 
 use super::bus::Bus;
 use super::process::{Process, command};
+use super::systemd::Systemd;
+use super::wait::within;
 
 /// A running vcpud. Where a test fails, its log is shown.
 pub(crate) struct Service {
@@ -17,19 +19,38 @@ pub(crate) struct Service {
 impl Service {
     /// Starts vcpud on `bus`, with the log `NAME.log`. It is ready when it owns its name.
     pub(crate) fn start_as(bus: &Bus, name: &str) -> Self {
+        Self::spawn(bus, name, None)
+    }
+
+    /// Starts vcpud on `bus` as a service of `systemd`, with what that keeps.
+    pub(crate) fn start_under(bus: &Bus, systemd: &Systemd) -> Self {
+        Self::spawn(bus, "vcpud", Some(systemd))
+    }
+
+    fn spawn(bus: &Bus, name: &str, systemd: Option<&Systemd>) -> Self {
         let log = bus.directory().join(format!("{name}.log"));
         let stderr = File::create(&log).expect("the directory is writable");
-        let mut command = command(env!("CARGO_BIN_EXE_vcpud"));
+        let mut command = match systemd {
+            None => command(env!("CARGO_BIN_EXE_vcpud")),
+            Some(systemd) => systemd.command(env!("CARGO_BIN_EXE_vcpud")),
+        };
+        if systemd.is_none() {
+            command.env_remove("NOTIFY_SOCKET");
+        }
         command
             .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address())
             .env("RUNTIME_DIRECTORY", bus.runtime_directory())
             .env("CONFIGURATION_DIRECTORY", bus.configuration_directory())
             .env("RUST_LOG", "vcpud=debug")
             .env_remove("JOURNAL_STREAM")
-            .env_remove("NOTIFY_SOCKET")
             .stderr(stderr);
         let process = Process::spawn("vcpud", &mut command);
         Self { process, log }
+    }
+
+    /// Its PID.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// What it has logged.
@@ -45,6 +66,16 @@ impl Service {
     pub(crate) fn descriptors(&self) -> usize {
         let directory = format!("/proc/{}/fd", self.process.pid());
         fs::read_dir(directory).expect("it runs").count()
+    }
+
+    /// Waits until it has logged something with `text` in it.
+    pub(crate) async fn has_logged(&self, text: &str) {
+        let logged = async {
+            while !self.log().contains(text) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(format!("{text:?} in the log"), logged).await;
     }
 
     /// Sends it `SIGTERM`.

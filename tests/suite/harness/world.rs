@@ -26,7 +26,7 @@ pub(crate) struct World {
     pub(crate) service: Option<Service>,
     pub(crate) signals: Signals,
     pub(crate) connection: Connection,
-    polkit: Option<Polkit>,
+    pub(crate) polkit: Option<Polkit>,
     pub(crate) bus: Bus,
 }
 
@@ -168,6 +168,14 @@ impl World {
         };
         let path = within(format!("a machine {name}"), found).await;
         Machine::new(&self.connection, path, self.signals.clone()).await
+    }
+
+    /// The machine `name`, as a client with a connection of its own has it.
+    pub(crate) async fn machine_seen_by_another(&self, name: &str) -> Machine {
+        let path = self.machine(name).await.path().to_owned();
+        let path = path.try_into().expect("a path");
+        let connection = self.bus.connect().await;
+        Machine::new(&connection, path, self.signals.clone()).await
     }
 
     /// A scripted QEMU that is the machine `name`.

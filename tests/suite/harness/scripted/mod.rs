@@ -148,6 +148,21 @@ impl Peer {
         })
     }
 
+    /// Waits until it was asked anything `count` times in all, or `request` has ended.
+    pub(crate) async fn asked_at_all(&self, count: usize, request: &JoinHandle<()>) {
+        let mut calls = self.shared.calls.subscribe();
+        let asked = async {
+            let mut end = std::pin::pin!(calls.wait_for(|calls| calls.len() >= count));
+            while !request.is_finished() {
+                tokio::select! {
+                    _ = &mut end => return,
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        };
+        within(format!("command number {count}"), asked).await;
+    }
+
     /// How many clients it has had.
     pub(crate) fn clients(&self) -> u32 {
         *self.shared.clients.borrow()
@@ -205,13 +220,24 @@ impl Shared {
         mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
     ) -> std::io::Result<()> {
         let (read, mut write) = stream.into_split();
-        let mut lines = BufReader::new(read).lines();
+        let mut lines = BufReader::new(read).split(b'\n');
         write.write_all(self.opening.as_bytes()).await?;
         loop {
             tokio::select! {
-                line = lines.next_line() => {
+                line = lines.next_segment() => {
                     let Some(line) = line? else { return Ok(()) };
-                    for message in self.take(&line) {
+                    // As QEMU's parser, which gives up what it has of a command then.
+                    let mut parts = line.rsplit(|byte| *byte == 0xff);
+                    let command = parts.next().expect("there is always one");
+                    if command.is_empty() {
+                        return Ok(()); // the client has left in the middle of a line
+                    }
+                    for _ in parts {
+                        let error = json!({"class": "GenericError", "desc": "JSON parse error"});
+                        let message = json!({"error": error});
+                        write.write_all(format!("{message}\r\n").as_bytes()).await?;
+                    }
+                    for message in self.take(command) {
                         write.write_all(format!("{message}\r\n").as_bytes()).await?;
                     }
                 }
@@ -224,8 +250,8 @@ impl Shared {
     }
 
     /// Notes the command in `line`; returns what to send.
-    fn take(&self, line: &str) -> Vec<Value> {
-        let mut line: Value = serde_json::from_str(line).expect("the client writes JSON");
+    fn take(&self, line: &[u8]) -> Vec<Value> {
+        let mut line: Value = serde_json::from_slice(line).expect("the client writes JSON");
         let call = Call {
             command: line["execute"].as_str().expect("a command").to_owned(),
             arguments: line["arguments"].take(),

@@ -1,0 +1,150 @@
+//! What is written down of a machine's vCPUs: the log, with fields and message ids for journald,
+//! and the kernel's audit log. One record an outcome.
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::actor::Actor;
+use super::error::Error;
+use super::notice::{Cause, News, Vcpu};
+use super::removal::Due;
+use crate::host::AuditRecord;
+use crate::names::message_id;
+
+impl Actor {
+    /// Tells `news` to the outside, and writes it down.
+    pub(super) async fn tell(&self, news: News) {
+        let snapshot = self.snapshot();
+        let (vm_name, vm_uuid) = (self.source.name.as_str(), snapshot.uuid.as_str());
+        match &news {
+            News::VcpuAdded(vcpu) => info!(
+                message_id = message_id::VCPU_ADDED,
+                vm_name,
+                vm_uuid,
+                vcpu = vcpu.id,
+                alias = vcpu.alias,
+                cause = vcpu.cause.as_str(),
+                request_uid = vcpu.uid,
+                "vCPU added"
+            ),
+            News::VcpuRemoved(vcpu) => info!(
+                message_id = message_id::VCPU_REMOVED,
+                vm_name,
+                vm_uuid,
+                vcpu = vcpu.id,
+                alias = vcpu.alias,
+                cause = vcpu.cause.as_str(),
+                request_uid = vcpu.uid,
+                "vCPU removed"
+            ),
+            News::VcpuRemovalFailed { vcpu, reason } => warn!(
+                message_id = message_id::VCPU_REMOVAL_FAILED,
+                vm_name,
+                vm_uuid,
+                vcpu = vcpu.id,
+                alias = vcpu.alias,
+                cause = vcpu.cause.as_str(),
+                request_uid = vcpu.uid,
+                reason,
+                "vCPU not removed"
+            ),
+            _ => {}
+        }
+        self.outbox.tell(&self.source.name, news).await;
+    }
+
+    /// Gives the answers that are due, and writes down who waited in vain.
+    pub(super) fn answer_due(&mut self) {
+        let due = self.removals.take_due(Instant::now());
+        self.note_late(&due);
+        due.give();
+    }
+
+    fn note_late(&self, due: &Due) {
+        let snapshot = self.snapshot();
+        let (vm_name, vm_uuid) = (self.source.name.as_str(), snapshot.uuid.as_str());
+        let current = snapshot.inventory.vcpu_count();
+        for (uid, result) in due.results() {
+            let Err(Error::RemovalPending { report, .. }) = result else {
+                continue;
+            };
+            info!(
+                message_id = message_id::VCPU_REMOVAL_PENDING,
+                vm_name,
+                vm_uuid,
+                vcpus = ?report.pending,
+                request_uid = uid,
+                "vCPUs not removed in time, and still pending"
+            );
+            let wanted = current.saturating_sub(report.pending.len() as u32);
+            self.audit(current, wanted, Some(uid), false);
+        }
+    }
+
+    /// Writes down that the machine was seen for the first time.
+    pub(super) fn audit_start(&self) {
+        self.write_audit(AuditRecord {
+            is_start: true,
+            ..self.audit_record(0, self.snapshot().inventory.vcpu_count())
+        });
+    }
+
+    /// Writes down how the number of vCPUs changed with `news`, and what was refused.
+    pub(super) fn audit_news(&self, old: u32, new: u32, news: &[News]) {
+        let mut asked: Option<u32> = None;
+        let mut refused = 0;
+        let mut refused_uid = None;
+        for news in news {
+            match news {
+                News::VcpuAdded(vcpu) | News::VcpuRemoved(vcpu) => asked = asked.or(uid_of(vcpu)),
+                News::VcpuRemovalFailed { vcpu, .. } => {
+                    refused += 1;
+                    refused_uid = refused_uid.or(uid_of(vcpu));
+                }
+                _ => {}
+            }
+        }
+        if old != new {
+            self.audit(old, new, asked, true);
+        }
+        if refused > 0 {
+            self.audit(new, new.saturating_sub(refused), refused_uid, false);
+        }
+    }
+
+    /// Writes down that the number of vCPUs went from `old` to `new`, or was to.
+    pub(super) fn audit(&self, old: u32, new: u32, uid: Option<u32>, success: bool) {
+        self.write_audit(AuditRecord {
+            uid,
+            success,
+            ..self.audit_record(old, new)
+        });
+    }
+
+    fn audit_record(&self, old: u32, new: u32) -> AuditRecord<'_> {
+        AuditRecord {
+            machine: self.source.name.as_str(),
+            uuid: "",
+            kvm: false,
+            is_start: false,
+            old,
+            new,
+            uid: None,
+            success: true,
+        }
+    }
+
+    fn write_audit(&self, record: AuditRecord<'_>) {
+        let snapshot = self.snapshot();
+        self.site.audit.write(&AuditRecord {
+            uuid: snapshot.uuid.as_str(),
+            kvm: snapshot.accelerator.as_str() == "kvm",
+            ..record
+        });
+    }
+}
+
+/// Who asked, where it was asked here.
+fn uid_of(vcpu: &Vcpu) -> Option<u32> {
+    vcpu.uid.filter(|_| vcpu.cause != Cause::External)
+}

@@ -1,0 +1,73 @@
+//! Where in the host a QEMU is started: the unit of systemd that it is in.
+
+use tokio::process::Command;
+
+use super::process::command;
+
+/// A kind of unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The service that the tests run in, which does not delegate.
+    Here,
+    /// A scope, as `systemd-run --scope` starts one.
+    Scope,
+    /// The same, where QEMU may run on host CPU 0 only.
+    ScopeOnOneCpu,
+    /// A scope of this name that is delegated.
+    ScopeNamed(&'static str),
+    /// This control group, which is no unit's.
+    Group(&'static str),
+    /// A login session.
+    Session,
+    /// A scope of a user's own manager.
+    UsersScope,
+    /// A service of its own that does not delegate.
+    Service,
+    /// A service of its own with `Delegate=yes`.
+    DelegatedService,
+}
+
+impl Place {
+    /// What runs a program there as `lab-NAME`; the program and its arguments follow.
+    pub(super) fn command(self, name: &str) -> Command {
+        let run = |options: &[&str]| {
+            let mut command = command("systemd-run");
+            command.args(["--quiet", "--collect"]).args(options);
+            command
+        };
+        let scope = format!("--unit=lab-{name}.scope");
+        let service = format!("--unit=lab-{name}.service");
+        // The service ends with its QEMU, whatever becomes of who waits for it.
+        let service = [service.as_str(), "--pipe", "--wait"];
+        match self {
+            Self::Here => command("env"),
+            Self::Scope => run(&["--scope", &scope]),
+            Self::ScopeOnOneCpu => run(&["--scope", &scope, "taskset", "--cpu-list", "0"]),
+            Self::ScopeNamed(name) => {
+                run(&["--scope", &format!("--unit={name}"), "-p", "Delegate=yes"])
+            }
+            Self::Group(group) => {
+                let enter = "mkdir -p \"$0\" && echo $$ >\"$0\"/cgroup.procs && exec \"$@\"";
+                let mut command = command("sh");
+                command.args(["-c", enter]);
+                command.arg(format!("/sys/fs/cgroup/{group}"));
+                command
+            }
+            Self::Session => session("exec \"$0\" \"$@\""),
+            Self::UsersScope => {
+                session("exec systemd-run --user --scope --quiet --collect \"$0\" \"$@\"")
+            }
+            Self::Service => run(&service),
+            Self::DelegatedService => run(&[&service[..], &["-p", "Delegate=yes"]].concat()),
+        }
+    }
+}
+
+/// A login session of root, in which a shell runs `line`.
+fn session(line: &str) -> Command {
+    let mut command = command("su");
+    command.args(["--login", "--command", line, "root", "--"]);
+    // `su` is another process than what it runs.
+    command.args(["setpriv", "--pdeathsig", "KILL"]);
+    command
+}

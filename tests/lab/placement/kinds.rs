@@ -1,0 +1,174 @@
+//! The unit that a machine gets, by where its QEMU was started.
+
+use super::*;
+
+const NOT_SUPPORTED: &str = "org.vcpud1.Error.NotSupported";
+
+/// What systemd says of a unit.
+async fn show(unit: &str, property: &str) -> String {
+    output(
+        "systemctl",
+        &["show", "--value", "--property", property, unit],
+    )
+    .await
+}
+
+/// Waits until systemd has forgotten `unit`, and its group is gone.
+async fn gone(unit: &str, groups: &Groups) {
+    until(format!("the group of {unit}"), false, || groups.exist()).await;
+    let forgotten = async {
+        // It tells nobody which unit it forgets next.
+        while show(unit, "LoadState").await != "not-found" {}
+    };
+    within(format!("the end of {unit}"), forgotten).await;
+}
+
+/// The machine is in a scope that was made for it, which ends with it.
+async fn assert_own_scope(place: Place, name: &str, scope: &str) {
+    let host = Host::enter().await;
+    let mut guest = Guest::paused_in(place, name).await;
+    let former = Groups::around(guest.pid());
+    let machine = host.machine(name).await;
+
+    assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
+    assert_eq!(machine.unit().await.as_deref(), Ok(scope));
+    let groups = Groups::of(&machine).await;
+    assert_eq!(groups.unit, format!("/machine.slice/{scope}"));
+    assert_placed(&groups, &guest);
+    for (property, value) in [
+        ("ActiveState", "active"),
+        ("Slice", "machine.slice"),
+        ("Delegate", "yes"),
+        ("CollectMode", "inactive-or-failed"),
+        ("Description", &format!("Virtual machine {name}")),
+    ] {
+        assert_eq!(show(scope, property).await, value, "{property}");
+    }
+    assert_eq!(limit(&machine, 50_000, 10_000).await, Ok(()));
+    assert_eq!(of_all(&groups, &guest, "cpu.max"), ["10000 50000"]);
+    // Whatever the QEMU was started with.
+    assert_eq!(affinities(&machine, &groups, &guest).await, [online()]);
+
+    guest.kill().await;
+    gone(scope, &groups).await;
+    if former.unit != groups.unit {
+        until("the group of the former unit", false, || former.exist()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_qemu_in_a_scope_gets_one_of_its_own_that_ends_with_it() {
+    assert_own_scope(Place::ScopeOnOneCpu, "web-1", "vcpud-web_2d1.scope").await;
+}
+
+#[tokio::test]
+async fn a_qemu_in_a_login_session_gets_a_scope() {
+    assert_own_scope(Place::Session, "web", "vcpud-web.scope").await;
+}
+
+#[tokio::test]
+async fn a_qemu_in_a_scope_of_a_user_gets_one_of_the_systems() {
+    assert_own_scope(Place::UsersScope, "web", "vcpud-web.scope").await;
+}
+
+#[tokio::test]
+async fn a_machine_that_comes_again_at_once_has_a_scope_again() {
+    let host = Host::enter().await;
+    for _ in 0..3 {
+        // The one before is killed right before this one starts.
+        let guest = Guest::paused_in(Place::Scope, "web").await;
+        let machine = host.machine_of(&guest).await;
+        assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
+        assert_placed(&Groups::of(&machine).await, &guest);
+    }
+}
+
+#[tokio::test]
+async fn a_delegated_service_is_used_as_it_is() {
+    let host = Host::enter().await;
+    let guest = Guest::paused_in(Place::DelegatedService, "web").await;
+    let machine = host.machine("web").await;
+
+    assert_eq!(machine.placement().await.as_deref(), Ok("unit"));
+    assert_eq!(machine.unit().await.as_deref(), Ok("lab-web.service"));
+    let groups = Groups::of(&machine).await;
+    assert_eq!(groups.unit, "/system.slice/lab-web.service");
+    assert_placed(&groups, &guest);
+    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_placed(&groups, &guest);
+    assert_eq!(
+        show("lab-web.service", "MainPID").await,
+        guest.pid().to_string()
+    );
+    assert_eq!(show("vcpud-web.scope", "LoadState").await, "not-found");
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_delegate_keeps_its_qemu_as_it_is() {
+    let host = Host::enter().await;
+    let log = Log::from_now().await;
+    let guest = Guest::paused_in(Place::Service, "web").await;
+    let machine = host.machine("web").await;
+
+    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
+    assert_eq!(machine.unit().await.as_deref(), Ok("lab-web.service"));
+    let groups = Groups::of(&machine).await;
+    assert_eq!(groups.unit, "/system.slice/lab-web.service");
+    assert_eq!(groups.below(""), Vec::<String>::new());
+    let said = log
+        .of("lab-web.service does not delegate control groups")
+        .await;
+    assert_eq!(said.len(), 1, "{said:?}");
+
+    // What needs no groups can be had.
+    assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
+    assert_eq!(list_of(guest.thread(0)), "1");
+    assert_eq!(schedule(&machine, &[0], "batch", 0).await, Ok(()));
+    assert_eq!(scheduling_of(guest.thread(0)).await, "SCHED_BATCH 0");
+    let refused = limit(&machine, 50_000, 10_000).await.unwrap_err();
+    refused.assert(NOT_SUPPORTED, &["no control groups"]);
+}
+
+/// As libvirt does it with and without systemd-machined.
+#[tokio::test]
+async fn what_another_manager_keeps_is_left_alone() {
+    let unit = r"machine-qemu\x2d9\x2dweb.scope";
+    assert_left_alone(Place::ScopeNamed(unit), unit, "kept by another manager").await;
+    let group = "machine/qemu-9-web.libvirt-qemu";
+    assert_left_alone(Place::Group(group), "", "does not belong to any").await;
+    for group in [group, "machine"] {
+        let gone = std::fs::remove_dir(format!("/sys/fs/cgroup/{group}"));
+        gone.expect("nothing is left in it");
+    }
+}
+
+async fn assert_left_alone(place: Place, unit: &str, why: &str) {
+    let host = Host::enter().await;
+    let log = Log::from_now().await;
+    let mut guest = Guest::paused_in(place, "web").await;
+    let group = Groups::around(guest.pid());
+    output(
+        "taskset",
+        &[
+            "--all-tasks",
+            "--cpu-list",
+            "--pid",
+            "2",
+            &guest.pid().to_string(),
+        ],
+    )
+    .await;
+    let machine = host.machine_of(&guest).await;
+
+    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
+    assert_eq!(machine.unit().await.as_deref(), Ok(unit));
+    assert_eq!(group.below(""), Vec::<String>::new());
+    assert_eq!(Groups::around(guest.pid()).unit, group.unit);
+    assert_eq!(list_of(guest.thread(0)), "2");
+    let said = log.of(why).await;
+    assert_eq!(said.len(), 1, "{said:?}");
+    // Who asks for something gets it.
+    assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
+    assert_eq!(list_of(guest.thread(0)), "1");
+    guest.kill().await;
+}

@@ -1,0 +1,191 @@
+//! What others do to the groups and threads of a machine does not last.
+
+use super::*;
+
+#[tokio::test]
+async fn what_is_changed_from_outside_is_set_again_and_logged_once() {
+    let host = Host::enter().await;
+    let log = Log::from_now().await;
+    let (guest, machine, groups) = four_vcpus(&host, "web").await;
+    assert_eq!(pin(&machine, &[1], "1-2").await, Ok(()));
+    assert_eq!(schedule(&machine, &[3], "fifo", 5).await, Ok(()));
+    assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
+
+    let threads: Vec<String> = (0..4).map(|vcpu| guest.thread(vcpu).to_string()).collect();
+    for _ in 0..2 {
+        groups.write("vcpud/vcpu1/cpuset.cpus", "0");
+        groups.write("vcpud/vcpu0/cpu.max", "20000 100000");
+        groups.write("vcpud/emulator/cgroup.threads", &threads[2]);
+        output("taskset", &["--cpu-list", "--pid", "3", &threads[0]]).await;
+        output("chrt", &["--other", "--pid", "0", &threads[3]]).await;
+
+        until("what is drifted", Drift::default(), || {
+            Drift::of(&guest, &groups)
+        })
+        .await;
+        assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_FIFO 5");
+        assert_placed(&groups, &guest);
+    }
+    let said = log.values("changed from outside", "F_STEP").await;
+    let steps = [
+        "moving the thread into the control group",
+        "setting the group's host CPUs",
+        "setting the group's period and quota",
+        "setting the thread's affinity",
+        "setting the thread's scheduler",
+    ];
+    assert_eq!(said, steps);
+}
+
+/// What differs from what the test above asked for.
+#[derive(Debug, Default, PartialEq)]
+struct Drift(Vec<String>);
+
+impl Drift {
+    fn of(guest: &Guest, groups: &Groups) -> Self {
+        let all = online();
+        let mut drift = Vec::new();
+        for vcpu in 0..4 {
+            let cpus = if vcpu == 1 { "1-2" } else { &all };
+            let thread = guest.thread(vcpu);
+            for (what, is, wanted) in [
+                ("cpu.max", groups.of_vcpu(vcpu, "cpu.max"), "40000 50000"),
+                (
+                    "threads",
+                    groups.of_vcpu(vcpu, "cgroup.threads"),
+                    &*thread.to_string(),
+                ),
+                ("affinity", list_of(thread), cpus),
+                (
+                    "cpuset",
+                    groups.of_vcpu(vcpu, "cpuset.cpus.effective"),
+                    cpus,
+                ),
+            ] {
+                if is != wanted {
+                    drift.push(format!("vCPU {vcpu}: {what} {is}"));
+                }
+            }
+        }
+        let scheduled = fs::read_to_string(format!("/proc/{}/stat", guest.thread(3)));
+        // Its 40th and 41st fields are the priority and the policy (proc_pid_stat(5)).
+        if !scheduled.is_ok_and(|stat| stat.contains(" 5 1 ")) {
+            drift.push("vCPU 3: scheduler".to_owned());
+        }
+        Self(drift)
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_with_systemd_does_not_touch_what_is_below_its_unit() {
+    let host = Host::enter().await;
+    let log = Log::from_now().await;
+    let guest = Guest::paused_in(Place::Scope, "web").await;
+    let machine = host.machine("web").await;
+    let groups = Groups::of(&machine).await;
+    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(pin(&machine, &[1], "1-2").await, Ok(()));
+    assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
+    let all = online();
+    let as_wanted = async || {
+        assert_placed(&groups, &guest);
+        assert_eq!(
+            affinities(&machine, &groups, &guest).await,
+            [&all, "1-2", &all]
+        );
+        assert_eq!(of_all(&groups, &guest, "cpu.max"), ["40000 50000"; 3]);
+        assert_eq!(groups.read("vcpud/cgroup.subtree_control"), "cpuset cpu");
+    };
+    as_wanted().await;
+
+    output("systemctl", &["daemon-reload"]).await;
+    as_wanted().await;
+    let set = ["set-property", "--runtime", "vcpud-web.scope"];
+    output(
+        "systemctl",
+        &[&set[..], &["CPUWeight=50", "CPUQuota=150%"]].concat(),
+    )
+    .await;
+    assert_eq!(groups.read("cpu.weight"), "50");
+    assert_eq!(groups.read("cpu.max"), "150000 100000");
+    as_wanted().await;
+    output("systemctl", &["daemon-reload"]).await;
+    assert_eq!(groups.read("cpu.max"), "150000 100000");
+    as_wanted().await;
+    // Growth goes on as before.
+    assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
+    assert_placed(&groups, &guest);
+    assert_eq!(groups.of_vcpu(3, "cpu.max"), "40000 50000");
+    assert_eq!(log.of("changed from outside").await, []);
+}
+
+/// A host CPU that is switched off; on again with this.
+struct Offline(u32);
+
+impl Offline {
+    fn new(cpu: u32) -> Self {
+        Self::switch(cpu, "0");
+        Self(cpu)
+    }
+
+    fn switch(cpu: u32, state: &str) {
+        let file = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+        fs::write(file, state).expect("root may switch CPUs");
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        Self::switch(self.0, "1");
+    }
+}
+
+#[tokio::test]
+async fn host_cpus_that_go_and_come_back_are_followed() {
+    let host = Host::enter().await;
+    let log = Log::from_now().await;
+    let guest = Guest::paused_in(Place::Scope, "web").await;
+    let machine = host.machine("web").await;
+    let groups = Groups::of(&machine).await;
+    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(pin(&machine, &[1], "1-2").await, Ok(()));
+    assert_eq!(pin(&machine, &[2], "1").await, Ok(()));
+    let lists = || -> Vec<String> {
+        let threads = (0..3).map(|vcpu| guest.thread(vcpu));
+        threads.map(list_of).collect()
+    };
+    let wanted = ["0-3", "1-2", "1"].map(str::to_owned).to_vec();
+    assert_eq!(lists(), wanted);
+
+    let offline = Offline::new(1);
+    until("the default", "0,2-3".to_owned(), || lists().swap_remove(0)).await;
+    until("the pin", "2".to_owned(), || lists().swap_remove(1)).await;
+    machine.wait_for("Affinity", "0,2-3").await;
+    // What is new follows too, and what cannot be had is said.
+    assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(list_of(guest.thread(3)), "0,2-3");
+    let said = log
+        .values("none of the host CPUs 1 is online", "F_VCPU")
+        .await;
+    assert_eq!(said, ["2"]);
+
+    // That it cannot be had for one does not forbid to change the rest.
+    let unavailable = pin(&machine, &[3], "1").await.unwrap_err();
+    unavailable.assert("org.vcpud1.Error.CpuUnavailable", &["offline"]);
+    assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
+    for vcpu in [0, 1, 3] {
+        assert_eq!(groups.of_vcpu(vcpu, "cpu.max"), "40000 50000");
+    }
+
+    drop(offline);
+    until("all of it", wanted, lists).await;
+    machine.wait_for("Affinity", "0-3").await;
+    until("the new one", "0-3".to_owned(), || list_of(guest.thread(3))).await;
+    let limits = vec!["40000 50000".to_owned(); 4];
+    until("all limits", limits, || of_all(&groups, &guest, "cpu.max")).await;
+    assert_placed(&groups, &guest);
+    assert_eq!(
+        affinities(&machine, &groups, &guest).await,
+        ["0-3", "1-2", "1", "0-3"]
+    );
+}
