@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use zbus::connection::Builder;
@@ -87,7 +88,7 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     tokio::spawn(feed_watchdog(connection.clone(), outbox, directory.clone()));
     info!(directory = %directories.qmp().display(), "ready, watching for QMP sockets");
 
-    let sockets = directories.qmp();
+    let (machines, sockets) = (registry.count(), directories.qmp());
     let result = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -100,10 +101,10 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
             }
             () = connection.closed() => break Err(Error::BusLost),
             error = registry.failed() => break Err(Error::WatchLost(error)),
-            () = idle(&calls, idle_exit, &directory, &sockets) => {
+            () = idle(&calls, idle_exit, &machines, &sockets) => {
                 let _ = connection.release_name(BUS_NAME).await;
                 calls.last_calls().await;
-                if has_nothing_to_do(&directory, &sockets) {
+                if has_nothing_to_do(&machines, &sockets) {
                     info!("nothing to do, ending until somebody calls or a QMP socket appears");
                     systemd::stopping();
                     return Ok(());
@@ -123,21 +124,21 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
 }
 
 /// Waits until nobody called for `limit` and there is nothing to do.
-async fn idle(calls: &Calls, limit: Duration, directory: &Directory, sockets: &Path) {
+async fn idle(calls: &Calls, limit: Duration, machines: &watch::Receiver<usize>, sockets: &Path) {
     loop {
         calls.silence(limit).await;
-        if has_nothing_to_do(directory, sockets) {
+        if has_nothing_to_do(machines, sockets) {
             return;
         }
         sleep(limit).await;
     }
 }
 
-/// Whether there is no machine, and nothing that may become one. While there is any file
+/// Whether there is no machine, and nothing that may become one. While there is any file in `qmp`
 /// vcpud.path would start the service again at once.
-fn has_nothing_to_do(directory: &Directory, sockets: &Path) -> bool {
+fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) -> bool {
     let is_empty = |mut files: fs::ReadDir| files.next().is_none();
-    directory.all().is_empty() && fs::read_dir(sockets).is_ok_and(is_empty)
+    *machines.borrow() == 0 && fs::read_dir(sockets).is_ok_and(is_empty)
 }
 
 /// Tells systemd that the service is alive as long as it is: as long as it answers a call that

@@ -421,6 +421,31 @@ async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() 
     assert_eq!(fs::read_dir(run.join("registrations")).unwrap().count(), 0);
 }
 
+/// Scripted QEMU and systemd, dbus-daemon.
+#[tokio::test]
+async fn a_connection_that_was_passed_outlives_the_service() {
+    let mut world = World::without_service().await;
+    let mut systemd = Systemd::start(&world.bus);
+    world.service = Some(Service::start_under(&world.bus, &systemd));
+    owned(&world.connection, "org.vcpud1").await;
+    let (ours, theirs) = pair();
+    let peer = Peer::on(ours, Model::x86(1, 4));
+    let manager = world.manager().await;
+    register_fd(&manager, "web", theirs).await.unwrap();
+    systemd.keeps(&["pidfd-web", "qmp-web"]).await;
+
+    world.service.take().expect("it runs").kill().await;
+    world.service = Some(Service::start_under(&world.bus, &systemd));
+    owned(&world.connection, "org.vcpud1").await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    let mark = world.signals.mark().await;
+    peer.hang_up();
+    world.removal_of("web", mark).await;
+    systemd.keeps(&[]).await;
+    assert_eq!(names(&world).await, [] as [&str; 0]);
+}
+
 /// A rule for the owners of VMs.
 const RULE: &str = r#"
 polkit.addRule(function(action, subject) {
