@@ -118,8 +118,7 @@ impl Machines {
         }
         let file = self.configuration.machines.get(name);
         if let Some(file) = file.filter(|file| file.settings.is_none()) {
-            let text = format!("{}, which has mistakes", file.path.display());
-            return Err(Error::Exists(text));
+            return Err(Error::Disabled(file.path.clone()));
         }
         let users = self.known.values().filter_map(|known| known.origin.user());
         let users: Vec<u32> = users.collect();

@@ -45,6 +45,9 @@ pub enum Error {
     /// The name is taken.
     #[error("there is one already, from {0}; choose another name, or unregister that one first")]
     Exists(String),
+    /// It has a file, with mistakes in it, so it is not known what it is to be.
+    #[error("its file {} has mistakes, which vcpuctl status shows; correct and reload it, or choose another name", _0.display())]
+    Disabled(PathBuf),
     /// There is none.
     #[error("there is none; ListMachines tells which there are")]
     NoSuchMachine,

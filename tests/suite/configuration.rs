@@ -57,6 +57,9 @@ async fn a_bad_file_disables_one_machine_and_everybody_can_see_why() {
     let manager = world.manager().await;
     let failure = Failure::of(manager.get_machine("db").await.unwrap_err());
     failure.assert(error_name::NO_SUCH_MACHINE, &["db"]);
+    let call = manager.register_machine("db", "/run/db.sock", Default::default());
+    let failure = Failure::of(call.await.unwrap_err());
+    failure.assert(error_name::MACHINE_EXISTS, &["db.toml has mistakes"]);
     assert_eq!(manager.configuration_errors().await.unwrap(), lines);
     let log = world.service.as_ref().unwrap().log();
     for line in &lines {
