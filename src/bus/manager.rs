@@ -43,7 +43,11 @@ impl Manager {
         way: impl FnOnce() -> Result<Way, Error>,
     ) -> Result<OwnedObjectPath, Error> {
         let name = machine_name(name)?;
-        let uid = call.authorize(name.as_str(), details).await?;
+        let mut keys: Vec<&str> = options.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        let keys = keys.join(",");
+        let details = [details, &[("options", keys.as_str())]].concat();
+        let uid = call.authorize(name.as_str(), &details).await?;
         let (settings, leader) = options::register(options)?;
         let registration = Registration {
             way: way()?,

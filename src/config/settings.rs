@@ -288,17 +288,15 @@ fn slice(value: &Value) -> Result<String, String> {
 
 /// Microseconds: an integer, or a time in words.
 fn microseconds(value: &Value) -> Result<i64, String> {
+    const EXAMPLE: &str = "a time such as \"100ms\", or microseconds";
     match value {
         Value::Integer(usec) => Ok(*usec),
-        Value::Text(text) => {
-            let time = humantime::parse_duration(text)
-                .map_err(|_| format!("{} is not a time such as \"100ms\"", shown(text)))?;
-            Ok(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
-        }
-        other => Err(format!(
-            "{} where there must be a time such as \"100ms\", or microseconds",
-            other.kind()
-        )),
+        Value::Text(text) => match (text.parse(), humantime::parse_duration(text)) {
+            (Ok(usec), _) => Ok(usec),
+            (_, Ok(time)) => Ok(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
+            _ => Err(format!("{} is not {EXAMPLE}", shown(text))),
+        },
+        other => Err(format!("{} is not {EXAMPLE}", other.kind())),
     }
 }
 
@@ -311,12 +309,9 @@ fn period(value: &Value) -> Result<u64, String> {
 }
 
 fn quota(value: &Value) -> Result<i64, String> {
-    let usec = match value {
-        Value::Text(text) if text == "-1" => -1,
-        value => microseconds(value)?,
-    };
     let period = Bandwidth::UNLIMITED.period();
-    let bandwidth = Bandwidth::new(period, usec).map_err(|error| error.to_string())?;
+    let bandwidth =
+        Bandwidth::new(period, microseconds(value)?).map_err(|error| error.to_string())?;
     Ok(bandwidth.signed_quota())
 }
 

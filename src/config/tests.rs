@@ -150,8 +150,12 @@ fn a_mistake_has_its_line_its_key_and_a_way_out() {
             "bandwidth-quota: a quota of -2 µs is neither -1",
         ),
         (
+            "bandwidth-period = '1 parsec'",
+            "bandwidth-period: \"1 parsec\" is not a time",
+        ),
+        (
             "bandwidth-quota = true",
-            "bandwidth-quota: true or false where",
+            "bandwidth-quota: true or false is not a time",
         ),
         ("scheduler = 'fast'", "scheduler: \"fast\" is no scheduler"),
         (
@@ -380,7 +384,7 @@ proptest! {
     ) {
         let mut text = String::new();
         text.extend(affinity.map(|cpu| format!("affinity = '{cpu}'\n")));
-        text.extend(period.map(|usec| format!("bandwidth-period = {usec}\n")));
+        text.extend(period.map(|usec| format!("bandwidth-period = '{usec}'\n")));
         text.extend(quota.map(|usec| format!("bandwidth-quota = '{usec}us'\n")));
         let tuning = parse_machine(&text).unwrap().settings.tuning();
         prop_assert_eq!(tuning.affinity.map(|cpus| cpus.to_string()), affinity.map(|cpu| cpu.to_string()));

@@ -8,9 +8,11 @@
 mod harness;
 
 mod authorization;
+mod configuration;
 mod contract;
 mod guest;
 mod lifecycle;
+mod registration;
 mod replay;
 mod script;
 mod target;

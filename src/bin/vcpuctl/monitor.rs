@@ -99,7 +99,8 @@ fn event(message: &Message) -> zbus::Result<Option<Json>> {
 
 fn sentence(event: &Json) -> String {
     let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
-    let machine = text(&event["machine"]);
+    // What is of no machine is of the service.
+    let machine = event["machine"].as_str().unwrap_or("vcpud").to_owned();
     let because = || {
         let uid = &event["details"]["uid"];
         let by = uid.as_u64().map(|uid| format!(" by user {uid}"));

@@ -103,6 +103,11 @@ impl Bus {
         self.directory().join("run")
     }
 
+    /// What a service on this bus gets as `CONFIGURATION_DIRECTORY`.
+    pub(crate) fn configuration_directory(&self) -> PathBuf {
+        self.directory().join("etc")
+    }
+
     /// A connection to it, as the user of the test.
     pub(crate) async fn connect(&self) -> Connection {
         let builder = Builder::address(self.address()).expect("dbus-daemon gives addresses");

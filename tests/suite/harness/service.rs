@@ -40,6 +40,7 @@ impl Service {
         command
             .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address())
             .env("RUNTIME_DIRECTORY", bus.runtime_directory())
+            .env("CONFIGURATION_DIRECTORY", bus.configuration_directory())
             .env("RUST_LOG", "vcpud=debug")
             .env_remove("JOURNAL_STREAM")
             .stderr(stderr);
@@ -69,6 +70,12 @@ impl Service {
             }
         };
         within(format!("{text:?} in the log"), logged).await;
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.process.pid());
+        fs::read_dir(directory).expect("it runs").count()
     }
 
     /// Sends it `SIGTERM`.

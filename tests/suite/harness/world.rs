@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::process::Command;
 use vcpud::proxy::ManagerProxy;
 use zbus::Connection;
@@ -15,6 +17,9 @@ use super::scripted::{Model, Peer};
 use super::service::Service;
 use super::signals::{Signal, Signals};
 use super::wait::within;
+
+/// The user and group nobody.
+const NOBODY: u32 = 65534;
 
 /// All of it. Parts are dropped in the order of the fields.
 pub(crate) struct World {
@@ -86,6 +91,59 @@ impl World {
         let directory = self.bus.runtime_directory().join("guest-agent");
         std::fs::create_dir_all(&directory).expect("the directory is writable");
         directory.join(format!("{name}.sock"))
+    }
+
+    /// Writes the file `name` of the configuration.
+    pub(crate) fn configure(&self, name: &str, text: &str) {
+        let file = self.bus.configuration_directory().join(name);
+        let directory = file.parent().expect("it is in a directory");
+        std::fs::create_dir_all(directory).expect("the directory is writable");
+        std::fs::write(file, text).expect("the file is writable");
+    }
+
+    /// Runs vcpuctl: its exit status, what it prints, and what it complains of.
+    pub(crate) async fn vcpuctl(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vcpuctl"));
+        command
+            .args(arguments)
+            .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = within("vcpuctl", command.output()).await;
+        let output = output.expect("it can be run");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it writes UTF-8");
+        let status = output.status.code().expect("it was not killed");
+        (status, text(output.stdout), text(output.stderr))
+    }
+
+    /// Does `what` as the user nobody, who has a connection to the bus of his own.
+    pub(crate) async fn with_nobody<T: Send + 'static, F: Future<Output = T>>(
+        &self,
+        what: impl FnOnce(ManagerProxy<'static>) -> F + Send + 'static,
+    ) -> T {
+        let address = self.bus.address().to_owned();
+        let (sender, result) = tokio::sync::oneshot::channel();
+        // A thread has a user of its own as far as the kernel is concerned.
+        std::thread::spawn(move || {
+            set_thread_groups(&[]).expect("the test is root");
+            let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+            set_thread_res_gid(group, group, group).expect("root may");
+            set_thread_res_uid(user, user, user).expect("root may");
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().expect("a runtime");
+            let result = runtime.block_on(async {
+                let builder = zbus::connection::Builder::address(address.as_str());
+                let connection = builder.expect("an address").build().await;
+                let connection = connection.expect("the bus takes nobody");
+                let builder = ManagerProxy::builder(&connection);
+                let builder = builder.cache_properties(CacheProperties::No);
+                what(builder.build().await.expect("the bus is there")).await
+            });
+            let _ = sender.send(result);
+        });
+        within("what nobody does", result)
+            .await
+            .expect("it is done")
     }
 
     /// The root object of the service.

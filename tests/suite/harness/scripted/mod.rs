@@ -62,17 +62,17 @@ impl Peer {
         Self::listen(socket, model, &format!("{}\r\n", greeting()), false)
     }
 
+    /// Speaks over a connection that is there, and no other.
+    pub(crate) fn on(stream: UnixStream, model: Model) -> Self {
+        let shared = Shared::new(model, &format!("{}\r\n", greeting()), true);
+        let served = shared.clone();
+        let task = tokio::spawn(async move { served.serve_one(stream).await });
+        Self { shared, task }
+    }
+
     fn listen(socket: &Path, model: Model, opening: &str, accepting: bool) -> Self {
         let listener = UnixListener::bind(socket).expect("the socket can be made");
-        let shared = Arc::new(Shared {
-            model: Mutex::new(model),
-            opening: opening.to_owned(),
-            script: Mutex::new(Box::new(|_, _| None)),
-            calls: watch::Sender::default(),
-            accepting: watch::Sender::new(accepting),
-            clients: watch::Sender::default(),
-            outgoing: Mutex::new(mpsc::unbounded_channel().0),
-        });
+        let shared = Shared::new(model, opening, accepting);
         let task = tokio::spawn(shared.clone().serve_all(listener));
         Self { shared, task }
     }
@@ -185,17 +185,33 @@ impl Drop for Peer {
 }
 
 impl Shared {
+    fn new(model: Model, opening: &str, accepting: bool) -> Arc<Self> {
+        Arc::new(Self {
+            model: Mutex::new(model),
+            opening: opening.to_owned(),
+            script: Mutex::new(Box::new(|_, _| None)),
+            calls: watch::Sender::default(),
+            accepting: watch::Sender::new(accepting),
+            clients: watch::Sender::default(),
+            outgoing: Mutex::new(mpsc::unbounded_channel().0),
+        })
+    }
+
     async fn serve_all(self: Arc<Self>, listener: UnixListener) {
         let mut accepting = self.accepting.subscribe();
         loop {
             let _ = accepting.wait_for(|accepting| *accepting).await;
             let (stream, _) = listener.accept().await.expect("it can accept");
-            let (sender, outgoing) = mpsc::unbounded_channel();
-            *lock(&self.outgoing) = sender;
-            self.clients.send_modify(|clients| *clients += 1);
-            // A client that goes away is no failure.
-            let _ = self.serve(stream, outgoing).await;
+            self.serve_one(stream).await;
         }
+    }
+
+    async fn serve_one(&self, stream: UnixStream) {
+        let (sender, outgoing) = mpsc::unbounded_channel();
+        *lock(&self.outgoing) = sender;
+        self.clients.send_modify(|clients| *clients += 1);
+        // A client that goes away is no failure.
+        let _ = self.serve(stream, outgoing).await;
     }
 
     async fn serve(

@@ -1,0 +1,580 @@
+//! Machines that are registered by a call.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use futures_util::future::join_all;
+use vcpud::names::error_name;
+use vcpud::proxy::ManagerProxy;
+use zvariant::{Fd, OwnedObjectPath, Value};
+
+use crate::harness::*;
+
+type Options<'a> = &'a [(&'a str, Value<'a>)];
+
+/// `RegisterMachine`.
+async fn register(
+    manager: &ManagerProxy<'_>,
+    name: &str,
+    address: &str,
+    options: Options<'_>,
+) -> Result<OwnedObjectPath, Failure> {
+    let options: HashMap<&str, Value<'_>> = options
+        .iter()
+        .map(|(key, value)| (*key, value.try_clone().expect("no descriptors")))
+        .collect();
+    let call = manager.register_machine(name, address, options);
+    let result = within(format!("the registration of {name}"), call).await;
+    result.map_err(Failure::of)
+}
+
+/// `RegisterMachineWithFd`.
+async fn register_fd(
+    manager: &ManagerProxy<'_>,
+    name: &str,
+    connection: impl AsFd,
+) -> Result<OwnedObjectPath, Failure> {
+    let call = manager.register_machine_with_fd(name, Fd::from(&connection), HashMap::new());
+    let result = within(format!("the registration of {name}"), call).await;
+    result.map_err(Failure::of)
+}
+
+async fn names(world: &World) -> Vec<String> {
+    let machines = world.manager().await.list_machines().await.unwrap();
+    machines.into_iter().map(|(name, ..)| name).collect()
+}
+
+/// A socket that is not where the service looks by itself.
+fn elsewhere(world: &World, name: &str) -> PathBuf {
+    world.bus.directory().join(name)
+}
+
+/// The two ends of a connection.
+fn pair() -> (tokio::net::UnixStream, OwnedFd) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let ours = tokio::net::UnixStream::from_std(ours).unwrap();
+    (ours, theirs.into())
+}
+
+/// The signals that tell of machines as such.
+fn of_machines(signals: Vec<Signal>) -> Vec<Signal> {
+    let is_of_machine = |signal: &Signal| {
+        matches!(
+            signal,
+            Signal::MachineAdded(_)
+                | Signal::MachineRemoved(_)
+                | Signal::InterfacesAdded(_)
+                | Signal::InterfacesRemoved(_)
+        )
+    };
+    signals.into_iter().filter(is_of_machine).collect()
+}
+
+fn came(name: &str, path: &OwnedObjectPath) -> [Signal; 2] {
+    let path = path.to_string();
+    [
+        Signal::InterfacesAdded(path),
+        Signal::MachineAdded(name.to_owned()),
+    ]
+}
+
+fn went(name: &str, path: &OwnedObjectPath) -> [Signal; 2] {
+    let path = path.to_string();
+    [
+        Signal::InterfacesRemoved(path),
+        Signal::MachineRemoved(name.to_owned()),
+    ]
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_machine_is_registered_by_its_socket_and_unregistered() {
+    let world = World::without_polkit().await;
+    let socket = elsewhere(&world, "vm.sock");
+    let peer = Peer::start(&socket, Model::x86(1, 4));
+    let manager = world.manager().await;
+    let address = format!("unix:{}", socket.display());
+    for round in 0..2 {
+        let mark = world.signals.mark().await;
+        let path = register(&manager, "web", &address, &[]).await.unwrap();
+        assert_eq!(path.as_str(), "/org/vcpud1/machine/web");
+        let told = of_machines(world.signals.since(mark).await);
+        assert_eq!(told, came("web", &path));
+        let machine = world.machine("web").await;
+        let now = round + 1;
+        assert_eq!(machine.set(now + 1).await, Ok((vec![now], vec![], vec![])));
+
+        let mark = world.signals.mark().await;
+        manager.unregister_machine("web").await.unwrap();
+        let told = of_machines(world.signals.since(mark).await);
+        assert_eq!(told, went("web", &path));
+        let failure = Failure::of(manager.unregister_machine("web").await.unwrap_err());
+        failure.assert(error_name::NO_SUCH_MACHINE, &["web"]);
+    }
+    // The VM runs on as it was.
+    assert_eq!(peer.count("device_add"), 2);
+    assert_eq!(peer.count("device_del"), 0);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_machine_is_registered_by_its_connection_and_goes_with_it() {
+    let world = World::without_polkit().await;
+    let manager = world.manager().await;
+    for _ in 0..2 {
+        let (ours, theirs) = pair();
+        let peer = Peer::on(ours, Model::x86(1, 4));
+        let path = register_fd(&manager, "web", theirs).await.unwrap();
+        let machine = world.machine("web").await;
+        assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+        let mark = world.signals.mark().await;
+        peer.hang_up();
+        let told = world.removal_of("web", mark).await;
+        assert_eq!(of_machines(told), went("web", &path));
+    }
+}
+
+/// Scripted QEMUs and other peers, dbus-daemon.
+#[tokio::test]
+async fn a_registration_that_fails_says_why_and_leaves_nothing() {
+    let world = World::without_polkit().await;
+    let taken = world.peer("taken", Model::x86(1, 4));
+    world.machine("taken").await;
+    let manager = world.manager().await;
+    let at = |name: &str| elsewhere(&world, name).display().to_string();
+    let good = Peer::start(&elsewhere(&world, "good"), Model::x86(1, 4));
+    let _ssh = Peer::start_with(&elsewhere(&world, "ssh"), "SSH-2.0-OpenSSH\r\n");
+    let _silent = Peer::start_silent(&elsewhere(&world, "silent"), Model::x86(1, 4));
+    let stalled = Peer::start(&elsewhere(&world, "stalled"), Model::x86(1, 4));
+    stalled.script(|_, call| (call.command == "query-cpus-fast").then(Vec::new));
+    fs::write(elsewhere(&world, "file"), "").unwrap();
+    drop(std::os::unix::net::UnixListener::bind(elsewhere(&world, "dead")).unwrap());
+
+    let soon = || ("qmp-timeout", Value::from("200ms"));
+    let long = "x".repeat(65);
+    const OTHER_UUID: &str = "00000000-1111-4222-8333-444444444444";
+    let invalid = error_name::INVALID_ARGS;
+    let disconnected = error_name::DISCONNECTED;
+    type Case<'a> = (
+        &'a str,
+        String,
+        Vec<(&'a str, Value<'a>)>,
+        &'a str,
+        &'a [&'a str],
+    );
+    let cases: Vec<Case<'_>> = vec![
+        (
+            "taken",
+            at("good"),
+            vec![],
+            error_name::MACHINE_EXISTS,
+            &["taken", "socket"],
+        ),
+        ("-x", at("good"), vec![], invalid, &["-x", "machine name"]),
+        (&long, at("good"), vec![], invalid, &["machine name"]),
+        (
+            "web",
+            "good".into(),
+            vec![],
+            invalid,
+            &["good", "absolute path"],
+        ),
+        (
+            "web",
+            "tcp:127.0.0.1:1".into(),
+            vec![],
+            invalid,
+            &["absolute path"],
+        ),
+        ("web", at("none"), vec![], disconnected, &["web", "gone"]),
+        (
+            "web",
+            at("dead"),
+            vec![],
+            disconnected,
+            &["web", "nobody listens"],
+        ),
+        ("web", at("file"), vec![], invalid, &["web", "not a socket"]),
+        ("web", at("ssh"), vec![], disconnected, &["web", "QMP"]),
+        (
+            "web",
+            at("silent"),
+            vec![soon()],
+            error_name::QMP_TIMEOUT,
+            &["web", "0.2 s"],
+        ),
+        (
+            "web",
+            at("stalled"),
+            vec![soon()],
+            error_name::QMP_TIMEOUT,
+            &["web", "0.2 s"],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("uuid", OTHER_UUID.into())],
+            invalid,
+            &["web", UUID, OTHER_UUID],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("uuid", "x".into())],
+            invalid,
+            &["uuid", "no UUID"],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("afinity", "0".into())],
+            invalid,
+            &["\"afinity\"", "\"affinity\""],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("qmp", "/x".into())],
+            invalid,
+            &["\"qmp\"", "unknown"],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("affinity", 3u32.into())],
+            invalid,
+            &["\"affinity\""],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("affinity", "8191".into())],
+            error_name::CPU_UNAVAILABLE,
+            &["8191"],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("scheduler", "fifo".into())],
+            invalid,
+            &["\"scheduler\"", "priority"],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("leader", "1".into())],
+            invalid,
+            &["\"leader\"", "type u"],
+        ),
+        (
+            "web",
+            at("good"),
+            vec![("leader", 0u32.into())],
+            invalid,
+            &["process 0"],
+        ),
+    ];
+    let asked = good.all_calls();
+    let mark = world.signals.mark().await;
+    let service = world.service.as_ref().expect("it runs");
+    let before = service.descriptors();
+    for (name, address, options, error, parts) in &cases {
+        let result = register(&manager, name, address, options).await;
+        let failure = result.expect_err(&format!("{address} {options:?}"));
+        failure.assert(error, parts);
+    }
+    let file = fs::File::open(elsewhere(&world, "file")).unwrap();
+    let failure = register_fd(&manager, "web", file).await.unwrap_err();
+    failure.assert(invalid, &["web", "not a connected Unix stream socket"]);
+    let (ours, theirs) = pair();
+    drop(ours);
+    let failure = register_fd(&manager, "web", theirs).await.unwrap_err();
+    failure.assert(disconnected, &["web", "closed"]);
+
+    assert_eq!(names(&world).await, ["taken"]);
+    assert_eq!(world.signals.since(mark).await, []);
+    assert!(good.all_calls() > asked, "its UUID was asked for");
+    assert_eq!(good.count("device_add"), 0);
+    let run = world.bus.runtime_directory();
+    assert_eq!(fs::read_dir(run.join("machines")).unwrap().count(), 1);
+    assert!(!run.join("registrations").exists());
+    assert_eq!(service.descriptors(), before);
+    // The name is free.
+    register(&manager, "web", &at("good"), &[("uuid", UUID.into())])
+        .await
+        .unwrap();
+    assert_eq!(taken.clients(), 1);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn what_a_registration_says_is_in_force() {
+    let world = World::without_polkit().await;
+    let socket = elsewhere(&world, "vm.sock");
+    let peer = Peer::start(&socket, Model::x86(2, 4));
+    let none = "00000000-0000-0000-0000-000000000000";
+    peer.script(move |_, call| {
+        let reply = || vec![call.reply(serde_json::json!({"UUID": none}))];
+        (call.command == "query-uuid").then(reply)
+    });
+    let manager = world.manager().await;
+    world.configure(
+        "machines.d/web.toml",
+        "affinity = \"0\"\nscheduler = \"idle\"",
+    );
+    world.configure("vcpud.toml", "[defaults]\nplacement = \"none\"");
+    manager.reload().await.unwrap();
+    let share = HashMap::from([("vcpus", "0"), ("schemata", "L3:0=f")]);
+    let options = [
+        ("scheduler", Value::from("batch")),
+        ("uuid", Value::from(UUID.to_uppercase())),
+        ("bandwidth-quota", Value::from(-1i64)),
+        ("bandwidth-period", Value::from(50_000u32)),
+        ("cache", Value::from(vec![share])),
+    ];
+    let socket = socket.display().to_string();
+    register(&manager, "web", &socket, &options).await.unwrap();
+    let machine = world.machine("web").await;
+    assert_eq!(machine.uuid().await.unwrap(), UUID);
+    assert_eq!(machine.affinity().await.unwrap(), "0");
+    assert_eq!(machine.placement().await.unwrap(), "none");
+    assert_eq!(machine.bandwidth_period_usec().await.unwrap(), 50_000);
+    assert_eq!(machine.rows().await[1]["scheduler"], "batch");
+}
+
+/// Scripted QEMU, another process, dbus-daemon.
+#[tokio::test]
+async fn the_leader_may_be_another_than_who_serves_qmp() {
+    let world = World::without_polkit().await;
+    let socket = elsewhere(&world, "vm.sock");
+    let _peer = Peer::start(&socket, Model::x86(2, 4));
+    let manager = world.manager().await;
+    let mut qemu = Process::spawn("sleep", command("sleep").arg("600"));
+    let options = [("leader", Value::from(qemu.pid()))];
+    let path = register(&manager, "web", &socket.display().to_string(), &options).await;
+    let path = path.unwrap();
+    let machine = world.machine("web").await;
+    assert_eq!(machine.leader().await.unwrap(), qemu.pid());
+    let found = manager.get_machine_by_pid(qemu.pid()).await.unwrap();
+    assert_eq!(found, path);
+    // Threads that are not its own are nobody's.
+    assert!(
+        machine
+            .rows()
+            .await
+            .iter()
+            .all(|row| !row.contains_key("thread-id"))
+    );
+    let mark = world.signals.mark().await;
+    qemu.kill().await;
+    world.removal_of("web", mark).await;
+    assert_eq!(names(&world).await, [] as [&str; 0]);
+}
+
+/// Scripted QEMUs, dbus-daemon.
+#[tokio::test]
+async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() {
+    let mut world = World::without_polkit().await;
+    let socket = elsewhere(&world, "vm.sock");
+    let peer = Peer::start(&socket, Model::x86(2, 4));
+    let (ours, theirs) = pair();
+    let _other = Peer::on(ours, Model::x86(1, 4));
+    let manager = world.manager().await;
+    let address = socket.display().to_string();
+    register(&manager, "web", &address, &[("affinity", "0".into())])
+        .await
+        .unwrap();
+    register_fd(&manager, "fd", theirs).await.unwrap();
+    let gone = Peer::start(&elsewhere(&world, "gone"), Model::x86(1, 4));
+    let gone_at = elsewhere(&world, "gone").display().to_string();
+    register(&manager, "gone", &gone_at, &[]).await.unwrap();
+
+    let mark = world.signals.mark().await;
+    world.service.take().expect("it runs").kill().await;
+    peer.model().plug(2, "other");
+    drop(gone);
+    fs::remove_file(&gone_at).unwrap();
+    world.serve().await;
+    assert_eq!(names(&world).await, ["web"]);
+    let machine = world.machine("web").await;
+    assert_eq!(machine.affinity().await.unwrap(), "0");
+    let told = world
+        .signals
+        .wait("vCPU 2", mark, |told| !added(told).is_empty())
+        .await;
+    assert_eq!(
+        added(&told),
+        [Vcpu::by_cause("web", 2, "other", "reconnect")]
+    );
+    let run = world.bus.runtime_directory();
+    assert_eq!(fs::read_dir(run.join("registrations")).unwrap().count(), 1);
+    world
+        .manager()
+        .await
+        .unregister_machine("web")
+        .await
+        .unwrap();
+    assert_eq!(fs::read_dir(run.join("registrations")).unwrap().count(), 0);
+}
+
+/// A rule for the owners of VMs.
+const RULE: &str = r#"
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.vcpud1.manage-machines" && subject.user == "nobody" &&
+        action.lookup("uid") == "65534" &&
+        (action.lookup("owner") == "65534" || !action.lookup("address")) &&
+        ["", "leader", undefined].indexOf(action.lookup("options")) >= 0 &&
+        action.lookup("machine").indexOf("nobody-") == 0) {
+        return polkit.Result.YES;
+    }
+});
+"#;
+
+/// Scripted QEMUs, dbus-daemon, polkitd, a client as nobody.
+#[tokio::test]
+async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
+    let world = World::with_polkit(RULE).await;
+    let socket = elsewhere(&world, "vm.sock");
+    let roots = Peer::start(&socket, Model::x86(1, 4));
+    // Who makes a connection is who is on the other side of it.
+    let own = world
+        .with_nobody(|_| async { UnixStream::pair().unwrap() })
+        .await;
+    own.0.set_nonblocking(true).unwrap();
+    let ours = tokio::net::UnixStream::from_std(own.0).unwrap();
+    let peer = Peer::on(ours, Model::x86(1, 4));
+
+    let address = socket.display().to_string();
+    let (denied, path, leader) = world
+        .with_nobody(move |manager| async move {
+            let mut denied = Vec::new();
+            let reload = manager.reload().await;
+            denied.push(reload.map_err(Failure::of).unwrap_err());
+            // A path would have the service connect to what he may not.
+            denied.push(
+                register(&manager, "nobody-a", &address, &[])
+                    .await
+                    .unwrap_err(),
+            );
+            denied.push(register_fd(&manager, "web", &own.1).await.unwrap_err());
+            let options = HashMap::from([("scheduler", "idle".into()), ("slice", "x".into())]);
+            let call = manager.register_machine_with_fd("nobody-a", Fd::from(&own.1), options);
+            denied.push(call.await.map_err(Failure::of).unwrap_err());
+            let path = register_fd(&manager, "nobody-a", &own.1).await;
+            let (_, other) = UnixStream::pair().unwrap();
+            let options = HashMap::from([("leader", Value::from(1u32))]);
+            let call = manager.register_machine_with_fd("nobody-b", Fd::from(&other), options);
+            (denied, path, call.await.map_err(Failure::of).unwrap_err())
+        })
+        .await;
+    for failure in denied {
+        let error = error_name::INTERACTIVE_AUTHORIZATION_REQUIRED;
+        let error = [error, error_name::ACCESS_DENIED];
+        assert!(error.contains(&failure.name.as_str()), "{failure:?}");
+        failure.assert(&failure.name.clone(), &["org.vcpud1.manage-machines"]);
+    }
+    leader.assert(error_name::ACCESS_DENIED, &["process 1", "user 65534"]);
+    assert_eq!(path.unwrap().as_str(), "/org/vcpud1/machine/nobody_2da");
+    assert_eq!(names(&world).await, ["nobody-a"]);
+    assert_eq!(
+        roots.clients(),
+        0,
+        "it was connected to before that was allowed"
+    );
+    let call = [
+        "org.vcpud1",
+        "/org/vcpud1",
+        "org.vcpud1.Manager",
+        "UnregisterMachine",
+        "s",
+    ];
+    let call = [&call[..], &["nobody-a"]].concat();
+    world
+        .as_nobody(Interaction::Forbidden, &call)
+        .await
+        .unwrap();
+    assert_eq!(peer.count("device_add"), 0);
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, a client as nobody.
+#[tokio::test]
+async fn a_user_has_a_limited_number_of_registrations() {
+    let rule = "polkit.addRule(function(action) { return polkit.Result.YES; });";
+    let world = World::with_polkit(rule).await;
+    world.configure("vcpud.toml", "[defaults]\nqmp-timeout = '2s'");
+    let manager = world.manager().await;
+    manager.reload().await.unwrap();
+    let socket = elsewhere(&world, "vm.sock");
+    let silent = Peer::start_silent(&socket, Model::x86(1, 4));
+    let address = socket.display().to_string();
+    let failures = world
+        .with_nobody(move |manager| async move {
+            let names: Vec<String> = (0..65).map(|n| format!("vm{n}")).collect();
+            let calls = names
+                .iter()
+                .map(|name| register(&manager, name, &address, &[]));
+            let results = join_all(calls).await;
+            results
+                .into_iter()
+                .map(Result::unwrap_err)
+                .collect::<Vec<_>>()
+        })
+        .await;
+    let limited = failures
+        .iter()
+        .filter(|f| f.name == error_name::LIMIT_EXCEEDED);
+    let limited: Vec<_> = limited.collect();
+    assert_eq!(limited.len(), 1);
+    limited[0].assert(error_name::LIMIT_EXCEEDED, &["user 65534", "64"]);
+    let late = failures
+        .iter()
+        .filter(|f| f.name == error_name::QMP_TIMEOUT);
+    assert_eq!(late.count(), 64);
+    // Those that came to nothing do not count.
+    silent.accept();
+    drop(silent);
+    fs::remove_file(&socket).unwrap();
+    let _peer = Peer::start(&socket, Model::x86(1, 4));
+    let address = socket.display().to_string();
+    let path = world
+        .with_nobody(move |manager| async move { register(&manager, "vm", &address, &[]).await })
+        .await;
+    assert_eq!(path.unwrap().as_str(), "/org/vcpud1/machine/vm");
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn registrations_by_the_hundred_leave_nothing() {
+    let world = World::without_polkit().await;
+    let manager = world.manager().await;
+    let service = world.service.as_ref().expect("it runs");
+    let visit = async |n: usize| {
+        let name = format!("vm{n}");
+        let (ours, theirs) = pair();
+        let peer = Peer::on(ours, Model::x86(1, 4));
+        let mark = world.signals.mark().await;
+        register_fd(&manager, &name, theirs).await.unwrap();
+        peer.hang_up();
+        let told = world.removal_of(&name, mark).await;
+        let own = |signal: &&Signal| {
+            let added = Signal::MachineAdded(name.clone());
+            let removed = Signal::MachineRemoved(name.clone());
+            **signal == added || **signal == removed
+        };
+        assert_eq!(told.iter().filter(own).count(), 2);
+    };
+    visit(0).await;
+    let before = service.descriptors();
+    for _ in 0..4 {
+        join_all((0..50).map(&visit)).await;
+    }
+    assert!(service.descriptors() <= before + 1);
+    for directory in ["machines", "registrations"] {
+        let directory = world.bus.runtime_directory().join(directory);
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+    }
+}
