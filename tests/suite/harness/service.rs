@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::thread;
 
+use rustix::process::Signal;
+
 use super::bus::Bus;
 use super::process::{Process, command};
 use super::systemd::Systemd;
@@ -76,6 +78,11 @@ impl Service {
     pub(crate) fn descriptors(&self) -> usize {
         let directory = format!("/proc/{}/fd", self.process.pid());
         fs::read_dir(directory).expect("it runs").count()
+    }
+
+    /// Sends it `SIGHUP`.
+    pub(crate) fn reload(&self) {
+        self.process.signal(Signal::HUP);
     }
 
     /// Sends it `SIGTERM`.
