@@ -152,7 +152,7 @@ async fn a_service_with_nothing_to_do_ends_and_not_before() {
     std::fs::create_dir_all(&configuration).unwrap();
     std::fs::write(
         configuration.join("vcpud.toml"),
-        "[service]\nidle-exit = '1ms'\n",
+        "[service]\nidle-exit = '1s'\n",
     )
     .unwrap();
     let peer = world.peer("web", Model::x86(1, 4));
