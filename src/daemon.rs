@@ -6,13 +6,14 @@ use std::time::Duration;
 use std::{fs, io};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use zbus::connection::Builder;
 use zbus::fdo::{ObjectManager, RequestNameFlags};
 use zbus::{Connection, fdo};
 
-use crate::bus::{Authority, Directory, Manager, Publisher};
+use crate::bus::{Authority, Callers, Directory, Manager, Publisher};
 use crate::config::{Configuration, Directories};
 use crate::host::{Audit, Host};
 use crate::idle::Calls;
@@ -61,9 +62,11 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     let (outbox, notices) = Outbox::new();
     let (registrar, requests) = Registrar::new(outbox.clone());
     let idle_exit = configuration.service.idle_exit;
-    let connection = connect(&directory, registrar.clone()).await?;
+    let callers = Callers::default();
+    let manager = Manager::new(directory.clone(), registrar.clone(), callers.clone());
+    let connection = connect(manager).await?;
     let calls = Calls::watch(&connection);
-    let authority = Authority::new(connection.clone());
+    let authority = Authority::new(connection.clone(), callers);
     let publisher = Publisher::new(connection.clone(), authority, directory.clone());
     tokio::spawn(publisher.run(notices));
 
@@ -85,7 +88,7 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     tokio::spawn(feed_watchdog(connection.clone(), outbox, directory.clone()));
     info!(directory = %directories.qmp().display(), "ready, watching for QMP sockets");
 
-    let sockets = directories.qmp();
+    let (machines, sockets) = (registry.count(), directories.qmp());
     let result = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -98,10 +101,10 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
             }
             () = connection.closed() => break Err(Error::BusLost),
             error = registry.failed() => break Err(Error::WatchLost(error)),
-            () = idle(&calls, idle_exit, &directory, &sockets) => {
+            () = idle(&calls, idle_exit, &machines, &sockets) => {
                 let _ = connection.release_name(BUS_NAME).await;
                 calls.last_calls().await;
-                if has_nothing_to_do(&directory, &sockets) {
+                if has_nothing_to_do(&machines, &sockets) {
                     info!("nothing to do, ending until somebody calls or a QMP socket appears");
                     systemd::stopping();
                     return Ok(());
@@ -121,21 +124,21 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
 }
 
 /// Waits until nobody called for `limit` and there is nothing to do.
-async fn idle(calls: &Calls, limit: Duration, directory: &Directory, sockets: &Path) {
+async fn idle(calls: &Calls, limit: Duration, machines: &watch::Receiver<usize>, sockets: &Path) {
     loop {
         calls.silence(limit).await;
-        if has_nothing_to_do(directory, sockets) {
+        if has_nothing_to_do(machines, sockets) {
             return;
         }
         sleep(limit).await;
     }
 }
 
-/// Whether there is no machine, and nothing that may become one. While there is any file
+/// Whether there is no machine, and nothing that may become one. While there is any file in `qmp`
 /// vcpud.path would start the service again at once.
-fn has_nothing_to_do(directory: &Directory, sockets: &Path) -> bool {
+fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) -> bool {
     let is_empty = |mut files: fs::ReadDir| files.next().is_none();
-    directory.all().is_empty() && fs::read_dir(sockets).is_ok_and(is_empty)
+    *machines.borrow() == 0 && fs::read_dir(sockets).is_ok_and(is_empty)
 }
 
 /// Tells systemd that the service is alive as long as it is: as long as it answers a call that
@@ -166,9 +169,9 @@ async fn feed_watchdog(connection: Connection, outbox: Outbox, directory: Direct
 
 /// Connects with the root object in place: a call that comes before there is any object is
 /// never answered.
-async fn connect(directory: &Directory, registrar: Registrar) -> zbus::Result<Connection> {
+async fn connect(manager: Manager) -> zbus::Result<Connection> {
     Builder::system()?
-        .serve_at(ROOT_PATH, Manager::new(directory.clone(), registrar))?
+        .serve_at(ROOT_PATH, manager)?
         .serve_at(ROOT_PATH, ObjectManager)?
         .build()
         .await

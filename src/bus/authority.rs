@@ -69,9 +69,8 @@ enum Answer {
 }
 
 impl Authority {
-    /// An authority that reaches polkit over `connection`.
-    pub fn new(connection: Connection) -> Self {
-        let callers = Callers::default();
+    /// An authority that reaches polkit over `connection`, and counts calls in `callers`.
+    pub fn new(connection: Connection, callers: Callers) -> Self {
         Self {
             connection,
             callers,

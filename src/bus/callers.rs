@@ -12,7 +12,7 @@ const MAX_OF_ALL: usize = 512;
 
 /// The calls under way that change something, by user.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Callers(Arc<Mutex<HashMap<u32, usize>>>);
+pub struct Callers(Arc<Mutex<HashMap<u32, usize>>>);
 
 /// A caller whose call is under way until this is dropped.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use zbus::{Connection, interface, zvariant};
 use zvariant::{ObjectPath, OwnedFd, OwnedObjectPath, OwnedValue};
 
 use super::authority::{Action, Authority};
+use super::callers::{Caller, Callers};
 use super::directory::Directory;
 use super::error::Error;
 use super::options;
@@ -22,15 +23,34 @@ use crate::registry::{self, Registrar, Registration, Way};
 pub struct Manager {
     directory: Directory,
     registrar: Registrar,
+    callers: Callers,
 }
 
 impl Manager {
-    /// A manager of the machines in `directory`, whose machines come and go by `registrar`.
-    pub fn new(directory: Directory, registrar: Registrar) -> Self {
+    /// A manager of the machines in `directory`, whose machines come and go by `registrar` as
+    /// `callers` want.
+    pub fn new(directory: Directory, registrar: Registrar, callers: Callers) -> Self {
         Self {
             directory,
             registrar,
+            callers,
         }
+    }
+
+    /// Lets the sender of `call` pass, who would manage the machine `name`, or all where that is
+    /// empty.
+    async fn authorize(
+        &self,
+        call: &Call<'_>,
+        name: &str,
+        details: &[(&str, &str)],
+    ) -> Result<Caller, Error> {
+        let mut all = HashMap::from([("machine", name)]);
+        all.extend(details.iter().copied());
+        let authority = Authority::new(call.connection.clone(), self.callers.clone());
+        authority
+            .check(&call.header, Action::ManageMachines, &all)
+            .await
     }
 
     /// Registers the machine `name` if the caller may. `way` is looked for after that is known.
@@ -47,14 +67,14 @@ impl Manager {
         keys.sort_unstable();
         let keys = keys.join(",");
         let details = [details, &[("options", keys.as_str())]].concat();
-        let uid = call.authorize(name.as_str(), &details).await?;
+        let caller = self.authorize(&call, name.as_str(), &details).await?;
         let (settings, leader) = options::register(options)?;
         let registration = Registration {
             way: way()?,
             name: name.clone(),
             settings,
             leader,
-            uid,
+            uid: caller.uid(),
         };
         let result = self.registrar.register(registration).await;
         result.map_err(|error| failed(&name, error))?;
@@ -73,19 +93,6 @@ impl Manager {
 struct Call<'a> {
     header: Header<'a>,
     connection: &'a Connection,
-}
-
-impl Call<'_> {
-    /// The user of a caller who may manage the machine `name`, or all where that is empty.
-    async fn authorize(&self, name: &str, details: &[(&str, &str)]) -> Result<u32, Error> {
-        let mut all = HashMap::from([("machine", name)]);
-        all.extend(details.iter().copied());
-        let authority = Authority::new(self.connection.clone());
-        let caller = authority
-            .check(&self.header, Action::ManageMachines, &all)
-            .await?;
-        Ok(caller.uid())
-    }
 }
 
 fn machine_name(name: &str) -> Result<MachineName, Error> {
@@ -150,7 +157,7 @@ impl Manager {
     ) -> Result<(), Error> {
         let name = machine_name(name)?;
         let call = Call { header, connection };
-        call.authorize(name.as_str(), &[]).await?;
+        let _caller = self.authorize(&call, name.as_str(), &[]).await?;
         let result = self.registrar.unregister(name.clone()).await;
         result.map_err(|error| failed(&name, error))
     }
@@ -160,7 +167,8 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        Call { header, connection }.authorize("", &[]).await?;
+        let call = Call { header, connection };
+        let _caller = self.authorize(&call, "", &[]).await?;
         self.registrar.reload().await.map_err(Error::Reload)
     }
 

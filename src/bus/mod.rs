@@ -14,6 +14,7 @@ mod options;
 mod publisher;
 
 pub use authority::{Action, Authority};
+pub use callers::Callers;
 pub use directory::Directory;
 pub use error::Error;
 pub use machine::MachineObject;

@@ -91,6 +91,11 @@ impl Machines {
         }
     }
 
+    /// How many there are or are awaited.
+    pub(super) fn count(&self) -> usize {
+        self.known.len()
+    }
+
     /// Starts the machines whose files have their sockets.
     pub(super) fn start_configured(&mut self) {
         let names: Vec<_> = self.configuration.machines.keys().cloned().collect();

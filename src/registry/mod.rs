@@ -23,6 +23,7 @@ use std::io;
 use std::path::PathBuf;
 
 use futures_util::StreamExt;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
@@ -39,6 +40,7 @@ pub use registrar::{Error, Registrar, Registration, Requests, Way};
 #[derive(Debug)]
 pub struct Registry {
     task: JoinHandle<io::Error>,
+    count: watch::Receiver<usize>,
 }
 
 /// The directory of QMP sockets cannot be watched.
@@ -73,8 +75,15 @@ impl Registry {
         machines.forget_departed();
         machines.tell_problems().await;
         machines.settled().await;
-        let task = tokio::spawn(follow(machines, sockets, requests));
-        Ok(Self { task })
+        let (counter, count) = watch::channel(machines.count());
+        let task = tokio::spawn(follow(machines, sockets, requests, counter));
+        Ok(Self { task, count })
+    }
+
+    /// How many machines there are or may come to be where they are awaited: at a socket, at that of
+    /// a file, or as a registration.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.count.clone()
     }
 
     /// Waits until the directory cannot be watched any more, which should never be.
@@ -84,7 +93,12 @@ impl Registry {
 }
 
 /// Does what happens and what is asked, one after the other.
-async fn follow(mut machines: Machines, mut sockets: Sockets, mut requests: Requests) -> io::Error {
+async fn follow(
+    mut machines: Machines,
+    mut sockets: Sockets,
+    mut requests: Requests,
+    counter: watch::Sender<usize>,
+) -> io::Error {
     loop {
         tokio::select! {
             sight = sockets.next() => match sight {
@@ -118,6 +132,7 @@ async fn follow(mut machines: Machines, mut sockets: Sockets, mut requests: Requ
             },
             Some(event) = machines.events.next() => machines.take(event).await,
         }
+        counter.send_replace(machines.count());
         machines.tell_problems().await;
     }
 }

@@ -250,3 +250,25 @@ async fn a_machine_that_is_unregistered_comes_back_with_reload() {
     peer.had_clients(2).await;
     world.machine("web").await;
 }
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn the_service_ends_when_the_last_machine_is_gone_and_the_configured_time_is_over() {
+    let mut world = World::without_service().await;
+    world.configure("vcpud.toml", "[service]\nidle-exit = \"1s\"");
+    let socket = world.bus.directory().join("vm.sock");
+    let web = format!("qmp = {:?}", socket.to_str().unwrap());
+    world.configure("machines.d/web.toml", &web);
+    world.serve().await;
+    // It is awaited, so there is something to do.
+    let _peer = Peer::start(&socket, Model::x86(1, 4));
+    world.machine("web").await;
+    let file = world
+        .bus
+        .configuration_directory()
+        .join("machines.d/web.toml");
+    fs::remove_file(file).unwrap();
+    world.manager().await.reload().await.unwrap();
+    let status = world.service.as_mut().expect("it runs").wait().await;
+    assert!(status.success(), "{status}");
+}

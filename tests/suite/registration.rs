@@ -421,6 +421,31 @@ async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() 
     assert_eq!(fs::read_dir(run.join("registrations")).unwrap().count(), 0);
 }
 
+/// Scripted QEMU and systemd, dbus-daemon.
+#[tokio::test]
+async fn a_connection_that_was_passed_outlives_the_service() {
+    let mut world = World::without_service().await;
+    let mut systemd = Systemd::start(&world.bus);
+    world.service = Some(Service::start_under(&world.bus, &systemd));
+    owned(&world.connection, "org.vcpud1").await;
+    let (ours, theirs) = pair();
+    let peer = Peer::on(ours, Model::x86(1, 4));
+    let manager = world.manager().await;
+    register_fd(&manager, "web", theirs).await.unwrap();
+    systemd.keeps(&["pidfd-web", "qmp-web"]).await;
+
+    world.service.take().expect("it runs").kill().await;
+    world.service = Some(Service::start_under(&world.bus, &systemd));
+    owned(&world.connection, "org.vcpud1").await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    let mark = world.signals.mark().await;
+    peer.hang_up();
+    world.removal_of("web", mark).await;
+    systemd.keeps(&[]).await;
+    assert_eq!(names(&world).await, [] as [&str; 0]);
+}
+
 /// A rule for the owners of VMs.
 const RULE: &str = r#"
 polkit.addRule(function(action, subject) {
@@ -500,48 +525,38 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
     assert_eq!(peer.count("device_add"), 0);
 }
 
-/// Scripted QEMU, dbus-daemon, polkitd, a client as nobody.
+/// Scripted QEMUs, dbus-daemon, polkitd, a client as nobody.
 #[tokio::test]
 async fn a_user_has_a_limited_number_of_registrations() {
     let rule = "polkit.addRule(function(action) { return polkit.Result.YES; });";
     let world = World::with_polkit(rule).await;
-    world.configure("vcpud.toml", "[defaults]\nqmp-timeout = '2s'");
-    let manager = world.manager().await;
-    manager.reload().await.unwrap();
-    let socket = elsewhere(&world, "vm.sock");
-    let silent = Peer::start_silent(&socket, Model::x86(1, 4));
-    let address = socket.display().to_string();
-    let failures = world
+    let (peers, connections): (Vec<Peer>, Vec<OwnedFd>) = (0..66)
+        .map(|_| {
+            let (ours, theirs) = pair();
+            (Peer::on(ours, Model::x86(1, 1)), theirs)
+        })
+        .unzip();
+    let mut connections = connections.into_iter();
+    let mut first: Vec<OwnedFd> = connections.by_ref().take(65).collect();
+    let failure = world
         .with_nobody(move |manager| async move {
-            let names: Vec<String> = (0..65).map(|n| format!("vm{n}")).collect();
-            let calls = names
-                .iter()
-                .map(|name| register(&manager, name, &address, &[]));
-            let results = join_all(calls).await;
-            results
-                .into_iter()
-                .map(Result::unwrap_err)
-                .collect::<Vec<_>>()
+            let last = first.pop().expect("there are 65");
+            for (n, connection) in first.into_iter().enumerate() {
+                let name = format!("vm{n}");
+                register_fd(&manager, &name, connection).await.unwrap();
+            }
+            register_fd(&manager, "vm", last).await.unwrap_err()
         })
         .await;
-    let limited = failures
-        .iter()
-        .filter(|f| f.name == error_name::LIMIT_EXCEEDED);
-    let limited: Vec<_> = limited.collect();
-    assert_eq!(limited.len(), 1);
-    limited[0].assert(error_name::LIMIT_EXCEEDED, &["user 65534", "64"]);
-    let late = failures
-        .iter()
-        .filter(|f| f.name == error_name::QMP_TIMEOUT);
-    assert_eq!(late.count(), 64);
-    // Those that came to nothing do not count.
-    silent.accept();
-    drop(silent);
-    fs::remove_file(&socket).unwrap();
-    let _peer = Peer::start(&socket, Model::x86(1, 4));
-    let address = socket.display().to_string();
+    let parts = ["vm", "user 65534", "64 machines registered"];
+    failure.assert(error_name::LIMIT_EXCEEDED, &parts);
+    // One that went does not count.
+    let mark = world.signals.mark().await;
+    peers[7].hang_up();
+    world.removal_of("vm7", mark).await;
+    let last = connections.next().expect("there are 66");
     let path = world
-        .with_nobody(move |manager| async move { register(&manager, "vm", &address, &[]).await })
+        .with_nobody(move |manager| async move { register_fd(&manager, "vm", last).await })
         .await;
     assert_eq!(path.unwrap().as_str(), "/org/vcpud1/machine/vm");
 }
