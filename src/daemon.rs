@@ -147,8 +147,10 @@ async fn feed_watchdog(connection: Connection, outbox: Outbox, directory: Direct
     let Some(interval) = systemd::watchdog() else {
         return;
     };
+    // By the unique name: the other may be given up by now, and would start another service.
+    let own = connection.unique_name().cloned();
     loop {
-        let ping = connection.call_method(Some(BUS_NAME), ROOT_PATH, Some(PEER), "Ping", &());
+        let ping = connection.call_method(own.as_ref(), ROOT_PATH, Some(PEER), "Ping", &());
         let is_alive = async {
             let answered = ping.await;
             outbox.barrier().await;

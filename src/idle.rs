@@ -7,13 +7,13 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use zbus::message::Type;
-use zbus::{Connection, MessageStream};
+use zbus::{Connection, Message, MessageStream};
 
 /// After the name is given up, calls that were on their way are answered. It takes
 /// milliseconds; one that comes starts this time anew.
 const LAST_CALLS: Duration = Duration::from_millis(500);
 
-/// The calls that come over a connection.
+/// The calls that others make over a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
     last: Arc<watch::Sender<Instant>>,
@@ -25,9 +25,14 @@ impl Calls {
         let last = Arc::new(watch::Sender::new(Instant::now()));
         let calls = Self { last: last.clone() };
         let mut messages = MessageStream::from(connection);
+        let own = connection.unique_name().cloned();
+        let is_call = move |message: &Message| {
+            let is_own = message.header().sender() == own.as_deref();
+            message.message_type() == Type::MethodCall && !is_own
+        };
         tokio::spawn(async move {
             while let Some(message) = messages.next().await {
-                if message.is_ok_and(|message| message.message_type() == Type::MethodCall) {
+                if message.is_ok_and(|message| is_call(&message)) {
                     last.send_replace(Instant::now());
                 }
             }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::thread;
 
+use rustix::process::Signal;
+
 use super::bus::Bus;
 use super::process::{Process, command};
 use super::systemd::Systemd;
@@ -62,12 +64,6 @@ impl Service {
         )
     }
 
-    /// How many descriptors it has open.
-    pub(crate) fn descriptors(&self) -> usize {
-        let directory = format!("/proc/{}/fd", self.process.pid());
-        fs::read_dir(directory).expect("it runs").count()
-    }
-
     /// Waits until it has logged something with `text` in it.
     pub(crate) async fn has_logged(&self, text: &str) {
         let logged = async {
@@ -76,6 +72,17 @@ impl Service {
             }
         };
         within(format!("{text:?} in the log"), logged).await;
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.process.pid());
+        fs::read_dir(directory).expect("it runs").count()
+    }
+
+    /// Sends it `SIGHUP`.
+    pub(crate) fn reload(&self) {
+        self.process.signal(Signal::HUP);
     }
 
     /// Sends it `SIGTERM`.

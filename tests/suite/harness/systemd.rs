@@ -53,10 +53,13 @@ impl Systemd {
         let mut command = command("sh");
         command
             .args(["-c", "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$0\"", program])
-            .env("LISTEN_FDS", kept.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"))
             .env("WATCHDOG_USEC", "1000000")
             .env("NOTIFY_SOCKET", &self.socket);
+        if !kept.is_empty() {
+            command
+                .env("LISTEN_FDS", kept.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+        }
         let mapping = |(fd, descriptor): (usize, &Arc<OwnedFd>)| FdMapping {
             parent_fd: descriptor.try_clone().expect("a descriptor is left"),
             child_fd: 3 + fd as i32,

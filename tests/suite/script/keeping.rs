@@ -1,6 +1,6 @@
 //! What systemd keeps for the service while that is down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::harness::*;
 
@@ -113,6 +113,86 @@ async fn a_connection_that_broke_is_not_kept() {
     assert_eq!(systemd.kept().len(), 2);
     let machine = world.machine("web").await;
     assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+}
+
+/// Scripted QEMU and systemd, dbus-daemon.
+#[tokio::test]
+async fn a_machine_that_was_registered_with_a_connection_goes_on() {
+    let (mut world, mut systemd) = world().await;
+    let socket = world.bus.directory().join("elsewhere");
+    let peer = Peer::start(&socket, Model::x86(1, 4));
+    serve(&mut world, &systemd).await;
+    let connection = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let manager = world.manager().await;
+    let fd = zvariant::Fd::from(&connection);
+    let registered = manager.register_machine_with_fd("own", fd, HashMap::new());
+    registered.await.unwrap();
+    drop(connection);
+    let machine = world.machine("own").await;
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    systemd.keeps(&["pidfd-own", "qmp-own"]).await;
+
+    kill(&mut world).await;
+    serve(&mut world, &systemd).await;
+    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(peer.clients(), 1);
+
+    // Nobody can connect to it again.
+    let mark = world.signals.mark().await;
+    peer.hang_up();
+    world.removal_of("own", mark).await;
+    systemd.keeps(&[]).await;
+}
+
+/// systemd, scripted; dbus-daemon.
+#[tokio::test]
+async fn a_service_with_nothing_to_do_ends_and_not_before() {
+    let (mut world, mut systemd) = world().await;
+    let configuration = world.bus.configuration_directory();
+    std::fs::create_dir_all(&configuration).unwrap();
+    std::fs::write(
+        configuration.join("vcpud.toml"),
+        "[service]\nidle-exit = '1s'\n",
+    )
+    .unwrap();
+    let peer = world.peer("web", Model::x86(1, 4));
+    serve(&mut world, &systemd).await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+
+    let mark = world.signals.mark().await;
+    drop(peer);
+    std::fs::remove_file(world.socket("web")).unwrap();
+    world.removal_of("web", mark).await;
+    let service = world.service.as_mut().expect("it runs");
+    assert!(service.wait().await.success());
+    systemd.is_told("STOPPING=1").await;
+    assert!(service.log().contains("nothing to do"));
+}
+
+/// Scripted systemd, dbus-daemon.
+#[tokio::test]
+async fn systemd_is_told_of_a_reload() {
+    let (mut world, mut systemd) = world().await;
+    serve(&mut world, &systemd).await;
+    let configuration = world.bus.configuration_directory();
+    std::fs::create_dir_all(&configuration).unwrap();
+    std::fs::write(
+        configuration.join("vcpud.toml"),
+        "[defaults]\nslce = 'x.slice'\n",
+    )
+    .unwrap();
+    world.service.as_ref().expect("it runs").reload();
+    systemd.is_told("RELOADING=1").await;
+    world
+        .service
+        .as_ref()
+        .expect("it runs")
+        .has_logged("slce")
+        .await;
+    let manager = world.manager().await;
+    let problems = manager.configuration_errors().await.unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
 }
 
 /// Scripted QEMU and systemd, dbus-daemon.
