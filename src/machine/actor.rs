@@ -1,10 +1,9 @@
 //! The actor: the life of a machine from its socket file to its end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -290,46 +289,6 @@ impl Actor {
             }
             Err(Unopened::Other(reason)) => Err(reason),
         }
-    }
-
-    /// The connection and the process that a former run of the service held.
-    fn take_kept(&self) -> Option<(Socket, Arc<Leader>)> {
-        let [qmp, pidfd] = self.kept_names().map(|name| self.site.keeper.take(&name));
-        let stream = std::os::unix::net::UnixStream::from(qmp?);
-        stream.set_nonblocking(true).ok()?;
-        let stream = UnixStream::from_std(stream).ok()?;
-        let leader = match (&self.source.leader, pidfd) {
-            (Some(leader), _) => Ok(leader.clone()),
-            (None, Some(pidfd)) => Leader::of_peer_held_by(&stream, pidfd).map(Arc::new),
-            (None, None) => Leader::of_peer(&stream).map(Arc::new),
-        };
-        match leader {
-            Ok(leader) if !leader.has_exited() => Some((Socket::Kept(stream), leader)),
-            _ => {
-                self.release();
-                None
-            }
-        }
-    }
-
-    /// Lets the connection outlive the service, and the process be held meanwhile.
-    fn keep(&self, connection: Option<OwnedFd>) {
-        let [qmp, pidfd] = self.kept_names();
-        if let Some((connection, leader)) = connection.zip(self.leader.as_ref()) {
-            self.site.keeper.keep(&qmp, connection.as_fd());
-            self.site.keeper.keep(&pidfd, leader.pidfd());
-        }
-    }
-
-    /// Else QEMU would hold an end of a connection for which nobody speaks, and take no other.
-    fn release(&self) {
-        for name in self.kept_names() {
-            self.site.keeper.release(&name);
-        }
-    }
-
-    fn kept_names(&self) -> [String; 2] {
-        ["qmp", "pidfd"].map(|what| format!("{what}-{}", self.source.name))
     }
 
     fn placement(&self) -> Placement {

@@ -24,6 +24,7 @@ mod chronicle;
 mod error;
 mod guest;
 mod handle;
+mod keeping;
 mod link;
 mod notice;
 mod placing;

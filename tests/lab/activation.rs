@@ -1,5 +1,7 @@
 //! systemd starts the service when it is called, and knows how it is.
 
+use futures_util::StreamExt;
+
 use crate::harness::*;
 
 #[tokio::test]
@@ -14,7 +16,7 @@ async fn the_first_call_starts_the_service_through_systemd() {
 
     assert_eq!(host.unit("ActiveState").await, "active");
     assert_eq!(host.unit("SubState").await, "running");
-    assert_eq!(host.unit("StatusText").await, "Serving org.vcpud1.");
+    assert_eq!(host.unit("StatusText").await, "No machines.");
     let owner = output("busctl", &["status", "org.vcpud1"]).await;
     let main = format!("PID={}\n", host.unit("MainPID").await);
     assert!(owner.starts_with(&main), "{owner}");
@@ -29,6 +31,52 @@ async fn the_call_that_starts_the_service_finds_its_machine() {
     let manager = host.manager().await;
     let path = manager.get_machine("web").await.unwrap();
     assert_eq!(path.as_str(), "/org/vcpud1/machine/web");
+}
+
+#[tokio::test]
+async fn a_socket_that_appears_starts_the_service() {
+    let host = Host::enter().await;
+    host.stop_service().await;
+    output("systemctl", &["start", "vcpud.path"]).await;
+    let bus = zbus::fdo::DBusProxy::new(&host.connection).await.unwrap();
+    let mut owners = bus
+        .receive_name_owner_changed_with_args(&[(0, "org.vcpud1")])
+        .await
+        .unwrap();
+    let _guest = Guest::paused("web").await;
+    let owner = within("the service", owners.next()).await.unwrap();
+    assert!(owner.args().unwrap().new_owner().is_some());
+    output("systemctl", &["stop", "vcpud.path"]).await;
+    let manager = host.manager().await;
+    let path = manager.get_machine("web").await.unwrap();
+    assert_eq!(path.as_str(), "/org/vcpud1/machine/web");
+}
+
+#[tokio::test]
+async fn a_reload_is_a_reload_to_systemd() {
+    const FILE: &str = "/etc/vcpud/vcpud.toml";
+    let host = Host::enter().await;
+    let manager = host.manager().await;
+    assert_eq!(manager.configuration_errors().await.unwrap(), [""; 0]);
+    std::fs::write(FILE, "[defaults]\nremoval-timeout = \"soon\"\n").unwrap();
+    output("systemctl", &["reload", "vcpud.service"]).await;
+    let found = async {
+        loop {
+            let problems = manager.configuration_errors().await.unwrap();
+            if let [problem] = &problems[..] {
+                return problem.clone();
+            }
+        }
+    };
+    let problem = within("the mistake", found).await;
+    assert!(
+        problem.contains("vcpud.toml:2: removal-timeout"),
+        "{problem}"
+    );
+    assert_eq!(host.unit("ActiveState").await, "active");
+    std::fs::remove_file(FILE).unwrap();
+    manager.reload().await.unwrap();
+    assert_eq!(manager.configuration_errors().await.unwrap(), [""; 0]);
 }
 
 #[tokio::test]

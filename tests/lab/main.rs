@@ -11,6 +11,8 @@ mod activation;
 mod authorization;
 mod growth;
 mod interaction;
+mod kills;
 mod parking;
 mod placement;
+mod records;
 mod sandbox;

@@ -22,6 +22,7 @@ async fn systemd_finds_nothing_wrong_with_the_unit() {
 async fn the_service_has_no_more_rights_than_it_needs() {
     const CAP_DAC_OVERRIDE: u64 = 1 << 1;
     const CAP_SYS_NICE: u64 = 1 << 23;
+    const CAP_AUDIT_WRITE: u64 = 1 << 29;
     let host = Host::enter().await;
     host.manager().await.version().await.unwrap();
 
@@ -34,7 +35,11 @@ async fn the_service_has_no_more_rights_than_it_needs() {
     };
     for set in ["CapEff", "CapPrm", "CapBnd"] {
         let set = u64::from_str_radix(&value(set), 16).unwrap();
-        assert_eq!(set, CAP_DAC_OVERRIDE | CAP_SYS_NICE, "{status}");
+        assert_eq!(
+            set,
+            CAP_AUDIT_WRITE | CAP_DAC_OVERRIDE | CAP_SYS_NICE,
+            "{status}"
+        );
     }
     assert_eq!(value("NoNewPrivs"), "1");
     assert_eq!(value("Seccomp"), "2", "no filter of system calls");
