@@ -1,6 +1,6 @@
 //! A machine's object, `org.vcpud1.Machine`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use zbus::interface;
 use zbus::message::Header;
@@ -11,7 +11,7 @@ use super::authority::{Action, Authority};
 use super::error::Error;
 use super::options::{self, SetOptions};
 use crate::host::Observed;
-use crate::inventory::{Entity, HotplugMethod, Target, Vcpu};
+use crate::inventory::{Entity, HotplugMethod, MAX_VCPUS, Target, Vcpu};
 use crate::machine::{self, Handle, Request, Snapshot, TuningChange};
 use crate::placement::{Bandwidth, CpuList, Home, Kind, Scheduler, Schemata};
 
@@ -140,7 +140,7 @@ impl MachineObject {
         options: HashMap<String, OwnedValue>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
-        let vcpus = vcpus.into_iter().collect();
+        let vcpus = list(vcpus)?;
         let target = if online {
             Target::Present(vcpus)
         } else {
@@ -161,7 +161,7 @@ impl MachineObject {
                 "" => None,
                 list => Some(list.parse::<CpuList>().map_err(invalid_list)?),
             };
-            Ok(TuningChange::Pin(vcpus.into_iter().collect(), cpus))
+            Ok(TuningChange::Pin(list(vcpus)?, cpus))
         };
         self.tune(&header, "pin", options, change).await
     }
@@ -190,8 +190,7 @@ impl MachineObject {
     ) -> Result<(), Error> {
         let change = || {
             let scheduler = Scheduler::new(policy, priority).map_err(invalid)?;
-            let vcpus = vcpus.into_iter().collect();
-            Ok(TuningChange::Scheduler(vcpus, scheduler))
+            Ok(TuningChange::Scheduler(list(vcpus)?, scheduler))
         };
         self.tune(&header, "scheduler", options, change).await
     }
@@ -208,8 +207,7 @@ impl MachineObject {
                 "" => None,
                 text => Some(text.parse::<Schemata>().map_err(invalid)?),
             };
-            let vcpus = vcpus.into_iter().collect();
-            Ok(TuningChange::Cache(vcpus, schemata))
+            Ok(TuningChange::Cache(list(vcpus)?, schemata))
         };
         self.tune(&header, "cache", options, change).await
     }
@@ -373,6 +371,19 @@ impl MachineObject {
         details: Dict,
     ) -> zbus::Result<()>;
 }
+
+/// A list of vCPUs, which is no longer than any machine has them.
+fn list(vcpus: Vec<u32>) -> Result<BTreeSet<u32>, Error> {
+    match vcpus.len() {
+        0..=MAX_LIST => Ok(vcpus.into_iter().collect()),
+        length => Err(Error::LimitExceeded(format!(
+            "{length} vCPUs in one call; the limit is {MAX_LIST}"
+        ))),
+    }
+}
+
+/// As many as the inventory believes that there can be.
+const MAX_LIST: usize = MAX_VCPUS as usize;
 
 fn invalid(error: impl std::fmt::Display) -> Error {
     Error::InvalidArgs(error.to_string())

@@ -33,7 +33,7 @@ const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// QEMU closes QMP a moment before it exits; only one that lives on is disconnected.
 const EXIT_GRACE: Duration = Duration::from_millis(250);
 /// Why a machine that was never connected is shown as disconnected.
-const UNANSWERED: &str = "QEMU listens but does not answer (another QMP client may be attached)";
+const UNANSWERED: &str = "QEMU listens and has not answered yet: it is starting or stopped, or another QMP client is attached";
 /// The pauses between attempts to connect grow from the first to the last.
 const BACKOFF: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(5);

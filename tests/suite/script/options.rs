@@ -31,3 +31,17 @@ async fn an_option_that_is_not_known_or_of_another_type_is_an_error() {
     let result = machine.set_with(1, &options).await;
     assert_eq!(result, Ok((vec![], vec![1], vec![])));
 }
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_list_has_a_limit() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let asked = peer.all_calls();
+    let endless: Vec<u32> = (0..100_000).collect();
+    let failure = machine.set_these(&endless, true).await.unwrap_err();
+    failure.assert(error_name::LIMIT_EXCEEDED, &["100000 vCPUs", "16384"]);
+    assert_eq!(peer.count("device_add"), 0);
+    assert!(peer.all_calls() - asked < 10, "nothing is planned for it");
+}
