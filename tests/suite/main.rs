@@ -12,6 +12,7 @@ mod configuration;
 mod contract;
 mod guest;
 mod lifecycle;
+mod malformed;
 mod registration;
 mod replay;
 mod script;
