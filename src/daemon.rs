@@ -43,6 +43,9 @@ pub enum Error {
     /// Machines cannot be found any more.
     #[error("the directory of QMP sockets cannot be watched any more: {0}")]
     WatchLost(io::Error),
+    /// It had begun to end when there was something to do again. systemd starts it anew.
+    #[error("a machine came while the service was about to end; it is to be started again")]
+    NeededAgain,
     /// The kernel refused something basic.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -102,14 +105,16 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
             () = connection.closed() => break Err(Error::BusLost),
             error = registry.failed() => break Err(Error::WatchLost(error)),
             () = idle(&calls, idle_exit, &machines, &sockets) => {
+                info!("nothing to do, ending until somebody calls or a QMP socket appears");
+                // First of all, so that systemd starts the service again for a call that comes
+                // from here on, and does not think that it runs.
+                systemd::stopping();
                 let _ = connection.release_name(BUS_NAME).await;
                 calls.last_calls().await;
-                if has_nothing_to_do(&machines, &sockets) {
-                    info!("nothing to do, ending until somebody calls or a QMP socket appears");
-                    systemd::stopping();
-                    return Ok(());
-                }
-                own_name(&connection).await?;
+                return match has_nothing_to_do(&machines, &sockets) {
+                    true => Ok(()),
+                    false => Err(Error::NeededAgain),
+                };
             }
         }
     };
@@ -134,8 +139,7 @@ async fn idle(calls: &Calls, limit: Duration, machines: &watch::Receiver<usize>,
     }
 }
 
-/// Whether there is no machine, and nothing that may become one. While there is any file in `qmp`
-/// vcpud.path would start the service again at once.
+/// Whether there is no machine, and nothing that may become one, as any file in `qmp` may.
 fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) -> bool {
     let is_empty = |mut files: fs::ReadDir| files.next().is_none();
     *machines.borrow() == 0 && fs::read_dir(sockets).is_ok_and(is_empty)
