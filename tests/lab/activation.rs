@@ -53,11 +53,45 @@ async fn a_socket_that_appears_starts_the_service() {
 }
 
 #[tokio::test]
+async fn no_call_is_lost_while_the_service_ends_by_itself() {
+    const FILE: &str = "/etc/vcpud/vcpud.toml";
+    let host = Host::enter().await;
+    host.stop_service().await;
+    std::fs::create_dir_all("/etc/vcpud").unwrap();
+    std::fs::write(FILE, "[service]\nidle-exit = \"1s\"\n").unwrap();
+    let bus = zbus::fdo::DBusProxy::new(&host.connection).await.unwrap();
+    let mut owners = bus
+        .receive_name_owner_changed_with_args(&[(0, "org.vcpud1")])
+        .await
+        .unwrap();
+    let manager = host.manager().await;
+    for _ in 0..4 {
+        // Right when the name is given up, and the process is still there.
+        let called = within("an answer", manager.version()).await;
+        assert!(called.is_ok(), "{called:?}");
+        let given_up = async {
+            while let Some(change) = owners.next().await {
+                if change.args().unwrap().new_owner().is_none() {
+                    return;
+                }
+            }
+        };
+        within("the service to end by itself", given_up).await;
+    }
+    std::fs::remove_file(FILE).unwrap();
+    let called = within("an answer", manager.version()).await;
+    assert!(called.is_ok(), "{called:?}");
+    assert_eq!(host.unit("Result").await, "success");
+    host.stop_service().await;
+}
+
+#[tokio::test]
 async fn a_reload_is_a_reload_to_systemd() {
     const FILE: &str = "/etc/vcpud/vcpud.toml";
     let host = Host::enter().await;
     let manager = host.manager().await;
     assert_eq!(manager.configuration_errors().await.unwrap(), [""; 0]);
+    std::fs::create_dir_all("/etc/vcpud").unwrap();
     std::fs::write(FILE, "[defaults]\nremoval-timeout = \"soon\"\n").unwrap();
     output("systemctl", &["reload", "vcpud.service"]).await;
     let found = async {
