@@ -24,7 +24,7 @@ recipe() {
 	(cd "$project" && cat tests/lab/build tests/lab/host/* tests/guest/{init,deadline.c} | sha256sum | cut -c 1-16)
 }
 
-image=$cache/lab-$(recipe) # host.ext4, vmlinuz, initrd
+image=$cache/lab-$(recipe) # host.ext4, vmlinuz, initrd, and the latter two in v1
 
 # Whether the host's QEMU runs, which it may do without doing any good.
 is_up() {
@@ -45,4 +45,20 @@ lap() {
 	local tenths=$((($(milliseconds) - $2) / 100))
 	say "$1 took $((tenths / 10)).$((tenths % 10)) s"
 	[[ ! -d $run ]] || printf '%s\t%d.%d\n' "$1" $((tenths / 10)) $((tenths % 10)) >>"$run/times"
+}
+
+# `run_tests [NAME…]`: runs the tests that are of the running host, or those of them whose names
+# contain a NAME: with cgroups v1 those of the module for that, else all others.
+run_tests() {
+	# shellcheck disable=SC2016 # the host's, not ours
+	"$lab/sh" "set -- ${*@Q};"'
+		v1=placement::v1::
+		if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+			set -- --skip "$v1" "$@"
+		else
+			set -- $(lab-tests --list --format terse "$@" | sed -n "s/^\($v1.*\): test$/\1/p")
+			[ $# != 0 ] || { echo "no such test is of a host with cgroups v1" >&2; exit 1; }
+			set -- --exact "$@"
+		fi
+		RUST_BACKTRACE=1 lab-tests --test-threads=1 "$@"' </dev/null
 }

@@ -1,5 +1,5 @@
-//! Where vCPUs run: units of systemd and control groups of version 2, as the kernel of the host
-//! has them.
+//! Where vCPUs run: units of systemd and control groups, as the kernel of the host has them. The
+//! latter are of version 2 in all modules but `v1`.
 
 mod bandwidth;
 mod kinds;
@@ -7,6 +7,7 @@ mod libvirt;
 mod outside;
 mod restart;
 mod tuning;
+mod v1;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;

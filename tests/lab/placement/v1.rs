@@ -1,0 +1,213 @@
+//! The same in a host whose control groups are those of version 1, beside a unified hierarchy that
+//! controls nothing. These tests run in a boot of their own: `tests/lab/boot --cgroup-v1`.
+
+use std::path::Path;
+
+use super::*;
+
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The control groups of a machine's unit in each hierarchy.
+struct Hierarchies {
+    /// The same in all of them.
+    unit: String,
+}
+
+impl Hierarchies {
+    /// What a file of the unit's group in a hierarchy says; where there is none, nothing.
+    fn read(&self, hierarchy: &str, file: &str) -> String {
+        let text = fs::read_to_string(format!("{MOUNT}/{hierarchy}{}/{file}", self.unit));
+        text.unwrap_or_default().trim_end().to_owned()
+    }
+
+    /// The groups that were made in the unit's.
+    fn below(&self, hierarchy: &str) -> Vec<String> {
+        let mut groups = Vec::new();
+        let unit = format!("{MOUNT}/{hierarchy}{}", self.unit);
+        walk(Path::new(&unit), &mut |group| {
+            let below = group.strip_prefix(&unit).expect("it is below");
+            groups.push(below.trim_start_matches('/').to_owned());
+        });
+        groups.sort_unstable();
+        groups
+    }
+
+    /// In the hierarchies of version 1 that control CPUs each vCPU has a group of its own, and all
+    /// else is in the emulator's; systemd finds in its own what it put there.
+    #[track_caller]
+    fn assert_placed(&self, guest: &Guest) {
+        let mut wrong = BTreeMap::new();
+        for (thread, name) in guest.tasks() {
+            let file = format!("/proc/{}/task/{thread}/cgroup", guest.pid());
+            // A thread may end at any time.
+            let Ok(text) = fs::read_to_string(file) else {
+                continue;
+            };
+            let vcpu = name.strip_prefix("CPU ");
+            let vcpu = vcpu.and_then(|rest| rest.split_once("/KVM"));
+            let ours = match vcpu {
+                Some((vcpu, _)) => format!("{}/vcpud/vcpu{vcpu}", self.unit),
+                None => format!("{}/vcpud/emulator", self.unit),
+            };
+            for (controller, group) in [
+                ("cpu", &ours),
+                ("cpuacct", &ours),
+                ("cpuset", &ours),
+                ("name=systemd", &self.unit),
+                ("", &self.unit),
+            ] {
+                let is = group_in(&text, controller);
+                if is.as_ref() != Some(group) {
+                    wrong.insert(format!("{name} {thread} {controller}"), is);
+                }
+            }
+        }
+        assert_eq!(wrong, BTreeMap::new());
+
+        let mut wanted = vec!["vcpud".to_owned(), "vcpud/emulator".to_owned()];
+        let vcpus = guest.vcpu_threads();
+        wanted.extend(vcpus.iter().map(|vcpu| format!("vcpud/vcpu{vcpu}")));
+        for hierarchy in ["cpu", "cpuset"] {
+            assert_eq!(self.below(hierarchy), wanted, "{hierarchy}");
+        }
+        for hierarchy in ["systemd", "unified"] {
+            assert_eq!(self.below(hierarchy), Vec::<String>::new(), "{hierarchy}");
+        }
+    }
+
+    /// The host CPUs of each vCPU: its group's, its thread's, and what the service says.
+    async fn affinities(&self, machine: &Machine, guest: &Guest) -> Vec<String> {
+        let rows = machine.rows().await;
+        let mut lists = Vec::new();
+        for vcpu in guest.vcpu_threads() {
+            let list = list_of(guest.thread(vcpu));
+            let group = self.read("cpuset", &format!("vcpud/vcpu{vcpu}/cpuset.cpus"));
+            assert_eq!(group, list, "vCPU {vcpu}");
+            assert_eq!(rows[vcpu as usize]["affinity"], *list, "vCPU {vcpu}");
+            lists.push(list);
+        }
+        lists
+    }
+
+    /// Quota and period of each vCPU, and of the emulator, which comes last.
+    fn limits(&self, guest: &Guest) -> Vec<String> {
+        let vcpus = guest.vcpu_threads();
+        let groups = vcpus.iter().map(|vcpu| format!("vcpu{vcpu}"));
+        let limit = |group: String| {
+            let file = |file| self.read("cpu", &format!("vcpud/{group}/{file}"));
+            format!("{} {}", file("cpu.cfs_quota_us"), file("cpu.cfs_period_us"))
+        };
+        groups.chain(["emulator".to_owned()]).map(limit).collect()
+    }
+}
+
+/// The group in the hierarchy of a controller that such a file of procfs names.
+fn group_in(text: &str, controller: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(':')?;
+        let found = controllers.split(',').any(|name| name == controller);
+        found.then(|| group.to_owned())
+    })
+}
+
+/// Shows `see` every group below `group`.
+fn walk(group: &Path, see: &mut impl FnMut(&str)) {
+    // Groups come and go.
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            see(entry.path().to_str().expect("UTF-8"));
+            walk(&entry.path(), see);
+        }
+    }
+}
+
+/// Waits until no hierarchy has a group of a machine any more, nor one that QEMU was started in.
+async fn nothing_left() {
+    until("groups of machines", Vec::<String>::new(), || {
+        let mut left = Vec::new();
+        walk(Path::new(MOUNT), &mut |group| {
+            let (_, name) = group.rsplit_once('/').expect("it is absolute");
+            if name == "vcpud" || ["vcpud-web", "lab-web"].iter().any(|n| name.starts_with(n)) {
+                left.push(group.to_owned());
+            }
+        });
+        left
+    })
+    .await;
+}
+
+/// The groups of a machine, which has this unit with this control group.
+async fn groups_of(machine: &Machine, placement: &str, unit: &str, group: &str) -> Hierarchies {
+    assert_eq!(machine.placement().await.as_deref(), Ok(placement));
+    assert_eq!(machine.unit().await.as_deref(), Ok(unit));
+    assert_eq!(machine.control_group().await.as_deref(), Ok(group));
+    Hierarchies {
+        unit: group.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_scope_of_its_own_has_groups_in_each_hierarchy_and_ends_with_its_qemu() {
+    let host = Host::enter().await;
+    let mut guest = Guest::boot_in(Place::Scope, "web").await;
+    let machine = host.machine("web").await;
+    let (scope, group) = ("vcpud-web.scope", "/machine.slice/vcpud-web.scope");
+    let groups = groups_of(&machine, "scope", scope, group).await;
+    let all = online();
+    groups.assert_placed(&guest);
+    assert_eq!(groups.affinities(&machine, &guest).await, [all.as_str()]);
+    assert_eq!(groups.limits(&guest), ["-1 100000"; 2]);
+
+    // Of one that is there, and of one that is to come.
+    assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
+    assert_eq!(pin(&machine, &[2], "2-3").await, Ok(()));
+    assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
+    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    guest.online("0-2").await;
+    groups.assert_placed(&guest);
+    let pinned = ["1", &all, "2-3"];
+    assert_eq!(groups.affinities(&machine, &guest).await, pinned);
+    let limited = ["40000 50000", "40000 50000", "40000 50000", "-1 100000"];
+    assert_eq!(groups.limits(&guest), limited);
+
+    // The service may go and come.
+    host.stop_service().await;
+    let machine = host.machine("web").await;
+    let groups = groups_of(&machine, "scope", scope, group).await;
+    groups.assert_placed(&guest);
+    assert_eq!(groups.affinities(&machine, &guest).await, pinned);
+    assert_eq!(groups.limits(&guest), limited);
+
+    let shrunk = machine.set_patiently(1).await;
+    assert_eq!(shrunk, Ok((vec![], vec![1, 2], vec![])));
+    for hierarchy in ["cpu", "cpuset"] {
+        let one = ["vcpud", "vcpud/emulator", "vcpud/vcpu0"].map(str::to_owned);
+        until("the groups", one.to_vec(), || groups.below(hierarchy)).await;
+    }
+    groups.assert_placed(&guest);
+    assert_eq!(limit(&machine, 100_000, UNLIMITED).await, Ok(()));
+    assert_eq!(groups.limits(&guest), ["-1 100000"; 2]);
+    assert_eq!(pin(&machine, &[0], "").await, Ok(()));
+    assert_eq!(groups.affinities(&machine, &guest).await, [all.as_str()]);
+
+    guest.kill().await;
+    nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_delegated_service_is_used_as_it_is() {
+    let host = Host::enter().await;
+    let mut guest = Guest::paused_in(Place::DelegatedService, "web").await;
+    let machine = host.machine("web").await;
+    let (service, group) = ("lab-web.service", "/system.slice/lab-web.service");
+    let groups = groups_of(&machine, "unit", service, group).await;
+    groups.assert_placed(&guest);
+    assert_eq!(pin(&machine, &[], "0-1").await, Ok(()));
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    groups.assert_placed(&guest);
+    assert_eq!(groups.affinities(&machine, &guest).await, ["0-1"; 2]);
+
+    guest.kill().await;
+    nothing_left().await;
+}
