@@ -26,7 +26,7 @@ async fn what_is_changed_from_outside_is_set_again_and_logged_once() {
         assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_FIFO 5");
         assert_placed(&groups, &guest);
     }
-    let said = log.values("changed from outside", "F_STEP").await;
+    let said = log.values("changed from outside", "STEP").await;
     let steps = [
         "moving the thread into the control group",
         "setting the group's host CPUs",
@@ -165,7 +165,7 @@ async fn host_cpus_that_go_and_come_back_are_followed() {
     assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
     assert_eq!(list_of(guest.thread(3)), "0,2-3");
     let said = log
-        .values("none of the host CPUs 1 is online", "F_VCPU")
+        .values("none of the host CPUs 1 is online", "VCPU")
         .await;
     assert_eq!(said, ["2"]);
 
