@@ -22,6 +22,8 @@ use crate::text::Text;
 
 /// The longest line that is read: [`MAX_VCPUS`] CPUs take less.
 const MAX_LINE: u64 = 2 << 20;
+/// The longest that a conversation may take, whatever the caller says.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often an agent that does not answer is called.
 const CALL_INTERVAL: Duration = Duration::from_secs(1);
 /// What the agent sends before the answer to `guest-sync-delimited`, and takes as the end of
@@ -93,7 +95,7 @@ impl GuestAgent {
     /// Begins a conversation over the socket at `path`, which must be of the QEMU `leader`. It
     /// must end within `limit`.
     pub async fn connect(path: &Path, leader: u32, limit: Duration) -> Result<Self, Error> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(LONGEST);
         let stream = host::connect(path).await.map_err(|error| match error {
             ConnectError::Missing => Error::None,
             other => Error::Unreachable(other.to_string()),

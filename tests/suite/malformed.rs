@@ -39,7 +39,7 @@ fn odd(signature: &str, kind: usize) -> Value<'static> {
         "i" => [0, -1, i32::MIN, i32::MAX, 99, 100][kind].into(),
         "t" => [0, u64::MAX, 1, 1_000_000, 999, 100_000][kind].into(),
         "x" => [0, -1, i64::MIN, i64::MAX, 999, -2][kind].into(),
-        "b" => (kind % 2 == 0).into(),
+        "b" => kind.is_multiple_of(2).into(),
         "au" => match kind {
             0 => Vec::<u32>::new(),
             1 => vec![u32::MAX],
