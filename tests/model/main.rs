@@ -457,7 +457,7 @@ async fn tell(steps: Vec<Step>) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(40),
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(24),
         // Each story that goes wrong takes a minute to do so, in milliseconds.
         max_shrink_time: 180_000,
         ..ProptestConfig::default()
