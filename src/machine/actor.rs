@@ -16,7 +16,7 @@ use super::handle::{Command, Handle};
 use super::link::{Failed, Link, Look, Socket};
 use super::notice::{News, Outbox};
 use super::placing::{self, Found, Placement, Placing, Site};
-use super::record::{Record, RecordFile};
+use super::record::{Record, RecordFile, Telling};
 use super::removal::Removals;
 use super::running::{Running, Settled};
 use super::session::Attention;
@@ -59,6 +59,7 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         record: RecordFile::new(source.record.clone()),
         recalled: None,
         plugging: None,
+        telling: Vec::new(),
         placing: Placing::new(configured.clone()),
         treatment: treatments,
         configured,
@@ -127,6 +128,8 @@ pub(super) struct Actor {
     pub(super) attention: Attention,
     /// What QEMU was asked to plug and was not yet looked at.
     pub(super) plugging: Option<Plugging>,
+    /// What is being told, and may have been by a former run of the service.
+    pub(super) telling: Vec<Telling>,
     /// The process of the machine that is visible, or would be.
     pub(super) leader: Option<Arc<Leader>>,
     /// The same, for who only looks.
@@ -334,6 +337,7 @@ impl Actor {
                 self.recalled = Some(Arc::new(Inventory::recall(record.present)));
                 self.removals.recall(record.removals);
                 self.plugging = record.plugging;
+                self.telling = record.telling;
                 if let Some(tuning) = record.tuning {
                     // The configuration may have changed meanwhile.
                     let before = record.configured.as_ref().unwrap_or(&self.configured);
@@ -356,6 +360,7 @@ impl Actor {
         record.present = self.snapshot().inventory.record();
         record.removals = self.removals.record();
         record.plugging = self.plugging.clone();
+        record.telling = self.telling.clone();
         record.tuning = Some(Tuning::clone(&self.placing.tuning));
         record.configured = Some(self.configured.clone());
         if let Err(error) = self.record.save(record) {
@@ -389,6 +394,7 @@ impl Actor {
         self.leader_id = None;
         self.recalled = None;
         self.plugging = None;
+        self.telling.clear();
         if let Err(error) = self.record.remove() {
             warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "cannot be removed");
         }

@@ -1,5 +1,6 @@
 //! What a machine tells the outside, in the order in which it happened.
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::Handle;
@@ -47,7 +48,7 @@ pub enum News {
 }
 
 /// The vCPU that a notice is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vcpu {
     /// Its number.
     pub id: u32,
@@ -60,7 +61,7 @@ pub struct Vcpu {
 }
 
 /// What made a vCPU come, go or stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
     /// A call to this service.
     Request,

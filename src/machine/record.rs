@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::changes::Plugging;
+use super::notice::{News, Vcpu};
 use crate::host::ProcessId;
 use crate::inventory::PresentEntity;
 use crate::placement::Tuning;
@@ -36,12 +37,41 @@ pub(super) struct Record {
     /// What QEMU was asked to plug and may have plugged.
     #[serde(default)]
     pub plugging: Option<Plugging>,
+    /// What is being told, and may have been.
+    #[serde(default)]
+    pub telling: Vec<Telling>,
     /// What is wanted for the vCPUs on the host; `None` if it was not remembered.
     #[serde(default)]
     pub tuning: Option<Tuning>,
     /// What the configuration wanted of that.
     #[serde(default)]
     pub configured: Option<Tuning>,
+}
+
+/// A vCPU of which it is being told that it came or went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Telling {
+    Added(Vcpu),
+    Removed(Vcpu),
+}
+
+impl Telling {
+    /// What of `news` must be told again if it is not known whether it was.
+    pub(super) fn of(news: &[News]) -> Vec<Self> {
+        let telling = news.iter().filter_map(|news| match news {
+            News::VcpuAdded(vcpu) => Some(Self::Added(vcpu.clone())),
+            News::VcpuRemoved(vcpu) => Some(Self::Removed(vcpu.clone())),
+            _ => None,
+        });
+        telling.collect()
+    }
+
+    pub(super) fn news(self) -> News {
+        match self {
+            Self::Added(vcpu) => News::VcpuAdded(vcpu),
+            Self::Removed(vcpu) => News::VcpuRemoved(vcpu),
+        }
+    }
 }
 
 /// A removal that was asked for and has not ended.
@@ -67,6 +97,7 @@ impl Record {
             present: Vec::new(),
             removals: Vec::new(),
             plugging: None,
+            telling: Vec::new(),
             tuning: None,
             configured: None,
         }

@@ -12,6 +12,7 @@ use super::changes::{self, Clues};
 use super::handle::Command;
 use super::link::{Link, Look};
 use super::notice::{Cause, News, Vcpu};
+use super::record::Telling;
 use super::snapshot::Snapshot;
 use crate::inventory::Inventory;
 use crate::qmp::{AcpiOst, Closed, Event, Events};
@@ -304,7 +305,8 @@ impl Actor {
         refusals: Vec<Refused>,
     ) {
         let (departed, arrived) = changes::between(before, &look.inventory, clues, &self.removals);
-        let mut news = Vec::new();
+        // What a former run may not have told comes first, and again if it did.
+        let mut news: Vec<News> = self.telling.drain(..).map(Telling::news).collect();
         for change in departed {
             self.removals.gone(change.first);
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
@@ -342,12 +344,15 @@ impl Actor {
         let after = self.snapshot().inventory.vcpu_count();
         self.audit_news(before.vcpu_count(), after, &news);
         let is_news = !news.is_empty();
+        // Told twice is better than never, should the service end in the middle of it.
+        self.telling = Telling::of(&news);
+        self.remember();
         for news in news {
             self.tell(news).await;
         }
         if is_news {
-            // Told twice is better than never, should the service end just here.
             self.passed_on().await;
+            self.telling.clear();
         }
         self.remember();
         self.answer_due();
