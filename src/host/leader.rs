@@ -84,20 +84,13 @@ impl Leader {
                 other => LeaderError::Kernel(other.into()),
             })?,
         };
-        #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
-        let pidfd = AsyncFd::new(pidfd)?;
-        Ok(Self { pid, pidfd })
+        Self::hold(pid, pidfd)
     }
 
     /// The process that listens on the other side of `stream`, which was held by `pidfd` before.
     pub fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         let peer = Self::of_peer(stream)?;
-        #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
-        let pidfd = AsyncFd::new(pidfd)?;
-        let held = Self {
-            pid: peer.pid,
-            pidfd,
-        };
+        let held = Self::hold(peer.pid, pidfd)?;
         // The PID may be another's by now, if the one that was held has exited.
         match held.has_exited() {
             true => Err(LeaderError::Invisible),
@@ -116,6 +109,10 @@ impl Leader {
             }
             other => LeaderError::Kernel(other.into()),
         })?;
+        Self::hold(pid, pidfd)
+    }
+
+    fn hold(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
         let pidfd = AsyncFd::new(pidfd)?;
         Ok(Self { pid, pidfd })

@@ -343,14 +343,13 @@ impl Actor {
         self.appear().await;
         let after = self.snapshot().inventory.vcpu_count();
         self.audit_news(before.vcpu_count(), after, &news);
-        let is_news = !news.is_empty();
-        // Told twice is better than never, should the service end in the middle of it.
-        self.telling = Telling::of(&news);
-        self.remember();
-        for news in news {
-            self.tell(news).await;
-        }
-        if is_news {
+        if !news.is_empty() {
+            // Told twice is better than never, should the service end in the middle of it.
+            self.telling = Telling::of(&news);
+            self.remember();
+            for news in news {
+                self.tell(news).await;
+            }
             self.passed_on().await;
             self.telling.clear();
         }
