@@ -447,7 +447,7 @@ impl Actor {
             .is_some_and(|leader| leader.has_exited())
         {
             self.vanish().await;
-        } else if self.visible {
+        } else if self.visible || reason.is_silence() {
             self.show_disconnected(&text).await;
         }
         self.settled(Ok(()));

@@ -19,7 +19,7 @@ pub(crate) use json::{Dict, dict};
 pub(crate) use machine::{Failure, Machine, Outcome, WITH_GUEST};
 pub(crate) use process::{Process, command};
 pub(crate) use scripted::{
-    Command, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event, ost,
+    Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event, ost,
 };
 pub(crate) use service::Service;
 pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
