@@ -34,7 +34,7 @@ pub enum Closed {
     #[error("QEMU closed the QMP connection")]
     Hangup,
     /// QEMU sent what is no QMP, or too much of it.
-    #[error("QEMU sent {0}")]
+    #[error("QEMU does not keep to the protocol: {0}")]
     Malformed(String),
     /// QEMU owed a reply and was silent for too long.
     #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
