@@ -8,6 +8,7 @@
 mod harness;
 
 mod activation;
+mod attempts;
 mod authorization;
 mod growth;
 mod interaction;

@@ -10,18 +10,25 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::net::UnixStream;
 use tokio::process::Command;
+use tokio::sync::watch;
 use vcpud::proxy::ManagerProxy;
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
 
 use super::bus::{self, Bus};
+use super::guest::follow;
 use super::machine::{Failure, Machine};
 use super::polkit::Polkit;
-use super::process::{Process, command_of_nobody};
+use super::process::{Process, command, command_of_nobody};
 use super::scripted::{Model, Peer};
 use super::service::Service;
 use super::signals::{Signal, Signals};
 use super::wait::within;
+
+const VCPUCTL: &str = env!("CARGO_BIN_EXE_vcpuctl");
+
+/// What a program has printed, line by line.
+pub(crate) type Lines = watch::Receiver<Vec<String>>;
 
 /// The user and group nobody.
 const NOBODY: u32 = 65534;
@@ -108,9 +115,20 @@ impl World {
 
     /// Runs vcpuctl: its exit status, what it prints, and what it complains of.
     pub(crate) async fn vcpuctl(&self, arguments: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vcpuctl"));
+        let mut command = Command::new(VCPUCTL);
+        self.run(command.args(arguments)).await
+    }
+
+    /// The same as the user nobody.
+    pub(crate) async fn vcpuctl_of_nobody(&self, arguments: &[&str]) -> (i32, String, String) {
+        // Who may not enter the directory of the program may run a copy of it.
+        let copy = self.bus.directory().join("vcpuctl");
+        fs::copy(VCPUCTL, &copy).expect("there is room for it");
+        self.run(command_of_nobody(copy).args(arguments)).await
+    }
+
+    async fn run(&self, command: &mut Command) -> (i32, String, String) {
         command
-            .args(arguments)
             .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address())
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -119,6 +137,19 @@ impl World {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it writes UTF-8");
         let status = output.status.code().expect("it was not killed");
         (status, text(output.stdout), text(output.stderr))
+    }
+
+    /// Starts vcpuctl; what it has printed is collected.
+    pub(crate) fn start_vcpuctl(&self, arguments: &[&str]) -> (Process, Lines) {
+        let mut command = command(VCPUCTL);
+        command
+            .args(arguments)
+            .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut process = Process::spawn("vcpuctl", &mut command);
+        let stdout = process.child.stdout.take().expect("it is piped");
+        (process, follow(stdout))
     }
 
     /// Does `what` as the user nobody, who has a connection to the bus of his own.
