@@ -27,7 +27,7 @@ async fn main() {
     machine.wait_for("State", "running").await;
     for n in (1..MAX_VCPUS).step_by(2) {
         let arguments = json!({
-            "driver": "qemu64-x86_64-cpu", "socket-id": n, "core-id": 0, "thread-id": 0,
+            "driver": "qemu64-x86_64-cpu", "socket-id": 0, "core-id": n, "thread-id": 0,
         });
         by_hand.take(qemu.execute("device_add", arguments)).await;
         machine.wait_for("Vcpus", n + 1).await;

@@ -23,7 +23,7 @@ use zbus::fdo::DBusProxy;
 
 const CONNECTIONS: usize = 8;
 const CALLS_EACH: usize = 32;
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 60;
 
 /// How long the bus, a read and a change of a machine take.
 async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> [Times; 3] {
