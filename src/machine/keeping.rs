@@ -13,7 +13,14 @@ impl Actor {
     /// The connection and the process that a former run of the service held.
     pub(super) fn take_kept(&self) -> Option<(Socket, Arc<Leader>)> {
         let [qmp, pidfd] = self.kept_names().map(|name| self.site.keeper.take(&name));
-        let stream = std::os::unix::net::UnixStream::from(qmp?);
+        let Some(qmp) = qmp else {
+            // Where there was no room for both, the other is of no use.
+            if pidfd.is_some() {
+                self.release();
+            }
+            return None;
+        };
+        let stream = std::os::unix::net::UnixStream::from(qmp);
         stream.set_nonblocking(true).ok()?;
         let stream = UnixStream::from_std(stream).ok()?;
         let leader = match (&self.source.leader, pidfd) {

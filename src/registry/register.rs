@@ -14,7 +14,7 @@ use crate::names::MachineName;
 
 /// How many machines a user may register; root may register as many as there may be.
 const LIMIT_OF_USER: usize = 64;
-/// How many machines may be registered in all.
+/// How many machines may be registered in all; systemd keeps two descriptors of each.
 const LIMIT: usize = 4096;
 
 /// What happens with a registration.
@@ -214,4 +214,16 @@ fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
 fn recall_leader(id: ProcessId) -> Option<Arc<Leader>> {
     let leader = Leader::of_pid(id.pid).ok()?;
     (leader.id().ok()? == id).then(|| Arc::new(leader))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_has_room_for_the_descriptors_of_all_that_may_be_registered() {
+        let unit = include_str!("../../systemd/vcpud.service");
+        let room = format!("FileDescriptorStoreMax={}", 2 * LIMIT);
+        assert!(unit.lines().any(|line| line == room), "no {room}");
+    }
 }
