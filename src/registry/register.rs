@@ -24,7 +24,6 @@ pub(super) enum Event {
         name: MachineName,
         generation: u64,
         result: Result<(), NoLink>,
-        registered: Box<Registered>,
         answer: Answer,
     },
     /// It has ended.
@@ -87,7 +86,11 @@ impl Machines {
             }
         };
         let id = leader.as_ref().and_then(|leader| leader.id().ok());
-        let registered = Box::new(Registered::new(uid, settings.clone(), id));
+        let registered = Registered::new(uid, settings.clone(), id);
+        if let Err(error) = self.registrations.prepare(&name, &registered) {
+            let _ = answer.send(Err(Error::NotRemembered(error.to_string())));
+            return;
+        }
         let new = New {
             origin: Origin::Registration(uid),
             access,
@@ -104,7 +107,6 @@ impl Machines {
             name,
             generation,
             result,
-            registered,
             answer,
         });
         self.events.push(event.boxed());
@@ -147,13 +149,12 @@ impl Machines {
                 name,
                 generation,
                 result,
-                registered,
                 answer,
             } => {
                 let is_there = self.is_there(&name, generation);
                 let result = match (result, is_there) {
                     (Ok(()), true) => {
-                        self.registrations.save(&name, &registered);
+                        self.registrations.confirm(&name);
                         self.await_end(&name);
                         Ok(())
                     }
