@@ -9,6 +9,8 @@ mod harness;
 
 mod activation;
 mod authorization;
+mod bus;
+mod disk;
 mod growth;
 mod interaction;
 mod kills;
@@ -16,3 +18,4 @@ mod parking;
 mod placement;
 mod records;
 mod sandbox;
+mod store;
