@@ -109,24 +109,22 @@ impl Host {
         within(format!("{property} to be {value}"), reached).await;
     }
 
-    /// Kills the service, as the kernel does where memory is short, and waits until the bus knows.
-    /// systemd starts it again within a second, and for a call at once.
+    /// Kills the service, if it runs, as the kernel does where memory is short; waits until the bus
+    /// knows. systemd starts it again within a second, and for a call at once.
     pub(crate) async fn kill_service(&self) {
+        let main: u32 = self.unit("MainPID").await.parse().expect("a PID");
+        let Some(process) = Pid::from_raw(main as i32) else {
+            return;
+        };
+        // It may just have ended.
+        let _ = kill_process(process, Signal::KILL);
         let bus = DBusProxy::new(&self.connection).await;
         let bus = bus.expect("the bus is there");
-        let changes = bus.receive_name_owner_changed_with_args(&[(0, BUS_NAME)]);
-        let mut changes = changes.await.expect("the bus takes the rule");
-        let name = BusName::try_from(BUS_NAME).expect("a name");
-        let process = bus.get_connection_unix_process_id(name).await;
-        let process = Pid::from_raw(process.expect("the service runs") as i32);
-        kill_process(process.expect("a PID"), Signal::KILL).expect("root may");
-        let gone = async {
-            while let Some(change) = changes.next().await {
-                if change.args().expect("three names").new_owner().is_none() {
-                    return;
-                }
-            }
+        let owner = async || {
+            let name = BusName::try_from(BUS_NAME).expect("a name");
+            bus.get_connection_unix_process_id(name).await.ok()
         };
+        let gone = async { while owner().await == Some(main) {} };
         within("the end of the service", gone).await;
     }
 
