@@ -63,6 +63,7 @@ run_tests() {
 			set -- $(lab-tests --list --format terse "$@" | sed -n "s/^\(\($v1\|\($bus\)::\).*\): test$/\1/p")
 			[ $# != 0 ] || { echo "no such test is of a host with cgroups v1 and dbus-broker" >&2; exit 1; }
 			set -- --exact "$@"
+			export LAB_KILLS="${LAB_KILLS:-10}"
 		fi
 		RUST_BACKTRACE=1 lab-tests --test-threads=1 "$@"' </dev/null
 }

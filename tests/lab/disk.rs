@@ -92,7 +92,7 @@ async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told
     assert_eq!(written("web"), 2);
 
     // The next run knows less, and tells it again rather than never.
-    host.kill_service().await;
+    assert!(host.kill_service().await);
     let machine = host.machine_of(&guest).await;
     machine.wait_for("Vcpus", 3u32).await;
     machine.set(4).await.unwrap_err().assert(IO_ERROR, parts);
@@ -105,7 +105,7 @@ async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told
     assert_eq!(host.said(WRITTEN).await, 1);
     assert_eq!(machine.set(4).await, Ok((vec![2], vec![], vec![])));
     let mark = host.signals.mark().await;
-    host.kill_service().await;
+    assert!(host.kill_service().await);
     let machine = host.machine_of(&guest).await;
     assert_eq!(machine.set(5).await, Ok((vec![3], vec![], vec![])));
     assert_eq!(ids(&added(&host.signals.since(mark).await)), [3]);

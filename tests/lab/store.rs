@@ -67,7 +67,7 @@ async fn where_systemd_has_no_room_for_a_connection_nothing_is_lost() {
             let grown = || guest.vcpu_threads().len() == 4;
             until("the new vCPUs", true, grown).await;
         }
-        host.kill_service().await;
+        assert!(host.kill_service().await);
         for guest in &mut guests {
             guest.monitor.plug(6, "mine").await;
         }

@@ -110,14 +110,13 @@ impl Host {
     }
 
     /// Kills the service, if it runs, as the kernel does where memory is short; waits until the bus
-    /// knows. systemd starts it again within a second, and for a call at once.
-    pub(crate) async fn kill_service(&self) {
+    /// knows. systemd starts it again within a second, and for a call at once. Tells whether it ran.
+    pub(crate) async fn kill_service(&self) -> bool {
         let main: u32 = self.unit("MainPID").await.parse().expect("a PID");
         let Some(process) = Pid::from_raw(main as i32) else {
-            return;
+            return false;
         };
-        // It may just have ended.
-        let _ = kill_process(process, Signal::KILL);
+        let killed = kill_process(process, Signal::KILL).is_ok();
         let bus = DBusProxy::new(&self.connection).await;
         let bus = bus.expect("the bus is there");
         let owner = async || {
@@ -126,6 +125,15 @@ impl Host {
         };
         let gone = async { while owner().await == Some(main) {} };
         within("the end of the service", gone).await;
+        killed
+    }
+
+    /// Waits until the service answers, and starts it where it does not run. A call that comes just
+    /// when it was killed while it started fails with that start.
+    pub(crate) async fn answers(&self) {
+        let manager = self.manager().await;
+        let answered = async { while manager.version().await.is_err() {} };
+        within("the service to answer", answered).await;
     }
 
     /// How often the service has logged something with `text` in it since it was started last.
