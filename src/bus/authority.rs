@@ -1,4 +1,5 @@
-//! Who may: polkit is asked before anything else happens, and every doubt is a no.
+//! Who may: root, and whom polkit lets pass, which is asked before anything else happens. Every
+//! doubt is a no.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use super::callers::{Caller, Callers};
 use super::error::Error;
 use crate::names::action_id;
 
-/// How long polkit may think; root is not locked out by a polkit that hangs.
+/// How long polkit may think.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a person may take to type a password.
 const INTERACTIVE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -80,8 +81,9 @@ impl Authority {
     /// Lets the sender of the call `header` pass, or says why not. His call is under way as long
     /// as what is returned lives.
     ///
-    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. Without an
-    /// answer of polkit root passes and nobody else does; a caller who has left never does.
+    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. root passes
+    /// without polkit, and nobody else does; a caller who has left while polkit was asked never
+    /// does.
     pub async fn check(
         &self,
         header: &Header<'_>,
@@ -97,6 +99,10 @@ impl Authority {
             .await
             .map_err(|error| denied(&format!("the caller's user is not known: {error}")))?;
         let caller = self.callers.admit(uid)?;
+        if uid == 0 {
+            // polkit lets root pass whatever its rules say, if it answers.
+            return Ok(caller);
+        }
         let user = uid.to_string();
         let mut details = details.clone();
         details.insert("uid", &user);
@@ -124,7 +130,6 @@ impl Authority {
                 info!(uid, action, "the caller left before polkit answered");
                 Err(denied("the caller has left"))
             }
-            Answer::None(_) if uid == 0 => Ok(caller),
             Answer::None(error) => {
                 warn!(uid, action, error, "polkit did not answer, so denied");
                 Err(denied(&format!(

@@ -189,7 +189,11 @@ impl Actor {
             false => Some(looked + RECHECK_INTERVAL_UNWAITED),
         };
         let deadline = self.removals.next_deadline();
-        [self.attention.due, recheck, deadline, self.placing.due()]
+        // A look ends with what is to be remembered.
+        let rewrite = self.record.is_behind();
+        let rewrite = rewrite.then(|| looked + RECHECK_INTERVAL_UNWAITED);
+        let (due, placing) = (self.attention.due, self.placing.due());
+        [due, recheck, deadline, rewrite, placing]
             .into_iter()
             .flatten()
             .min()
