@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use vcpud::names::error_name;
 
 use crate::harness::*;
@@ -15,6 +16,9 @@ const HONEST: [&str; 5] = [
     error_name::QMP_TIMEOUT,
     error_name::REMOVAL_PENDING,
 ];
+
+/// So many faults at a time keep a machine busy.
+const AT_A_TIME: usize = 4;
 
 /// How often a caller tries: one fault spoils one call, and where it was the guest's refusal of a
 /// removal that is lost, QEMU is not asked again for five seconds.
@@ -92,7 +96,10 @@ fn assert_true(name: &str, told: &[Signal]) {
 /// machine beside them that is well.
 async fn break_everywhere(fault: Fault) {
     let mut world = World::without_service().await;
-    world.configure("vcpud.toml", "[defaults]\nqmp-timeout = \"1s\"\n");
+    if matches!(fault, Fault::Lost | Fault::Silence) {
+        // Nothing but time tells of these; a busy machine must not seem to be one of them.
+        world.configure("vcpud.toml", "[defaults]\nqmp-timeout = \"4s\"\n");
+    }
     world.serve().await;
     let well = live(&world, "well", None).await;
     let messages = well.sent();
@@ -120,5 +127,6 @@ async fn break_everywhere(fault: Fault) {
 /// Scripted QEMUs, dbus-daemons.
 #[tokio::test]
 async fn whatever_breaks_at_whatever_message_the_story_ends_well_and_is_told_right() {
-    join_all(Fault::ALL.map(break_everywhere)).await;
+    let all = stream::iter(Fault::ALL.map(break_everywhere));
+    all.buffer_unordered(AT_A_TIME).collect::<()>().await;
 }
