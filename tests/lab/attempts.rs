@@ -27,7 +27,7 @@ const ATTEMPTS: &[&str] = &[
     "rm -f /run/vcpud/qmp/web.sock",
     "touch /run/vcpud/guest-agent/web.sock",
     "touch /run/vcpud/machines/mine",
-    "touch /run/vcpud/registrations/mine",
+    "touch /run/vcpud/mine",
     "touch /etc/vcpud/machines.d/mine.toml",
     "echo > /run/vcpud/qmp/web.sock",
     // At processes.
@@ -41,11 +41,12 @@ const ATTEMPTS: &[&str] = &[
 ];
 
 /// What the programs say where one may not.
-const NO: [&str; 5] = [
+const NO: [&str; 6] = [
     "Access denied",
     "denied",
     "not permitted",
     "not allowed",
+    "not authorized",
     "authentication",
 ];
 
