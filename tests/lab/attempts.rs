@@ -20,7 +20,7 @@ const ATTEMPTS: &[&str] = &[
     "systemctl --no-ask-password stop vcpud.service",
     "systemctl --no-ask-password kill vcpud.service",
     "systemctl --no-ask-password reload vcpud.service",
-    "systemctl --no-ask-password set-property --runtime $unit CPUWeight=1",
+    "systemctl --no-ask-password set-property --runtime \"$unit\" CPUWeight=1",
     // At files.
     "touch /run/vcpud/qmp/mine.sock",
     "ln -s /run/vcpud/qmp/web.sock /run/vcpud/qmp/mine.sock",
@@ -37,7 +37,7 @@ const ATTEMPTS: &[&str] = &[
     "renice 19 $service",
     "cat /proc/$service/mem",
     "ls /proc/$service/fd",
-    "echo $$ > /sys/fs/cgroup$group/cgroup.procs",
+    "echo $$ > /sys/fs/cgroup\"$group\"/cgroup.procs",
 ];
 
 /// What the programs say where one may not.
@@ -58,7 +58,7 @@ async fn an_unprivileged_users_attempts_all_fail() {
     std::fs::create_dir_all("/etc/vcpud/machines.d").unwrap();
     let service = host.unit("MainPID").await;
     let variables = format!(
-        "web={} service={service} qemu={} unit={} group={}; ",
+        "web={} service={service} qemu={} unit='{}' group='{}'; ",
         machine.path(),
         guest.pid(),
         machine.unit().await.unwrap(),
