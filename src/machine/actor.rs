@@ -26,7 +26,7 @@ use crate::config::Uuid;
 use crate::host::{self, ConnectError, Leader, ProcessId};
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
-use crate::qmp::Closed;
+use crate::qmp::{self, Closed};
 
 /// A QEMU that listens but does not answer is shown as disconnected after this time.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -427,10 +427,16 @@ impl Actor {
         }
     }
 
-    /// No connection came about. Nobody is told of a socket where nobody listens.
+    /// No connection came about. Nobody is told of a socket where nobody listens, or somebody who
+    /// speaks no QMP.
     async fn note_failure(&mut self, reason: &NoLink) {
         self.release();
         let text = reason.to_string();
+        // It was given up before it was shown as one that has not answered yet.
+        let is_silent = matches!(
+            reason,
+            NoLink::Qmp(qmp::Error::Closed(Closed::Timeout { .. }))
+        );
         if self.is_new_reason(&text) {
             match reason {
                 NoLink::Connect(ConnectError::Refused | ConnectError::Missing) => {
@@ -447,7 +453,7 @@ impl Actor {
             .is_some_and(|leader| leader.has_exited())
         {
             self.vanish().await;
-        } else if self.visible {
+        } else if self.visible || is_silent {
             self.show_disconnected(&text).await;
         }
         self.settled(Ok(()));
