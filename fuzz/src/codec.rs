@@ -85,6 +85,8 @@ fn line_by_line(data: &[u8]) -> Said {
         let line = [line, b"\n"].concat();
         let mut one = decode(Codec::new(LIMIT), &mut [&line[..]].into_iter());
         assert_eq!(one.len(), 1, "one line is one message");
+        let is_too_long = matches!(&one[0], Err(error) if error.contains("a line of more than"));
+        assert!(!is_too_long, "it is as long as a line may be");
         let is_wrong = one[0].is_err();
         said.append(&mut one);
         if is_wrong {

@@ -36,7 +36,8 @@ fn groups(text: &str) {
     let mounts = Mounts::parse(text);
     let membership = Membership::parse(text);
     let paths = membership.paths().chain(membership.of_cpu());
-    let paths: Vec<&str> = paths.chain(text.lines()).take(64).collect();
+    let any = text.split([' ', ':', '\n']);
+    let paths: Vec<&str> = paths.chain(any).take(256).collect();
     for mount in mounts
         .unified
         .iter()

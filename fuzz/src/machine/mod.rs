@@ -21,7 +21,7 @@ use vcpud::host::{Audit, Host, Keeper};
 use vcpud::inventory::Target;
 use vcpud::machine::{
     self, Access, DISCONNECTED, Error, Handle, News, Notice, Outbox, Outcome, Placement, Request,
-    Site, Source, Tenure, Treatment, Wait,
+    Site, Snapshot, Source, Tenure, Treatment, Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 
@@ -278,8 +278,12 @@ impl<'a> Story<'a> {
                 .expect("every caller is answered");
             answered(&answer.expect("no call panics"));
         }
-        let truth = timeout(SETTLED, self.truth()).await;
-        truth.expect("it is connected, and what is there is seen");
+        if timeout(SETTLED, self.truth()).await.is_err() {
+            let snapshot = self.service.handle.snapshot();
+            let (shown, state) = (present(&snapshot), snapshot.state());
+            let there = self.qemu.shared().present();
+            panic!("{there:?} are there, {shown:?} are shown of a machine that is {state}");
+        }
         self.check();
         self.service.end().await;
     }
@@ -290,12 +294,18 @@ impl<'a> Story<'a> {
             // Longer than the service lets pass between two looks.
             sleep(Duration::from_millis(5_100)).await;
             let snapshot = self.service.handle.snapshot();
-            let present = snapshot.inventory.present().map(|(entity, _)| entity.first);
-            if snapshot.state() == "running" && present.eq(self.qemu.shared().present()) {
+            let shown = present(&snapshot);
+            if snapshot.state() == "running" && shown == self.qemu.shared().present() {
                 return;
             }
         }
     }
+}
+
+/// The first vCPUs of the entities that are shown as present.
+fn present(snapshot: &Snapshot) -> Vec<u32> {
+    let present = snapshot.inventory.present();
+    present.map(|(entity, _)| entity.first).collect()
 }
 
 /// No vCPU is in an answer twice, and the answer can be shown.

@@ -242,10 +242,15 @@ impl Shared {
                 let n = arguments["core-id"]
                     .as_u64()
                     .expect("the property of the slot") as usize;
+                let path = format!("/machine/peripheral/{id}");
+                let mut there = self.entities.iter().flatten();
+                if there.any(|plugged| plugged.path == path) {
+                    return Err(format!("Duplicate device ID '{id}'"));
+                }
                 if self.entities[n].is_some() {
                     return Err("CPU exists".to_owned());
                 }
-                self.insert(n, format!("/machine/peripheral/{id}"));
+                self.insert(n, path);
                 json!({})
             }
             "device_del" => {
