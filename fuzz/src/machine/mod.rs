@@ -1,7 +1,8 @@
 //! One machine's actor (`vcpud::machine`) and a QEMU that lies, in any story.
 //!
-//! Time is not that of the clock: it goes on when everybody waits. So a story takes no time and is
-//! the same each time.
+//! Time is not that of the clock: it goes on when everybody waits. So a story of minutes takes
+//! milliseconds, and is the same each time but for one thing: where two things happen at once, tokio
+//! chooses which is seen first. An input that breaks a promise may do so only at every other try.
 
 mod qemu;
 
