@@ -4,6 +4,7 @@
 //! libFuzzer calls them with bytes that it makes up (`fuzz/targets`), the test `tests/fuzz.rs` with
 //! those that it found worth keeping (`fuzz/corpus`).
 
+mod agent;
 pub mod choice;
 mod codec;
 mod configuration;
@@ -13,6 +14,7 @@ mod lists;
 mod machine;
 mod placement;
 
+pub use agent::agent;
 pub use codec::codec;
 pub use configuration::configuration;
 pub use inventory::inventory;
@@ -26,6 +28,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    ("agent", agent),
     ("codec", codec),
     ("configuration", configuration),
     ("inventory", inventory),
