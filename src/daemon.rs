@@ -64,7 +64,6 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     let directory = Directory::default();
     let (outbox, notices) = Outbox::new();
     let (registrar, requests) = Registrar::new(outbox.clone());
-    let idle_exit = configuration.service.idle_exit;
     let callers = Callers::default();
     let manager = Manager::new(directory.clone(), registrar.clone(), callers.clone());
     let connection = connect(manager).await?;
@@ -92,6 +91,7 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     info!(directory = %directories.qmp().display(), "ready, watching for QMP sockets");
 
     let (machines, sockets) = (registry.count(), directories.qmp());
+    let limits = registry.idle_exit();
     let result = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -104,7 +104,7 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
             }
             () = connection.closed() => break Err(Error::BusLost),
             error = registry.failed() => break Err(Error::WatchLost(error)),
-            () = idle(&calls, idle_exit, &machines, &sockets) => {
+            () = idle(&calls, limits.clone(), &machines, &sockets) => {
                 info!("nothing to do, ending until somebody calls or a QMP socket appears");
                 // First of all, so that systemd starts the service again for a call that comes
                 // from here on, and does not think that it runs.
@@ -128,14 +128,26 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     result
 }
 
-/// Waits until nobody called for `limit` and there is nothing to do.
-async fn idle(calls: &Calls, limit: Duration, machines: &watch::Receiver<usize>, sockets: &Path) {
+/// Waits until nobody called for as long as `limits` says last, and there is nothing to do.
+async fn idle(
+    calls: &Calls,
+    mut limits: watch::Receiver<Duration>,
+    machines: &watch::Receiver<usize>,
+    sockets: &Path,
+) {
     loop {
-        calls.silence(limit).await;
-        if has_nothing_to_do(machines, sockets) {
-            return;
+        let limit = *limits.borrow_and_update();
+        let idle = async {
+            calls.silence(limit).await;
+            while !has_nothing_to_do(machines, sockets) {
+                sleep(limit).await;
+                calls.silence(limit).await;
+            }
+        };
+        tokio::select! {
+            () = idle => return,
+            Ok(()) = limits.changed() => {}
         }
-        sleep(limit).await;
     }
 }
 

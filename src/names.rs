@@ -56,6 +56,8 @@ pub mod error_name {
         "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
     /// An argument is not what the method takes.
     pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+    /// What must be written down cannot be.
+    pub const IO_ERROR: &str = "org.freedesktop.DBus.Error.IOError";
 }
 
 /// The ids of journald's messages (`MESSAGE_ID` in `systemd.journal-fields(7)`), one for each kind

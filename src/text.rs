@@ -27,7 +27,7 @@ impl Text {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        let clean = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
         // A replacement is up to three bytes for one, so cut again.
         let mut out = String::new();
         for c in text[..end].chars().map(clean) {
@@ -62,11 +62,19 @@ impl<'de> Deserialize<'de> for Text {
                 Self::MAX
             )));
         }
-        if text.chars().any(char::is_control) {
+        if text.chars().any(is_unprintable) {
             return Err(de::Error::custom("a name with control characters"));
         }
         Ok(Self(text))
     }
+}
+
+/// Whether `c` is nothing to look at, but changes what is seen: it drives a terminal, begins a
+/// line, turns the direction of writing or has no width.
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{061c}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 #[cfg(test)]
@@ -84,6 +92,7 @@ mod tests {
     #[test]
     fn lossy_always_fits() {
         assert_eq!(Text::lossy("a\nb\u{7f}").as_str(), "a\u{fffd}b\u{fffd}");
+        assert_eq!(Text::lossy("\u{202e}gpj.").as_str(), "\u{fffd}gpj.");
         assert!(Text::lossy(&"\n".repeat(5000)).as_str().len() <= Text::MAX);
         assert!(Text::lossy(&"ä".repeat(5000)).as_str().len() <= Text::MAX);
     }

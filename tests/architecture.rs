@@ -139,6 +139,7 @@ fn system_calls_are_in_one_file() {
     let here = text("tests/architecture.rs");
     let here = here.matches("unsafe_code").count();
     assert_eq!(mentions(&root.join("tests"), "unsafe_code"), here);
+    assert_eq!(mentions(&root.join("benches"), "unsafe_code"), 0);
     assert_eq!(mentions(&root.join("fuzz"), "unsafe"), 0);
 }
 

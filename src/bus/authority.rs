@@ -1,11 +1,12 @@
-//! Who may: polkit is asked before anything else happens, and every doubt is a no.
+//! Who may: root, and whom polkit lets pass, which is asked before anything else happens. Every
+//! doubt is a no.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 use zbus::message::{Flags, Header};
 use zbus::names::{BusName, UniqueName};
@@ -17,9 +18,10 @@ use zbus_polkit::policykit1::{
 
 use super::callers::{Caller, Callers};
 use super::error::Error;
+use super::queue::Queue;
 use crate::names::action_id;
 
-/// How long polkit may think; root is not locked out by a polkit that hangs.
+/// How long polkit may think.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a person may take to type a password.
 const INTERACTIVE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -49,6 +51,12 @@ impl Action {
     }
 }
 
+/// Whether who called lets polkit ask a person.
+fn is_interactive(header: &Header<'_>) -> bool {
+    let flags = header.primary().flags();
+    flags.contains(Flags::AllowInteractiveAuth)
+}
+
 /// After this time without an answer of polkit it is watched whether the caller is still there.
 const UNWATCHED: Duration = Duration::from_millis(100);
 
@@ -57,6 +65,7 @@ const UNWATCHED: Duration = Duration::from_millis(100);
 pub struct Authority {
     connection: Connection,
     callers: Callers,
+    queue: Queue,
 }
 
 /// What came of asking polkit.
@@ -74,14 +83,16 @@ impl Authority {
         Self {
             connection,
             callers,
+            queue: Queue::new(),
         }
     }
 
     /// Lets the sender of the call `header` pass, or says why not. His call is under way as long
     /// as what is returned lives.
     ///
-    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. Without an
-    /// answer of polkit root passes and nobody else does; a caller who has left never does.
+    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. root passes
+    /// without polkit, and nobody else does; a caller who has left while polkit was asked never
+    /// does.
     pub async fn check(
         &self,
         header: &Header<'_>,
@@ -97,19 +108,17 @@ impl Authority {
             .await
             .map_err(|error| denied(&format!("the caller's user is not known: {error}")))?;
         let caller = self.callers.admit(uid)?;
+        if uid == 0 {
+            // polkit lets root pass whatever its rules say, if it answers.
+            return Ok(caller);
+        }
         let user = uid.to_string();
         let mut details = details.clone();
         details.insert("uid", &user);
-        let interactive = header
-            .primary()
-            .flags()
-            .contains(Flags::AllowInteractiveAuth);
+        let interactive = is_interactive(header);
         let action = action.id();
         debug!(uid, action, "polkit is asked");
-        match self
-            .ask(header, sender, action, &details, interactive)
-            .await
-        {
+        match self.ask(header, sender, uid, action, &details).await {
             Answer::Polkit(answer) if answer.is_authorized => Ok(caller),
             Answer::Polkit(answer) if answer.is_challenge && !interactive => {
                 Err(Error::InteractiveAuthorizationRequired(format!(
@@ -124,7 +133,6 @@ impl Authority {
                 info!(uid, action, "the caller left before polkit answered");
                 Err(denied("the caller has left"))
             }
-            Answer::None(_) if uid == 0 => Ok(caller),
             Answer::None(error) => {
                 warn!(uid, action, error, "polkit did not answer, so denied");
                 Err(denied(&format!(
@@ -150,9 +158,9 @@ impl Authority {
         &self,
         header: &Header<'_>,
         sender: &UniqueName<'_>,
+        uid: u32,
         action: &str,
         details: &HashMap<&str, &str>,
-        interactive: bool,
     ) -> Answer {
         static CHECKS: AtomicU64 = AtomicU64::new(0);
         let polkit = AuthorityProxy::builder(&self.connection)
@@ -167,7 +175,7 @@ impl Authority {
             Ok(subject) => subject,
             Err(error) => return Answer::None(error.to_string()),
         };
-        let (flags, limit) = match interactive {
+        let (flags, limit) = match is_interactive(header) {
             true => (
                 CheckAuthorizationFlags::AllowUserInteraction.into(),
                 INTERACTIVE_TIMEOUT,
@@ -175,8 +183,14 @@ impl Authority {
             false => (Default::default(), ANSWER_TIMEOUT),
         };
         let id = format!("vcpud-{}", CHECKS.fetch_add(1, Ordering::Relaxed));
+        let asked = async {
+            let _turn = self.queue.turn(uid).await;
+            polkit
+                .check_authorization(&subject, action, details, flags, &id)
+                .await
+        };
         let answer = tokio::select! {
-            answer = polkit.check_authorization(&subject, action, details, flags, &id) => {
+            answer = asked => {
                 return match answer {
                     Ok(answer) => Answer::Polkit(answer),
                     Err(error) => Answer::None(error.to_string()),
@@ -185,11 +199,12 @@ impl Authority {
             () = self.departure(sender) => Answer::CallerLeft,
             () = sleep(limit) => Answer::None(format!("no answer within {} s", limit.as_secs())),
         };
-        // Nobody waits for what polkit, or a person, is still about to say. Neither do we: a
-        // polkit that hangs does not answer this either.
-        tokio::spawn(async move {
-            let _ = timeout(limit, polkit.cancel_check_authorization(&id)).await;
-        });
+        // Nobody waits for what polkit, or a person, is still about to say. Neither do we for this:
+        // a polkit that hangs does not answer it either.
+        let cancel = "CancelCheckAuthorization";
+        if let Err(error) = polkit.inner().call_noreply(cancel, &(&id,)).await {
+            debug!(id, %error, "the question to polkit cannot be cancelled");
+        }
         answer
     }
 

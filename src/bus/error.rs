@@ -106,6 +106,7 @@ fn name_of(error: &machine::Error) -> &'static str {
             TuningError::Refused(step) if step.is_unsupported() => error_name::NOT_SUPPORTED,
             TuningError::Refused(_) | TuningError::Failed(_) => error_name::PLACEMENT_FAILED,
         },
+        Error::NotRemembered(_) => error_name::IO_ERROR,
         Error::Gone => error_name::NO_SUCH_MACHINE,
     }
 }
@@ -128,6 +129,7 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
                 error_name::DISCONNECTED
             }
         },
+        Error::NotRemembered(_) => error_name::IO_ERROR,
         Error::Ending => error_name::DISCONNECTED,
     }
 }

@@ -12,6 +12,7 @@ mod machine;
 mod manager;
 mod options;
 mod publisher;
+mod queue;
 
 pub use authority::{Action, Authority};
 pub use callers::Callers;

@@ -5,7 +5,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Keeps descriptors for the next run of the service, each by a name.
 pub trait Keeper: fmt::Debug + Send + Sync {
-    /// Keeps `descriptor` as `name`, beside what is kept so already.
+    /// Keeps `descriptor` as `name`, unless one is kept so already: that is released first where
+    /// it is to be another.
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>);
 
     /// Keeps nothing as `name` any more.

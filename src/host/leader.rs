@@ -37,6 +37,14 @@ pub enum LeaderError {
     /// There is no process of this PID.
     #[error("there is no such process")]
     NoProcess,
+    /// It is not what it was: a program that gives its users more rights than they have, say.
+    #[error("user {then} listened on the QMP socket with a process that is user {now}'s by now")]
+    OtherUser {
+        /// Who listened.
+        then: u32,
+        /// Whose process it is.
+        now: u32,
+    },
     /// The kernel refused.
     #[error("the process that listens on the QMP socket cannot be held: {0}")]
     Kernel(#[from] io::Error),
@@ -75,7 +83,8 @@ impl Leader {
     /// The process that listens on the other side of `stream` (`SO_PEERPIDFD`, Linux 6.5, else
     /// `SO_PEERCRED` in `unix(7)`).
     pub fn of_peer(stream: &UnixStream) -> Result<Self, LeaderError> {
-        let pid = stream.peer_cred()?.pid().and_then(Pid::from_raw);
+        let peer = stream.peer_cred()?;
+        let pid = peer.pid().and_then(Pid::from_raw);
         let pid = pid.ok_or(LeaderError::Invisible)?;
         let pidfd = match getsockopt(stream, sockopt::PeerPidfd) {
             Ok(pidfd) => pidfd,
@@ -84,20 +93,18 @@ impl Leader {
                 other => LeaderError::Kernel(other.into()),
             })?,
         };
-        #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
-        let pidfd = AsyncFd::new(pidfd)?;
-        Ok(Self { pid, pidfd })
+        let leader = Self::hold(pid, pidfd)?;
+        // What root started may run as anybody since.
+        match (peer.uid(), leader.user()?) {
+            (then, now) if then != 0 && then != now => Err(LeaderError::OtherUser { then, now }),
+            _ => Ok(leader),
+        }
     }
 
     /// The process that listens on the other side of `stream`, which was held by `pidfd` before.
     pub fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         let peer = Self::of_peer(stream)?;
-        #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
-        let pidfd = AsyncFd::new(pidfd)?;
-        let held = Self {
-            pid: peer.pid,
-            pidfd,
-        };
+        let held = Self::hold(peer.pid, pidfd)?;
         // The PID may be another's by now, if the one that was held has exited.
         match held.has_exited() {
             true => Err(LeaderError::Invisible),
@@ -116,18 +123,22 @@ impl Leader {
             }
             other => LeaderError::Kernel(other.into()),
         })?;
+        Self::hold(pid, pidfd)
+    }
+
+    fn hold(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
         let pidfd = AsyncFd::new(pidfd)?;
         Ok(Self { pid, pidfd })
     }
 
-    /// The user that it runs as.
+    /// The user that it runs as, now (the effective one).
     pub fn user(&self) -> io::Result<u32> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = fs::metadata(format!("/proc/{}", self.pid()))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let user = effective_user(&status).ok_or(io::ErrorKind::InvalidData)?;
         match self.has_exited() {
             true => Err(io::ErrorKind::NotFound.into()),
-            false => Ok(metadata.uid()),
+            false => Ok(user),
         }
     }
 
@@ -179,9 +190,24 @@ fn start_time(stat: &str) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// The second number of `Uid` in `/proc/PID/status`.
+fn effective_user(status: &str) -> Option<u32> {
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::start_time;
+    use super::{effective_user, start_time};
+
+    #[test]
+    fn a_process_acts_as_its_effective_user() {
+        // A newline in a name is escaped there.
+        let status =
+            "Name:\tqemu\\nUid:\t0 0\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t5\t6\t7\t8\n";
+        assert_eq!(effective_user(status), Some(0));
+        assert_eq!(effective_user("Name:\tqemu\n"), None);
+    }
 
     #[test]
     fn a_process_cannot_hide_its_start_by_its_name() {

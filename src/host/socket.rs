@@ -20,6 +20,14 @@ pub enum ConnectError {
     /// The descriptor is no connected Unix stream socket.
     #[error("the file descriptor is not a connected Unix stream socket")]
     NotAConnection,
+    /// Someone listens on it whose file it is not.
+    #[error("the socket is user {owner}'s, and user {listener} listens on it")]
+    NotTheOwner {
+        /// Whose file it is.
+        owner: u32,
+        /// Who listens.
+        listener: u32,
+    },
     /// Nobody listens on it.
     #[error("nobody listens on the socket")]
     Refused,
@@ -56,7 +64,8 @@ pub fn peer_user(connection: &UnixStream) -> io::Result<u32> {
 /// Connects to the socket file at `path`, which must not be a symbolic link.
 ///
 /// The file is opened first and then connected to by its descriptor, so what was looked at is
-/// what is used; this also takes paths longer than the 108 bytes of `sockaddr_un`.
+/// what is used; this also takes paths longer than the 108 bytes of `sockaddr_un`. Who listens
+/// must be root or the owner of the file, unless that is root's.
 pub async fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = open(path, flags, Mode::empty()).map_err(|errno| match errno {
@@ -68,12 +77,16 @@ pub async fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
         return Err(ConnectError::NotASocket);
     }
     let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
-    UnixStream::connect(by_descriptor)
-        .await
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => ConnectError::Refused,
-            _ => ConnectError::Io(error),
-        })
+    let stream = UnixStream::connect(by_descriptor).await;
+    let stream = stream.map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        _ => ConnectError::Io(error),
+    })?;
+    let owner = stat.st_uid;
+    match peer_user(&stream).map_err(ConnectError::Io)? {
+        listener if [listener, owner].contains(&0) || listener == owner => Ok(stream),
+        listener => Err(ConnectError::NotTheOwner { owner, listener }),
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::handle::{Command, Handle};
 use super::link::{Failed, Link, Look, Socket};
 use super::notice::{News, Outbox};
 use super::placing::{self, Found, Placement, Placing, Site};
-use super::record::{Record, RecordFile, Telling};
+use super::record::{RecordFile, Telling};
 use super::removal::Removals;
 use super::running::{Running, Settled};
 use super::session::Attention;
@@ -26,7 +26,7 @@ use crate::config::Uuid;
 use crate::host::{self, ConnectError, Leader, ProcessId};
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
-use crate::qmp::{self, Closed};
+use crate::qmp::Closed;
 
 /// A QEMU that listens but does not answer is shown as disconnected after this time.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -140,8 +140,8 @@ pub(super) struct Actor {
     /// What the configuration wants for the vCPUs, as far as that was taken up.
     pub(super) configured: Tuning,
     /// What names it in the record; `None` where that is not known or there is none.
-    leader_id: Option<ProcessId>,
-    record: RecordFile,
+    pub(super) leader_id: Option<ProcessId>,
+    pub(super) record: RecordFile,
     /// What a former run of the service told of the vCPUs, until the first look.
     pub(super) recalled: Option<Arc<Inventory>>,
     /// Whether it was told that the machine is there.
@@ -328,46 +328,6 @@ impl Actor {
         self.outbox.barrier().await;
     }
 
-    /// Takes up what a former run of the service knew of the QEMU `leader`.
-    fn recall(&mut self, leader: &Leader) {
-        self.leader_id = leader.id().ok();
-        match self.record.load() {
-            Ok(Some(record)) if Some(record.leader) == self.leader_id => {
-                info!(machine = %self.source.name, removals = record.removals.len(), "remembered");
-                self.recalled = Some(Arc::new(Inventory::recall(record.present)));
-                self.removals.recall(record.removals);
-                self.plugging = record.plugging;
-                self.telling = record.telling;
-                if let Some(tuning) = record.tuning {
-                    // The configuration may have changed meanwhile.
-                    let before = record.configured.as_ref().unwrap_or(&self.configured);
-                    self.placing.tuning = Arc::new(tuning.rebased(before, &self.configured));
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "what was remembered cannot be read");
-            }
-        }
-    }
-
-    /// Writes down what must outlive the service.
-    pub(super) fn remember(&mut self) {
-        let Some(leader) = self.leader_id else {
-            return;
-        };
-        let mut record = Record::new(leader);
-        record.present = self.snapshot().inventory.record();
-        record.removals = self.removals.record();
-        record.plugging = self.plugging.clone();
-        record.telling = self.telling.clone();
-        record.tuning = Some(Tuning::clone(&self.placing.tuning));
-        record.configured = Some(self.configured.clone());
-        if let Err(error) = self.record.save(record) {
-            warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "what is to be remembered cannot be written");
-        }
-    }
-
     /// The machine is there and can be seen.
     pub(super) async fn appear(&mut self) {
         if !self.visible {
@@ -427,16 +387,10 @@ impl Actor {
         }
     }
 
-    /// No connection came about. Nobody is told of a socket where nobody listens, or somebody who
-    /// speaks no QMP.
+    /// No connection came about. Nobody is told of a socket where nobody listens.
     async fn note_failure(&mut self, reason: &NoLink) {
         self.release();
         let text = reason.to_string();
-        // It was given up before it was shown as one that has not answered yet.
-        let is_silent = matches!(
-            reason,
-            NoLink::Qmp(qmp::Error::Closed(Closed::Timeout { .. }))
-        );
         if self.is_new_reason(&text) {
             match reason {
                 NoLink::Connect(ConnectError::Refused | ConnectError::Missing) => {
@@ -453,7 +407,7 @@ impl Actor {
             .is_some_and(|leader| leader.has_exited())
         {
             self.vanish().await;
-        } else if self.visible || is_silent {
+        } else if self.visible || reason.is_silence() {
             self.show_disconnected(&text).await;
         }
         self.settled(Ok(()));

@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::actor::Actor;
 use super::error::Error;
-use super::notice::{Cause, News, Vcpu};
+use super::notice::News;
 use super::removal::Due;
 use crate::host::AuditRecord;
 use crate::names::message_id;
@@ -83,10 +83,8 @@ impl Actor {
 
     /// Writes down that the machine was seen for the first time.
     pub(super) fn audit_start(&self) {
-        self.write_audit(AuditRecord {
-            is_start: true,
-            ..self.audit_record(0, self.snapshot().inventory.vcpu_count())
-        });
+        let count = self.snapshot().inventory.vcpu_count();
+        self.write_audit(true, 0, count, None, true);
     }
 
     /// Writes down how the number of vCPUs changed with `news`, and what was refused.
@@ -96,10 +94,10 @@ impl Actor {
         let mut refused_uid = None;
         for news in news {
             match news {
-                News::VcpuAdded(vcpu) | News::VcpuRemoved(vcpu) => asked = asked.or(uid_of(vcpu)),
+                News::VcpuAdded(vcpu) | News::VcpuRemoved(vcpu) => asked = asked.or(vcpu.uid),
                 News::VcpuRemovalFailed { vcpu, .. } => {
                     refused += 1;
-                    refused_uid = refused_uid.or(uid_of(vcpu));
+                    refused_uid = refused_uid.or(vcpu.uid);
                 }
                 _ => {}
             }
@@ -114,37 +112,20 @@ impl Actor {
 
     /// Writes down that the number of vCPUs went from `old` to `new`, or was to.
     pub(super) fn audit(&self, old: u32, new: u32, uid: Option<u32>, success: bool) {
-        self.write_audit(AuditRecord {
-            uid,
-            success,
-            ..self.audit_record(old, new)
-        });
+        self.write_audit(false, old, new, uid, success);
     }
 
-    fn audit_record(&self, old: u32, new: u32) -> AuditRecord<'_> {
-        AuditRecord {
-            machine: self.source.name.as_str(),
-            uuid: "",
-            kvm: false,
-            is_start: false,
-            old,
-            new,
-            uid: None,
-            success: true,
-        }
-    }
-
-    fn write_audit(&self, record: AuditRecord<'_>) {
+    fn write_audit(&self, is_start: bool, old: u32, new: u32, uid: Option<u32>, success: bool) {
         let snapshot = self.snapshot();
         self.site.audit.write(&AuditRecord {
+            machine: self.source.name.as_str(),
             uuid: snapshot.uuid.as_str(),
             kvm: snapshot.accelerator.as_str() == "kvm",
-            ..record
+            is_start,
+            old,
+            new,
+            uid,
+            success,
         });
     }
-}
-
-/// Who asked, where it was asked here.
-fn uid_of(vcpu: &Vcpu) -> Option<u32> {
-    vcpu.uid.filter(|_| vcpu.cause != Cause::External)
 }

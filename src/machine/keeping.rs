@@ -1,19 +1,32 @@
-//! What of a machine outlives a run of the service: its connection and the hold on its process.
+//! What of a machine outlives a run of the service: its connection, the hold on its process, and
+//! what is written down of it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
+use tracing::{info, warn};
 
 use super::actor::Actor;
+use super::error::Error;
 use super::link::Socket;
+use super::record::Record;
 use crate::host::Leader;
+use crate::inventory::Inventory;
+use crate::placement::Tuning;
 
 impl Actor {
     /// The connection and the process that a former run of the service held.
     pub(super) fn take_kept(&self) -> Option<(Socket, Arc<Leader>)> {
         let [qmp, pidfd] = self.kept_names().map(|name| self.site.keeper.take(&name));
-        let stream = std::os::unix::net::UnixStream::from(qmp?);
+        let Some(qmp) = qmp else {
+            // Where there was no room for both, the other is of no use.
+            if pidfd.is_some() {
+                self.release();
+            }
+            return None;
+        };
+        let stream = std::os::unix::net::UnixStream::from(qmp);
         stream.set_nonblocking(true).ok()?;
         let stream = UnixStream::from_std(stream).ok()?;
         let leader = match (&self.source.leader, pidfd) {
@@ -44,6 +57,64 @@ impl Actor {
         for name in self.kept_names() {
             self.site.keeper.release(&name);
         }
+    }
+
+    /// Takes up what a former run of the service knew of the QEMU `leader`.
+    pub(super) fn recall(&mut self, leader: &Leader) {
+        self.leader_id = leader.id().ok();
+        match self.record.load() {
+            Ok(Some(record)) if Some(record.leader) == self.leader_id => {
+                info!(machine = %self.source.name, removals = record.removals.len(), "remembered");
+                self.recalled = Some(Arc::new(Inventory::recall(record.present)));
+                self.removals.recall(record.removals);
+                self.plugging = record.plugging;
+                self.telling = record.telling;
+                if let Some(tuning) = record.tuning {
+                    // The configuration may have changed meanwhile.
+                    let before = record.configured.as_ref().unwrap_or(&self.configured);
+                    self.placing.tuning = Arc::new(tuning.rebased(before, &self.configured));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "what was remembered cannot be read");
+            }
+        }
+    }
+
+    /// Writes down what must outlive the service. What cannot be is written later.
+    pub(super) fn remember(&mut self) {
+        let _ = self.try_remember();
+    }
+
+    /// The same for what is only done where it is written down. A failure is logged once until it
+    /// is over.
+    pub(super) fn try_remember(&mut self) -> Result<(), Error> {
+        let Some(leader) = self.leader_id else {
+            return Ok(());
+        };
+        let mut record = Record::new(leader);
+        record.present = self.snapshot().inventory.record();
+        record.removals = self.removals.record();
+        record.plugging = self.plugging.clone();
+        record.telling = self.telling.clone();
+        record.tuning = Some(Tuning::clone(&self.placing.tuning));
+        record.configured = Some(self.configured.clone());
+        let (machine, file) = (&self.source.name, self.source.record.display());
+        let was_behind = self.record.is_behind();
+        match self.record.save(record) {
+            Ok(()) if was_behind => {
+                info!(%machine, %file, "what is to be remembered is written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !was_behind {
+                    warn!(%machine, %file, %error, "what is to be remembered cannot be written: until it can, requests are refused, and a restart of the service may tell again what was told");
+                }
+                return Err(Error::NotRemembered(error.to_string()));
+            }
+        }
+        Ok(())
     }
 
     fn kept_names(&self) -> [String; 2] {

@@ -319,9 +319,8 @@ impl Actor {
         if result.is_ok() {
             let snapshot = Snapshot::clone(&self.snapshot());
             self.publish(snapshot).await;
-            self.remember();
         }
-        let _ = answer.send(result.map_err(Error::Tuning));
+        let _ = answer.send(result);
     }
 
     /// Takes up what the configuration wants now, if that changed: it goes before what calls
@@ -341,15 +340,33 @@ impl Actor {
         self.remember();
     }
 
-    fn try_tune(&mut self, change: &TuningChange) -> Result<(), TuningError> {
+    fn try_tune(&mut self, change: &TuningChange) -> Result<(), Error> {
+        let old = self.placing.tuning.clone();
+        let new = self.check(change).map_err(Error::Tuning)?;
+        let mut known = self.placing.failed.clone();
+        known.retain(|vcpu, error| !change.decides(*vcpu, error.step, &new));
+        // Written down first, as what is done and not remembered would be undone by a restart.
+        self.placing.tuning = Arc::new(new);
+        let result = match self.try_remember() {
+            Ok(()) => self.put_in_force(&old, &known),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.placing.tuning = old;
+            self.remember();
+        }
+        result
+    }
+
+    /// What comes of `change`, if it can be had.
+    fn check(&mut self, change: &TuningChange) -> Result<Tuning, TuningError> {
         let snapshot = self.snapshot();
         let max = snapshot.inventory.max_vcpus();
         let vcpus = change.vcpus();
         if let Some(vcpu) = vcpus.and_then(|v| v.last()).copied().filter(|v| *v >= max) {
             return Err(TuningError::NoSuchVcpu { vcpu, max });
         }
-        let placing = &mut self.placing;
-        let Some((placer, leader)) = placing.placer.as_mut().zip(self.leader.as_ref()) else {
+        let Some((placer, _)) = self.placing.placer.as_ref().zip(self.leader.as_ref()) else {
             return Err(TuningError::NoHome);
         };
         let is_threadless = |vcpu: &crate::inventory::Vcpu<'_>| {
@@ -359,22 +376,27 @@ impl Actor {
         if let Some(vcpu) = snapshot.inventory.vcpus().find(is_threadless) {
             return Err(TuningError::NoThread { vcpu: vcpu.id });
         }
-        let new = change.of(&placing.tuning, max);
+        let new = change.of(&self.placing.tuning, max);
         let cpus = self.site.host.cpus().map_err(TuningError::Refused)?;
         change.check(&cpus).map_err(TuningError::Unavailable)?;
         placer.supports(&new).map_err(TuningError::Refused)?;
-        let mut known = placing.failed.clone();
-        known.retain(|vcpu, error| !change.decides(*vcpu, error.step, &new));
+        Ok(new)
+    }
+
+    /// Brings the vCPUs from what was wanted to what is.
+    fn put_in_force(
+        &mut self,
+        old: &Tuning,
+        known: &BTreeMap<u32, StepError>,
+    ) -> Result<(), Error> {
+        let placing = &mut self.placing;
+        let Some((placer, leader)) = placing.placer.as_mut().zip(self.leader.as_ref()) else {
+            return Err(Error::Tuning(TuningError::NoHome));
+        };
+        let (new, threads) = (&placing.tuning, &placing.threads);
         let report = placer
-            .change(
-                &placing.tuning,
-                &new,
-                &placing.threads,
-                leader.as_ref(),
-                &known,
-            )
-            .map_err(TuningError::Failed)?;
-        placing.tuning = Arc::new(new);
+            .change(old, new, threads, leader.as_ref(), known)
+            .map_err(|failures| Error::Tuning(TuningError::Failed(failures)))?;
         self.log_pass(&report);
         Ok(())
     }

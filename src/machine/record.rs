@@ -110,6 +110,8 @@ pub(super) struct RecordFile {
     path: PathBuf,
     /// What is in the file; `None` where there is none.
     written: Option<Record>,
+    /// Whether what should be in it could not be written.
+    is_behind: bool,
 }
 
 impl RecordFile {
@@ -118,7 +120,13 @@ impl RecordFile {
         Self {
             path,
             written: None,
+            is_behind: false,
         }
+    }
+
+    /// Whether what should be in it could not be written.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Reads the file, if there is one.
@@ -147,6 +155,7 @@ impl RecordFile {
         }
         // What is in the file is not known until this has succeeded.
         self.written = None;
+        self.is_behind = true;
         if let Some(directory) = self.path.parent() {
             DirBuilder::new()
                 .recursive(true)
@@ -154,8 +163,15 @@ impl RecordFile {
                 .create(directory)?;
         }
         let new = self.path.with_extension("new");
-        fs::write(&new, serde_json::to_vec(&record)?)?;
-        fs::rename(&new, &self.path)?;
+        let replace = || {
+            fs::write(&new, serde_json::to_vec(&record)?)?;
+            fs::rename(&new, &self.path)
+        };
+        replace().inspect_err(|_| {
+            // Half of it takes the room that others may need.
+            let _ = fs::remove_file(&new);
+        })?;
+        self.is_behind = false;
         self.written = Some(record);
         Ok(())
     }
@@ -163,6 +179,7 @@ impl RecordFile {
     /// Removes the file; that there is none is no failure.
     pub(super) fn remove(&mut self) -> io::Result<()> {
         self.written = None;
+        self.is_behind = false;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

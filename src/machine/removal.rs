@@ -34,6 +34,8 @@ pub(super) struct Removal {
     /// When QEMU was last asked.
     pub asked: Instant,
     /// Whether the last that the guest had said of it then was a refusal, of a former request.
+    /// Then QEMU's list tells nothing of this one: should its refusal be lost with the connection,
+    /// it stays open until it is asked for again or the vCPU goes.
     pub refused_before: bool,
 }
 

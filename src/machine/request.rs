@@ -72,7 +72,10 @@ impl Actor {
             firsts: firsts.iter().copied().collect(),
             uid: request.uid,
         });
-        self.remember();
+        if let Err(error) = self.try_remember() {
+            self.plugging = None;
+            return Err(Stop::Failed(error));
+        }
         let entities = firsts.iter().filter_map(|&f| before.inventory.entity(f));
         let vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
         self.placing.prepare(&vcpus);
@@ -132,9 +135,10 @@ impl Actor {
         let before = self.snapshot();
         let rejected = match self.ask_to_leave(link, &before, plan, request.uid).await {
             Ok(rejected) => rejected,
-            Err(closed) => {
-                let _ = answer.send(Err(Error::Interrupted(closed.clone())));
-                return Err(closed);
+            Err(stop) => {
+                let (result, connection) = split(Err(stop));
+                let _ = answer.send(result);
+                return connection;
             }
         };
         let wanted = plan.remove.iter().chain(&plan.leaving).copied().collect();
@@ -164,7 +168,7 @@ impl Actor {
         before: &Snapshot,
         plan: &Plan,
         uid: u32,
-    ) -> Result<Vec<Refusal>, Closed> {
+    ) -> Result<Vec<Refusal>, Stop> {
         let now = Instant::now();
         let is_old = |first: &&u32| {
             let removal = self.removals.get(**first);
@@ -185,7 +189,14 @@ impl Actor {
             };
             self.removals.ask(entity.first, removal);
         }
-        self.remember();
+        if !entities.is_empty()
+            && let Err(error) = self.try_remember()
+        {
+            for (entity, _) in entities {
+                self.removals.rejected(entity.first);
+            }
+            return Err(Stop::Failed(error));
+        }
         let status = link.ospm_status();
         let mut replies = Vec::new();
         for (entity, presence) in entities {

@@ -189,7 +189,11 @@ impl Actor {
             false => Some(looked + RECHECK_INTERVAL_UNWAITED),
         };
         let deadline = self.removals.next_deadline();
-        [self.attention.due, recheck, deadline, self.placing.due()]
+        // A look ends with what is to be remembered.
+        let rewrite = self.record.is_behind();
+        let rewrite = rewrite.then(|| looked + RECHECK_INTERVAL_UNWAITED);
+        let (due, placing) = (self.attention.due, self.placing.due());
+        [due, recheck, deadline, rewrite, placing]
             .into_iter()
             .flatten()
             .min()
@@ -343,14 +347,13 @@ impl Actor {
         self.appear().await;
         let after = self.snapshot().inventory.vcpu_count();
         self.audit_news(before.vcpu_count(), after, &news);
-        let is_news = !news.is_empty();
-        // Told twice is better than never, should the service end in the middle of it.
-        self.telling = Telling::of(&news);
-        self.remember();
-        for news in news {
-            self.tell(news).await;
-        }
-        if is_news {
+        if !news.is_empty() {
+            // Told twice is better than never, should the service end in the middle of it.
+            self.telling = Telling::of(&news);
+            self.remember();
+            for news in news {
+                self.tell(news).await;
+            }
             self.passed_on().await;
             self.telling.clear();
         }

@@ -10,7 +10,7 @@ use super::placing::Placement;
 use crate::config::{Limits, Uuid};
 use crate::host::{ConnectError, Leader, LeaderError};
 use crate::names::MachineName;
-use crate::qmp;
+use crate::qmp::{self, Closed};
 
 /// Where a machine is found, and how it is treated.
 #[derive(Debug)]
@@ -85,6 +85,13 @@ pub enum NoLink {
     /// It ended, or nobody wants it any more.
     #[error("QEMU has ended, or the machine was unregistered meanwhile")]
     Gone,
+}
+
+impl NoLink {
+    /// Whether somebody listens who did not answer in time: a QEMU that is stopped does so.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Qmp(qmp::Error::Closed(Closed::Timeout { .. })))
+    }
 }
 
 impl fmt::Display for Access {

@@ -13,9 +13,8 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::bytes::BytesMut;
@@ -34,7 +33,7 @@ pub enum Closed {
     #[error("QEMU closed the QMP connection")]
     Hangup,
     /// QEMU sent what is no QMP, or too much of it.
-    #[error("QEMU sent {0}")]
+    #[error("QEMU does not keep to the protocol: {0}")]
     Malformed(String),
     /// QEMU owed a reply and was silent for too long.
     #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
@@ -113,7 +112,7 @@ impl Client {
     ///
     /// `silence` is how long the peer may be silent when it owes the greeting or a reply.
     pub async fn connect(stream: UnixStream, silence: Duration) -> Result<(Self, Events), Closed> {
-        let (read, write) = stream.into_split();
+        let (read, write) = split(stream);
         let mut messages = FramedRead::new(read, Codec::new(Codec::DEFAULT_LIMIT));
         let late = |_| Closed::Timeout {
             command: "with a greeting (is another QMP client attached, or QEMU stopped?)",
@@ -131,7 +130,7 @@ impl Client {
     /// Takes charge of a connection that a former run of the service had, in the middle of
     /// whatever was said: what it still gets on behalf of the former is passed over.
     pub fn resume(stream: UnixStream, silence: Duration) -> (Self, Events) {
-        let (read, write) = stream.into_split();
+        let (read, write) = split(stream);
         let messages = FramedRead::new(read, Codec::resumed(Codec::DEFAULT_LIMIT));
         // Ends a command of which QEMU got the beginning only (qmp-spec, "Forcing the JSON
         // parser into known-good state").
@@ -144,8 +143,8 @@ impl Client {
     }
 
     fn start(
-        messages: FramedRead<OwnedReadHalf, Codec>,
-        write: OwnedWriteHalf,
+        messages: FramedRead<ReadHalf<UnixStream>, Codec>,
+        write: WriteHalf<UnixStream>,
         silence: Duration,
         outgoing: BytesMut,
         first_id: u64,
@@ -216,8 +215,10 @@ impl From<Malformed> for Closed {
 
 /// The task's side: the socket and who waits for what.
 struct Connection {
-    messages: FramedRead<OwnedReadHalf, Codec>,
-    write: OwnedWriteHalf,
+    messages: FramedRead<ReadHalf<UnixStream>, Codec>,
+    /// Does not shut the socket down when it is dropped at the end of the service, as
+    /// `OwnedWriteHalf` would: somebody may keep it for the next run.
+    write: WriteHalf<UnixStream>,
     outgoing: BytesMut,
     requested: mpsc::UnboundedReceiver<Request>,
     events: mpsc::Sender<Result<Event, Closed>>,
@@ -239,12 +240,14 @@ impl Connection {
         };
         let Self {
             messages,
-            write,
+            mut write,
             mut requested,
             events,
             waiting,
             ..
         } = self;
+        // Whoever else keeps it, this conversation is over.
+        let _ = write.shutdown().await;
         drop((messages, write));
         for (_, sender) in waiting.into_values() {
             let _ = sender.send(Err(Refused::Closed(reason.clone())));

@@ -21,6 +21,7 @@ mod sockets;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::watch;
@@ -41,6 +42,7 @@ pub use registrar::{Error, Registrar, Registration, Requests, Way};
 pub struct Registry {
     task: JoinHandle<io::Error>,
     count: watch::Receiver<usize>,
+    idle_exit: watch::Receiver<Duration>,
 }
 
 /// The directory of QMP sockets cannot be watched.
@@ -76,14 +78,25 @@ impl Registry {
         machines.tell_problems().await;
         machines.settled().await;
         let (counter, count) = watch::channel(machines.count());
-        let task = tokio::spawn(follow(machines, sockets, requests, counter));
-        Ok(Self { task, count })
+        let (limit, idle_exit) = watch::channel(machines.configuration.service.idle_exit);
+        let task = tokio::spawn(follow(machines, sockets, requests, counter, limit));
+        Ok(Self {
+            task,
+            count,
+            idle_exit,
+        })
     }
 
     /// How many machines there are or may come to be where they are awaited: at a socket, at that of
     /// a file, or as a registration.
     pub fn count(&self) -> watch::Receiver<usize> {
         self.count.clone()
+    }
+
+    /// How long the service is to stay when there is nothing to do, as the configuration in force
+    /// says.
+    pub fn idle_exit(&self) -> watch::Receiver<Duration> {
+        self.idle_exit.clone()
     }
 
     /// Waits until the directory cannot be watched any more, which should never be.
@@ -98,6 +111,7 @@ async fn follow(
     mut sockets: Sockets,
     mut requests: Requests,
     counter: watch::Sender<usize>,
+    limit: watch::Sender<Duration>,
 ) -> io::Error {
     loop {
         tokio::select! {
@@ -125,6 +139,7 @@ async fn follow(
                 }
                 Request::Reload(answer) => {
                     let handles = machines.reload(list(&sockets)).await;
+                    limit.send_replace(machines.configuration.service.idle_exit);
                     // Before the answer, so that who asked can read it.
                     machines.tell_problems().await;
                     let _ = answer.send(handles);

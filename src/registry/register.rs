@@ -14,7 +14,7 @@ use crate::names::MachineName;
 
 /// How many machines a user may register; root may register as many as there may be.
 const LIMIT_OF_USER: usize = 64;
-/// How many machines may be registered in all.
+/// How many machines may be registered in all; systemd keeps two descriptors of each.
 const LIMIT: usize = 4096;
 
 /// What happens with a registration.
@@ -24,7 +24,6 @@ pub(super) enum Event {
         name: MachineName,
         generation: u64,
         result: Result<(), NoLink>,
-        registered: Box<Registered>,
         answer: Answer,
     },
     /// It has ended.
@@ -87,7 +86,11 @@ impl Machines {
             }
         };
         let id = leader.as_ref().and_then(|leader| leader.id().ok());
-        let registered = Box::new(Registered::new(uid, settings.clone(), id));
+        let registered = Registered::new(uid, settings.clone(), id);
+        if let Err(error) = self.registrations.prepare(&name, &registered) {
+            let _ = answer.send(Err(Error::NotRemembered(error.to_string())));
+            return;
+        }
         let new = New {
             origin: Origin::Registration(uid),
             access,
@@ -104,7 +107,6 @@ impl Machines {
             name,
             generation,
             result,
-            registered,
             answer,
         });
         self.events.push(event.boxed());
@@ -147,13 +149,12 @@ impl Machines {
                 name,
                 generation,
                 result,
-                registered,
                 answer,
             } => {
                 let is_there = self.is_there(&name, generation);
                 let result = match (result, is_there) {
                     (Ok(()), true) => {
-                        self.registrations.save(&name, &registered);
+                        self.registrations.confirm(&name);
                         self.await_end(&name);
                         Ok(())
                     }
@@ -214,4 +215,16 @@ fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
 fn recall_leader(id: ProcessId) -> Option<Arc<Leader>> {
     let leader = Leader::of_pid(id.pid).ok()?;
     (leader.id().ok()? == id).then(|| Arc::new(leader))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_has_room_for_the_descriptors_of_all_that_may_be_registered() {
+        let unit = include_str!("../../systemd/vcpud.service");
+        let room = format!("FileDescriptorStoreMax={}", 2 * LIMIT);
+        assert!(unit.lines().any(|line| line == room), "no {room}");
+    }
 }

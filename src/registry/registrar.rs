@@ -90,6 +90,11 @@ pub enum Error {
         "it was not registered: {0}; see that QEMU runs and has this QMP socket, and that no other client is attached to it"
     )]
     NoLink(NoLink),
+    /// A restart of the service would forget it.
+    #[error(
+        "it was not registered, as it cannot be written down for a restart of the service: {0}; make room in the runtime directory and ask again"
+    )]
+    NotRemembered(String),
     /// The service ends.
     #[error("the service is ending; ask again")]
     Ending,

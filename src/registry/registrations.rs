@@ -79,25 +79,34 @@ impl Registrations {
         all
     }
 
-    /// Remembers that `name` is registered.
-    pub(super) fn save(&self, name: &MachineName, registered: &Registered) {
-        let write = || -> io::Result<()> {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.directory)?;
-            let file = self.file(name);
-            let new = file.with_extension("new");
-            fs::write(&new, serde_json::to_vec(registered)?)?;
-            fs::rename(&new, &file)
-        };
-        if let Err(error) = write() {
+    /// Writes down that `name` is registered, which does not count before [`Self::confirm`].
+    pub(super) fn prepare(&self, name: &MachineName, registered: &Registered) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)?;
+        let new = self.new_file(name);
+        let bytes = serde_json::to_vec(registered)?;
+        // Half of it takes the room that others may need.
+        fs::write(&new, bytes).inspect_err(|_| self.discard(name))
+    }
+
+    /// Remembers that `name` is registered, as was prepared. That takes no room.
+    pub(super) fn confirm(&self, name: &MachineName) {
+        if let Err(error) = fs::rename(self.new_file(name), self.file(name)) {
             warn!(machine = %name, %error, "the registration cannot be remembered, a restart of the service will forget it");
         }
     }
 
-    /// Forgets `name`.
+    /// Forgets what was prepared for `name`.
+    fn discard(&self, name: &MachineName) {
+        // A start of the service removes what is left.
+        let _ = fs::remove_file(self.new_file(name));
+    }
+
+    /// Forgets `name`, also where that was only prepared.
     pub(super) fn remove(&self, name: &MachineName) {
+        self.discard(name);
         match fs::remove_file(self.file(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 warn!(machine = %name, %error, "the registration cannot be forgotten");
@@ -109,6 +118,10 @@ impl Registrations {
     fn file(&self, name: &MachineName) -> PathBuf {
         // A name may have dots in it, so its ending is not for with_extension() to replace.
         self.directory.join(format!("{name}.json"))
+    }
+
+    fn new_file(&self, name: &MachineName) -> PathBuf {
+        self.directory.join(format!("{name}.new"))
     }
 }
 
@@ -141,8 +154,14 @@ mod tests {
             Registered::new(7, settings.unwrap(), Some(ProcessId { pid: 1, start: 2 }));
         let names: [MachineName; 2] = ["web".parse().unwrap(), "web.1".parse().unwrap()];
         for name in &names {
-            registrations.save(name, &registered);
+            registrations.prepare(name, &registered).unwrap();
+            registrations.confirm(name);
         }
+        let other: MachineName = "other".parse().unwrap();
+        registrations.prepare(&other, &registered).unwrap();
+        registrations.remove(&other);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
+        registrations.prepare(&other, &registered).unwrap();
         fs::write(path.join("half.new"), "").unwrap();
         fs::write(path.join("broken.json"), "{").unwrap();
         let all = names.clone().map(|name| (name, registered.clone()));

@@ -46,3 +46,51 @@ async fn a_rule_lets_a_group_in_for_one_machine_only() {
     assert_eq!(guests.0.vcpu_threads(), [0, 1]);
     assert_eq!(guests.1.vcpu_threads(), [0]);
 }
+
+/// polkit does nothing while this lives.
+struct Hung;
+
+impl Hung {
+    const KILL: [&str; 3] = ["kill", "--kill-whom=main", "polkit.service"];
+
+    async fn start() -> Self {
+        output("systemctl", &["start", "polkit.service"]).await;
+        output("systemctl", &[&Self::KILL[..], &["--signal=STOP"]].concat()).await;
+        Self
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        let mut kill = std::process::Command::new("systemctl");
+        let _ = kill.args(Self::KILL).arg("--signal=CONT").status();
+    }
+}
+
+#[tokio::test]
+async fn a_polkit_that_hangs_keeps_out_only_whom_it_is_asked_about() {
+    let host = Host::enter().await;
+    let guest = Guest::paused("web").await;
+    let machine = host.machine("web").await;
+
+    let hung = Hung::start().await;
+    let seen = machine.clone();
+    let asking = tokio::spawn(async move { User::ALICE.set(&seen, 8).await });
+    // One after the other: root does not wait for polkit, not even once.
+    for count in 2..=6 {
+        let set = machine.set(count).await;
+        assert_eq!(set, Ok((vec![count - 1], vec![], vec![])));
+        assert_eq!(machine.vcpus().await, Ok(count));
+    }
+    assert!(!asking.is_finished(), "{:?}", asking.await);
+    let answer = within("the answer to alice", asking).await.unwrap();
+    answer.unwrap_err().assert(
+        ACCESS_DENIED,
+        &["org.vcpud1.set-vcpus", "polkit did not answer", "10 s"],
+    );
+    assert_eq!(guest.vcpu_threads(), [0, 1, 2, 3, 4, 5]);
+
+    drop(hung);
+    let failure = User::ALICE.set(&machine, 7).await.unwrap_err();
+    failure.assert(AUTHENTICATION_REQUIRED, &["org.vcpud1.set-vcpus"]);
+}

@@ -48,17 +48,22 @@ lap() {
 }
 
 # `run_tests [NAME…]`: runs the tests that are of the running host, or those of them whose names
-# contain a NAME: with cgroups v1 those of the module for that, else all others.
+# contain a NAME. With cgroups v1 and dbus-broker they are those of the modules for that, else all
+# but those of v1. LAB_KILLS and LAB_SEED are passed on (tests/lab/kills.rs).
 run_tests() {
+	local variables
+	variables=$(env | sed -n 's/^LAB_\(KILLS\|SEED\)=[0-9]*$/export &;/p')
 	# shellcheck disable=SC2016 # the host's, not ours
-	"$lab/sh" "set -- ${*@Q};"'
+	"$lab/sh" "$variables set -- ${*@Q};"'
 		v1=placement::v1::
 		if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
 			set -- --skip "$v1" "$@"
 		else
-			set -- $(lab-tests --list --format terse "$@" | sed -n "s/^\($v1.*\): test$/\1/p")
-			[ $# != 0 ] || { echo "no such test is of a host with cgroups v1" >&2; exit 1; }
+			bus="activation::\|authorization::\|bus::\|growth::qemu\|kills::"
+			set -- $(lab-tests --list --format terse "$@" | sed -n "s/^\(\($v1\|$bus\).*\): test$/\1/p")
+			[ $# != 0 ] || { echo "no such test is of a host with cgroups v1 and dbus-broker" >&2; exit 1; }
 			set -- --exact "$@"
+			export LAB_KILLS="${LAB_KILLS:-5}"
 		fi
 		RUST_BACKTRACE=1 lab-tests --test-threads=1 "$@"' </dev/null
 }

@@ -8,7 +8,10 @@
 mod harness;
 
 mod activation;
+mod attempts;
 mod authorization;
+mod bus;
+mod disk;
 mod growth;
 mod interaction;
 mod kills;
@@ -16,3 +19,4 @@ mod parking;
 mod placement;
 mod records;
 mod sandbox;
+mod store;

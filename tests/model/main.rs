@@ -98,6 +98,11 @@ struct Story {
     held: Arc<Mutex<BTreeSet<usize>>>,
     /// The entities of which the guest said last that it keeps them.
     kept: Arc<Mutex<BTreeSet<usize>>>,
+    /// Those that it kept twice in a row. QEMU's list shows no difference, so where the event of the
+    /// second refusal is lost with the connection, nobody can know that there was one.
+    kept_again: BTreeSet<usize>,
+    /// Those of them whose event may be lost.
+    doubtful: BTreeSet<usize>,
     told: Arc<Mutex<Vec<Told>>>,
     connected: bool,
     plugs: usize,
@@ -140,6 +145,8 @@ impl Story {
             peer,
             held,
             kept,
+            kept_again: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             told,
             connected: true,
             plugs: 0,
@@ -162,7 +169,9 @@ impl Story {
                 let held = self.held.lock().unwrap().clone();
                 if let Some(n) = pick(&held, choice) {
                     self.held.lock().unwrap().remove(&n);
-                    self.kept.lock().unwrap().insert(n);
+                    if !self.kept.lock().unwrap().insert(n) {
+                        self.kept_again.insert(n);
+                    }
                     self.peer.send(&refusal(n));
                 }
             }
@@ -174,8 +183,7 @@ impl Story {
             Step::Reset => {
                 let held = std::mem::take(&mut *self.held.lock().unwrap());
                 for n in held {
-                    self.kept.lock().unwrap().remove(&n);
-                    self.peer.model().unplug(n);
+                    self.take_away(n);
                 }
                 self.send(&event("RESET", serde_json::json!({})));
             }
@@ -198,6 +206,7 @@ impl Story {
             }
             Step::HangUp if self.connected => {
                 self.connected = false;
+                self.doubtful.append(&mut self.kept_again);
                 self.peer.hang_up();
             }
             Step::Accept if !self.connected => {
@@ -205,6 +214,7 @@ impl Story {
             }
             Step::Restart if self.connected => {
                 self.service.take().expect("it runs").end().await;
+                self.doubtful.append(&mut self.kept_again);
                 self.told.lock().unwrap().push(Told::Anew);
                 self.service = Some(Service::start(&self.directory, self.told.clone()).await);
             }
@@ -250,11 +260,17 @@ impl Story {
             .collect()
     }
 
-    fn eject(&self, n: usize) {
+    fn eject(&mut self, n: usize) {
         self.held.lock().unwrap().remove(&n);
-        self.kept.lock().unwrap().remove(&n);
-        let path = self.peer.model().unplug(n);
+        let path = self.take_away(n);
         self.send(&deleted(&format!("{path}/lapic")));
+    }
+
+    fn take_away(&mut self, n: usize) -> String {
+        self.kept.lock().unwrap().remove(&n);
+        self.kept_again.remove(&n);
+        self.doubtful.remove(&n);
+        self.peer.model().unplug(n)
     }
 
     fn send(&self, message: &serde_json::Value) {
@@ -288,12 +304,16 @@ impl Story {
             numbers(self.there()),
             numbers(self.held.lock().unwrap().clone()),
         );
+        let doubtful = numbers(self.doubtful.clone());
         let is_known = || {
             let snapshot = self.handle().snapshot();
+            let mut pending = snapshot.pending.iter();
+            let is_pending = held.iter().all(|vcpu| snapshot.pending.contains(vcpu))
+                && pending.all(|vcpu| held.contains(vcpu) || doubtful.contains(vcpu));
             let present: Vec<u32> = snapshot.inventory.present().map(|(e, _)| e.first).collect();
             // The snapshot comes first and what it means is told after it, so both are awaited.
             snapshot.state() == "running"
-                && snapshot.pending == held
+                && is_pending
                 && present == there
                 && self.sum_of_told() == there
         };

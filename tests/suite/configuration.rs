@@ -275,3 +275,15 @@ async fn the_service_ends_when_the_last_machine_is_gone_and_the_configured_time_
     let status = world.service.as_mut().expect("it runs").wait().await;
     assert!(status.success(), "{status}");
 }
+
+/// dbus-daemon.
+#[tokio::test]
+async fn reload_changes_how_long_the_service_stays_without_anything_to_do() {
+    let mut world = World::without_service().await;
+    world.configure("vcpud.toml", "[service]\nidle-exit = \"1h\"");
+    world.serve().await;
+    world.configure("vcpud.toml", "[service]\nidle-exit = \"1s\"");
+    world.manager().await.reload().await.unwrap();
+    let status = world.service.as_mut().expect("it runs").wait().await;
+    assert!(status.success(), "{status}");
+}

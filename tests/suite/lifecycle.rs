@@ -1,6 +1,9 @@
 //! The service from its start to its end.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 
 use vcpud::names::error_name;
 use zbus::fdo::ObjectManagerProxy;
@@ -46,27 +49,57 @@ async fn a_machine_that_stalls_does_not_keep_the_service_from_starting() {
 #[tokio::test]
 async fn files_that_are_no_sockets_of_machines_are_left_alone() {
     let mut world = World::without_service().await;
-    std::fs::write(world.socket("file"), "").unwrap();
+    fs::write(world.socket("file"), "").unwrap();
     std::os::unix::fs::symlink(world.socket("web"), world.socket("link")).unwrap();
     let odd = world.peer(" odd ", Model::x86(1, 1));
     let hidden = world.peer(".hidden", Model::x86(1, 1));
     let _peer = world.peer("web", Model::x86(1, 1));
     world.serve().await;
-    let names = async || {
-        let machines = world.manager().await.list_machines().await.unwrap();
-        machines
-            .into_iter()
-            .map(|(name, _, _)| name)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(names().await, ["web"]);
+    assert_eq!(world.names().await, ["web"]);
     // The same for what comes later.
-    std::fs::write(world.socket("file2"), "").unwrap();
-    std::fs::rename(world.socket("file2"), world.socket("file3")).unwrap();
+    fs::write(world.socket("file2"), "").unwrap();
+    fs::rename(world.socket("file2"), world.socket("file3")).unwrap();
     let _last = world.peer("z-last", Model::x86(1, 1));
     world.machine("z-last").await;
-    assert_eq!(names().await, ["web", "z-last"]);
+    assert_eq!(world.names().await, ["web", "z-last"]);
     assert_eq!(odd.clients() + hidden.clients(), 0);
+}
+
+/// Scripted QEMU in front of nobody's socat, dbus-daemon.
+#[tokio::test]
+async fn only_the_owner_of_a_socket_or_root_can_be_behind_it() {
+    let world = World::without_polkit().await;
+    let socket = world.socket("web");
+    let (process, ours) = world.nobody_listens(&socket).await;
+    let _peer = Peer::on(ours, Model::x86(1, 1));
+    let machine = world.machine("web").await;
+    machine.wait_for("Leader", process.pid()).await;
+
+    // Of another user, though nobody listens there.
+    let stolen = world.socket("stolen");
+    let (_process, ours) = world.nobody_listens(&world.socket(".hidden")).await;
+    let _peer = Peer::on(ours, Model::x86(1, 1));
+    std::os::unix::fs::chown(world.socket(".hidden"), Some(1), None).unwrap();
+    fs::rename(world.socket(".hidden"), &stolen).unwrap();
+    let service = world.service.as_ref().unwrap();
+    let reason = "the socket is user 1's, and user 65534 listens on it";
+    service.has_logged(reason).await;
+    assert_eq!(world.names().await, ["web"]);
+}
+
+/// Scripted QEMU in front of nobody's socket, dbus-daemon.
+#[tokio::test]
+async fn a_process_that_became_another_users_is_no_machine() {
+    let world = World::without_polkit().await;
+    // The thread is nobody's, and the process root's: as if it had changed since.
+    let socket = world.socket("web");
+    fs::set_permissions(socket.parent().unwrap(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let listen = move |_| async move { UnixListener::bind(socket).unwrap() };
+    let _listener = world.with_nobody(listen).await;
+    let service = world.service.as_ref().unwrap();
+    let reason = "user 65534 listened on the QMP socket with a process that is user 0's by now";
+    service.has_logged(reason).await;
+    assert_eq!(world.names().await, [""; 0]);
 }
 
 /// dbus-daemon.

@@ -17,3 +17,4 @@ mod registration;
 mod replay;
 mod script;
 mod target;
+mod vcpuctl;

@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 
+use serde::Serialize;
+use zbus::Connection;
 use zbus::fdo::IntrospectableProxy;
 use zbus_xml::{ArgDirection, Node};
-use zvariant::{Fd, StructureBuilder, Value};
+use zvariant::{DynamicType, Fd, StructureBuilder, Value};
 
 use crate::harness::*;
 
 /// How many kinds of odd values there are of each type.
 const ODDITIES: usize = 6;
+
+/// The methods that answer everybody.
+const READABLE: [&str; 3] = ["ListMachines", "Plan", "ListVcpus"];
 
 /// An odd value of the type `signature`.
 fn odd(signature: &str, kind: usize) -> Value<'static> {
@@ -58,18 +63,23 @@ fn odd(signature: &str, kind: usize) -> Value<'static> {
     }
 }
 
-/// Scripted QEMU, dbus-daemon.
-#[tokio::test]
-async fn every_method_answers_whatever_it_is_called_with() {
-    let world = World::without_polkit().await;
-    let _peer = world.peer("web", Model::x86(2, 4));
-    let machine = world.machine("web").await;
-    let pid = world.service.as_ref().expect("it runs").pid();
-    let mut called = 0;
-    for path in ["/org/vcpud1", machine.path()] {
-        let builder = IntrospectableProxy::builder(&world.connection);
+/// Arguments of the types `signature`, of the odd kind `kind`; `None` where there are no arguments.
+fn odd_body(types: &[String], kind: usize) -> Option<zvariant::Structure<'static>> {
+    let fields = types.iter().map(|signature| odd(signature, kind));
+    let body = fields.fold(StructureBuilder::new(), StructureBuilder::append_field);
+    (!types.is_empty()).then(|| body.build().expect("a body"))
+}
+
+/// What a call with odd arguments came to: its description, and the name of the error.
+type Answered = (String, Option<String>);
+
+/// Calls every method of the objects `paths` with everything odd, and with nonsense.
+async fn call_everything(connection: Connection, paths: Vec<String>) -> Vec<Answered> {
+    let mut answered = Vec::new();
+    for path in &paths {
+        let builder = IntrospectableProxy::builder(&connection);
         let builder = builder.destination("org.vcpud1").unwrap();
-        let proxy = builder.path(path).unwrap().build().await.unwrap();
+        let proxy = builder.path(path.as_str()).unwrap().build().await.unwrap();
         let xml = proxy.introspect().await.unwrap();
         let node = Node::try_from(xml.as_str()).unwrap();
         let own = node.interfaces().iter();
@@ -78,71 +88,101 @@ async fn every_method_answers_whatever_it_is_called_with() {
                 let inputs = method.args().iter();
                 let inputs = inputs.filter(|arg| arg.direction() == Some(ArgDirection::In));
                 let types: Vec<String> = inputs.map(|arg| arg.ty().inner().to_string()).collect();
+                let (of, name) = (interface.name(), method.name());
+                let call = Call {
+                    connection: &connection,
+                    path,
+                    interface: of.as_str(),
+                    method: name.as_str(),
+                };
                 for kind in 0..ODDITIES {
-                    let mut body = StructureBuilder::new();
-                    for signature in &types {
-                        body = body.append_field(odd(signature, kind));
-                    }
-                    let name = method.name();
-                    let name = name.as_str();
-                    let of = interface.name();
-                    let of = Some(of.as_str());
                     let what = format!("{name} with oddity {kind}");
-                    let call = async {
-                        match types.is_empty() {
-                            true => {
-                                let call = world.connection.call_method(
-                                    Some("org.vcpud1"),
-                                    path,
-                                    of,
-                                    name,
-                                    &(),
-                                );
-                                call.await
-                            }
-                            false => {
-                                let body = body.build().expect("a body");
-                                let call = world.connection.call_method(
-                                    Some("org.vcpud1"),
-                                    path,
-                                    of,
-                                    name,
-                                    &body,
-                                );
-                                call.await
-                            }
-                        }
+                    let error = match odd_body(&types, kind) {
+                        Some(body) => call.error(&what, &body).await,
+                        None => call.error(&what, &()).await,
                     };
-                    match within(&what, call).await {
-                        Ok(_) | Err(zbus::Error::MethodError(..)) => called += 1,
-                        Err(error) => panic!("{what}: {error}"),
-                    }
-                    // Arguments of quite another type; who takes none does not look at them.
-                    if types.is_empty() {
-                        continue;
-                    }
+                    answered.push((what, error));
+                }
+                // Arguments of quite another type; who takes none does not look at them.
+                if !types.is_empty() {
                     let nonsense = (7u8, vec![(1.5f64, "x")]);
-                    let call =
-                        world
-                            .connection
-                            .call_method(Some("org.vcpud1"), path, of, name, &nonsense);
-                    let refused = within(&what, call).await.unwrap_err();
-                    assert!(
-                        matches!(refused, zbus::Error::MethodError(..)),
-                        "{what}: {refused}"
-                    );
+                    let error = call.error(&format!("nonsense for {name}"), &nonsense).await;
+                    assert!(error.is_some(), "nonsense for {name} is taken");
                 }
             }
         }
     }
-    assert!(called >= 14 * ODDITIES, "{called}");
+    answered
+}
+
+/// A method of an object.
+struct Call<'a> {
+    connection: &'a Connection,
+    path: &'a str,
+    interface: &'a str,
+    method: &'a str,
+}
+
+impl Call<'_> {
+    /// The name of the error that a call with `body` gives, if it does.
+    async fn error(&self, what: &str, body: &(impl Serialize + DynamicType)) -> Option<String> {
+        let (of, name) = (Some(self.interface), self.method);
+        let connection = self.connection;
+        let call = connection.call_method(Some("org.vcpud1"), self.path, of, name, body);
+        match within(what, call).await {
+            Ok(_) => None,
+            Err(zbus::Error::MethodError(name, ..)) => Some(name.to_string()),
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+}
+
+/// Whether the service has taken all of that without harm.
+async fn assert_well(world: &World, pid: u32) {
     assert_eq!(world.service.as_ref().expect("it runs").pid(), pid);
     assert!(is_owned(&world.connection, "org.vcpud1").await);
     let log = world.service.as_ref().expect("it runs").log();
-    assert!(
-        !log.contains("panicked") && !log.contains('\u{1b}'),
-        "{log}"
-    );
+    let is_clean = !log.contains("panicked") && !log.contains('\u{1b}');
+    assert!(is_clean, "{log}");
+    world.machine("web").await.set(3).await.unwrap();
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn every_method_answers_whatever_it_is_called_with() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(2, 4));
     let machine = world.machine("web").await;
-    machine.set(3).await.unwrap();
+    let pid = world.service.as_ref().expect("it runs").pid();
+    let paths = ["/org/vcpud1", machine.path()].map(str::to_owned);
+    let answered = call_everything(world.connection.clone(), paths.to_vec()).await;
+    assert!(answered.len() >= 14 * ODDITIES, "{answered:?}");
+    assert_well(&world, pid).await;
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd.
+#[tokio::test]
+async fn whatever_nobody_calls_changes_nothing() {
+    let world = World::with_polkit("").await;
+    let peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    let pid = world.service.as_ref().expect("it runs").pid();
+    let (mark, asked) = (world.signals.mark().await, peer.all_calls());
+    let paths = ["/org/vcpud1", machine.path()].map(str::to_owned);
+    let answered = world
+        .with_nobody(move |manager| {
+            call_everything(manager.inner().connection().clone(), paths.to_vec())
+        })
+        .await;
+    assert!(answered.len() >= 14 * ODDITIES, "{answered:?}");
+    // What is not refused is what everybody may read.
+    let taken = answered.iter().filter(|(_, error)| error.is_none());
+    let mut taken: Vec<&str> = taken
+        .filter_map(|(what, _)| what.split(' ').next())
+        .collect();
+    taken.dedup();
+    assert_eq!(taken, READABLE);
+    assert_eq!(world.signals.since(mark).await, []);
+    assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
+    assert_well(&world, pid).await;
 }

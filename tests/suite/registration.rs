@@ -42,11 +42,6 @@ async fn register_fd(
     result.map_err(Failure::of)
 }
 
-async fn names(world: &World) -> Vec<String> {
-    let machines = world.manager().await.list_machines().await.unwrap();
-    machines.into_iter().map(|(name, ..)| name).collect()
-}
-
 /// A socket that is not where the service looks by itself.
 fn elsewhere(world: &World, name: &str) -> PathBuf {
     world.bus.directory().join(name)
@@ -295,13 +290,13 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     let failure = register_fd(&manager, "web", theirs).await.unwrap_err();
     failure.assert(disconnected, &["web", "closed"]);
 
-    assert_eq!(names(&world).await, ["taken"]);
+    assert_eq!(world.names().await, ["taken"]);
     assert_eq!(world.signals.since(mark).await, []);
     assert!(good.all_calls() > asked, "its UUID was asked for");
     assert_eq!(good.count("device_add"), 0);
     let run = world.bus.runtime_directory();
     assert_eq!(fs::read_dir(run.join("machines")).unwrap().count(), 1);
-    assert!(!run.join("registrations").exists());
+    assert_eq!(fs::read_dir(run.join("registrations")).unwrap().count(), 0);
     assert_eq!(service.descriptors(), before);
     // The name is free.
     register(&manager, "web", &at("good"), &[("uuid", UUID.into())])
@@ -372,7 +367,7 @@ async fn the_leader_may_be_another_than_who_serves_qmp() {
     let mark = world.signals.mark().await;
     qemu.kill().await;
     world.removal_of("web", mark).await;
-    assert_eq!(names(&world).await, [] as [&str; 0]);
+    assert_eq!(world.names().await, [] as [&str; 0]);
 }
 
 /// Scripted QEMUs, dbus-daemon.
@@ -399,7 +394,7 @@ async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() 
     drop(gone);
     fs::remove_file(&gone_at).unwrap();
     world.serve().await;
-    assert_eq!(names(&world).await, ["web"]);
+    assert_eq!(world.names().await, ["web"]);
     let machine = world.machine("web").await;
     assert_eq!(machine.affinity().await.unwrap(), "0");
     let told = world
@@ -443,7 +438,7 @@ async fn a_connection_that_was_passed_outlives_the_service() {
     peer.hang_up();
     world.removal_of("web", mark).await;
     systemd.keeps(&[]).await;
-    assert_eq!(names(&world).await, [] as [&str; 0]);
+    assert_eq!(world.names().await, [] as [&str; 0]);
 }
 
 /// A rule for the owners of VMs.
@@ -459,19 +454,18 @@ polkit.addRule(function(action, subject) {
 });
 "#;
 
-/// Scripted QEMUs, dbus-daemon, polkitd, a client as nobody.
+/// Scripted QEMUs, one of them in front of nobody's socat, dbus-daemon, polkitd, a client as nobody.
 #[tokio::test]
 async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
     let world = World::with_polkit(RULE).await;
     let socket = elsewhere(&world, "vm.sock");
     let roots = Peer::start(&socket, Model::x86(1, 4));
-    // Who makes a connection is who is on the other side of it.
-    let own = world
-        .with_nobody(|_| async { UnixStream::pair().unwrap() })
-        .await;
-    own.0.set_nonblocking(true).unwrap();
-    let ours = tokio::net::UnixStream::from_std(own.0).unwrap();
+    let home = elsewhere(&world, "home");
+    fs::create_dir(&home).unwrap();
+    let qmp = home.join("qmp.sock");
+    let (_process, ours) = world.nobody_listens(&qmp).await;
     let peer = Peer::on(ours, Model::x86(1, 4));
+    let own = UnixStream::connect(&qmp).unwrap();
 
     let address = socket.display().to_string();
     let (denied, path, leader) = world
@@ -485,11 +479,11 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
                     .await
                     .unwrap_err(),
             );
-            denied.push(register_fd(&manager, "web", &own.1).await.unwrap_err());
+            denied.push(register_fd(&manager, "web", &own).await.unwrap_err());
             let options = HashMap::from([("scheduler", "idle".into()), ("slice", "x".into())]);
-            let call = manager.register_machine_with_fd("nobody-a", Fd::from(&own.1), options);
+            let call = manager.register_machine_with_fd("nobody-a", Fd::from(&own), options);
             denied.push(call.await.map_err(Failure::of).unwrap_err());
-            let path = register_fd(&manager, "nobody-a", &own.1).await;
+            let path = register_fd(&manager, "nobody-a", &own).await;
             let (_, other) = UnixStream::pair().unwrap();
             let options = HashMap::from([("leader", Value::from(1u32))]);
             let call = manager.register_machine_with_fd("nobody-b", Fd::from(&other), options);
@@ -504,7 +498,7 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
     }
     leader.assert(error_name::ACCESS_DENIED, &["process 1", "user 65534"]);
     assert_eq!(path.unwrap().as_str(), "/org/vcpud1/machine/nobody_2da");
-    assert_eq!(names(&world).await, ["nobody-a"]);
+    assert_eq!(world.names().await, ["nobody-a"]);
     assert_eq!(
         roots.clients(),
         0,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixListener;
@@ -23,6 +24,8 @@ const MAX_VCPUS: u32 = 8;
 
 const KIT: &str = "/usr/local/share/guest";
 const SOCKETS: &str = "/run/vcpud/qmp";
+/// Where QEMU writes what it is asked.
+const TRACE: &str = "trace";
 
 /// A running QEMU, which is the machine of that name. It ends with this.
 pub(crate) struct Guest {
@@ -77,10 +80,27 @@ impl Guest {
         Self::start(Place::Here, name, "", &["-S", "-run-with", &user]).await
     }
 
+    /// The same, where its socket is not where the service looks for it.
+    pub(crate) async fn paused_outside(name: &str) -> Self {
+        // The service has a /tmp of its own.
+        let socket = PathBuf::from(format!("/run/lab-{name}.sock"));
+        Self::start_at(Place::Here, name, "", &["-S"], socket).await
+    }
+
     async fn start(place: Place, name: &str, linux: &str, options: &[&str]) -> Self {
+        let socket = PathBuf::from(format!("{SOCKETS}/{name}.sock"));
+        Self::start_at(place, name, linux, options, socket).await
+    }
+
+    async fn start_at(
+        place: Place,
+        name: &str,
+        linux: &str,
+        options: &[&str],
+        socket: PathBuf,
+    ) -> Self {
         let directory = tempfile::Builder::new().prefix("lab-guest.").tempdir();
         let directory = directory.expect("there is room for a directory");
-        let socket = PathBuf::from(format!("{SOCKETS}/{name}.sock"));
         let monitor = directory.path().join("monitor");
         let listener = UnixListener::bind(&monitor).expect("the directory is writable");
         let mut command = place.command(name);
@@ -99,6 +119,8 @@ impl Guest {
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .arg("-qmp")
             .arg(format!("unix:{}", monitor.display()))
+            .args(["-trace", "handle_qmp_command", "-D"])
+            .arg(directory.path().join(TRACE))
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -114,6 +136,25 @@ impl Guest {
             directory,
             socket,
         }
+    }
+
+    /// Its QMP socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Those of `commands` that came to QEMU, in order, with their arguments.
+    pub(crate) fn asked(&self, commands: &[&str]) -> Vec<(String, Value)> {
+        let trace = fs::read_to_string(self.directory.path().join(TRACE));
+        let trace = trace.expect("QEMU writes it");
+        let asked = trace.lines().filter_map(|line| {
+            let (_, request) = line.split_once(" req: ")?;
+            let request: Value = serde_json::from_str(request).expect("QEMU writes JSON");
+            let command = request["execute"].as_str()?.to_owned();
+            let is_meant = commands.contains(&command.as_str());
+            is_meant.then(|| (command, request["arguments"].clone()))
+        });
+        asked.collect()
     }
 
     /// The PID of its QEMU.

@@ -4,8 +4,12 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use futures_util::StreamExt;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
+use vcpud::names::BUS_NAME;
 use vcpud::proxy::ManagerProxy;
+use zbus::fdo::DBusProxy;
+use zbus::names::BusName;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream};
 use zvariant::OwnedObjectPath;
@@ -23,6 +27,11 @@ pub(crate) struct Host {
 
 /// A rule of polkit, in force while this lives.
 pub(crate) struct Rule {
+    file: PathBuf,
+}
+
+/// Lines of the service's unit, in force while this lives.
+pub(crate) struct DropIn {
     file: PathBuf,
 }
 
@@ -94,6 +103,57 @@ impl Host {
         output("systemctl", &arguments).await
     }
 
+    /// Waits until a property of the service's unit has this value.
+    pub(crate) async fn has(&self, property: &str, value: &str) {
+        let reached = async { while self.unit(property).await != value {} };
+        within(format!("{property} to be {value}"), reached).await;
+    }
+
+    /// Kills the service, if it runs, as the kernel does where memory is short; waits until the bus
+    /// knows. systemd starts it again within a second, and for a call at once. Tells whether it ran.
+    pub(crate) async fn kill_service(&self) -> bool {
+        let main: u32 = self.unit("MainPID").await.parse().expect("a PID");
+        let Some(process) = Pid::from_raw(main as i32) else {
+            return false;
+        };
+        let killed = kill_process(process, Signal::KILL).is_ok();
+        let bus = DBusProxy::new(&self.connection).await;
+        let bus = bus.expect("the bus is there");
+        let owner = async || {
+            let name = BusName::try_from(BUS_NAME).expect("a name");
+            bus.get_connection_unix_process_id(name).await.ok()
+        };
+        let gone = async { while owner().await == Some(main) {} };
+        within("the end of the service", gone).await;
+        killed
+    }
+
+    /// Waits until the service answers, and starts it where it does not run. A call that comes just
+    /// when it was killed while it started fails with that start.
+    pub(crate) async fn answers(&self) {
+        let manager = self.manager().await;
+        let answered = async { while manager.version().await.is_err() {} };
+        within("the service to answer", answered).await;
+    }
+
+    /// How often the service has logged something with `text` in it since it was started last.
+    pub(crate) async fn said(&self, text: &str) -> usize {
+        let invocation = format!("_SYSTEMD_INVOCATION_ID={}", self.unit("InvocationID").await);
+        output("journalctl", &["--sync"]).await;
+        let said = output("journalctl", &["--output", "cat", &invocation]).await;
+        said.matches(text).count()
+    }
+
+    /// Adds lines to the service's unit; it has to be started anew.
+    pub(crate) async fn drop_in(&self, lines: &str) -> DropIn {
+        let directory = PathBuf::from("/run/systemd/system/vcpud.service.d");
+        std::fs::create_dir_all(&directory).expect("root may make it");
+        let file = directory.join("lab.conf");
+        std::fs::write(&file, lines).expect("root may write it");
+        output("systemctl", &["daemon-reload"]).await;
+        DropIn { file }
+    }
+
     /// Puts a rule, in JavaScript, before all others of polkit, and waits until it is in force.
     pub(crate) async fn rule(&self, script: &str) -> Rule {
         let changed = MatchRule::builder()
@@ -114,6 +174,14 @@ impl Host {
 impl Drop for Rule {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+impl Drop for DropIn {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+        let mut reload = std::process::Command::new("systemctl");
+        let _ = reload.arg("daemon-reload").status();
     }
 }
 

@@ -40,6 +40,22 @@ impl User {
         command
     }
 
+    /// Runs a command of the shell: what it prints, or what it complains of.
+    pub(crate) async fn run(self, line: &str) -> Result<String, String> {
+        let mut command = self.command("sh");
+        command
+            .args(["-c", line])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = within(format!("the end of {line}"), command.output()).await;
+        let output = output.expect("the host has a shell");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        match output.status.success() {
+            true => Ok(text(output.stdout)),
+            false => Err(text(output.stderr)),
+        }
+    }
+
     /// `SetVcpus` of a machine by busctl, which gives what it prints.
     pub(crate) async fn set(self, machine: &Machine, count: u32) -> Result<String, Failure> {
         let mut command = self.command("busctl");

@@ -408,8 +408,8 @@ fn listen(socket: &Path) -> String {
     format!("unix:{},server=on,wait=off", socket.display())
 }
 
-/// Collects the lines of the guest's console.
-fn follow(stdout: ChildStdout) -> watch::Receiver<Vec<String>> {
+/// Collects the lines that a program prints.
+pub(super) fn follow(stdout: ChildStdout) -> watch::Receiver<Vec<String>> {
     let (sender, lines) = watch::channel(Vec::new());
     tokio::spawn(async move {
         let mut console = BufReader::new(stdout).split(b'\n');

@@ -17,12 +17,12 @@ pub(crate) use bus::{is_owned, owned};
 pub(crate) use guest::{Boot, Hardware, MAX_VCPUS, Qemu};
 pub(crate) use json::{Dict, dict};
 pub(crate) use machine::{Failure, Machine, Outcome, WITH_GUEST};
-pub(crate) use process::{Process, command};
+pub(crate) use process::{Process, command, command_of_nobody};
 pub(crate) use scripted::{
-    Command, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event, ost,
+    Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event, ost,
 };
 pub(crate) use service::Service;
 pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
 pub(crate) use systemd::Systemd;
 pub(crate) use wait::within;
-pub(crate) use world::{Interaction, World};
+pub(crate) use world::{Interaction, Lines, World};

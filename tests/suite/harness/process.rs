@@ -15,6 +15,15 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A command that runs `program` as the user nobody.
+pub(crate) fn command_of_nobody(program: impl AsRef<OsStr>) -> Command {
+    let mut command = command("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(program);
+    command
+}
+
 /// A running program. It is killed when this is dropped.
 pub(crate) struct Process {
     name: String,

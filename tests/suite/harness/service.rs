@@ -12,6 +12,12 @@ use super::process::{Process, command};
 use super::systemd::Systemd;
 use super::wait::within;
 
+/// Tests look at all that it logs; what is measured is a service as it is installed.
+const LOG: &str = match cfg!(debug_assertions) {
+    true => "vcpud=debug",
+    false => "vcpud=info",
+};
+
 /// A running vcpud. Where a test fails, its log is shown.
 pub(crate) struct Service {
     process: Process,
@@ -43,7 +49,7 @@ impl Service {
             .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address())
             .env("RUNTIME_DIRECTORY", bus.runtime_directory())
             .env("CONFIGURATION_DIRECTORY", bus.configuration_directory())
-            .env("RUST_LOG", "vcpud=debug")
+            .env("RUST_LOG", LOG)
             .env_remove("JOURNAL_STREAM")
             .stderr(stderr);
         let process = Process::spawn("vcpud", &mut command);

@@ -1,22 +1,34 @@
 //! A bus, the service on it and a client: what every test starts with.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use tokio::net::UnixStream;
 use tokio::process::Command;
+use tokio::sync::watch;
 use vcpud::proxy::ManagerProxy;
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
 
 use super::bus::{self, Bus};
+use super::guest::follow;
 use super::machine::{Failure, Machine};
 use super::polkit::Polkit;
+use super::process::{Process, command, command_of_nobody};
 use super::scripted::{Model, Peer};
 use super::service::Service;
 use super::signals::{Signal, Signals};
 use super::wait::within;
+
+const VCPUCTL: &str = env!("CARGO_BIN_EXE_vcpuctl");
+
+/// What a program has printed, line by line.
+pub(crate) type Lines = watch::Receiver<Vec<String>>;
 
 /// The user and group nobody.
 const NOBODY: u32 = 65534;
@@ -82,14 +94,14 @@ impl World {
     /// Where the QMP socket of a machine belongs.
     pub(crate) fn socket(&self, name: &str) -> PathBuf {
         let directory = self.bus.runtime_directory().join("qmp");
-        std::fs::create_dir_all(&directory).expect("the directory is writable");
+        fs::create_dir_all(&directory).expect("the directory is writable");
         directory.join(format!("{name}.sock"))
     }
 
     /// Where the socket of a machine's guest agent belongs.
     pub(crate) fn agent_socket(&self, name: &str) -> PathBuf {
         let directory = self.bus.runtime_directory().join("guest-agent");
-        std::fs::create_dir_all(&directory).expect("the directory is writable");
+        fs::create_dir_all(&directory).expect("the directory is writable");
         directory.join(format!("{name}.sock"))
     }
 
@@ -97,15 +109,26 @@ impl World {
     pub(crate) fn configure(&self, name: &str, text: &str) {
         let file = self.bus.configuration_directory().join(name);
         let directory = file.parent().expect("it is in a directory");
-        std::fs::create_dir_all(directory).expect("the directory is writable");
-        std::fs::write(file, text).expect("the file is writable");
+        fs::create_dir_all(directory).expect("the directory is writable");
+        fs::write(file, text).expect("the file is writable");
     }
 
     /// Runs vcpuctl: its exit status, what it prints, and what it complains of.
     pub(crate) async fn vcpuctl(&self, arguments: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vcpuctl"));
+        let mut command = Command::new(VCPUCTL);
+        self.run(command.args(arguments)).await
+    }
+
+    /// The same as the user nobody.
+    pub(crate) async fn vcpuctl_of_nobody(&self, arguments: &[&str]) -> (i32, String, String) {
+        // Who may not enter the directory of the program may run a copy of it.
+        let copy = self.bus.directory().join("vcpuctl");
+        fs::copy(VCPUCTL, &copy).expect("there is room for it");
+        self.run(command_of_nobody(copy).args(arguments)).await
+    }
+
+    async fn run(&self, command: &mut Command) -> (i32, String, String) {
         command
-            .args(arguments)
             .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address())
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -114,6 +137,19 @@ impl World {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it writes UTF-8");
         let status = output.status.code().expect("it was not killed");
         (status, text(output.stdout), text(output.stderr))
+    }
+
+    /// Starts vcpuctl; what it has printed is collected.
+    pub(crate) fn start_vcpuctl(&self, arguments: &[&str]) -> (Process, Lines) {
+        let mut command = command(VCPUCTL);
+        command
+            .args(arguments)
+            .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut process = Process::spawn("vcpuctl", &mut command);
+        let stdout = process.child.stdout.take().expect("it is piped");
+        (process, follow(stdout))
     }
 
     /// Does `what` as the user nobody, who has a connection to the bus of his own.
@@ -153,6 +189,13 @@ impl World {
         builder.build().await.expect("the bus is there")
     }
 
+    /// The names of all machines.
+    pub(crate) async fn names(&self) -> Vec<String> {
+        let machines = self.manager().await.list_machines().await;
+        let machines = machines.expect("everybody may list them").into_iter();
+        machines.map(|(name, ..)| name).collect()
+    }
+
     /// The machine `name`, as soon as it is there.
     pub(crate) async fn machine(&self, name: &str) -> Machine {
         let manager = self.manager().await;
@@ -178,6 +221,32 @@ impl World {
         Machine::new(&connection, path, self.signals.clone()).await
     }
 
+    /// Lets a process of nobody's listen at `socket`, and returns it with the connection over which
+    /// it passes on what its one client says and hears.
+    pub(crate) async fn nobody_listens(&self, socket: &Path) -> (Process, UnixStream) {
+        let directory = socket.parent().expect("it is in a directory");
+        let anyone = fs::Permissions::from_mode(0o1777);
+        fs::set_permissions(directory, anyone).expect("the directory is the test's");
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("it is a socket");
+        let input = OwnedFd::from(theirs);
+        let output = input.try_clone().expect("a descriptor is free");
+        let mut command = command_of_nobody("socat");
+        command
+            .arg(format!("UNIX-LISTEN:{}", socket.display()))
+            .arg("STDIO")
+            .stdin(input)
+            .stdout(output);
+        let process = Process::spawn("socat", &mut command);
+        let listens = async {
+            while !socket.exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("socat to listen", listens).await;
+        (process, UnixStream::from_std(ours).expect("it is a socket"))
+    }
+
     /// A scripted QEMU that is the machine `name`.
     pub(crate) fn peer(&self, name: &str, model: Model) -> Peer {
         Peer::start(&self.socket(name), model)
@@ -198,9 +267,8 @@ impl World {
         interaction: Interaction,
         call: &[&str],
     ) -> Result<String, Failure> {
-        let mut command = Command::new("setpriv");
+        let mut command = command_of_nobody("busctl");
         command
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"])
             .arg(format!("--address={}", self.bus.address()))
             .arg(match interaction {
                 Interaction::Allowed => "--allow-interactive-authorization=yes",

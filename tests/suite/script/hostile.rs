@@ -1,6 +1,9 @@
-//! Peers that break the protocol.
+//! Peers that break the protocol, or lie.
 
-use serde_json::json;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use zbus::fdo::PropertiesProxy;
+use zbus::names::InterfaceName;
 
 use crate::harness::*;
 
@@ -65,4 +68,146 @@ async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
     peer.model().unplug(1);
     peer.had_clients(clients).await;
     machine.wait_for("Vcpus", 1u32).await;
+}
+
+/// What a terminal would obey, and other than it looks.
+const EVIL: &str = "/machine/../../etc/passwd\n\u{1b}]0;owned\u{7}\u{202e}";
+
+/// What a QEMU may answer that is not true, and cannot be.
+fn lies() -> Vec<(&'static str, Value)> {
+    let slots = |entry: Value| ("query-hotpluggable-cpus", entry);
+    let cpus = |entry: Value| ("query-cpus-fast", entry);
+    let slot = |n: u64, count: u64, path: &str| {
+        let props = json!({"socket-id": n, "core-id": 0, "thread-id": 0});
+        json!({"type": "qemu64-x86_64-cpu", "vcpus-count": count, "props": props, "qom-path": path})
+    };
+    let cpu = |index: Value, thread: Value, path: &str| {
+        json!({"cpu-index": index, "thread-id": thread, "qom-path": path, "target": "x86_64",
+            "props": {"socket-id": 0, "core-id": 0, "thread-id": 0}})
+    };
+    let (one, two) = (
+        "/machine/unattached/device[0]",
+        "/machine/unattached/device[1]",
+    );
+    let evil = EVIL;
+    let own = std::process::id();
+    vec![
+        slots(json!([slot(0, 4_000_000_000, one)])),
+        slots(json!([slot(0, 0, one)])),
+        slots(json!([slot(0, u64::MAX, one), slot(1, 1, two)])),
+        slots(json!([slot(0, 1, one), slot(0, 1, one)])),
+        slots(json!([slot(0, 1, one), slot(1, 1, one)])),
+        slots(json!([slot(0, 1, evil), slot(1, 1, two)])),
+        slots(json!([slot(0, 1, &"x".repeat(100_000))])),
+        slots(
+            (0..20_000)
+                .map(|n| slot(n, 1, &format!("/machine/{n}")))
+                .collect(),
+        ),
+        slots(json!([{"type": evil, "vcpus-count": 1, "props": {evil: evil}}])),
+        slots(json!([{"type": "cpu", "vcpus-count": -1, "props": [1, 2]}])),
+        slots(json!({"return": []})),
+        slots(json!([])),
+        cpus(json!([])),
+        cpus(json!([cpu(json!(4_000_000_000u32), json!(own), one)])),
+        cpus(json!([cpu(json!(-1), json!(own), one)])),
+        cpus(json!([cpu(json!("0"), json!(own), one)])),
+        cpus(json!([
+            cpu(json!(0), json!(1), one),
+            cpu(json!(1), json!(1), two)
+        ])),
+        cpus(json!([
+            cpu(json!(0), json!(0), one),
+            cpu(json!(1), json!(-1), two)
+        ])),
+        cpus(json!([cpu(json!(0), json!(u64::MAX), one)])),
+        cpus(json!([
+            cpu(json!(0), json!(own), one),
+            cpu(json!(0), json!(own), one)
+        ])),
+        cpus(json!([
+            cpu(json!(0), json!(own), one),
+            cpu(json!(1), json!(own), two)
+        ])),
+        cpus(json!([cpu(json!(0), json!(own), evil)])),
+        ("query-status", json!({"status": evil})),
+        ("query-status", json!("running")),
+        ("query-uuid", json!({"UUID": evil})),
+        ("query-target", json!({"arch": evil})),
+        ("query-kvm", json!({"enabled": "yes"})),
+        (
+            "query-version",
+            json!({"qemu": {"major": u64::MAX, "minor": -1, "micro": 0.5}}),
+        ),
+        ("query-commands", json!([{"name": evil}, {"name": 7}, {}])),
+        ("query-commands", json!(null)),
+        REFUSED,
+    ]
+}
+
+/// QEMU refuses this, in words that are [`EVIL`].
+const REFUSED: (&str, Value) = ("device_add", Value::Null);
+
+/// Whether nothing in `text` is of what makes [`EVIL`] so.
+fn is_printable(text: &str) -> bool {
+    !text.contains(|c: char| c.is_control() || c == '\u{202e}')
+}
+
+/// All properties of the machine, as JSON without its escapes.
+async fn properties(world: &World, machine: &Machine) -> String {
+    let builder = PropertiesProxy::builder(&world.connection);
+    let builder = builder.destination("org.vcpud1").unwrap();
+    let proxy = builder.path(machine.path().to_owned()).unwrap().build();
+    let interface = InterfaceName::try_from("org.vcpud1.Machine").unwrap();
+    let all = proxy.await.unwrap().get_all(interface).await;
+    let all = dict(&all.unwrap()).into_iter();
+    all.map(|(key, value)| format!("{key} {}, ", value.as_str().unwrap_or_default()))
+        .collect()
+}
+
+/// Scripted QEMUs, dbus-daemon.
+#[tokio::test]
+async fn who_lies_harms_himself_only_and_is_believed_again_when_he_tells_the_truth() {
+    let world = World::without_polkit().await;
+    let neighbour = world.peer("neighbour", Model::x86(1, 4));
+    let service = world.service.as_ref().unwrap();
+    let story = async |n: usize, command: &'static str, lie: Value| {
+        let name = format!("liar{n}");
+        let peer = world.peer(&name, Model::x86(2, 4));
+        let machine = world.machine(&name).await;
+        machine.wait_for("State", "running").await;
+        let asked = peer.count(command);
+        peer.script(move |_, call| {
+            (call.command == command).then(|| match command == REFUSED.0 {
+                true => vec![call.refusal(EVIL)],
+                false => vec![call.reply(lie.clone())],
+            })
+        });
+        if command != REFUSED.0 {
+            // All else is asked anew.
+            peer.hang_up();
+            peer.accept();
+            peer.had_clients(2).await;
+        }
+        if let Err(failure) = machine.set(4).await {
+            assert!(is_printable(&failure.text), "{name}: {}", failure.text);
+        }
+        peer.asked(command, asked + 1).await;
+        assert!(is_printable(&properties(&world, &machine).await), "{name}");
+        peer.script(|_, _| None);
+        machine.wait_for("State", "running").await;
+        assert!(is_printable(&properties(&world, &machine).await), "{name}");
+        peer.send(&event("RESET", json!({})));
+        machine.wait_for("MaxVcpus", 4u32).await;
+        machine.set_patiently(3).await.unwrap();
+        assert_eq!(machine.present().await.len(), 3, "{name}");
+    };
+    let stories = lies().into_iter().enumerate();
+    join_all(stories.map(|(n, (command, lie))| story(n, command, lie))).await;
+    assert_eq!(neighbour.clients(), 1);
+    let log = service.log();
+    assert!(
+        !log.contains(['\u{1b}', '\u{202e}']) && !log.contains("panicked"),
+        "{log}"
+    );
 }

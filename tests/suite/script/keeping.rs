@@ -58,6 +58,30 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
 
 /// Scripted QEMU and systemd, dbus-daemon.
 #[tokio::test]
+async fn a_service_that_ends_in_peace_leaves_its_connection_open() {
+    let (mut world, mut systemd) = world().await;
+    let peer = world.peer("web", Model::x86(2, 6));
+    serve(&mut world, &systemd).await;
+    let machine = world.machine("web").await;
+    let mut service = world.service.take().expect("it runs");
+    service.terminate();
+    assert!(service.wait().await.success());
+
+    let mark = world.signals.mark().await;
+    let path = peer.model().unplug(1);
+    peer.send(&deleted(&path));
+    serve(&mut world, &systemd).await;
+    let told = world
+        .signals
+        .wait("the vCPU", mark, |told| !removed(told).is_empty());
+    assert_eq!(ids(&removed(&told.await)), [1]);
+    assert_eq!(peer.clients(), 1, "it was never left");
+    systemd.keeps(&["pidfd-web", "qmp-web"]).await;
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+}
+
+/// Scripted QEMU and systemd, dbus-daemon.
+#[tokio::test]
 async fn a_reply_to_a_service_that_is_no_more_is_passed_over() {
     let (mut world, systemd) = world().await;
     let peer = world.peer("web", Model::x86(2, 6));

@@ -2,6 +2,7 @@
 
 mod connection;
 mod cores;
+mod faults;
 mod growth;
 mod guest_agent;
 mod hostile;

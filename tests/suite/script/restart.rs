@@ -118,3 +118,49 @@ async fn what_was_known_of_another_qemu_is_forgotten() {
     assert_eq!(removed(&world.signals.since(mark).await), []);
     assert!(!records.join("web.json").exists());
 }
+
+/// Scripted QEMUs, dbus-daemon.
+#[tokio::test]
+async fn what_cannot_be_written_down_is_not_begun() {
+    const IO_ERROR: &str = "org.freedesktop.DBus.Error.IOError";
+    let mut world = World::without_service().await;
+    // A file is where the directory should be.
+    let run = world.bus.runtime_directory();
+    std::fs::create_dir_all(&run).unwrap();
+    let wrong = [run.join("machines"), run.join("registrations")];
+    for path in &wrong {
+        std::fs::write(path, "").unwrap();
+    }
+    let peer = world.peer("web", Model::x86(2, 4));
+    world.serve().await;
+    let machine = world.machine("web").await;
+    let parts = &["cannot be written", "nothing was changed"];
+    for count in [3, 1] {
+        let failure = machine.set(count).await.unwrap_err();
+        failure.assert(IO_ERROR, parts);
+    }
+    let pinned = machine.pin_vcpus(&[0], "0", Default::default()).await;
+    Failure::of(pinned.unwrap_err()).assert(IO_ERROR, parts);
+    let changes = [peer.count("device_add"), peer.count("device_del")];
+    assert_eq!(changes, [0, 0]);
+    let socket = world.bus.directory().join("elsewhere");
+    let other = Peer::start(&socket, Model::x86(1, 4));
+    let manager = world.manager().await;
+    let address = socket.to_str().unwrap();
+    let registered = manager.register_machine("other", address, Default::default());
+    let failure = Failure::of(registered.await.unwrap_err());
+    failure.assert(IO_ERROR, &["other", "cannot be written down"]);
+    assert_eq!(other.clients(), 0);
+    let log = world.service.as_ref().expect("it runs").log();
+    assert_eq!(log.matches("what is to be remembered cannot").count(), 1);
+
+    for path in &wrong {
+        std::fs::remove_file(path).unwrap();
+    }
+    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    let registered = manager.register_machine("other", address, Default::default());
+    registered.await.unwrap();
+    restart(&mut world, || ()).await;
+    assert_eq!(machine.set(1).await, Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(world.machine("other").await.vcpus().await, Ok(1));
+}

@@ -1,21 +1,27 @@
 //! A QMP peer that does what a real QEMU cannot be made to do. It lives in the test's process,
 //! which is thus the leader of its machine.
 
+mod fault;
 mod model;
 mod replay;
 mod thread;
 
+use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Split};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::wait::within;
+use fault::Outcome;
 
+pub(crate) use fault::Fault;
 pub(crate) use model::{Call, Model, Removal, Threads, UUID, deleted, event, ost};
 pub(crate) use replay::{Command, Next, Replay, Sent};
 
@@ -29,8 +35,8 @@ pub(crate) struct Peer {
 }
 
 struct Shared {
-    /// The first thing that a client is told.
-    opening: String,
+    /// The first thing that a client is told, if that is no greeting.
+    opening: Option<&'static str>,
     model: Mutex<Model>,
     script: Mutex<Script>,
     calls: watch::Sender<Vec<Call>>,
@@ -39,7 +45,14 @@ struct Shared {
     /// How many clients there have been, and the way to the present one.
     clients: watch::Sender<u32>,
     outgoing: Mutex<mpsc::UnboundedSender<Outgoing>>,
+    /// The number of the message that a fault befalls.
+    fault: Option<(usize, Fault)>,
+    /// How many messages were sent by itself, over all connections.
+    sent: AtomicUsize,
 }
+
+/// Why a peer that fell silent serves no more.
+const SILENT: io::ErrorKind = io::ErrorKind::TimedOut;
 
 enum Outgoing {
     Bytes(Vec<u8>),
@@ -49,30 +62,46 @@ enum Outgoing {
 impl Peer {
     /// Listens at `socket` with `model`.
     pub(crate) fn start(socket: &Path, model: Model) -> Self {
-        Self::listen(socket, model, &format!("{}\r\n", greeting()), true)
+        Self::listen(socket, Shared::new(model))
     }
 
     /// Listens at `socket` and greets clients with `opening`.
-    pub(crate) fn start_with(socket: &Path, opening: &str) -> Self {
-        Self::listen(socket, Model::x86(1, 1), opening, true)
+    pub(crate) fn start_with(socket: &Path, opening: &'static str) -> Self {
+        let mut shared = Shared::new(Model::x86(1, 1));
+        shared.opening = Some(opening);
+        Self::listen(socket, shared)
+    }
+
+    /// Listens, and `fault` befalls the message of that number: the first greeting is number 0.
+    pub(crate) fn start_faulty(socket: &Path, model: Model, fault: Option<(usize, Fault)>) -> Self {
+        let mut shared = Shared::new(model);
+        shared.fault = fault;
+        Self::listen(socket, shared)
+    }
+
+    /// How many messages it has sent by itself, over all connections.
+    pub(crate) fn sent(&self) -> usize {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// Listens, but says nothing until [`Peer::accept`].
     pub(crate) fn start_silent(socket: &Path, model: Model) -> Self {
-        Self::listen(socket, model, &format!("{}\r\n", greeting()), false)
+        let mut shared = Shared::new(model);
+        shared.accepting = watch::Sender::new(false);
+        Self::listen(socket, shared)
     }
 
     /// Speaks over a connection that is there, and no other.
     pub(crate) fn on(stream: UnixStream, model: Model) -> Self {
-        let shared = Shared::new(model, &format!("{}\r\n", greeting()), true);
+        let shared = Arc::new(Shared::new(model));
         let served = shared.clone();
         let task = tokio::spawn(async move { served.serve_one(stream).await });
         Self { shared, task }
     }
 
-    fn listen(socket: &Path, model: Model, opening: &str, accepting: bool) -> Self {
+    fn listen(socket: &Path, shared: Shared) -> Self {
         let listener = UnixListener::bind(socket).expect("the socket can be made");
-        let shared = Shared::new(model, opening, accepting);
+        let shared = Arc::new(shared);
         let task = tokio::spawn(shared.clone().serve_all(listener));
         Self { shared, task }
     }
@@ -185,16 +214,18 @@ impl Drop for Peer {
 }
 
 impl Shared {
-    fn new(model: Model, opening: &str, accepting: bool) -> Arc<Self> {
-        Arc::new(Self {
+    fn new(model: Model) -> Self {
+        Self {
             model: Mutex::new(model),
-            opening: opening.to_owned(),
+            opening: None,
             script: Mutex::new(Box::new(|_, _| None)),
             calls: watch::Sender::default(),
-            accepting: watch::Sender::new(accepting),
+            accepting: watch::Sender::new(true),
             clients: watch::Sender::default(),
             outgoing: Mutex::new(mpsc::unbounded_channel().0),
-        })
+            fault: None,
+            sent: AtomicUsize::new(0),
+        }
     }
 
     async fn serve_all(self: Arc<Self>, listener: UnixListener) {
@@ -210,18 +241,25 @@ impl Shared {
         let (sender, outgoing) = mpsc::unbounded_channel();
         *lock(&self.outgoing) = sender;
         self.clients.send_modify(|clients| *clients += 1);
+        let (read, write) = stream.into_split();
+        let mut lines = BufReader::new(read).split(b'\n');
         // A client that goes away is no failure.
-        let _ = self.serve(stream, outgoing).await;
+        let result = self.serve(&mut lines, write, outgoing).await;
+        if result.is_err_and(|error| error.kind() == SILENT) {
+            while let Ok(Some(_)) = lines.next_segment().await {}
+        }
     }
 
     async fn serve(
         &self,
-        stream: UnixStream,
+        lines: &mut Split<BufReader<OwnedReadHalf>>,
+        mut write: OwnedWriteHalf,
         mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
-    ) -> std::io::Result<()> {
-        let (read, mut write) = stream.into_split();
-        let mut lines = BufReader::new(read).split(b'\n');
-        write.write_all(self.opening.as_bytes()).await?;
+    ) -> io::Result<()> {
+        match self.opening {
+            Some(opening) => write.write_all(opening.as_bytes()).await?,
+            None => self.send(&mut write, &greeting()).await?,
+        }
         loop {
             tokio::select! {
                 line = lines.next_segment() => {
@@ -237,8 +275,12 @@ impl Shared {
                         let message = json!({"error": error});
                         write.write_all(format!("{message}\r\n").as_bytes()).await?;
                     }
+                    if self.is_next_to_go_wrong(Fault::Unheard) {
+                        self.sent.fetch_add(1, Ordering::Relaxed);
+                        return Ok(());
+                    }
                     for message in self.take(command) {
-                        write.write_all(format!("{message}\r\n").as_bytes()).await?;
+                        self.send(&mut write, &message).await?;
                     }
                 }
                 message = outgoing.recv() => match message {
@@ -246,6 +288,27 @@ impl Shared {
                     Some(Outgoing::HangUp) | None => return Ok(()),
                 },
             }
+        }
+    }
+
+    fn is_next_to_go_wrong(&self, fault: Fault) -> bool {
+        self.fault == Some((self.sent.load(Ordering::Relaxed), fault))
+    }
+
+    /// Sends `message`, unless a fault befalls it.
+    async fn send(&self, write: &mut OwnedWriteHalf, message: &Value) -> io::Result<()> {
+        let number = self.sent.fetch_add(1, Ordering::Relaxed);
+        let outcome = match self.fault {
+            Some((at, fault)) if at == number => fault.befall(message),
+            _ => Outcome::Bytes(format!("{message}\r\n").into_bytes()),
+        };
+        match outcome {
+            Outcome::Bytes(bytes) => write.write_all(&bytes).await,
+            Outcome::Last(bytes) => {
+                write.write_all(&bytes).await?;
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
+            Outcome::Silence => Err(SILENT.into()),
         }
     }
 

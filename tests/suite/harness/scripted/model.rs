@@ -23,6 +23,8 @@ pub(crate) struct Model {
     pub(crate) threads: Threads,
     /// QEMU's word for the run state.
     pub(crate) status: &'static str,
+    /// What it was asked for though it was so already.
+    superfluous: Vec<String>,
 }
 
 /// What a guest does when it is asked to give up a CPU.
@@ -120,11 +122,17 @@ impl Model {
             removal: Removal::Willing,
             threads: Threads::Own,
             status: "running",
+            superfluous: Vec::new(),
         };
         for n in 0..present {
             model.insert(n, format!("/machine/unattached/device[{n}]"));
         }
         model
+    }
+
+    /// What it was asked for though it was so already, or by a name that something else has.
+    pub(crate) fn superfluous(&self) -> &[String] {
+        &self.superfluous
     }
 
     /// Plugs entity `n` with `id`, as another QMP client would.
@@ -237,7 +245,7 @@ impl Model {
         let wanted = call.arguments.as_object().expect("it has arguments");
         let id = wanted["id"].as_str().expect("it has an id").to_owned();
         if self.ids.contains(&id) {
-            return vec![call.refusal(&format!("Duplicate device ID '{id}'"))];
+            return vec![self.refuse(call, &format!("Duplicate device ID '{id}'"))];
         }
         let place = |slot: &Slot| {
             slot.props
@@ -248,16 +256,21 @@ impl Model {
             return vec![call.refusal("Invalid CPU socket-id")];
         };
         if self.slots[n].plugged.is_some() || wanted["driver"] != self.driver {
-            return vec![call.refusal(&format!("CPU[{n}] exists, or is of another type"))];
+            return vec![self.refuse(call, &format!("CPU[{n}] exists, or is of another type"))];
         }
         self.plug(n, &id);
         vec![call.reply(json!({}))]
     }
 
+    fn refuse(&mut self, call: &Call, text: &str) -> Value {
+        self.superfluous.push(format!("{}: {text}", call.command));
+        call.refusal(text)
+    }
+
     fn device_del(&mut self, call: &Call) -> Vec<Value> {
         let path = call.arguments["id"].as_str().expect("it has an id");
         let Some(n) = self.at(path) else {
-            return vec![call.refusal(&format!("Device '{path}' not found"))];
+            return vec![self.refuse(call, &format!("Device '{path}' not found"))];
         };
         if n == 0 {
             return vec![call.refusal("Boot CPU is unpluggable")];

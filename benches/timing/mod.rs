@@ -1,0 +1,47 @@
+//! How long something took, many times, beside something else.
+
+use std::time::{Duration, Instant};
+
+/// Some times.
+#[derive(Debug, Default)]
+pub(crate) struct Times(Vec<Duration>);
+
+impl Times {
+    /// Does `what` and notes how long it took.
+    pub(crate) async fn take<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let result = what.await;
+        self.0.push(start.elapsed());
+        result
+    }
+
+    /// The time that so many in a hundred did not exceed.
+    fn percentile(&self, percent: usize) -> Duration {
+        let mut times = self.0.clone();
+        times.sort_unstable();
+        times[(times.len() - 1) * percent / 100]
+    }
+
+    fn columns(&self) -> String {
+        let [median, most] = [50, 95].map(|percent| self.percentile(percent).as_secs_f64() * 1e3);
+        format!("{median:10.2} {most:10.2}")
+    }
+
+    /// A line with these and the `other` times, and how often these go into the others.
+    pub(crate) fn beside(&self, name: &str, other: &Self) -> String {
+        let median = |times: &Self| times.percentile(50).as_secs_f64();
+        let ratio = median(other) / median(self);
+        let (own, other) = (self.columns(), other.columns());
+        format!("{name:<28} {own} {other} {ratio:8.2}")
+    }
+}
+
+/// What stands above such lines: the two `names`, each over a median and a 95th percentile in ms.
+pub(crate) fn heading(names: &[&str; 2]) -> String {
+    let [one, other] = names;
+    let units = "median   95% ms";
+    format!(
+        "{:<28} {one:>21} {other:>21} {:>8}\n{:<28} {units:>21} {units:>21}",
+        "", "ratio", ""
+    )
+}

@@ -1,0 +1,37 @@
+//! The bus ends, and comes again.
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn when_the_bus_is_restarted_the_service_comes_back_by_itself_and_goes_on() {
+    let mut host = Host::enter().await;
+    let mut guest = Guest::paused("web").await;
+    let mut machine = host.machine_of(&guest).await;
+    for (command, vcpu, plugged) in [
+        (&["restart", "dbus.service"][..], 1, 7),
+        (&["kill", "--signal=KILL", "dbus.service"], 2, 6),
+    ] {
+        let grown = machine.set(2 * vcpu).await;
+        assert_eq!(grown, Ok((vec![vcpu], vec![], vec![])));
+        let former = host.unit("MainPID").await;
+        output("systemctl", command).await;
+        let id = format!("mine{plugged}");
+        guest.monitor.plug(plugged, &id).await;
+        // Nobody calls it.
+        let back = async {
+            loop {
+                let state = host.unit("ActiveState").await;
+                if state == "active" && host.unit("MainPID").await != former {
+                    return;
+                }
+            }
+        };
+        within("the service", back).await;
+        host = Host::enter().await;
+        machine = host.machine_of(&guest).await;
+        machine.wait_for("Vcpus", 2 * vcpu + 1).await;
+        host.has("NFileDescriptorStore", "2").await;
+    }
+    assert_eq!(machine.set(6).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(machine.present().await, [0, 1, 2, 3, 6, 7]);
+}

@@ -1,0 +1,115 @@
+//! The file system of the runtime directory is full: what cannot be written down is not promised.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::*;
+
+const DIRECTORY: &str = "/run/vcpud";
+const IO_ERROR: &str = "org.freedesktop.DBus.Error.IOError";
+
+/// A small file system in the place of the runtime directory, while this lives.
+struct SmallDisk;
+
+impl SmallDisk {
+    /// To be made while the service does not run, which is stopped when this goes.
+    async fn mount() -> Self {
+        let options = ["-t", "tmpfs", "-o", "size=256k,mode=0755", "vcpud"];
+        output("mount", &[&options[..], &[DIRECTORY]].concat()).await;
+        output("systemd-tmpfiles", &["--create", "vcpud.conf"]).await;
+        Self
+    }
+
+    /// Leaves no room in it.
+    fn fill(&self) {
+        let mut file = File::create(format!("{DIRECTORY}/filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    /// Makes room again.
+    fn free(&self) {
+        fs::remove_file(format!("{DIRECTORY}/filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut stop = Command::new("systemctl");
+        let _ = stop.args(["stop", "vcpud.service"]).status();
+        let mut unmount = Command::new("umount");
+        let _ = unmount.args(["--lazy", DIRECTORY]).status();
+    }
+}
+
+/// How many vCPUs are written down of the machine `name`.
+fn written(name: &str) -> usize {
+    let text = fs::read_to_string(format!("{DIRECTORY}/machines/{name}.json"));
+    let record: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
+    record["present"].as_array().map_or(0, Vec::len)
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told() {
+    const BEHIND: &str = "what is to be remembered cannot be written";
+    const WRITTEN: &str = "what is to be remembered is written again";
+    let host = Host::enter().await;
+    host.stop_service().await;
+    let disk = SmallDisk::mount().await;
+    let mut guest = Guest::paused("web").await;
+    let other = Guest::paused_outside("other").await;
+    let machine = host.machine_of(&guest).await;
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+
+    disk.fill();
+    let parts = &["No space left on device", "nothing was changed"];
+    for count in [3, 4] {
+        machine
+            .set(count)
+            .await
+            .unwrap_err()
+            .assert(IO_ERROR, parts);
+    }
+    let pinned = machine.pin_vcpus(&[0], "0", Default::default()).await;
+    Failure::of(pinned.unwrap_err()).assert(IO_ERROR, parts);
+    let manager = host.manager().await;
+    let address = other.socket().to_str().unwrap().to_owned();
+    let registered = manager.register_machine("other", &address, Default::default());
+    let failure = Failure::of(registered.await.unwrap_err());
+    failure.assert(IO_ERROR, &["No space left on device", "not registered"]);
+    assert_eq!(manager.list_machines().await.unwrap().len(), 1);
+    assert_eq!(guest.vcpu_threads(), [0, 1]);
+
+    // What others do is told as ever.
+    let mark = host.signals.mark().await;
+    guest.monitor.plug(5, "mine").await;
+    machine.wait_for("Vcpus", 3u32).await;
+    let told = added(&host.signals.since(mark).await);
+    assert_eq!(told, [Vcpu::by_cause("web", 5, "mine", "external")]);
+    assert_eq!(host.said(BEHIND).await, 1);
+    assert_eq!(written("web"), 2);
+
+    // The next run knows less, and tells it again rather than never.
+    assert!(host.kill_service().await);
+    let machine = host.machine_of(&guest).await;
+    machine.wait_for("Vcpus", 3u32).await;
+    machine.set(4).await.unwrap_err().assert(IO_ERROR, parts);
+    let told = host.signals.since(mark).await;
+    assert!(ids(&added(&told)).iter().all(|id| *id == 5), "{told:?}");
+    assert_eq!(removed(&told), []);
+
+    disk.free();
+    until("the vCPUs that are written down", 3, || written("web")).await;
+    assert_eq!(host.said(WRITTEN).await, 1);
+    assert_eq!(machine.set(4).await, Ok((vec![2], vec![], vec![])));
+    let mark = host.signals.mark().await;
+    assert!(host.kill_service().await);
+    let machine = host.machine_of(&guest).await;
+    assert_eq!(machine.set(5).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(ids(&added(&host.signals.since(mark).await)), [3]);
+    let registered = manager.register_machine("other", &address, Default::default());
+    registered.await.unwrap();
+    assert!(host.machine_of(&other).await.set(2).await.is_ok());
+}

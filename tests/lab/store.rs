@@ -1,0 +1,98 @@
+//! The service ends and comes again, and goes on where it was: systemd keeps its descriptors.
+
+use crate::harness::*;
+
+/// The descriptors that systemd keeps, as it lists them.
+async fn kept() -> Vec<String> {
+    let list = ["--no-pager", "fdstore", "vcpud.service"];
+    let printed = output("systemd-analyze", &list).await;
+    let mut lines: Vec<String> = printed.lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// Waits until systemd keeps `count` descriptors.
+async fn keeps(host: &Host, count: &str) {
+    host.has("NFileDescriptorStore", count).await;
+}
+
+#[tokio::test]
+async fn a_restart_in_peace_leaves_every_connection_open_and_nothing_behind() {
+    let host = Host::enter().await;
+    host.stop_service().await;
+    let guest = Guest::paused("web").await;
+    let machine = host.machine_of(&guest).await;
+    keeps(&host, "2").await;
+    let before = kept().await;
+    for (command, vcpus) in [
+        (&["restart", "vcpud.service"][..], 2),
+        (&["daemon-reload"], 3),
+        (&["restart", "vcpud.service"], 4),
+        (&["daemon-reexec"], 5),
+        (&["restart", "vcpud.service"], 6),
+    ] {
+        output("systemctl", command).await;
+        let mark = host.signals.mark().await;
+        let set = machine.set(vcpus).await;
+        assert_eq!(set, Ok((vec![vcpus - 1], vec![], vec![])), "{command:?}");
+        let told = added(&host.signals.since(mark).await);
+        let alias = format!("vcpu{}", vcpus - 1);
+        let expected = Vcpu::by_request("web", vcpus - 1, &alias);
+        assert_eq!(told, [expected], "{command:?}");
+        // By inode, so the same socket, and each once.
+        assert_eq!(kept().await, before, "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_systemd_has_no_room_for_a_connection_nothing_is_lost() {
+    const FULL: &str = "systemd's store of descriptors is full";
+    let host = Host::enter().await;
+    // Of the last of four, and of both of the second machine.
+    for room in ["3", "2"] {
+        host.stop_service().await;
+        let line = format!("[Service]\nFileDescriptorStoreMax={room}\n");
+        let _unit = host.drop_in(&line).await;
+        let mut guests = [Guest::paused("one").await, Guest::paused("two").await];
+        let machines = [host.machine("one").await, host.machine("two").await];
+        for machine in &machines {
+            assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+        }
+        keeps(&host, room).await;
+        assert_eq!(host.said(FULL).await, 1);
+
+        let mark = host.signals.mark().await;
+        let asked: Vec<_> = machines.iter().map(|m| m.start_set(4)).collect();
+        for guest in &guests {
+            let grown = || guest.vcpu_threads().len() == 4;
+            until("the new vCPUs", true, grown).await;
+        }
+        assert!(host.kill_service().await);
+        for guest in &mut guests {
+            guest.monitor.plug(6, "mine").await;
+        }
+        for call in asked {
+            call.abort();
+        }
+        for (guest, name) in guests.iter().zip(["one", "two"]) {
+            let machine = host.machine_of(guest).await;
+            machine.wait_for("Vcpus", 5u32).await;
+            assert_eq!(machine.set(6).await, Ok((vec![4], vec![], vec![])));
+            let told = host.signals.since(mark).await;
+            let mut told = added(&told);
+            told.retain(|vcpu| vcpu.machine == name);
+            // What was told just before the end may be told again after it.
+            told.sort_unstable_by_key(|vcpu| vcpu.id);
+            told.dedup();
+            assert_eq!(ids(&told), [2, 3, 4, 6], "{told:?}");
+            let own = told.iter().filter(|vcpu| vcpu.id != 6);
+            for vcpu in own {
+                let alias = format!("vcpu{}", vcpu.id);
+                assert_eq!(*vcpu, Vcpu::by_request(name, vcpu.id, &alias));
+            }
+        }
+        keeps(&host, room).await;
+        assert_eq!(host.said(FULL).await, 1);
+        host.stop_service().await;
+    }
+}

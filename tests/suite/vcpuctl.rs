@@ -1,0 +1,171 @@
+//! vcpuctl, as its users run it.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+/// Scripted QEMU, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn what_there_is_is_shown_to_people_and_to_scripts() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(2, 4));
+    world.machine("web").await;
+    let shown = async |arguments: &[&str]| {
+        let (status, printed, complaint) = world.vcpuctl(arguments).await;
+        assert_eq!((status, complaint.as_str()), (0, ""), "{arguments:?}");
+        printed
+    };
+    let list = shown(&["list"]).await;
+    let rows: Vec<Vec<&str>> = list
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let own = std::process::id().to_string();
+    assert_eq!(
+        rows[0],
+        ["MACHINE", "STATE", "VCPUS", "MAX", "LEAVING", "LEADER"]
+    );
+    assert_eq!(rows[1], ["web", "running", "2", "4", "-", own.as_str()]);
+    assert!(shown(&["status", "web"]).await.contains("vCPUs: 2 of 4"));
+    assert!(shown(&["status"]).await.contains("Machines: 1"));
+    let vcpus = shown(&["vcpus", "web"]).await;
+    let states = vcpus
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(1).unwrap());
+    assert_eq!(
+        states.collect::<Vec<_>>(),
+        ["present", "present", "free", "free"]
+    );
+
+    // Scripts get what the bus has.
+    let machine = world.machine("web").await;
+    let json = async |arguments: &[&str]| -> Value {
+        serde_json::from_str(&shown(&[&["--json"], arguments].concat()).await).unwrap()
+    };
+    let status = json(&["status", "web"]).await;
+    assert_eq!(
+        (&status["Vcpus"], &status["State"]),
+        (&json!(2), &json!("running"))
+    );
+    assert_eq!(json(&["list"]).await, json!([status]));
+    assert_eq!(json(&["status"]).await["Machines"], 1);
+    assert_eq!(json(&["vcpus", "web"]).await, json!(machine.rows().await));
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, vcpuctl as root and as nobody.
+#[tokio::test]
+async fn the_exit_status_says_how_it_ended() {
+    let world = World::with_polkit("").await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    let run = async |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        world.vcpuctl(&arguments).await
+    };
+    for (line, told) in [
+        ("set web 3", "web: added 1-2\n"),
+        ("set --dry-run web 1", "web: would add -, remove 1-2\n"),
+        ("plug web 3", "web: added 3\n"),
+        ("unplug web 3", "web: removed 3\n"),
+        ("set web 3", "web: nothing to do\n"),
+    ] {
+        assert_eq!(
+            run(line).await,
+            (0, told.to_owned(), String::new()),
+            "{line}"
+        );
+    }
+    let fails = async |line: &str, status: i32, reason: &str| {
+        let (ended, printed, complaint) = run(line).await;
+        assert_eq!(
+            (ended, printed.as_str()),
+            (status, ""),
+            "{line}: {complaint}"
+        );
+        assert!(complaint.contains(reason), "{line}: {complaint}");
+    };
+    fails("set web 99", 1, "it can have 1 to 4 vCPUs").await;
+    fails("set nowhere 2", 1, "there is no machine \"nowhere\"").await;
+    fails("set web many", 2, "invalid value 'many'").await;
+    let (status, _, complaint) = world.vcpuctl_of_nobody(&["set", "web", "4"]).await;
+    assert_eq!(status, 3, "{complaint}");
+    assert!(
+        complaint.contains("not authorized by polkit"),
+        "{complaint}"
+    );
+
+    peer.model().removal = Removal::Held;
+    let leaving = run("set --async web 2").await;
+    assert_eq!(leaving, (0, "web: leaving 2\n".to_owned(), String::new()));
+    fails("set --timeout 50ms web 2", 5, "still pending: vCPU 2").await;
+    peer.script(|model, call| {
+        let n =
+            (call.command == "device_del").then(|| model.at(call.arguments["id"].as_str()?))??;
+        Some(vec![call.reply(json!({})), ost(n, None, 3, 130)])
+    });
+    peer.send(&ost(2, None, 3, 130));
+    fails("set web 1", 4, "the guest is busy with the CPU").await;
+}
+
+/// Waits until `monitor` has printed something that ends in `expected`, without the times.
+async fn has_shown(monitor: &mut Lines, expected: &[Value]) {
+    let shown = |line: &String| match serde_json::from_str(line) {
+        Ok(Value::Object(mut event)) => {
+            event.remove("time");
+            Value::Object(event)
+        }
+        _ => line
+            .split_once("  ")
+            .map_or(Value::Null, |(_, event)| event.into()),
+    };
+    let is_there = |lines: &Vec<String>| {
+        let lines: Vec<Value> = lines.iter().map(shown).collect();
+        lines.ends_with(expected)
+    };
+    let what = format!("{expected:?}");
+    let shown = within(what, monitor.wait_for(is_there)).await;
+    let shown = shown.expect("vcpuctl runs").join(" ");
+    assert!(
+        !shown.contains("vCPU 7") && !shown.contains("\"vcpu\":7"),
+        "{shown}"
+    );
+}
+
+/// Scripted QEMUs, dbus-daemon, vcpuctl, busctl as nobody.
+#[tokio::test]
+async fn the_monitor_shows_what_the_service_tells_and_nothing_else() {
+    let world = World::without_polkit().await;
+    let _peers = ["web", "db"].map(|name| world.peer(name, Model::x86(1, 4)));
+    let machine = world.machine("web").await;
+    let other = world.machine("db").await;
+    let (_process, mut all) = world.start_vcpuctl(&["monitor"]);
+    let (_process, mut one) = world.start_vcpuctl(&["--json", "monitor", "web"]);
+    while all.borrow().is_empty() || one.borrow().is_empty() {
+        machine.set(2).await.unwrap();
+        machine.set_patiently(1).await.unwrap();
+    }
+
+    let mut forged = command_of_nobody("busctl");
+    forged
+        .arg(format!("--address={}", world.bus.address()))
+        .args(["emit", machine.path(), "org.vcpud1.Machine", "VcpuRemoved"])
+        .args(["usa{sv}", "7", "vcpu7", "1", "cause", "s", "guest"]);
+    let emitted = within("busctl", forged.status()).await;
+    assert!(emitted.unwrap().success());
+    machine.set(2).await.unwrap();
+    other.set(2).await.unwrap();
+    let lines = [
+        "web: Vcpus=2",
+        "web: vCPU 1 added (request by user 0)",
+        "db: Vcpus=2",
+        "db: vCPU 1 added (request by user 0)",
+    ];
+    has_shown(&mut all, &lines.map(Value::from)).await;
+    let events = [
+        json!({"event": "PropertiesChanged", "machine": "web", "changed": {"Vcpus": 2}}),
+        json!({"event": "VcpuAdded", "machine": "web", "vcpu": 1, "alias": "vcpu1",
+            "details": {"cause": "request", "uid": 0}}),
+    ];
+    has_shown(&mut one, &events).await;
+}
