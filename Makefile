@@ -25,6 +25,14 @@ lab:
 check-lab:
 	tests/lab/check
 
+# Tries each fuzz target for a moment; `fuzz/run` says how to do more.
+fuzz:
+	fuzz/run
+
+# Looks for known vulnerabilities in what vcpud is built of. Needs GitHub, where their database is.
+audit:
+	tests/dependencies --advisories
+
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -49,4 +57,4 @@ install:
 	$(BUILD)/vcpuctl completions zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_vcpuctl
 	$(BUILD)/vcpuctl completions fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vcpuctl.fish
 
-.PHONY: all demo check lab check-lab lint install
+.PHONY: all demo check lab check-lab fuzz audit lint install

@@ -140,6 +140,8 @@ fn document(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
         true => Ok(entries(text, table.get_ref())),
         false => {
             let mut mistakes: Vec<Mistake> = errors.iter().map(mistake).collect();
+            // The parser tells of what it finds late at the end.
+            mistakes.sort();
             mistakes.dedup_by_key(|mistake| mistake.line);
             Err(mistakes)
         }

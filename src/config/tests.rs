@@ -216,6 +216,15 @@ fn what_is_no_toml_is_told_with_its_line() {
 }
 
 #[test]
+fn mistakes_in_the_syntax_are_told_by_line() {
+    let lines: Vec<String> = mistakes("a = \"x\nb\n\nc\n")
+        .iter()
+        .map(|mistake| mistake.split(':').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(lines, ["1", "2", "4"]);
+}
+
+#[test]
 fn what_is_right_beside_a_mistake_counts_for_the_service() {
     let (_, settings, mistakes) = parse_service("[defaults]\naffinty = '0'\nslice = 'a.slice'");
     assert_eq!(mistakes.len(), 1);

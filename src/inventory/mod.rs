@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::text::Text;
 
+pub(crate) use plan::numbers;
 pub use plan::{Denial, Plan, Target, count_after, nearest, plan};
 pub use reply::{CpuInfoFast, HotpluggableCpu};
 pub use topology::{Level, Topology};

@@ -48,7 +48,7 @@ pub enum Denial {
         nearest: Vec<u32>,
     },
     /// A vCPU that the machine does not have.
-    #[error("there is no vCPU {vcpu}; they are numbered 0 to {}", max - 1)]
+    #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
     NoSuchVcpu {
         /// The number asked for.
         vcpu: u32,
@@ -332,6 +332,14 @@ impl fmt::Display for Target {
             Self::Present(vcpus) => write!(f, "vCPUs {} to be plugged", list(vcpus)),
             Self::Absent(vcpus) => write!(f, "vCPUs {} to be unplugged", list(vcpus)),
         }
+    }
+}
+
+/// Which numbers the vCPUs of a machine have that can have `max`. Before it is made it has none.
+pub(crate) fn numbers(max: u32) -> String {
+    match max.checked_sub(1) {
+        Some(last) => format!("they are numbered 0 to {last}"),
+        None => "the machine has none".to_owned(),
     }
 }
 

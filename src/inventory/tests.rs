@@ -223,6 +223,18 @@ fn the_planner_on_recorded_machines() {
 }
 
 #[test]
+fn a_machine_that_is_not_made_yet_has_no_vcpu() {
+    // As with `-preconfig`.
+    let none = BTreeSet::new();
+    let inventory = Inventory::read(Slots::Fixed, vec![]).unwrap();
+    let denial = plan(&inventory, &none, &Target::Absent([0].into())).unwrap_err();
+    assert_eq!(
+        denial.to_string(),
+        "there is no vCPU 0; the machine has none"
+    );
+}
+
+#[test]
 fn what_is_leaving_counts_as_gone() {
     let gaps = recorded("x86-gaps");
     let leaving = BTreeSet::from([5]);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::guest_agent;
-use crate::inventory::{Denial, Target};
+use crate::inventory::{Denial, Target, numbers};
 use crate::placement::{StepError, Unavailable};
 use crate::qmp;
 use crate::text::Text;
@@ -112,7 +112,7 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuningError {
     /// A vCPU that the machine does not have.
-    #[error("there is no vCPU {vcpu}; they are numbered 0 to {}", max - 1)]
+    #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
     NoSuchVcpu {
         /// The number asked for.
         vcpu: u32,

@@ -67,6 +67,21 @@ async fn a_qemu_that_does_not_greet_is_there_and_disconnected_until_it_does() {
     assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
 }
 
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_qemu_that_is_given_up_before_it_greets_is_there_too() {
+    let mut world = World::without_service().await;
+    // Sooner than a QEMU that has not greeted is shown otherwise.
+    world.configure("vcpud.toml", "[defaults]\nqmp-timeout = \"100ms\"");
+    let peer = Peer::start_silent(&world.socket("web"), Model::x86(2, 4));
+    world.serve().await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.state().await.unwrap(), "disconnected");
+    peer.accept();
+    machine.wait_for("State", "running").await;
+    assert_eq!(machine.vcpus().await.unwrap(), 2);
+}
+
 /// Scripted QEMUs, dbus-daemon.
 #[tokio::test]
 async fn a_reply_that_never_comes_ends_the_connection_and_others_never_notice() {

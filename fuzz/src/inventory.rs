@@ -1,0 +1,342 @@
+//! QEMU's answers about its CPUs (`vcpud::inventory`), true or not.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use vcpud::inventory::{
+    Contradiction, CpuInfoFast, Denial, Entity, HotpluggableCpu, Inventory, MAX_VCPUS, Slots,
+    Target, count_after, nearest, plan,
+};
+
+use super::choice::Choices;
+
+/// What is believed adds up, and every plan leads to what was wanted.
+///
+/// The bytes are answers as JSON (as in `tests/recorded`), or choices of which some are made.
+pub fn inventory(data: &[u8]) {
+    let (answers, mut choices) = match data.first() {
+        Some(b'{') => {
+            let Ok(answers) = serde_json::from_slice::<Value>(data) else {
+                return;
+            };
+            (answers, Choices::new(&data[data.len() / 2..]))
+        }
+        _ => {
+            let mut choices = Choices::new(data);
+            (made_up(&mut choices), choices)
+        }
+    };
+    let Some((slots, cpus)) = read(&answers) else {
+        return;
+    };
+    match Inventory::read(slots.clone(), cpus.clone()) {
+        Ok(inventory) => {
+            adds_up(&inventory, &slots);
+            survives(&inventory);
+            threads(inventory.clone(), &mut choices);
+            plans(&inventory, &mut choices);
+        }
+        Err(contradiction) => is_one(&contradiction, &slots),
+    }
+}
+
+/// Both answers, if they are of the right type.
+fn read(answers: &Value) -> Option<(Slots, Vec<CpuInfoFast>)> {
+    let answer = |name: &str| answers.get(name).cloned();
+    let slots = match answer("query-hotpluggable-cpus") {
+        None => Slots::Fixed,
+        Some(Value::Number(count)) => Slots::Counted(u32::try_from(count.as_u64()?).ok()?),
+        Some(list) => Slots::Listed(serde_json::from_value::<Vec<HotpluggableCpu>>(list).ok()?),
+    };
+    let cpus = serde_json::from_value(answer("query-cpus-fast")?).ok()?;
+    Some((slots, cpus))
+}
+
+/// Answers of any machine, and what no machine answers.
+fn made_up(choices: &mut Choices<'_>) -> Value {
+    let architecture = choices.one(&["x86_64", "ppc64", "s390x", "aarch64", ""]);
+    let mut paths: Vec<String> = Vec::new();
+    let entities = choices.below(40);
+    let mut slots = Vec::new();
+    for n in 0..entities {
+        let width = choices.one(&[
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            2,
+            3,
+            4,
+            8,
+            0,
+            16_383,
+            16_384,
+            4_000_000_000,
+            u64::MAX,
+        ]);
+        let mut slot = json!({"type": "cpu", "vcpus-count": width, "props": props(choices, n)});
+        if choices.byte() % 2 == 1 {
+            let path = path(choices, n);
+            slot["qom-path"] = path.as_str().into();
+            paths.push(path);
+        }
+        slots.push(slot);
+    }
+    let mut cpus = Vec::new();
+    for n in 0..choices.below(40) {
+        let path = match choices.below(8) {
+            0 => path(choices, n),
+            _ => paths
+                .get(n % paths.len().max(1))
+                .cloned()
+                .unwrap_or_default(),
+        };
+        let thread = match choices.below(8) {
+            0 => choices.one(&[0, -1, 1, i64::MIN, i64::MAX, 4_294_967_296]),
+            _ => 100 + i64::from(choices.byte()),
+        };
+        let index = choices.one(&[n as i64, n as i64, n as i64, 0, -1, i64::MAX]);
+        cpus.push(json!({
+            "cpu-index": index, "qom-path": path, "thread-id": thread, "target": architecture,
+            "props": props(choices, n),
+        }));
+    }
+    let slots = match choices.below(16) {
+        0 => Value::Null,
+        1 => choices
+            .one(&[0, 1, 4, 255, MAX_VCPUS, MAX_VCPUS + 1, u32::MAX])
+            .into(),
+        _ => Value::Array(slots),
+    };
+    let mut answers = json!({"query-cpus-fast": cpus});
+    if !slots.is_null() {
+        answers["query-hotpluggable-cpus"] = slots;
+    }
+    answers
+}
+
+fn props(choices: &mut Choices<'_>, n: usize) -> Value {
+    let mut props = Map::new();
+    for level in ["socket-id", "core-id", "thread-id", "node-id", "die-id"] {
+        let value = match choices.below(8) {
+            0 => continue,
+            1 => choices.one(&[
+                json!(-1),
+                json!(u64::MAX),
+                json!("1"),
+                json!(null),
+                json!(0.5),
+            ]),
+            2 => choices.byte().into(),
+            _ => n.into(),
+        };
+        props.insert(level.to_owned(), value);
+    }
+    props.into()
+}
+
+fn path(choices: &mut Choices<'_>, n: usize) -> String {
+    match choices.below(8) {
+        0 => "/machine/peripheral/same".to_owned(),
+        1 => format!("/machine/peripheral/vcpu{n}/thread[{}]", choices.byte()),
+        2 => choices
+            .one(&[
+                "",
+                "/",
+                "//",
+                "thread[0]",
+                "/thread[0]",
+                "/machine/peripheral/",
+            ])
+            .into(),
+        3 => format!("/machine/unattached/device[{n}]"),
+        _ => format!("/machine/peripheral/vcpu{n}"),
+    }
+}
+
+/// The numbers of an inventory.
+fn adds_up(inventory: &Inventory, slots: &Slots) {
+    let max = inventory.max_vcpus();
+    assert!(max <= MAX_VCPUS);
+    match slots {
+        Slots::Listed(list) => assert_eq!(inventory.entities().len(), list.len()),
+        Slots::Counted(count) => assert_eq!(max, *count),
+        Slots::Fixed => assert_eq!(inventory.vcpu_count(), max),
+    }
+    let mut next = 0;
+    let mut places = BTreeSet::new();
+    let mut paths = BTreeSet::new();
+    for entity in inventory.entities() {
+        assert!(entity.width > 0);
+        assert_eq!(entity.first, next, "numbers have no gaps");
+        next = entity.vcpus().end;
+        assert!(places.insert(entity.slot) && (entity.slot as usize) < inventory.entities().len());
+        assert_eq!(inventory.entity(entity.first), Some(entity));
+        if let Some(presence) = &entity.presence {
+            assert!(
+                paths.insert(presence.qom_path.clone()),
+                "a path is one entity"
+            );
+            assert!(presence.is_same(presence));
+            if let Some(alias) = entity.alias() {
+                assert!(!alias.is_empty() && !alias.contains('/'));
+            }
+        }
+        assert!(!inventory.is_removable(entity) || (entity.first > 0 && entity.presence.is_some()));
+    }
+    assert_eq!(next, max);
+    assert!(inventory.vcpus().map(|vcpu| vcpu.id).eq(0..max));
+    assert!(inventory.vcpu_count() <= max && inventory.vcpus_per_slot() <= max);
+    assert!(
+        inventory.vcpus().all(|vcpu| vcpu.thread.is_none()),
+        "none is trusted yet"
+    );
+}
+
+/// What is remembered of an inventory is what was there.
+fn survives(inventory: &Inventory) {
+    let recalled = Inventory::recall(inventory.record());
+    let row = |entity: &Entity| {
+        let presence = entity.presence.clone()?;
+        let threads: Vec<u32> = presence.threads.iter().map(|thread| thread.id).collect();
+        Some((
+            entity.first,
+            entity.width,
+            entity.slot,
+            presence.qom_path,
+            threads,
+        ))
+    };
+    let before = inventory.entities().iter().filter_map(row);
+    assert!(
+        recalled
+            .entities()
+            .iter()
+            .map(|entity| row(entity).expect("it was there"))
+            .eq(before)
+    );
+    assert_eq!(recalled.record(), inventory.record());
+}
+
+/// No thread is used that is not the leader's, is the leader, or is said to be two vCPUs'.
+fn threads(mut inventory: Inventory, choices: &mut Choices<'_>) {
+    let leader = 100 + u32::from(choices.byte());
+    let foreign = 100 + u32::from(choices.byte());
+    let said = |inventory: &Inventory| {
+        let threads = inventory
+            .present()
+            .flat_map(|(_, presence)| presence.threads.clone());
+        threads.map(|thread| thread.id).collect::<Vec<u32>>()
+    };
+    let before = said(&inventory);
+    let refused = inventory.trust_threads(leader, |thread| thread != foreign);
+    assert_eq!(said(&inventory), before);
+    assert!(refused.iter().all(|thread| *thread == foreign));
+    let used: Vec<u32> = inventory.vcpus().filter_map(|vcpu| vcpu.thread).collect();
+    for thread in &used {
+        assert!(![leader, foreign].contains(thread));
+        assert_eq!(before.iter().filter(|said| *said == thread).count(), 1);
+    }
+}
+
+fn plans(inventory: &Inventory, choices: &mut Choices<'_>) {
+    let max = inventory.max_vcpus();
+    let firsts: Vec<u32> = inventory
+        .entities()
+        .iter()
+        .map(|entity| entity.first)
+        .collect();
+    let some = |choices: &mut Choices<'_>, of: &[u32]| -> BTreeSet<u32> {
+        of.iter().copied().filter(|_| choices.once_in(3)).collect()
+    };
+    // A machine that was another before may be left with removals of what is not there.
+    let leaving = some(choices, &firsts);
+    let wanted = [0, 1, max, max + 1, u32::MAX, u32::from(choices.byte())];
+    for count in wanted {
+        reaches(inventory, &leaving, &Target::Count(count));
+        for near in nearest(inventory, &leaving, count) {
+            assert!((1..=max).contains(&near), "{near} of {max}");
+        }
+    }
+    let vcpus: Vec<u32> = (0..max.min(64)).collect();
+    let mut whole = BTreeSet::new();
+    for first in some(choices, &firsts) {
+        whole.extend(inventory.entity(first).expect("it is there").vcpus());
+    }
+    let any = some(choices, &vcpus);
+    for list in [
+        whole,
+        any,
+        BTreeSet::new(),
+        [0].into(),
+        [max].into(),
+        [u32::MAX].into(),
+    ] {
+        reaches(inventory, &leaving, &Target::Present(list.clone()));
+        reaches(inventory, &leaving, &Target::Absent(list));
+    }
+}
+
+/// Either what was wanted comes of the plan, or there is a reason, in words.
+fn reaches(inventory: &Inventory, leaving: &BTreeSet<u32>, target: &Target) {
+    let _ = target.to_string();
+    let plan = match plan(inventory, leaving, target) {
+        Ok(plan) => plan,
+        Err(denial) => return is_right(&denial, inventory),
+    };
+    let presence = |first: &u32| {
+        let entity = inventory.entity(*first).expect("it is an entity");
+        entity.presence.is_some()
+    };
+    assert!(plan.add.iter().all(|first| !presence(first)));
+    for first in &plan.remove {
+        assert!(!leaving.contains(first), "{first} is asked to leave once");
+        let entity = inventory.entity(*first).expect("it is an entity");
+        assert!(inventory.is_removable(entity), "{first} can leave");
+    }
+    assert!(plan.add.is_empty() || plan.remove.is_empty());
+    let count = count_after(inventory, leaving, &plan);
+    assert!(count <= inventory.max_vcpus());
+    if let Target::Count(wanted) = target {
+        assert_eq!(count, *wanted);
+    }
+}
+
+fn is_right(denial: &Denial, inventory: &Inventory) {
+    assert!(!denial.to_string().is_empty());
+    let max = inventory.max_vcpus();
+    match denial {
+        Denial::OutOfRange { max: told } => assert_eq!(*told, max),
+        Denial::NoSuchVcpu { vcpu, max: told } => assert!(vcpu >= told && *told == max),
+        Denial::PartOfGroup { group } => assert!(group.len() > 1),
+        Denial::NotRemovable { lowest } => assert!(*lowest <= max),
+        Denial::NoHotplug { present } | Denial::NoUnplug { present, .. } => {
+            assert!(*present <= max);
+        }
+        Denial::Unreachable { .. } | Denial::Busy { .. } => {}
+    }
+}
+
+/// Answers are refused only where they cannot be true.
+fn is_one(contradiction: &Contradiction, slots: &Slots) {
+    let Slots::Listed(list) = slots else {
+        return;
+    };
+    match contradiction {
+        Contradiction::Count => {
+            let sum: u128 = list.iter().map(|slot| u128::from(slot.vcpus_count)).sum();
+            let is_empty = list.iter().any(|slot| slot.vcpus_count == 0);
+            assert!(is_empty || sum > u128::from(MAX_VCPUS), "{sum} is possible");
+        }
+        Contradiction::SharedPath(path) => {
+            let there = list
+                .iter()
+                .filter(|slot| slot.qom_path.as_ref() == Some(path));
+            assert!(there.count() > 1, "{path} is one entity's");
+        }
+    }
+}

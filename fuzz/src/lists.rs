@@ -1,0 +1,71 @@
+//! Lists of host CPUs, memory nodes and vCPUs (`vcpud::placement::List`).
+
+use std::collections::BTreeSet;
+
+use vcpud::placement::{Cpu, List, Node, Numbered, Vcpu};
+
+/// A list has the numbers that its text says, and survives being written.
+pub fn lists(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    check::<Cpu>(text);
+    check::<Node>(text);
+    check::<Vcpu>(text);
+}
+
+fn check<K: Numbered>(text: &str) {
+    let parsed = text.parse::<List<K>>();
+    let expected = numbers(text, K::LIMIT);
+    let list = match parsed {
+        Ok(list) => list,
+        Err(error) => {
+            assert!(expected.is_none(), "{text:?} is a list: {error}");
+            // What is shown of a long item is short, also escaped.
+            assert!(error.to_string().len() < 512, "{error}");
+            return;
+        }
+    };
+    let expected = expected.unwrap_or_else(|| panic!("{text:?} is no list"));
+    assert!(list.iter().eq(expected.iter().copied()));
+    assert_eq!(list.len(), expected.len());
+    assert_eq!(list.is_empty(), expected.is_empty());
+    for number in [0, 1, 63, 64, K::LIMIT - 1, K::LIMIT, u32::MAX] {
+        assert_eq!(list.contains(number), expected.contains(&number));
+    }
+
+    let written = list.to_string();
+    assert_eq!(written.parse::<List<K>>().as_ref(), Ok(&list), "{written}");
+    assert_eq!(List::<K>::from_words(list.words().to_vec()), list);
+    assert_eq!(expected.iter().copied().collect::<List<K>>(), list);
+    let json = serde_json::to_string(&list).expect("it can be written");
+    assert_eq!(
+        serde_json::from_str::<List<K>>(&json).ok(),
+        Some(list.clone())
+    );
+    assert_eq!(list.union(&list), list);
+    assert_eq!(list.intersection(&list), list);
+    assert!(list.difference(&list).is_empty());
+}
+
+/// The numbers below `limit` in a text as `cpuset(7)` describes it; `None` if it is none.
+fn numbers(text: &str, limit: u32) -> Option<BTreeSet<u32>> {
+    let mut numbers = BTreeSet::new();
+    if text.trim().is_empty() {
+        return Some(numbers);
+    }
+    let number = |digits: &str| {
+        let is_number = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit());
+        let number: u128 = is_number.then(|| digits.parse().ok())??;
+        (number < u128::from(limit)).then_some(number as u32)
+    };
+    for item in text.split(',').map(str::trim) {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
+}

@@ -1,0 +1,33 @@
+//! What fuzzing found worth keeping (`fuzz/corpus`), tried again without a fuzzer.
+
+#[path = "../fuzz/src/lib.rs"]
+#[allow(unreachable_pub, reason = "there it is a library")]
+mod fuzz;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, panic};
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    // A panic in a task of its own would go unseen; a fuzzer ends at any.
+    static PANICKED: AtomicBool = AtomicBool::new(false);
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        PANICKED.store(true, Ordering::Relaxed);
+        hook(info);
+    }));
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, target) in fuzz::TARGETS {
+        let mut tried = 0;
+        for file in fs::read_dir(corpus.join(name)).unwrap() {
+            let file = file.unwrap().path();
+            let input = fs::read(&file).unwrap();
+            let result = panic::catch_unwind(|| target(&input));
+            let is_well = result.is_ok() && !PANICKED.load(Ordering::Relaxed);
+            assert!(is_well, "{} breaks a promise", file.display());
+            tried += 1;
+        }
+        assert!(tried > 0, "there are inputs for {name}");
+    }
+}
