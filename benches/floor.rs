@@ -1,8 +1,9 @@
 //! What the service costs beside the same by hand: `cargo bench --bench floor`.
 //!
-//! vCPUs are plugged into a real QEMU, one by `SetVcpus` and the next by a QMP client that does
-//! nothing but `device_add`, in turn; the ratio is what D-Bus, the look at what came of it and the
-//! placement of the thread cost. Real dbus-daemon, vcpud and QEMU without a guest; root, so no polkit.
+//! vCPUs are plugged into two real QEMUs, one by one and in turn: into one by `SetVcpus`, into the
+//! other by a QMP client that does nothing but `device_add`. The ratio is what D-Bus, the look at
+//! what came of it and the placement of the thread cost. Real dbus-daemon, vcpud and QEMUs without
+//! a guest; root, so no polkit.
 
 #[path = "../tests/suite/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the suite uses the rest")]
@@ -13,6 +14,9 @@ use harness::*;
 use serde_json::json;
 use timing::{Times, heading};
 
+/// How many vCPUs each gets.
+const VCPUS: u32 = 40;
+
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "the figures")]
 async fn main() {
@@ -22,19 +26,19 @@ async fn main() {
         linux: false,
         ..Boot::default()
     };
-    let mut qemu = Qemu::start(&world, "web", &boot).await;
-    let machine = world.machine("web").await;
-    machine.wait_for("State", "running").await;
-    for n in (1..MAX_VCPUS).step_by(2) {
+    let mut alone = Qemu::start(&world, "alone", &boot).await;
+    let _served = Qemu::start(&world, "served", &boot).await;
+    let machine = world.machine("served").await;
+    for name in ["alone", "served"] {
+        world.machine(name).await.wait_for("State", "running").await;
+    }
+    for n in 1..=VCPUS {
         let arguments = json!({
             "driver": "qemu64-x86_64-cpu", "socket-id": 0, "core-id": n, "thread-id": 0,
         });
-        by_hand.take(qemu.execute("device_add", arguments)).await;
-        machine.wait_for("Vcpus", n + 1).await;
-        if n + 1 < MAX_VCPUS {
-            let call = by_service.take(machine.set(n + 2)).await;
-            call.expect("there is room");
-        }
+        by_hand.take(alone.execute("device_add", arguments)).await;
+        let call = by_service.take(machine.set(n + 1)).await;
+        call.expect("there is room");
     }
     println!("{}", heading(&["device_add by hand", "SetVcpus"]));
     println!("{}", by_hand.beside("one vCPU more", &by_service));
