@@ -21,12 +21,7 @@ const TOO_LONG: usize = 3 << 20;
 /// The first byte says how the guest begins. The others are what it answers, a 0 between two
 /// answers.
 pub fn agent(data: &[u8]) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build();
-    let runtime = runtime.expect("a runtime can be made");
-    runtime.block_on(async {
+    super::in_own_time(async {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let path = directory.path().join("agent");
         let listener = UnixListener::bind(&path).expect("the socket can be made");

@@ -37,3 +37,12 @@ pub const TARGETS: &[Target] = &[
     ("machine", machine),
     ("placement", placement),
 ];
+
+/// Plays `story` in a time that is not that of the clock: it goes on when everybody waits.
+fn in_own_time(story: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build();
+    runtime.expect("a runtime can be made").block_on(story);
+}

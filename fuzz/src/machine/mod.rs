@@ -41,12 +41,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// What was told of vCPUs adds up to what is shown of them at every moment, every caller is
 /// answered, and a QEMU that tells the truth again is believed again.
 pub fn machine(data: &[u8]) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build();
-    let runtime = runtime.expect("a runtime can be made");
-    runtime.block_on(tell(Choices::new(data)));
+    super::in_own_time(tell(Choices::new(data)));
 }
 
 async fn tell(mut choices: Choices<'_>) {
