@@ -9,6 +9,7 @@ mod dir;
 mod home;
 mod keeper;
 mod leader;
+pub mod memory;
 mod observe;
 mod place;
 mod placer;

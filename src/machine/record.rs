@@ -5,16 +5,15 @@
 //! A file a machine, JSON, replaced as a whole; it lives as long as its QEMU. Unknown members are
 //! skipped and missing ones are empty, so that neighbouring versions read each other's files.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::changes::Plugging;
 use super::notice::{News, Vcpu};
-use crate::host::ProcessId;
+use crate::host::{ProcessId, memory};
 use crate::inventory::PresentEntity;
 use crate::placement::Tuning;
 
@@ -131,18 +130,12 @@ impl RecordFile {
 
     /// Reads the file, if there is one.
     pub(super) fn load(&mut self) -> io::Result<Option<Record>> {
-        let size = match fs::symlink_metadata(&self.path) {
-            Ok(metadata) => metadata.len(),
+        let record: Record = match memory::recall(&self.path, MAX_SIZE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            record => record?,
         };
-        if size > MAX_SIZE {
-            return Err(io::Error::other(format!("it has {size} bytes")));
-        }
-        let record: Record = serde_json::from_slice(&fs::read(&self.path)?)?;
         if record.version != VERSION {
-            let version = record.version;
-            return Err(io::Error::other(format!("it is of version {version}")));
+            return Err(memory::strange(record.version));
         }
         self.written = Some(record.clone());
         Ok(Some(record))
@@ -156,19 +149,9 @@ impl RecordFile {
         // What is in the file is not known until this has succeeded.
         self.written = None;
         self.is_behind = true;
-        if let Some(directory) = self.path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
-        }
         let new = self.path.with_extension("new");
-        let replace = || {
-            fs::write(&new, serde_json::to_vec(&record)?)?;
-            fs::rename(&new, &self.path)
-        };
-        replace().inspect_err(|_| {
-            // Half of it takes the room that others may need.
+        memory::prepare(&new, &record)?;
+        fs::rename(&new, &self.path).inspect_err(|_| {
             let _ = fs::remove_file(&new);
         })?;
         self.is_behind = false;

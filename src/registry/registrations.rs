@@ -1,16 +1,15 @@
 //! Registrations, remembered over a restart of the service: a file each, JSON, replaced as a whole.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::config::MachineSettings;
-use crate::host::ProcessId;
+use crate::host::{ProcessId, memory};
 use crate::names::MachineName;
 
 /// The version of the files. A file of a version that is not known is not read.
@@ -81,14 +80,7 @@ impl Registrations {
 
     /// Writes down that `name` is registered, which does not count before [`Self::confirm`].
     pub(super) fn prepare(&self, name: &MachineName, registered: &Registered) -> io::Result<()> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)?;
-        let new = self.new_file(name);
-        let bytes = serde_json::to_vec(registered)?;
-        // Half of it takes the room that others may need.
-        fs::write(&new, bytes).inspect_err(|_| self.discard(name))
+        memory::prepare(&self.new_file(name), registered)
     }
 
     /// Remembers that `name` is registered, as was prepared. That takes no room.
@@ -98,15 +90,10 @@ impl Registrations {
         }
     }
 
-    /// Forgets what was prepared for `name`.
-    fn discard(&self, name: &MachineName) {
-        // A start of the service removes what is left.
-        let _ = fs::remove_file(self.new_file(name));
-    }
-
     /// Forgets `name`, also where that was only prepared.
     pub(super) fn remove(&self, name: &MachineName) {
-        self.discard(name);
+        // A start of the service removes what is left.
+        let _ = fs::remove_file(self.new_file(name));
         match fs::remove_file(self.file(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 warn!(machine = %name, %error, "the registration cannot be forgotten");
@@ -125,15 +112,11 @@ impl Registrations {
     }
 }
 
-fn read(file: &std::path::Path) -> io::Result<Registered> {
-    let size = fs::symlink_metadata(file)?.len();
-    if size > MAX_SIZE {
-        return Err(io::Error::other(format!("it has {size} bytes")));
-    }
-    let registered: Registered = serde_json::from_slice(&fs::read(file)?)?;
+fn read(file: &Path) -> io::Result<Registered> {
+    let registered: Registered = memory::recall(file, MAX_SIZE)?;
     match registered.version {
         VERSION => Ok(registered),
-        other => Err(io::Error::other(format!("it is of version {other}"))),
+        other => Err(memory::strange(other)),
     }
 }
 
