@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
+use zbus::interface;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, interface};
 use zbus::{ObjectPath, OwnedFd, OwnedObjectPath, OwnedVariant};
 
-use super::authority::{Action, Authority};
-use super::callers::{Caller, Callers};
+use super::authority::{Action, Authority, Caller};
 use super::directory::Directory;
 use super::error::Error;
 use super::options;
@@ -23,40 +22,39 @@ use crate::registry::{self, Registrar, Registration, Way};
 pub struct Manager {
     directory: Directory,
     registrar: Registrar,
-    callers: Callers,
+    authority: Authority,
 }
 
 impl Manager {
-    /// A manager of the machines in `directory`, whose machines come and go by `registrar` as
-    /// `callers` want.
-    pub fn new(directory: Directory, registrar: Registrar, callers: Callers) -> Self {
+    /// A manager of the machines in `directory`, which registers machines with `registrar` for
+    /// callers that `authority` authorizes.
+    pub(super) fn new(directory: Directory, registrar: Registrar, authority: Authority) -> Self {
         Self {
             directory,
             registrar,
-            callers,
+            authority,
         }
     }
 
-    /// Lets the sender of `call` pass, who would manage the machine `name`, or all where that is
+    /// Lets the sender of the call `header` pass, who would manage the machine `name`, or all where that is
     /// empty.
     async fn authorize(
         &self,
-        call: &Call<'_>,
+        header: &Header<'_>,
         name: &str,
         details: &[(&str, &str)],
     ) -> Result<Caller, Error> {
         let mut all = HashMap::from([("machine", name)]);
         all.extend(details.iter().copied());
-        let authority = Authority::new(call.connection.clone(), self.callers.clone());
-        authority
-            .check(&call.header, Action::ManageMachines, &all)
+        self.authority
+            .check(header, Action::ManageMachines, &all)
             .await
     }
 
     /// Registers the machine `name` if the caller may. `way` is looked for after that is known.
     async fn register(
         &self,
-        call: Call<'_>,
+        header: &Header<'_>,
         name: &str,
         details: &[(&str, &str)],
         options: HashMap<String, OwnedVariant>,
@@ -67,7 +65,7 @@ impl Manager {
         keys.sort_unstable();
         let keys = keys.join(",");
         let details = [details, &[("options", keys.as_str())]].concat();
-        let caller = self.authorize(&call, name.as_str(), &details).await?;
+        let caller = self.authorize(header, name.as_str(), &details).await?;
         let (settings, leader) = options::register(options)?;
         let registration = Registration {
             way: way()?,
@@ -87,12 +85,6 @@ impl Manager {
         let none = || Error::NoSuchMachine(format!("whose leader is process {pid}"));
         machine.as_ref().map(path).ok_or_else(none)
     }
-}
-
-/// A call that is to be authorized.
-struct Call<'a> {
-    header: Header<'a>,
-    connection: &'a Connection,
 }
 
 fn machine_name(name: &str) -> Result<MachineName, Error> {
@@ -119,13 +111,11 @@ impl Manager {
         qmp_address: &str,
         options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        let call = Call { header, connection };
         let path = socket_path(qmp_address).map_err(Error::InvalidArgs)?;
         let details = [("address", qmp_address)];
         let way = || Ok(Way::Socket(path));
-        self.register(call, name, &details, options, way).await
+        self.register(&header, name, &details, options, way).await
     }
 
     #[zbus(out_args("machine"))]
@@ -135,9 +125,7 @@ impl Manager {
         qmp: OwnedFd,
         options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        let call = Call { header, connection };
         let parsed = machine_name(name)?;
         let no_link = |error: NoLink| failed(&parsed, registry::Error::NoLink(error));
         let stream = adopt(qmp.into()).map_err(|error| no_link(error.into()))?;
@@ -146,29 +134,22 @@ impl Manager {
         let owner = owner.unwrap_or_default();
         let details = [("owner", owner.as_str())];
         let way = || Ok(Way::Connection(stream));
-        self.register(call, name, &details, options, way).await
+        self.register(&header, name, &details, options, way).await
     }
 
     async fn unregister_machine(
         &self,
         name: &str,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let name = machine_name(name)?;
-        let call = Call { header, connection };
-        let _caller = self.authorize(&call, name.as_str(), &[]).await?;
+        let _caller = self.authorize(&header, name.as_str(), &[]).await?;
         let result = self.registrar.unregister(name.clone()).await;
         result.map_err(|error| failed(&name, error))
     }
 
-    async fn reload(
-        &self,
-        #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
-    ) -> Result<(), Error> {
-        let call = Call { header, connection };
-        let _caller = self.authorize(&call, "", &[]).await?;
+    async fn reload(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
+        let _caller = self.authorize(&header, "", &[]).await?;
         self.registrar.reload().await.map_err(Error::Reload)
     }
 
