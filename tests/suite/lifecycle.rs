@@ -117,21 +117,6 @@ async fn there_is_one_service_on_a_bus() {
     assert!(is_owned(&world.connection, "org.vcpud1").await);
 }
 
-/// dbus-daemon.
-#[tokio::test]
-async fn a_service_whose_bus_ends_ends_too() {
-    let mut world = World::without_polkit().await;
-    let mut service = world.service.take().unwrap();
-    world.bus.stop().await;
-    let status = service.wait().await;
-    assert!(!status.success());
-    assert!(
-        service
-            .log()
-            .contains("the connection to the system bus was lost")
-    );
-}
-
 /// Scripted QEMU, dbus-daemon.
 #[tokio::test]
 async fn a_service_that_is_told_to_end_gives_up_its_name_and_leaves_machines_alone() {
