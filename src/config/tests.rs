@@ -1,7 +1,7 @@
 //! What files say, and what is said of those that are wrong.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -335,7 +335,7 @@ fn a_bad_file_disables_one_machine() {
 }
 
 #[test]
-fn what_anybody_may_write_is_not_read() {
+fn refuses_what_all_users_can_write_to() {
     let directory = directory(&[
         ("vcpud.toml", "[defaults]\nslice = 'a.slice'"),
         ("machines.d/big.toml", &"#".repeat(300_000)),
@@ -358,14 +358,36 @@ fn what_anybody_may_write_is_not_read() {
             "machines.d/directory.toml: is no file",
             "machines.d/text.toml: is not UTF-8",
             "machines.d/zero.toml: is no file",
-            "vcpud.toml: is not used: everybody may write to it (chmod o-w)",
-            "vcpud.toml.d/link.toml: is not used: everybody may write to it (chmod o-w)",
+            "vcpud.toml: is not used: all users can write to it (chmod o-w)",
+            "vcpud.toml.d/link.toml: is not used: all users can write to it (chmod o-w)",
         ]
     );
     mode("machines.d", 0o777);
     assert_eq!(problems(&directory).len(), 3);
     mode("", 0o777);
     assert_eq!(problems(&directory).len(), 1);
+}
+
+#[test]
+fn refuses_what_a_group_other_than_roots_can_write_to() {
+    let directory = directory(&[
+        ("vcpud.toml", "[defaults]\nslice = 'a.slice'"),
+        ("machines.d/web.toml", ""),
+    ]);
+    let path = |name: &str| directory.path().join(name);
+    let share = |name: &str, group| {
+        chown(path(name), None, Some(group)).expect("the tests run as root");
+        let mode = fs::metadata(path(name)).unwrap().permissions().mode();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode | 0o020)).unwrap();
+    };
+    share("vcpud.toml", 0);
+    share("machines.d", 0);
+    assert_eq!(problems(&directory), [] as [&str; 0]);
+    share("vcpud.toml", 100);
+    share("machines.d", 100);
+    let text = "is not used: group 100 can write to it (chmod g-w)";
+    let expected = [format!("machines.d: {text}"), format!("vcpud.toml: {text}")];
+    assert_eq!(problems(&directory), expected);
 }
 
 proptest! {
