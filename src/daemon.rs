@@ -186,15 +186,15 @@ async fn feed_watchdog(connection: Connection, outbox: Outbox, directory: Direct
 /// Connects with the root object in place: a call that comes before there is any object is
 /// never answered.
 async fn connect(manager: Manager) -> zbus::Result<Connection> {
-    Builder::system()?
-        .serve_at(ROOT_PATH, manager)?
-        .serve_at(ROOT_PATH, ObjectManager)?
+    Builder::system()
+        .serve_at(ROOT_PATH, manager)
+        .serve_at(ROOT_PATH, ObjectManager)
         .build()
         .await
 }
 
 async fn own_name(connection: &Connection) -> Result<(), Error> {
-    let flags = RequestNameFlags::DoNotQueue.into();
+    let flags = RequestNameFlags::DO_NOT_QUEUE;
     match connection.request_name_with_flags(BUS_NAME, flags).await {
         Ok(fdo::RequestNameReply::PrimaryOwner) => Ok(()),
         Ok(_) | Err(zbus::Error::NameTaken) => Err(Error::NameTaken),

@@ -54,7 +54,7 @@ impl Action {
 /// Whether who called lets polkit ask a person.
 fn is_interactive(header: &Header<'_>) -> bool {
     let flags = header.primary().flags();
-    flags.contains(Flags::AllowInteractiveAuth)
+    flags.contains(Flags::ALLOW_INTERACTIVE_AUTH)
 }
 
 /// After this time without an answer of polkit it is watched whether the caller is still there.
@@ -177,7 +177,7 @@ impl Authority {
         };
         let (flags, limit) = match is_interactive(header) {
             true => (
-                CheckAuthorizationFlags::AllowUserInteraction.into(),
+                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
                 INTERACTIVE_TIMEOUT,
             ),
             false => (Default::default(), ANSWER_TIMEOUT),

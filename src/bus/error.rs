@@ -137,7 +137,7 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
 impl DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
         tracing::debug!(name = self.dbus_name(), text = %self, "call failed");
-        Message::error(call, self.name())?.build(&(self.to_string(),))
+        Message::error(call, self.name()).build(&(self.to_string(),))
     }
 
     fn name(&self) -> ErrorName<'_> {

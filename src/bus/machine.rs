@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use zbus::interface;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zvariant::{OwnedValue, Value};
+use zbus::{OwnedVariant, Variant};
 
 use super::authority::{Action, Authority};
 use super::error::Error;
@@ -27,7 +27,7 @@ pub struct MachineObject {
 type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 
 /// A dictionary of the kind `a{sv}`.
-type Dict = HashMap<&'static str, Value<'static>>;
+type Dict = HashMap<&'static str, Variant<'static>>;
 
 impl MachineObject {
     /// An object for `machine`, whose callers `authority` lets pass.
@@ -57,7 +57,7 @@ impl MachineObject {
         &self,
         header: &Header<'_>,
         target: Target,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
     ) -> Result<Changed, Error> {
         let snapshot = self.machine.snapshot();
         let current = snapshot.inventory.vcpu_count();
@@ -101,7 +101,7 @@ impl MachineObject {
         &self,
         header: &Header<'_>,
         operation: &str,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         change: impl FnOnce() -> Result<TuningChange, Error>,
     ) -> Result<(), Error> {
         let snapshot = self.machine.snapshot();
@@ -126,7 +126,7 @@ impl MachineObject {
     async fn set_vcpus(
         &self,
         count: u32,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
         self.set(&header, Target::Count(count), options).await
@@ -137,7 +137,7 @@ impl MachineObject {
         &self,
         vcpus: Vec<u32>,
         online: bool,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
         let vcpus = list(vcpus)?;
@@ -153,7 +153,7 @@ impl MachineObject {
         &self,
         vcpus: Vec<u32>,
         cpus: &str,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
         let change = || {
@@ -170,7 +170,7 @@ impl MachineObject {
         &self,
         period_usec: u64,
         quota_usec: i64,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
         let change = || {
@@ -185,7 +185,7 @@ impl MachineObject {
         vcpus: Vec<u32>,
         policy: &str,
         priority: i32,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
         let change = || {
@@ -199,7 +199,7 @@ impl MachineObject {
         &self,
         vcpus: Vec<u32>,
         schemata: &str,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
         let change = || {
@@ -213,10 +213,10 @@ impl MachineObject {
     }
 
     #[zbus(out_args("plan"))]
-    fn plan(&self, count: u32, options: HashMap<String, OwnedValue>) -> Result<Dict, Error> {
+    fn plan(&self, count: u32, options: HashMap<String, OwnedVariant>) -> Result<Dict, Error> {
         options::none(options)?;
         let snapshot = self.machine.snapshot();
-        let vcpus = |firsts: &[u32]| -> Value<'static> {
+        let vcpus = |firsts: &[u32]| -> Variant<'static> {
             let entities = firsts.iter().filter_map(|f| snapshot.inventory.entity(*f));
             let mut vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
             vcpus.sort_unstable();

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, interface, zvariant};
-use zvariant::{ObjectPath, OwnedFd, OwnedObjectPath, OwnedValue};
+use zbus::{Connection, interface};
+use zbus::{ObjectPath, OwnedFd, OwnedObjectPath, OwnedVariant};
 
 use super::authority::{Action, Authority};
 use super::callers::{Caller, Callers};
@@ -59,7 +59,7 @@ impl Manager {
         call: Call<'_>,
         name: &str,
         details: &[(&str, &str)],
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         way: impl FnOnce() -> Result<Way, Error>,
     ) -> Result<OwnedObjectPath, Error> {
         let name = machine_name(name)?;
@@ -117,7 +117,7 @@ impl Manager {
         &self,
         name: &str,
         qmp_address: &str,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
@@ -133,7 +133,7 @@ impl Manager {
         &self,
         name: &str,
         qmp: OwnedFd,
-        options: HashMap<String, OwnedValue>,
+        options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 
 use tokio::sync::mpsc;
 use tracing::error;
+use zbus::Connection;
 use zbus::fdo::Properties;
 use zbus::names::InterfaceName;
 use zbus::object_server::{Interface, SignalEmitter};
-use zbus::{Connection, zvariant};
-use zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
+use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::authority::Authority;
 use super::directory::Directory;
@@ -32,7 +32,7 @@ pub struct Publisher {
 struct Published {
     object: MachineObject,
     emitter: SignalEmitter<'static>,
-    properties: HashMap<String, OwnedValue>,
+    properties: HashMap<String, OwnedVariant>,
 }
 
 impl Publisher {
@@ -71,7 +71,7 @@ impl Publisher {
     async fn publish_problems(&self, problems: Vec<String>) -> zbus::Result<()> {
         self.directory.set_problems(problems.clone());
         let interface = InterfaceName::from_static_str_unchecked(MANAGER_INTERFACE);
-        let changed = HashMap::from([("ConfigurationErrors", Value::from(problems))]);
+        let changed = HashMap::from([("ConfigurationErrors", Variant::from(problems))]);
         Properties::properties_changed(&self.root()?, interface, changed, Cow::Borrowed(&[])).await
     }
 
@@ -141,7 +141,7 @@ impl Publisher {
 }
 
 impl Published {
-    async fn read(&self, connection: &Connection) -> zbus::Result<HashMap<String, OwnedValue>> {
+    async fn read(&self, connection: &Connection) -> zbus::Result<HashMap<String, OwnedVariant>> {
         let server = connection.object_server();
         let properties = self.object.get_all(server, connection, None, &self.emitter);
         Ok(properties.await?)
@@ -151,11 +151,11 @@ impl Published {
     async fn tell_changes(&mut self, connection: &Connection) -> zbus::Result<()> {
         let now = self.read(connection).await?;
         let is_new =
-            |(name, value): &(&String, &OwnedValue)| self.properties.get(*name) != Some(value);
-        let changed: HashMap<&str, Value<'_>> = now
+            |(name, value): &(&String, &OwnedVariant)| self.properties.get(*name) != Some(value);
+        let changed: HashMap<&str, Variant<'_>> = now
             .iter()
             .filter(is_new)
-            .map(|(name, value)| (name.as_str(), Value::clone(value)))
+            .map(|(name, value)| (name.as_str(), Variant::clone(value)))
             .collect();
         if changed.is_empty() {
             return Ok(());
@@ -168,7 +168,7 @@ impl Published {
     }
 }
 
-fn details(vcpu: &Vcpu) -> HashMap<&'static str, Value<'static>> {
+fn details(vcpu: &Vcpu) -> HashMap<&'static str, Variant<'static>> {
     let mut details = HashMap::from([("cause", vcpu.cause.as_str().into())]);
     if let Some(uid) = vcpu.uid {
         details.insert("uid", uid.into());

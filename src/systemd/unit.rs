@@ -8,9 +8,10 @@ use tokio::time::{sleep, timeout};
 use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{Connection, proxy};
-use zvariant::{Fd, ObjectPath, OwnedObjectPath, OwnedValue, Value};
+use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 use crate::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use crate::proxy::error_reply;
 
 /// How long systemd may take for anything that is asked of it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -23,8 +24,7 @@ const SERVICE: &str = "org.freedesktop.systemd1";
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1",
-    gen_blocking = false
+    default_path = "/org/freedesktop/systemd1"
 )]
 trait Manager {
     #[zbus(name = "GetUnit")]
@@ -41,8 +41,8 @@ trait Manager {
         &self,
         name: &str,
         mode: &str,
-        properties: &[(&str, Value<'_>)],
-        auxiliary: &[(&str, &[(&str, Value<'_>)])],
+        properties: &[(&str, Variant<'_>)],
+        auxiliary: &[(&str, &[(&str, Variant<'_>)])],
     ) -> zbus::Result<OwnedObjectPath>;
 
     #[zbus(signal)]
@@ -104,17 +104,16 @@ impl Systemd {
     async fn facts(&self, path: &OwnedObjectPath) -> Result<UnitFacts, UnitError> {
         let properties = PropertiesProxy::builder(&self.connection)
             .destination(SERVICE)
-            .and_then(|builder| builder.path(path))
-            .map_err(said)?
+            .path(path)
             .build()
             .await
             .map_err(said)?;
-        let get = async |interface: &str, name: &str| -> Result<OwnedValue, UnitError> {
-            let interface = InterfaceName::try_from(interface).map_err(|e| said(e.into()))?;
+        let get = async |interface: &str, name: &str| -> Result<OwnedVariant, UnitError> {
+            let interface = InterfaceName::try_from(interface).map_err(said)?;
             let value = properties.get(interface, name).await;
             value.map_err(|error| said(error.into()))
         };
-        let text = |value: OwnedValue| String::try_from(value).map_err(|e| said(e.into()));
+        let text = |value: OwnedVariant| String::try_from(value).map_err(said);
 
         let unit = text(get("org.freedesktop.systemd1.Unit", "Id").await?)?;
         let Some(interface) = interface(&unit) else {
@@ -125,7 +124,7 @@ impl Systemd {
         let delegated = get(interface, "Delegate").await?;
         Ok(UnitFacts {
             unit,
-            delegated: matches!(&*delegated, Value::Bool(true)),
+            delegated: matches!(&*delegated, Variant::Bool(true)),
             control_group,
             memberships: Vec::new(),
         })
@@ -182,10 +181,10 @@ async fn begin(
     scope: NewScope<'_>,
     process: Process<'_>,
 ) -> zbus::Result<OwnedObjectPath> {
-    let by_pidfd = ("PIDFDs", Value::from(vec![Fd::from(process.pidfd)]));
+    let by_pidfd = ("PIDFDs", Variant::from(vec![Fd::from(process.pidfd)]));
     match call(manager, scope, by_pidfd).await {
         Err(error) if is_unknown(&error) => {
-            let by_pid = ("PIDs", Value::from(vec![process.pid]));
+            let by_pid = ("PIDs", Variant::from(vec![process.pid]));
             call(manager, scope, by_pid).await
         }
         answer => answer,
@@ -196,13 +195,13 @@ async fn begin(
 async fn call(
     manager: &ManagerProxy<'_>,
     scope: NewScope<'_>,
-    processes: (&str, Value<'_>),
+    processes: (&str, Variant<'_>),
 ) -> zbus::Result<OwnedObjectPath> {
     let properties = [
-        ("Description", Value::from(scope.description)),
-        ("Slice", Value::from(scope.slice)),
-        ("Delegate", Value::from(true)),
-        ("CollectMode", Value::from("inactive-or-failed")),
+        ("Description", Variant::from(scope.description)),
+        ("Slice", Variant::from(scope.slice)),
+        ("Delegate", Variant::from(true)),
+        ("CollectMode", Variant::from("inactive-or-failed")),
         processes,
     ];
     manager
@@ -234,7 +233,7 @@ const UNKNOWN: [&str; 3] = [
 ];
 
 fn is_called(error: &zbus::Error, name: &str) -> bool {
-    matches!(error, zbus::Error::MethodError(called, ..) if *called == name)
+    error_reply(error).is_some_and(|(called, _)| called == name)
 }
 
 fn is_unknown(error: &zbus::Error) -> bool {
@@ -243,10 +242,9 @@ fn is_unknown(error: &zbus::Error) -> bool {
 
 /// What systemd, or the bus in its place, said.
 fn said(error: zbus::Error) -> UnitError {
-    let zbus::Error::MethodError(name, text, _) = &error else {
+    let Some((name, said)) = error_reply(&error) else {
         return UnitError::Absent(error.to_string());
     };
-    let said = text.clone().unwrap_or_else(|| name.to_string());
     match name.as_str() {
         "org.freedesktop.DBus.Error.ServiceUnknown"
         | "org.freedesktop.DBus.Error.NameHasNoOwner"

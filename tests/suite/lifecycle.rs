@@ -198,8 +198,8 @@ async fn every_way_to_find_machines_leads_to_the_same() {
 /// The properties of all machines by path, as `GetManagedObjects` gives them.
 async fn managed_objects(world: &World) -> BTreeMap<String, Dict> {
     let builder = ObjectManagerProxy::builder(&world.connection);
-    let builder = builder.destination("org.vcpud1").unwrap();
-    let proxy = builder.path("/org/vcpud1").unwrap().build().await.unwrap();
+    let builder = builder.destination("org.vcpud1");
+    let proxy = builder.path("/org/vcpud1").build().await.unwrap();
     let objects = proxy.get_managed_objects().await.unwrap();
     let machines = objects.into_iter().filter_map(|(path, interfaces)| {
         let properties = interfaces.get("org.vcpud1.Machine")?;

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use futures_util::future::join_all;
 use vcpud::names::error_name;
 use vcpud::proxy::ManagerProxy;
-use zvariant::{Fd, OwnedObjectPath, Value};
+use zbus::{Fd, OwnedObjectPath, Variant};
 
 use crate::harness::*;
 
-type Options<'a> = &'a [(&'a str, Value<'a>)];
+type Options<'a> = &'a [(&'a str, Variant<'a>)];
 
 /// `RegisterMachine`.
 async fn register(
@@ -22,7 +22,7 @@ async fn register(
     address: &str,
     options: Options<'_>,
 ) -> Result<OwnedObjectPath, Failure> {
-    let options: HashMap<&str, Value<'_>> = options
+    let options: HashMap<&str, Variant<'_>> = options
         .iter()
         .map(|(key, value)| (*key, value.try_clone().expect("no descriptors")))
         .collect();
@@ -149,7 +149,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     fs::write(elsewhere(&world, "file"), "").unwrap();
     drop(std::os::unix::net::UnixListener::bind(elsewhere(&world, "dead")).unwrap());
 
-    let soon = || ("qmp-timeout", Value::from("200ms"));
+    let soon = || ("qmp-timeout", Variant::from("200ms"));
     let long = "x".repeat(65);
     const OTHER_UUID: &str = "00000000-1111-4222-8333-444444444444";
     let invalid = error_name::INVALID_ARGS;
@@ -157,7 +157,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     type Case<'a> = (
         &'a str,
         String,
-        Vec<(&'a str, Value<'a>)>,
+        Vec<(&'a str, Variant<'a>)>,
         &'a str,
         &'a [&'a str],
     );
@@ -325,11 +325,11 @@ async fn what_a_registration_says_is_in_force() {
     manager.reload().await.unwrap();
     let share = HashMap::from([("vcpus", "0"), ("schemata", "L3:0=f")]);
     let options = [
-        ("scheduler", Value::from("batch")),
-        ("uuid", Value::from(UUID.to_uppercase())),
-        ("bandwidth-quota", Value::from(-1i64)),
-        ("bandwidth-period", Value::from(50_000u32)),
-        ("cache", Value::from(vec![share])),
+        ("scheduler", Variant::from("batch")),
+        ("uuid", Variant::from(UUID.to_uppercase())),
+        ("bandwidth-quota", Variant::from(-1i64)),
+        ("bandwidth-period", Variant::from(50_000u32)),
+        ("cache", Variant::from(vec![share])),
     ];
     let socket = socket.display().to_string();
     register(&manager, "web", &socket, &options).await.unwrap();
@@ -349,7 +349,7 @@ async fn the_leader_may_be_another_than_who_serves_qmp() {
     let _peer = Peer::start(&socket, Model::x86(2, 4));
     let manager = world.manager().await;
     let mut qemu = Process::spawn("sleep", command("sleep").arg("600"));
-    let options = [("leader", Value::from(qemu.pid()))];
+    let options = [("leader", Variant::from(qemu.pid()))];
     let path = register(&manager, "web", &socket.display().to_string(), &options).await;
     let path = path.unwrap();
     let machine = world.machine("web").await;
@@ -485,7 +485,7 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
             denied.push(call.await.map_err(Failure::of).unwrap_err());
             let path = register_fd(&manager, "nobody-a", &own).await;
             let (_, other) = UnixStream::pair().unwrap();
-            let options = HashMap::from([("leader", Value::from(1u32))]);
+            let options = HashMap::from([("leader", Variant::from(1u32))]);
             let call = manager.register_machine_with_fd("nobody-b", Fd::from(&other), options);
             (denied, path, call.await.map_err(Failure::of).unwrap_err())
         })

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use vcpud::proxy::ManagerProxy;
 use zbus::Connection;
+use zbus::Variant;
 use zbus::proxy::CacheProperties;
-use zvariant::Value;
 
 use crate::cli::Register;
 use crate::failure::Failure;
@@ -18,7 +18,7 @@ pub(crate) async fn manager(bus: &Connection) -> Result<ManagerProxy<'static>, F
 }
 
 pub(crate) async fn register(bus: &Connection, register: &Register) -> Result<(), Failure> {
-    let mut options: HashMap<&str, Value<'_>> = HashMap::new();
+    let mut options: HashMap<&str, Variant<'_>> = HashMap::new();
     for (key, value) in &register.settings {
         // Of all keys this one alone takes no text.
         let value = match value.parse::<i32>() {

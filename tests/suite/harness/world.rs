@@ -169,7 +169,7 @@ impl World {
             let runtime = { runtime }.enable_all().build().expect("a runtime");
             let result = runtime.block_on(async {
                 let builder = zbus::connection::Builder::address(address.as_str());
-                let connection = builder.expect("an address").build().await;
+                let connection = builder.build().await;
                 let connection = connection.expect("the bus takes nobody");
                 let builder = ManagerProxy::builder(&connection);
                 let builder = builder.cache_properties(CacheProperties::No);

@@ -1,7 +1,7 @@
 //! The options of `SetVcpus`.
 
 use vcpud::names::error_name;
-use zvariant::Value;
+use zbus::Variant;
 
 use crate::harness::*;
 
@@ -11,7 +11,7 @@ async fn an_option_that_is_not_known_or_of_another_type_is_an_error() {
     let world = World::without_polkit().await;
     let peer = world.peer("web", Model::x86(1, 4));
     let machine = world.machine("web").await;
-    let cases: [(&str, Value<'_>, &str); 5] = [
+    let cases: [(&str, Variant<'_>, &str); 5] = [
         ("asynk", true.into(), "unknown option \"asynk\""),
         ("", 1u32.into(), "unknown option"),
         ("async", 1u32.into(), "of type b"),
