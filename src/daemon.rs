@@ -13,7 +13,7 @@ use zbus::connection::Builder;
 use zbus::fdo::{ObjectManager, RequestNameFlags};
 use zbus::{Connection, fdo};
 
-use crate::bus::{Authority, Callers, Directory, Manager, Publisher};
+use crate::bus::{Authority, Callers, Directory, Manager, Publisher, Records};
 use crate::config::{Configuration, Directories};
 use crate::host::{Audit, Host};
 use crate::idle::Calls;
@@ -65,18 +65,25 @@ pub async fn run(directories: Directories) -> Result<(), Error> {
     let (outbox, notices) = Outbox::new();
     let (registrar, requests) = Registrar::new(outbox.clone());
     let callers = Callers::default();
-    let manager = Manager::new(directory.clone(), registrar.clone(), callers.clone());
+    let audit = Arc::new(Audit::open());
+    let records = Records::new(audit.clone());
+    let manager = Manager::new(
+        directory.clone(),
+        registrar.clone(),
+        callers.clone(),
+        records.clone(),
+    );
     let connection = connect(manager).await?;
     let calls = Calls::watch(&connection);
     let authority = Authority::new(connection.clone(), callers);
-    let publisher = Publisher::new(connection.clone(), authority, directory.clone());
+    let publisher = Publisher::new(connection.clone(), authority, records, directory.clone());
     tokio::spawn(publisher.run(notices));
 
     // Machines are served before the name is owned: who sees the name finds his machine.
     let site = Site {
         units: Arc::new(Systemd::new(connection.clone())),
         host: Host::this()?,
-        audit: Arc::new(Audit::open()),
+        audit,
         keeper: store.clone(),
     };
     let mut registry =

@@ -15,6 +15,7 @@ use super::authority::Authority;
 use super::directory::Directory;
 use super::machine::MachineObject;
 use super::manager::{Manager, path};
+use super::operation::Records;
 use crate::machine::{Handle, News, Notice, Vcpu};
 use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH};
 
@@ -23,6 +24,7 @@ use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH}
 pub struct Publisher {
     connection: Connection,
     authority: Authority,
+    records: Records,
     directory: Directory,
     published: HashMap<MachineName, Published>,
 }
@@ -37,10 +39,16 @@ struct Published {
 
 impl Publisher {
     /// A publisher that keeps `directory` true to what is on the bus of `connection`.
-    pub fn new(connection: Connection, authority: Authority, directory: Directory) -> Self {
+    pub fn new(
+        connection: Connection,
+        authority: Authority,
+        records: Records,
+        directory: Directory,
+    ) -> Self {
         Self {
             connection,
             authority,
+            records,
             directory,
             published: HashMap::new(),
         }
@@ -107,7 +115,8 @@ impl Publisher {
     async fn add(&mut self, machine: Handle) -> zbus::Result<()> {
         let path = path(&machine);
         let name = machine.name().clone();
-        let object = MachineObject::new(machine.clone(), self.authority.clone());
+        let (authority, records) = (self.authority.clone(), self.records.clone());
+        let object = MachineObject::new(machine.clone(), authority, records);
         let emitter = SignalEmitter::new(&self.connection, path.clone())?.into_owned();
         let mut published = Published {
             properties: HashMap::new(),
