@@ -13,6 +13,7 @@ mod contract;
 mod guest;
 mod lifecycle;
 mod malformed;
+mod recipes;
 mod registration;
 mod replay;
 mod script;
