@@ -9,7 +9,7 @@ use zbus::object_server::SignalEmitter;
 
 use super::authority::{Action, Authority};
 use super::error::Error;
-use super::operation::{Operation, Records};
+use super::operation::Operation;
 use super::options::{self, Options, SetOptions};
 use crate::host::Observed;
 use crate::inventory::{Entity, HotplugMethod, MAX_VCPUS, Target, Vcpu};
@@ -21,7 +21,6 @@ use crate::placement::{Bandwidth, CpuList, Home, Kind, Scheduler, Schemata, Vcpu
 pub struct MachineObject {
     machine: Handle,
     authority: Authority,
-    records: Records,
 }
 
 /// The vCPUs that came, that went, and that are leaving. Methods write it out: zbus takes the
@@ -32,13 +31,9 @@ type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 type Dict = HashMap<&'static str, Variant<'static>>;
 
 impl MachineObject {
-    /// An object for `machine`. `authority` authorizes its callers, `records` has their calls.
-    pub fn new(machine: Handle, authority: Authority, records: Records) -> Self {
-        Self {
-            machine,
-            authority,
-            records,
-        }
+    /// An object for `machine`, whose callers `authority` authorizes.
+    pub fn new(machine: Handle, authority: Authority) -> Self {
+        Self { machine, authority }
     }
 
     fn failed(&self, error: machine::Error) -> Error {
@@ -81,8 +76,7 @@ impl MachineObject {
             .with_some("list", list.map(shown))
             .with("guest-online", guest_online)
             .with("async", wait == Wait::No);
-        let caller = operation.authorize(header, &self.authority, &self.records);
-        let caller = caller.await?;
+        let caller = operation.authorize(header, &self.authority).await?;
         let request = Request {
             target,
             count,
@@ -111,8 +105,7 @@ impl MachineObject {
     ) -> Result<(), Error> {
         options::none(options)?;
         let operation = self.tuning(&change);
-        let caller = operation.authorize(header, &self.authority, &self.records);
-        let _caller = caller.await?;
+        operation.authorize(header, &self.authority).await?;
         let result = self.machine.tune(change).await;
         result.map_err(|error| self.failed(error))
     }

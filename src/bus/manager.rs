@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use tokio::net::UnixStream;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, interface};
-use zbus::{ObjectPath, OwnedFd, OwnedObjectPath};
+use zbus::{ObjectPath, OwnedFd, OwnedObjectPath, interface};
 
 use super::authority::{Action, Authority};
-use super::callers::{Caller, Callers};
 use super::directory::Directory;
 use super::error::Error;
-use super::operation::{Operation, Records};
+use super::operation::Operation;
 use super::options::{self, Options};
 use crate::config::socket_path;
 use crate::host::{ConnectError, SocketFile, adopt, peer_user};
@@ -25,39 +23,24 @@ use crate::registry::{self, Registrar, Registration, Way};
 pub struct Manager {
     directory: Directory,
     registrar: Registrar,
-    callers: Callers,
-    records: Records,
+    authority: Authority,
 }
 
 impl Manager {
-    /// A manager of the machines in `directory`, which registers machines through `registrar`. It
-    /// counts calls in `callers`, and `records` has those that were authorized.
-    pub fn new(
-        directory: Directory,
-        registrar: Registrar,
-        callers: Callers,
-        records: Records,
-    ) -> Self {
+    /// A manager of the machines in `directory`, which registers machines with `registrar` for
+    /// callers that `authority` authorizes.
+    pub(super) fn new(directory: Directory, registrar: Registrar, authority: Authority) -> Self {
         Self {
             directory,
             registrar,
-            callers,
-            records,
+            authority,
         }
-    }
-
-    /// Authorizes and records `operation`.
-    async fn authorize(&self, call: &Call<'_>, operation: &Operation) -> Result<Caller, Error> {
-        let authority = Authority::new(call.connection.clone(), self.callers.clone());
-        operation
-            .authorize(&call.header, &authority, &self.records)
-            .await
     }
 
     /// Registers the machine `name` if the caller is authorized.
     async fn register(
         &self,
-        call: Call<'_>,
+        header: &Header<'_>,
         name: MachineName,
         options: Options,
         access: Access,
@@ -74,8 +57,7 @@ impl Manager {
         for (key, value) in settings.describe() {
             operation = operation.with(key, value);
         }
-        let caller = self.authorize(&call, &operation).await?;
-        let uid = caller.uid();
+        let uid = operation.authorize(header, &self.authority).await?.uid();
         let no_link = |error| failed(&name, registry::Error::NoLink(NoLink::from(error)));
         let registration = Registration {
             way: access.way(uid).map_err(no_link)?,
@@ -95,12 +77,6 @@ impl Manager {
         let none = || Error::NoSuchMachine(format!("whose leader is process {pid}"));
         machine.as_ref().map(path).ok_or_else(none)
     }
-}
-
-/// A call that is to be authorized.
-struct Call<'a> {
-    header: Header<'a>,
-    connection: &'a Connection,
 }
 
 /// The connection to the QMP of a machine that is to be registered. Nothing is sent before the caller
@@ -171,14 +147,12 @@ impl Manager {
         qmp_address: &str,
         options: Options,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        let call = Call { header, connection };
         let name = machine_name(name)?;
         let path = socket_path(qmp_address).map_err(Error::InvalidArgs)?;
         let opened = SocketFile::open_for_user(path.clone()).await;
         let access = Access::Socket { path, opened };
-        self.register(call, name, options, access).await
+        self.register(&header, name, options, access).await
     }
 
     #[zbus(out_args("machine"))]
@@ -188,9 +162,7 @@ impl Manager {
         qmp: OwnedFd,
         options: Options,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        let call = Call { header, connection };
         let name = machine_name(name)?;
         let no_link = |error: ConnectError| {
             let error = NoLink::from(error);
@@ -199,35 +171,28 @@ impl Manager {
         let stream = adopt(qmp.into()).map_err(no_link)?;
         let owner = peer_user(&stream).ok();
         let access = Access::Connection { stream, owner };
-        self.register(call, name, options, access).await
+        self.register(&header, name, options, access).await
     }
 
     async fn unregister_machine(
         &self,
         name: &str,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let name = machine_name(name)?;
-        let call = Call { header, connection };
         let (action, operation) = (Action::ManageMachines, "unregister");
         let operation = match self.directory.get(name.as_str()) {
             Some(machine) => Operation::on(&machine, action, operation),
             None => Operation::named(name.clone(), action, operation),
         };
-        let _caller = self.authorize(&call, &operation).await?;
+        operation.authorize(&header, &self.authority).await?;
         let result = self.registrar.unregister(name.clone()).await;
         result.map_err(|error| failed(&name, error))
     }
 
-    async fn reload(
-        &self,
-        #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
-    ) -> Result<(), Error> {
-        let call = Call { header, connection };
+    async fn reload(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
         let operation = Operation::on_all(Action::ManageMachines, "reload");
-        let _caller = self.authorize(&call, &operation).await?;
+        operation.authorize(&header, &self.authority).await?;
         self.registrar.reload().await.map_err(Error::Reload)
     }
 

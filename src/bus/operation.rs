@@ -10,8 +10,7 @@ use std::sync::Arc;
 use tracing::info;
 use zbus::message::Header;
 
-use super::authority::{Action, Authority};
-use super::callers::Caller;
+use super::authority::{Action, Authority, Caller};
 use super::error::Error;
 use crate::host::{Audit, CallRecord};
 use crate::machine::{Handle, Snapshot};
@@ -105,11 +104,10 @@ impl Operation {
         &self,
         header: &Header<'_>,
         authority: &Authority,
-        records: &Records,
     ) -> Result<Caller, Error> {
         let details = self.details()?;
         let caller = authority.check(header, self.action, &details).await?;
-        self.record(caller.uid(), records);
+        self.record(caller.uid(), authority.records());
         Ok(caller)
     }
 

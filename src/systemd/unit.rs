@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
+use zbus::proxy::CacheProperties;
 use zbus::{Connection, proxy};
 use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
@@ -58,15 +60,20 @@ trait Manager {
 /// systemd, as the keeper of units.
 #[derive(Clone, Debug)]
 pub struct Systemd {
-    connection: Connection,
+    connections: watch::Receiver<Option<Connection>>,
     limit: Duration,
 }
 
 impl Systemd {
     /// The systemd on the bus of `connection`.
     pub fn new(connection: Connection) -> Self {
+        Self::on(watch::channel(Some(connection)).1)
+    }
+
+    /// The systemd on the bus to which there is a connection now.
+    pub fn on(connections: watch::Receiver<Option<Connection>>) -> Self {
         let limit = LIMIT;
-        Self { connection, limit }
+        Self { connections, limit }
     }
 
     /// The same with another limit to how long it may take.
@@ -74,8 +81,15 @@ impl Systemd {
         Self { limit, ..self }
     }
 
-    async fn manager(&self) -> zbus::Result<ManagerProxy<'static>> {
-        ManagerProxy::new(&self.connection).await
+    fn connection(&self) -> Result<Connection, UnitError> {
+        let connection = self.connections.borrow().clone();
+        connection.ok_or_else(|| UnitError::Absent("the connection to the bus is lost".to_owned()))
+    }
+
+    async fn manager(&self) -> Result<ManagerProxy<'static>, UnitError> {
+        let manager = ManagerProxy::builder(&self.connection()?);
+        let manager = manager.cache_properties(CacheProperties::No);
+        manager.build().await.map_err(said)
     }
 
     /// What `ask` gives, if it does so in time.
@@ -88,7 +102,7 @@ impl Systemd {
     }
 
     async fn find(&self, process: Process<'_>) -> Result<UnitFacts, UnitError> {
-        let manager = self.manager().await.map_err(said)?;
+        let manager = self.manager().await?;
         let by_pidfd = manager.get_unit_by_pidfd(process.pidfd.into()).await;
         let path = match by_pidfd {
             Ok((path, ..)) => path,
@@ -102,7 +116,7 @@ impl Systemd {
 
     /// What the unit at `path` says of itself.
     async fn facts(&self, path: &OwnedObjectPath) -> Result<UnitFacts, UnitError> {
-        let properties = PropertiesProxy::builder(&self.connection)
+        let properties = PropertiesProxy::builder(&self.connection()?)
             .destination(SERVICE)
             .path(path)
             .build()
@@ -131,7 +145,7 @@ impl Systemd {
     }
 
     async fn start(&self, scope: NewScope<'_>, process: Process<'_>) -> Result<String, UnitError> {
-        let manager = self.manager().await.map_err(said)?;
+        let manager = self.manager().await?;
         // Before the call, because the job may be done before its reply is read.
         let mut removed = manager.receive_job_removed().await.map_err(said)?;
         let mut tries = 1;
