@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use zbus::Connection;
 
-use crate::bus::{Directory, Link, NameError, Publisher};
+use crate::bus::{Directory, Link, NameError, Publisher, Records};
 use crate::config::{Configuration, Directories};
 use crate::host::{Audit, Host};
 use crate::idle::Calls;
@@ -101,11 +101,13 @@ impl Service {
         let (directory, link, calls) = (Directory::default(), Link::default(), Calls::default());
         let (outbox, notices) = Outbox::new();
         let (registrar, requests) = Registrar::new(outbox.clone());
+        let audit = Arc::new(Audit::open());
         let publisher = Publisher::connect(
             link.clone(),
             calls.clone(),
             directory.clone(),
             registrar.clone(),
+            Records::new(audit.clone()),
         );
         let publisher = publisher.await?;
         let mut tasks = JoinSet::new();
@@ -116,7 +118,7 @@ impl Service {
         let site = Site {
             units: Arc::new(Systemd::on(link.connections())),
             host: Host::this()?,
-            audit: Arc::new(Audit::open()),
+            audit,
             keeper: store.clone(),
         };
         let registry =

@@ -18,6 +18,7 @@ use zbus_polkit::policykit1::{
 
 use super::error::Error;
 use super::link::Session;
+use super::operation::Records;
 use super::queue::Queue;
 use crate::names::action_id;
 
@@ -65,6 +66,7 @@ const UNWATCHED: Duration = Duration::from_millis(100);
 pub struct Authority {
     session: Session,
     queue: Queue,
+    records: Records,
 }
 
 /// An authorized caller.
@@ -99,9 +101,19 @@ enum Answer {
 }
 
 impl Authority {
-    /// An authority for callers of `session`, who ask polkit in turn with those in `queue`.
-    pub(super) fn new(session: Session, queue: Queue) -> Self {
-        Self { session, queue }
+    /// An authority for callers of `session`, which takes turns with those in `queue` to ask polkit.
+    /// Authorized calls are in `records`.
+    pub(super) fn new(session: Session, queue: Queue, records: Records) -> Self {
+        Self {
+            session,
+            queue,
+            records,
+        }
+    }
+
+    /// Returns the records of authorized calls.
+    pub(super) fn records(&self) -> &Records {
+        &self.records
     }
 
     /// Authorizes the sender of the method call `header`.

@@ -122,7 +122,9 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
         Error::Leader { .. } => error_name::INVALID_ARGS,
         Error::ForeignLeader { .. } => error_name::ACCESS_DENIED,
         Error::NoLink(reason) => match reason {
-            NoLink::Connect(ConnectError::NotASocket | ConnectError::NotAConnection)
+            NoLink::Connect(
+                ConnectError::NotASocket | ConnectError::NotAConnection | ConnectError::Link,
+            )
             | NoLink::OtherUuid { .. } => error_name::INVALID_ARGS,
             NoLink::Qmp(qmp::Error::Closed(Closed::Timeout { .. })) => error_name::QMP_TIMEOUT,
             NoLink::Connect(_) | NoLink::Leader(_) | NoLink::Qmp(_) | NoLink::Gone => {

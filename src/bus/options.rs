@@ -9,8 +9,34 @@ use super::error::Error;
 use crate::config::{self, Entry, Item, MachineSettings, Mistake};
 use crate::machine::Wait;
 
+/// The maximum number of options of a call.
+const MAX_OPTIONS: usize = 16;
+/// The maximum length of the key of an option, in bytes.
+const MAX_KEY: usize = 64;
+
+/// The options of a call, as they came.
+pub(super) type Options = HashMap<String, OwnedVariant>;
+
+/// Checks how many options there are and how long their keys are.
+fn check_size(options: &Options) -> Result<(), Error> {
+    if options.len() > MAX_OPTIONS {
+        return Err(Error::InvalidArgs(format!(
+            "{} options in one call; the limit is {MAX_OPTIONS}",
+            options.len()
+        )));
+    }
+    match options.keys().find(|key| key.len() > MAX_KEY) {
+        Some(key) => Err(Error::InvalidArgs(format!(
+            "the key of an option has {} bytes; the limit is {MAX_KEY}",
+            key.len()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The options of a method that has none yet.
-pub(super) fn none(options: HashMap<String, OwnedVariant>) -> Result<(), Error> {
+pub(super) fn none(options: Options) -> Result<(), Error> {
+    check_size(&options)?;
     match options.into_keys().next() {
         Some(key) => Err(Error::InvalidArgs(format!(
             "unknown option {key:?}; there are no options"
@@ -29,7 +55,8 @@ pub(super) struct SetOptions {
 }
 
 /// The options of `SetVcpus` and `SetVcpu`.
-pub(super) fn set(options: HashMap<String, OwnedVariant>) -> Result<SetOptions, Error> {
+pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
+    check_size(&options)?;
     let mut limit = None;
     let mut is_async = false;
     let mut guest_online = false;
@@ -56,9 +83,8 @@ pub(super) fn set(options: HashMap<String, OwnedVariant>) -> Result<SetOptions, 
 
 /// The options of `RegisterMachine` and `RegisterMachineWithFd`: what a machine's file says, and the
 /// PID of its QEMU.
-pub(super) fn register(
-    mut options: HashMap<String, OwnedVariant>,
-) -> Result<(MachineSettings, Option<u32>), Error> {
+pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<u32>), Error> {
+    check_size(&options)?;
     let leader = match options.remove("leader").as_deref() {
         None => None,
         Some(Variant::U32(pid)) => Some(*pid),

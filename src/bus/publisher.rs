@@ -19,6 +19,7 @@ use super::directory::Directory;
 use super::link::{Link, NameError, Session, request_name};
 use super::machine::MachineObject;
 use super::manager::{Manager, path};
+use super::operation::Records;
 use super::queue::Queue;
 use crate::idle::Calls;
 use crate::machine::{Handle, News, Notice, Vcpu};
@@ -40,6 +41,7 @@ pub struct Publisher {
     calls: Calls,
     session: Session,
     queue: Queue,
+    records: Records,
     registrar: Registrar,
     directory: Directory,
     published: HashMap<MachineName, Published>,
@@ -67,10 +69,11 @@ impl Publisher {
         calls: Calls,
         directory: Directory,
         registrar: Registrar,
+        records: Records,
     ) -> zbus::Result<Self> {
         let queue = Queue::new();
         let serve = |builder: Builder<'static>, session: &Session| {
-            let authority = Authority::new(session.clone(), queue.clone());
+            let authority = Authority::new(session.clone(), queue.clone(), records.clone());
             serve_root(builder, &directory, &registrar, authority)
         };
         let session = Session::open(&calls, serve).await?;
@@ -80,6 +83,7 @@ impl Publisher {
             calls,
             session,
             queue,
+            records,
             registrar,
             directory,
             published: HashMap::new(),
@@ -162,7 +166,8 @@ impl Publisher {
     async fn connect_again(&mut self) -> Result<(), NameError> {
         let mut objects = Vec::new();
         let serve = |mut builder: Builder<'static>, session: &Session| {
-            let authority = Authority::new(session.clone(), self.queue.clone());
+            let authority =
+                Authority::new(session.clone(), self.queue.clone(), self.records.clone());
             for machine in self.directory.all() {
                 let object = MachineObject::new(machine.clone(), authority.clone());
                 builder = builder.serve_at(path(&machine), object.clone());
@@ -282,7 +287,11 @@ impl Publisher {
     }
 
     fn authority(&self) -> Authority {
-        Authority::new(self.session.clone(), self.queue.clone())
+        Authority::new(
+            self.session.clone(),
+            self.queue.clone(),
+            self.records.clone(),
+        )
     }
 }
 

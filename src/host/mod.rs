@@ -19,7 +19,7 @@ mod socket;
 mod sys;
 
 pub use affinity::{affinity, set_affinity};
-pub use audit::{Audit, AuditRecord};
+pub use audit::{Audit, AuditRecord, CallRecord};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
@@ -29,7 +29,7 @@ pub use leader::{Leader, LeaderError, ProcessId, Tasks};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
-pub use socket::{ConnectError, adopt, connect, peer_user};
+pub use socket::{ConnectError, SocketFile, adopt, connect, peer_user};
 pub use sys::inherited;
 
 /// A thread id as the kernel takes it. 0, which would mean the caller itself, is nobody.

@@ -132,6 +132,23 @@ fn polkit_knows_the_actions_of_the_service_and_no_others() {
     assert_eq!(known, used);
 }
 
+/// Reads the policy file only: polkit keeps a retained authorization for the action, whatever the
+/// details of the next call.
+#[test]
+fn a_password_authorizes_one_call() {
+    let policy = file("polkit/org.vcpud1.policy");
+    let defaults: Vec<&str> = policy
+        .lines()
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("<allow_")?
+                .split(['>', '<'])
+                .nth(1)
+        })
+        .collect();
+    assert_eq!(defaults, ["auth_admin"; 9]);
+}
+
 /// dbus-daemon, busctl as nobody.
 #[tokio::test]
 async fn everyone_may_call_the_service_and_only_root_may_be_it() {

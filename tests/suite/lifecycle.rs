@@ -47,22 +47,26 @@ async fn a_machine_that_stalls_does_not_keep_the_service_from_starting() {
 
 /// Scripted QEMU, dbus-daemon.
 #[tokio::test]
-async fn files_that_are_no_sockets_of_machines_are_left_alone() {
+async fn ignores_files_that_are_not_sockets_of_machines() {
     let mut world = World::without_service().await;
     fs::write(world.socket("file"), "").unwrap();
     std::os::unix::fs::symlink(world.socket("web"), world.socket("link")).unwrap();
     let odd = world.peer(" odd ", Model::x86(1, 1));
     let hidden = world.peer(".hidden", Model::x86(1, 1));
+    let forger = world.peer("x\nERROR forged\u{1b}[31m", Model::x86(1, 1));
     let _peer = world.peer("web", Model::x86(1, 1));
     world.serve().await;
     assert_eq!(world.names().await, ["web"]);
+    let service = world.service.as_ref().expect("it runs");
+    service.has_logged(r"x\nERROR forged\u{1b}[31m.sock").await;
+    assert!(!service.log().lines().any(|line| line.starts_with("ERROR")));
     // The same for what comes later.
     fs::write(world.socket("file2"), "").unwrap();
     fs::rename(world.socket("file2"), world.socket("file3")).unwrap();
     let _last = world.peer("z-last", Model::x86(1, 1));
     world.machine("z-last").await;
     assert_eq!(world.names().await, ["web", "z-last"]);
-    assert_eq!(odd.clients() + hidden.clients(), 0);
+    assert_eq!(odd.clients() + hidden.clients() + forger.clients(), 0);
 }
 
 /// Scripted QEMU in front of nobody's socat, dbus-daemon.

@@ -14,6 +14,7 @@ mod edge;
 mod guest;
 mod lifecycle;
 mod malformed;
+mod recipes;
 mod registration;
 mod replay;
 mod script;

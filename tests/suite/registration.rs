@@ -480,7 +480,8 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
                     .unwrap_err(),
             );
             denied.push(register_fd(&manager, "web", &own).await.unwrap_err());
-            let options = HashMap::from([("scheduler", "idle".into()), ("slice", "x".into())]);
+            let options =
+                HashMap::from([("scheduler", "idle".into()), ("slice", "x.slice".into())]);
             let call = manager.register_machine_with_fd("nobody-a", Fd::from(&own), options);
             denied.push(call.await.map_err(Failure::of).unwrap_err());
             let path = register_fd(&manager, "nobody-a", &own).await;
@@ -586,4 +587,77 @@ async fn registrations_by_the_hundred_leave_nothing() {
         let directory = world.bus.runtime_directory().join(directory);
         assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
     }
+}
+
+/// Scripted QEMU in front of nobody's socat, dbus-daemon, polkitd, a client as nobody.
+#[tokio::test]
+async fn an_unprivileged_users_path_leads_where_it_says() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let directory = elsewhere(&world, "qemu");
+    fs::create_dir(&directory).unwrap();
+    let (_process, ours) = world.nobody_listens(&directory.join("qmp")).await;
+    let _peer = Peer::on(ours, Model::x86(1, 4));
+    let roots = Peer::start(&directory.join("roots"), Model::x86(1, 4));
+    // A file of the user's, with a listener of root's.
+    let given = Peer::start(&directory.join("given"), Model::x86(1, 4));
+    std::os::unix::fs::chown(directory.join("given"), Some(65534), None).unwrap();
+    std::os::unix::fs::symlink(&directory, elsewhere(&world, "link")).unwrap();
+    let at = |path: &str| elsewhere(&world, path).display().to_string();
+    let invalid = error_name::INVALID_ARGS;
+    let cases = [
+        (at("link/qmp"), invalid, "symbolic link"),
+        (at("qemu/../qemu/qmp"), invalid, "component"),
+        (at("qemu/./qmp"), invalid, "component"),
+        (
+            at("qemu/given"),
+            error_name::DISCONNECTED,
+            "user 0 listens on it",
+        ),
+        (at("qemu/none"), error_name::DISCONNECTED, "gone"),
+    ];
+    let (link, good) = (at("link/roots"), at("qemu/qmp"));
+    world
+        .with_nobody(move |manager| async move {
+            for (address, error, text) in cases {
+                let failure = register(&manager, "vm", &address, &[]).await.unwrap_err();
+                failure.assert(error, &[text]);
+            }
+            register(&manager, "vm", &good, &[]).await.unwrap();
+        })
+        .await;
+    assert_eq!(roots.clients(), 0);
+    assert_eq!(given.all_calls(), 0);
+    // Root may use links.
+    let manager = world.manager().await;
+    register(&manager, "roots", &link, &[]).await.unwrap();
+}
+
+/// Scripted QEMUs, dbus-daemon, polkitd, a client as nobody.
+#[tokio::test]
+async fn the_defaults_are_not_for_machines_that_users_register() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let defaults =
+        "[defaults]\naffinity = \"0\"\nbandwidth-period = \"10ms\"\nscheduler = \"batch\"";
+    world.configure("vcpud.toml", defaults);
+    let manager = world.manager().await;
+    manager.reload().await.unwrap();
+    let (ours, theirs) = pair();
+    let _peers = [Peer::on(ours, Model::x86(1, 4)), {
+        let (ours, theirs) = pair();
+        let peer = Peer::on(ours, Model::x86(1, 4));
+        register_fd(&manager, "roots", theirs).await.unwrap();
+        peer
+    }];
+    let register = move |manager| async move { register_fd(&manager, "users", theirs).await };
+    world.with_nobody(register).await.unwrap();
+
+    let (users, roots) = (world.machine("users").await, world.machine("roots").await);
+    assert_eq!(roots.bandwidth_period_usec().await, Ok(10_000));
+    assert_eq!(users.bandwidth_period_usec().await, Ok(100_000));
+    let text = format!("[service]\ndefaults-for-users = true\n{defaults}");
+    world.configure("vcpud.toml", &text);
+    manager.reload().await.unwrap();
+    assert_eq!(users.bandwidth_period_usec().await, Ok(10_000));
 }

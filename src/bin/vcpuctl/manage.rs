@@ -62,9 +62,10 @@ pub(crate) async fn reload(bus: &Connection) -> Result<(), Failure> {
     }
 }
 
-/// The path as the service needs it, which is somewhere else.
+/// Returns `path` as the service needs it: absolute, and without links if they can be resolved here.
 fn absolute(path: &Path) -> Result<String, Failure> {
-    let path = std::path::absolute(path)?;
+    let resolved = path.canonicalize();
+    let path = resolved.or_else(|_| std::path::absolute(path))?;
     let path = path.into_os_string().into_string();
     path.map_err(|path| Failure::NotText(path.display().to_string()))
 }
