@@ -27,10 +27,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bus", "config", "host", "idle", "machine", "names", "registry", "systemd",
         ],
     ),
-    ("guest_agent", &["host", "inventory", "text"]),
+    ("guest_agent", &["host", "inventory", "limited", "text"]),
     ("host", &["placement"]),
     ("idle", &[]),
     ("inventory", &["text"]),
+    ("limited", &[]),
     (
         "machine",
         &[
@@ -38,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "guest_agent",
             "host",
             "inventory",
+            "limited",
             "names",
             "placement",
             "qmp",
@@ -47,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("placement", &[]),
     ("proxy", &[]),
-    ("qmp", &["text"]),
+    ("qmp", &["limited", "text"]),
     (
         "registry",
         &["config", "host", "machine", "names", "placement"],

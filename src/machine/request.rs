@@ -300,7 +300,7 @@ fn device_add_arguments(entity: &Entity, attempt: u32) -> Value {
         0 => format!("vcpu{}", entity.first),
         _ => format!("vcpu{}-{}", entity.first, attempt + 1),
     };
-    let mut arguments = entity.props.clone();
+    let mut arguments = entity.props.arguments();
     arguments.insert("driver".into(), entity.driver.as_str().into());
     arguments.insert("id".into(), id.into());
     Value::Object(arguments)

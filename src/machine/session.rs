@@ -1,6 +1,7 @@
 //! One connection of the actor: commands and events in, one look at the inventory after them,
 //! and what each look makes known.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ const RECHECK_INTERVAL_UNWAITED: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Attention {
     clues: Clues,
-    refusals: Vec<Refused>,
+    /// The last refusal of each slot, by its first vCPU.
+    refusals: BTreeMap<u32, Refused>,
     due: Option<Instant>,
     looked: Option<Instant>,
 }
@@ -40,17 +42,14 @@ pub(super) struct Attention {
 /// A guest keeps an entity that somebody wanted to go.
 #[derive(Clone, Debug)]
 struct Refused {
-    /// The first vCPU of the entity.
-    first: u32,
-    /// Who wanted it, if it was nobody here.
+    /// The cause, unless a caller of this service asked for the removal.
     cause: Cause,
     reason: String,
 }
 
 impl Refused {
-    fn by(first: u32, ost: &AcpiOst) -> Option<Self> {
+    fn by(ost: &AcpiOst) -> Option<Self> {
         Some(Self {
-            first,
             cause: match ost.is_guests_own() {
                 true => Cause::Guest,
                 false => Cause::External,
@@ -118,7 +117,7 @@ impl Actor {
         snapshot.disconnected = None;
         let missed = match known {
             true => self.missed_refusals(link).await?,
-            false => Vec::new(),
+            false => BTreeMap::new(),
         };
         // Taken when nothing can fail any more: what an event told before the connection broke may
         // not have been looked at yet.
@@ -138,7 +137,7 @@ impl Actor {
         let before = match known {
             true => self.known_inventory(),
             // Nobody was told that there were none, so none came.
-            false => Arc::new(look.inventory.clone()),
+            false => look.inventory.clone(),
         };
         self.recalled = None;
         let mut refusals = attention.refusals;
@@ -163,16 +162,16 @@ impl Actor {
 
     /// The open removals that the guest refused while there was no connection to tell. A refusal
     /// that was there before QEMU was asked may be that of a former request, and is none.
-    async fn missed_refusals(&self, link: &Link) -> Result<Vec<Refused>, Closed> {
+    async fn missed_refusals(&self, link: &Link) -> Result<BTreeMap<u32, Refused>, Closed> {
         if self.removals.is_empty() {
-            return Ok(Vec::new());
+            return Ok(BTreeMap::new());
         }
         let status = link.ospm_status().await?;
         let refusals = status
             .iter()
-            .filter_map(|ost| Refused::by(self.entity_of(ost)?, ost));
-        let is_new = |refused: &Refused| {
-            let removal = self.removals.get(refused.first);
+            .filter_map(|ost| Some((self.entity_of(ost)?, Refused::by(ost)?)));
+        let is_new = |(first, _): &(u32, Refused)| {
+            let removal = self.removals.get(*first);
             removal.is_some_and(|removal| !removal.refused_before)
         };
         Ok(refusals.filter(is_new).collect())
@@ -213,19 +212,20 @@ impl Actor {
             }
             Event::UnplugGuestError { path, .. } => {
                 if let Some(first) = self.entity_at(path.as_str()) {
-                    self.attention.refusals.push(Refused {
-                        first,
+                    let refused = Refused {
                         cause: Cause::External,
                         reason: "the guest refused to give up the CPU".to_owned(),
-                    });
+                    };
+                    self.attention.refusals.insert(first, refused);
                 }
             }
             Event::AcpiCpuOst(ost) => {
                 if let Some(first) = self.entity_of(&ost) {
-                    let refused = Refused::by(first, &ost);
+                    let refused = Refused::by(&ost);
                     if refused.is_none() && ost.is_guests_own() {
                         self.attention.clues.ejected.insert(first);
                     }
+                    let refused = refused.map(|refused| (first, refused));
                     self.attention.refusals.extend(refused);
                 }
             }
@@ -306,7 +306,7 @@ impl Actor {
         mut snapshot: Snapshot,
         look: Look,
         clues: &Clues,
-        refusals: Vec<Refused>,
+        refusals: BTreeMap<u32, Refused>,
     ) {
         let (departed, arrived) = changes::between(before, &look.inventory, clues, &self.removals);
         // What a former run may not have told comes first, and again if it did.
@@ -316,12 +316,7 @@ impl Actor {
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
             news.extend(told.map(News::VcpuRemoved));
         }
-        for Refused {
-            first,
-            cause,
-            reason,
-        } in refusals
-        {
+        for (first, Refused { cause, reason }) in refusals {
             let still_there = look
                 .inventory
                 .entity(first)
@@ -364,7 +359,7 @@ impl Actor {
 
 impl Snapshot {
     fn take_look(&mut self, look: Look) {
-        self.inventory = Arc::new(look.inventory);
+        self.inventory = look.inventory;
         self.run_state = look.run_state;
         self.no_hotplug = look.no_hotplug;
     }

@@ -22,6 +22,7 @@ use tokio_util::codec::FramedRead;
 
 use super::codec::{Codec, CommandError, Malformed, Message};
 use super::event::Event;
+use crate::text::Text;
 
 /// How many events may wait to be read. QEMU sends 13 at most for one removal (pseries).
 const EVENT_QUEUE: usize = 1024;
@@ -64,8 +65,8 @@ pub enum Error {
     Unexpected {
         /// The command.
         command: &'static str,
-        /// What was wrong.
-        why: String,
+        /// The parser's text, which may quote the reply.
+        why: Text,
     },
     /// The connection ended before the answer.
     #[error(transparent)]
@@ -189,13 +190,17 @@ impl Client {
 }
 
 impl<T: DeserializeOwned> Reply<T> {
-    /// The command's result.
+    /// Returns the command's result.
+    ///
+    /// # Errors
+    /// Fails where QEMU refused the command, where the result is of another type, and where the
+    /// connection ended.
     pub async fn wait(self) -> Result<T, Error> {
         let command = self.command;
         match self.answer.await {
             Ok(Ok(value)) => serde_json::from_str(value.get()).map_err(|error| Error::Unexpected {
                 command,
-                why: error.to_string(),
+                why: Text::lossy(&error.to_string()),
             }),
             Ok(Err(Refused::Command(error))) => Err(Error::Command { command, error }),
             Ok(Err(Refused::Closed(closed))) => Err(closed.into()),
@@ -414,6 +419,12 @@ mod tests {
         let id = hear(&mut peer).await["id"].clone();
         say(&mut peer, &json!({"return": "text", "id": id}).to_string()).await;
         assert!(matches!(number.wait().await, Err(Error::Unexpected { .. })));
+        let long = client.send::<u32>("number", None);
+        let id = hear(&mut peer).await["id"].clone();
+        let text = "x".repeat(100_000);
+        say(&mut peer, &json!({"return": text, "id": id}).to_string()).await;
+        let error = long.wait().await.unwrap_err().to_string();
+        assert!(error.len() < 2 * Text::MAX, "{} bytes", error.len());
         let again = client.send::<u32>("number", None);
         let id = hear(&mut peer).await["id"].clone();
         say(&mut peer, &json!({"return": 1, "id": id}).to_string()).await;
