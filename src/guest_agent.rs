@@ -23,8 +23,8 @@ use crate::text::Text;
 
 /// The longest line that is read: [`MAX_VCPUS`] CPUs take less.
 const MAX_LINE: u64 = 2 << 20;
-/// The longest that a conversation may take, whatever the caller says.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest time for a conversation, whatever the caller says.
+pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often an agent that does not answer is called.
 const CALL_INTERVAL: Duration = Duration::from_secs(1);
 /// What the agent sends before the answer to `guest-sync-delimited`, and takes as the end of
