@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use vcpud::config::Limits;
 use vcpud::host::{Audit, Host, Keeper};
 use vcpud::machine::{
-    self, Access, Handle, News, Notice, Outbox, Placement, Running, Site, Source, Tenure, Treatment,
+    self, Access, Handle, News, Notice, Outbox, Placement, Processes, Running, Site, Source,
+    Tenure, Treatment,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::qmp::Codec;
@@ -275,6 +276,7 @@ fn start(directory: &Path, stream: UnixStream, site: Site, outbox: Outbox) -> Ru
         tenure: Tenure::Registration,
         uuid: None,
         leader: None,
+        processes: Processes::default(),
         agent: directory.join("agent"),
         record: directory.join("record"),
         treatment: treatment(),

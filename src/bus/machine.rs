@@ -83,6 +83,7 @@ impl MachineObject {
         let SetOptions { wait, guest_online } = options::set(options)?;
         let request = Request {
             target,
+            subject: snapshot.subject(),
             count,
             wait,
             guest_online,
@@ -115,7 +116,7 @@ impl MachineObject {
             .check(header, Action::TuneVcpus, &details)
             .await?;
         options::none(options)?;
-        let result = self.machine.tune(change()?).await;
+        let result = self.machine.tune(change()?, snapshot.subject()).await;
         result.map_err(|error| self.failed(error))
     }
 }

@@ -145,6 +145,7 @@ impl Handle {
             Wait::UpTo(None) | Wait::No => self.removal_timeout(),
         };
         let snapshot = self.snapshot();
+        snapshot.check(&request.subject)?;
         let (target, leader) = (request.target.clone(), snapshot.leader);
         let (plan, _) = snapshot.plan(&target)?;
         let entities = plan.remove.iter();

@@ -51,7 +51,9 @@ impl Actor {
     }
 
     fn plan(&self, request: &Request) -> Result<Plan, Error> {
-        let (plan, count) = self.snapshot().plan(&request.target)?;
+        let snapshot = self.snapshot();
+        snapshot.check(&request.subject)?;
+        let (plan, count) = snapshot.plan(&request.target)?;
         // Between the authorization and now others may have changed what the request leads to.
         if count != request.count {
             let (asked, told) = (request.target.clone(), request.count);

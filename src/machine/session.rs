@@ -10,11 +10,13 @@ use tracing::{debug, info};
 
 use super::actor::Actor;
 use super::changes::{self, Clues};
+use super::error::Error;
 use super::handle::Command;
 use super::link::{Link, Look};
 use super::notice::{Cause, News, Vcpu};
 use super::record::Telling;
 use super::snapshot::Snapshot;
+use crate::host::LeaderError;
 use crate::inventory::Inventory;
 use crate::qmp::{AcpiOst, Closed, Event, Events};
 use crate::text::Text;
@@ -69,18 +71,11 @@ impl Actor {
             let alarm = self.next_alarm();
             let leader = link.leader.clone();
             let step = tokio::select! {
-                Some(command) = self.requested.recv() => match command {
-                    Command::SetVcpus(request, answer) => {
-                        self.set_vcpus(&mut link, request, answer).await
-                    }
-                    Command::Tune(change, answer) => {
-                        self.tune(change, answer).await;
-                        Ok(())
-                    }
-                    Command::TakeUp(answer) => {
-                        self.take_up_treatment().await;
-                        let _ = answer.send(());
-                        Ok(())
+                Some(command) = self.requested.recv() => match verify(&link) {
+                    Ok(()) => self.execute(&mut link, command).await,
+                    Err(closed) => {
+                        command.refuse(Error::Disconnected(closed.to_string()));
+                        Err(closed)
                     }
                 },
                 event = link.events.recv() => match event {
@@ -92,7 +87,7 @@ impl Actor {
                 }
                 () = leader.exited() => Err(Closed::Hangup),
             };
-            if let Err(closed) = step {
+            if let Err(closed) = step.and_then(|()| self.check_size()) {
                 // What came before the end may tell of refusals that nobody tells again.
                 self.note_last_events(&mut link.events);
                 return closed;
@@ -100,9 +95,35 @@ impl Actor {
         }
     }
 
+    async fn execute(&mut self, link: &mut Link, command: Command) -> Result<(), Closed> {
+        match command {
+            Command::SetVcpus(request, answer) => self.set_vcpus(link, request, answer).await,
+            Command::Tune(change, subject, answer) => {
+                self.tune(change, subject, answer).await;
+                Ok(())
+            }
+            Command::TakeUp(answer) => {
+                self.take_up_treatment().await;
+                let _ = answer.send(());
+                Ok(())
+            }
+        }
+    }
+
+    /// Checks that the state of the machine fits into its file. No real machine has more.
+    fn check_size(&self) -> Result<(), Closed> {
+        match self.record.is_too_large() {
+            true => Err(Closed::Malformed(
+                "its vCPUs need more than 1 MiB of persisted state".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Takes in the first look: what is there when the connection starts, or came and went
     /// without it.
     async fn open_session(&mut self, link: &Link, look: Look) -> Result<(), Closed> {
+        verify(link)?;
         let known = self.recalled.is_some() || self.snapshot().version.is_some();
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let identity = &link.identity;
@@ -113,7 +134,6 @@ impl Actor {
         };
         snapshot.accelerator = identity.accelerator.clone();
         snapshot.architecture = identity.architecture.clone();
-        snapshot.leader = link.leader.pid();
         snapshot.disconnected = None;
         let missed = match known {
             true => self.missed_refusals(link).await?,
@@ -149,7 +169,7 @@ impl Actor {
             self.audit_start();
         }
         self.take_up_treatment().await;
-        Ok(())
+        self.check_size()
     }
 
     /// Notes what came before the end of a connection: it may tell of refusals that nobody tells
@@ -277,6 +297,8 @@ impl Actor {
     /// Looks at the machine and takes in what is seen.
     pub(super) async fn look(&mut self, link: &mut Link) -> Result<(), Closed> {
         let look = link.look().await?;
+        // A placement pass follows.
+        verify(link)?;
         self.attention.due = None;
         self.attention.looked = Some(Instant::now());
         // What came before the replies explains what they say. What came after them asks for
@@ -355,6 +377,14 @@ impl Actor {
         self.remember();
         self.answer_due();
     }
+}
+
+/// Checks that the process behind the connection is the one that it was, and of the same user.
+fn verify(link: &Link) -> Result<(), Closed> {
+    link.leader.verify().map_err(|error| match error {
+        LeaderError::NoProcess => Closed::Hangup,
+        other => Closed::OtherProcess(other.to_string()),
+    })
 }
 
 impl Snapshot {

@@ -36,6 +36,12 @@ pub enum Closed {
     /// QEMU sent what is no QMP, or too much of it.
     #[error("QEMU does not keep to the protocol: {0}")]
     Malformed(String),
+    /// The peer does not begin as QEMU does, so it is another program.
+    #[error("the peer does not greet as QMP does: {0}")]
+    NoGreeting(String),
+    /// The process behind the connection is not the one that it was.
+    #[error("{0}")]
+    OtherProcess(String),
     /// QEMU owed a reply and was silent for too long.
     #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
     Timeout {
@@ -47,6 +53,13 @@ pub enum Closed {
     /// QEMU sends events faster than they can be looked at.
     #[error("QEMU sent more than {EVENT_QUEUE} events at once")]
     TooManyEvents,
+}
+
+impl Closed {
+    /// Returns whether QEMU broke a rule or a limit of the protocol.
+    pub fn is_breach(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::TooManyEvents)
+    }
 }
 
 /// Why a command has no result.
@@ -71,6 +84,17 @@ pub enum Error {
     /// The connection ended before the answer.
     #[error(transparent)]
     Closed(#[from] Closed),
+}
+
+impl Error {
+    /// Returns whether QEMU broke a rule or a limit of the protocol.
+    pub fn is_breach(&self) -> bool {
+        match self {
+            Self::Command { .. } => false,
+            Self::Unexpected { .. } => true,
+            Self::Closed(closed) => closed.is_breach(),
+        }
+    }
 }
 
 /// The sending side of a QMP connection, which lives as long as its clients.
@@ -121,7 +145,8 @@ impl Client {
         };
         match timeout(silence, messages.next()).await.map_err(late)? {
             Some(Ok(Message::Greeting)) => {}
-            Some(Ok(_)) => return Err(Closed::Malformed("no greeting first".into())),
+            Some(Ok(_)) => return Err(Closed::NoGreeting("another message comes first".into())),
+            Some(Err(Malformed::Message(why))) => return Err(Closed::NoGreeting(why.to_string())),
             Some(Err(error)) => return Err(error.into()),
             None => return Err(Closed::Hangup),
         }
@@ -473,7 +498,7 @@ mod tests {
         far.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
         assert!(matches!(
             Client::connect(near, LONG).await,
-            Err(Closed::Malformed(_))
+            Err(Closed::NoGreeting(_))
         ));
     }
 
