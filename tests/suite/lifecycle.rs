@@ -101,7 +101,7 @@ async fn a_process_that_became_another_users_is_no_machine() {
     let listen = move |_| async move { UnixListener::bind(socket).unwrap() };
     let _listener = world.with_nobody(listen).await;
     let service = world.service.as_ref().unwrap();
-    let reason = "user 65534 listened on the QMP socket with a process that is user 0's by now";
+    let reason = "user 65534 listened on the QMP socket with a process that is user 0's now";
     service.has_logged(reason).await;
     assert_eq!(world.names().await, [""; 0]);
 }
