@@ -8,6 +8,7 @@
 #[path = "../tests/suite/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the suite uses the rest")]
 mod harness;
+#[allow(dead_code, reason = "the other benches use the rest")]
 mod timing;
 
 use harness::*;

@@ -1,31 +1,41 @@
-//! What others notice while one user calls as fast as he can: `cargo bench --bench storm`.
+//! What root notices while another user floods the service: `cargo bench --bench storm`.
 //!
-//! root reads and changes one machine, at first in quiet and then while the user nobody, with eight
-//! connections of 32 calls each, asks for all there is to ask for, most of which polkit denies him.
-//! The bus daemon's own answer is the floor: it has to carry the storm too, and so has the machine.
+//! root asks the bus daemon for its id, lists the vCPUs of a machine, and resizes it: at first
+//! alone, then during each flood. A flood is eight connections of the user `nobody` that send one
+//! kind of message as fast as the bus daemon reads. The bus daemon's own answer is the floor: it
+//! has to carry the flood too, and so has the machine that this runs on.
 //! Real dbus-daemon, polkitd and vcpud; scripted QEMUs.
 
 #[path = "../tests/suite/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the suite uses the rest")]
 mod harness;
+#[allow(dead_code, reason = "the other benches use the rest")]
 mod timing;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 
-use futures_util::future::join_all;
 use harness::*;
-use timing::{Times, heading};
-use vcpud::proxy::{MachineProxy, ManagerProxy};
-use zbus::Connection;
+use timing::Times;
+use tokio::task::JoinSet;
 use zbus::fdo::DBusProxy;
+use zbus::{Fd, Message, Variant};
 
 const CONNECTIONS: usize = 8;
-const CALLS_EACH: usize = 32;
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 40;
 
-/// How long the bus, a read and a change of a machine take.
+/// What a flood consists of.
+struct Flood {
+    name: &'static str,
+    /// The message that is sent again and again, without its serial.
+    bytes: Vec<u8>,
+    descriptors: usize,
+    /// Whether the replies are read.
+    reads: bool,
+}
+
+/// Measures how long the bus daemon, a read and a change of a machine take.
 async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> [Times; 3] {
     let mut times: [Times; 3] = Default::default();
     for round in 0..ROUNDS {
@@ -38,76 +48,115 @@ async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> [Times; 3] {
     times
 }
 
-/// Calls whatever there is until `over`.
-async fn storm(connection: Connection, over: &AtomicBool, answered: &AtomicUsize) {
-    let manager = ManagerProxy::new(&connection).await.expect("a proxy");
-    let builder = MachineProxy::builder(&connection).path("/org/vcpud1/machine/web");
-    let machine = builder.build().await.expect("a proxy");
-    let call = async |n: usize| {
-        // Whether it is granted is not the matter.
-        match n % 4 {
-            0 => drop(machine.set_vcpus(2, HashMap::new()).await),
-            1 => drop(machine.list_vcpus().await),
-            2 => drop(manager.get_machine("nowhere").await),
-            _ => drop(
-                manager
-                    .register_machine("mine", "/nowhere", HashMap::new())
-                    .await,
-            ),
+/// Sends `bytes` over a connection of the user `nobody` until the task is aborted.
+async fn flood(mut client: RawClient, mut bytes: Vec<u8>, descriptors: usize, reads: bool) {
+    let file = File::open("/dev/null").expect("it is there");
+    loop {
+        let serial = client.next_serial().get();
+        bytes[8..12].copy_from_slice(&serial.to_le_bytes());
+        client.send(&bytes, &vec![file.as_fd(); descriptors]).await;
+        if reads {
+            client.discard_what_came();
         }
-    };
-    let caller = async |n: usize| {
-        while !over.load(Ordering::Relaxed) {
-            call(n).await;
-            answered.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    join_all((0..CALLS_EACH).map(&caller)).await;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The greatest memory of the service so far, in MiB, which is then counted again.
+fn peak(world: &World) -> u64 {
+    let pid = world.service.as_ref().expect("it runs").pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("root may");
+    kib.expect("a number") >> 10
+}
+
+/// A call of `member` without options.
+fn call(path: &str, interface: &str, member: &str) -> zbus::message::Builder<'static> {
+    Message::method_call(path.to_owned(), member.to_owned())
+        .destination("org.vcpud1")
+        .interface(interface.to_owned())
+}
+
+fn floods(owner: &str) -> Vec<Flood> {
+    const BIG: &str = "/org/vcpud1/machine/big";
+    const MACHINE: &str = "org.vcpud1.Machine";
+    const MANAGER: &str = "org.vcpud1.Manager";
+    const ROOT: &str = "/org/vcpud1";
+    let none: HashMap<&str, Variant<'_>> = HashMap::new();
+    let list = call(BIG, MACHINE, "ListVcpus").build(&());
+    let all = call(
+        ROOT,
+        "org.freedesktop.DBus.ObjectManager",
+        "GetManagedObjects",
+    )
+    .build(&());
+    let long = call(ROOT, MANAGER, "GetMachine").build(&("\u{1}".repeat(1 << 20),));
+    let file = File::open("/dev/null").expect("it is there");
+    let fds: Vec<Fd<'_>> = (0..16).map(|_| Fd::from(&file)).collect();
+    let descriptors = call(ROOT, MANAGER, "ListMachines").build(&(fds,));
+    let change = call(BIG, MACHINE, "SetVcpus").build(&(3u32, none));
+    let job = ("vcpud-big.scope", "done");
+    let signal = Message::signal(ROOT, "org.freedesktop.systemd1.Manager", "JobRemoved")
+        .destination(owner.to_owned())
+        .build(&job);
+    [
+        ("ListVcpus of 1024, read", &list, 0, true),
+        ("ListVcpus of 1024, unread", &list, 0, false),
+        ("GetManagedObjects, read", &all, 0, true),
+        ("GetManagedObjects, unread", &all, 0, false),
+        ("calls of 1 MiB", &long, 0, true),
+        ("16 descriptors each", &descriptors, 16, true),
+        ("SetVcpus, denied", &change, 0, true),
+        ("signals like systemd's", &signal, 0, true),
+    ]
+    .map(|(name, message, descriptors, reads)| Flood {
+        name,
+        bytes: message.as_ref().expect("a message").data().bytes().to_vec(),
+        descriptors,
+        reads,
+    })
+    .into()
 }
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "the figures")]
 async fn main() {
     let world = World::with_polkit("").await;
-    let _peers = ["web", "db"].map(|name| world.peer(name, Model::x86(1, 4)));
-    world.machine("web").await;
-    let machine = world.machine("db").await;
+    let mut peers = vec![world.peer("big", Model::x86(1024, 1024))];
+    for number in 0..64 {
+        peers.push(world.peer(&format!("vm{number}"), Model::x86(1, 4)));
+        world.machine(&format!("vm{number}")).await;
+    }
+    world.machine("big").await;
+    let machine = world.machine("vm0").await;
     let bus = DBusProxy::new(&world.connection).await.expect("the bus");
     measure(&bus, &machine).await; // warms up
     let quiet = measure(&bus, &machine).await;
+    let name = "org.vcpud1".try_into().expect("a name");
+    let owner = bus.get_name_owner(name).await.expect("it is owned");
 
-    let (over, answered) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicUsize::new(0)),
-    );
-    let address = world.bus.address().to_owned();
-    let stormer = {
-        let (over, answered) = (over.clone(), answered.clone());
-        world.with_nobody(move |_| async move {
-            let one = async || {
-                let builder = zbus::connection::Builder::address(address.as_str());
-                let connection = builder.build().await;
-                storm(connection.expect("the bus takes nobody"), &over, &answered).await;
-            };
-            join_all((0..CONNECTIONS).map(|_| one())).await;
-        })
+    println!("root's calls, in ms: median and 95 %; x: times the same alone");
+    let title = "                          ";
+    println!("{title}  GetId                 ListVcpus             SetVcpus              MiB");
+    let line = |name: &str, times: &[Times; 3], peak: u64| {
+        let columns = times.iter().zip(&quiet);
+        let columns: Vec<String> = columns.map(|(time, quiet)| time.against(quiet)).collect();
+        println!("{name:<26} {} {peak:4}", columns.join(" "));
     };
-    let measured = async {
-        while answered.load(Ordering::Relaxed) < CONNECTIONS * CALLS_EACH {
-            tokio::task::yield_now().await;
+    line("alone", &quiet, peak(&world));
+    for kind in floods(&owner) {
+        let mut clients = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let client = RawClient::nobody(&world.bus).await;
+            let bytes = kind.bytes.clone();
+            clients.spawn(flood(client, bytes, kind.descriptors, kind.reads));
         }
-        let (before, since) = (answered.load(Ordering::Relaxed), std::time::Instant::now());
+        measure(&bus, &machine).await; // until the flood has risen
         let times = measure(&bus, &machine).await;
-        let calls = answered.load(Ordering::Relaxed) - before;
-        over.store(true, Ordering::Relaxed);
-        (times, calls as f64 / since.elapsed().as_secs_f64())
-    };
-    let ((), (stormy, rate)) = tokio::join!(stormer, measured);
-
-    println!("{}", heading(&["quiet", "in the storm"]));
-    let names = ["bus: GetId", "ListVcpus", "SetVcpus 1 to 2 and back"];
-    for (name, (quiet, stormy)) in names.into_iter().zip(quiet.iter().zip(&stormy)) {
-        println!("{}", quiet.beside(name, stormy));
+        line(kind.name, &times, peak(&world));
+        clients.shutdown().await;
+        measure(&bus, &machine).await;
     }
-    println!("the storm: {rate:.0} calls a second were answered");
 }

@@ -27,6 +27,14 @@ impl Times {
         format!("{median:10.2} {most:10.2}")
     }
 
+    /// Median and 95th percentile, and the median as a multiple of that of `quiet`.
+    pub(crate) fn against(&self, quiet: &Self) -> String {
+        let [own, quiet_own] = [self, quiet].map(|times| times.percentile(50).as_secs_f64());
+        let most = self.percentile(95).as_secs_f64() * 1e3;
+        let multiple = own / quiet_own;
+        format!("{:7.2} {most:7.2} {multiple:4.1}x", own * 1e3)
+    }
+
     /// A line with these and the `other` times, and how often these go into the others.
     pub(crate) fn beside(&self, name: &str, other: &Self) -> String {
         let median = |times: &Self| times.percentile(50).as_secs_f64();

@@ -151,3 +151,61 @@ impl WriteHalf for Writer {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn writer() -> (Writer, std::os::unix::net::UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("it is a socket");
+        let socket = Arc::new(UnixStream::from_std(ours).expect("it is a socket"));
+        let (gate, _errands) = Gate::new(Default::default());
+        (Writer::new(socket, Arc::new(gate)), theirs)
+    }
+
+    fn signal(length: usize) -> Message {
+        let signal = Message::signal("/a", "b.c", "D");
+        signal.build(&("x".repeat(length),)).expect("a message")
+    }
+
+    /// Real sockets; the time passes when nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn gives_up_a_bus_that_reads_nothing() {
+        let (mut writer, mut bus) = writer();
+        let error = loop {
+            match writer.send_message(&signal(60_000)).await {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        let zbus::Error::InputOutput(error) = error else {
+            panic!("{error}")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // The other end sees the end of the connection after what was written.
+        let mut read = Vec::new();
+        bus.read_to_end(&mut read).expect("the connection ended");
+        assert!(!read.is_empty());
+    }
+
+    /// Real sockets.
+    #[tokio::test]
+    async fn writes_the_rest_of_a_message_whose_sender_stopped_waiting() {
+        let (mut writer, mut bus) = writer();
+        let (first, second) = (signal(8 << 20), signal(10));
+        let waited = timeout(Duration::from_millis(1), writer.send_message(&first)).await;
+        assert!(waited.is_err(), "it fits into the socket");
+        let expected = [first.data().bytes(), second.data().bytes()].concat();
+        let length = expected.len();
+        let reader = std::thread::spawn(move || {
+            let mut read = vec![0; length];
+            bus.read_exact(&mut read).expect("all is written");
+            read
+        });
+        writer.send_message(&second).await.expect("the bus reads");
+        assert!(reader.join().expect("it ends") == expected, "bytes differ");
+    }
+}

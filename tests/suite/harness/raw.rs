@@ -182,6 +182,17 @@ impl RawClient {
         }
     }
 
+    /// Reads what came, without looking at it.
+    pub(crate) fn discard_what_came(&mut self) {
+        self.input.clear();
+        let mut buffer = [0; 64 << 10];
+        while self
+            .socket
+            .try_read(&mut buffer)
+            .is_ok_and(|length| length > 0)
+        {}
+    }
+
     fn take(&mut self) -> Option<Received> {
         let lengths: &[u8; 16] = self.input.first_chunk()?;
         let number = |at: usize| u32::from_le_bytes(lengths[at..at + 4].try_into().expect("4"));
