@@ -40,7 +40,7 @@ pub(crate) struct Received {
 
 /// A connection to the bus.
 pub(crate) struct RawClient {
-    socket: UnixStream,
+    pub(crate) socket: UnixStream,
     input: Vec<u8>,
     serial: u32,
     /// Its unique name.
@@ -180,17 +180,6 @@ impl RawClient {
                 return received;
             }
         }
-    }
-
-    /// Reads what came, without looking at it.
-    pub(crate) fn discard_what_came(&mut self) {
-        self.input.clear();
-        let mut buffer = [0; 64 << 10];
-        while self
-            .socket
-            .try_read(&mut buffer)
-            .is_ok_and(|length| length > 0)
-        {}
     }
 
     fn take(&mut self) -> Option<Received> {
