@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{SockType, UnixAddr, getpeername, getsockopt, sockopt};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
+use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -46,6 +47,15 @@ pub enum ConnectError {
     /// Anything else.
     #[error("the socket cannot be connected to: {0}")]
     Io(#[source] io::Error),
+}
+
+impl From<Errno> for ConnectError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::Missing,
+            other => Self::Io(other.into()),
+        }
+    }
 }
 
 /// Takes over a connection that somebody else made and passed on.
@@ -93,6 +103,23 @@ pub struct SocketFile {
     path: PathBuf,
     is_users: bool,
     opened: Option<Opened>,
+}
+
+/// Opens a file for its place and its owner only.
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Opens the file at `path`, which is absolute, name by name and without symbolic links.
+///
+/// `openat2()` would do so at once, but the filter of `RestrictSUIDSGID=` in systemd forbids it.
+fn open_without_links(path: &Path) -> Result<OwnedFd, ConnectError> {
+    let mut file = open("/", HANDLE, Mode::empty())?;
+    for name in path.components().skip(1) {
+        file = openat(&file, name.as_os_str(), HANDLE, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Symlink {
+            return Err(ConnectError::Link);
+        }
+    }
+    Ok(file)
 }
 
 /// An open socket file.
@@ -161,18 +188,11 @@ impl SocketFile {
 
     /// Opens the file. Blocks as long as the file system does.
     fn open(&mut self) -> Result<(), ConnectError> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (path, mode) = (&self.path, Mode::empty());
-        let opened = match self.is_users {
-            true => openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS),
-            false => open(path, flags, mode),
+        let file = match self.is_users {
+            true => open_without_links(&self.path)?,
+            false => open(&self.path, HANDLE, Mode::empty())?,
         };
-        let file = opened.map_err(|errno| match errno {
-            rustix::io::Errno::NOENT => ConnectError::Missing,
-            rustix::io::Errno::LOOP => ConnectError::Link,
-            other => ConnectError::Io(other.into()),
-        })?;
-        let stat = fstat(&file).map_err(|errno| ConnectError::Io(errno.into()))?;
+        let stat = fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
             return Err(ConnectError::NotASocket);
         }
