@@ -18,12 +18,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::host::{self, ConnectError, Leader};
 use crate::inventory::MAX_VCPUS;
+use crate::limited::Limited;
 use crate::text::Text;
 
 /// The longest line that is read: [`MAX_VCPUS`] CPUs take less.
 const MAX_LINE: u64 = 2 << 20;
-/// The longest that a conversation may take, whatever the caller says.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest time for a conversation, whatever the caller says.
+pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often an agent that does not answer is called.
 const CALL_INTERVAL: Duration = Duration::from_secs(1);
 /// What the agent sends before the answer to `guest-sync-delimited`, and takes as the end of
@@ -73,9 +74,9 @@ pub enum Error {
 }
 
 #[derive(Deserialize)]
-struct Reply {
+struct Reply<T> {
     #[serde(rename = "return")]
-    value: Option<Value>,
+    value: Option<T>,
     error: Option<Refusal>,
 }
 
@@ -117,13 +118,18 @@ impl GuestAgent {
         Ok(agent)
     }
 
-    /// The CPUs that the guest knows, by its numbers.
+    /// Returns the CPUs that the guest knows, by the guest's numbers.
+    ///
+    /// # Errors
+    /// Fails where the agent does not answer in time, refuses, or answers with something else.
     pub async fn cpus(&mut self) -> Result<BTreeMap<u32, GuestCpu>, Error> {
-        let cpus: Vec<GuestCpu> = self.execute("guest-get-vcpus", json!({})).await?;
-        if cpus.len() > MAX_VCPUS as usize {
-            return Err(Error::Malformed(format!("{} CPUs", cpus.len())));
-        }
-        Ok(cpus.into_iter().map(|cpu| (cpu.logical_id, cpu)).collect())
+        let cpus: Limited<GuestCpu, { MAX_VCPUS as usize }> =
+            self.execute("guest-get-vcpus", json!({})).await?;
+        Ok(cpus
+            .0
+            .into_iter()
+            .map(|cpu| (cpu.logical_id, cpu))
+            .collect())
     }
 
     /// Makes the guest use `cpus`, its own numbers, or do without them.
@@ -164,8 +170,8 @@ impl GuestAgent {
         loop {
             let line = self.line().await?;
             let answer = line.rsplit(|byte| *byte == DELIMITER).next();
-            let answer = answer.and_then(|text| serde_json::from_slice::<Reply>(text).ok());
-            if answer.is_some_and(|reply| reply.value == Some(id.into())) {
+            let answer = answer.and_then(|text| serde_json::from_slice::<Reply<u64>>(text).ok());
+            if answer.is_some_and(|reply| reply.value == Some(id)) {
                 return Ok(());
             }
         }
@@ -181,10 +187,13 @@ impl GuestAgent {
         let malformed = |error: serde_json::Error| {
             Error::Malformed(Text::lossy(&error.to_string()).to_string())
         };
-        let reply: Reply = serde_json::from_slice(&self.line().await?).map_err(malformed)?;
+        let reply: Reply<T> = serde_json::from_slice(&self.line().await?).map_err(malformed)?;
         match reply.error {
             Some(refusal) => Err(Error::Refused(refusal.desc)),
-            None => serde_json::from_value(reply.value.unwrap_or_default()).map_err(malformed),
+            None => {
+                let value = reply.value;
+                value.ok_or_else(|| Error::Malformed("neither a result nor an error".into()))
+            }
         }
     }
 

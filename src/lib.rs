@@ -11,6 +11,7 @@ pub mod guest_agent;
 pub mod host;
 mod idle;
 pub mod inventory;
+mod limited;
 pub mod machine;
 pub mod names;
 pub mod placement;

@@ -3,25 +3,38 @@
 use std::borrow::Borrow;
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A short, printable text from a QEMU: at most [`Text::MAX`] bytes, no control characters.
 ///
 /// Whatever QEMU says reaches terminals, journals and D-Bus messages (where a NUL would cost
 /// the service its connection). A QEMU whose names do not fit this type is not believed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Text(String);
+pub struct Text(Box<str>);
+
+/// Why a text cannot be a [`Text`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadText {
+    /// It is too long.
+    #[error("a name of more than {} bytes", Text::MAX)]
+    Long,
+    /// It has characters that are not printed.
+    #[error("a name with control characters")]
+    Unprintable,
+}
 
 impl Text {
-    /// The greatest length in bytes.
-    pub const MAX: usize = 1024;
+    /// The greatest length in bytes. QEMU sets no limit for the ids of devices, which QOM paths end
+    /// with. The longest recorded path has 320 bytes.
+    pub const MAX: usize = 512;
 
-    /// The text itself.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Makes any text fit: cut after [`Text::MAX`] bytes, control characters replaced.
+    /// Cuts any text after [`Text::MAX`] bytes, and replaces control characters.
     pub fn lossy(text: &str) -> Self {
         let mut end = text.len().min(Self::MAX);
         while !text.is_char_boundary(end) {
@@ -36,7 +49,7 @@ impl Text {
             }
             out.push(c);
         }
-        Self(out)
+        Self(out.into())
     }
 }
 
@@ -52,24 +65,40 @@ impl fmt::Display for Text {
     }
 }
 
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text.len() > Self::MAX {
-            return Err(de::Error::custom(format_args!(
-                "a name of {} bytes, more than {}",
-                text.len(),
-                Self::MAX
-            )));
+impl TryFrom<&str> for Text {
+    type Error = BadText;
+
+    fn try_from(text: &str) -> Result<Self, BadText> {
+        match text {
+            text if text.len() > Self::MAX => Err(BadText::Long),
+            text if text.chars().any(is_unprintable) => Err(BadText::Unprintable),
+            text => Ok(Self(text.into())),
         }
-        if text.chars().any(is_unprintable) {
-            return Err(de::Error::custom("a name with control characters"));
-        }
-        Ok(Self(text))
     }
 }
 
-/// Whether `c` is nothing to look at, but changes what is seen: it drives a terminal, begins a
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Checked)
+    }
+}
+
+/// Checks a text before it is copied.
+struct Checked;
+
+impl Visitor<'_> for Checked {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+        Text::try_from(text).map_err(E::custom)
+    }
+}
+
+/// Returns whether `c` has no glyph but changes what a reader sees: it drives a terminal, begins a
 /// line, turns the direction of writing or has no width.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
@@ -86,7 +115,7 @@ mod tests {
         assert!(serde_json::from_str::<Text>(r#""vcpu1""#).is_ok());
         assert!(serde_json::from_str::<Text>(r#""a\u0000b""#).is_err());
         assert!(serde_json::from_str::<Text>(r#""a\u001b[2J""#).is_err());
-        assert!(serde_json::from_str::<Text>(&format!("{:?}", "x".repeat(1025))).is_err());
+        assert!(serde_json::from_str::<Text>(&format!("{:?}", "x".repeat(513))).is_err());
     }
 
     #[test]

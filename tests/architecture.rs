@@ -28,10 +28,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bus", "config", "host", "idle", "machine", "names", "registry", "systemd",
         ],
     ),
-    ("guest_agent", &["host", "inventory", "text"]),
+    ("guest_agent", &["host", "inventory", "limited", "text"]),
     ("host", &["placement"]),
     ("idle", &[]),
     ("inventory", &["text"]),
+    ("limited", &[]),
     (
         "machine",
         &[
@@ -39,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "guest_agent",
             "host",
             "inventory",
+            "limited",
             "names",
             "placement",
             "qmp",
@@ -48,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("placement", &[]),
     ("proxy", &[]),
-    ("qmp", &["text"]),
+    ("qmp", &["limited", "text"]),
     (
         "registry",
         &["config", "host", "machine", "names", "placement"],

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 use vcpud::inventory::{
-    Contradiction, CpuInfoFast, Denial, Entity, HotpluggableCpu, Inventory, MAX_VCPUS, Slots,
-    Target, count_after, nearest, plan,
+    Contradiction, CpuInfoFast, Denial, Entity, HotpluggableCpu, Inventory, MAX_VCPUS,
+    MAX_VCPUS_PER_SLOT, Slots, Target, count_after, nearest, plan,
 };
 
 use super::choice::Choices;
@@ -73,8 +73,8 @@ fn made_up(choices: &mut Choices<'_>) -> Value {
             4,
             8,
             0,
-            16_383,
-            16_384,
+            64,
+            65,
             4_000_000_000,
             u64::MAX,
         ]);
@@ -124,13 +124,7 @@ fn props(choices: &mut Choices<'_>, n: usize) -> Value {
     for level in ["socket-id", "core-id", "thread-id", "node-id", "die-id"] {
         let value = match choices.below(8) {
             0 => continue,
-            1 => choices.one(&[
-                json!(-1),
-                json!(u64::MAX),
-                json!("1"),
-                json!(null),
-                json!(0.5),
-            ]),
+            1 => choices.one(&[json!(-1), json!(i64::MAX), json!("1")]),
             2 => choices.byte().into(),
             _ => n.into(),
         };
@@ -171,7 +165,7 @@ fn adds_up(inventory: &Inventory, slots: &Slots) {
     let mut places = BTreeSet::new();
     let mut paths = BTreeSet::new();
     for entity in inventory.entities() {
-        assert!(entity.width > 0);
+        assert!((1..=MAX_VCPUS_PER_SLOT).contains(&entity.width));
         assert_eq!(entity.first, next, "numbers have no gaps");
         next = entity.vcpus().end;
         assert!(places.insert(entity.slot) && (entity.slot as usize) < inventory.entities().len());
@@ -329,8 +323,11 @@ fn is_one(contradiction: &Contradiction, slots: &Slots) {
     match contradiction {
         Contradiction::Count => {
             let sum: u128 = list.iter().map(|slot| u128::from(slot.vcpus_count)).sum();
-            let is_empty = list.iter().any(|slot| slot.vcpus_count == 0);
-            assert!(is_empty || sum > u128::from(MAX_VCPUS), "{sum} is possible");
+            let possible = 1..=u64::from(MAX_VCPUS_PER_SLOT);
+            let is_wrong = list
+                .iter()
+                .any(|slot| !possible.contains(&slot.vcpus_count));
+            assert!(is_wrong || sum > u128::from(MAX_VCPUS), "{sum} is possible");
         }
         Contradiction::SharedPath(path) => {
             let there = list

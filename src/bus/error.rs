@@ -85,13 +85,15 @@ fn name_of(error: &machine::Error) -> &'static str {
             Denial::NoHotplug { .. } | Denial::NoUnplug { .. } => error_name::NOT_SUPPORTED,
             Denial::NotRemovable { .. } => error_name::NOT_REMOVABLE,
         },
-        Error::Overtaken { .. } => error_name::BUSY,
+        Error::Overtaken { .. } | Error::Replaced => error_name::BUSY,
         Error::Disconnected(_) => error_name::DISCONNECTED,
         Error::Interrupted(closed) => match closed {
             Closed::Timeout { .. } => error_name::QMP_TIMEOUT,
-            Closed::Hangup | Closed::Malformed(_) | Closed::TooManyEvents => {
-                error_name::DISCONNECTED
-            }
+            Closed::Hangup
+            | Closed::Malformed(_)
+            | Closed::NoGreeting(_)
+            | Closed::OtherProcess(_)
+            | Closed::TooManyEvents => error_name::DISCONNECTED,
         },
         Error::QmpFailed(_) => error_name::QMP_FAILED,
         Error::GuestRefused(_) => error_name::GUEST_REFUSED,
@@ -127,9 +129,12 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
             )
             | NoLink::OtherUuid { .. } => error_name::INVALID_ARGS,
             NoLink::Qmp(qmp::Error::Closed(Closed::Timeout { .. })) => error_name::QMP_TIMEOUT,
-            NoLink::Connect(_) | NoLink::Leader(_) | NoLink::Qmp(_) | NoLink::Gone => {
-                error_name::DISCONNECTED
-            }
+            NoLink::OtherMachine(_) => error_name::MACHINE_EXISTS,
+            NoLink::Connect(_)
+            | NoLink::Leader(_)
+            | NoLink::Qmp(_)
+            | NoLink::LeftAlone { .. }
+            | NoLink::Gone => error_name::DISCONNECTED,
         },
         Error::NotRemembered(_) => error_name::IO_ERROR,
         Error::Ending => error_name::DISCONNECTED,

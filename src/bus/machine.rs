@@ -79,6 +79,7 @@ impl MachineObject {
         let caller = operation.authorize(header, &self.authority).await?;
         let request = Request {
             target,
+            subject: snapshot.subject(),
             count,
             wait,
             guest_online,
@@ -104,9 +105,10 @@ impl MachineObject {
         change: TuningChange,
     ) -> Result<(), Error> {
         options::none(options)?;
+        let subject = self.machine.snapshot().subject();
         let operation = self.tuning(&change);
         operation.authorize(header, &self.authority).await?;
-        let result = self.machine.tune(change).await;
+        let result = self.machine.tune(change, subject).await;
         result.map_err(|error| self.failed(error))
     }
 

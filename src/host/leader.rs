@@ -6,26 +6,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-use super::Dir;
+use super::identity::{self, ProcessId, Users};
+use super::task::Tasks;
 
-/// A process held by a pidfd (`pidfd_open(2)`).
+/// A process held by a pidfd (`pidfd_open(2)`), with the user that it had when it was first held.
 #[derive(Debug)]
 pub struct Leader {
-    pid: Pid,
+    id: ProcessId,
+    user: u32,
     pidfd: AsyncFd<OwnedFd>,
-}
-
-/// What names one process of all that ever were since the host's start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
-    /// Its PID.
-    pub pid: u32,
-    /// When it started, in clock ticks after the host (`starttime` in `proc_pid_stat(5)`).
-    pub start: u64,
 }
 
 /// The process behind a socket cannot be held.
@@ -38,35 +30,36 @@ pub enum LeaderError {
     #[error("there is no such process")]
     NoProcess,
     /// It is not what it was: a program that gives its users more rights than they have, say.
-    #[error("user {then} listened on the QMP socket with a process that is user {now}'s by now")]
+    #[error("user {then} listened on the QMP socket with a process that is user {now}'s now")]
     OtherUser {
-        /// Who listened.
+        /// The user that listened.
         then: u32,
-        /// Whose process it is.
+        /// The user of the process.
+        now: u32,
+    },
+    /// It acts for several users at once, so that it is not known whose it is.
+    #[error(
+        "process {pid} has the real, effective, saved and file-system users {}; all four must be the same", list(*users)
+    )]
+    MixedUsers {
+        /// Its PID.
+        pid: u32,
+        /// Its users.
+        users: Users,
+    },
+    /// It became another user's since it was first held.
+    #[error("process {pid} was user {then}'s and is user {now}'s now")]
+    Changed {
+        /// Its PID.
+        pid: u32,
+        /// Its user when it was first held.
+        then: u32,
+        /// Its user now.
         now: u32,
     },
     /// The kernel refused.
     #[error("the process that listens on the QMP socket cannot be held: {0}")]
     Kernel(#[from] io::Error),
-}
-
-/// The threads of one process, which is held so that no other can take its PID.
-pub trait Tasks {
-    /// The PID of the process.
-    fn pid(&self) -> u32;
-
-    /// Whether `thread` is a task of the process, now.
-    fn has_task(&self, thread: u32) -> bool;
-
-    /// All tasks of the process, now.
-    fn tasks(&self) -> io::Result<Vec<u32>> {
-        let tasks = Dir::open(format!("/proc/{}/task", self.pid()))?.children()?;
-        // Read before the look, so that they were this process's and not a successor's.
-        match self.has_task(self.pid()) {
-            true => Ok(tasks.iter().filter_map(|task| task.parse().ok()).collect()),
-            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-        }
-    }
 }
 
 impl Tasks for Leader {
@@ -80,8 +73,12 @@ impl Tasks for Leader {
 }
 
 impl Leader {
-    /// The process that listens on the other side of `stream` (`SO_PEERPIDFD`, Linux 6.5, else
-    /// `SO_PEERCRED` in `unix(7)`).
+    /// Holds the process that listens on the other side of `stream` (`SO_PEERPIDFD`, Linux 6.5,
+    /// else `SO_PEERCRED` in `unix(7)`).
+    ///
+    /// # Errors
+    /// Fails where the process cannot be seen, has several users, or is not the user's that began
+    /// to listen.
     pub fn of_peer(stream: &UnixStream) -> Result<Self, LeaderError> {
         let peer = stream.peer_cred()?;
         let pid = peer.pid().and_then(Pid::from_raw);
@@ -93,26 +90,36 @@ impl Leader {
                 other => LeaderError::Kernel(other.into()),
             })?,
         };
-        let leader = Self::hold(pid, pidfd)?;
-        // What root started may run as anybody since.
-        match (peer.uid(), leader.user()?) {
+        let leader = Self::hold(pid, pidfd).map_err(|error| match error {
+            LeaderError::NoProcess => LeaderError::Invisible,
+            other => other,
+        })?;
+        // A process that root started may have changed to any user since.
+        match (peer.uid(), leader.user) {
             (then, now) if then != 0 && then != now => Err(LeaderError::OtherUser { then, now }),
             _ => Ok(leader),
         }
     }
 
-    /// The process that listens on the other side of `stream`, which was held by `pidfd` before.
+    /// Holds the process that listens on the other side of `stream`, which `pidfd` held before.
+    ///
+    /// # Errors
+    /// Fails like [`Leader::of_peer`], and where the process that was held has exited.
     pub fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         let peer = Self::of_peer(stream)?;
-        let held = Self::hold(peer.pid, pidfd)?;
-        // The PID may be another's by now, if the one that was held has exited.
+        let pid = i32::try_from(peer.pid()).ok().and_then(Pid::from_raw);
+        let held = Self::hold(pid.ok_or(LeaderError::Invisible)?, pidfd)?;
+        // If the process that was held has exited, the PID may be another's now.
         match held.has_exited() {
             true => Err(LeaderError::Invisible),
             false => Ok(held),
         }
     }
 
-    /// The process `pid`, whoever that is now.
+    /// Holds the process that has the PID `pid` now.
+    ///
+    /// # Errors
+    /// Fails where no process has this PID, and where it has several users.
     pub fn of_pid(pid: u32) -> Result<Self, LeaderError> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(LeaderError::NoProcess)?;
@@ -129,36 +136,45 @@ impl Leader {
     fn hold(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
         let pidfd = AsyncFd::new(pidfd)?;
-        Ok(Self { pid, pidfd })
+        let pid = pid.as_raw_pid().unsigned_abs();
+        let (start, user) = look(pid, &pidfd)?;
+        let id = ProcessId { pid, start };
+        Ok(Self { id, user, pidfd })
     }
 
-    /// The user that it runs as, now (the effective one).
-    pub fn user(&self) -> io::Result<u32> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let user = effective_user(&status).ok_or(io::ErrorKind::InvalidData)?;
-        match self.has_exited() {
-            true => Err(io::ErrorKind::NotFound.into()),
-            false => Ok(user),
+    /// Checks that it is the process that was first held, and of the same user.
+    ///
+    /// # Errors
+    /// Fails where it has exited, and where one of its users is another than then: a process that
+    /// executes a setuid program, for example.
+    pub fn verify(&self) -> Result<(), LeaderError> {
+        let ProcessId { pid, start } = self.id;
+        match look(pid, &self.pidfd)? {
+            (then, _) if then != start => Err(LeaderError::NoProcess),
+            (_, now) if now != self.user => {
+                let then = self.user;
+                Err(LeaderError::Changed { pid, then, now })
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Its PID. It is this process's and no other's as long as it did not exit.
+    /// Returns the user that it had when it was first held.
+    pub fn user(&self) -> u32 {
+        self.user
+    }
+
+    /// Returns its PID, which no other process has as long as it did not exit.
     pub fn pid(&self) -> u32 {
-        self.pid.as_raw_pid().unsigned_abs()
+        self.id.pid
     }
 
-    /// What names it, also to another run of the service.
-    pub fn id(&self) -> io::Result<ProcessId> {
-        let pid = self.pid();
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let start = start_time(&stat).ok_or(io::ErrorKind::InvalidData)?;
-        match self.has_exited() {
-            true => Err(io::ErrorKind::NotFound.into()),
-            false => Ok(ProcessId { pid, start }),
-        }
+    /// Returns its PID and start time, which name it across restarts of the service.
+    pub fn id(&self) -> ProcessId {
+        self.id
     }
 
-    /// The descriptor that holds it.
+    /// Returns the descriptor that holds it.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.get_ref().as_fd()
     }
@@ -169,14 +185,12 @@ impl Leader {
         let _ = self.pidfd.readable().await;
     }
 
-    /// Whether the process has exited.
+    /// Returns whether the process has exited.
     pub fn has_exited(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        has_exited(&self.pidfd)
     }
 
-    /// Whether `thread` is a task of this process, now.
+    /// Returns whether `thread` is a task of this process, now.
     pub fn has_task(&self, thread: u32) -> bool {
         let path = format!("/proc/{}/task/{thread}", self.pid());
         // Alive after the look, so the directory was this process's and not a successor's.
@@ -184,37 +198,78 @@ impl Leader {
     }
 }
 
-/// The 22nd field of `/proc/PID/stat`. The second, in parentheses, may have anything in it.
-fn start_time(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+/// Reads the start time and the user of the process that `pidfd` holds.
+fn look(pid: u32, pidfd: &AsyncFd<OwnedFd>) -> Result<(u64, u32), LeaderError> {
+    let identity = identity::read(pid);
+    // Alive after both files were read, so they were this process's and not a successor's.
+    if has_exited(pidfd) {
+        return Err(LeaderError::NoProcess);
+    }
+    let (start, users) = identity?;
+    match users.single() {
+        Some(user) => Ok((start, user)),
+        None => Err(LeaderError::MixedUsers { pid, users }),
+    }
 }
 
-/// The second number of `Uid` in `/proc/PID/status`.
-fn effective_user(status: &str) -> Option<u32> {
-    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    users.split_ascii_whitespace().nth(1)?.parse().ok()
+fn has_exited(pidfd: &AsyncFd<OwnedFd>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(pidfd.get_ref(), PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+fn list(users: Users) -> String {
+    users.0.map(|user| user.to_string()).join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{effective_user, start_time};
+    use std::process::{Child, Command};
 
-    #[test]
-    fn a_process_acts_as_its_effective_user() {
-        // A newline in a name is escaped there.
-        let status =
-            "Name:\tqemu\\nUid:\t0 0\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t5\t6\t7\t8\n";
-        assert_eq!(effective_user(status), Some(0));
-        assert_eq!(effective_user("Name:\tqemu\n"), None);
+    use super::*;
+
+    /// A process of another kind of rights. It is killed when this is dropped.
+    struct Bystander(Child);
+
+    impl Bystander {
+        fn start(arguments: &[&str]) -> Self {
+            let mut command = Command::new("setpriv");
+            let child = command.args(arguments).args(["sleep", "600"]).spawn();
+            let this = Self(child.expect("setpriv is there"));
+            // setpriv becomes sleep.
+            let comm = format!("/proc/{}/comm", this.0.id());
+            while fs::read_to_string(&comm).unwrap() != "sleep\n" {
+                std::thread::yield_now();
+            }
+            this
+        }
     }
 
-    #[test]
-    fn a_process_cannot_hide_its_start_by_its_name() {
-        let rest = "S 1 2 3 0 -1 4194560 5 6 7 8 9 10 11 12 20 0 1 0 4711 1000 200 1844";
-        for name in ["qemu", "a) S 1 2 3 4 5 6 7", "(x))"] {
-            assert_eq!(start_time(&format!("8 ({name}) {rest}")), Some(4711));
+    impl Drop for Bystander {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
-        assert_eq!(start_time("8 (qemu) S 1"), None);
+    }
+
+    #[tokio::test]
+    async fn a_process_has_one_user_in_every_role() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let own = Bystander::start(&["--reuid=65534"]);
+        assert_eq!(Leader::of_pid(own.0.id()).unwrap().user(), 65534);
+        let acts_for_another = Bystander::start(&["--ruid=65534"]);
+        let error = Leader::of_pid(acts_for_another.0.id()).unwrap_err();
+        assert!(matches!(error, LeaderError::MixedUsers { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_exited_is_not_verified() {
+        let process = Bystander::start(&[]);
+        let leader = Leader::of_pid(process.0.id()).unwrap();
+        leader.verify().unwrap();
+        drop(process);
+        assert!(matches!(leader.verify(), Err(LeaderError::NoProcess)));
     }
 }

@@ -17,9 +17,12 @@ pub fn recall<T: DeserializeOwned>(path: &Path, limit: u64) -> io::Result<T> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-/// Writes `value` to the file `new`, which is then to be renamed: that takes no room. Its directory
-/// is made where there is none, for the service only. A failure leaves no file.
-pub fn prepare(new: &Path, value: &impl Serialize) -> io::Result<()> {
+/// Writes `value` to the file `new`, which is then to be renamed: that takes no room. A missing
+/// directory is made, for the service only. A failure leaves no file.
+///
+/// # Errors
+/// Fails with [`io::ErrorKind::FileTooLarge`] where the file would have more than `limit` bytes.
+pub fn prepare(new: &Path, value: &impl Serialize, limit: u64) -> io::Result<()> {
     if let Some(directory) = new.parent() {
         DirBuilder::new()
             .recursive(true)
@@ -27,6 +30,10 @@ pub fn prepare(new: &Path, value: &impl Serialize) -> io::Result<()> {
             .create(directory)?;
     }
     let bytes = serde_json::to_vec(value)?;
+    if bytes.len() as u64 > limit {
+        let text = format!("it would have {} bytes, more than {limit}", bytes.len());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
     fs::write(new, bytes).inspect_err(|_| {
         // Half of it takes the room that others may need.
         let _ = fs::remove_file(new);

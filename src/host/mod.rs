@@ -7,6 +7,7 @@ mod cgroup;
 mod cpus;
 mod dir;
 mod home;
+mod identity;
 mod keeper;
 mod leader;
 pub mod memory;
@@ -17,6 +18,7 @@ mod resctrl;
 mod scheduler;
 mod socket;
 mod sys;
+mod task;
 
 pub use affinity::{affinity, set_affinity};
 pub use audit::{Audit, AuditRecord, CallRecord};
@@ -24,13 +26,15 @@ pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
 pub use home::{HomeError, Housing, find_home};
+pub use identity::{ProcessId, Users};
 pub use keeper::Keeper;
-pub use leader::{Leader, LeaderError, ProcessId, Tasks};
+pub use leader::{Leader, LeaderError};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use socket::{ConnectError, SocketFile, adopt, connect, peer_user};
 pub use sys::inherited;
+pub use task::{Task, Tasks};
 
 /// A thread id as the kernel takes it. 0, which would mean the caller itself, is nobody.
 fn thread_id(thread: u32) -> std::io::Result<libc::pid_t> {

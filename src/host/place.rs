@@ -2,7 +2,7 @@
 
 use super::cgroup::Groups;
 use super::resctrl::{self, Resctrl};
-use super::{Tasks, affinity, scheduling, set_affinity, set_scheduler};
+use super::{Task, Tasks, affinity, scheduling, set_affinity, set_scheduler};
 use crate::placement::{
     Bandwidth, Controller, CpuList, HostCpus, NodeList, Outcome, Reason, Scheduler, Schemata, Step,
     StepError, Wanted,
@@ -61,7 +61,7 @@ impl<'a> Pass<'a> {
     }
 
     fn steps(&mut self, wanted: &Wanted<'_>) -> Result<(), StepError> {
-        self.verify(Step::Thread)?;
+        self.hold(Step::Thread)?;
         let cpus = self.online(wanted)?;
         if let Some(groups) = self.groups {
             if groups.make(self.vcpu)? {
@@ -118,10 +118,7 @@ impl<'a> Pass<'a> {
             was.as_ref(),
             &true,
             |_| groups.holds(vcpu, thread),
-            |this, _| {
-                this.verify(Step::Thread)?;
-                groups.enter(vcpu, thread)
-            },
+            |this, _| this.use_thread(Step::Thread, || groups.enter(vcpu, thread), || {}),
         );
         self.place.entered = settled.is_ok();
         settled
@@ -201,9 +198,17 @@ impl<'a> Pass<'a> {
                 is.map_err(|error| Step::Affinity.refused(this.path(), &error))
             },
             |this, cpus| {
-                this.verify(Step::Affinity)?;
-                let set = set_affinity(this.place.thread, cpus);
-                set.map_err(|error| Step::Affinity.refused(this.path(), &error))
+                let thread = this.place.thread;
+                let before = affinity(thread);
+                let set = || {
+                    let set = set_affinity(thread, cpus);
+                    set.map_err(|error| Step::Affinity.refused(this.path(), &error))
+                };
+                this.use_thread(Step::Affinity, set, || {
+                    if affinity(thread).is_ok_and(|is| is == *cpus) {
+                        let _ = before.and_then(|before| set_affinity(thread, &before));
+                    }
+                })
             },
         );
         match settled {
@@ -240,9 +245,17 @@ impl<'a> Pass<'a> {
             &Some(wanted),
             |this| Ok(is(this)?.scheduler()),
             |this, _| {
-                this.verify(Step::Scheduler)?;
-                let set = set_scheduler(this.place.thread, wanted);
-                set.map_err(|error| Step::Scheduler.refused(this.path(), &error))
+                let thread = this.place.thread;
+                let before = is(this)?.scheduler();
+                let set = || {
+                    let set = set_scheduler(thread, wanted);
+                    set.map_err(|error| Step::Scheduler.refused(this.path(), &error))
+                };
+                this.use_thread(Step::Scheduler, set, || {
+                    if scheduling(thread).is_ok_and(|is| is.scheduler() == Some(wanted)) {
+                        let _ = set_scheduler(thread, before.unwrap_or(Scheduler::Other));
+                    }
+                })
             },
         )
         .map_err(|error| error.hint(libc::EPERM, hint))?;
@@ -261,10 +274,12 @@ impl<'a> Pass<'a> {
             };
         };
         let thread = self.place.thread;
-        let verify = || self.verify(Step::Cache);
+        let place = |enter: &dyn Fn() -> Result<(), StepError>, undo: &dyn Fn()| {
+            self.use_thread(Step::Cache, enter, undo)
+        };
         let changed = match wanted {
-            Some(schemata) => resctrl.enter(thread, schemata, verify)?,
-            None => resctrl.leave(thread, verify)?,
+            Some(schemata) => resctrl.enter(thread, schemata, place)?,
+            None => resctrl.leave(thread, place)?,
         };
         let was = std::mem::replace(&mut self.place.cache, wanted.cloned());
         match changed {
@@ -308,10 +323,15 @@ impl<'a> Pass<'a> {
         let Some(groups) = self.groups.filter(|_| self.made) else {
             return;
         };
-        let undone = match self.place.entered && self.verify(Step::Thread).is_ok() {
-            true => groups.leave(self.place.thread),
+        let thread = self.place.thread;
+        let undone = match self.place.entered {
+            true => self.use_thread(Step::Thread, || groups.leave(thread), || {}),
             false => Ok(()),
         };
+        let undone = undone.or_else(|error| match error.reason {
+            Reason::Foreign => Ok(()),
+            _ => Err(error),
+        });
         if let Err(error) = undone.and_then(|()| groups.remove(self.vcpu)) {
             tracing::warn!(vcpu = self.vcpu, %error, "a control group could not be undone");
         }
@@ -321,12 +341,34 @@ impl<'a> Pass<'a> {
         };
     }
 
-    /// The thread must be one of the leader, at this moment.
-    fn verify(&self, step: Step) -> Result<(), StepError> {
-        match self.leader.has_task(self.place.thread) {
-            true => Ok(()),
-            false => Err(self.failed(step, Reason::Foreign)),
+    /// Holds the thread, which must be one of the leader at this moment.
+    fn hold(&self, step: Step) -> Result<Task, StepError> {
+        let task = self.leader.hold(self.place.thread);
+        task.ok_or_else(|| self.failed(step, Reason::Foreign))
+    }
+
+    /// Calls `write`, which names the thread by its number, and checks the thread before and after.
+    /// Where it ended in between, the number may be another thread's: `undo` puts that back, as far
+    /// as its former state is known.
+    fn use_thread(
+        &self,
+        step: Step,
+        write: impl FnOnce() -> Result<(), StepError>,
+        undo: impl FnOnce(),
+    ) -> Result<(), StepError> {
+        let task = self.hold(step)?;
+        write()?;
+        if task.is_alive() {
+            return Ok(());
         }
+        undo();
+        tracing::warn!(
+            vcpu = self.vcpu,
+            thread = self.place.thread,
+            %step,
+            "the thread ended while it was placed; if another thread has its number, that was placed and then put back"
+        );
+        Err(self.failed(step, Reason::Foreign))
     }
 
     fn failed(&self, step: Step, reason: Reason) -> StepError {

@@ -221,10 +221,7 @@ impl Placer {
         };
         let placed = self.places.values().filter(|place| place.entered);
         let vcpus: BTreeSet<u32> = placed.map(|place| place.thread).collect();
-        let tasks = leader.tasks();
-        let path = || format!("/proc/{}/task", leader.pid());
-        let tasks = tasks.map_err(|error| Step::Thread.refused(path(), &error))?;
-        groups.sweep(&tasks, &vcpus)
+        groups.sweep(leader, &vcpus)
     }
 
     /// Removes the groups of vCPUs that are not in `threads`. Returns those that would not go.

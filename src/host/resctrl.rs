@@ -37,6 +37,9 @@ impl Drop for Lock<'_> {
     }
 }
 
+/// Moves a thread to another group.
+type Move<'a> = &'a dyn Fn() -> Result<(), StepError>;
+
 impl Resctrl {
     /// The groups of `machine` in the resctrl file system at `root`.
     pub(super) fn open(root: &Path, machine: &str) -> Result<Self, StepError> {
@@ -56,7 +59,7 @@ impl Resctrl {
         &self,
         thread: u32,
         schemata: &Schemata,
-        verify: impl Fn() -> Result<(), StepError>,
+        place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
         let _lock = self.lock()?;
         let name = self.name(schemata);
@@ -65,7 +68,7 @@ impl Resctrl {
             let refused = Step::Cache.refused(self.root.at(&name), &error);
             refused.hint(libc::ENOSPC, "the host has no more groups")
         })?;
-        let result = self.fill(&group, thread, schemata, verify);
+        let result = self.fill(&group, thread, schemata, place);
         if result.is_err() && made {
             let _ = self.root.remove(&name);
         }
@@ -77,7 +80,7 @@ impl Resctrl {
         group: &Dir,
         thread: u32,
         schemata: &Schemata,
-        verify: impl Fn() -> Result<(), StepError>,
+        place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
         let before = read(group, "schemata")?;
         let mut changed = false;
@@ -89,8 +92,14 @@ impl Resctrl {
             changed = read(group, "schemata")? != before;
         }
         if !threads(group)?.contains(&thread) {
-            verify()?;
-            write(group, "tasks", &thread.to_string())?;
+            let number = thread.to_string();
+            let enter = || write(group, "tasks", &number);
+            let undo = || {
+                if threads(group).is_ok_and(|there| there.contains(&thread)) {
+                    let _ = write(&self.root, "tasks", &number);
+                }
+            };
+            place(&enter, &undo)?;
             changed = true;
         }
         Ok(changed)
@@ -101,12 +110,12 @@ impl Resctrl {
     pub(super) fn leave(
         &self,
         thread: u32,
-        verify: impl Fn() -> Result<(), StepError>,
+        place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
         for group in self.groups()? {
             if threads(&group)?.contains(&thread) {
-                verify()?;
-                write(&self.root, "tasks", &thread.to_string())?;
+                let leave = || write(&self.root, "tasks", &thread.to_string());
+                place(&leave, &|| {})?;
                 return Ok(true);
             }
         }
@@ -237,6 +246,26 @@ mod tests {
         }
     }
 
+    /// Moves a thread that is there before and after.
+    fn freely(enter: Move<'_>, _: &dyn Fn()) -> Result<(), StepError> {
+        enter()
+    }
+
+    #[test]
+    fn a_number_that_another_thread_has_is_put_back() {
+        let tree = Tree::new();
+        let resctrl = tree.resctrl();
+        let name = resctrl.name(&narrow());
+        tree.group(&name);
+        let ended = |enter: Move<'_>, undo: &dyn Fn()| {
+            enter()?;
+            undo();
+            Err(Step::Cache.failed("/proc/1/task/42", Reason::Foreign))
+        };
+        assert!(resctrl.enter(42, &narrow(), ended).is_err());
+        assert_eq!(tree.get("tasks"), "42");
+    }
+
     fn narrow() -> Schemata {
         "L3:0=f;1=f".parse().unwrap()
     }
@@ -247,14 +276,14 @@ mod tests {
         let resctrl = tree.resctrl();
         let name = resctrl.name(&narrow());
         tree.group(&name);
-        assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert!(resctrl.enter(42, &narrow(), freely).unwrap());
         assert_eq!(tree.get(&format!("{name}/schemata")), "L3:0=f;1=f\n");
         assert_eq!(tree.get(&format!("{name}/tasks")), "42");
-        assert!(!resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert!(!resctrl.enter(42, &narrow(), freely).unwrap());
 
-        assert!(resctrl.leave(42, || Ok(())).unwrap());
+        assert!(resctrl.leave(42, freely).unwrap());
         assert_eq!(tree.get("tasks"), "42");
-        assert!(!resctrl.leave(43, || Ok(())).unwrap());
+        assert!(!resctrl.leave(43, freely).unwrap());
         // A group with a thread stays, an empty one goes.
         resctrl.tidy().unwrap();
         tree.put(&format!("{name}/tasks"), "");
@@ -268,7 +297,7 @@ mod tests {
         let tree = Tree::new();
         let resctrl = tree.resctrl();
         // The tree makes no files in a new group.
-        let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
+        let error = resctrl.enter(42, &narrow(), freely).unwrap_err();
         assert_eq!(
             (error.step, error.errno()),
             (Step::Cache, Some(libc::ENOENT))
@@ -282,7 +311,8 @@ mod tests {
         let resctrl = tree.resctrl();
         let name = resctrl.name(&narrow());
         tree.group(&name);
-        let foreign = || Err(Step::Cache.failed("/proc/1/task/42", Reason::Foreign));
+        let foreign =
+            |_: Move<'_>, _: &dyn Fn()| Err(Step::Cache.failed("/proc/1/task/42", Reason::Foreign));
         assert!(resctrl.enter(42, &narrow(), foreign).is_err());
         assert_eq!(tree.get(&format!("{name}/tasks")), "");
         tree.put(&format!("{name}/tasks"), "42\n");
@@ -315,12 +345,12 @@ mod tests {
         let resctrl = tree.resctrl();
         let other = Dir::open(tree.0.path()).unwrap();
         flock(&other, FlockOperation::LockExclusive).unwrap();
-        let error = resctrl.enter(42, &narrow(), || Ok(())).unwrap_err();
+        let error = resctrl.enter(42, &narrow(), freely).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EWOULDBLOCK));
         assert_eq!(resctrl.patience.load(Ordering::Relaxed), 1);
         flock(&other, FlockOperation::Unlock).unwrap();
         tree.group(&resctrl.name(&narrow()));
-        assert!(resctrl.enter(42, &narrow(), || Ok(())).unwrap());
+        assert!(resctrl.enter(42, &narrow(), freely).unwrap());
         assert_eq!(resctrl.patience.load(Ordering::Relaxed), TRIES);
         assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
     }

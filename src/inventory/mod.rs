@@ -6,6 +6,7 @@
 //! talks to QEMU; a wrong answer of QEMU becomes a [`Contradiction`], never a panic.
 
 mod plan;
+mod props;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -14,17 +15,20 @@ mod topology;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::text::Text;
 
 pub(crate) use plan::numbers;
 pub use plan::{Denial, Plan, Target, count_after, nearest, plan};
+pub use props::{Prop, Props};
 pub use reply::{CpuInfoFast, HotpluggableCpu};
 pub use topology::{Level, Topology};
 
-/// More vCPUs than any QEMU machine type has (4,096 in QEMU 11): who says more is not believed.
+/// More vCPUs than any QEMU machine type has (4,096 in QEMU 11). A QEMU that reports more is not
+/// believed.
 pub const MAX_VCPUS: u32 = 16_384;
+/// More vCPUs than one slot has on any machine (8 on pseries).
+pub const MAX_VCPUS_PER_SLOT: u32 = 64;
 
 /// How vCPUs are plugged into this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,9 +84,9 @@ pub struct Entity {
     pub slot: u32,
     /// The QOM type, the `driver` of `device_add`.
     pub driver: Text,
-    /// What `device_add` must be given, verbatim.
-    pub props: Map<String, Value>,
-    /// `props` as far as they are known.
+    /// The properties that `device_add` needs.
+    pub props: Props,
+    /// The members of `props` that say where the slot is.
     pub topology: Topology,
     /// Where it is plugged in.
     pub presence: Option<Presence>,
@@ -137,8 +141,10 @@ pub struct Vcpu<'a> {
 /// QEMU's answers cannot be true.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Contradiction {
-    /// An entity of no or too many vCPUs, or too many in all.
-    #[error("QEMU reports an impossible number of vCPUs (at most {MAX_VCPUS} are believed)")]
+    /// A slot with no or too many vCPUs, or too many vCPUs in total.
+    #[error(
+        "QEMU reports an impossible number of vCPUs (at most {MAX_VCPUS} are believed, and {MAX_VCPUS_PER_SLOT} in a slot)"
+    )]
     Count,
     /// Two entities at one path.
     #[error("QEMU reports two hotpluggable CPUs at {0}")]
@@ -252,10 +258,10 @@ impl Inventory {
         let thread = |id| Thread { id, trusted };
         let entity = |row: PresentEntity| Entity {
             first: row.first,
-            width: row.width.min(MAX_VCPUS),
+            width: row.width.min(MAX_VCPUS_PER_SLOT),
             slot: row.slot,
             driver: Text::default(),
-            props: Map::new(),
+            props: Props::default(),
             topology: Topology::default(),
             presence: Some(Presence {
                 qom_path: row.qom_path,
@@ -390,14 +396,18 @@ fn number(entities: &mut [Entity]) -> Result<(), Contradiction> {
     for entity in entities {
         entity.first = next;
         next = match next.checked_add(entity.width) {
-            Some(sum) if entity.width > 0 && sum <= MAX_VCPUS => sum,
+            Some(sum) if is_possible(entity.width) && sum <= MAX_VCPUS => sum,
             _ => return Err(Contradiction::Count),
         };
     }
     Ok(())
 }
 
-/// One path is one entity.
+fn is_possible(width: u32) -> bool {
+    (1..=MAX_VCPUS_PER_SLOT).contains(&width)
+}
+
+/// Checks that no two slots have one path.
 fn check_paths(entities: &[Entity]) -> Result<(), Contradiction> {
     let mut paths: Vec<&Text> = entities
         .iter()

@@ -1,8 +1,8 @@
 //! QEMU's answers, as far as the inventory reads them; unknown members are skipped.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
+use super::props::Props;
 use crate::text::Text;
 
 /// One element of the reply of `query-hotpluggable-cpus` (`HotpluggableCPU`).
@@ -15,7 +15,7 @@ pub struct HotpluggableCpu {
     #[serde(rename = "vcpus-count")]
     pub vcpus_count: u64,
     /// What `device_add` needs.
-    pub props: Map<String, Value>,
+    pub props: Props,
     /// Where it is plugged in.
     #[serde(rename = "qom-path", default)]
     pub qom_path: Option<Text>,
@@ -36,7 +36,7 @@ pub struct CpuInfoFast {
     pub thread_id: i64,
     /// Its place.
     #[serde(default)]
-    pub props: Option<Map<String, Value>>,
+    pub props: Option<Props>,
     /// The architecture that QEMU emulates.
     #[serde(default)]
     pub target: Option<Text>,
@@ -96,7 +96,7 @@ impl Default for HotpluggableCpu {
         Self {
             driver: Text::default(),
             vcpus_count: 1,
-            props: Map::new(),
+            props: Props::default(),
             qom_path: None,
         }
     }

@@ -223,6 +223,17 @@ fn the_planner_on_recorded_machines() {
 }
 
 #[test]
+fn refuses_more_than_64_vcpus_in_a_slot() {
+    let read = |count: u32| {
+        let value = json!({"type": "cpu", "vcpus-count": count, "props": {}});
+        let slots = vec![serde_json::from_value(value).unwrap()];
+        Inventory::read(Slots::Listed(slots), vec![])
+    };
+    assert_eq!(read(MAX_VCPUS_PER_SLOT).unwrap().max_vcpus(), 64);
+    assert_eq!(read(MAX_VCPUS_PER_SLOT + 1), Err(Contradiction::Count));
+}
+
+#[test]
 fn a_machine_that_is_not_made_yet_has_no_vcpu() {
     // As with `-preconfig`.
     let none = BTreeSet::new();

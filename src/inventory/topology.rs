@@ -1,6 +1,6 @@
 //! Where an entity sits in the machine, as far as QEMU says.
 
-use serde_json::{Map, Value};
+use super::props::Props;
 
 /// A level of the CPU topology, from the outermost to the innermost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +63,11 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Takes the known members of `props`; what is no integer is none.
-    pub fn of(props: &Map<String, Value>) -> Self {
-        let number = |name: &str| props.get(name).and_then(Value::as_i64);
+    /// Takes the known members of `props` that are integers.
+    pub fn of(props: &Props) -> Self {
         Self {
-            levels: Level::ALL.map(|level| number(level.qemu_name())),
-            node: number("node-id"),
+            levels: Level::ALL.map(|level| props.number(level.qemu_name())),
+            node: props.number("node-id"),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::backoff::Backoff;
 use super::changes::Plugging;
 use super::error::Error;
 use super::guest::Agent;
@@ -23,7 +24,7 @@ use super::session::Attention;
 use super::snapshot::Snapshot;
 use super::source::{Access, NoLink, Source, Tenure, Treatment};
 use crate::config::Uuid;
-use crate::host::{ConnectError, Leader, ProcessId};
+use crate::host::{ConnectError, Leader};
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
 use crate::qmp::Closed;
@@ -34,9 +35,6 @@ const ANSWER_GRACE: Duration = Duration::from_secs(2);
 const EXIT_GRACE: Duration = Duration::from_millis(250);
 /// Why a machine that was never connected is shown as disconnected.
 const UNANSWERED: &str = "QEMU listens and has not answered yet: it is starting or stopped, or another QMP client is attached";
-/// The pauses between attempts to connect grow from the first to the last.
-const BACKOFF: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(10)..=Duration::from_secs(5);
 
 /// Starts the actor for the machine at `source` on `site`, which tells its news to `outbox`.
 pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
@@ -56,6 +54,7 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         treatment: treatments.clone(),
     };
     let configured = source.treatment.placement.tuning.clone();
+    let over = CancellationToken::new();
     let mut actor = Actor {
         record: RecordFile::new(source.record.clone()),
         recalled: None,
@@ -73,7 +72,8 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         outbox,
         removals: Removals::default(),
         leader: None,
-        leader_id: None,
+        backoff: Backoff::default(),
+        over: over.clone(),
         visible: false,
         attention: Attention::default(),
         settle: Some(settle),
@@ -93,6 +93,7 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         treatment,
         cancel,
         done,
+        over,
         task,
         settled: Some(settled),
     }
@@ -140,8 +141,9 @@ pub(super) struct Actor {
     pub(super) treatment: watch::Receiver<Treatment>,
     /// What the configuration wants for the vCPUs, as far as that was taken up.
     pub(super) configured: Tuning,
-    /// What names it in the record; `None` where that is not known or there is none.
-    pub(super) leader_id: Option<ProcessId>,
+    pub(super) backoff: Backoff,
+    /// Cancelled before the end of a machine is reported that will not come back.
+    over: CancellationToken,
     pub(super) record: RecordFile,
     /// What a former run of the service told of the vCPUs, until the first look.
     pub(super) recalled: Option<Arc<Inventory>>,
@@ -158,12 +160,13 @@ pub(super) struct Actor {
 impl Actor {
     /// Lives as long as there is such a machine.
     async fn run(&mut self) {
-        let mut pause = *BACKOFF.start();
         loop {
-            let start = Instant::now();
             match self.establish().await {
                 Ok((link, look)) => {
+                    let start = Instant::now();
                     let reason = self.session(link, look).await;
+                    self.backoff.connected_for(start.elapsed());
+                    self.note_breach(reason.is_breach());
                     if self.is_on_trial() {
                         self.failure = Some(NoLink::Qmp(reason.into()));
                         return;
@@ -174,19 +177,26 @@ impl Actor {
                     self.failure = Some(reason);
                     return;
                 }
-                Err(reason) => self.note_failure(&reason).await,
+                Err(reason) => {
+                    self.note_breach(reason.is_breach());
+                    self.note_failure(&reason).await;
+                }
             }
-            // One that breaks again and again is no better than one that cannot be reached.
-            pause = match start.elapsed() > *BACKOFF.end() {
-                true => *BACKOFF.start(),
-                false => (pause * 2).min(*BACKOFF.end()),
-            };
             if !self.has_ended() {
+                let pause = self.backoff.pause();
                 self.wait_out(pause).await;
             }
             if self.has_ended() {
                 return;
             }
+        }
+    }
+
+    /// Counts a breach of the limits, if there was one.
+    fn note_breach(&mut self, is_breach: bool) {
+        if is_breach {
+            self.backoff.breach();
+            self.remember();
         }
     }
 
@@ -212,8 +222,10 @@ impl Actor {
                     Access::Connection(connection) => connection.take().ok_or(NoLink::Gone)?,
                 };
                 let leader = match &self.source.leader {
-                    Some(leader) if leader.has_exited() => return Err(NoLink::Gone),
-                    Some(leader) => leader.clone(),
+                    Some(leader) => {
+                        leader.verify()?;
+                        leader.clone()
+                    }
                     None => Arc::new(Leader::of_peer(&stream)?),
                 };
                 (Socket::New(stream), leader)
@@ -229,8 +241,13 @@ impl Actor {
             }
         }
         if self.leader.replace(leader.clone()).is_none() {
-            self.leaders.send_replace(Some(leader.clone()));
+            self.claim(&leader)?;
             self.recall(&leader);
+        }
+        self.leaders.send_replace(Some(leader.clone()));
+        if self.backoff.is_due() {
+            let breaches = self.backoff.breaches();
+            return Err(NoLink::LeftAlone { breaches });
         }
 
         let home = (!self.placing.is_at_home()).then(|| self.look_for_home(leader.clone()));
@@ -295,6 +312,22 @@ impl Actor {
         }
     }
 
+    /// A process is one machine where a call wants it to be another. The administrator's files and
+    /// sockets may give it more names.
+    fn claim(&self, leader: &Leader) -> Result<(), NoLink> {
+        let (processes, name) = (&self.source.processes, &self.source.name);
+        match self.is_on_trial() {
+            true => {
+                let claimed = processes.claim(leader.id(), name);
+                claimed.map_err(NoLink::OtherMachine)
+            }
+            false => {
+                processes.share(leader.id(), name);
+                Ok(())
+            }
+        }
+    }
+
     fn placement(&self) -> Placement {
         self.treatment.borrow().placement.clone()
     }
@@ -309,6 +342,8 @@ impl Actor {
     /// Makes `snapshot` the one that is read, and says so if it is another.
     pub(super) async fn publish(&mut self, mut snapshot: Snapshot) {
         self.add_place(&mut snapshot);
+        snapshot.process = self.leader.as_ref().map(|leader| leader.id());
+        snapshot.leader = snapshot.process.map_or(0, |process| process.pid);
         let snapshot = Arc::new(snapshot);
         let replace = |current: &mut Arc<Snapshot>| {
             let changed = **current != *snapshot;
@@ -350,9 +385,12 @@ impl Actor {
         self.placing.leave(self.leader.as_deref());
         self.configured = self.placement().tuning;
         self.placing = Placing::new(self.configured.clone());
-        self.leader = None;
+        if let Some(leader) = self.leader.take() {
+            let (processes, name) = (&self.source.processes, &self.source.name);
+            processes.release(leader.id(), name);
+        }
+        self.backoff = Backoff::default();
         self.leaders.send_replace(None);
-        self.leader_id = None;
         self.recalled = None;
         self.plugging = None;
         self.telling.clear();
@@ -360,6 +398,9 @@ impl Actor {
             warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "cannot be removed");
         }
         self.attention = Attention::default();
+        if self.has_ended() {
+            self.over.cancel();
+        }
         if self.visible {
             self.visible = false;
             info!(machine = %self.source.name, "gone");
@@ -425,7 +466,6 @@ impl Actor {
         let mut snapshot = Snapshot::clone(&self.handle.snapshot());
         snapshot.disconnected = Some(reason.to_owned());
         snapshot.pending = self.removals.pending_vcpus();
-        snapshot.leader = self.leader.as_ref().map_or(0, |leader| leader.pid());
         self.publish(snapshot).await;
         self.appear().await;
     }
@@ -447,7 +487,7 @@ impl Actor {
                 Some(command) = self.requested.recv() => self.turn_away(command),
                 () = exited => self.vanish().await,
             }
-            if Instant::now() >= end {
+            if self.has_ended() || Instant::now() >= end {
                 return;
             }
         }
@@ -457,12 +497,6 @@ impl Actor {
         let snapshot = self.handle.snapshot();
         let reason = snapshot.disconnected.clone();
         let reason = reason.unwrap_or_else(|| "it is being set up".to_owned());
-        let error = Error::Disconnected(reason);
-        let _ = match command {
-            Command::SetVcpus(_, answer) => answer.send(Err(error)).is_ok(),
-            Command::Tune(_, answer) => answer.send(Err(error)).is_ok(),
-            // It is taken up with the next connection.
-            Command::TakeUp(answer) => answer.send(()).is_ok(),
-        };
+        command.refuse(Error::Disconnected(reason));
     }
 }

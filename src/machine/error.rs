@@ -98,6 +98,11 @@ pub enum Error {
         /// The number that the caller was authorized for.
         told: u32,
     },
+    /// The machine has another QEMU than when the caller was authorized.
+    #[error(
+        "its QEMU process or its UUID changed while the caller was authorized; nothing was changed, try again"
+    )]
+    Replaced,
     /// A restart of the service could not go on with it, so it was not begun.
     #[error(
         "what a restart of the service must know cannot be written: {0}; nothing was changed, make room in the runtime directory and ask again"

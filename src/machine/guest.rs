@@ -108,15 +108,19 @@ impl Agent {
         *self.0.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    /// Speaks with the agent, alone. What was seen before is old then.
+    /// Speaks with the agent within `limit`, which includes the time until other conversations end.
+    /// The answers that others saw before are outdated then.
     async fn converse<T>(
         &self,
         leader: u32,
         limit: Duration,
         what: impl AsyncFnOnce(&mut GuestAgent) -> Result<T, guest_agent::Error>,
     ) -> Result<T, guest_agent::Error> {
-        let _turn = self.0.conversation.lock().await;
-        let mut agent = GuestAgent::connect(&self.0.socket, leader, limit).await?;
+        let start = Instant::now();
+        let turn = timeout(limit.min(guest_agent::LONGEST), self.0.conversation.lock()).await;
+        let _turn = turn.map_err(|_| guest_agent::Error::Silent)?;
+        let left = limit.saturating_sub(start.elapsed());
+        let mut agent = GuestAgent::connect(&self.0.socket, leader, left).await?;
         let result = what(&mut agent).await;
         self.set_seen(None);
         result
@@ -141,6 +145,7 @@ impl Handle {
             Wait::UpTo(None) | Wait::No => self.removal_timeout(),
         };
         let snapshot = self.snapshot();
+        snapshot.check(&request.subject)?;
         let (target, leader) = (request.target.clone(), snapshot.leader);
         let (plan, _) = snapshot.plan(&target)?;
         let entities = plan.remove.iter();

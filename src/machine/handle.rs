@@ -10,7 +10,7 @@ use super::error::Error;
 use super::guest::Agent;
 use super::notice::Outbox;
 use super::placing::TuningChange;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Subject};
 use super::source::Treatment;
 use crate::host::{Leader, Observed, observe};
 use crate::inventory::Target;
@@ -34,17 +34,32 @@ pub struct Handle {
 #[derive(Debug)]
 pub(super) enum Command {
     SetVcpus(Request, Answer),
-    Tune(TuningChange, TuningAnswer),
+    Tune(TuningChange, Subject, TuningAnswer),
     /// To take up how the machine is treated now.
     TakeUp(oneshot::Sender<()>),
 }
 
-/// A change of the vCPUs that somebody may make.
+impl Command {
+    /// Answers with `error`, except where the command needs no connection.
+    pub(super) fn refuse(self, error: Error) {
+        // A caller that left needs no answer.
+        let _ = match self {
+            Self::SetVcpus(_, answer) => answer.send(Err(error)).is_ok(),
+            Self::Tune(_, _, answer) => answer.send(Err(error)).is_ok(),
+            // It is taken up with the next connection.
+            Self::TakeUp(answer) => answer.send(()).is_ok(),
+        };
+    }
+}
+
+/// A change of the vCPUs that a caller is authorized to make.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What is wanted.
+    /// The wanted vCPUs.
     pub target: Target,
-    /// The number of vCPUs that come of it, as it was authorized.
+    /// The QEMU that it was authorized for.
+    pub subject: Subject,
+    /// The resulting number of vCPUs that it was authorized for.
     pub count: u32,
     /// Whether to wait for removals.
     pub wait: Wait,
@@ -89,7 +104,7 @@ impl Handle {
     /// Returns the user of the QEMU process, if the process is known and has not exited.
     pub fn owner(&self) -> Option<u32> {
         let leader = self.leaders.borrow().clone()?;
-        leader.user().ok()
+        (!leader.has_exited()).then(|| leader.user())
     }
 
     /// Returns the user who registered the machine; `None` for a machine with a socket or a file.
@@ -112,9 +127,13 @@ impl Handle {
 
     /// Changes where and how the vCPUs run on the host. Returns after that was passed on to those
     /// who listen.
-    pub async fn tune(&self, change: TuningChange) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Fails where the change is not possible, and where the machine has another QEMU than
+    /// `subject`, which the caller was authorized for.
+    pub async fn tune(&self, change: TuningChange, subject: Subject) -> Result<(), Error> {
         let (answer, result) = oneshot::channel();
-        let command = Command::Tune(change, answer);
+        let command = Command::Tune(change, subject, answer);
         self.commands.send(command).await.map_err(|_| Error::Gone)?;
         let result = result.await.unwrap_or(Err(Error::Gone));
         self.outbox.barrier().await;

@@ -35,7 +35,7 @@ impl Actor {
             (None, None) => Leader::of_peer(&stream).map(Arc::new),
         };
         match leader {
-            Ok(leader) if !leader.has_exited() => Some((Socket::Kept(stream), leader)),
+            Ok(leader) if leader.verify().is_ok() => Some((Socket::Kept(stream), leader)),
             _ => {
                 self.release();
                 None
@@ -61,9 +61,9 @@ impl Actor {
 
     /// Takes up what a former run of the service knew of the QEMU `leader`.
     pub(super) fn recall(&mut self, leader: &Leader) {
-        self.leader_id = leader.id().ok();
         match self.record.load() {
-            Ok(Some(record)) if Some(record.leader) == self.leader_id => {
+            Ok(Some(record)) if record.leader == leader.id() => {
+                self.backoff.restore(record.breaches);
                 info!(machine = %self.source.name, removals = record.removals.len(), "remembered");
                 self.recalled = Some(Arc::new(Inventory::recall(record.present)));
                 self.removals.recall(record.removals);
@@ -90,10 +90,11 @@ impl Actor {
     /// The same for what is only done where it is written down. A failure is logged once until it
     /// is over.
     pub(super) fn try_remember(&mut self) -> Result<(), Error> {
-        let Some(leader) = self.leader_id else {
+        let Some(leader) = self.leader.as_ref().map(|leader| leader.id()) else {
             return Ok(());
         };
         let mut record = Record::new(leader);
+        record.breaches = self.backoff.breaches();
         record.present = self.snapshot().inventory.record();
         record.removals = self.removals.record();
         record.plugging = self.plugging.clone();
@@ -108,6 +109,11 @@ impl Actor {
             }
             Ok(()) => {}
             Err(error) => {
+                if self.record.is_too_large() {
+                    let mut record = Record::new(leader);
+                    record.breaches = self.backoff.breaches();
+                    self.record.replace_too_large(record);
+                }
                 if !was_behind {
                     warn!(%machine, %file, %error, "what is to be remembered cannot be written: until it can, requests are refused, and a restart of the service may tell again what was told");
                 }

@@ -10,9 +10,13 @@ use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 
 use crate::host::Leader;
-use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, Slots};
+use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, MAX_VCPUS, Slots};
+use crate::limited::Limited;
 use crate::qmp::{self, AcpiOst, Client, Closed, CommandError, Events, Identity, Reply};
 use crate::text::Text;
+
+/// A list from QEMU with one element for each vCPU or slot.
+type List<T> = Limited<T, { MAX_VCPUS as usize }>;
 
 /// The way to a QEMU.
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl Failed {
 /// One look at what can change.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
-    pub inventory: Inventory,
+    pub inventory: Arc<Inventory>,
     pub run_state: Text,
     /// Why there are no hotpluggable CPUs, in QEMU's words.
     pub no_hotplug: Option<Text>,
@@ -155,13 +159,13 @@ impl Link {
     async fn look_once(&self) -> Result<Look, Closed> {
         let slots = self.has("query-hotpluggable-cpus").then(|| {
             let query = "query-hotpluggable-cpus";
-            self.client.send::<Vec<HotpluggableCpu>>(query, None)
+            self.client.send::<List<HotpluggableCpu>>(query, None)
         });
         let query = match self.has("query-cpus-fast") {
             true => "query-cpus-fast",
             false => "query-cpus",
         };
-        let cpus = self.client.send::<Vec<CpuInfoFast>>(query, None);
+        let cpus = self.client.send::<List<CpuInfoFast>>(query, None);
         let status = self.client.send::<StatusInfo>("query-status", None);
 
         let (slots, no_hotplug) = match slots {
@@ -170,13 +174,13 @@ impl Link {
                 counted.await?.clone()
             }
             Some(reply) => match reply.wait().await {
-                Ok(list) => (Slots::Listed(list), None),
+                Ok(list) => (Slots::Listed(list.0), None),
                 Err(qmp::Error::Command { error, .. }) => (Slots::Fixed, Some(error.desc)),
                 Err(error) => return Err(broken(error)),
             },
         };
         let cpus = match cpus.wait().await {
-            Ok(cpus) => cpus,
+            Ok(cpus) => cpus.0,
             // Until the machine is made (`-preconfig`) there are none to list.
             Err(qmp::Error::Command { error, .. }) if is_too_early(&error) => Vec::new(),
             Err(error) => return Err(broken(error)),
@@ -189,19 +193,19 @@ impl Link {
             tracing::debug!(threads = ?foreign, "not threads of the QMP peer, so not used");
         }
         Ok(Look {
-            inventory,
+            inventory: Arc::new(inventory),
             run_state,
             no_hotplug,
         })
     }
 }
 
-async fn read_ospm_status(reply: Option<Reply<Vec<AcpiOst>>>) -> Result<Vec<AcpiOst>, Closed> {
+async fn read_ospm_status(reply: Option<Reply<List<AcpiOst>>>) -> Result<Vec<AcpiOst>, Closed> {
     let Some(reply) = reply else {
         return Ok(Vec::new());
     };
     let mut status = match reply.wait().await {
-        Ok(status) => status,
+        Ok(status) => status.0,
         // A machine type without ACPI.
         Err(qmp::Error::Command { .. }) => Vec::new(),
         Err(error) => return Err(broken(error)),

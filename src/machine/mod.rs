@@ -19,6 +19,7 @@
 //! CPU, is bookkeeping in `removal` and holds nothing up. Nothing here knows D-Bus.
 
 mod actor;
+mod backoff;
 mod changes;
 mod chronicle;
 mod error;
@@ -28,6 +29,7 @@ mod keeping;
 mod link;
 mod notice;
 mod placing;
+mod processes;
 mod record;
 mod removal;
 mod request;
@@ -41,6 +43,7 @@ pub use error::{Error, Refusal, Report, TuningError};
 pub use handle::{Handle, Outcome, Request, Wait};
 pub use notice::{Cause, News, Notice, Outbox, Vcpu};
 pub use placing::{Placement, Site, TuningChange};
+pub use processes::Processes;
 pub use running::Running;
-pub use snapshot::{DISCONNECTED, Snapshot};
+pub use snapshot::{DISCONNECTED, Snapshot, Subject};
 pub use source::{Access, NoLink, Source, Tenure, Treatment};

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::actor::Actor;
 use super::error::{Error, TuningError};
 use super::handle::TuningAnswer;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Subject};
 use crate::host::{Audit, HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
 use crate::inventory::Inventory;
 use crate::names::message_id;
@@ -313,9 +313,15 @@ impl Actor {
         self.placing.failed = failed;
     }
 
-    /// Changes what is wanted, if it can be had.
-    pub(super) async fn tune(&mut self, change: TuningChange, answer: TuningAnswer) {
-        let result = self.try_tune(&change);
+    /// Changes the tuning of `subject`, if that is possible.
+    pub(super) async fn tune(
+        &mut self,
+        change: TuningChange,
+        subject: Subject,
+        answer: TuningAnswer,
+    ) {
+        let result = self.snapshot().check(&subject);
+        let result = result.and_then(|()| self.try_tune(&change));
         if result.is_ok() {
             let snapshot = Snapshot::clone(&self.snapshot());
             self.publish(snapshot).await;

@@ -19,8 +19,9 @@ use crate::placement::Tuning;
 
 /// The version of the files. A file of a version that is not known is not read.
 const VERSION: u32 = 1;
-/// More than any machine needs (4,096 vCPUs take 700 kB).
-const MAX_SIZE: u64 = 8 << 20;
+/// More than any machine needs (4,096 vCPUs take 700 kB). A machine that needs more is treated as
+/// one whose QEMU breaks the protocol.
+const MAX_SIZE: u64 = 1 << 20;
 
 /// What is remembered of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub(super) struct Record {
     /// What the configuration wanted of that.
     #[serde(default)]
     pub configured: Option<Tuning>,
+    /// How often the QEMU broke the limits of the protocol.
+    #[serde(default)]
+    pub breaches: u32,
 }
 
 /// A vCPU of which it is being told that it came or went.
@@ -99,6 +103,7 @@ impl Record {
             telling: Vec::new(),
             tuning: None,
             configured: None,
+            breaches: 0,
         }
     }
 }
@@ -109,8 +114,8 @@ pub(super) struct RecordFile {
     path: PathBuf,
     /// What is in the file; `None` where there is none.
     written: Option<Record>,
-    /// Whether what should be in it could not be written.
-    is_behind: bool,
+    /// Why the last record is not in it.
+    behind: Option<io::ErrorKind>,
 }
 
 impl RecordFile {
@@ -119,13 +124,25 @@ impl RecordFile {
         Self {
             path,
             written: None,
-            is_behind: false,
+            behind: None,
         }
     }
 
-    /// Whether what should be in it could not be written.
+    /// Returns whether the last record could not be written.
     pub(super) fn is_behind(&self) -> bool {
-        self.is_behind
+        self.behind.is_some()
+    }
+
+    /// Returns whether the last record was larger than any machine needs.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.behind == Some(io::ErrorKind::FileTooLarge)
+    }
+
+    /// Writes `record` instead of one that was too large.
+    pub(super) fn replace_too_large(&mut self, record: Record) {
+        // Without it a restart only knows less.
+        let _ = self.save(record);
+        self.behind = Some(io::ErrorKind::FileTooLarge);
     }
 
     /// Reads the file, if there is one.
@@ -148,21 +165,21 @@ impl RecordFile {
         }
         // What is in the file is not known until this has succeeded.
         self.written = None;
-        self.is_behind = true;
         let new = self.path.with_extension("new");
-        memory::prepare(&new, &record)?;
-        fs::rename(&new, &self.path).inspect_err(|_| {
-            let _ = fs::remove_file(&new);
-        })?;
-        self.is_behind = false;
-        self.written = Some(record);
-        Ok(())
+        let saved = memory::prepare(&new, &record, MAX_SIZE).and_then(|()| {
+            fs::rename(&new, &self.path).inspect_err(|_| {
+                let _ = fs::remove_file(&new);
+            })
+        });
+        self.behind = saved.as_ref().err().map(io::Error::kind);
+        self.written = saved.is_ok().then_some(record);
+        saved
     }
 
     /// Removes the file; that there is none is no failure.
     pub(super) fn remove(&mut self) -> io::Result<()> {
         self.written = None;
-        self.is_behind = false;
+        self.behind = None;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -172,7 +189,12 @@ impl RecordFile {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
+    use super::super::notice::Cause;
     use super::*;
+    use crate::placement::Scheduler;
+    use crate::text::Text;
 
     fn record() -> Record {
         let leader = ProcessId { pid: 7, start: 9 };
@@ -186,6 +208,77 @@ mod tests {
             removals: vec![removal],
             ..Record::new(leader)
         }
+    }
+
+    /// A record in which every member is set.
+    fn full() -> Record {
+        let vcpu = Vcpu {
+            id: 3,
+            alias: "vcpu3".into(),
+            cause: Cause::Request,
+            uid: Some(7),
+        };
+        let tuning = Tuning {
+            pins: [(1, "0".parse().unwrap())].into(),
+            schedulers: [(1, Scheduler::Fifo(1))].into(),
+            ..Tuning::default()
+        };
+        Record {
+            present: vec![PresentEntity {
+                first: 0,
+                width: 1,
+                slot: 0,
+                qom_path: Text::lossy("/machine/x"),
+                threads: vec![9],
+            }],
+            plugging: Some(Plugging {
+                firsts: [3].into(),
+                uid: 7,
+            }),
+            telling: vec![Telling::Added(vcpu)],
+            tuning: Some(tuning.clone()),
+            configured: Some(tuning),
+            breaches: 2,
+            ..record()
+        }
+    }
+
+    /// Adds a member to each object with named members, at every level.
+    fn with_unknown_members(value: Value) -> Value {
+        match value {
+            Value::Array(values) => values.into_iter().map(with_unknown_members).collect(),
+            Value::Object(members) => {
+                // Maps by number, and the member that names a variant, have no others.
+                let is_map = members.keys().all(|name| name.parse::<u32>().is_ok());
+                let is_variant = members.contains_key("Added");
+                let members = members.into_iter();
+                let members = members.map(|(name, value)| (name, with_unknown_members(value)));
+                let mut members: serde_json::Map<String, Value> = members.collect();
+                if !is_map && !is_variant {
+                    members.insert("unknown".into(), true.into());
+                }
+                Value::Object(members)
+            }
+            other => other,
+        }
+    }
+
+    #[test]
+    fn a_record_above_1_mib_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.json");
+        let mut file = RecordFile::new(path.clone());
+        let row = full().present.remove(0);
+        let large = Record {
+            present: vec![row; 16_384],
+            ..full()
+        };
+        let error = file.save(large).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!(file.is_behind() && file.is_too_large());
+        assert!(!path.exists() && !path.with_extension("new").exists());
+        file.save(full()).unwrap();
+        assert!(!file.is_behind());
     }
 
     #[test]
@@ -220,6 +313,10 @@ mod tests {
             r#"{"version": 1, "leader": {"pid": 7, "start": 9}, "present": [], "news": [1]}"#;
         let expected = Record::new(ProcessId { pid: 7, start: 9 });
         assert_eq!(load(neighbour).unwrap(), Some(expected));
+        let full = serde_json::to_value(full()).unwrap();
+        let newer = with_unknown_members(full.clone());
+        assert_ne!(newer, full);
+        assert_eq!(load(&newer.to_string()).unwrap(), Some(self::full()));
         assert!(load(&neighbour.replace("1,", "2,")).is_err());
         assert!(load(&neighbour[..20]).is_err());
         assert!(load("").is_err());

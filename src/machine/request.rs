@@ -51,7 +51,9 @@ impl Actor {
     }
 
     fn plan(&self, request: &Request) -> Result<Plan, Error> {
-        let (plan, count) = self.snapshot().plan(&request.target)?;
+        let snapshot = self.snapshot();
+        snapshot.check(&request.subject)?;
+        let (plan, count) = snapshot.plan(&request.target)?;
         // Between the authorization and now others may have changed what the request leads to.
         if count != request.count {
             let (asked, told) = (request.target.clone(), request.count);
@@ -300,7 +302,7 @@ fn device_add_arguments(entity: &Entity, attempt: u32) -> Value {
         0 => format!("vcpu{}", entity.first),
         _ => format!("vcpu{}-{}", entity.first, attempt + 1),
     };
-    let mut arguments = entity.props.clone();
+    let mut arguments = entity.props.arguments();
     arguments.insert("driver".into(), entity.driver.as_str().into());
     arguments.insert("id".into(), id.into());
     Value::Object(arguments)

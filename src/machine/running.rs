@@ -14,6 +14,7 @@ pub struct Running {
     pub(super) treatment: watch::Sender<Treatment>,
     pub(super) cancel: CancellationToken,
     pub(super) done: CancellationToken,
+    pub(super) over: CancellationToken,
     pub(super) task: JoinHandle<()>,
     pub(super) settled: Option<oneshot::Receiver<Settled>>,
 }
@@ -37,6 +38,11 @@ impl Running {
     /// Waits until the actor has ended by itself, or was stopped, and that was told.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         self.done.clone().cancelled_owned()
+    }
+
+    /// Returns whether the end of the machine is reported, or about to be: its name is free.
+    pub fn is_over(&self) -> bool {
+        self.over.is_cancelled()
     }
 
     /// Treats the machine like this from now on. Whoever must know when that is in force asks the

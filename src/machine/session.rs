@@ -1,6 +1,7 @@
 //! One connection of the actor: commands and events in, one look at the inventory after them,
 //! and what each look makes known.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use tracing::{debug, info};
 
 use super::actor::Actor;
 use super::changes::{self, Clues};
+use super::error::Error;
 use super::handle::Command;
 use super::link::{Link, Look};
 use super::notice::{Cause, News, Vcpu};
 use super::record::Telling;
 use super::snapshot::Snapshot;
+use crate::host::LeaderError;
 use crate::inventory::Inventory;
 use crate::qmp::{AcpiOst, Closed, Event, Events};
 use crate::text::Text;
@@ -32,7 +35,8 @@ const RECHECK_INTERVAL_UNWAITED: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Attention {
     clues: Clues,
-    refusals: Vec<Refused>,
+    /// The last refusal of each slot, by its first vCPU.
+    refusals: BTreeMap<u32, Refused>,
     due: Option<Instant>,
     looked: Option<Instant>,
 }
@@ -40,17 +44,14 @@ pub(super) struct Attention {
 /// A guest keeps an entity that somebody wanted to go.
 #[derive(Clone, Debug)]
 struct Refused {
-    /// The first vCPU of the entity.
-    first: u32,
-    /// Who wanted it, if it was nobody here.
+    /// The cause, unless a caller of this service asked for the removal.
     cause: Cause,
     reason: String,
 }
 
 impl Refused {
-    fn by(first: u32, ost: &AcpiOst) -> Option<Self> {
+    fn by(ost: &AcpiOst) -> Option<Self> {
         Some(Self {
-            first,
             cause: match ost.is_guests_own() {
                 true => Cause::Guest,
                 false => Cause::External,
@@ -70,18 +71,11 @@ impl Actor {
             let alarm = self.next_alarm();
             let leader = link.leader.clone();
             let step = tokio::select! {
-                Some(command) = self.requested.recv() => match command {
-                    Command::SetVcpus(request, answer) => {
-                        self.set_vcpus(&mut link, request, answer).await
-                    }
-                    Command::Tune(change, answer) => {
-                        self.tune(change, answer).await;
-                        Ok(())
-                    }
-                    Command::TakeUp(answer) => {
-                        self.take_up_treatment().await;
-                        let _ = answer.send(());
-                        Ok(())
+                Some(command) = self.requested.recv() => match verify(&link) {
+                    Ok(()) => self.execute(&mut link, command).await,
+                    Err(closed) => {
+                        command.refuse(Error::Disconnected(closed.to_string()));
+                        Err(closed)
                     }
                 },
                 event = link.events.recv() => match event {
@@ -93,7 +87,7 @@ impl Actor {
                 }
                 () = leader.exited() => Err(Closed::Hangup),
             };
-            if let Err(closed) = step {
+            if let Err(closed) = step.and_then(|()| self.check_size()) {
                 // What came before the end may tell of refusals that nobody tells again.
                 self.note_last_events(&mut link.events);
                 return closed;
@@ -101,9 +95,35 @@ impl Actor {
         }
     }
 
+    async fn execute(&mut self, link: &mut Link, command: Command) -> Result<(), Closed> {
+        match command {
+            Command::SetVcpus(request, answer) => self.set_vcpus(link, request, answer).await,
+            Command::Tune(change, subject, answer) => {
+                self.tune(change, subject, answer).await;
+                Ok(())
+            }
+            Command::TakeUp(answer) => {
+                self.take_up_treatment().await;
+                let _ = answer.send(());
+                Ok(())
+            }
+        }
+    }
+
+    /// Checks that the state of the machine fits into its file. No real machine has more.
+    fn check_size(&self) -> Result<(), Closed> {
+        match self.record.is_too_large() {
+            true => Err(Closed::Malformed(
+                "its vCPUs need more than 1 MiB of persisted state".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Takes in the first look: what is there when the connection starts, or came and went
     /// without it.
     async fn open_session(&mut self, link: &Link, look: Look) -> Result<(), Closed> {
+        verify(link)?;
         let known = self.recalled.is_some() || self.snapshot().version.is_some();
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let identity = &link.identity;
@@ -114,11 +134,10 @@ impl Actor {
         };
         snapshot.accelerator = identity.accelerator.clone();
         snapshot.architecture = identity.architecture.clone();
-        snapshot.leader = link.leader.pid();
         snapshot.disconnected = None;
         let missed = match known {
             true => self.missed_refusals(link).await?,
-            false => Vec::new(),
+            false => BTreeMap::new(),
         };
         // Taken when nothing can fail any more: what an event told before the connection broke may
         // not have been looked at yet.
@@ -138,7 +157,7 @@ impl Actor {
         let before = match known {
             true => self.known_inventory(),
             // Nobody was told that there were none, so none came.
-            false => Arc::new(look.inventory.clone()),
+            false => look.inventory.clone(),
         };
         self.recalled = None;
         let mut refusals = attention.refusals;
@@ -150,7 +169,7 @@ impl Actor {
             self.audit_start();
         }
         self.take_up_treatment().await;
-        Ok(())
+        self.check_size()
     }
 
     /// Notes what came before the end of a connection: it may tell of refusals that nobody tells
@@ -163,16 +182,16 @@ impl Actor {
 
     /// The open removals that the guest refused while there was no connection to tell. A refusal
     /// that was there before QEMU was asked may be that of a former request, and is none.
-    async fn missed_refusals(&self, link: &Link) -> Result<Vec<Refused>, Closed> {
+    async fn missed_refusals(&self, link: &Link) -> Result<BTreeMap<u32, Refused>, Closed> {
         if self.removals.is_empty() {
-            return Ok(Vec::new());
+            return Ok(BTreeMap::new());
         }
         let status = link.ospm_status().await?;
         let refusals = status
             .iter()
-            .filter_map(|ost| Refused::by(self.entity_of(ost)?, ost));
-        let is_new = |refused: &Refused| {
-            let removal = self.removals.get(refused.first);
+            .filter_map(|ost| Some((self.entity_of(ost)?, Refused::by(ost)?)));
+        let is_new = |(first, _): &(u32, Refused)| {
+            let removal = self.removals.get(*first);
             removal.is_some_and(|removal| !removal.refused_before)
         };
         Ok(refusals.filter(is_new).collect())
@@ -213,19 +232,20 @@ impl Actor {
             }
             Event::UnplugGuestError { path, .. } => {
                 if let Some(first) = self.entity_at(path.as_str()) {
-                    self.attention.refusals.push(Refused {
-                        first,
+                    let refused = Refused {
                         cause: Cause::External,
                         reason: "the guest refused to give up the CPU".to_owned(),
-                    });
+                    };
+                    self.attention.refusals.insert(first, refused);
                 }
             }
             Event::AcpiCpuOst(ost) => {
                 if let Some(first) = self.entity_of(&ost) {
-                    let refused = Refused::by(first, &ost);
+                    let refused = Refused::by(&ost);
                     if refused.is_none() && ost.is_guests_own() {
                         self.attention.clues.ejected.insert(first);
                     }
+                    let refused = refused.map(|refused| (first, refused));
                     self.attention.refusals.extend(refused);
                 }
             }
@@ -277,6 +297,8 @@ impl Actor {
     /// Looks at the machine and takes in what is seen.
     pub(super) async fn look(&mut self, link: &mut Link) -> Result<(), Closed> {
         let look = link.look().await?;
+        // A placement pass follows.
+        verify(link)?;
         self.attention.due = None;
         self.attention.looked = Some(Instant::now());
         // What came before the replies explains what they say. What came after them asks for
@@ -306,7 +328,7 @@ impl Actor {
         mut snapshot: Snapshot,
         look: Look,
         clues: &Clues,
-        refusals: Vec<Refused>,
+        refusals: BTreeMap<u32, Refused>,
     ) {
         let (departed, arrived) = changes::between(before, &look.inventory, clues, &self.removals);
         // What a former run may not have told comes first, and again if it did.
@@ -316,12 +338,7 @@ impl Actor {
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
             news.extend(told.map(News::VcpuRemoved));
         }
-        for Refused {
-            first,
-            cause,
-            reason,
-        } in refusals
-        {
+        for (first, Refused { cause, reason }) in refusals {
             let still_there = look
                 .inventory
                 .entity(first)
@@ -362,9 +379,17 @@ impl Actor {
     }
 }
 
+/// Checks that the process behind the connection is the one that it was, and of the same user.
+fn verify(link: &Link) -> Result<(), Closed> {
+    link.leader.verify().map_err(|error| match error {
+        LeaderError::NoProcess => Closed::Hangup,
+        other => Closed::OtherProcess(other.to_string()),
+    })
+}
+
 impl Snapshot {
     fn take_look(&mut self, look: Look) {
-        self.inventory = Arc::new(look.inventory);
+        self.inventory = look.inventory;
         self.run_state = look.run_state;
         self.no_hotplug = look.no_hotplug;
     }

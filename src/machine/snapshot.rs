@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::Error;
+use crate::host::ProcessId;
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
 use crate::placement::{Home, Tuning};
 use crate::qmp::Version;
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub architecture: Text,
     /// The PID of the QEMU process; 0 where it is not known.
     pub leader: u32,
+    /// The PID and start time of the QEMU process; `None` where it is not known.
+    pub process: Option<ProcessId>,
     /// QEMU's word for the run state; what is shown is [`Snapshot::state`].
     pub run_state: Text,
     /// Why there is no connection, where there is none.
@@ -43,7 +46,30 @@ pub struct Snapshot {
     pub pending: Vec<u32>,
 }
 
+/// The QEMU process and the VM that a caller was authorized for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    process: Option<ProcessId>,
+    uuid: Text,
+}
+
 impl Snapshot {
+    /// Returns the QEMU process and the VM that the snapshot is about.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            process: self.process,
+            uuid: self.uuid.clone(),
+        }
+    }
+
+    /// Checks that the snapshot is about `subject`.
+    pub(super) fn check(&self, subject: &Subject) -> Result<(), Error> {
+        match self.subject() == *subject {
+            true => Ok(()),
+            false => Err(Error::Replaced),
+        }
+    }
+
     /// The run state in QEMU's words, or [`DISCONNECTED`].
     pub fn state(&self) -> &str {
         match self.disconnected {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 
 use super::placing::Placement;
+use super::processes::Processes;
 use crate::config::{Limits, Uuid};
 use crate::host::{ConnectError, Leader, LeaderError, SocketFile};
 use crate::names::MachineName;
@@ -31,6 +32,8 @@ pub struct Source {
     pub uuid: Option<Uuid>,
     /// Its QEMU, where that is not who serves QMP.
     pub leader: Option<Arc<Leader>>,
+    /// The processes of all machines of the service.
+    pub processes: Processes,
     /// How it is treated, to begin with.
     pub treatment: Treatment,
 }
@@ -84,15 +87,33 @@ pub enum NoLink {
         /// The one that it has.
         found: String,
     },
+    /// Its process is another machine, which a call cannot register again.
+    #[error("its QEMU process is the machine {0} already; unregister that one first")]
+    OtherMachine(MachineName),
+    /// It broke the limits of the protocol too often, so the next attempt comes later.
+    #[error(
+        "QEMU broke the limits of the protocol {breaches} times; the service waits before it connects again"
+    )]
+    LeftAlone {
+        /// How often it did.
+        breaches: u32,
+    },
     /// It ended, or nobody wants it any more.
     #[error("QEMU has ended, or the machine was unregistered meanwhile")]
     Gone,
 }
 
 impl NoLink {
-    /// Whether somebody listens who did not answer in time: a QEMU that is stopped does so.
+    /// Returns whether there is a QEMU, though it does not answer: a QEMU that is stopped, for
+    /// example. Such a machine is shown.
     pub(super) fn is_silence(&self) -> bool {
-        matches!(self, Self::Qmp(qmp::Error::Closed(Closed::Timeout { .. })))
+        let is_late = matches!(self, Self::Qmp(qmp::Error::Closed(Closed::Timeout { .. })));
+        is_late || matches!(self, Self::LeftAlone { .. })
+    }
+
+    /// Returns whether QEMU broke a rule or a limit of the protocol.
+    pub(super) fn is_breach(&self) -> bool {
+        matches!(self, Self::Qmp(error) if error.is_breach())
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Bandwidth, CpuList, NodeList, Scheduler, Schemata};
 
 /// What is wanted for the vCPUs of one machine, whether they are there or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(default, rename_all = "kebab-case")]
 pub struct Tuning {
     /// The host CPUs of vCPUs without a pin of their own. `None`: all that are online and not
     /// isolated.

@@ -22,6 +22,7 @@ use tokio_util::codec::FramedRead;
 
 use super::codec::{Codec, CommandError, Malformed, Message};
 use super::event::Event;
+use crate::text::Text;
 
 /// How many events may wait to be read. QEMU sends 13 at most for one removal (pseries).
 const EVENT_QUEUE: usize = 1024;
@@ -35,6 +36,12 @@ pub enum Closed {
     /// QEMU sent what is no QMP, or too much of it.
     #[error("QEMU does not keep to the protocol: {0}")]
     Malformed(String),
+    /// The peer does not begin as QEMU does, so it is another program.
+    #[error("the peer does not greet as QMP does: {0}")]
+    NoGreeting(String),
+    /// The process behind the connection is not the one that it was.
+    #[error("{0}")]
+    OtherProcess(String),
     /// QEMU owed a reply and was silent for too long.
     #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
     Timeout {
@@ -46,6 +53,13 @@ pub enum Closed {
     /// QEMU sends events faster than they can be looked at.
     #[error("QEMU sent more than {EVENT_QUEUE} events at once")]
     TooManyEvents,
+}
+
+impl Closed {
+    /// Returns whether QEMU broke a rule or a limit of the protocol.
+    pub fn is_breach(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::TooManyEvents)
+    }
 }
 
 /// Why a command has no result.
@@ -64,12 +78,23 @@ pub enum Error {
     Unexpected {
         /// The command.
         command: &'static str,
-        /// What was wrong.
-        why: String,
+        /// The parser's text, which may quote the reply.
+        why: Text,
     },
     /// The connection ended before the answer.
     #[error(transparent)]
     Closed(#[from] Closed),
+}
+
+impl Error {
+    /// Returns whether QEMU broke a rule or a limit of the protocol.
+    pub fn is_breach(&self) -> bool {
+        match self {
+            Self::Command { .. } => false,
+            Self::Unexpected { .. } => true,
+            Self::Closed(closed) => closed.is_breach(),
+        }
+    }
 }
 
 /// The sending side of a QMP connection, which lives as long as its clients.
@@ -120,7 +145,8 @@ impl Client {
         };
         match timeout(silence, messages.next()).await.map_err(late)? {
             Some(Ok(Message::Greeting)) => {}
-            Some(Ok(_)) => return Err(Closed::Malformed("no greeting first".into())),
+            Some(Ok(_)) => return Err(Closed::NoGreeting("another message comes first".into())),
+            Some(Err(Malformed::Message(why))) => return Err(Closed::NoGreeting(why.to_string())),
             Some(Err(error)) => return Err(error.into()),
             None => return Err(Closed::Hangup),
         }
@@ -189,13 +215,17 @@ impl Client {
 }
 
 impl<T: DeserializeOwned> Reply<T> {
-    /// The command's result.
+    /// Returns the command's result.
+    ///
+    /// # Errors
+    /// Fails where QEMU refused the command, where the result is of another type, and where the
+    /// connection ended.
     pub async fn wait(self) -> Result<T, Error> {
         let command = self.command;
         match self.answer.await {
             Ok(Ok(value)) => serde_json::from_str(value.get()).map_err(|error| Error::Unexpected {
                 command,
-                why: error.to_string(),
+                why: Text::lossy(&error.to_string()),
             }),
             Ok(Err(Refused::Command(error))) => Err(Error::Command { command, error }),
             Ok(Err(Refused::Closed(closed))) => Err(closed.into()),
@@ -414,6 +444,12 @@ mod tests {
         let id = hear(&mut peer).await["id"].clone();
         say(&mut peer, &json!({"return": "text", "id": id}).to_string()).await;
         assert!(matches!(number.wait().await, Err(Error::Unexpected { .. })));
+        let long = client.send::<u32>("number", None);
+        let id = hear(&mut peer).await["id"].clone();
+        let text = "x".repeat(100_000);
+        say(&mut peer, &json!({"return": text, "id": id}).to_string()).await;
+        let error = long.wait().await.unwrap_err().to_string();
+        assert!(error.len() < 2 * Text::MAX, "{} bytes", error.len());
         let again = client.send::<u32>("number", None);
         let id = hear(&mut peer).await["id"].clone();
         say(&mut peer, &json!({"return": 1, "id": id}).to_string()).await;
@@ -462,7 +498,7 @@ mod tests {
         far.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
         assert!(matches!(
             Client::connect(near, LONG).await,
-            Err(Closed::Malformed(_))
+            Err(Closed::NoGreeting(_))
         ));
     }
 

@@ -8,6 +8,9 @@ use tokio_util::codec::Decoder;
 use super::event::Event;
 use crate::text::Text;
 
+/// The buffer shrinks after each line that is longer.
+const KEPT: usize = 64 << 10;
+
 /// What QEMU sends.
 #[derive(Debug)]
 pub enum Message {
@@ -45,7 +48,7 @@ pub enum Malformed {
     },
     /// A line that is no QMP message.
     #[error("a line that is no QMP message: {0}")]
-    Message(String),
+    Message(Text),
     /// The connection failed below QMP.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -102,6 +105,10 @@ impl Decoder for Codec {
             self.searched = 0;
             let line = buffer.split_to(length);
             buffer.advance(1);
+            if length > KEPT && buffer.len() <= KEPT {
+                // Otherwise the buffer keeps the size of the longest line until the connection ends.
+                *buffer = BytesMut::from(&buffer[..]);
+            }
             let torn = std::mem::take(&mut self.torn);
             if line.trim_ascii().is_empty() {
                 continue;
@@ -138,7 +145,9 @@ struct ErrorBody {
 }
 
 fn parse(line: &[u8]) -> Result<Message, Malformed> {
-    let malformed = |error: &dyn std::fmt::Display| Malformed::Message(error.to_string());
+    // The parser's texts quote what they did not expect.
+    let malformed =
+        |error: &dyn std::fmt::Display| Malformed::Message(Text::lossy(&error.to_string()));
     // 7.2 and later send UTF-8 only; what is none is no JSON either.
     let text = std::str::from_utf8(line).map_err(|e| malformed(&e))?;
     let line: Line<'_> = serde_json::from_str(text).map_err(|e| malformed(&e))?;
@@ -233,6 +242,26 @@ mod tests {
         assert!(matches!(error, Malformed::Oversized { limit: 128 }));
         let error = decode_all(&mut Codec::new(128), &[&long, b"\n"]).unwrap_err();
         assert!(matches!(error, Malformed::Oversized { limit: 128 }));
+    }
+
+    #[test]
+    fn an_error_quotes_at_most_a_short_text_of_the_peer() {
+        for line in [
+            format!(
+                "{{\"event\": \"RESET\", \"{}\": 1, \"event\": 1}}\n",
+                "x".repeat(100_000)
+            ),
+            format!("{{\"error\": \"{}\"}}\n", "x".repeat(100_000)),
+            format!(
+                "{{\"event\": \"DEVICE_DELETED\", \"data\": \"{}\"}}\n",
+                "\u{202e}".repeat(100_000)
+            ),
+        ] {
+            let error = decode_all(&mut Codec::new(1 << 20), &[line.as_bytes()]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.len() < 2 * Text::MAX, "{} bytes", text.len());
+            assert!(!text.contains('\u{202e}'));
+        }
     }
 
     #[test]

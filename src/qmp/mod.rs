@@ -13,4 +13,4 @@ mod session;
 pub use client::{Client, Closed, Error, Events, Reply};
 pub use codec::{Codec, CommandError, Malformed, Message};
 pub use event::{AcpiOst, Event};
-pub use session::{Identity, Version, negotiate};
+pub use session::{Commands, Identity, Version, negotiate};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::client::{Client, Closed, Error};
 use crate::text::Text;
@@ -20,8 +20,8 @@ pub struct Identity {
     pub accelerator: Text,
     /// QEMU's name of the target; empty where it does not say.
     pub architecture: Text,
-    /// The commands that it has.
-    pub commands: BTreeSet<Text>,
+    /// The commands that it has, of those that the service asks about.
+    pub commands: Commands,
 }
 
 /// A QEMU version, `MAJOR.MINOR.MICRO`.
@@ -44,6 +44,52 @@ impl fmt::Display for Version {
 #[derive(Deserialize)]
 struct VersionInfo {
     qemu: Version,
+}
+
+/// The commands that some QEMUs have and others lack, as far as the service sends them.
+const OPTIONAL: [&str; 5] = [
+    "cpu-add",
+    "query-accelerators",
+    "query-acpi-ospm-status",
+    "query-cpus-fast",
+    "query-hotpluggable-cpus",
+];
+
+/// A set of commands. Commands that the service never sends are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commands(BTreeSet<&'static str>);
+
+impl Commands {
+    /// Returns whether QEMU has `command`, which must be one that not every QEMU has.
+    pub fn contains(&self, command: &str) -> bool {
+        debug_assert!(OPTIONAL.contains(&command), "{command} is never looked up");
+        self.0.contains(command)
+    }
+}
+
+impl<'de> Deserialize<'de> for Commands {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(CommandList)
+    }
+}
+
+struct CommandList;
+
+impl<'de> Visitor<'de> for CommandList {
+    type Value = Commands;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of commands")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Commands, A::Error> {
+        let mut commands = BTreeSet::new();
+        while let Some(CommandInfo { name }) = seq.next_element()? {
+            let known = OPTIONAL.into_iter();
+            commands.extend(known.filter(|known| *known == name.as_str()));
+        }
+        Ok(Commands(commands))
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,7 +124,7 @@ const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 /// Leaves the capabilities mode and asks what does not change.
 pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let capabilities = client.send::<IgnoredAny>("qmp_capabilities", None);
-    let commands = client.send::<Vec<CommandInfo>>("query-commands", None);
+    let commands = client.send::<Commands>("query-commands", None);
     let version = client.send::<VersionInfo>("query-version", None);
     let uuid = client.send::<UuidInfo>("query-uuid", None);
     let target = client.send::<TargetInfo>("query-target", None);
@@ -89,8 +135,7 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
         Err(Error::Command { .. }) => {}
         done => drop(done?),
     }
-    let commands = commands.wait().await?.into_iter().map(|c| c.name);
-    let commands = commands.collect::<BTreeSet<_>>();
+    let commands = commands.wait().await?;
     let version = version.wait().await?.qemu;
     let uuid = optional(uuid.wait().await)?.map(|u| u.uuid);
     let architecture = optional(target.wait().await)?.map(|t| t.arch);

@@ -16,7 +16,7 @@ use super::sockets;
 use crate::config::{Configuration, Directories, MachineSettings, Settings};
 use crate::host::{Leader, SocketFile};
 use crate::machine::{
-    self, Access, Handle, Outbox, Placement, Running, Site, Source, Tenure, Treatment,
+    self, Access, Handle, Outbox, Placement, Processes, Running, Site, Source, Tenure, Treatment,
 };
 use crate::names::MachineName;
 
@@ -32,6 +32,7 @@ pub(super) struct Machines {
     passed_over: BTreeMap<PathBuf, (MachineName, String)>,
     /// What was told to be wrong.
     problems: Vec<String>,
+    processes: Processes,
     /// Tells one machine from a later one of the same name.
     generation: u64,
     /// What is waited for.
@@ -86,6 +87,7 @@ impl Machines {
             known: BTreeMap::new(),
             passed_over: BTreeMap::new(),
             problems: Vec::new(),
+            processes: Processes::default(),
             generation: 0,
             events: FuturesUnordered::new(),
         }
@@ -315,6 +317,7 @@ impl Machines {
             record: self.directories.records().join(format!("{name}.json")),
             uuid: new.own.uuid.or_else(|| file?.uuid.clone()),
             leader: new.leader,
+            processes: self.processes.clone(),
             treatment: self.treatment(name, &new.origin, &own),
         };
         self.generation += 1;

@@ -132,7 +132,7 @@ async fn follow(
             },
             Some(request) = requests.0.recv() => match request {
                 Request::Register(registration, answer) => {
-                    machines.register(*registration, answer);
+                    machines.register(*registration, answer).await;
                 }
                 Request::Unregister(name, answer) => {
                     let _ = answer.send(machines.unregister(&name).await);

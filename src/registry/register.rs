@@ -35,7 +35,9 @@ impl Machines {
     /// Takes up what a former run of the service had registered.
     pub(super) fn recall(&mut self) {
         for (name, registered) in self.registrations.load() {
-            let leader = registered.leader.map(recall_leader);
+            let leader = registered
+                .leader
+                .map(|id| recall_leader(id, registered.uid));
             if let Some(None) = leader {
                 self.registrations.remove(&name);
                 continue;
@@ -57,7 +59,16 @@ impl Machines {
     }
 
     /// Registers a machine; it is answered when it is known whether there is one.
-    pub(super) fn register(&mut self, registration: Registration, answer: Answer) {
+    pub(super) async fn register(&mut self, registration: Registration, answer: Answer) {
+        let name = &registration.name;
+        if self
+            .known
+            .get(name)
+            .is_some_and(|known| known.running.is_over())
+        {
+            // Clients know that it ended; only the registry does not yet.
+            self.stop(name).await;
+        }
         if let Err(error) = self.check(&registration) {
             let _ = answer.send(Err(error));
             return;
@@ -86,7 +97,7 @@ impl Machines {
                 Access::Connection(Some(stream))
             }
         };
-        let id = leader.as_ref().and_then(|leader| leader.id().ok());
+        let id = leader.as_ref().map(|leader| leader.id());
         let registered = Registered::new(uid, settings.clone(), id);
         if let Err(error) = self.registrations.prepare(&name, &registered) {
             let _ = answer.send(Err(Error::NotRemembered(error.to_string())));
@@ -209,21 +220,21 @@ fn socket_file(path: &Path, uid: u32) -> SocketFile {
     }
 }
 
-/// The process `pid`, which user `uid` calls the QEMU of a machine: his own, but for root.
+/// Holds the process `pid`, which must be of user `uid`, unless that is root.
 fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
     let wrong = |error| Error::Leader { pid, error };
     let leader = Leader::of_pid(pid).map_err(wrong)?;
-    let user = leader.user().map_err(|error| wrong(error.into()))?;
-    match uid == 0 || uid == user {
+    match uid == 0 || uid == leader.user() {
         true => Ok(leader),
         false => Err(Error::ForeignLeader { pid, uid }),
     }
 }
 
-/// The process that a former run of the service held; `None` if that has ended.
-fn recall_leader(id: ProcessId) -> Option<Arc<Leader>> {
-    let leader = Leader::of_pid(id.pid).ok()?;
-    (leader.id().ok()? == id).then(|| Arc::new(leader))
+/// Holds the process `id`, which user `uid` registered with a previous instance. Returns `None` if
+/// it has ended, or is another user's now.
+fn recall_leader(id: ProcessId, uid: u32) -> Option<Arc<Leader>> {
+    let leader = hold_leader(id.pid, uid).ok()?;
+    (leader.id() == id).then(|| Arc::new(leader))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl Registrations {
 
     /// Writes down that `name` is registered, which does not count before [`Self::confirm`].
     pub(super) fn prepare(&self, name: &MachineName, registered: &Registered) -> io::Result<()> {
-        memory::prepare(&self.new_file(name), registered)
+        memory::prepare(&self.new_file(name), registered, MAX_SIZE)
     }
 
     /// Remembers that `name` is registered, as was prepared. That takes no room.

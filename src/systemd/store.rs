@@ -117,7 +117,9 @@ impl Keeper for FdStore {
     }
 
     fn release(&self, name: &str) {
-        self.content().kept.remove(name);
+        if !self.content().kept.remove(name) {
+            return;
+        }
         super::notify(&[("FDSTOREREMOVE", "1"), ("FDNAME", name)]);
     }
 

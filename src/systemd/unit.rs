@@ -6,10 +6,11 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use zbus::fdo::PropertiesProxy;
-use zbus::names::InterfaceName;
+use zbus::fdo::{DBusProxy, PropertiesProxy};
+use zbus::message::Type;
+use zbus::names::{BusName, InterfaceName};
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, proxy};
+use zbus::{Connection, MatchRule, MessageStream, proxy};
 use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 use crate::placement::{NewScope, Process, UnitError, UnitFacts, Units};
@@ -22,6 +23,11 @@ const LIMIT: Duration = Duration::from_secs(10);
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 const SERVICE: &str = "org.freedesktop.systemd1";
+const PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// Number, job, unit and result of the signal `JobRemoved`.
+type JobRemoved<'a> = (u32, ObjectPath<'a>, &'a str, &'a str);
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -46,15 +52,6 @@ trait Manager {
         properties: &[(&str, Variant<'_>)],
         auxiliary: &[(&str, &[(&str, Variant<'_>)])],
     ) -> zbus::Result<OwnedObjectPath>;
-
-    #[zbus(signal)]
-    fn job_removed(
-        &self,
-        id: u32,
-        job: ObjectPath<'_>,
-        unit: &str,
-        result: &str,
-    ) -> zbus::Result<()>;
 }
 
 /// systemd, as the keeper of units.
@@ -144,10 +141,35 @@ impl Systemd {
         })
     }
 
+    /// The ends of jobs of the unit `name`.
+    ///
+    /// Only signals of systemd about this unit are received. zbus reads nothing more while a
+    /// stream is full, and any user can send signals: so the sender is matched by its unique name,
+    /// which the bus daemon writes, and not by its well-known name.
+    async fn jobs_of(&self, name: &str) -> Result<MessageStream, UnitError> {
+        let connection = self.connection()?;
+        let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No);
+        let bus = bus.build().await.map_err(said)?;
+        let service = BusName::from_static_str(SERVICE).map_err(said)?;
+        let owner = bus.get_name_owner(service).await;
+        let owner = owner.map_err(|error| said(error.into()))?;
+        let rule = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender(&*owner)
+            .path(PATH)
+            .interface(MANAGER)
+            .member("JobRemoved")
+            .arg(2, name)
+            .build()
+            .map_err(said)?;
+        let jobs = MessageStream::for_match_rule(rule, &connection, None).await;
+        jobs.map_err(said)
+    }
+
     async fn start(&self, scope: NewScope<'_>, process: Process<'_>) -> Result<String, UnitError> {
         let manager = self.manager().await?;
         // Before the call, because the job may be done before its reply is read.
-        let mut removed = manager.receive_job_removed().await.map_err(said)?;
+        let mut removed = self.jobs_of(scope.name).await?;
         let mut tries = 1;
         let job = loop {
             match begin(&manager, scope, process).await {
@@ -159,11 +181,14 @@ impl Systemd {
             }
         };
         while let Some(signal) = removed.next().await {
-            let signal = signal.args().map_err(said)?;
-            if *signal.job() != *job {
+            let signal = signal.map_err(said)?;
+            let body = signal.body();
+            let removed: JobRemoved<'_> = body.deserialize().map_err(said)?;
+            let (_, path, _, result) = removed;
+            if path != *job {
                 continue;
             }
-            return match *signal.result() {
+            return match result {
                 "done" => {
                     let unit = manager.get_unit(scope.name).await.map_err(said)?;
                     Ok(self.facts(&unit).await?.control_group)

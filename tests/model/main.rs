@@ -28,8 +28,8 @@ use vcpud::config::Limits;
 use vcpud::host::{Audit, Host, Keeper, SocketFile};
 use vcpud::inventory::Target;
 use vcpud::machine::{
-    self, Access, Handle, News, Notice, Outbox, Placement, Request, Site, Source, Tenure,
-    Treatment, Wait,
+    self, Access, Handle, News, Notice, Outbox, Placement, Processes, Request, Site, Source,
+    Tenure, Treatment, Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use wait::within;
@@ -235,6 +235,7 @@ impl Story {
         let wait = Wait::No;
         let request = Request {
             target,
+            subject: self.handle().snapshot().subject(),
             count,
             wait,
             guest_online: false,
@@ -374,6 +375,7 @@ impl Service {
             tenure: Tenure::Place,
             uuid: None,
             leader: None,
+            processes: Processes::default(),
             agent: directory.join("agent.sock"),
             record: directory.join("machine.json"),
             treatment: Treatment {

@@ -6,6 +6,7 @@
 
 mod bare;
 mod parts;
+mod reuse;
 mod units;
 mod v1;
 mod v2;

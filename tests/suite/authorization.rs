@@ -176,7 +176,7 @@ async fn so_many_calls_and_no_more_may_be_under_way() {
     let mut refused = 0;
     while refused < 600 - 512 {
         let failure = calls.join_next().await.unwrap().unwrap().unwrap_err();
-        let text = "512 calls of all users are under way";
+        let text = "512 calls of root are under way";
         failure.assert(error_name::LIMIT_EXCEEDED, &[text]);
         refused += 1;
     }
@@ -386,4 +386,61 @@ async fn arguments_have_limits_before_polkit_is_asked() {
     }
     let service = world.service.as_ref().expect("it runs");
     assert!(!service.log().contains("polkit is asked"));
+}
+
+/// Scripted QEMUs, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn a_qemu_that_takes_the_place_of_another_while_polkit_is_asked_is_not_changed() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let socket = world.bus.directory().join("vm.sock");
+    let file = format!("qmp = \"{}\"", socket.display());
+    world.configure("machines.d/web.toml", &file);
+    world.manager().await.reload().await.unwrap();
+    let first = Peer::start(&socket, Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    machine.wait_for("Uuid", UUID).await;
+    let polkit = world.polkit.as_ref().unwrap();
+    let service = world.service.as_ref().unwrap();
+    let pin = [
+        "org.vcpud1",
+        machine.path(),
+        "org.vcpud1.Machine",
+        "PinVcpus",
+        "ausa{sv}",
+        "0",
+        "0",
+        "0",
+    ];
+    let other_uuid = "00000000-1111-4222-8333-444444444444";
+    let replace = async {
+        within("both questions", async {
+            while service.log().matches("polkit is asked").count() < 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        drop(first);
+        std::fs::remove_file(&socket).unwrap();
+        let second = Peer::start(&socket, Model::x86(1, 4));
+        second.script(move |_, call| {
+            let reply = || vec![call.reply(serde_json::json!({"UUID": other_uuid}))];
+            (call.command == "query-uuid").then(reply)
+        });
+        machine.wait_for("Uuid", other_uuid).await;
+        polkit.resume();
+        second
+    };
+    polkit.pause();
+    let (set, pinned, second) = tokio::join!(
+        world.set_as_nobody(Interaction::Allowed, &machine, 3),
+        world.as_nobody(Interaction::Allowed, &pin),
+        replace
+    );
+    for failure in [set.unwrap_err(), pinned.unwrap_err()] {
+        failure.assert(error_name::BUSY, &["web", "UUID changed"]);
+    }
+    assert_eq!(second.count("device_add"), 0);
+    let set = world.set_as_nobody(Interaction::Allowed, &machine, 2).await;
+    assert_eq!(set, Ok("auauau 1 1 0 0".to_owned()));
 }

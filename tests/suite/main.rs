@@ -10,6 +10,7 @@ mod harness;
 mod authorization;
 mod configuration;
 mod contract;
+mod edge;
 mod guest;
 mod lifecycle;
 mod malformed;

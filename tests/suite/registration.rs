@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use futures_util::future::join_all;
+use tokio::io::AsyncWriteExt;
 use vcpud::names::error_name;
 use vcpud::proxy::ManagerProxy;
 use zbus::{Fd, OwnedObjectPath, Variant};
@@ -37,7 +39,19 @@ async fn register_fd(
     name: &str,
     connection: impl AsFd,
 ) -> Result<OwnedObjectPath, Failure> {
-    let call = manager.register_machine_with_fd(name, Fd::from(&connection), HashMap::new());
+    register_fd_of(manager, name, connection, None).await
+}
+
+/// `RegisterMachineWithFd` with the PID of the leader.
+async fn register_fd_of(
+    manager: &ManagerProxy<'_>,
+    name: &str,
+    connection: impl AsFd,
+    leader: Option<u32>,
+) -> Result<OwnedObjectPath, Failure> {
+    let options = leader.map(|pid| ("leader", Variant::from(pid)));
+    let options: HashMap<&str, Variant<'_>> = options.into_iter().collect();
+    let call = manager.register_machine_with_fd(name, Fd::from(&connection), options);
     let result = within(format!("the registration of {name}"), call).await;
     result.map_err(Failure::of)
 }
@@ -273,12 +287,21 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
             &["process 0"],
         ),
     ];
+    // The test's process is the machine `taken`.
+    let qemu = sleeper(command("sleep")).await;
+    let option = |(key, value): &(&'static str, Variant<'static>)| {
+        (*key, value.try_clone().expect("no descriptors"))
+    };
     let asked = good.all_calls();
     let mark = world.signals.mark().await;
     let service = world.service.as_ref().expect("it runs");
     let before = service.descriptors();
     for (name, address, options, error, parts) in &cases {
-        let result = register(&manager, name, address, options).await;
+        let mut options = options.iter().map(option).collect::<Vec<_>>();
+        if !options.iter().any(|(key, _)| *key == "leader") {
+            options.push(("leader", qemu.pid().into()));
+        }
+        let result = register(&manager, name, address, &options).await;
         let failure = result.expect_err(&format!("{address} {options:?}"));
         failure.assert(error, parts);
     }
@@ -287,8 +310,26 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     failure.assert(invalid, &["web", "not a connected Unix stream socket"]);
     let (ours, theirs) = pair();
     drop(ours);
-    let failure = register_fd(&manager, "web", theirs).await.unwrap_err();
+    let leader = Some(qemu.pid());
+    let failure = register_fd_of(&manager, "web", theirs, leader)
+        .await
+        .unwrap_err();
     failure.assert(disconnected, &["web", "closed"]);
+    let failure = register(&manager, "web", &at("good"), &[])
+        .await
+        .unwrap_err();
+    failure.assert(error_name::MACHINE_EXISTS, &["web", "the machine taken"]);
+    let mixed = sleeper({
+        let mut command = command("setpriv");
+        command.args(["--euid=65534", "sleep"]);
+        command
+    });
+    let mixed = mixed.await;
+    let options = [("leader", Variant::from(mixed.pid()))];
+    let failure = register(&manager, "web", &at("good"), &options)
+        .await
+        .unwrap_err();
+    failure.assert(invalid, &["web", "real, effective, saved", "65534"]);
 
     assert_eq!(world.names().await, ["taken"]);
     assert_eq!(world.signals.since(mark).await, []);
@@ -299,7 +340,8 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     assert_eq!(fs::read_dir(run.join("registrations")).unwrap().count(), 0);
     assert_eq!(service.descriptors(), before);
     // The name is free.
-    register(&manager, "web", &at("good"), &[("uuid", UUID.into())])
+    let options = [("uuid", UUID.into()), ("leader", qemu.pid().into())];
+    register(&manager, "web", &at("good"), &options)
         .await
         .unwrap();
     assert_eq!(taken.clients(), 1);
@@ -383,10 +425,19 @@ async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() 
     register(&manager, "web", &address, &[("affinity", "0".into())])
         .await
         .unwrap();
-    register_fd(&manager, "fd", theirs).await.unwrap();
+    let others = [
+        sleeper(command("sleep")).await,
+        sleeper(command("sleep")).await,
+    ];
+    let [of_fd, of_gone] = others.each_ref().map(Process::pid);
+    register_fd_of(&manager, "fd", theirs, Some(of_fd))
+        .await
+        .unwrap();
     let gone = Peer::start(&elsewhere(&world, "gone"), Model::x86(1, 4));
     let gone_at = elsewhere(&world, "gone").display().to_string();
-    register(&manager, "gone", &gone_at, &[]).await.unwrap();
+    register(&manager, "gone", &gone_at, &[("leader", of_gone.into())])
+        .await
+        .unwrap();
 
     let mark = world.signals.mark().await;
     world.service.take().expect("it runs").kill().await;
@@ -525,22 +576,26 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
 async fn a_user_has_a_limited_number_of_registrations() {
     let rule = "polkit.addRule(function(action) { return polkit.Result.YES; });";
     let world = World::with_polkit(rule).await;
-    let (peers, connections): (Vec<Peer>, Vec<OwnedFd>) = (0..66)
-        .map(|_| {
-            let (ours, theirs) = pair();
-            (Peer::on(ours, Model::x86(1, 1)), theirs)
-        })
-        .unzip();
+    let (mut peers, mut connections, mut processes) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..66 {
+        let (ours, theirs) = pair();
+        peers.push(Peer::on(ours, Model::x86(1, 1)));
+        let process = sleeper(command_of_nobody("sleep")).await;
+        connections.push((theirs, Some(process.pid())));
+        processes.push(process);
+    }
     let mut connections = connections.into_iter();
-    let mut first: Vec<OwnedFd> = connections.by_ref().take(65).collect();
+    let mut first: Vec<_> = connections.by_ref().take(65).collect();
     let failure = world
         .with_nobody(move |manager| async move {
-            let last = first.pop().expect("there are 65");
-            for (n, connection) in first.into_iter().enumerate() {
+            let (last, leader) = first.pop().expect("there are 65");
+            for (n, (connection, leader)) in first.into_iter().enumerate() {
                 let name = format!("vm{n}");
-                register_fd(&manager, &name, connection).await.unwrap();
+                let registered = register_fd_of(&manager, &name, connection, leader);
+                registered.await.unwrap();
             }
-            register_fd(&manager, "vm", last).await.unwrap_err()
+            let registered = register_fd_of(&manager, "vm", last, leader);
+            registered.await.unwrap_err()
         })
         .await;
     let parts = ["vm", "user 65534", "64 machines registered"];
@@ -549,9 +604,11 @@ async fn a_user_has_a_limited_number_of_registrations() {
     let mark = world.signals.mark().await;
     peers[7].hang_up();
     world.removal_of("vm7", mark).await;
-    let last = connections.next().expect("there are 66");
+    let (last, leader) = connections.next().expect("there are 66");
     let path = world
-        .with_nobody(move |manager| async move { register_fd(&manager, "vm", last).await })
+        .with_nobody(
+            move |manager| async move { register_fd_of(&manager, "vm", last, leader).await },
+        )
         .await;
     assert_eq!(path.unwrap().as_str(), "/org/vcpud1/machine/vm");
 }
@@ -567,7 +624,10 @@ async fn registrations_by_the_hundred_leave_nothing() {
         let (ours, theirs) = pair();
         let peer = Peer::on(ours, Model::x86(1, 4));
         let mark = world.signals.mark().await;
-        register_fd(&manager, &name, theirs).await.unwrap();
+        let process = sleeper(command("sleep")).await;
+        let leader = Some(process.pid());
+        let registered = register_fd_of(&manager, &name, theirs, leader);
+        registered.await.unwrap();
         peer.hang_up();
         let told = world.removal_of(&name, mark).await;
         let own = |signal: &&Signal| {
@@ -660,4 +720,104 @@ async fn the_defaults_are_not_for_machines_that_users_register() {
     world.configure("vcpud.toml", &text);
     manager.reload().await.unwrap();
     assert_eq!(users.bandwidth_period_usec().await, Ok(10_000));
+}
+
+/// Scripted QEMUs, other processes, dbus-daemon.
+#[tokio::test]
+async fn a_process_is_one_machine() {
+    let world = World::without_polkit().await;
+    let manager = world.manager().await;
+    let at = |name: &str| elsewhere(&world, name).display().to_string();
+    let web = Peer::start(&elsewhere(&world, "web"), Model::x86(1, 4));
+    let _db = Peer::start(&elsewhere(&world, "db"), Model::x86(1, 4));
+    let process = sleeper(command("sleep")).await;
+    let leader = || [("leader", Variant::from(process.pid()))];
+    register(&manager, "web", &at("web"), &leader())
+        .await
+        .unwrap();
+    let failure = register(&manager, "db", &at("db"), &leader())
+        .await
+        .unwrap_err();
+    failure.assert(error_name::MACHINE_EXISTS, &["db", "the machine web"]);
+    assert_eq!(world.names().await, ["web"]);
+    assert_eq!(web.clients(), 1);
+    // The QEMU behind the socket is another process: the test's.
+    register(&manager, "db", &at("db"), &[]).await.unwrap();
+    manager.unregister_machine("web").await.unwrap();
+    manager.unregister_machine("db").await.unwrap();
+    register(&manager, "other", &at("web"), &leader())
+        .await
+        .unwrap();
+}
+
+/// Scripted QEMUs, other processes, dbus-daemon.
+#[tokio::test]
+async fn the_name_of_a_machine_is_free_when_its_end_is_reported() {
+    let world = World::without_polkit().await;
+    let manager = world.manager().await;
+    let socket = elsewhere(&world, "web");
+    let address = socket.display().to_string();
+    for _ in 0..4 {
+        let peer = Peer::start(&socket, Model::x86(1, 4));
+        let mut process = sleeper(command("sleep")).await;
+        let leader = [("leader", Variant::from(process.pid()))];
+        register(&manager, "web", &address, &leader).await.unwrap();
+        let machine = world.machine("web").await;
+        // The service cannot connect any more, so it pauses between attempts when QEMU exits.
+        fs::remove_file(&socket).unwrap();
+        let mark = world.signals.mark().await;
+        peer.hang_up();
+        machine.wait_for("State", "disconnected").await;
+        process.kill().await;
+        world.removal_of("web", mark).await;
+    }
+    let _peer = Peer::start(&socket, Model::x86(1, 4));
+    register(&manager, "web", &address, &[]).await.unwrap();
+}
+
+/// Scripted QEMU, a process that executes a setuid program, dbus-daemon.
+#[tokio::test]
+async fn a_process_that_became_another_users_is_disconnected() {
+    let world = World::without_polkit().await;
+    let manager = world.manager().await;
+    let socket = elsewhere(&world, "web");
+    let peer = Peer::start(&socket, Model::x86(1, 4));
+    let setuid = elsewhere(&world, "sleep");
+    fs::copy("/bin/sleep", &setuid).unwrap();
+    fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755)).unwrap();
+    let parent = setuid.parent().unwrap();
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = command_of_nobody("sh");
+    command
+        .args(["-c", "read line; exec \"$0\" 600"])
+        .arg(&setuid)
+        .stdin(std::process::Stdio::piped());
+    let mut process = Process::spawn("sh", &mut command);
+    let pid = process.pid();
+    let comm = format!("/proc/{pid}/comm");
+    within("sh", async {
+        while fs::read_to_string(&comm).unwrap() != "sh\n" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let leader = [("leader", Variant::from(pid))];
+    let address = socket.display().to_string();
+    register(&manager, "web", &address, &leader).await.unwrap();
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+
+    let mut stdin = process.child.stdin.take().unwrap();
+    stdin.write_all(b"\n").await.unwrap();
+    within("the setuid program", async {
+        while fs::read_to_string(&comm).unwrap() != "sleep\n" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let failure = machine.set(3).await.unwrap_err();
+    let parts = ["web", &format!("process {pid}"), "65534, 0, 0, 0"];
+    failure.assert(error_name::DISCONNECTED, &parts);
+    assert_eq!(peer.count("device_add"), 1);
+    machine.wait_for("State", "disconnected").await;
 }

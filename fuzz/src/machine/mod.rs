@@ -21,8 +21,8 @@ use vcpud::config::Limits;
 use vcpud::host::{Audit, Host, Keeper, SocketFile};
 use vcpud::inventory::Target;
 use vcpud::machine::{
-    self, Access, DISCONNECTED, Error, Handle, News, Notice, Outbox, Outcome, Placement, Request,
-    Site, Snapshot, Source, Tenure, Treatment, Wait,
+    self, Access, DISCONNECTED, Error, Handle, News, Notice, Outbox, Outcome, Placement, Processes,
+    Request, Site, Snapshot, Source, Tenure, Treatment, Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 
@@ -35,8 +35,9 @@ const STEPS: usize = 48;
 const SILENCE: Duration = Duration::from_secs(1);
 /// The longest that a call waits.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// By then all that goes on by itself has ended: time limits, pauses before a new connection.
-const SETTLED: Duration = Duration::from_secs(60);
+/// The longest time until everything that goes on by itself has ended: time limits, and pauses
+/// before a new connection, which grow to minutes for a QEMU that breaks the protocol.
+const SETTLED: Duration = Duration::from_secs(20 * 60);
 
 /// What was told of vCPUs adds up to what is shown of them at every moment, every caller is
 /// answered, and a QEMU that tells the truth again is believed again.
@@ -159,6 +160,7 @@ impl<'a> Story<'a> {
         };
         let request = Request {
             target,
+            subject: handle.snapshot().subject(),
             count,
             wait,
             guest_online: false,
@@ -341,6 +343,7 @@ impl Service {
             tenure: Tenure::Place,
             uuid: None,
             leader: None,
+            processes: Processes::default(),
             agent: directory.join("agent"),
             record: directory.join("record"),
             treatment: Treatment {

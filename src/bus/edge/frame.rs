@@ -121,14 +121,23 @@ fn endian(byte: u8) -> Option<Endian> {
     }
 }
 
-/// Finds the sender in the last bytes of a header that is too long to be kept.
+/// Finds the sender in a header, or in its last bytes where it is too long to be kept.
 ///
-/// A bus daemon writes the sender after all other fields. `tail` ends where the fields end.
-pub(super) fn sender_in(tail: &[u8]) -> Option<String> {
+/// A bus daemon writes the sender after all other fields, unless the client wrote one. Then it
+/// takes its place, and is found in a whole header only.
+pub(super) fn sender_in(header: &[u8]) -> Option<String> {
     const FIELD: [u8; 4] = [code::SENDER, 1, b's', 0];
-    let start = tail.windows(FIELD.len()).rposition(|part| part == FIELD)?;
+    let endian = endian(*header.first()?).unwrap_or(Endian::Little);
+    let data = Data::new(header, Context::new(endian, 0));
+    let whole: zbus::Result<(RawHeader<'_>, usize)> = data.deserialize();
+    if let Ok(((.., fields), _)) = whole {
+        return text(&fields, code::SENDER);
+    }
+    let start = header
+        .windows(FIELD.len())
+        .rposition(|part| part == FIELD)?;
     // After the length of the name, before the byte that ends it.
-    let name = tail.get(start + 8..tail.len() - 1)?;
+    let name = header.get(start + 8..header.len() - 1)?;
     let name = UniqueName::try_from(str::from_utf8(name).ok()?).ok()?;
     Some(name.to_string())
 }

@@ -21,7 +21,9 @@ const CHUNK: usize = 64 << 10;
 const MAX_REPLY: usize = 1 << 20;
 /// Longest signal that is read, in bytes.
 const MAX_SIGNAL: usize = 64 << 10;
-/// Bytes kept of the end of a header that is too long: enough for a sender.
+/// Longest header that is kept of a message that is too long, in bytes.
+const MAX_HEADER: usize = 64 << 10;
+/// Bytes kept of the end of a header that is longer: enough for a sender.
 const TAIL: usize = 512;
 /// Descriptors that one message may have (`max_message_unix_fds` in `dbus-daemon(1)` is lower).
 const MAX_FDS: usize = 253;
@@ -50,8 +52,10 @@ struct Skipped {
     fields: usize,
     /// Bytes after the fields that are still to come.
     rest: usize,
-    /// The last bytes of the fields so far.
-    tail: Vec<u8>,
+    /// The header so far, or its last bytes where it is too long.
+    header: Vec<u8>,
+    /// How much of the header is kept.
+    kept: usize,
 }
 
 impl Reader {
@@ -140,7 +144,7 @@ impl Reader {
         let Some(skipped) = self.skipped.take() else {
             return;
         };
-        if let Some(sender) = frame::sender_in(&skipped.tail)
+        if let Some(sender) = frame::sender_in(&skipped.header)
             && frame::is_call(&skipped.fixed)
         {
             let serial = frame::serial(&skipped.fixed);
@@ -232,17 +236,21 @@ impl Skipped {
             fixed,
             fields: FIXED + fields,
             rest: lengths.total - FIXED - fields,
-            tail: Vec::new(),
+            header: Vec::new(),
+            kept: match FIXED + fields {
+                length if length <= MAX_HEADER => length,
+                _ => TAIL,
+            },
         }
     }
 
     /// Lets bytes of `input` pass. Returns whether the message has passed.
     fn pass(&mut self, input: &mut Input) -> bool {
         let fields = self.fields.min(input.bytes().len());
-        self.tail.extend(input.take(fields).0);
+        self.header.extend(input.take(fields).0);
         self.fields -= fields;
-        let surplus = self.tail.len().saturating_sub(TAIL);
-        self.tail.drain(..surplus);
+        let surplus = self.header.len().saturating_sub(self.kept);
+        self.header.drain(..surplus);
         let rest = self.rest.min(input.bytes().len());
         // Its descriptors are closed here.
         input.take(rest);

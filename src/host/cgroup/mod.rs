@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 
-use super::Dir;
+use super::{Dir, Tasks};
 use crate::placement::{
     Bandwidth, Controller, CpuList, List, NodeList, Numbered, Reason, Step, StepError,
 };
@@ -32,9 +32,9 @@ pub(super) trait Groups: Debug + Send + Sync {
     /// Sees that the groups above those of vCPUs have what the unit has now.
     fn follow(&self) -> Result<(), StepError>;
 
-    /// Moves all of `tasks`, and what else is in the unit, into the emulator's group, but not
-    /// `vcpus`.
-    fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError>;
+    /// Moves all tasks of `leader`, and the other threads of the unit, into the emulator's group,
+    /// except `vcpus`.
+    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<u32>) -> Result<(), StepError>;
 
     /// The vCPUs that have a group.
     fn vcpus(&self) -> Result<Vec<u32>, StepError>;
@@ -182,9 +182,16 @@ fn is_gone(error: &StepError) -> bool {
     error.errno() == Some(libc::ESRCH)
 }
 
-/// Moves threads into the emulator's group: those of QEMU, and whatever else is in the unit.
-/// The kernel's own threads may refuse to be moved.
+fn tasks(leader: &dyn Tasks) -> Result<Vec<u32>, StepError> {
+    let path = || format!("/proc/{}/task", leader.pid());
+    let tasks = leader.tasks();
+    tasks.map_err(|error| Step::Thread.refused(path(), &error))
+}
+
+/// Moves threads into the emulator's group: the `tasks` of `leader` and the `others` in the unit.
+/// Each task is checked before and after. The kernel's own threads may refuse to be moved.
 fn sweep(
+    leader: &dyn Tasks,
     tasks: &[u32],
     others: &[u32],
     vcpus: &BTreeSet<u32>,
@@ -204,7 +211,20 @@ fn sweep(
         }
     }
     for task in tasks.iter().filter(moves) {
-        enter(*task).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })?;
+        let Some(held) = leader.hold(*task) else {
+            continue;
+        };
+        match enter(*task) {
+            Err(error) if !is_gone(&error) => return Err(error),
+            Ok(()) if !held.is_alive() => {
+                // Its former group is not known.
+                tracing::warn!(
+                    thread = task,
+                    "the thread ended while it was moved; if another thread has its number, that is in the emulator's group now"
+                );
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

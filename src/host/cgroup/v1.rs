@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use super::{
     Controller, Dir, EMULATOR, Groups, Mounts, OURS, Reason, Step, StepError, child, make, name,
-    numbers, read, read_list, remove, sweep, unexpected, vcpus_in, write, write_list,
+    numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
 };
+use crate::host::Tasks;
 use crate::placement::{Bandwidth, Change, CpuList, NodeList};
 
 /// The two lists of a cpuset that must not be empty.
@@ -192,11 +193,12 @@ impl Groups for Tree {
         Ok(())
     }
 
-    fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
+    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
+        let tasks = tasks(leader)?;
         for hierarchy in &self.hierarchies {
             let others = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
             let there = numbers(Step::Thread, &hierarchy.emulator, "tasks")?;
-            sweep(tasks, &others, vcpus, &there, |thread| {
+            sweep(leader, &tasks, &others, vcpus, &there, |thread| {
                 hierarchy.enter(&hierarchy.emulator, thread)
             })?;
         }

@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 
 use super::{
     Controller, Dir, EMULATOR, Groups, Mount, OURS, Reason, Step, StepError, child, is_gone, make,
-    name, numbers, read, read_list, remove, sweep, unexpected, vcpus_in, write, write_list,
+    name, numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
 };
+use crate::host::Tasks;
 use crate::placement::{Bandwidth, CpuList, NodeList};
 
 /// The groups of one machine.
@@ -125,10 +126,13 @@ impl Groups for Tree {
         enable(&self.ours, &self.there)
     }
 
-    fn sweep(&self, tasks: &[u32], vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
+    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
         let others = numbers(Step::Thread, &self.ours, "cgroup.threads")?;
         let there = numbers(Step::Thread, &self.emulator, "cgroup.threads")?;
-        sweep(tasks, &others, vcpus, &there, |thread| self.leave(thread))
+        let tasks = tasks(leader)?;
+        sweep(leader, &tasks, &others, vcpus, &there, |thread| {
+            self.leave(thread)
+        })
     }
 
     fn vcpus(&self) -> Result<Vec<u32>, StepError> {
@@ -340,6 +344,23 @@ mod tests {
         assert_eq!(groups.bandwidth(0).unwrap_err().step, Step::Bandwidth);
     }
 
+    /// This process, which is said to have a thread 1050, and to have had a thread 1051.
+    struct Own;
+
+    impl Tasks for Own {
+        fn pid(&self) -> u32 {
+            std::process::id()
+        }
+
+        fn has_task(&self, thread: u32) -> bool {
+            thread == self.pid()
+        }
+
+        fn tasks(&self) -> std::io::Result<Vec<u32>> {
+            Ok(vec![self.pid(), 1050, 1051])
+        }
+    }
+
     #[test]
     fn threads_are_moved_one_by_one() {
         let unit = Unit::new("cpuset cpu");
@@ -348,12 +369,18 @@ mod tests {
         assert_eq!(unit.get("vcpud/vcpu0/cgroup.threads"), "1050");
         assert!(groups.holds(0, 1050).unwrap());
         assert!(!groups.holds(1, 1050).unwrap());
-        unit.put("vcpud/emulator/cgroup.threads", "1042\n");
-        groups.sweep(&[1042, 1050], &[1050].into()).unwrap();
-        assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), "1042\n");
-        unit.put("vcpud/cgroup.threads", "1042\n1060\n1050\n0\n");
-        groups.sweep(&[1042, 1050], &[1050].into()).unwrap();
+        let there = format!("{}\n", Own.pid());
+        unit.put("vcpud/emulator/cgroup.threads", &there);
+        groups.sweep(&Own, &[1050].into()).unwrap();
+        assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), there);
+        unit.put("vcpud/cgroup.threads", &format!("{there}1060\n1050\n0\n"));
+        groups.sweep(&Own, &[1050].into()).unwrap();
         assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), "1060");
+        unit.put("vcpud/emulator/cgroup.threads", "");
+        unit.put("vcpud/cgroup.threads", "");
+        groups.sweep(&Own, &[1050].into()).unwrap();
+        let moved = Own.pid().to_string();
+        assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), moved);
         let mut vcpus = groups.vcpus().unwrap();
         vcpus.sort_unstable();
         assert_eq!(vcpus, [0, 1]);

@@ -24,6 +24,21 @@ pub(crate) fn command_of_nobody(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Starts a process that sleeps, as `command` says: a QEMU of its own, where the scripted ones are
+/// all the test's process.
+pub(crate) async fn sleeper(mut command: Command) -> Process {
+    let process = Process::spawn("sleep", command.arg("600"));
+    // setpriv has changed the user when it becomes sleep.
+    let comm = format!("/proc/{}/comm", process.pid());
+    let sleeps = async {
+        while std::fs::read_to_string(&comm).expect("it runs") != "sleep\n" {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("a process to sleep", sleeps).await;
+    process
+}
+
 /// A running program. It is killed when this is dropped.
 pub(crate) struct Process {
     name: String,

@@ -83,6 +83,12 @@ impl Systemd {
             .expect("it hears");
     }
 
+    /// Returns how often the service has said `line`.
+    pub(crate) fn count(&self, line: &str) -> usize {
+        let state = self.state.borrow();
+        state.said.iter().filter(|said| *said == line).count()
+    }
+
     /// Waits until the service has said `line`.
     pub(crate) async fn is_told(&mut self, line: &str) {
         let is_said = |state: &State| state.said.iter().any(|said| said == line);

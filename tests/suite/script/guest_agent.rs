@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -213,4 +214,36 @@ async fn a_guest_that_does_not_take_a_vcpu_is_told() {
     let text = ["web", "added: vCPU 1", "does not use all"];
     failure.assert(error_name::GUEST_REFUSED, &text);
     assert_eq!(machine.present().await, [0, 1]);
+}
+
+/// Scripted QEMU, an agent's socket that answers nothing, dbus-daemon.
+#[tokio::test]
+async fn waiting_for_the_agent_ends_at_the_callers_own_limit() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let listener = UnixListener::bind(world.agent_socket("web")).unwrap();
+    let with_limit = |limit: Duration| {
+        let limit = limit.as_micros() as u64;
+        [
+            ("guest-online", true.into()),
+            ("timeout-usec", limit.into()),
+        ]
+    };
+    let long = {
+        let machine = machine.clone();
+        let options = with_limit(Duration::from_secs(24 * 60 * 60));
+        tokio::spawn(async move { machine.set_with(2, &options).await })
+    };
+    let (mut first, _) = within("the first conversation", listener.accept())
+        .await
+        .unwrap();
+    let options = with_limit(Duration::from_millis(10));
+    let failure = machine.set_with(2, &options).await.unwrap_err();
+    failure.assert(error_name::GUEST_REFUSED, &["web", "does not answer"]);
+    assert!(!long.is_finished());
+    assert_eq!(peer.count("device_add"), 0);
+    first.shutdown().await.unwrap();
+    drop(listener);
+    long.abort();
 }

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use vcpud::names::error_name;
 use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 
@@ -25,9 +26,7 @@ async fn a_peer_that_does_not_speak_qmp_is_no_machine() {
 #[tokio::test]
 async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
     let world = World::without_polkit().await;
-    let peer = world.peer("web", Model::x86(2, 4));
     let other = world.peer("other", Model::x86(1, 4));
-    let machine = world.machine("web").await;
     let neighbour = world.machine("other").await;
 
     let too_long = vec![b'x'; (4 << 20) + 1];
@@ -45,12 +44,18 @@ async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
             format!("{}\r\n", deleted("/a\0b")).into_bytes(),
         ),
     ];
-    let mut clients = 1;
-    for (breach, bytes) in breaches {
+    let mut peers = Vec::new();
+    for (n, (breach, bytes)) in breaches.into_iter().enumerate() {
+        let name = format!("web{n}");
+        let peer = world.peer(&name, Model::x86(2, 4));
+        world
+            .machine(&name)
+            .await
+            .wait_for("State", "running")
+            .await;
         let mark = world.signals.mark().await;
         peer.send_raw(bytes);
-        clients += 1;
-        peer.had_clients(clients).await;
+        peer.had_clients(2).await;
         let is_back = |told: &[Signal]| changes_of(told, "State").last() == Some(&json!("running"));
         let told = world.signals.wait(breach, mark, is_back).await;
         let states = changes_of(&told, "State");
@@ -60,14 +65,39 @@ async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
             "{breach}"
         );
         assert_eq!(told.len(), 2, "{breach}: {told:?}");
+        peers.push(peer);
     }
     // A flood may cost the connection or not, but nothing else.
+    let peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    machine.wait_for("State", "running").await;
     peer.send_raw(flood);
     assert_eq!(neighbour.set(2).await, Ok((vec![1], vec![], vec![])));
     assert_eq!(other.clients(), 1);
     peer.model().unplug(1);
-    peer.had_clients(clients).await;
     machine.wait_for("Vcpus", 1u32).await;
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_peer_that_breaks_the_protocol_repeatedly_is_left_alone_across_restarts() {
+    let mut world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    for breach in 1..=3 {
+        peer.had_clients(breach).await;
+        machine.wait_for("State", "running").await;
+        peer.send_raw("hello\r\n");
+    }
+    machine.wait_for("State", "disconnected").await;
+    world.service.take().expect("it runs").kill().await;
+    world.serve().await;
+    let failure = machine.set(2).await.unwrap_err();
+    let parts = ["web", "broke the limits of the protocol 3 times"];
+    failure.assert(error_name::DISCONNECTED, &parts);
+    // After a pause it is tried again.
+    machine.wait_for("State", "running").await;
+    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
 }
 
 /// What a terminal would obey, and other than it looks.

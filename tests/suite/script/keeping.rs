@@ -334,3 +334,23 @@ async fn a_service_that_is_killed_again_and_again_tells_the_whole_truth() {
         assert_eq!(adds, came, "vCPU {vcpu}");
     }
 }
+
+/// Scripted systemd, a socket file without a listener, dbus-daemon.
+#[tokio::test]
+async fn a_dead_socket_says_nothing_to_systemd() {
+    let (mut world, mut systemd) = world().await;
+    drop(std::os::unix::net::UnixListener::bind(world.socket("dead")).unwrap());
+    let peer = world.peer("web", Model::x86(1, 4));
+    serve(&mut world, &systemd).await;
+    systemd.keeps(&["pidfd-web", "qmp-web"]).await;
+    // The service has tried the dead socket when its name is owned.
+    peer.hang_up();
+    systemd.keeps(&[]).await;
+    peer.accept();
+    systemd.keeps(&["pidfd-web", "qmp-web"]).await;
+    assert_eq!(
+        systemd.count("FDSTOREREMOVE=1"),
+        2,
+        "for the machine web only"
+    );
+}

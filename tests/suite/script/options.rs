@@ -39,9 +39,14 @@ async fn a_list_has_a_limit() {
     let peer = world.peer("web", Model::x86(1, 4));
     let machine = world.machine("web").await;
     let asked = peer.all_calls();
-    let endless: Vec<u32> = (0..100_000).collect();
-    let failure = machine.set_these(&endless, true).await.unwrap_err();
-    failure.assert(error_name::LIMIT_EXCEEDED, &["100000 vCPUs", "16384"]);
+    for (length, texts) in [
+        (20_000, ["20000 vCPUs", "16384"]),
+        (100_000, ["too long", "128 KiB"]),
+    ] {
+        let endless: Vec<u32> = (0..length).collect();
+        let failure = machine.set_these(&endless, true).await.unwrap_err();
+        failure.assert(error_name::LIMIT_EXCEEDED, &texts);
+    }
     assert_eq!(peer.count("device_add"), 0);
     assert!(peer.all_calls() - asked < 10, "nothing is planned for it");
 }

@@ -147,7 +147,10 @@ async fn what_cannot_be_written_down_is_not_begun() {
     let other = Peer::start(&socket, Model::x86(1, 4));
     let manager = world.manager().await;
     let address = socket.to_str().unwrap();
-    let registered = manager.register_machine("other", address, Default::default());
+    // The test's process is the machine `web`.
+    let process = sleeper(command("sleep")).await;
+    let leader = || [("leader", process.pid().into())].into();
+    let registered = manager.register_machine("other", address, leader());
     let failure = Failure::of(registered.await.unwrap_err());
     failure.assert(IO_ERROR, &["other", "cannot be written down"]);
     assert_eq!(other.clients(), 0);
@@ -158,7 +161,7 @@ async fn what_cannot_be_written_down_is_not_begun() {
         std::fs::remove_file(path).unwrap();
     }
     assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
-    let registered = manager.register_machine("other", address, Default::default());
+    let registered = manager.register_machine("other", address, leader());
     registered.await.unwrap();
     restart(&mut world, || ()).await;
     assert_eq!(machine.set(1).await, Ok((vec![], vec![1, 2], vec![])));

@@ -1,0 +1,78 @@
+//! Which process a PID is, and which user it runs as (`proc_pid_stat(5)`, `proc_pid_status(5)`).
+
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+/// Names one process among all processes since the host started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its PID.
+    pub pid: u32,
+    /// Its start time, in clock ticks after the start of the host.
+    pub start: u64,
+}
+
+/// The real, effective, saved and file-system user of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Users(pub [u32; 4]);
+
+impl Users {
+    /// Returns the user, if all four are the same.
+    pub fn single(self) -> Option<u32> {
+        let [real, rest @ ..] = self.0;
+        rest.iter().all(|user| *user == real).then_some(real)
+    }
+}
+
+/// Reads the start time and the users of the process that has the PID `pid` now.
+pub(super) fn read(pid: u32) -> io::Result<(u64, Users)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let identity = start_time(&stat).zip(users(&status));
+    identity.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Returns field 22 of `/proc/PID/stat`. Field 2, in parentheses, may contain any character.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Returns the numbers of `Uid` in `/proc/PID/status`.
+fn users(status: &str) -> Option<Users> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let users: Vec<u32> = line
+        .split_ascii_whitespace()
+        .map(|user| user.parse().ok())
+        .collect::<Option<_>>()?;
+    users.try_into().ok().map(Users)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Users, start_time, users};
+
+    #[test]
+    fn reads_all_four_users() {
+        // A newline in a name is escaped there.
+        let status =
+            "Name:\tqemu\\nUid:\t0 0\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t5\t6\t7\t8\n";
+        let mixed = users(status).unwrap();
+        assert_eq!(mixed, Users([1000, 0, 0, 0]));
+        assert_eq!(mixed.single(), None);
+        assert_eq!(Users([7; 4]).single(), Some(7));
+        assert_eq!(users("Name:\tqemu\n"), None);
+        assert_eq!(users("Uid:\t1\t2\n"), None);
+    }
+
+    #[test]
+    fn a_process_cannot_hide_its_start_by_its_name() {
+        let rest = "S 1 2 3 0 -1 4194560 5 6 7 8 9 10 11 12 20 0 1 0 4711 1000 200 1844";
+        for name in ["qemu", "a) S 1 2 3 4 5 6 7", "(x))"] {
+            assert_eq!(start_time(&format!("8 ({name}) {rest}")), Some(4711));
+        }
+        assert_eq!(start_time("8 (qemu) S 1"), None);
+    }
+}

@@ -1,0 +1,396 @@
+//! How much memory one peer can make the service use: a scripted QEMU, or its guest agent, and a
+//! machine's actor, with an allocator that counts.
+
+use std::alloc::System;
+use std::fmt::Write as _;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cap::Cap;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use vcpud::config::Limits;
+use vcpud::host::{Audit, Host, Keeper};
+use vcpud::machine::{
+    self, Access, Handle, News, Notice, Outbox, Placement, Processes, Running, Site, Source,
+    Tenure, Treatment,
+};
+use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use vcpud::qmp::Codec;
+
+#[path = "suite/harness/wait.rs"]
+mod wait;
+use wait::within;
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// Eight times the longest line that QEMU may send, and so eight times the largest inventory.
+const LIMIT: usize = 8 * Codec::DEFAULT_LIMIT;
+/// The longest value of a reply.
+const LINE: usize = Codec::DEFAULT_LIMIT - 100;
+/// The longest line of a guest agent.
+const AGENT_LINE: usize = (2 << 20) - 100;
+/// The greatest number of vCPUs in a slot.
+const WIDTH: usize = 64;
+
+/// The answers of a QEMU and its guest agent.
+#[derive(Clone)]
+struct Script {
+    commands: Arc<str>,
+    slots: Arc<str>,
+    cpus: Arc<str>,
+    /// Sent after the first refresh.
+    events: Arc<str>,
+    agent: Arc<str>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let commands = ["query-hotpluggable-cpus", "query-cpus-fast"];
+        let commands = commands.map(|name| format!(r#"{{"name":"{name}"}}"#));
+        Self {
+            commands: format!("[{}]", commands.join(",")).into(),
+            slots: slots(1, 1, |_| r#"{"core-id":0}"#.to_owned()),
+            cpus: "[]".into(),
+            events: "".into(),
+            agent: r#"{"return":[]}"#.into(),
+        }
+    }
+}
+
+/// Returns a list of `count` plugged slots of `width` vCPUs, or as many as a line holds.
+fn slots(count: usize, width: usize, props: impl Fn(usize) -> String) -> Arc<str> {
+    let mut list = String::from("[");
+    for n in 0..count {
+        let slot = format!(
+            r#"{{"props":{},"vcpus-count":{width},"type":"cpu","qom-path":"/machine/peripheral/vcpu{n}"}}"#,
+            props(n)
+        );
+        if list.len() + slot.len() > LINE {
+            break;
+        }
+        let separator = if n == 0 { "" } else { "," };
+        let _ = write!(list, "{separator}{slot}");
+    }
+    list.push(']');
+    list.into()
+}
+
+fn cpus(count: usize) -> Arc<str> {
+    let cpu = |n: usize| {
+        format!(
+            r#"{{"cpu-index":{n},"qom-path":"/machine/peripheral/vcpu{n}","thread-id":{},"target":"x86_64","props":{{"core-id":{n}}}}}"#,
+            (1 << 29) + n
+        )
+    };
+    let list: Vec<String> = (0..count).map(cpu).collect();
+    format!("[{}]", list.join(",")).into()
+}
+
+/// Returns `element` as often as `length` bytes hold it.
+fn repeated(element: &str, length: usize) -> String {
+    let count = length / (element.len() + 1);
+    vec![element; count].join(",")
+}
+
+/// Returns the scripts, and whether the service accepts the machine.
+fn scripts() -> Vec<(&'static str, bool, Script)> {
+    let bomb = repeated(r#"{"a":0}"#, LINE - 200);
+    let names: Vec<String> = (0..LINE / 17 - 40)
+        .map(|n| format!(r#"{{"name":"{n:05x}"}}"#))
+        .collect();
+    let sixteen = |n: usize| {
+        let members: Vec<String> = (0..16).map(|p| format!(r#""{p:x}":{n}"#)).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let refusal = r#"{"event":"ACPI_DEVICE_OST","data":{"info":{"source":3,"status":1,"slot":"0","slot-type":"CPU"}},"timestamp":{"seconds":1,"microseconds":2}}"#;
+    let script = Script::default;
+    vec![
+        (
+            "the largest inventory",
+            true,
+            Script {
+                slots: slots(16_384, 1, |n| format!(r#"{{"core-id":{n}}}"#)),
+                cpus: cpus(16_384),
+                ..script()
+            },
+        ),
+        (
+            "the largest number of properties",
+            true,
+            Script {
+                slots: slots(16_384, 1, sixteen),
+                ..script()
+            },
+        ),
+        (
+            "properties that are trees",
+            false,
+            Script {
+                slots: slots(1, 1, |_| format!(r#"{{"a":[{bomb}]}}"#)),
+                ..script()
+            },
+        ),
+        (
+            "slots without end",
+            false,
+            Script {
+                slots: format!(
+                    "[{}]",
+                    repeated(r#"{"props":{},"vcpus-count":1,"type":""}"#, LINE)
+                )
+                .into(),
+                ..script()
+            },
+        ),
+        (
+            "commands without end",
+            true,
+            Script {
+                commands: format!(
+                    "{},{}]",
+                    script().commands.trim_end_matches(']'),
+                    names.join(",")
+                )
+                .into(),
+                ..script()
+            },
+        ),
+        (
+            "refusals of a wide slot",
+            true,
+            Script {
+                slots: slots(1, WIDTH, |_| r#"{"core-id":0}"#.to_owned()),
+                events: vec![refusal; 1000].join("\n").into(),
+                ..script()
+            },
+        ),
+        (
+            "an agent's list without end",
+            true,
+            Script {
+                agent: format!(r#"{{"return":[{}]}}"#, repeated(r#"{"a":0}"#, AGENT_LINE)).into(),
+                ..script()
+            },
+        ),
+    ]
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let scripts = scripts();
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let site = site();
+    // The peak counts the whole process, so each machine ends before the next begins.
+    let base = ALLOCATOR.allocated();
+    for (what, lives, script) in &scripts {
+        let (held, peak) = meet(directory.path(), &site, what, *lives, script.clone(), base).await;
+        let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        println(&format!(
+            "{what}: holds {:.1} MiB, at most {:.1} MiB so far",
+            mebibytes(held),
+            mebibytes(peak)
+        ));
+        assert!(held < LIMIT && peak < LIMIT, "{what} uses too much memory");
+    }
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the program is a test without a harness"
+)]
+fn println(line: &str) {
+    println!("{line}");
+}
+
+/// Meets a QEMU that follows `script`. Returns the bytes in use after it, and the greatest number
+/// so far.
+async fn meet(
+    directory: &Path,
+    site: &Site,
+    what: &str,
+    lives: bool,
+    script: Script,
+    base: usize,
+) -> (usize, usize) {
+    let (near, far) = UnixStream::pair().expect("a pair");
+    let agent_socket = directory.join("agent");
+    let _ = std::fs::remove_file(&agent_socket);
+    let listener = UnixListener::bind(&agent_socket).expect("the socket can be made");
+    let peer = tokio::spawn(be_qemu(far, script.clone()));
+    let agent = tokio::spawn(be_agent(listener, script.agent.clone()));
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let (outbox, notices) = Outbox::new();
+    outbox.open();
+    let listener = tokio::spawn(listen(notices, refusals.clone()));
+    let mut running = start(directory, near, site.clone(), outbox);
+    let settled = within(what, running.settled()).await;
+    assert_eq!(settled.is_ok(), lives, "{what}: {settled:?}");
+    if !script.events.is_empty() {
+        let expected = within("the refusals", async {
+            while refusals.load(Ordering::Relaxed) < WIDTH {
+                tokio::task::yield_now().await;
+            }
+        });
+        expected.await;
+    }
+    if lives {
+        let handle = handle(&running);
+        within("the agent", handle.online()).await;
+    }
+    let used = (
+        ALLOCATOR.allocated().saturating_sub(base),
+        ALLOCATOR.max_allocated().saturating_sub(base),
+    );
+    running.abandon().await;
+    for task in [peer, agent, listener] {
+        task.abort();
+        let _ = task.await;
+    }
+    used
+}
+
+fn handle(running: &Running) -> Handle {
+    running.treat(treatment())
+}
+
+fn treatment() -> Treatment {
+    let limits = Limits {
+        qmp_timeout: Duration::from_secs(60),
+        removal_timeout: Duration::from_secs(60),
+    };
+    let placement = Placement::default();
+    Treatment { limits, placement }
+}
+
+fn start(directory: &Path, stream: UnixStream, site: Site, outbox: Outbox) -> Running {
+    let source = Source {
+        registrant: None,
+        name: "machine".parse().expect("it is a name"),
+        access: Access::Connection(Some(stream)),
+        tenure: Tenure::Registration,
+        uuid: None,
+        leader: None,
+        processes: Processes::default(),
+        agent: directory.join("agent"),
+        record: directory.join("record"),
+        treatment: treatment(),
+    };
+    machine::start(source, site, outbox)
+}
+
+async fn listen(mut notices: mpsc::Receiver<Notice>, refusals: Arc<AtomicUsize>) {
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            Notice::Barrier(passed) => drop(passed.send(())),
+            Notice::News {
+                news: News::VcpuRemovalFailed { .. },
+                ..
+            } => {
+                refusals.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Answers one client with parts that were allocated before the measurement.
+async fn be_qemu(stream: UnixStream, script: Script) {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read).lines();
+    let mut events = Some(script.events);
+    let _ = write
+        .write_all(b"{\"QMP\":{\"version\":{},\"capabilities\":[]}}\n")
+        .await;
+    while let Ok(Some(line)) = lines.next_line().await {
+        let call: serde_json::Value = serde_json::from_str(&line).expect("the client writes JSON");
+        let value = match call["execute"].as_str().expect("a command") {
+            "query-commands" => &script.commands,
+            "query-hotpluggable-cpus" => &script.slots,
+            "query-cpus-fast" => &script.cpus,
+            "query-version" => r#"{"qemu":{"major":10,"minor":0,"micro":0}}"#,
+            "query-uuid" => r#"{"UUID":"00000000-0000-0000-0000-000000000000"}"#,
+            "query-target" => r#"{"arch":"x86_64"}"#,
+            "query-kvm" => r#"{"enabled":true}"#,
+            "query-status" => r#"{"status":"running"}"#,
+            _ => "{}",
+        };
+        let id = format!("{{\"id\":{},\"return\":", call["id"]);
+        for part in [id.as_bytes(), value.as_bytes(), b"}\n"] {
+            // A client that hangs up is no failure.
+            let _ = write.write_all(part).await;
+        }
+        if call["execute"] == "query-status"
+            && let Some(events) = events.take()
+        {
+            let _ = write.write_all(events.as_bytes()).await;
+            let _ = write.write_all(b"\n").await;
+        }
+    }
+}
+
+async fn be_agent(listener: UnixListener, answer: Arc<str>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).split(b'\n');
+        while let Ok(Some(line)) = lines.next_segment().await {
+            let call: serde_json::Value = serde_json::from_slice(
+                line.trim_ascii_start()
+                    .strip_prefix(b"\xff")
+                    .unwrap_or(&line),
+            )
+            .expect("the client writes JSON");
+            let sync = format!("\u{0}{{\"return\":{}}}\n", call["arguments"]["id"]).into_bytes();
+            let answer = match call["execute"].as_str() {
+                Some("guest-sync-delimited") => {
+                    let mut sync = sync;
+                    sync[0] = 0xff;
+                    let _ = write.write_all(&sync).await;
+                    continue;
+                }
+                _ => &answer,
+            };
+            let _ = write.write_all(answer.as_bytes()).await;
+            let _ = write.write_all(b"\n").await;
+        }
+    }
+}
+
+/// A host without systemd and without an audit log.
+fn site() -> Site {
+    Site {
+        units: Arc::new(Nothing),
+        host: Host::this().expect("this is a host"),
+        audit: Arc::new(Audit::none()),
+        keeper: Arc::new(Nothing),
+    }
+}
+
+#[derive(Debug)]
+struct Nothing;
+
+type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, UnitError>> + Send + 'a>>;
+
+impl Units for Nothing {
+    fn unit_of<'a>(&'a self, _: Process<'a>) -> Asked<'a, UnitFacts> {
+        Box::pin(async { Err(UnitError::Absent("no service manager".to_owned())) })
+    }
+
+    fn start_scope<'a>(&'a self, _: NewScope<'a>, _: Process<'a>) -> Asked<'a, String> {
+        panic!("no scope is needed")
+    }
+}
+
+impl Keeper for Nothing {
+    fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
+    fn release(&self, _: &str) {}
+    fn take(&self, _: &str) -> Option<OwnedFd> {
+        None
+    }
+}

@@ -1,0 +1,125 @@
+//! Thread ids that another process takes while they are used.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use vcpud::host::{Host, Placer, Tasks, affinity, scheduling};
+use vcpud::placement::{Home, Kind, Reason, Scheduler, Step, Tuning};
+
+use super::parts::{Bystander, not_run, two_cpus};
+
+/// This process with a thread that ends when it was asked for a number of times. Another process
+/// has its number then.
+struct Treacherous {
+    thread: u32,
+    asked: Cell<usize>,
+    ends_at: usize,
+    parked: RefCell<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
+    successor: RefCell<Option<Bystander>>,
+}
+
+impl Treacherous {
+    fn start(ends_at: usize) -> Self {
+        let (sender, id) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let parked = thread::spawn(move || {
+            sender.send(rustix::thread::gettid()).unwrap();
+            let _ = ended.recv();
+        });
+        let thread = id.recv().unwrap().as_raw_nonzero().get().unsigned_abs();
+        Self {
+            thread,
+            asked: Cell::new(0),
+            ends_at,
+            parked: RefCell::new(Some((end, parked))),
+            successor: RefCell::default(),
+        }
+    }
+
+    /// Ends the thread, and starts a process that has its number.
+    fn swap(&self) {
+        let (end, parked) = self.parked.take().unwrap();
+        drop(end);
+        parked.join().unwrap();
+        while self.path().exists() {
+            thread::yield_now();
+        }
+        let before = (self.thread - 1).to_string();
+        let successor = loop {
+            // Any other process of the host may be faster.
+            fs::write(LAST_PID, &before).unwrap();
+            let process = Bystander::start();
+            if process.id() == self.thread {
+                break process;
+            }
+        };
+        self.successor.replace(Some(successor));
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        format!("/proc/{}/task/{}", self.pid(), self.thread).into()
+    }
+}
+
+impl Tasks for Treacherous {
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn has_task(&self, thread: u32) -> bool {
+        let is_there = Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists();
+        self.asked.set(self.asked.get() + 1);
+        if self.asked.get() == self.ends_at {
+            self.swap();
+        }
+        is_there
+    }
+}
+
+/// The kernel gives the next process the next number.
+const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// A thread of the test, and a process that takes its number.
+#[test]
+fn a_process_that_takes_the_number_of_a_thread_is_put_back() {
+    if fs::read_to_string(LAST_PID)
+        .and_then(|last| fs::write(LAST_PID, last))
+        .is_err()
+    {
+        not_run("this host does not let the test choose process ids");
+        return;
+    }
+    let host = Host::this().unwrap();
+    let (first, _) = two_cpus(&host);
+    let own = affinity(std::process::id()).unwrap();
+    // The first check comes before all steps; then each step has one.
+    for (ends_at, step) in [(2, Step::Affinity), (3, Step::Scheduler)] {
+        let home = Home {
+            kind: Kind::None,
+            unit: String::new(),
+            control_group: String::new(),
+        };
+        let mut placer = Placer::new(host.clone(), "test", home).unwrap();
+        let tuning = Tuning {
+            affinity: Some(first.clone()),
+            scheduler: Some(Scheduler::Idle),
+            ..Tuning::default()
+        };
+        let qemu = Treacherous::start(ends_at);
+        let vcpus = BTreeMap::from([(0, qemu.thread)]);
+        let report = placer.reconcile(&tuning, &vcpus, &qemu);
+        let failures: Vec<_> = report.failures().collect();
+        let [(0, error)] = failures[..] else {
+            panic!("{report:#?}");
+        };
+        assert_eq!((error.step, &error.reason), (step, &Reason::Foreign));
+        let successor = qemu.successor.take().unwrap();
+        assert_eq!(successor.id(), qemu.thread);
+        assert_eq!(affinity(successor.id()).unwrap(), own);
+        assert_eq!(scheduling(successor.id()).unwrap().name(), "other");
+    }
+}
