@@ -17,6 +17,7 @@ mod parse;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod uuid;
 mod value;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use parse::{Mistake, options, parse_machine, parse_service};
-pub use settings::{Limits, MachineSettings, Settings, Uuid, socket_path};
+pub use settings::{Limits, MachineSettings, Settings, socket_path};
+pub use uuid::Uuid;
 pub use value::{Entry, Item, Value};
 
 use crate::names::MachineName;

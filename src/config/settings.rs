@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::nearest::unknown;
 use super::parse::Mistake;
+use super::uuid::Uuid;
 use super::value::{Entry, Item, Value};
 use crate::placement::{
     Bandwidth, CpuList, NodeList, Scheduler, SchedulerError, Schemata, Tuning, VcpuList, Wish,
@@ -96,11 +97,6 @@ pub struct MachineSettings {
     /// How it is treated.
     pub settings: Settings,
 }
-
-/// A UUID in the form of RFC 9562, in small letters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Uuid(String);
 
 impl Settings {
     /// These, and where they say nothing what `below` says.
@@ -264,7 +260,8 @@ pub(super) fn time(value: &Value, range: RangeInclusive<Duration>) -> Result<Dur
     }
 }
 
-fn shown(text: &str) -> String {
+/// Returns the beginning of a text in quotes, for errors.
+pub(super) fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(64).collect::<String>())
 }
 
@@ -382,49 +379,4 @@ fn cache(entry: &Entry) -> Result<BTreeMap<u32, Schemata>, Mistake> {
         }
     }
     Ok(shares)
-}
-
-impl Uuid {
-    /// The UUID as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Uuid {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_valid = |(at, byte): (usize, u8)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        };
-        match text.len() == 36 && text.bytes().enumerate().all(is_valid) {
-            true => Ok(Self(text.to_ascii_lowercase())),
-            false => Err(format!(
-                "{} is no UUID, such as \"c0ffee00-1234-4abc-8def-0123456789ab\"",
-                shown(text)
-            )),
-        }
-    }
-}
-
-impl TryFrom<String> for Uuid {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Uuid> for String {
-    fn from(uuid: Uuid) -> Self {
-        uuid.0
-    }
 }
