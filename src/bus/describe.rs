@@ -24,7 +24,7 @@ pub(super) fn place(place: &Observed) -> Dict {
     dict
 }
 
-/// Returns what is known of a vCPU. A key without a value is absent.
+/// Returns the row of a vCPU. A key without a value is absent.
 pub(super) fn vcpu(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
     let Vcpu { id, entity, thread } = vcpu;
     let inventory = &snapshot.inventory;

@@ -381,7 +381,7 @@ fn shown(vcpus: &BTreeSet<u32>) -> String {
     vcpus.iter().copied().collect::<VcpuList>().to_string()
 }
 
-/// A list of vCPUs, which is no longer than any machine has them.
+/// Returns the set of `vcpus`, or an error if it is longer than that of any machine.
 fn list(vcpus: Vec<u32>) -> Result<BTreeSet<u32>, Error> {
     match vcpus.len() {
         0..=MAX_LIST => Ok(vcpus.into_iter().collect()),

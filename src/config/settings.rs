@@ -1,4 +1,4 @@
-//! What can be set for a machine, and what each key takes.
+//! The settings of a machine, and the values that each key takes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,9 +33,9 @@ pub(super) const KEYS: [&str; 11] = [
 ];
 /// The keys of machines' files beside [`KEYS`].
 pub(super) const MACHINE_KEYS: [&str; 3] = ["qmp", "guest-agent", "uuid"];
-/// The slice of machines of which nothing else is said.
+/// The default slice.
 const SLICE: &str = "machine.slice";
-/// Nobody waits for more than a week.
+/// The maximum of time limits.
 pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long QEMU may take: one that is given less time than this would be lost again and again.
 const QMP_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=WEEK;
@@ -58,7 +58,7 @@ impl Default for Limits {
     }
 }
 
-/// What is said of machines; `None` where nothing is.
+/// Settings of machines; `None` for a key that is not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Settings {
@@ -84,7 +84,7 @@ pub struct Settings {
     pub cache: Option<BTreeMap<u32, Schemata>>,
 }
 
-/// What is said of one machine.
+/// The settings of one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct MachineSettings {
@@ -143,7 +143,7 @@ impl Settings {
         self.slice.as_deref().unwrap_or(SLICE)
     }
 
-    /// What is wanted for the vCPUs.
+    /// Returns the tuning of the vCPUs.
     pub fn tuning(&self) -> Tuning {
         let period = self.bandwidth_period;
         let quota = self.bandwidth_quota;
@@ -162,7 +162,7 @@ impl Settings {
         }
     }
 
-    /// Takes `entry`, one of `all` of its table; `None` if there is no such key.
+    /// Takes `entry`, one of `all` of its table. Returns `None` for an unknown key.
     pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
         let value = &entry.value;
         let result = match entry.key.as_str() {
@@ -190,7 +190,7 @@ impl Settings {
     fn take_scheduler(&mut self, entry: &Entry, all: &[Entry]) -> Result<(), Mistake> {
         let policy = text(&entry.value).map_err(|text| Mistake::at(entry, text))?;
         let beside = all.iter().find(|entry| entry.key == "priority");
-        // What is no integer is told of where it stands.
+        // A priority that is not an integer is a mistake of its own entry.
         let priority = beside.and_then(|entry| integer(&entry.value).ok());
         let priority = i32::try_from(priority.unwrap_or(0)).unwrap_or(i32::MAX);
         let scheduler = Scheduler::new(policy, priority).map_err(|error| {
@@ -206,7 +206,7 @@ impl Settings {
 }
 
 impl MachineSettings {
-    /// Takes `entry`, one of `all` of the file; `None` if there is no such key.
+    /// Takes `entry`, one of `all` of the file. Returns `None` for an unknown key.
     pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
         let value = &entry.value;
         let path = |value| text(value).and_then(socket_path);

@@ -21,7 +21,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("the socket is gone")]
     Missing,
     /// The path of an unprivileged user has a symbolic link in it.
@@ -38,7 +38,7 @@ pub enum ConnectError {
     NotTheOwner {
         /// Whose file it is.
         owner: u32,
-        /// Who listens.
+        /// The user of the process that listens.
         listener: u32,
     },
     /// Nobody listens on it.
@@ -58,7 +58,7 @@ impl From<Errno> for ConnectError {
     }
 }
 
-/// Takes over a connection that somebody else made and passed on.
+/// Adopts a connection that a caller passed.
 pub fn adopt(connection: OwnedFd) -> Result<UnixStream, ConnectError> {
     let stat = fstat(&connection).map_err(|errno| ConnectError::Io(errno.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
