@@ -1,6 +1,6 @@
 //! A machine's object, `org.vcpud1.Machine`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use zbus::Variant;
 use zbus::interface;
@@ -8,12 +8,12 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 
 use super::authority::{Action, Authority};
+use super::describe::{self, Dict};
 use super::error::Error;
 use super::operation::Operation;
 use super::options::{self, Options, SetOptions};
-use crate::host::Observed;
-use crate::inventory::{Entity, HotplugMethod, MAX_VCPUS, Target, Vcpu};
-use crate::machine::{self, Handle, Request, Snapshot, TuningChange, Wait};
+use crate::inventory::{Entity, MAX_VCPUS, Target, Vcpu};
+use crate::machine::{self, Handle, Request, TuningChange, Wait};
 use crate::placement::{Bandwidth, CpuList, Home, Kind, Scheduler, Schemata, VcpuList};
 
 /// Serves `org.vcpud1.Machine` for one machine.
@@ -26,9 +26,6 @@ pub struct MachineObject {
 /// The vCPUs that came, that went, and that are leaving. Methods write it out: zbus takes the
 /// arguments of a reply from what stands there.
 type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
-
-/// A dictionary of the kind `a{sv}`.
-type Dict = HashMap<&'static str, Variant<'static>>;
 
 impl MachineObject {
     /// An object for `machine`, whose callers `authority` authorizes.
@@ -250,15 +247,15 @@ impl MachineObject {
         let online = self.machine.online().await;
         let places = self.machine.observe();
         let snapshot = self.machine.snapshot();
-        let describe = |vcpu: Vcpu<'_>| {
-            let mut dict = describe(&snapshot, vcpu);
-            dict.extend(places.get(&vcpu.id).into_iter().flat_map(describe_place));
+        let row = |vcpu: Vcpu<'_>| {
+            let mut dict = describe::vcpu(&snapshot, vcpu);
+            dict.extend(places.get(&vcpu.id).into_iter().flat_map(describe::place));
             if let Some(online) = online.get(&vcpu.id) {
                 dict.insert("online", (*online).into());
             }
             dict
         };
-        snapshot.inventory.vcpus().map(describe).collect()
+        snapshot.inventory.vcpus().map(row).collect()
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -384,7 +381,7 @@ fn shown(vcpus: &BTreeSet<u32>) -> String {
     vcpus.iter().copied().collect::<VcpuList>().to_string()
 }
 
-/// A list of vCPUs, which is no longer than any machine has them.
+/// Returns the set of `vcpus`, or an error if it is longer than that of any machine.
 fn list(vcpus: Vec<u32>) -> Result<BTreeSet<u32>, Error> {
     match vcpus.len() {
         0..=MAX_LIST => Ok(vcpus.into_iter().collect()),
@@ -403,54 +400,4 @@ fn invalid(error: impl std::fmt::Display) -> Error {
 
 fn invalid_list(error: impl std::fmt::Display) -> Error {
     Error::InvalidCpuList(error.to_string())
-}
-
-/// Where the thread of a vCPU is, as `ListVcpus` shows it.
-fn describe_place(place: &Observed) -> Dict {
-    let mut dict = Dict::from([
-        ("affinity", place.affinity.to_string().into()),
-        ("scheduler", place.scheduler.into()),
-        ("priority", place.priority.into()),
-    ]);
-    if let Some(group) = &place.control_group {
-        dict.insert("control-group", group.clone().into());
-    }
-    dict
-}
-
-/// One vCPU as `ListVcpus` shows it; a key that has no value is absent.
-fn describe(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
-    let Vcpu { id, entity, thread } = vcpu;
-    let inventory = &snapshot.inventory;
-    let hotpluggable = inventory.method() != HotplugMethod::None;
-    let pending = snapshot.pending.contains(&id);
-    let mut dict = Dict::from([
-        ("id", id.into()),
-        ("present", entity.presence.is_some().into()),
-        ("hotpluggable", hotpluggable.into()),
-        ("removable", inventory.is_removable(entity).into()),
-        ("pending", pending.into()),
-    ]);
-    if !entity.driver.as_str().is_empty() {
-        dict.insert("type", entity.driver.to_string().into());
-    }
-    if let Some(presence) = &entity.presence {
-        dict.insert("qom-path", presence.qom_path.to_string().into());
-        if presence.order != 0 {
-            dict.insert("order", presence.order.into());
-        }
-    }
-    if let Some(thread) = thread {
-        dict.insert("thread-id", thread.into());
-    }
-    if let Some(alias) = entity.alias() {
-        dict.insert("alias", alias.to_owned().into());
-    }
-    if let Some(node) = entity.topology.node() {
-        dict.insert("node-id", node.into());
-    }
-    for (level, number) in entity.topology.levels() {
-        dict.insert(level.dbus_name(), number.into());
-    }
-    dict
 }

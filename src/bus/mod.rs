@@ -5,6 +5,7 @@
 //! bus.
 
 mod authority;
+mod describe;
 mod directory;
 mod edge;
 mod error;

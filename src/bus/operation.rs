@@ -19,7 +19,8 @@ use crate::names::{MachineName, message_id};
 /// The maximum length of a value, in bytes: more than a list of all vCPUs that a machine can have. A
 /// longer value is not shortened for polkit, because a rule would decide on a part of it.
 const MAX_VALUE: usize = 64 << 10;
-/// The length to which a message of the log shortens each value, in characters. The field has all of it.
+/// The length to which a message of the log shortens each value, in characters. The field `VALUES` is
+/// not shortened.
 const MAX_SHOWN: usize = 256;
 
 /// The records of authorized calls.

@@ -1,4 +1,4 @@
-//! Settings as text: what polkit and the records are told of a registration.
+//! Settings as text, for polkit and the records of registrations.
 
 use super::settings::{MachineSettings, Settings};
 use crate::placement::Schemata;

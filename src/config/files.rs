@@ -28,7 +28,7 @@ pub(super) fn read(directory: &Path) -> Configuration {
     configuration
 }
 
-/// What was read so far.
+/// The result so far.
 #[derive(Default)]
 struct Reader(Configuration);
 
@@ -135,7 +135,7 @@ fn is_meant(file: &Path) -> bool {
     file.extension() == Some(OsStr::new("toml")) && !is_hidden
 }
 
-/// The text of a file; `None` where there is none.
+/// Returns the text of a file; `None` if the file does not exist.
 fn contents(path: &Path) -> Result<Option<String>, String> {
     // A pipe would keep us waiting.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;

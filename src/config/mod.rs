@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`parse`] turns text into settings or a list of mistakes and touches nothing; `files` reads, and
-//! trusts no file that just anybody may write. The service never ends for a mistake: a file that
-//! has one is told of, and what can be used of the rest is.
+//! trusts no file that users other than root can write to. The service never ends for a mistake: it
+//! reports each one, and uses the rest of the configuration.
 
 mod describe;
 mod files;
@@ -17,6 +17,7 @@ mod parse;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod uuid;
 mod value;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use parse::{Mistake, options, parse_machine, parse_service};
-pub use settings::{Limits, MachineSettings, Settings, Uuid, socket_path};
+pub use settings::{Limits, MachineSettings, Settings, socket_path};
+pub use uuid::Uuid;
 pub use value::{Entry, Item, Value};
 
 use crate::names::MachineName;
@@ -35,12 +37,12 @@ use crate::names::MachineName;
 pub struct Directories {
     /// State that lives until the next boot; `qmp/` in it holds the QMP sockets.
     pub runtime: PathBuf,
-    /// What the administrator wrote.
+    /// The configuration.
     pub configuration: PathBuf,
 }
 
 impl Directories {
-    /// What the environment says, in the variables that systemd sets (`systemd.exec(5)`).
+    /// Returns the directories in the variables that systemd sets (`systemd.exec(5)`), or the defaults.
     pub fn from_environment() -> Self {
         let directory = |variable: &str, default: &str| {
             let value = std::env::var_os(variable).filter(|value| !value.is_empty());
@@ -62,12 +64,12 @@ impl Directories {
         self.runtime.join("guest-agent")
     }
 
-    /// The directory in which machines are remembered over a restart of the service.
+    /// The directory of the persisted state of machines.
     pub fn records(&self) -> PathBuf {
         self.runtime.join("machines")
     }
 
-    /// The directory in which registrations are remembered over a restart of the service.
+    /// The directory of the persisted registrations.
     pub fn registrations(&self) -> PathBuf {
         self.runtime.join("registrations")
     }
@@ -96,7 +98,7 @@ impl Default for Service {
 pub struct MachineFile {
     /// Where it is.
     pub path: PathBuf,
-    /// What is in it; `None` where it has a mistake, and then there is no such machine.
+    /// Its settings; `None` if it has a mistake, and then the machine does not exist.
     pub settings: Option<MachineSettings>,
 }
 
@@ -128,7 +130,7 @@ impl fmt::Display for Problem {
 pub struct Configuration {
     /// How the service behaves.
     pub service: Service,
-    /// How machines are treated of which nothing else is said.
+    /// The settings of machines that have no settings of their own.
     pub defaults: Settings,
     /// Whether the files of these two have a mistake.
     pub has_mistakes: bool,
@@ -144,8 +146,8 @@ impl Configuration {
         files::read(directory)
     }
 
-    /// This, read anew where `former` is in force: where a file has a mistake now, what is in
-    /// force stays until it is corrected.
+    /// Returns this configuration as it replaces `former`: a file that has a mistake now does not
+    /// replace its former settings.
     #[must_use]
     pub fn replacing(mut self, former: &Self) -> Self {
         if self.has_mistakes {

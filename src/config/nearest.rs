@@ -1,4 +1,4 @@
-//! Which key somebody meant who wrote another.
+//! Suggestions for unknown keys.
 
 /// `unknown key`, with the key of `known` that is nearest to `key`, or with all of them where none
 /// is near.

@@ -13,14 +13,14 @@ use super::value::{Entry, Value, entries, line};
 /// The keys of `[service]`.
 const SERVICE_KEYS: [&str; 2] = ["idle-exit", "defaults-for-users"];
 
-/// What is wrong in a text.
+/// A mistake in a text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mistake {
     /// The line, from 1; 0 where it is the text as a whole.
     pub line: usize,
     /// The key; empty where it is not about one.
     pub key: String,
-    /// What is wrong, in words.
+    /// A description of the mistake.
     pub text: String,
 }
 
@@ -35,14 +35,14 @@ impl Mistake {
     }
 }
 
-/// Reads a `vcpud.toml`: what is right in it, and what is wrong.
+/// Parses a `vcpud.toml`. Returns its settings without those that have mistakes, and the mistakes.
 pub fn parse_service(text: &str) -> (Service, Settings, Vec<Mistake>) {
     let (mut service, mut settings) = (Service::default(), Settings::default());
     let mistakes = add_service(text, &mut service, &mut settings);
     (service, settings, mistakes)
 }
 
-/// Reads a `vcpud.toml` into what former ones said.
+/// Parses a `vcpud.toml` over the settings of previous files.
 pub(super) fn add_service(
     text: &str,
     service: &mut Service,
@@ -97,8 +97,7 @@ pub fn parse_machine(text: &str) -> Result<MachineSettings, Vec<Mistake>> {
     }
 }
 
-/// Reads what a call says of a machine: the keys of its file, but for the socket, which the call
-/// has.
+/// Parses the options of a registration: the keys of a machine's file, except the socket.
 pub fn options(entries: &[Entry]) -> Result<MachineSettings, Vec<Mistake>> {
     let mut machine = MachineSettings::default();
     let known = [&MACHINE_KEYS[1..], &["leader"], &KEYS].concat();
@@ -126,7 +125,7 @@ fn take_service(service: &mut Service, entry: &Entry) -> Option<Result<(), Mista
     Some(result.map_err(|text| Mistake::at(entry, text)))
 }
 
-/// Has all `entries` taken; what was wrong with them.
+/// Takes all `entries` with `take`. Returns the mistakes.
 fn take_all(
     entries: &[Entry],
     known: &[&str],
@@ -152,7 +151,7 @@ fn document(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
         true => Ok(entries(text, table.get_ref())),
         false => {
             let mut mistakes: Vec<Mistake> = errors.iter().map(mistake).collect();
-            // The parser tells of what it finds late at the end.
+            // The parser appends mistakes that it finds late.
             mistakes.sort();
             mistakes.dedup_by_key(|mistake| mistake.line);
             Err(mistakes)

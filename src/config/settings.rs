@@ -1,4 +1,4 @@
-//! What can be set for a machine, and what each key takes.
+//! The settings of a machine, and the values that each key takes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::nearest::unknown;
 use super::parse::Mistake;
+use super::uuid::Uuid;
 use super::value::{Entry, Item, Value};
 use crate::placement::{
     Bandwidth, CpuList, NodeList, Scheduler, SchedulerError, Schemata, Tuning, VcpuList, Wish,
@@ -32,9 +33,9 @@ pub(super) const KEYS: [&str; 11] = [
 ];
 /// The keys of machines' files beside [`KEYS`].
 pub(super) const MACHINE_KEYS: [&str; 3] = ["qmp", "guest-agent", "uuid"];
-/// The slice of machines of which nothing else is said.
+/// The default slice.
 const SLICE: &str = "machine.slice";
-/// Nobody waits for more than a week.
+/// The maximum of time limits.
 pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long QEMU may take: one that is given less time than this would be lost again and again.
 const QMP_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=WEEK;
@@ -57,7 +58,7 @@ impl Default for Limits {
     }
 }
 
-/// What is said of machines; `None` where nothing is.
+/// Settings of machines; `None` for a key that is not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Settings {
@@ -83,7 +84,7 @@ pub struct Settings {
     pub cache: Option<BTreeMap<u32, Schemata>>,
 }
 
-/// What is said of one machine.
+/// The settings of one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct MachineSettings {
@@ -96,11 +97,6 @@ pub struct MachineSettings {
     /// How it is treated.
     pub settings: Settings,
 }
-
-/// A UUID in the form of RFC 9562, in small letters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Uuid(String);
 
 impl Settings {
     /// These, and where they say nothing what `below` says.
@@ -147,7 +143,7 @@ impl Settings {
         self.slice.as_deref().unwrap_or(SLICE)
     }
 
-    /// What is wanted for the vCPUs.
+    /// Returns the tuning of the vCPUs.
     pub fn tuning(&self) -> Tuning {
         let period = self.bandwidth_period;
         let quota = self.bandwidth_quota;
@@ -166,7 +162,7 @@ impl Settings {
         }
     }
 
-    /// Takes `entry`, one of `all` of its table; `None` if there is no such key.
+    /// Takes `entry`, one of `all` of its table. Returns `None` for an unknown key.
     pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
         let value = &entry.value;
         let result = match entry.key.as_str() {
@@ -194,7 +190,7 @@ impl Settings {
     fn take_scheduler(&mut self, entry: &Entry, all: &[Entry]) -> Result<(), Mistake> {
         let policy = text(&entry.value).map_err(|text| Mistake::at(entry, text))?;
         let beside = all.iter().find(|entry| entry.key == "priority");
-        // What is no integer is told of where it stands.
+        // A priority that is not an integer is a mistake of its own entry.
         let priority = beside.and_then(|entry| integer(&entry.value).ok());
         let priority = i32::try_from(priority.unwrap_or(0)).unwrap_or(i32::MAX);
         let scheduler = Scheduler::new(policy, priority).map_err(|error| {
@@ -210,7 +206,7 @@ impl Settings {
 }
 
 impl MachineSettings {
-    /// Takes `entry`, one of `all` of the file; `None` if there is no such key.
+    /// Takes `entry`, one of `all` of the file. Returns `None` for an unknown key.
     pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
         let value = &entry.value;
         let path = |value| text(value).and_then(socket_path);
@@ -264,7 +260,8 @@ pub(super) fn time(value: &Value, range: RangeInclusive<Duration>) -> Result<Dur
     }
 }
 
-fn shown(text: &str) -> String {
+/// Returns the beginning of a text in quotes, for errors.
+pub(super) fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(64).collect::<String>())
 }
 
@@ -382,49 +379,4 @@ fn cache(entry: &Entry) -> Result<BTreeMap<u32, Schemata>, Mistake> {
         }
     }
     Ok(shares)
-}
-
-impl Uuid {
-    /// The UUID as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Uuid {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_valid = |(at, byte): (usize, u8)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        };
-        match text.len() == 36 && text.bytes().enumerate().all(is_valid) {
-            true => Ok(Self(text.to_ascii_lowercase())),
-            false => Err(format!(
-                "{} is no UUID, such as \"c0ffee00-1234-4abc-8def-0123456789ab\"",
-                shown(text)
-            )),
-        }
-    }
-}
-
-impl TryFrom<String> for Uuid {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Uuid> for String {
-    fn from(uuid: Uuid) -> Self {
-        uuid.0
-    }
 }

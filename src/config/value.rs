@@ -25,7 +25,7 @@ pub enum Value {
 pub struct Item {
     /// The line in the file, from 1; 0 where there is no file.
     pub line: usize,
-    /// What it is.
+    /// The value.
     pub value: Value,
 }
 
@@ -36,7 +36,7 @@ pub struct Entry {
     pub key: String,
     /// The line of the key in the file, from 1; 0 where there is no file.
     pub line: usize,
-    /// What it is set to.
+    /// The value.
     pub value: Value,
 }
 

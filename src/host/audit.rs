@@ -128,7 +128,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// The audit log of this host. That there is none is no error.
+    /// Opens the audit log of this host, if it has one.
     pub fn open() -> Self {
         let opened = socket(
             AddressFamily::Netlink,
@@ -143,7 +143,7 @@ impl Audit {
         Self { socket }
     }
 
-    /// An audit log that nobody keeps, for who only tries something out.
+    /// Returns an audit log that discards its records.
     pub fn none() -> Self {
         Self { socket: None }
     }

@@ -1,5 +1,5 @@
-//! A directory of a kernel's file system, held open: what is below it is reached from it, one
-//! name at a time and without following links.
+//! An open directory of a kernel file system. Files below it are reached from it, one name at a time
+//! and without following links.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -84,7 +84,7 @@ impl Dir {
         Ok(dir)
     }
 
-    /// Removes the empty directory `name` in it. One that is not there is no error.
+    /// Removes the empty directory `name` in it, if it exists.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.fd, plain(name)?, AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),

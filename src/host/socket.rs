@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{SockType, UnixAddr, getpeername, getsockopt, sockopt};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
+use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -20,7 +21,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("the socket is gone")]
     Missing,
     /// The path of an unprivileged user has a symbolic link in it.
@@ -37,7 +38,7 @@ pub enum ConnectError {
     NotTheOwner {
         /// Whose file it is.
         owner: u32,
-        /// Who listens.
+        /// The user of the process that listens.
         listener: u32,
     },
     /// Nobody listens on it.
@@ -48,7 +49,16 @@ pub enum ConnectError {
     Io(#[source] io::Error),
 }
 
-/// Takes over a connection that somebody else made and passed on.
+impl From<Errno> for ConnectError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::Missing,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+/// Adopts a connection that a caller passed.
 pub fn adopt(connection: OwnedFd) -> Result<UnixStream, ConnectError> {
     let stat = fstat(&connection).map_err(|errno| ConnectError::Io(errno.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
@@ -93,6 +103,23 @@ pub struct SocketFile {
     path: PathBuf,
     is_users: bool,
     opened: Option<Opened>,
+}
+
+/// Opens a file for its place and its owner only.
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Opens the file at `path`, which is absolute, name by name and without symbolic links.
+///
+/// `openat2()` would do so at once, but the filter of `RestrictSUIDSGID=` in systemd forbids it.
+fn open_without_links(path: &Path) -> Result<OwnedFd, ConnectError> {
+    let mut file = open("/", HANDLE, Mode::empty())?;
+    for name in path.components().skip(1) {
+        file = openat(&file, name.as_os_str(), HANDLE, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Symlink {
+            return Err(ConnectError::Link);
+        }
+    }
+    Ok(file)
 }
 
 /// An open socket file.
@@ -161,18 +188,11 @@ impl SocketFile {
 
     /// Opens the file. Blocks as long as the file system does.
     fn open(&mut self) -> Result<(), ConnectError> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (path, mode) = (&self.path, Mode::empty());
-        let opened = match self.is_users {
-            true => openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS),
-            false => open(path, flags, mode),
+        let file = match self.is_users {
+            true => open_without_links(&self.path)?,
+            false => open(&self.path, HANDLE, Mode::empty())?,
         };
-        let file = opened.map_err(|errno| match errno {
-            rustix::io::Errno::NOENT => ConnectError::Missing,
-            rustix::io::Errno::LOOP => ConnectError::Link,
-            other => ConnectError::Io(other.into()),
-        })?;
-        let stat = fstat(&file).map_err(|errno| ConnectError::Io(errno.into()))?;
+        let stat = fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
             return Err(ConnectError::NotASocket);
         }

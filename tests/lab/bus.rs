@@ -1,9 +1,9 @@
-//! The bus ends, and comes again.
+//! The bus is restarted, or killed.
 
 use crate::harness::*;
 
 #[tokio::test]
-async fn when_the_bus_is_restarted_the_service_comes_back_by_itself_and_goes_on() {
+async fn the_service_survives_a_restart_of_the_bus() {
     let mut host = Host::enter().await;
     let mut guest = Guest::paused("web").await;
     let mut machine = host.machine_of(&guest).await;
@@ -17,22 +17,14 @@ async fn when_the_bus_is_restarted_the_service_comes_back_by_itself_and_goes_on(
         output("systemctl", command).await;
         let id = format!("mine{plugged}");
         guest.monitor.plug(plugged, &id).await;
-        // Nobody calls it.
-        let back = async {
-            loop {
-                let state = host.unit("ActiveState").await;
-                if state == "active" && host.unit("MainPID").await != former {
-                    return;
-                }
-            }
-        };
-        within("the service", back).await;
         host = Host::enter().await;
         machine = host.machine_of(&guest).await;
         machine.wait_for("Vcpus", 2 * vcpu + 1).await;
         host.has("NFileDescriptorStore", "2").await;
+        assert_eq!(host.unit("MainPID").await, former);
+        assert_eq!(host.unit("ActiveState").await, "active");
     }
-    // Who logs in would wait for this in vain: it does not come back by itself.
+    // systemd-logind does not connect to the new bus by itself, and later logins would wait for it.
     output("systemctl", &["restart", "systemd-logind.service"]).await;
     assert_eq!(machine.set(6).await, Ok((vec![3], vec![], vec![])));
     assert_eq!(machine.present().await, [0, 1, 2, 3, 6, 7]);

@@ -56,3 +56,53 @@ async fn every_change_is_in_the_audit_log_and_in_the_journal() {
     );
     assert!(told.contains("Defined-By: vcpud"), "{told}");
 }
+
+#[tokio::test]
+async fn every_authorized_call_is_in_the_audit_log_and_in_the_journal() {
+    let host = Host::enter().await;
+    let _guest = Guest::paused("accounted").await;
+    let machine = host.machine("accounted").await;
+    let options = Default::default();
+    let call = machine.set_scheduler(&[], "batch", 0, options);
+    within("SetScheduler", call).await.unwrap();
+    machine.set(2).await.unwrap();
+
+    const SEARCH: &str =
+        "ausearch --input-logs --message VIRT_CONTROL --vm-name accounted --raw 2>&1 || :";
+    let found = async {
+        loop {
+            let records = output("sh", &["-c", SEARCH]).await;
+            if records.lines().count() >= 2 {
+                return records;
+            }
+        }
+    };
+    let records = within("the audit records", found).await;
+    let records: Vec<&str> = records.lines().collect();
+    for (record, operation, value) in [
+        (records[0], "op=scheduler ", "policy=\"batch\" "),
+        (records[1], "op=add ", "vcpus=\"2\" "),
+    ] {
+        for field in [
+            operation,
+            value,
+            "vm=\"accounted\"",
+            "request-uid=0 ",
+            "res=success",
+        ] {
+            assert!(record.contains(field), "{record}");
+        }
+    }
+    assert_eq!(records.len(), 2, "{records:#?}");
+
+    output("journalctl", &["--sync"]).await;
+    let entries = ["VM_NAME=accounted", "OPERATION=scheduler", "REQUEST_UID=0"];
+    let explain = ["--catalog", "--no-pager", "--quiet"];
+    let told = output("journalctl", &[&explain[..], &entries].concat()).await;
+    let message = "accounted: operation \"scheduler\" authorized for uid 0";
+    assert_eq!(told.matches(message).count(), 1, "{told}");
+    assert!(
+        told.contains("Operation scheduler was authorized for uid 0"),
+        "{told}"
+    );
+}

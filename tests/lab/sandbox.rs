@@ -66,3 +66,38 @@ async fn the_service_works_with_a_qemu_of_another_user() {
     assert_eq!(machine.leader().await, Ok(guest.pid()));
     assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
 }
+
+#[tokio::test]
+async fn the_service_has_limits() {
+    let host = Host::enter().await;
+    host.manager().await.version().await.unwrap();
+    for (property, value) in [
+        ("MemoryHigh", 256u64 << 20),
+        ("MemoryMax", 512 << 20),
+        ("TasksMax", 64),
+        ("RestartSteps", 5),
+        ("RestartMaxDelayUSec", 30),
+        ("LogRateLimitBurst", 5000),
+    ] {
+        let shown = host.unit(property).await;
+        assert_eq!(shown.trim_end_matches('s'), value.to_string(), "{property}");
+    }
+    assert_eq!(host.unit("OOMPolicy").await, "kill");
+    assert_eq!(host.unit("ProcSubset").await, "pid");
+}
+
+/// The service runs as root, and still cannot reach the sockets of other daemons.
+#[tokio::test]
+async fn the_service_cannot_reach_the_sockets_of_other_daemons() {
+    let host = Host::enter().await;
+    output("systemctl", &["start", "libvirtd.socket"]).await;
+    host.stop_service().await;
+    host.manager().await.version().await.unwrap();
+    let main = host.unit("MainPID").await;
+    let socket = format!("/proc/{main}/root/run/libvirt/libvirt-sock");
+    let connected = std::os::unix::net::UnixStream::connect(&socket);
+    connected.expect_err("the socket is hidden");
+    let mode = fs::metadata(&socket).unwrap().permissions();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&mode);
+    assert_eq!(mode & 0o777, 0, "{socket}");
+}

@@ -1,4 +1,4 @@
-//! Who may change the number of vCPUs.
+//! Authorization and its records.
 
 use vcpud::names::error_name;
 
@@ -71,7 +71,7 @@ async fn whom_polkit_does_not_let_pass_changes_nothing() {
         // There is nobody to type a password.
         (Interaction::Allowed, error_name::ACCESS_DENIED),
     ] {
-        // Not even whether it could be done is told.
+        // The error does not reveal whether the request is possible.
         for count in [3, 99] {
             let result = world.set_as_nobody(interaction, &machine, count).await;
             result.unwrap_err().assert(error, &["org.vcpud1.set-vcpus"]);
@@ -150,7 +150,7 @@ async fn for_a_caller_who_leaves_before_polkit_answers_nothing_is_done() {
         .has_logged("the caller left before polkit answered")
         .await;
     polkit.resume();
-    // polkit answers in order, so it would have said yes to the former by now.
+    // polkit answers in order, so it has already answered the first call.
     let set = world.set_as_nobody(Interaction::Forbidden, &other, 2).await;
     assert_eq!(set, Ok("auauau 1 1 0 0".to_owned()));
     assert_eq!((web.count("device_add"), db.count("device_add")), (0, 1));
@@ -180,7 +180,7 @@ async fn so_many_calls_and_no_more_may_be_under_way() {
         failure.assert(error_name::LIMIT_EXCEEDED, &[text]);
         refused += 1;
     }
-    // Who looks is served.
+    // Reading is not limited.
     assert_eq!(machine.pending().await, [2]);
     let path = peer.model().unplug(2);
     peer.send(&deleted(&path));

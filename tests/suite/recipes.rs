@@ -15,7 +15,7 @@ const REGISTER: &str = include_str!("../../polkit/examples/50-vcpud-group-regist
 
 const MANAGER: [&str; 3] = ["org.vcpud1", "/org/vcpud1", "org.vcpud1.Manager"];
 
-/// The rules, with the group that the user nobody has.
+/// The rules, for the group of the user `nobody`.
 fn for_nobody(rules: &[&str]) -> String {
     rules.concat().replace("vm-operators", "nogroup")
 }

@@ -69,7 +69,7 @@ fn pair() -> (tokio::net::UnixStream, OwnedFd) {
     (ours, theirs.into())
 }
 
-/// The signals that tell of machines as such.
+/// The signals about whole machines.
 fn of_machines(signals: Vec<Signal>) -> Vec<Signal> {
     let is_of_machine = |signal: &Signal| {
         matches!(
@@ -524,7 +524,7 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
             let mut denied = Vec::new();
             let reload = manager.reload().await;
             denied.push(reload.map_err(Failure::of).unwrap_err());
-            // A path would have the service connect to what he may not.
+            // The service would connect to a socket that the caller must not reach.
             denied.push(
                 register(&manager, "nobody-a", &address, &[])
                     .await

@@ -29,6 +29,7 @@ pub(crate) use host::{Host, output};
 pub(crate) use json::Dict;
 pub(crate) use machine::{Failure, Machine};
 pub(crate) use place::Place;
+pub(crate) use process::{Process, command};
 pub(crate) use signals::{Signal, Vcpu, added, ids, removed};
 pub(crate) use user::User;
 pub(crate) use wait::{until, within};

@@ -7,6 +7,7 @@ mod libvirt;
 mod outside;
 mod restart;
 mod tuning;
+mod users;
 mod v1;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,0 +1,62 @@
+//! vCPUs as `ListVcpus` shows them.
+
+use std::collections::HashMap;
+
+use zbus::Variant;
+
+use crate::host::Observed;
+use crate::inventory::{HotplugMethod, Vcpu};
+use crate::machine::Snapshot;
+
+/// A dictionary of type `a{sv}`.
+pub(super) type Dict = HashMap<&'static str, Variant<'static>>;
+
+/// Returns where the thread of a vCPU runs.
+pub(super) fn place(place: &Observed) -> Dict {
+    let mut dict = Dict::from([
+        ("affinity", place.affinity.to_string().into()),
+        ("scheduler", place.scheduler.into()),
+        ("priority", place.priority.into()),
+    ]);
+    if let Some(group) = &place.control_group {
+        dict.insert("control-group", group.clone().into());
+    }
+    dict
+}
+
+/// Returns the row of a vCPU. A key without a value is absent.
+pub(super) fn vcpu(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
+    let Vcpu { id, entity, thread } = vcpu;
+    let inventory = &snapshot.inventory;
+    let hotpluggable = inventory.method() != HotplugMethod::None;
+    let pending = snapshot.pending.contains(&id);
+    let mut dict = Dict::from([
+        ("id", id.into()),
+        ("present", entity.presence.is_some().into()),
+        ("hotpluggable", hotpluggable.into()),
+        ("removable", inventory.is_removable(entity).into()),
+        ("pending", pending.into()),
+    ]);
+    if !entity.driver.as_str().is_empty() {
+        dict.insert("type", entity.driver.to_string().into());
+    }
+    if let Some(presence) = &entity.presence {
+        dict.insert("qom-path", presence.qom_path.to_string().into());
+        if presence.order != 0 {
+            dict.insert("order", presence.order.into());
+        }
+    }
+    if let Some(thread) = thread {
+        dict.insert("thread-id", thread.into());
+    }
+    if let Some(alias) = entity.alias() {
+        dict.insert("alias", alias.to_owned().into());
+    }
+    if let Some(node) = entity.topology.node() {
+        dict.insert("node-id", node.into());
+    }
+    for (level, number) in entity.topology.levels() {
+        dict.insert(level.dbus_name(), number.into());
+    }
+    dict
+}
