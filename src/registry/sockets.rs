@@ -106,7 +106,11 @@ pub(super) fn is_socket(path: &Path) -> bool {
 }
 
 fn warn_of(socket: &Path) {
-    warn!(socket = %socket.display(), "not named NAME.sock, NAME a machine's name, so not a machine");
+    // Escaped, as anything may be in the name of a file.
+    warn!(
+        ?socket,
+        "ignored: the file is not named NAME.sock with the name of a machine"
+    );
 }
 
 /// NAME of `NAME.sock`, if it is a machine's name.

@@ -53,6 +53,7 @@ async fn files_that_are_no_sockets_of_machines_are_left_alone() {
     std::os::unix::fs::symlink(world.socket("web"), world.socket("link")).unwrap();
     let odd = world.peer(" odd ", Model::x86(1, 1));
     let hidden = world.peer(".hidden", Model::x86(1, 1));
+    let _forger = world.peer("x\nERROR forged \u{1b}[31m", Model::x86(1, 1));
     let _peer = world.peer("web", Model::x86(1, 1));
     world.serve().await;
     assert_eq!(world.names().await, ["web"]);
@@ -63,6 +64,9 @@ async fn files_that_are_no_sockets_of_machines_are_left_alone() {
     world.machine("z-last").await;
     assert_eq!(world.names().await, ["web", "z-last"]);
     assert_eq!(odd.clients() + hidden.clients(), 0);
+    let log = world.service.as_ref().unwrap().log();
+    assert!(log.contains(r"x\nERROR forged \u{1b}[31m.sock"), "{log}");
+    assert!(!log.contains('\u{1b}') && !log.contains("\nERROR forged"));
 }
 
 /// Scripted QEMU in front of nobody's socat, dbus-daemon.
