@@ -17,6 +17,7 @@ use super::handle::{Command, Handle};
 use super::link::{Failed, Link, Look, Socket};
 use super::notice::{News, Outbox};
 use super::placing::{self, Found, Placement, Placing, Site};
+use super::quota::Quota;
 use super::record::{RecordFile, Telling};
 use super::removal::Removals;
 use super::running::{Running, Settled};
@@ -33,6 +34,13 @@ use crate::qmp::Closed;
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// QEMU closes QMP a moment before it exits; only one that lives on is disconnected.
 const EXIT_GRACE: Duration = Duration::from_millis(250);
+/// How many log lines, and how many audit records, a machine may cause in a second by changes that no
+/// caller asked for.
+const RECORDS_PER_SECOND: u32 = 50;
+/// How many log lines it may cause at once: more than one client of QEMU changes at a time.
+const LOG_BURST: u32 = 1000;
+/// The same for audit records, one of which is about all vCPUs that change together.
+const AUDIT_BURST: u32 = 100;
 /// Why a machine that was never connected is shown as disconnected.
 const UNANSWERED: &str = "QEMU listens and has not answered yet: it is starting or stopped, or another QMP client is attached";
 
@@ -72,6 +80,8 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         removals: Removals::default(),
         leader: None,
         backoff: Backoff::default(),
+        log_quota: Quota::new(RECORDS_PER_SECOND, LOG_BURST),
+        audit_quota: Quota::new(RECORDS_PER_SECOND, AUDIT_BURST),
         over: over.clone(),
         visible: false,
         attention: Attention::default(),
@@ -141,6 +151,10 @@ pub(super) struct Actor {
     /// What the configuration wants for the vCPUs, as far as that was taken up.
     pub(super) configured: Tuning,
     pub(super) backoff: Backoff,
+    /// For log lines about changes that no caller asked for.
+    pub(super) log_quota: Quota,
+    /// For audit records about them.
+    pub(super) audit_quota: Quota,
     /// Cancelled before the end of a machine is reported that will not come back.
     over: CancellationToken,
     pub(super) record: RecordFile,

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::host::Leader;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, MAX_VCPUS, Slots};
@@ -68,6 +69,8 @@ pub(super) struct Look {
     pub run_state: Text,
     /// Why there are no hotpluggable CPUs, in QEMU's words.
     pub no_hotplug: Option<Text>,
+    /// How long it took to read QEMU's answers.
+    pub cost: Duration,
 }
 
 #[derive(Deserialize)]
@@ -186,6 +189,7 @@ impl Link {
             Err(error) => return Err(broken(error)),
         };
         let run_state = status.wait().await.map_err(broken)?.status;
+        let start = Instant::now();
         let mut inventory = Inventory::read(slots, cpus)
             .map_err(|contradiction| Closed::Malformed(contradiction.to_string()))?;
         let foreign = inventory.trust_threads(self.leader.pid(), |t| self.leader.has_task(t));
@@ -196,6 +200,7 @@ impl Link {
             inventory: Arc::new(inventory),
             run_state,
             no_hotplug,
+            cost: start.elapsed(),
         })
     }
 }

@@ -30,6 +30,7 @@ mod link;
 mod notice;
 mod placing;
 mod processes;
+mod quota;
 mod record;
 mod removal;
 mod request;

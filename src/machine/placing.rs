@@ -293,8 +293,10 @@ impl Actor {
             .failures()
             .map(|(vcpu, error)| (vcpu, error.clone()))
             .collect();
+        let now = Instant::now();
         for (vcpu, error) in &failed {
-            if self.placing.failed.get(vcpu) != Some(error) {
+            let is_new = self.placing.failed.get(vcpu) != Some(error);
+            if is_new && self.log_quota.take(now) {
                 let message_id = message_id::VCPU_NOT_PLACED;
                 let vm_name = machine.as_str();
                 warn!(message_id, vm_name, vcpu, %error, "vCPU not placed as wanted");
@@ -302,12 +304,14 @@ impl Actor {
         }
         for (vcpu, outcome) in &report.vcpus {
             for step in &outcome.drifted {
-                if self.placing.drifted.insert((*vcpu, *step)) {
+                if self.placing.drifted.insert((*vcpu, *step)) && self.log_quota.take(now) {
                     warn!(%machine, vcpu, %step, "changed from outside, and set again");
                 }
             }
         }
-        if let Some(error) = &report.emulator {
+        if let Some(error) = &report.emulator
+            && self.log_quota.take(now)
+        {
             info!(%machine, %error, "not all other threads are in the emulator's group");
         }
         self.placing.failed = failed;
