@@ -39,7 +39,7 @@ const EXIT_GRACE: Duration = Duration::from_millis(250);
 const RECORDS_PER_SECOND: u32 = 50;
 /// How many log lines it may cause at once: more than one client of QEMU changes at a time.
 const LOG_BURST: u32 = 1000;
-/// The same for audit records, one of which is about all vCPUs that change together.
+/// The same for audit records. One record is about all vCPUs that change together.
 const AUDIT_BURST: u32 = 100;
 /// Why a machine that was never connected is shown as disconnected.
 const UNANSWERED: &str = "QEMU listens and has not answered yet: it is starting or stopped, or another QMP client is attached";
