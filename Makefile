@@ -46,7 +46,7 @@ install:
 	$(call install_to,dbus/org.vcpud1.service,$(PREFIX)/share/dbus-1/system-services/org.vcpud1.service)
 	$(call install_to,dbus/org.vcpud1.xml,$(PREFIX)/share/dbus-1/interfaces/org.vcpud1.xml)
 	$(call install_to,polkit/org.vcpud1.policy,$(PREFIX)/share/polkit-1/actions/org.vcpud1.policy)
-	$(call install_to,polkit/org.vcpud1.rules.example,$(PREFIX)/share/doc/vcpud/examples/org.vcpud1.rules)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/vcpud/examples polkit/examples/*.rules
 	$(call install_to,systemd/vcpud.service,$(PREFIX)/lib/systemd/system/vcpud.service)
 	$(call install_to,systemd/vcpud.path,$(PREFIX)/lib/systemd/system/vcpud.path)
 	$(call install_to,systemd/vcpud.tmpfiles,$(PREFIX)/lib/tmpfiles.d/vcpud.conf)

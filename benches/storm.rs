@@ -42,7 +42,7 @@ async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> [Times; 3] {
 async fn storm(connection: Connection, over: &AtomicBool, answered: &AtomicUsize) {
     let manager = ManagerProxy::new(&connection).await.expect("a proxy");
     let builder = MachineProxy::builder(&connection).path("/org/vcpud1/machine/web");
-    let machine = builder.expect("a path").build().await.expect("a proxy");
+    let machine = builder.build().await.expect("a proxy");
     let call = async |n: usize| {
         // Whether it is granted is not the matter.
         match n % 4 {
@@ -86,7 +86,7 @@ async fn main() {
         world.with_nobody(move |_| async move {
             let one = async || {
                 let builder = zbus::connection::Builder::address(address.as_str());
-                let connection = builder.expect("an address").build().await;
+                let connection = builder.build().await;
                 storm(connection.expect("the bus takes nobody"), &over, &answered).await;
             };
             join_all((0..CONNECTIONS).map(|_| one())).await;

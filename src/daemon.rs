@@ -1,24 +1,25 @@
 //! The service from start to end: puts the parts together, and takes the name when all is ready.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use tokio::signal::unix::{SignalKind, signal};
+use futures_util::FutureExt;
+use futures_util::future::{Fuse, FusedFuture};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
-use zbus::connection::Builder;
-use zbus::fdo::{ObjectManager, RequestNameFlags};
-use zbus::{Connection, fdo};
+use zbus::Connection;
 
-use crate::bus::{Authority, Callers, Directory, Manager, Publisher};
+use crate::bus::{Directory, Link, NameError, Publisher, Records};
 use crate::config::{Configuration, Directories};
 use crate::host::{Audit, Host};
 use crate::idle::Calls;
 use crate::machine::{Outbox, Site};
-use crate::names::{BUS_NAME, ROOT_PATH};
+use crate::names::ROOT_PATH;
 use crate::registry::{Registrar, Registry, WatchError};
 use crate::systemd::{self, FdStore, Systemd};
 
@@ -28,15 +29,15 @@ const PEER: &str = "org.freedesktop.DBus.Peer";
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The bus does not take us.
+    /// The bus does not accept a connection.
     #[error("cannot serve on the system bus: {0}")]
     Bus(#[from] zbus::Error),
-    /// Another service has the name.
-    #[error("{BUS_NAME} is owned by another process; is vcpud running already?")]
-    NameTaken,
-    /// The bus ended the connection.
-    #[error("the connection to the system bus was lost")]
-    BusLost,
+    /// The name is not owned.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A task ended that lasts as long as the service.
+    #[error("an essential task ended: {0}")]
+    TaskEnded(String),
     /// Machines cannot be found.
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -51,81 +52,154 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-/// Runs the service until it is told to end by `SIGTERM` or `SIGINT`, or has nothing to do.
-/// `SIGHUP` makes it read the configuration again.
+/// What the service consists of, once it is ready.
+struct Service {
+    link: Link,
+    calls: Calls,
+    directory: Directory,
+    registrar: Registrar,
+    registry: Registry,
+    sockets: PathBuf,
+    /// The tasks that last as long as the service. The end of one ends it.
+    tasks: JoinSet<Result<(), NameError>>,
+}
+
+/// Runs the service until `SIGTERM` or `SIGINT`, or until it has nothing to do. `SIGHUP` reloads
+/// the configuration.
+///
+/// # Errors
+///
+/// [`Error`], after which systemd starts the service again.
 pub async fn run(directories: Directories) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let signals = Signals::new()?;
+    Service::start(&directories).await?.serve(signals).await
+}
 
-    // Before any descriptor is opened.
-    let store = Arc::new(FdStore::open());
-    let configuration = Configuration::read(&directories.configuration);
-    let directory = Directory::default();
-    let (outbox, notices) = Outbox::new();
-    let (registrar, requests) = Registrar::new(outbox.clone());
-    let callers = Callers::default();
-    let manager = Manager::new(directory.clone(), registrar.clone(), callers.clone());
-    let connection = connect(manager).await?;
-    let calls = Calls::watch(&connection);
-    let authority = Authority::new(connection.clone(), callers);
-    let publisher = Publisher::new(connection.clone(), authority, directory.clone());
-    tokio::spawn(publisher.run(notices));
+/// The signals that the service obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
 
-    // Machines are served before the name is owned: who sees the name finds his machine.
-    let site = Site {
-        units: Arc::new(Systemd::new(connection.clone())),
-        host: Host::this()?,
-        audit: Arc::new(Audit::open()),
-        keeper: store.clone(),
-    };
-    let mut registry =
-        Registry::start(&directories, configuration, site, outbox.clone(), requests).await?;
-    outbox.barrier().await;
-    own_name(&connection).await?;
-    outbox.open();
-    store.release_rest();
-    systemd::status(directory.all().len());
-    systemd::ready();
-    tokio::spawn(feed_watchdog(connection.clone(), outbox, directory.clone()));
-    info!(directory = %directories.qmp().display(), "ready, watching for QMP sockets");
-
-    let (machines, sockets) = (registry.count(), directories.qmp());
-    let limits = registry.idle_exit();
-    let result = loop {
-        tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => {
-                systemd::reloading();
-                // It only fails when the service ends.
-                let _ = registrar.reload().await;
-                systemd::ready();
-            }
-            () = connection.closed() => break Err(Error::BusLost),
-            error = registry.failed() => break Err(Error::WatchLost(error)),
-            () = idle(&calls, limits.clone(), &machines, &sockets) => {
-                info!("nothing to do, ending until somebody calls or a QMP socket appears");
-                // First of all, so that systemd starts the service again for a call that comes
-                // from here on, and does not think that it runs.
-                systemd::stopping();
-                let _ = connection.release_name(BUS_NAME).await;
-                calls.last_calls().await;
-                return match has_nothing_to_do(&machines, &sockets) {
-                    true => Ok(()),
-                    false => Err(Error::NeededAgain),
-                };
-            }
-        }
-    };
-    systemd::stopping();
-    if result.is_ok() {
-        info!("ending; the VMs run on");
-        // The name goes first, so that no call is taken that would not be answered. A bus that
-        // is gone has let go of it.
-        let _ = connection.release_name(BUS_NAME).await;
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
-    result
+}
+
+impl Service {
+    /// Starts all parts, and owns the name when the machines that are there are served.
+    async fn start(directories: &Directories) -> Result<Self, Error> {
+        // Before any descriptor is opened.
+        let store = Arc::new(FdStore::open());
+        let configuration = Configuration::read(&directories.configuration);
+        let (directory, link, calls) = (Directory::default(), Link::default(), Calls::default());
+        let (outbox, notices) = Outbox::new();
+        let (registrar, requests) = Registrar::new(outbox.clone());
+        let audit = Arc::new(Audit::open());
+        let publisher = Publisher::connect(
+            link.clone(),
+            calls.clone(),
+            directory.clone(),
+            registrar.clone(),
+            Records::new(audit.clone()),
+        );
+        let publisher = publisher.await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(publisher.run(notices));
+
+        // Machines are served before the name is owned, so a client that sees the name finds its
+        // machine.
+        let site = Site {
+            units: Arc::new(Systemd::on(link.connections())),
+            host: Host::this()?,
+            audit,
+            keeper: store.clone(),
+        };
+        let registry =
+            Registry::start(directories, configuration, site, outbox.clone(), requests).await?;
+        outbox.barrier().await;
+        link.own_name().await?;
+        outbox.open();
+        store.release_rest();
+        systemd::status(directory.all().len());
+        systemd::ready();
+        tasks.spawn(feed_watchdog(link.clone(), outbox, directory.clone()));
+        let sockets = directories.qmp();
+        info!(directory = %sockets.display(), "ready, watching for QMP sockets");
+        Ok(Self {
+            link,
+            calls,
+            directory,
+            registrar,
+            registry,
+            sockets,
+            tasks,
+        })
+    }
+
+    /// Serves until the service is to end.
+    async fn serve(mut self, mut signals: Signals) -> Result<(), Error> {
+        let machines = self.registry.count();
+        let limits = self.registry.idle_exit();
+        let mut reloading = Fuse::terminated();
+        let result = loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => break Ok(()),
+                _ = signals.interrupt.recv() => break Ok(()),
+                _ = signals.hangup.recv(), if reloading.is_terminated() => {
+                    systemd::reloading();
+                    let registrar = self.registrar.clone();
+                    reloading = async move { registrar.reload().await }.boxed().fuse();
+                }
+                // It only fails when the service ends.
+                _ = &mut reloading => systemd::ready(),
+                Some(ended) = self.tasks.join_next() => break Err(task_ended(ended)),
+                error = self.registry.failed() => break Err(Error::WatchLost(error)),
+                () = idle(&self.calls, limits.clone(), &machines, &self.sockets) => {
+                    return self.end_idle(&machines).await;
+                }
+            }
+        };
+        systemd::stopping();
+        if result.is_ok() {
+            info!(
+                machines = self.directory.all().len(),
+                "ending; the VMs run on"
+            );
+            // The name goes first, so that no call is taken that would not be answered.
+            self.link.release_name().await;
+        }
+        result
+    }
+
+    /// Ends a service that has nothing to do.
+    async fn end_idle(&self, machines: &watch::Receiver<usize>) -> Result<(), Error> {
+        info!("nothing to do, ending until somebody calls or a QMP socket appears");
+        // First of all, so that systemd starts the service again for a call that comes from here
+        // on, and does not think that it runs.
+        systemd::stopping();
+        self.link.release_name().await;
+        self.calls.last_calls().await;
+        match has_nothing_to_do(machines, &self.sockets) {
+            true => Ok(()),
+            false => Err(Error::NeededAgain),
+        }
+    }
+}
+
+/// Why the service ends with one of its tasks.
+fn task_ended(ended: Result<Result<(), NameError>, JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) => Error::TaskEnded("it had nothing more to do".to_owned()),
+        Err(error) => Error::TaskEnded(error.to_string()),
+    }
 }
 
 /// Waits until nobody called for as long as `limits` says last, and there is nothing to do.
@@ -157,47 +231,33 @@ fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) -> bool 
     *machines.borrow() == 0 && fs::read_dir(sockets).is_ok_and(is_empty)
 }
 
-/// Tells systemd that the service is alive as long as it is: as long as it answers a call that
-/// went over the bus, and passes on what machines tell.
-async fn feed_watchdog(connection: Connection, outbox: Outbox, directory: Directory) {
+/// Notifies the watchdog of systemd as long as the service answers a call over the bus, and passes
+/// on what machines report. A service that waits for the bus is alive too.
+async fn feed_watchdog(link: Link, outbox: Outbox, directory: Directory) -> Result<(), NameError> {
     let Some(interval) = systemd::watchdog() else {
-        return;
+        return std::future::pending().await;
     };
-    // By the unique name: the other may be given up by now, and would start another service.
-    let own = connection.unique_name().cloned();
     loop {
-        let ping = connection.call_method(own.as_ref(), ROOT_PATH, Some(PEER), "Ping", &());
-        let is_alive = async {
-            let answered = ping.await;
-            outbox.barrier().await;
-            answered
-        };
-        // Where nobody answers systemd is told nothing, and ends the service.
-        match timeout(interval, is_alive).await {
-            Ok(Ok(_)) => systemd::alive(),
-            Ok(Err(error)) => warn!(%error, "the service does not answer itself"),
-            Err(_) => warn!("the service does not answer itself"),
+        match link.connection() {
+            None => systemd::alive(),
+            // Without an answer systemd is not notified, and ends the service.
+            Some(connection) => match timeout(interval, is_alive(&connection, &outbox)).await {
+                Ok(Ok(())) => systemd::alive(),
+                Ok(Err(error)) => warn!(%error, "the service does not answer itself"),
+                Err(_) => warn!("the service does not answer itself"),
+            },
         }
         systemd::status(directory.all().len());
         sleep(interval / 2).await;
     }
 }
 
-/// Connects with the root object in place: a call that comes before there is any object is
-/// never answered.
-async fn connect(manager: Manager) -> zbus::Result<Connection> {
-    Builder::system()?
-        .serve_at(ROOT_PATH, manager)?
-        .serve_at(ROOT_PATH, ObjectManager)?
-        .build()
-        .await
-}
-
-async fn own_name(connection: &Connection) -> Result<(), Error> {
-    let flags = RequestNameFlags::DoNotQueue.into();
-    match connection.request_name_with_flags(BUS_NAME, flags).await {
-        Ok(fdo::RequestNameReply::PrimaryOwner) => Ok(()),
-        Ok(_) | Err(zbus::Error::NameTaken) => Err(Error::NameTaken),
-        Err(error) => Err(error.into()),
-    }
+/// Calls the service over `connection`, and waits for all that is being passed on.
+async fn is_alive(connection: &Connection, outbox: &Outbox) -> zbus::Result<()> {
+    // By the unique name: the other may be released by now, and would start another service.
+    let own = connection.unique_name().cloned();
+    let ping = connection.call_method(own.as_ref(), ROOT_PATH, Some(PEER), "Ping", &());
+    ping.await?;
+    outbox.barrier().await;
+    Ok(())
 }

@@ -73,8 +73,11 @@ pub mod message_id {
     pub const VCPU_REMOVAL_PENDING: &str = "6125963b38934c3fbaa3a4661cc5d373";
     /// A vCPU does not run where it should.
     pub const VCPU_NOT_PLACED: &str = "dbb090f188cf40068c61fd0936e0ab6a";
+    /// A call was authorized.
+    pub const CALL_AUTHORIZED: &str = "0e7de91df5b945eabe337c3ac2db00ad";
     /// All of them.
     pub const ALL: &[&str] = &[
+        CALL_AUTHORIZED,
         VCPU_ADDED,
         VCPU_REMOVED,
         VCPU_REMOVAL_FAILED,

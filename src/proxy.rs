@@ -5,8 +5,30 @@
 
 use std::collections::HashMap;
 
-use zbus::proxy;
-use zvariant::{Fd, OwnedObjectPath, OwnedValue, Value};
+use zbus::{DBusError, proxy};
+use zbus::{Fd, OwnedObjectPath, OwnedVariant, Variant};
+
+/// Returns the name and the text of the error reply that `error` is.
+///
+/// Returns `None` for an error that is not a reply, such as a lost connection. zbus reports the
+/// standard errors of the D-Bus specification by a variant of their own.
+pub fn error_reply(error: &zbus::Error) -> Option<(String, String)> {
+    match error {
+        zbus::Error::MethodError(name, text, _) => {
+            let text = text.clone().unwrap_or_else(|| name.to_string());
+            Some((name.to_string(), text))
+        }
+        zbus::Error::FDO(error) => match &**error {
+            zbus::fdo::Error::ZBus(error) => error_reply(error),
+            error => {
+                let name = error.name().to_string();
+                let text = error.description().unwrap_or(&name).to_owned();
+                Some((name, text))
+            }
+        },
+        _ => None,
+    }
+}
 
 /// The vCPUs that a call added, that it removed, and whose removal is pending.
 pub type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
@@ -14,8 +36,7 @@ pub type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 #[proxy(
     interface = "org.vcpud1.Manager",
     default_service = "org.vcpud1",
-    default_path = "/org/vcpud1",
-    gen_blocking = false
+    default_path = "/org/vcpud1"
 )]
 pub trait Manager {
     #[zbus(allow_interactive_auth)]
@@ -23,14 +44,14 @@ pub trait Manager {
         &self,
         name: &str,
         qmp_address: &str,
-        options: HashMap<&str, Value<'_>>,
+        options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<OwnedObjectPath>;
     #[zbus(allow_interactive_auth)]
     fn register_machine_with_fd(
         &self,
         name: &str,
         qmp: Fd<'_>,
-        options: HashMap<&str, Value<'_>>,
+        options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<OwnedObjectPath>;
     #[zbus(allow_interactive_auth)]
     fn unregister_machine(&self, name: &str) -> zbus::Result<()>;
@@ -52,34 +73,30 @@ pub trait Manager {
     fn machine_removed(&self, name: String, machine: OwnedObjectPath) -> zbus::Result<()>;
 }
 
-#[proxy(
-    interface = "org.vcpud1.Machine",
-    default_service = "org.vcpud1",
-    gen_blocking = false
-)]
+#[proxy(interface = "org.vcpud1.Machine", default_service = "org.vcpud1")]
 pub trait Machine {
     #[zbus(allow_interactive_auth)]
-    fn set_vcpus(&self, count: u32, options: HashMap<&str, Value<'_>>) -> zbus::Result<Changed>;
+    fn set_vcpus(&self, count: u32, options: HashMap<&str, Variant<'_>>) -> zbus::Result<Changed>;
     #[zbus(allow_interactive_auth)]
     fn set_vcpu(
         &self,
         vcpus: &[u32],
         online: bool,
-        options: HashMap<&str, Value<'_>>,
+        options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<Changed>;
     #[zbus(allow_interactive_auth)]
     fn pin_vcpus(
         &self,
         vcpus: &[u32],
         cpus: &str,
-        options: HashMap<&str, Value<'_>>,
+        options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn set_bandwidth(
         &self,
         period_usec: u64,
         quota_usec: i64,
-        options: HashMap<&str, Value<'_>>,
+        options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn set_scheduler(
@@ -87,21 +104,21 @@ pub trait Machine {
         vcpus: &[u32],
         policy: &str,
         priority: i32,
-        options: HashMap<&str, Value<'_>>,
+        options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn set_cache_allocation(
         &self,
         vcpus: &[u32],
         schemata: &str,
-        options: HashMap<&str, Value<'_>>,
+        options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<()>;
     fn plan(
         &self,
         count: u32,
-        options: HashMap<&str, Value<'_>>,
-    ) -> zbus::Result<HashMap<String, OwnedValue>>;
-    fn list_vcpus(&self) -> zbus::Result<Vec<HashMap<String, OwnedValue>>>;
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<HashMap<String, OwnedVariant>>;
+    fn list_vcpus(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> zbus::Result<String>;
@@ -145,14 +162,14 @@ pub trait Machine {
         &self,
         vcpu: u32,
         alias: String,
-        details: HashMap<String, OwnedValue>,
+        details: HashMap<String, OwnedVariant>,
     ) -> zbus::Result<()>;
     #[zbus(signal)]
     fn vcpu_removed(
         &self,
         vcpu: u32,
         alias: String,
-        details: HashMap<String, OwnedValue>,
+        details: HashMap<String, OwnedVariant>,
     ) -> zbus::Result<()>;
     #[zbus(signal)]
     fn vcpu_removal_failed(
@@ -160,6 +177,6 @@ pub trait Machine {
         vcpu: u32,
         alias: String,
         reason: String,
-        details: HashMap<String, OwnedValue>,
+        details: HashMap<String, OwnedVariant>,
     ) -> zbus::Result<()>;
 }

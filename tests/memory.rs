@@ -271,6 +271,7 @@ fn treatment() -> Treatment {
 
 fn start(directory: &Path, stream: UnixStream, site: Site, outbox: Outbox) -> Running {
     let source = Source {
+        registrant: None,
         name: "machine".parse().expect("it is a name"),
         access: Access::Connection(Some(stream)),
         tenure: Tenure::Registration,

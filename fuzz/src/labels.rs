@@ -1,7 +1,7 @@
 //! Names as labels of object paths and units (`vcpud::names`).
 
 use vcpud::names::{MACHINE_PATH_PREFIX, MachineName, escape_label, unescape_label};
-use zvariant::ObjectPath;
+use zbus::ObjectPath;
 
 /// Any text has one label, which is an element of an object path, and the label gives it back; and
 /// names are safe where they are used.

@@ -12,6 +12,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use vcpud::config::{Configuration, Directories};
 use vcpud::daemon;
 
+/// The maximum number of threads that run async tasks.
+const MAX_WORKERS: usize = 8;
+/// The maximum number of threads for blocking calls.
+const MAX_BLOCKING: usize = 32;
+
 /// Adds and removes virtual CPUs of running QEMU virtual machines, over D-Bus.
 ///
 /// The service is started by the first call to org.vcpud1 on the system bus and needs no
@@ -38,7 +43,7 @@ fn main() -> ExitCode {
         return check(&directories);
     }
     start_logging();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start");
@@ -52,6 +57,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts a runtime whose threads fit into `TasksMax=` of the unit, whatever the number of host CPUs.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpus.min(MAX_WORKERS))
+        .max_blocking_threads(MAX_BLOCKING)
+        .enable_all()
+        .build()
 }
 
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]

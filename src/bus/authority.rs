@@ -16,8 +16,9 @@ use zbus_polkit::policykit1::{
     AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject,
 };
 
-use super::callers::{Caller, Callers};
 use super::error::Error;
+use super::link::Session;
+use super::operation::Records;
 use super::queue::Queue;
 use crate::names::action_id;
 
@@ -54,7 +55,7 @@ impl Action {
 /// Whether who called lets polkit ask a person.
 fn is_interactive(header: &Header<'_>) -> bool {
     let flags = header.primary().flags();
-    flags.contains(Flags::AllowInteractiveAuth)
+    flags.contains(Flags::ALLOW_INTERACTIVE_AUTH)
 }
 
 /// After this time without an answer of polkit it is watched whether the caller is still there.
@@ -63,9 +64,31 @@ const UNWATCHED: Duration = Duration::from_millis(100);
 /// Asks polkit on behalf of the service.
 #[derive(Clone, Debug)]
 pub struct Authority {
-    connection: Connection,
-    callers: Callers,
+    session: Session,
     queue: Queue,
+    records: Records,
+}
+
+/// An authorized caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    uid: u32,
+}
+
+impl Caller {
+    /// Its user.
+    pub fn uid(self) -> u32 {
+        self.uid
+    }
+}
+
+/// What polkit is asked, and by whom.
+struct Question<'a> {
+    connection: &'a Connection,
+    header: &'a Header<'a>,
+    sender: &'a UniqueName<'a>,
+    uid: u32,
+    action: &'a str,
 }
 
 /// What came of asking polkit.
@@ -78,17 +101,22 @@ enum Answer {
 }
 
 impl Authority {
-    /// An authority that reaches polkit over `connection`, and counts calls in `callers`.
-    pub fn new(connection: Connection, callers: Callers) -> Self {
+    /// An authority for callers of `session`, which takes turns with those in `queue` to ask polkit.
+    /// Authorized calls are in `records`.
+    pub(super) fn new(session: Session, queue: Queue, records: Records) -> Self {
         Self {
-            connection,
-            callers,
-            queue: Queue::new(),
+            session,
+            queue,
+            records,
         }
     }
 
-    /// Lets the sender of the call `header` pass, or says why not. His call is under way as long
-    /// as what is returned lives.
+    /// Returns the records of authorized calls.
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Authorizes the sender of the method call `header`.
     ///
     /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. root passes
     /// without polkit, and nobody else does; a caller who has left while polkit was asked never
@@ -103,11 +131,13 @@ impl Authority {
         let Some(sender) = header.sender() else {
             return Err(denied("the call has no sender"));
         };
-        let uid = self
-            .user_of(sender)
-            .await
-            .map_err(|error| denied(&format!("the caller's user is not known: {error}")))?;
-        let caller = self.callers.admit(uid)?;
+        let Some(uid) = self.session.user_of(sender) else {
+            return Err(denied("the caller's user is not known"));
+        };
+        let Some(connection) = self.session.connection() else {
+            return Err(denied("the connection to the bus is lost"));
+        };
+        let caller = Caller { uid };
         if uid == 0 {
             // polkit lets root pass whatever its rules say, if it answers.
             return Ok(caller);
@@ -118,7 +148,14 @@ impl Authority {
         let interactive = is_interactive(header);
         let action = action.id();
         debug!(uid, action, "polkit is asked");
-        match self.ask(header, sender, uid, action, &details).await {
+        let question = Question {
+            connection: &connection,
+            header,
+            sender,
+            uid,
+            action,
+        };
+        match self.ask(question, &details).await {
             Answer::Polkit(answer) if answer.is_authorized => Ok(caller),
             Answer::Polkit(answer) if answer.is_challenge && !interactive => {
                 Err(Error::InteractiveAuthorizationRequired(format!(
@@ -142,28 +179,16 @@ impl Authority {
         }
     }
 
-    async fn bus(&self) -> zbus::Result<fdo::DBusProxy<'static>> {
-        fdo::DBusProxy::builder(&self.connection)
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await
-    }
-
-    async fn user_of(&self, sender: &UniqueName<'_>) -> zbus::Result<u32> {
-        let name = BusName::from(sender.clone());
-        Ok(self.bus().await?.get_connection_unix_user(name).await?)
-    }
-
-    async fn ask(
-        &self,
-        header: &Header<'_>,
-        sender: &UniqueName<'_>,
-        uid: u32,
-        action: &str,
-        details: &HashMap<&str, &str>,
-    ) -> Answer {
+    async fn ask(&self, question: Question<'_>, details: &HashMap<&str, &str>) -> Answer {
         static CHECKS: AtomicU64 = AtomicU64::new(0);
-        let polkit = AuthorityProxy::builder(&self.connection)
+        let Question {
+            connection,
+            header,
+            sender,
+            uid,
+            action,
+        } = question;
+        let polkit = AuthorityProxy::builder(connection)
             .cache_properties(CacheProperties::No)
             .build()
             .await;
@@ -177,7 +202,7 @@ impl Authority {
         };
         let (flags, limit) = match is_interactive(header) {
             true => (
-                CheckAuthorizationFlags::AllowUserInteraction.into(),
+                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
                 INTERACTIVE_TIMEOUT,
             ),
             false => (Default::default(), ANSWER_TIMEOUT),
@@ -196,7 +221,7 @@ impl Authority {
                     Err(error) => Answer::None(error.to_string()),
                 };
             }
-            () = self.departure(sender) => Answer::CallerLeft,
+            () = departure(connection, sender) => Answer::CallerLeft,
             () = sleep(limit) => Answer::None(format!("no answer within {} s", limit.as_secs())),
         };
         // Nobody waits for what polkit, or a person, is still about to say. Neither do we for this:
@@ -207,29 +232,32 @@ impl Authority {
         }
         answer
     }
+}
 
-    /// Waits until `name` has left the bus. Most answers come before that is worth to be watched.
-    async fn departure(&self, name: &UniqueName<'_>) {
-        sleep(UNWATCHED).await;
-        let left = async {
-            let bus = self.bus().await?;
-            let mut changes = bus
-                .receive_name_owner_changed_with_args(&[(0, name.as_str())])
-                .await?;
-            // Watched first, asked second, so that it cannot leave in between.
-            if !bus.name_has_owner(BusName::from(name.clone())).await? {
-                return Ok::<(), zbus::Error>(());
-            }
-            while let Some(change) = changes.next().await {
-                if change.args()?.new_owner().is_none() {
-                    return Ok(());
-                }
-            }
-            Ok(())
-        };
-        if left.await.is_err() {
-            // The bus is lost, and with it the caller.
-            std::future::pending::<()>().await;
+/// Waits until `name` has left the bus. Most answers come before it is worth watching.
+async fn departure(connection: &Connection, name: &UniqueName<'_>) {
+    sleep(UNWATCHED).await;
+    let left = async {
+        let bus = fdo::DBusProxy::builder(connection)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        let mut changes = bus
+            .receive_name_owner_changed_with_args(&[(0, name.as_str())])
+            .await?;
+        // Watched first, asked second, so that it cannot leave in between.
+        if !bus.name_has_owner(BusName::from(name.clone())).await? {
+            return Ok::<(), zbus::Error>(());
         }
+        while let Some(change) = changes.next().await {
+            if change.args()?.new_owner().is_none() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    };
+    if left.await.is_err() {
+        // The bus is lost, and with it the caller.
+        std::future::pending::<()>().await;
     }
 }

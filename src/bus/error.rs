@@ -124,7 +124,9 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
         Error::Leader { .. } => error_name::INVALID_ARGS,
         Error::ForeignLeader { .. } => error_name::ACCESS_DENIED,
         Error::NoLink(reason) => match reason {
-            NoLink::Connect(ConnectError::NotASocket | ConnectError::NotAConnection)
+            NoLink::Connect(
+                ConnectError::NotASocket | ConnectError::NotAConnection | ConnectError::Link,
+            )
             | NoLink::OtherUuid { .. } => error_name::INVALID_ARGS,
             NoLink::Qmp(qmp::Error::Closed(Closed::Timeout { .. })) => error_name::QMP_TIMEOUT,
             NoLink::OtherMachine(_) => error_name::MACHINE_EXISTS,
@@ -142,7 +144,7 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
 impl DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
         tracing::debug!(name = self.dbus_name(), text = %self, "call failed");
-        Message::error(call, self.name())?.build(&(self.to_string(),))
+        Message::error(call, self.name()).build(&(self.to_string(),))
     }
 
     fn name(&self) -> ErrorName<'_> {

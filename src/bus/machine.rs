@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use zbus::Variant;
 use zbus::interface;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zvariant::{OwnedValue, Value};
 
 use super::authority::{Action, Authority};
 use super::error::Error;
-use super::options::{self, SetOptions};
+use super::operation::Operation;
+use super::options::{self, Options, SetOptions};
 use crate::host::Observed;
 use crate::inventory::{Entity, HotplugMethod, MAX_VCPUS, Target, Vcpu};
-use crate::machine::{self, Handle, Request, Snapshot, TuningChange};
-use crate::placement::{Bandwidth, CpuList, Home, Kind, Scheduler, Schemata};
+use crate::machine::{self, Handle, Request, Snapshot, TuningChange, Wait};
+use crate::placement::{Bandwidth, CpuList, Home, Kind, Scheduler, Schemata, VcpuList};
 
 /// Serves `org.vcpud1.Machine` for one machine.
 #[derive(Clone, Debug)]
@@ -27,10 +28,10 @@ pub struct MachineObject {
 type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 
 /// A dictionary of the kind `a{sv}`.
-type Dict = HashMap<&'static str, Value<'static>>;
+type Dict = HashMap<&'static str, Variant<'static>>;
 
 impl MachineObject {
-    /// An object for `machine`, whose callers `authority` lets pass.
+    /// An object for `machine`, whose callers `authority` authorizes.
     pub fn new(machine: Handle, authority: Authority) -> Self {
         Self { machine, authority }
     }
@@ -52,35 +53,30 @@ impl MachineObject {
         bandwidth.unwrap_or(Bandwidth::UNLIMITED)
     }
 
-    /// Changes the vCPUs if the caller may.
+    /// Changes the vCPUs if the caller is authorized.
     async fn set(
         &self,
         header: &Header<'_>,
         target: Target,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
     ) -> Result<Changed, Error> {
+        let SetOptions { wait, guest_online } = options::set(options)?;
         let snapshot = self.machine.snapshot();
         let current = snapshot.inventory.vcpu_count();
-        // What cannot be is denied later, with the reason; first of all it is authorized.
-        let (count, operation) = match &target {
-            Target::Count(count) if *count < current => (*count, "remove"),
-            Target::Count(count) => (*count, "add"),
-            Target::Present(_) => (snapshot.plan(&target).map_or(current, |p| p.1), "add"),
-            Target::Absent(_) => (snapshot.plan(&target).map_or(current, |p| p.1), "remove"),
+        // A target that cannot be reached is denied after authorization, with the reason.
+        let (count, name, list) = match &target {
+            Target::Count(count) if *count < current => (*count, "remove", None),
+            Target::Count(count) => (*count, "add", None),
+            Target::Present(list) => (self.count(&target), "add", Some(list)),
+            Target::Absent(list) => (self.count(&target), "remove", Some(list)),
         };
-        let (asked, current) = (count.to_string(), current.to_string());
-        let details = HashMap::from([
-            ("machine", self.machine.name().as_str()),
-            ("uuid", snapshot.uuid.as_str()),
-            ("vcpus", &asked),
-            ("current", &current),
-            ("operation", operation),
-        ]);
-        let caller = self
-            .authority
-            .check(header, Action::SetVcpus, &details)
-            .await?;
-        let SetOptions { wait, guest_online } = options::set(options)?;
+        let operation = Operation::on(&self.machine, Action::SetVcpus, name)
+            .with("vcpus", count)
+            .with("current", current)
+            .with_some("list", list.map(shown))
+            .with("guest-online", guest_online)
+            .with("async", wait == Wait::No);
+        let caller = operation.authorize(header, &self.authority).await?;
         let request = Request {
             target,
             subject: snapshot.subject(),
@@ -93,31 +89,49 @@ impl MachineObject {
         let outcome = result.map_err(|error| self.failed(error))?;
         Ok((outcome.added, outcome.removed, outcome.pending))
     }
-}
 
-impl MachineObject {
-    /// Changes where and how the vCPUs run if the caller may. `change` is read from the arguments
-    /// after that is known.
+    /// Returns the number of vCPUs after a request for `target`, or now if it cannot be reached.
+    fn count(&self, target: &Target) -> u32 {
+        let snapshot = self.machine.snapshot();
+        let current = snapshot.inventory.vcpu_count();
+        snapshot.plan(target).map_or(current, |(_, count)| count)
+    }
+
+    /// Changes where and how the vCPUs run if the caller is authorized.
     async fn tune(
         &self,
         header: &Header<'_>,
-        operation: &str,
-        options: HashMap<String, OwnedValue>,
-        change: impl FnOnce() -> Result<TuningChange, Error>,
+        options: Options,
+        change: TuningChange,
     ) -> Result<(), Error> {
-        let snapshot = self.machine.snapshot();
-        let details = HashMap::from([
-            ("machine", self.machine.name().as_str()),
-            ("uuid", snapshot.uuid.as_str()),
-            ("operation", operation),
-        ]);
-        let _caller = self
-            .authority
-            .check(header, Action::TuneVcpus, &details)
-            .await?;
         options::none(options)?;
-        let result = self.machine.tune(change()?, snapshot.subject()).await;
+        let subject = self.machine.snapshot().subject();
+        let operation = self.tuning(&change);
+        operation.authorize(header, &self.authority).await?;
+        let result = self.machine.tune(change, subject).await;
         result.map_err(|error| self.failed(error))
+    }
+
+    /// Returns the operation that `change` is.
+    fn tuning(&self, change: &TuningChange) -> Operation {
+        let on = |name| Operation::on(&self.machine, Action::TuneVcpus, name);
+        match change {
+            TuningChange::Pin(vcpus, cpus) => on("pin").with("vcpus", shown(vcpus)).with(
+                "cpus",
+                cpus.as_ref().map_or_else(String::new, CpuList::to_string),
+            ),
+            TuningChange::Bandwidth(bandwidth) => on("bandwidth")
+                .with("period", bandwidth.period())
+                .with("quota", bandwidth.signed_quota()),
+            TuningChange::Scheduler(vcpus, scheduler) => on("scheduler")
+                .with("vcpus", shown(vcpus))
+                .with("policy", scheduler.policy())
+                .with("priority", scheduler.priority()),
+            TuningChange::Cache(vcpus, schemata) => on("cache").with("vcpus", shown(vcpus)).with(
+                "schemata",
+                schemata.as_ref().map_or_else(String::new, Schemata::line),
+            ),
+        }
     }
 }
 
@@ -127,7 +141,7 @@ impl MachineObject {
     async fn set_vcpus(
         &self,
         count: u32,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
         self.set(&header, Target::Count(count), options).await
@@ -138,7 +152,7 @@ impl MachineObject {
         &self,
         vcpus: Vec<u32>,
         online: bool,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
         let vcpus = list(vcpus)?;
@@ -154,31 +168,27 @@ impl MachineObject {
         &self,
         vcpus: Vec<u32>,
         cpus: &str,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        let change = || {
-            let cpus = match cpus {
-                "" => None,
-                list => Some(list.parse::<CpuList>().map_err(invalid_list)?),
-            };
-            Ok(TuningChange::Pin(list(vcpus)?, cpus))
+        let cpus = match cpus {
+            "" => None,
+            list => Some(list.parse::<CpuList>().map_err(invalid_list)?),
         };
-        self.tune(&header, "pin", options, change).await
+        let change = TuningChange::Pin(list(vcpus)?, cpus);
+        self.tune(&header, options, change).await
     }
 
     async fn set_bandwidth(
         &self,
         period_usec: u64,
         quota_usec: i64,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        let change = || {
-            let bandwidth = Bandwidth::new(period_usec, quota_usec).map_err(invalid)?;
-            Ok(TuningChange::Bandwidth(bandwidth))
-        };
-        self.tune(&header, "bandwidth", options, change).await
+        let bandwidth = Bandwidth::new(period_usec, quota_usec).map_err(invalid)?;
+        let change = TuningChange::Bandwidth(bandwidth);
+        self.tune(&header, options, change).await
     }
 
     async fn set_scheduler(
@@ -186,38 +196,34 @@ impl MachineObject {
         vcpus: Vec<u32>,
         policy: &str,
         priority: i32,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        let change = || {
-            let scheduler = Scheduler::new(policy, priority).map_err(invalid)?;
-            Ok(TuningChange::Scheduler(list(vcpus)?, scheduler))
-        };
-        self.tune(&header, "scheduler", options, change).await
+        let scheduler = Scheduler::new(policy, priority).map_err(invalid)?;
+        let change = TuningChange::Scheduler(list(vcpus)?, scheduler);
+        self.tune(&header, options, change).await
     }
 
     async fn set_cache_allocation(
         &self,
         vcpus: Vec<u32>,
         schemata: &str,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        let change = || {
-            let schemata = match schemata {
-                "" => None,
-                text => Some(text.parse::<Schemata>().map_err(invalid)?),
-            };
-            Ok(TuningChange::Cache(list(vcpus)?, schemata))
+        let schemata = match schemata {
+            "" => None,
+            text => Some(text.parse::<Schemata>().map_err(invalid)?),
         };
-        self.tune(&header, "cache", options, change).await
+        let change = TuningChange::Cache(list(vcpus)?, schemata);
+        self.tune(&header, options, change).await
     }
 
     #[zbus(out_args("plan"))]
-    fn plan(&self, count: u32, options: HashMap<String, OwnedValue>) -> Result<Dict, Error> {
+    fn plan(&self, count: u32, options: Options) -> Result<Dict, Error> {
         options::none(options)?;
         let snapshot = self.machine.snapshot();
-        let vcpus = |firsts: &[u32]| -> Value<'static> {
+        let vcpus = |firsts: &[u32]| -> Variant<'static> {
             let entities = firsts.iter().filter_map(|f| snapshot.inventory.entity(*f));
             let mut vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
             vcpus.sort_unstable();
@@ -371,6 +377,11 @@ impl MachineObject {
         reason: &str,
         details: Dict,
     ) -> zbus::Result<()>;
+}
+
+/// Returns the text of `vcpus` for rules and records, such as `0-3,8`.
+fn shown(vcpus: &BTreeSet<u32>) -> String {
+    vcpus.iter().copied().collect::<VcpuList>().to_string()
 }
 
 /// A list of vCPUs, which is no longer than any machine has them.

@@ -1,19 +1,19 @@
 //! The root object's own interface, `org.vcpud1.Manager`.
 
-use std::collections::HashMap;
+use std::path::PathBuf;
 
+use tokio::net::UnixStream;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, interface, zvariant};
-use zvariant::{ObjectPath, OwnedFd, OwnedObjectPath, OwnedValue};
+use zbus::{ObjectPath, OwnedFd, OwnedObjectPath, interface};
 
 use super::authority::{Action, Authority};
-use super::callers::{Caller, Callers};
 use super::directory::Directory;
 use super::error::Error;
-use super::options;
+use super::operation::Operation;
+use super::options::{self, Options};
 use crate::config::socket_path;
-use crate::host::{adopt, peer_user};
+use crate::host::{ConnectError, SocketFile, adopt, peer_user};
 use crate::machine::{Handle, NoLink};
 use crate::names::MachineName;
 use crate::registry::{self, Registrar, Registration, Way};
@@ -23,58 +23,48 @@ use crate::registry::{self, Registrar, Registration, Way};
 pub struct Manager {
     directory: Directory,
     registrar: Registrar,
-    callers: Callers,
+    authority: Authority,
 }
 
 impl Manager {
-    /// A manager of the machines in `directory`, whose machines come and go by `registrar` as
-    /// `callers` want.
-    pub fn new(directory: Directory, registrar: Registrar, callers: Callers) -> Self {
+    /// A manager of the machines in `directory`, which registers machines with `registrar` for
+    /// callers that `authority` authorizes.
+    pub(super) fn new(directory: Directory, registrar: Registrar, authority: Authority) -> Self {
         Self {
             directory,
             registrar,
-            callers,
+            authority,
         }
     }
 
-    /// Lets the sender of `call` pass, who would manage the machine `name`, or all where that is
-    /// empty.
-    async fn authorize(
-        &self,
-        call: &Call<'_>,
-        name: &str,
-        details: &[(&str, &str)],
-    ) -> Result<Caller, Error> {
-        let mut all = HashMap::from([("machine", name)]);
-        all.extend(details.iter().copied());
-        let authority = Authority::new(call.connection.clone(), self.callers.clone());
-        authority
-            .check(&call.header, Action::ManageMachines, &all)
-            .await
-    }
-
-    /// Registers the machine `name` if the caller may. `way` is looked for after that is known.
+    /// Registers the machine `name` if the caller is authorized.
     async fn register(
         &self,
-        call: Call<'_>,
-        name: &str,
-        details: &[(&str, &str)],
-        options: HashMap<String, OwnedValue>,
-        way: impl FnOnce() -> Result<Way, Error>,
+        header: &Header<'_>,
+        name: MachineName,
+        options: Options,
+        access: Access,
     ) -> Result<OwnedObjectPath, Error> {
-        let name = machine_name(name)?;
         let mut keys: Vec<&str> = options.keys().map(String::as_str).collect();
         keys.sort_unstable();
         let keys = keys.join(",");
-        let details = [details, &[("options", keys.as_str())]].concat();
-        let caller = self.authorize(&call, name.as_str(), &details).await?;
         let (settings, leader) = options::register(options)?;
+        let mut operation = Operation::named(name.clone(), Action::ManageMachines, "register")
+            .with("options", keys)
+            .with_some("leader", leader)
+            .with_some("owner", access.owner())
+            .with_some("address", access.address());
+        for (key, value) in settings.describe() {
+            operation = operation.with(key, value);
+        }
+        let uid = operation.authorize(header, &self.authority).await?.uid();
+        let no_link = |error| failed(&name, registry::Error::NoLink(NoLink::from(error)));
         let registration = Registration {
-            way: way()?,
+            way: access.way(uid).map_err(no_link)?,
             name: name.clone(),
             settings,
             leader,
-            uid: caller.uid(),
+            uid,
         };
         let result = self.registrar.register(registration).await;
         result.map_err(|error| failed(&name, error))?;
@@ -89,10 +79,48 @@ impl Manager {
     }
 }
 
-/// A call that is to be authorized.
-struct Call<'a> {
-    header: Header<'a>,
-    connection: &'a Connection,
+/// The connection to the QMP of a machine that is to be registered. Nothing is sent before the caller
+/// is authorized.
+enum Access {
+    Socket {
+        path: PathBuf,
+        /// The socket as an unprivileged user may reach it. A failure is reported only to an
+        /// authorized caller.
+        opened: Result<SocketFile, ConnectError>,
+    },
+    Connection {
+        stream: UnixStream,
+        owner: Option<u32>,
+    },
+}
+
+impl Access {
+    /// Returns the user of the QEMU process, as far as it is known before the connection is made.
+    fn owner(&self) -> Option<u32> {
+        match self {
+            Self::Socket { opened, .. } => opened.as_ref().ok().and_then(SocketFile::owner),
+            Self::Connection { owner, .. } => *owner,
+        }
+    }
+
+    /// Returns the path of the socket.
+    fn address(&self) -> Option<String> {
+        match self {
+            Self::Socket { path, .. } => Some(path.display().to_string()),
+            Self::Connection { .. } => None,
+        }
+    }
+
+    /// Returns what the registry is given for the authorized user `uid`.
+    fn way(self, uid: u32) -> Result<Way, ConnectError> {
+        match self {
+            Self::Socket { path, .. } if uid == 0 => {
+                Ok(Way::Socket(SocketFile::chosen_by_root(path)))
+            }
+            Self::Socket { opened, .. } => opened.map(Way::Socket),
+            Self::Connection { stream, .. } => Ok(Way::Connection(stream)),
+        }
+    }
 }
 
 fn machine_name(name: &str) -> Result<MachineName, Error> {
@@ -117,15 +145,14 @@ impl Manager {
         &self,
         name: &str,
         qmp_address: &str,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        let call = Call { header, connection };
+        let name = machine_name(name)?;
         let path = socket_path(qmp_address).map_err(Error::InvalidArgs)?;
-        let details = [("address", qmp_address)];
-        let way = || Ok(Way::Socket(path));
-        self.register(call, name, &details, options, way).await
+        let opened = SocketFile::open_for_user(path.clone()).await;
+        let access = Access::Socket { path, opened };
+        self.register(&header, name, options, access).await
     }
 
     #[zbus(out_args("machine"))]
@@ -133,42 +160,39 @@ impl Manager {
         &self,
         name: &str,
         qmp: OwnedFd,
-        options: HashMap<String, OwnedValue>,
+        options: Options,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        let call = Call { header, connection };
-        let parsed = machine_name(name)?;
-        let no_link = |error: NoLink| failed(&parsed, registry::Error::NoLink(error));
-        let stream = adopt(qmp.into()).map_err(|error| no_link(error.into()))?;
-        // Nothing is sent to it, and nothing read, before the caller may.
-        let owner = peer_user(&stream).map(|uid| uid.to_string());
-        let owner = owner.unwrap_or_default();
-        let details = [("owner", owner.as_str())];
-        let way = || Ok(Way::Connection(stream));
-        self.register(call, name, &details, options, way).await
+        let name = machine_name(name)?;
+        let no_link = |error: ConnectError| {
+            let error = NoLink::from(error);
+            failed(&name, registry::Error::NoLink(error))
+        };
+        let stream = adopt(qmp.into()).map_err(no_link)?;
+        let owner = peer_user(&stream).ok();
+        let access = Access::Connection { stream, owner };
+        self.register(&header, name, options, access).await
     }
 
     async fn unregister_machine(
         &self,
         name: &str,
         #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let name = machine_name(name)?;
-        let call = Call { header, connection };
-        let _caller = self.authorize(&call, name.as_str(), &[]).await?;
+        let (action, operation) = (Action::ManageMachines, "unregister");
+        let operation = match self.directory.get(name.as_str()) {
+            Some(machine) => Operation::on(&machine, action, operation),
+            None => Operation::named(name.clone(), action, operation),
+        };
+        operation.authorize(&header, &self.authority).await?;
         let result = self.registrar.unregister(name.clone()).await;
         result.map_err(|error| failed(&name, error))
     }
 
-    async fn reload(
-        &self,
-        #[zbus(header)] header: Header<'_>,
-        #[zbus(connection)] connection: &Connection,
-    ) -> Result<(), Error> {
-        let call = Call { header, connection };
-        let _caller = self.authorize(&call, "", &[]).await?;
+    async fn reload(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
+        let operation = Operation::on_all(Action::ManageMachines, "reload");
+        operation.authorize(&header, &self.authority).await?;
         self.registrar.reload().await.map_err(Error::Reload)
     }
 

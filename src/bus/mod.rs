@@ -5,19 +5,22 @@
 //! bus.
 
 mod authority;
-mod callers;
 mod directory;
+mod edge;
 mod error;
+mod link;
 mod machine;
 mod manager;
+mod operation;
 mod options;
 mod publisher;
 mod queue;
 
 pub use authority::{Action, Authority};
-pub use callers::Callers;
 pub use directory::Directory;
 pub use error::Error;
+pub use link::{Link, NameError};
 pub use machine::MachineObject;
 pub use manager::Manager;
+pub use operation::Records;
 pub use publisher::Publisher;

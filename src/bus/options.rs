@@ -3,14 +3,40 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use zvariant::{OwnedValue, Value};
+use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
 use crate::config::{self, Entry, Item, MachineSettings, Mistake};
 use crate::machine::Wait;
 
+/// The maximum number of options of a call.
+const MAX_OPTIONS: usize = 16;
+/// The maximum length of the key of an option, in bytes.
+const MAX_KEY: usize = 64;
+
+/// The options of a call, as they came.
+pub(super) type Options = HashMap<String, OwnedVariant>;
+
+/// Checks how many options there are and how long their keys are.
+fn check_size(options: &Options) -> Result<(), Error> {
+    if options.len() > MAX_OPTIONS {
+        return Err(Error::InvalidArgs(format!(
+            "{} options in one call; the limit is {MAX_OPTIONS}",
+            options.len()
+        )));
+    }
+    match options.keys().find(|key| key.len() > MAX_KEY) {
+        Some(key) => Err(Error::InvalidArgs(format!(
+            "the key of an option has {} bytes; the limit is {MAX_KEY}",
+            key.len()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The options of a method that has none yet.
-pub(super) fn none(options: HashMap<String, OwnedValue>) -> Result<(), Error> {
+pub(super) fn none(options: Options) -> Result<(), Error> {
+    check_size(&options)?;
     match options.into_keys().next() {
         Some(key) => Err(Error::InvalidArgs(format!(
             "unknown option {key:?}; there are no options"
@@ -29,15 +55,16 @@ pub(super) struct SetOptions {
 }
 
 /// The options of `SetVcpus` and `SetVcpu`.
-pub(super) fn set(options: HashMap<String, OwnedValue>) -> Result<SetOptions, Error> {
+pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
+    check_size(&options)?;
     let mut limit = None;
     let mut is_async = false;
     let mut guest_online = false;
     for (key, value) in options {
         match (key.as_str(), &*value) {
-            ("async", Value::Bool(value)) => is_async = *value,
-            ("guest-online", Value::Bool(value)) => guest_online = *value,
-            ("timeout-usec", Value::U64(value)) => limit = Some(Duration::from_micros(*value)),
+            ("async", Variant::Bool(value)) => is_async = *value,
+            ("guest-online", Variant::Bool(value)) => guest_online = *value,
+            ("timeout-usec", Variant::U64(value)) => limit = Some(Duration::from_micros(*value)),
             ("async" | "guest-online", other) => return Err(wrong_type(&key, "b", other)),
             ("timeout-usec", other) => return Err(wrong_type(&key, "t", other)),
             _ => {
@@ -56,12 +83,11 @@ pub(super) fn set(options: HashMap<String, OwnedValue>) -> Result<SetOptions, Er
 
 /// The options of `RegisterMachine` and `RegisterMachineWithFd`: what a machine's file says, and the
 /// PID of its QEMU.
-pub(super) fn register(
-    mut options: HashMap<String, OwnedValue>,
-) -> Result<(MachineSettings, Option<u32>), Error> {
+pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<u32>), Error> {
+    check_size(&options)?;
     let leader = match options.remove("leader").as_deref() {
         None => None,
-        Some(Value::U32(pid)) => Some(*pid),
+        Some(Variant::U32(pid)) => Some(*pid),
         Some(other) => return Err(wrong_type("leader", "u", other)),
     };
     let mut entries: Vec<Entry> = options
@@ -77,7 +103,7 @@ pub(super) fn register(
     Ok((settings, leader))
 }
 
-fn entry(key: &str, value: &Value<'_>) -> Entry {
+fn entry(key: &str, value: &Variant<'_>) -> Entry {
     Entry {
         key: key.to_owned(),
         line: 0,
@@ -86,31 +112,31 @@ fn entry(key: &str, value: &Value<'_>) -> Entry {
 }
 
 /// A value as the configuration has it.
-fn setting(value: &Value<'_>) -> config::Value {
+fn setting(value: &Variant<'_>) -> config::Value {
     let integer = |number: Option<i64>| match number {
         Some(number) => config::Value::Integer(number),
         None => config::Value::Other("an integer beyond all bounds"),
     };
     match value {
-        Value::Str(text) => config::Value::Text(text.to_string()),
-        Value::U8(number) => integer(Some((*number).into())),
-        Value::I16(number) => integer(Some((*number).into())),
-        Value::U16(number) => integer(Some((*number).into())),
-        Value::I32(number) => integer(Some((*number).into())),
-        Value::U32(number) => integer(Some((*number).into())),
-        Value::I64(number) => integer(Some(*number)),
-        Value::U64(number) => integer(i64::try_from(*number).ok()),
-        Value::Value(inner) => setting(inner),
-        Value::Array(items) => {
+        Variant::Str(text) => config::Value::Text(text.to_string()),
+        Variant::U8(number) => integer(Some((*number).into())),
+        Variant::I16(number) => integer(Some((*number).into())),
+        Variant::U16(number) => integer(Some((*number).into())),
+        Variant::I32(number) => integer(Some((*number).into())),
+        Variant::U32(number) => integer(Some((*number).into())),
+        Variant::I64(number) => integer(Some(*number)),
+        Variant::U64(number) => integer(i64::try_from(*number).ok()),
+        Variant::Variant(inner) => setting(inner),
+        Variant::Array(items) => {
             let item = |value| Item {
                 line: 0,
                 value: setting(value),
             };
             config::Value::List(items.iter().map(item).collect())
         }
-        Value::Dict(dict) => {
-            let entry = |(key, value): (&Value<'_>, &Value<'_>)| match key {
-                Value::Str(key) => entry(key, value),
+        Variant::Dict(dict) => {
+            let entry = |(key, value): (&Variant<'_>, &Variant<'_>)| match key {
+                Variant::Str(key) => entry(key, value),
                 _ => entry("", value),
             };
             config::Value::Table(dict.iter().map(entry).collect())
@@ -119,7 +145,7 @@ fn setting(value: &Value<'_>) -> config::Value {
     }
 }
 
-fn wrong_type(key: &str, expected: &str, found: &Value<'_>) -> Error {
+fn wrong_type(key: &str, expected: &str, found: &Variant<'_>) -> Error {
     let found = found.value_signature();
     Error::InvalidArgs(format!(
         "option {key:?} is of type {found}, it must be of type {expected}"

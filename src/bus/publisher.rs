@@ -2,27 +2,47 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::error;
-use zbus::fdo::Properties;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, info, warn};
+use zbus::connection::Builder;
+use zbus::fdo::{ObjectManager, Properties};
 use zbus::names::InterfaceName;
 use zbus::object_server::{Interface, SignalEmitter};
-use zbus::{Connection, zvariant};
-use zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
+use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::authority::Authority;
 use super::directory::Directory;
+use super::link::{Link, NameError, Session, request_name};
 use super::machine::MachineObject;
 use super::manager::{Manager, path};
+use super::operation::Records;
+use super::queue::Queue;
+use crate::idle::Calls;
 use crate::machine::{Handle, News, Notice, Vcpu};
 use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH};
+use crate::registry::Registrar;
 
-/// Puts machines on the bus.
+/// The pauses between attempts to connect grow from the first to the last.
+const BACKOFF: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(5);
+/// How often an attempt may fail because another process owns the name. For a while that is the
+/// lost connection itself, until the bus daemon notices that it is.
+const TRIES_FOR_NAME: u32 = 10;
+/// A write that fails comes before the end of the connection is noticed, within this time.
+const END_GRACE: Duration = Duration::from_secs(1);
+
+/// Puts machines on the bus, and keeps the connection to it.
 #[derive(Debug)]
 pub struct Publisher {
-    connection: Connection,
-    authority: Authority,
+    link: Link,
+    calls: Calls,
+    session: Session,
+    queue: Queue,
+    records: Records,
+    registrar: Registrar,
     directory: Directory,
     published: HashMap<MachineName, Published>,
 }
@@ -32,53 +52,178 @@ pub struct Publisher {
 struct Published {
     object: MachineObject,
     emitter: SignalEmitter<'static>,
-    properties: HashMap<String, OwnedValue>,
+    properties: HashMap<String, OwnedVariant>,
 }
 
 impl Publisher {
-    /// A publisher that keeps `directory` true to what is on the bus of `connection`.
-    pub fn new(connection: Connection, authority: Authority, directory: Directory) -> Self {
-        Self {
-            connection,
-            authority,
+    /// Connects to the system bus, with the root object in place: a call that comes before there
+    /// is any object is never answered.
+    ///
+    /// The publisher keeps `directory` true to what is on the bus. Calls are noted in `calls`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection.
+    pub async fn connect(
+        link: Link,
+        calls: Calls,
+        directory: Directory,
+        registrar: Registrar,
+        records: Records,
+    ) -> zbus::Result<Self> {
+        let queue = Queue::new();
+        let serve = |builder: Builder<'static>, session: &Session| {
+            let authority = Authority::new(session.clone(), queue.clone(), records.clone());
+            serve_root(builder, &directory, &registrar, authority)
+        };
+        let session = Session::open(&calls, serve).await?;
+        link.set(session.connection());
+        Ok(Self {
+            link,
+            calls,
+            session,
+            queue,
+            records,
+            registrar,
             directory,
             published: HashMap::new(),
-        }
+        })
     }
 
-    /// Publishes until nobody tells anything any more.
-    pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
-        while let Some(notice) = notices.recv().await {
-            match notice {
-                Notice::Barrier(passed) => {
-                    let _ = passed.send(());
+    /// Publishes until there is nothing more to publish. A connection that is lost is made again.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError::Taken`] where another process owns the name meanwhile.
+    pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) -> Result<(), NameError> {
+        loop {
+            let connection = self.session.connection();
+            let lost = async {
+                if let Some(connection) = connection {
+                    connection.closed().await;
                 }
-                Notice::Problems(problems) => {
-                    if let Err(error) = self.publish_problems(problems).await {
-                        error!(%error, "cannot publish on the bus");
-                    }
-                }
-                Notice::News { machine, news } => {
-                    if let Err(error) = self.publish(&machine, news).await {
-                        // The connection is lost, which ends the service.
-                        error!(%machine, %error, "cannot publish on the bus");
-                    }
-                }
+            };
+            tokio::select! {
+                () = lost => self.reconnect().await?,
+                notice = notices.recv() => match notice {
+                    Some(notice) => self.deliver(notice).await?,
+                    None => return Ok(()),
+                },
             }
         }
     }
 
-    async fn publish_problems(&self, problems: Vec<String>) -> zbus::Result<()> {
-        self.directory.set_problems(problems.clone());
-        let interface = InterfaceName::from_static_str_unchecked(MANAGER_INTERFACE);
-        let changed = HashMap::from([("ConfigurationErrors", Value::from(problems))]);
-        Properties::properties_changed(&self.root()?, interface, changed, Cow::Borrowed(&[])).await
+    /// Publishes one notice, over another connection if this one is lost.
+    async fn deliver(&mut self, notice: Notice) -> Result<(), NameError> {
+        if let Notice::Barrier(passed) = notice {
+            let _ = passed.send(());
+            return Ok(());
+        }
+        loop {
+            let result = match self.session.connection() {
+                Some(connection) => self.publish(&connection, &notice).await,
+                None => Ok(self.reconnect().await?),
+            };
+            let Err(error) = result else {
+                return Ok(());
+            };
+            if !self.is_lost().await {
+                error!(%error, ?notice, "cannot publish on the bus");
+                return Ok(());
+            }
+            self.reconnect().await?;
+        }
     }
 
-    async fn publish(&mut self, machine: &MachineName, news: News) -> zbus::Result<()> {
+    /// Whether the connection ended, or ends now.
+    async fn is_lost(&self) -> bool {
+        match self.session.connection() {
+            Some(connection) => timeout(END_GRACE, connection.closed()).await.is_ok(),
+            None => true,
+        }
+    }
+
+    /// Connects again, as often as that takes.
+    async fn reconnect(&mut self) -> Result<(), NameError> {
+        self.link.set(None);
+        self.session.close();
+        warn!("the connection to the system bus is lost; connecting again");
+        let mut pause = *BACKOFF.start();
+        let mut tries = 0;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(*BACKOFF.end());
+            match self.connect_again().await {
+                Ok(()) => return Ok(()),
+                Err(NameError::Taken) if tries == TRIES_FOR_NAME => return Err(NameError::Taken),
+                Err(NameError::Taken) => tries += 1,
+                Err(NameError::Bus(error)) => debug!(%error, "cannot connect to the system bus"),
+            }
+        }
+    }
+
+    /// Connects once, with all objects in place, and says what changed since it was last said.
+    async fn connect_again(&mut self) -> Result<(), NameError> {
+        let mut objects = Vec::new();
+        let serve = |mut builder: Builder<'static>, session: &Session| {
+            let authority =
+                Authority::new(session.clone(), self.queue.clone(), self.records.clone());
+            for machine in self.directory.all() {
+                let object = MachineObject::new(machine.clone(), authority.clone());
+                builder = builder.serve_at(path(&machine), object.clone());
+                objects.push((machine, object));
+            }
+            serve_root(builder, &self.directory, &self.registrar, authority)
+        };
+        let session = Session::open(&self.calls, serve).await?;
+        let connection = session.connection().ok_or(zbus::Error::InvalidReply)?;
+        for (machine, object) in objects {
+            if let Some(published) = self.published.get_mut(machine.name()) {
+                published.object = object;
+                published.emitter = SignalEmitter::new(&connection, path(&machine))?.into_owned();
+            }
+        }
+        if self.link.owns_name() {
+            request_name(&connection).await?;
+        }
+        for published in self.published.values_mut() {
+            published.tell_changes(&connection).await?;
+        }
+        self.session = session;
+        self.link.set(Some(connection));
+        info!("connected to the system bus again");
+        Ok(())
+    }
+
+    async fn publish(&mut self, connection: &Connection, notice: &Notice) -> zbus::Result<()> {
+        match notice {
+            Notice::Barrier(_) => Ok(()),
+            Notice::Problems(problems) => self.publish_problems(connection, problems).await,
+            Notice::News { machine, news } => self.publish_news(connection, machine, news).await,
+        }
+    }
+
+    async fn publish_problems(
+        &self,
+        connection: &Connection,
+        problems: &[String],
+    ) -> zbus::Result<()> {
+        self.directory.set_problems(problems.to_vec());
+        let interface = InterfaceName::from_static_str_unchecked(MANAGER_INTERFACE);
+        let changed = HashMap::from([("ConfigurationErrors", Variant::from(problems.to_vec()))]);
+        Properties::properties_changed(&root(connection)?, interface, changed, Cow::Borrowed(&[]))
+            .await
+    }
+
+    async fn publish_news(
+        &mut self,
+        connection: &Connection,
+        machine: &MachineName,
+        news: &News,
+    ) -> zbus::Result<()> {
         match news {
-            News::Appeared(handle) => return self.add(handle).await,
-            News::Vanished => return self.remove(machine).await,
+            News::Appeared(handle) => return self.add(connection, handle.clone()).await,
+            News::Vanished => return self.remove(connection, machine).await,
             _ => {}
         }
         let Some(published) = self.published.get_mut(machine) else {
@@ -86,62 +231,89 @@ impl Publisher {
         };
         let emitter = published.emitter.clone();
         match news {
-            News::Changed => published.tell_changes(&self.connection).await,
+            News::Changed => published.tell_changes(connection).await,
             News::VcpuAdded(vcpu) => {
-                let details = details(&vcpu);
+                let details = details(vcpu);
                 MachineObject::vcpu_added(&emitter, vcpu.id, &vcpu.alias, details).await
             }
             News::VcpuRemoved(vcpu) => {
-                let details = details(&vcpu);
+                let details = details(vcpu);
                 MachineObject::vcpu_removed(&emitter, vcpu.id, &vcpu.alias, details).await
             }
             News::VcpuRemovalFailed { vcpu, reason } => {
-                let details = details(&vcpu);
+                let details = details(vcpu);
                 let (id, alias) = (vcpu.id, &vcpu.alias);
-                MachineObject::vcpu_removal_failed(&emitter, id, alias, &reason, details).await
+                MachineObject::vcpu_removal_failed(&emitter, id, alias, reason, details).await
             }
             News::Appeared(_) | News::Vanished => Ok(()),
         }
     }
 
-    async fn add(&mut self, machine: Handle) -> zbus::Result<()> {
+    async fn add(&mut self, connection: &Connection, machine: Handle) -> zbus::Result<()> {
         let path = path(&machine);
         let name = machine.name().clone();
-        let object = MachineObject::new(machine.clone(), self.authority.clone());
-        let emitter = SignalEmitter::new(&self.connection, path.clone())?.into_owned();
+        let object = MachineObject::new(machine.clone(), self.authority());
+        let emitter = SignalEmitter::new(connection, path.clone())?.into_owned();
         let mut published = Published {
             properties: HashMap::new(),
             object: object.clone(),
             emitter,
         };
         // Taken before the object can be read, so what changes from here on is told.
-        published.properties = published.read(&self.connection).await?;
-        let server = self.connection.object_server();
+        published.properties = published.read(connection).await?;
+        let server = connection.object_server();
         server.at(&path, object).await?;
         self.directory.insert(machine);
-        published.tell_changes(&self.connection).await?;
+        published.tell_changes(connection).await?;
         self.published.insert(name.clone(), published);
-        Manager::machine_added(&self.root()?, name.as_str(), &path).await
+        Manager::machine_added(&root(connection)?, name.as_str(), &path).await
     }
 
-    async fn remove(&mut self, name: &MachineName) -> zbus::Result<()> {
+    async fn remove(&mut self, connection: &Connection, name: &MachineName) -> zbus::Result<()> {
         self.directory.remove(name);
-        if self.published.remove(name).is_none() {
+        if !self.published.contains_key(name) {
             return Ok(());
         }
         let path = OwnedObjectPath::from(ObjectPath::from_string_unchecked(name.object_path()));
-        let server = self.connection.object_server();
-        server.remove::<MachineObject, _>(&path).await?;
-        Manager::machine_removed(&self.root()?, name.as_str(), &path).await
+        let server = connection.object_server();
+        match server.remove::<MachineObject, _>(&path).await {
+            // Over another connection there may be none by now.
+            Ok(_) | Err(zbus::Error::InterfaceNotFound) => {}
+            Err(error) => return Err(error),
+        }
+        Manager::machine_removed(&root(connection)?, name.as_str(), &path).await?;
+        self.published.remove(name);
+        Ok(())
     }
 
-    fn root(&self) -> zbus::Result<SignalEmitter<'static>> {
-        SignalEmitter::new(&self.connection, ROOT_PATH)
+    fn authority(&self) -> Authority {
+        Authority::new(
+            self.session.clone(),
+            self.queue.clone(),
+            self.records.clone(),
+        )
     }
 }
 
+/// The root object, with all that is served there.
+fn serve_root(
+    builder: Builder<'static>,
+    directory: &Directory,
+    registrar: &Registrar,
+    authority: Authority,
+) -> Builder<'static> {
+    let manager = Manager::new(directory.clone(), registrar.clone(), authority);
+    builder
+        .serve_at(ROOT_PATH, manager)
+        .serve_at(ROOT_PATH, ObjectManager)
+}
+
+fn root(connection: &Connection) -> zbus::Result<SignalEmitter<'static>> {
+    SignalEmitter::new(connection, ROOT_PATH)
+}
+
 impl Published {
-    async fn read(&self, connection: &Connection) -> zbus::Result<HashMap<String, OwnedValue>> {
+    async fn read(&self, connection: &Connection) -> zbus::Result<HashMap<String, OwnedVariant>> {
         let server = connection.object_server();
         let properties = self.object.get_all(server, connection, None, &self.emitter);
         Ok(properties.await?)
@@ -151,11 +323,11 @@ impl Published {
     async fn tell_changes(&mut self, connection: &Connection) -> zbus::Result<()> {
         let now = self.read(connection).await?;
         let is_new =
-            |(name, value): &(&String, &OwnedValue)| self.properties.get(*name) != Some(value);
-        let changed: HashMap<&str, Value<'_>> = now
+            |(name, value): &(&String, &OwnedVariant)| self.properties.get(*name) != Some(value);
+        let changed: HashMap<&str, Variant<'_>> = now
             .iter()
             .filter(is_new)
-            .map(|(name, value)| (name.as_str(), Value::clone(value)))
+            .map(|(name, value)| (name.as_str(), Variant::clone(value)))
             .collect();
         if changed.is_empty() {
             return Ok(());
@@ -168,7 +340,7 @@ impl Published {
     }
 }
 
-fn details(vcpu: &Vcpu) -> HashMap<&'static str, Value<'static>> {
+fn details(vcpu: &Vcpu) -> HashMap<&'static str, Variant<'static>> {
     let mut details = HashMap::from([("cause", vcpu.cause.as_str().into())]);
     if let Some(uid) = vcpu.uid {
         details.insert("uid", uid.into());

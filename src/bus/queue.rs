@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const MAX_OF_USER: usize = 8;
 /// Questions of all users. A bus daemon lets a connection wait for 128 replies
 /// (`max_replies_per_connection` in `dbus-daemon(1)`).
-const MAX_OF_ALL: usize = 112;
+const MAX_OF_ALL: usize = 96;
 
 /// The questions that polkit has, by user.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-//! Reading the files. The service is root and does what they say, so a file that just anybody may
-//! write is not read.
+//! Reads the configuration files. The service is root and does what they say, so it does not read a
+//! file that other users can write to.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -168,11 +168,16 @@ fn bounded(file: File) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Why what has this `metadata` may say what others want.
+/// Returns why a file or directory with this `metadata` is not read: a user other than root can
+/// write to it.
 fn distrust(metadata: &Metadata) -> Option<String> {
-    let owner = metadata.uid();
+    let (owner, group) = (metadata.uid(), metadata.gid());
     if metadata.mode() & 0o002 != 0 {
-        Some("is not used: everybody may write to it (chmod o-w)".to_owned())
+        Some("is not used: all users can write to it (chmod o-w)".to_owned())
+    } else if metadata.mode() & 0o020 != 0 && group != 0 {
+        Some(format!(
+            "is not used: group {group} can write to it (chmod g-w)"
+        ))
     } else if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         Some(format!("is not used: it belongs to user {owner}, not root"))
     } else {

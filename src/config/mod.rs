@@ -10,6 +10,7 @@
 //! trusts no file that just anybody may write. The service never ends for a mistake: a file that
 //! has one is told of, and what can be used of the rest is.
 
+mod describe;
 mod files;
 mod nearest;
 mod parse;
@@ -77,12 +78,15 @@ impl Directories {
 pub struct Service {
     /// How long it stays when there is nothing to do.
     pub idle_exit: Duration,
+    /// Whether `[defaults]` applies to machines that unprivileged users register.
+    pub defaults_for_users: bool,
 }
 
 impl Default for Service {
     fn default() -> Self {
         Self {
             idle_exit: Duration::from_secs(30),
+            defaults_for_users: false,
         }
     }
 }

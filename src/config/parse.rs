@@ -7,8 +7,11 @@ use toml::de::DeTable;
 
 use super::Service;
 use super::nearest::unknown;
-use super::settings::{KEYS, MACHINE_KEYS, MachineSettings, Settings, WEEK, time};
+use super::settings::{KEYS, MACHINE_KEYS, MachineSettings, Settings, WEEK, boolean, time};
 use super::value::{Entry, Value, entries, line};
+
+/// The keys of `[service]`.
+const SERVICE_KEYS: [&str; 2] = ["idle-exit", "defaults-for-users"];
 
 /// What is wrong in a text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +58,9 @@ pub(super) fn add_service(
         let Value::Table(entries) = value else {
             let text = match KEYS.contains(&key.as_str()) {
                 true => "it belongs below [defaults]".to_owned(),
-                false if key == "idle-exit" => "it belongs below [service]".to_owned(),
+                false if SERVICE_KEYS.contains(&key.as_str()) => {
+                    "it belongs below [service]".to_owned()
+                }
                 false => unknown("key", key, &["defaults", "service"]),
             };
             mistakes.push(Mistake::at(table, text));
@@ -67,8 +72,8 @@ pub(super) fn add_service(
                     settings.take(entry, entries)
                 }));
             }
-            "service" => mistakes.extend(take_all(entries, &["idle-exit"], |entry| {
-                (entry.key == "idle-exit").then(|| take_idle_exit(service, entry))
+            "service" => mistakes.extend(take_all(entries, &SERVICE_KEYS, |entry| {
+                take_service(service, entry)
             })),
             _ => {
                 let text = unknown("table", key, &["defaults", "service"]);
@@ -107,11 +112,18 @@ pub fn options(entries: &[Entry]) -> Result<MachineSettings, Vec<Mistake>> {
     }
 }
 
-fn take_idle_exit(service: &mut Service, entry: &Entry) -> Result<(), Mistake> {
-    let range = Duration::from_secs(1)..=WEEK;
-    let time = time(&entry.value, range).map_err(|text| Mistake::at(entry, text))?;
-    service.idle_exit = time;
-    Ok(())
+/// Sets the key of `[service]` that `entry` names. Returns `None` for an unknown
+/// key.
+fn take_service(service: &mut Service, entry: &Entry) -> Option<Result<(), Mistake>> {
+    let value = &entry.value;
+    let result = match entry.key.as_str() {
+        "idle-exit" => {
+            time(value, Duration::from_secs(1)..=WEEK).map(|time| service.idle_exit = time)
+        }
+        "defaults-for-users" => boolean(value).map(|on| service.defaults_for_users = on),
+        _ => return None,
+    };
+    Some(result.map_err(|text| Mistake::at(entry, text)))
 }
 
 /// Has all `entries` taken; what was wrong with them.

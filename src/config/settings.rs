@@ -121,6 +121,18 @@ impl Settings {
         }
     }
 
+    /// Returns what applies to a machine that an unprivileged user registered: the time limits, and no
+    /// setting that changes where and how its threads run.
+    #[must_use]
+    pub fn for_users(&self) -> Self {
+        Self {
+            removal_timeout: self.removal_timeout,
+            qmp_timeout: self.qmp_timeout,
+            placement: Some(Wish::None),
+            ..Self::default()
+        }
+    }
+
     /// The time limits.
     pub fn limits(&self) -> Limits {
         let default = Limits::default();
@@ -212,16 +224,26 @@ impl MachineSettings {
     }
 }
 
-/// The path of a socket: absolute, or `unix:` and an absolute path.
+/// Returns the path in `address`, which is an absolute path, or `unix:` and an absolute path.
+///
+/// # Errors
+///
+/// Fails for every other text, and for a path with the components `.` or `..`: a rule of polkit that
+/// compares the beginning of an address can rely on it.
 pub fn socket_path(address: &str) -> Result<PathBuf, String> {
     let path = address.strip_prefix("unix:").unwrap_or(address);
-    let shown: String = address.chars().take(128).collect();
-    match path.starts_with('/') && path.len() < 4096 && !path.contains('\0') {
-        true => Ok(path.into()),
-        false => Err(format!(
-            "{shown:?} is no address of a socket: an absolute path, or \"unix:\" and one"
-        )),
+    let shown: String = address.chars().take(80).collect();
+    if !path.starts_with('/') || path.len() >= 4096 || path.contains('\0') {
+        return Err(format!(
+            "{shown:?} is not the address of a socket: an absolute path, or \"unix:\" and an absolute path"
+        ));
     }
+    if path.split('/').any(|name| name == "." || name == "..") {
+        return Err(format!(
+            "{shown:?} contains the component \".\" or \"..\"; use the path without it"
+        ));
+    }
+    Ok(path.into())
 }
 
 /// The time in `value`, which must be within `range`.
@@ -257,6 +279,14 @@ fn integer(value: &Value) -> Result<i64, String> {
     match value {
         Value::Integer(number) => Ok(*number),
         other => Err(format!("{} where there must be an integer", other.kind())),
+    }
+}
+
+/// Returns the value of a switch.
+pub(super) fn boolean(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Boolean(value) => Ok(*value),
+        other => Err(format!("{} is not true or false", other.kind())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What files say, and what is said of those that are wrong.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -37,10 +37,12 @@ fn machine_mistakes(text: &str) -> Vec<String> {
 
 #[test]
 fn every_key_is_read() {
-    let text = format!("[service]\nidle-exit = \"2min\"\n[defaults]\n{ALL}");
+    let own = "idle-exit = \"2min\"\ndefaults-for-users = true";
+    let text = format!("[service]\n{own}\n[defaults]\n{ALL}");
     let (service, settings, mistakes) = parse_service(&text);
     assert_eq!(mistakes, []);
     assert_eq!(service.idle_exit, Duration::from_secs(120));
+    assert!(service.defaults_for_users);
     let limits = settings.limits();
     assert_eq!(limits.removal_timeout, Duration::from_secs(90));
     assert_eq!(limits.qmp_timeout, Duration::from_millis(500));
@@ -73,11 +75,40 @@ fn nothing_said_is_the_default() {
     let (service, settings, mistakes) = parse_service("");
     assert_eq!(mistakes, []);
     assert_eq!(service.idle_exit, Duration::from_secs(30));
+    assert!(!service.defaults_for_users);
     assert_eq!(settings, Settings::default());
     assert_eq!(settings.limits(), Limits::default());
     assert_eq!(settings.slice(), "machine.slice");
     assert_eq!(settings.tuning(), Default::default());
     assert_eq!(parse_machine(""), Ok(MachineSettings::default()));
+}
+
+#[test]
+fn describes_every_key_that_is_set() {
+    let own = "guest-agent = '/run/agent'\nuuid = 'C0FFEE00-1234-4abc-8def-0123456789ab'";
+    let machine = parse_machine(&format!("{own}\n{ALL}")).unwrap();
+    let described: Vec<String> = machine
+        .describe()
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let expected = [
+        "removal-timeout=90000000",
+        "qmp-timeout=500000",
+        "placement=scope",
+        "slice=vms-gold.slice",
+        "affinity=0-3,8",
+        "memory-nodes=0",
+        "bandwidth-period=50000",
+        "bandwidth-quota=20000",
+        "scheduler=fifo",
+        "priority=5",
+        "cache=0=L3:0=f 1=L3:0=f 3=L3:0=1",
+        "guest-agent=/run/agent",
+        "uuid=c0ffee00-1234-4abc-8def-0123456789ab",
+    ];
+    assert_eq!(described, expected);
+    assert_eq!(MachineSettings::default().describe(), []);
 }
 
 #[test]
@@ -182,7 +213,15 @@ fn a_mistake_has_its_line_its_key_and_a_way_out() {
         ),
         (
             "qmp = 'web.sock'",
-            "qmp: \"web.sock\" is no address of a socket",
+            "qmp: \"web.sock\" is not the address of a socket",
+        ),
+        (
+            "qmp = '/run/./web.sock'",
+            "qmp: \"/run/./web.sock\" contains the component",
+        ),
+        (
+            "guest-agent = '/run/../web.sock'",
+            "guest-agent: \"/run/../web.sock\" contains the component",
         ),
         ("uuid = 'web'", "uuid: \"web\" is no UUID"),
         (
@@ -335,7 +374,7 @@ fn a_bad_file_disables_one_machine() {
 }
 
 #[test]
-fn what_anybody_may_write_is_not_read() {
+fn refuses_what_all_users_can_write_to() {
     let directory = directory(&[
         ("vcpud.toml", "[defaults]\nslice = 'a.slice'"),
         ("machines.d/big.toml", &"#".repeat(300_000)),
@@ -358,14 +397,36 @@ fn what_anybody_may_write_is_not_read() {
             "machines.d/directory.toml: is no file",
             "machines.d/text.toml: is not UTF-8",
             "machines.d/zero.toml: is no file",
-            "vcpud.toml: is not used: everybody may write to it (chmod o-w)",
-            "vcpud.toml.d/link.toml: is not used: everybody may write to it (chmod o-w)",
+            "vcpud.toml: is not used: all users can write to it (chmod o-w)",
+            "vcpud.toml.d/link.toml: is not used: all users can write to it (chmod o-w)",
         ]
     );
     mode("machines.d", 0o777);
     assert_eq!(problems(&directory).len(), 3);
     mode("", 0o777);
     assert_eq!(problems(&directory).len(), 1);
+}
+
+#[test]
+fn refuses_what_a_group_other_than_roots_can_write_to() {
+    let directory = directory(&[
+        ("vcpud.toml", "[defaults]\nslice = 'a.slice'"),
+        ("machines.d/web.toml", ""),
+    ]);
+    let path = |name: &str| directory.path().join(name);
+    let share = |name: &str, group| {
+        chown(path(name), None, Some(group)).expect("the tests run as root");
+        let mode = fs::metadata(path(name)).unwrap().permissions().mode();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode | 0o020)).unwrap();
+    };
+    share("vcpud.toml", 0);
+    share("machines.d", 0);
+    assert_eq!(problems(&directory), [] as [&str; 0]);
+    share("vcpud.toml", 100);
+    share("machines.d", 100);
+    let text = "is not used: group 100 can write to it (chmod g-w)";
+    let expected = [format!("machines.d: {text}"), format!("vcpud.toml: {text}")];
+    assert_eq!(problems(&directory), expected);
 }
 
 proptest! {

@@ -10,6 +10,8 @@ pub enum Value {
     Text(String),
     /// An integer.
     Integer(i64),
+    /// True or false.
+    Boolean(bool),
     /// A list.
     List(Vec<Item>),
     /// A table.
@@ -44,6 +46,7 @@ impl Value {
         match self {
             Self::Text(_) => "a text",
             Self::Integer(_) => "an integer",
+            Self::Boolean(_) => "true or false",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
             Self::Other(kind) => kind,
@@ -77,7 +80,7 @@ fn convert(text: &str, value: &DeValue<'_>) -> Value {
             Err(_) => Value::Other("an integer beyond all bounds"),
         },
         DeValue::Float(_) => Value::Other("a number with a fraction"),
-        DeValue::Boolean(_) => Value::Other("true or false"),
+        DeValue::Boolean(value) => Value::Boolean(*value),
         DeValue::Datetime(_) => Value::Other("a date or time of day"),
         DeValue::Array(array) => Value::List(items(text, array)),
         DeValue::Table(table) => Value::Table(entries(text, table)),

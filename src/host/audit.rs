@@ -1,5 +1,5 @@
-//! The kernel's audit log: a record of every change of a machine's vCPUs, in the fields that
-//! libvirt writes and ausearch(8) and auvirt(8) read.
+//! The kernel's audit log: a record of every change of a machine's vCPUs and of every authorized
+//! call, in the fields that libvirt writes and ausearch(8) and auvirt(8) read.
 
 use std::fmt;
 use std::io;
@@ -10,6 +10,8 @@ use nix::sys::socket::{
 };
 use tracing::debug;
 
+/// `AUDIT_VIRT_CONTROL` in `linux/audit.h`.
+const AUDIT_VIRT_CONTROL: u16 = 2500;
 /// `AUDIT_VIRT_RESOURCE` in `linux/audit.h`.
 const AUDIT_VIRT_RESOURCE: u16 = 2501;
 /// `NLM_F_REQUEST`: no acknowledgement is asked for, as nobody could do anything about none.
@@ -60,6 +62,58 @@ impl fmt::Display for AuditRecord<'_> {
     }
 }
 
+/// The maximum length of a value in a record of a call, in bytes. A record has room for all values of
+/// a call then; the journal has them at full length.
+const MAX_VALUE: usize = 256;
+
+/// A call that was authorized.
+#[derive(Clone, Debug)]
+pub struct CallRecord<'a> {
+    /// The operation, in words of the service's own.
+    pub operation: &'a str,
+    /// The machine's name, if the call is about one; it has no character that means anything in a
+    /// record.
+    pub machine: Option<&'a str>,
+    /// Its UUID as QEMU tells it; anything else is not written.
+    pub uuid: &'a str,
+    /// Whether KVM runs it.
+    pub kvm: bool,
+    /// The user whose call was authorized.
+    pub uid: u32,
+    /// The arguments, by words of the service's own.
+    pub values: Vec<(&'a String, &'a String)>,
+}
+
+impl fmt::Display for CallRecord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let virt = if self.kvm { "kvm" } else { "qemu" };
+        let uuid = if is_uuid(self.uuid) { self.uuid } else { "?" };
+        let (operation, uid) = (self.operation, self.uid);
+        write!(f, "virt={virt} op={operation} reason=request")?;
+        match self.machine {
+            Some(machine) => write!(f, " vm=\"{machine}\" uuid={uuid}")?,
+            None => write!(f, " vm=? uuid=?")?,
+        }
+        write!(f, " request-uid={uid}")?;
+        for (key, value) in &self.values {
+            write!(f, " {key}=")?;
+            write_value(f, value)?;
+        }
+        f.write_str(" exe=\"/usr/sbin/vcpud\" hostname=? addr=? terminal=? res=success")
+    }
+}
+
+/// Writes `value` as `audit_log_untrustedstring()` of the kernel does: in quotes, or in hexadecimal if
+/// it contains a byte that could end it.
+fn write_value(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
+    let value = &value.as_bytes()[..value.len().min(MAX_VALUE)];
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'"';
+    match value.iter().all(is_plain) {
+        true => write!(f, "\"{}\"", String::from_utf8_lossy(value)),
+        false => value.iter().try_for_each(|byte| write!(f, "{byte:02X}")),
+    }
+}
+
 /// Whether `text` is 32 hexadecimal digits in the groups of a UUID.
 fn is_uuid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();
@@ -94,27 +148,36 @@ impl Audit {
         Self { socket: None }
     }
 
-    /// Writes `record`.
+    /// Writes `record`, of a change.
     pub fn write(&self, record: &AuditRecord<'_>) {
-        if let Some(Err(error)) = self.socket.as_ref().map(|socket| send(socket, record)) {
+        self.send(AUDIT_VIRT_RESOURCE, &record.to_string());
+    }
+
+    /// Writes `record`, of an authorized call.
+    pub fn write_call(&self, record: &CallRecord<'_>) {
+        self.send(AUDIT_VIRT_CONTROL, &record.to_string());
+    }
+
+    fn send(&self, kind: u16, text: &str) {
+        if let Some(Err(error)) = self.socket.as_ref().map(|socket| send(socket, kind, text)) {
             debug!(%error, "no audit record");
         }
     }
 }
 
-fn send(socket: &OwnedFd, record: &AuditRecord<'_>) -> io::Result<()> {
-    let message = message(&record.to_string());
+fn send(socket: &OwnedFd, kind: u16, text: &str) -> io::Result<()> {
+    let message = message(kind, text);
     let kernel = NetlinkAddr::new(0, 0);
     sendto(socket.as_raw_fd(), &message, &kernel, MsgFlags::empty())?;
     Ok(())
 }
 
-/// `text` with the header of netlink(7) before it.
-fn message(text: &str) -> Vec<u8> {
+/// Returns a message of type `kind` with `text` (netlink(7)).
+fn message(kind: u16, text: &str) -> Vec<u8> {
     let length = HEADER + text.len() + 1;
     let mut message = Vec::with_capacity(length);
     message.extend((length as u32).to_ne_bytes());
-    message.extend(AUDIT_VIRT_RESOURCE.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
     message.extend(NLM_F_REQUEST.to_ne_bytes());
     message.extend([0; 8]); // no sequence number, from this process
     message.extend(text.as_bytes());
@@ -176,9 +239,37 @@ mod tests {
     }
 
     #[test]
+    fn no_value_of_a_call_forges_a_field() {
+        let values = [
+            ("cpus", "0-3,8"),
+            ("address", "/a\" res=failed"),
+            ("schemata", "L3:0=f"),
+        ];
+        let values = values.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut record = CallRecord {
+            operation: "register",
+            machine: Some("web"),
+            uuid: "x res=success",
+            kvm: false,
+            uid: 1000,
+            values: values.iter().map(|(key, value)| (key, value)).collect(),
+        };
+        let text = "virt=qemu op=register reason=request vm=\"web\" uuid=? request-uid=1000 \
+                    cpus=\"0-3,8\" address=2F6122207265733D6661696C6564 schemata=\"L3:0=f\" \
+                    exe=\"/usr/sbin/vcpud\" hostname=? addr=? terminal=? res=success";
+        assert_eq!(record.to_string(), text);
+        let (key, long) = ("cpus".to_owned(), "ä".repeat(5000));
+        record.values = vec![(&key, &long)];
+        assert!(record.to_string().len() < 1000);
+        record.machine = None;
+        assert!(record.to_string().contains(" vm=? uuid=? "));
+    }
+
+    #[test]
     fn the_kernel_gets_a_netlink_message() {
-        let message = message("virt");
+        let message = message(AUDIT_VIRT_CONTROL, "virt");
         assert_eq!(message.len(), 21);
+        assert_eq!(message[4..6], AUDIT_VIRT_CONTROL.to_ne_bytes());
         assert_eq!(message[..4], 21u32.to_ne_bytes());
         assert_eq!(&message[16..], b"virt\0");
     }

@@ -6,7 +6,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, fchmod, mkdirat, openat, unlinkat,
+};
 
 /// More than any file that is read here has, so that none fills the memory.
 const READ_LIMIT: u64 = 4 << 20;
@@ -14,6 +16,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC)
     .union(OFlags::NOFOLLOW);
+/// The mode of directories that every user may read.
+const PUBLIC: Mode = Mode::from_raw_mode(0o755);
 
 /// An open directory.
 #[derive(Debug)]
@@ -47,16 +51,25 @@ impl Dir {
         Ok(Self { fd, path })
     }
 
-    /// Opens the directory `name` in it, after making it where there is none. Tells whether it
-    /// was made.
+    /// Opens the directory `name` in it, and creates the directory first if it does not exist.
+    /// Every user may read a new directory, whatever the umask. Returns whether the directory is
+    /// new.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is not plain, or if the kernel refuses to create or to open it.
     pub fn make(&self, name: &str) -> io::Result<(Self, bool)> {
-        let mode = Mode::from_raw_mode(0o755);
-        let made = match mkdirat(&self.fd, plain(name)?, mode) {
+        let name = plain(name)?;
+        let created = match mkdirat(&self.fd, name, PUBLIC) {
             Ok(()) => true,
             Err(rustix::io::Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
         };
-        Ok((self.child(name)?, made))
+        let directory = self.child(name)?;
+        if created {
+            fchmod(&directory.fd, PUBLIC)?;
+        }
+        Ok((directory, created))
     }
 
     /// Opens the directory at `path` below it, which is made of plain names.

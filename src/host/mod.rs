@@ -21,7 +21,7 @@ mod sys;
 mod task;
 
 pub use affinity::{affinity, set_affinity};
-pub use audit::{Audit, AuditRecord};
+pub use audit::{Audit, AuditRecord, CallRecord};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
@@ -32,7 +32,7 @@ pub use leader::{Leader, LeaderError};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
-pub use socket::{ConnectError, adopt, connect, peer_user};
+pub use socket::{ConnectError, SocketFile, adopt, connect, peer_user};
 pub use sys::inherited;
 pub use task::{Task, Tasks};
 

@@ -25,7 +25,7 @@ use super::session::Attention;
 use super::snapshot::Snapshot;
 use super::source::{Access, NoLink, Source, Tenure, Treatment};
 use crate::config::Uuid;
-use crate::host::{self, ConnectError, Leader};
+use crate::host::{ConnectError, Leader};
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
 use crate::qmp::Closed;
@@ -53,6 +53,7 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
     let (settle, settled) = oneshot::channel();
     let handle = Handle {
         name: source.name.clone(),
+        registrant: source.registrant,
         commands,
         snapshots,
         leaders: known_leaders,
@@ -231,7 +232,7 @@ impl Actor {
             Some(kept) => kept,
             None => {
                 let stream = match &mut self.source.access {
-                    Access::Socket(path) => host::connect(path).await?,
+                    Access::Socket(socket) => socket.connect().await?,
                     Access::Connection(connection) => connection.take().ok_or(NoLink::Gone)?,
                 };
                 let leader = match &self.source.leader {

@@ -20,6 +20,7 @@ use crate::names::MachineName;
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) name: MachineName,
+    pub(super) registrant: Option<u32>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The process of the machine, while it is known.
@@ -98,6 +99,17 @@ impl Handle {
     /// The machine's name.
     pub fn name(&self) -> &MachineName {
         &self.name
+    }
+
+    /// Returns the user of the QEMU process, if the process is known and has not exited.
+    pub fn owner(&self) -> Option<u32> {
+        let leader = self.leaders.borrow().clone()?;
+        (!leader.has_exited()).then(|| leader.user())
+    }
+
+    /// Returns the user who registered the machine; `None` for a machine with a socket or a file.
+    pub fn registrant(&self) -> Option<u32> {
+        self.registrant
     }
 
     /// What is known of the machine now.

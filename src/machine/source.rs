@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use super::placing::Placement;
 use super::processes::Processes;
 use crate::config::{Limits, Uuid};
-use crate::host::{ConnectError, Leader, LeaderError};
+use crate::host::{ConnectError, Leader, LeaderError, SocketFile};
 use crate::names::MachineName;
 use crate::qmp::{self, Closed};
 
@@ -22,6 +22,8 @@ pub struct Source {
     pub access: Access,
     /// For how long there is such a machine.
     pub tenure: Tenure,
+    /// The user who registered it.
+    pub registrant: Option<u32>,
     /// The socket of its guest agent, where there is one.
     pub agent: PathBuf,
     /// The file in which it is remembered over a restart of the service.
@@ -40,7 +42,7 @@ pub struct Source {
 #[derive(Debug)]
 pub enum Access {
     /// A socket that can be connected to again and again.
-    Socket(PathBuf),
+    Socket(SocketFile),
     /// A connection that somebody else made. It cannot be made again: `None` where it is used up.
     Connection(Option<UnixStream>),
 }
@@ -118,7 +120,7 @@ impl NoLink {
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Socket(path) => path.display().fmt(f),
+            Self::Socket(socket) => socket.path().display().fmt(f),
             Self::Connection(_) => f.write_str("a connection"),
         }
     }

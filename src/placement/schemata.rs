@@ -82,6 +82,13 @@ impl FromStr for Schemata {
     }
 }
 
+impl Schemata {
+    /// Returns the shares in one line, with semicolons between the resources.
+    pub fn line(&self) -> String {
+        self.to_string().trim_end().replace('\n', ";")
+    }
+}
+
 impl fmt::Display for Schemata {
     /// As it is written to the file: a line a resource, each with its newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

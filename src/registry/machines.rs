@@ -14,7 +14,7 @@ use super::register::Event;
 use super::registrations::Registrations;
 use super::sockets;
 use crate::config::{Configuration, Directories, MachineSettings, Settings};
-use crate::host::Leader;
+use crate::host::{Leader, SocketFile};
 use crate::machine::{
     self, Access, Handle, Outbox, Placement, Processes, Running, Site, Source, Tenure, Treatment,
 };
@@ -209,7 +209,7 @@ impl Machines {
         }
         let known = self.known.iter();
         let treat = |(name, known): (_, &Known)| {
-            let treatment = self.treatment(name, &known.own);
+            let treatment = self.treatment(name, &known.origin, &known.own);
             known.running.treat(treatment)
         };
         known.map(treat).collect()
@@ -265,15 +265,28 @@ impl Machines {
         }
     }
 
-    /// What is said of the machine `name`: by its registration, by its file, and of all.
-    fn treatment(&self, name: &MachineName, own: &Settings) -> Treatment {
+    /// Returns how the machine `name` is treated: by its registration `own`, then by its file, then by
+    /// the defaults. Of the defaults only the time limits apply to a machine that an unprivileged
+    /// user registered, unless the configuration says otherwise. A scope that such a registration
+    /// asks for is in the slice of the user.
+    fn treatment(&self, name: &MachineName, origin: &Origin, own: &Settings) -> Treatment {
         let file = self.configuration.machines.get(name);
         let file = file.and_then(|file| file.settings.as_ref());
         let file = file.map(|file| &file.settings);
-        let defaults = &self.configuration.defaults;
+        let Configuration {
+            service, defaults, ..
+        } = &self.configuration;
+        let user = origin.user().filter(|uid| *uid != 0);
+        let defaults = match user.filter(|_| !service.defaults_for_users) {
+            Some(uid) => Settings {
+                slice: Some(format!("user-{uid}.slice")),
+                ..defaults.for_users()
+            },
+            None => defaults.clone(),
+        };
         let settings = match file {
-            Some(file) => own.clone().over(file).over(defaults),
-            None => own.clone().over(defaults),
+            Some(file) => own.clone().over(file).over(&defaults),
+            None => own.clone().over(&defaults),
         };
         Treatment {
             limits: settings.limits(),
@@ -292,19 +305,20 @@ impl Machines {
         let agent = new.own.guest_agent;
         let agent = agent.or_else(|| file?.guest_agent.clone());
         let own_socket = match &new.access {
-            Access::Socket(path) => Some(path.clone()),
+            Access::Socket(socket) => Some(socket.path().to_owned()),
             Access::Connection(_) => None,
         };
         let source = Source {
             name: name.clone(),
             access: new.access,
             tenure: new.tenure,
+            registrant: new.origin.user(),
             agent: agent.unwrap_or_else(|| sockets::file(&self.directories.guest_agents(), name)),
             record: self.directories.records().join(format!("{name}.json")),
             uuid: new.own.uuid.or_else(|| file?.uuid.clone()),
             leader: new.leader,
             processes: self.processes.clone(),
-            treatment: self.treatment(name, &own),
+            treatment: self.treatment(name, &new.origin, &own),
         };
         self.generation += 1;
         let known = Known {
@@ -331,7 +345,7 @@ impl New {
     fn of_place(origin: Origin, socket: PathBuf) -> Self {
         Self {
             origin,
-            access: Access::Socket(socket),
+            access: Access::Socket(SocketFile::chosen_by_root(socket)),
             tenure: Tenure::Place,
             own: MachineSettings::default(),
             leader: None,

@@ -1,5 +1,6 @@
 //! Machines that somebody registers: from the request to the end of their QEMU.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -8,7 +9,7 @@ use tracing::info;
 use super::machines::{Machines, New, Origin};
 use super::registrar::{Answer, Error, Registration, Way};
 use super::registrations::Registered;
-use crate::host::{Leader, ProcessId};
+use crate::host::{Leader, ProcessId, SocketFile};
 use crate::machine::{Access, NoLink, Tenure};
 use crate::names::MachineName;
 
@@ -42,7 +43,7 @@ impl Machines {
                 continue;
             }
             let access = match &registered.settings.qmp {
-                Some(path) => Access::Socket(path.clone()),
+                Some(path) => Access::Socket(socket_file(path, registered.uid)),
                 None => Access::Connection(None),
             };
             let new = New {
@@ -87,9 +88,9 @@ impl Machines {
             }
         };
         let access = match way {
-            Way::Socket(path) => {
-                settings.qmp = Some(path.clone());
-                Access::Socket(path)
+            Way::Socket(socket) => {
+                settings.qmp = Some(socket.path().to_owned());
+                Access::Socket(socket)
             }
             Way::Connection(stream) => {
                 settings.qmp = None;
@@ -208,6 +209,14 @@ impl Machines {
             );
             self.events.push(ended.map(|()| event).boxed());
         }
+    }
+}
+
+/// The socket file at `path`, which the user `uid` chose.
+fn socket_file(path: &Path, uid: u32) -> SocketFile {
+    match uid {
+        0 => SocketFile::chosen_by_root(path.to_owned()),
+        _ => SocketFile::chosen_by_user(path.to_owned()),
     }
 }
 

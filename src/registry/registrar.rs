@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::MachineSettings;
-use crate::host::LeaderError;
+use crate::host::{LeaderError, SocketFile};
 use crate::machine::{Handle, NoLink, Outbox};
 use crate::names::MachineName;
 use crate::placement::Unavailable;
@@ -34,7 +34,7 @@ pub struct Registration {
 #[derive(Debug)]
 pub enum Way {
     /// To connect to this socket.
-    Socket(PathBuf),
+    Socket(SocketFile),
     /// A connection that is there.
     Connection(UnixStream),
 }

@@ -1,9 +1,9 @@
 //! The directory of QMP sockets: what comes there and goes, watched (`inotify(7)`), not polled.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
@@ -31,12 +31,13 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Watches `directory`, which is made where there is none.
+    /// Watches `directory`. Creates it if it does not exist, so that every user can read it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be created or watched.
     pub(super) fn watch(directory: PathBuf) -> io::Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&directory)?;
+        create_public(&directory)?;
         let inotify = Inotify::init()?;
         let mask = WatchMask::CREATE
             | WatchMask::DELETE
@@ -105,15 +106,52 @@ pub(super) fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
+/// Creates `directory` with the mode 0755, whatever the umask, unless it exists.
+fn create_public(directory: &Path) -> io::Result<()> {
+    if let Some(parent) = directory.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)?;
+    }
+    match fs::create_dir(directory) {
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Logs that `socket` is not a machine. The name of the file may contain any byte.
 fn warn_of(socket: &Path) {
-    // Escaped, as anything may be in the name of a file.
-    warn!(
-        ?socket,
-        "ignored: the file is not named NAME.sock with the name of a machine"
-    );
+    let name: String = socket.to_string_lossy().chars().take(256).collect();
+    warn!("ignored the socket {name:?}: the file name is not NAME.sock with the name of a machine");
 }
 
 /// NAME of `NAME.sock`, if it is a machine's name.
 fn machine_name(file: &OsStr) -> Option<MachineName> {
     file.to_str()?.strip_suffix(".sock")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::Mode;
+    use rustix::process::umask;
+
+    use super::*;
+
+    #[test]
+    fn every_user_can_read_the_directory_whatever_the_umask() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("qmp");
+        let former = umask(Mode::from_raw_mode(0o077));
+        let created = create_public(&directory);
+        umask(former);
+        created.unwrap();
+        let mode = fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        fs::set_permissions(&directory, Permissions::from_mode(0o770)).unwrap();
+        create_public(&directory).unwrap();
+        let mode = fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o770, "the administrator's mode stays");
+    }
 }

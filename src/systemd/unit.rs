@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use zbus::fdo::PropertiesProxy;
-use zbus::names::InterfaceName;
-use zbus::{Connection, proxy};
-use zvariant::{Fd, ObjectPath, OwnedObjectPath, OwnedValue, Value};
+use zbus::fdo::{DBusProxy, PropertiesProxy};
+use zbus::message::Type;
+use zbus::names::{BusName, InterfaceName};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, MatchRule, MessageStream, proxy};
+use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 use crate::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use crate::proxy::error_reply;
 
 /// How long systemd may take for anything that is asked of it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -19,12 +23,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 const SERVICE: &str = "org.freedesktop.systemd1";
+const PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// Number, job, unit and result of the signal `JobRemoved`.
+type JobRemoved<'a> = (u32, ObjectPath<'a>, &'a str, &'a str);
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1",
-    gen_blocking = false
+    default_path = "/org/freedesktop/systemd1"
 )]
 trait Manager {
     #[zbus(name = "GetUnit")]
@@ -41,32 +49,28 @@ trait Manager {
         &self,
         name: &str,
         mode: &str,
-        properties: &[(&str, Value<'_>)],
-        auxiliary: &[(&str, &[(&str, Value<'_>)])],
+        properties: &[(&str, Variant<'_>)],
+        auxiliary: &[(&str, &[(&str, Variant<'_>)])],
     ) -> zbus::Result<OwnedObjectPath>;
-
-    #[zbus(signal)]
-    fn job_removed(
-        &self,
-        id: u32,
-        job: ObjectPath<'_>,
-        unit: &str,
-        result: &str,
-    ) -> zbus::Result<()>;
 }
 
 /// systemd, as the keeper of units.
 #[derive(Clone, Debug)]
 pub struct Systemd {
-    connection: Connection,
+    connections: watch::Receiver<Option<Connection>>,
     limit: Duration,
 }
 
 impl Systemd {
     /// The systemd on the bus of `connection`.
     pub fn new(connection: Connection) -> Self {
+        Self::on(watch::channel(Some(connection)).1)
+    }
+
+    /// The systemd on the bus to which there is a connection now.
+    pub fn on(connections: watch::Receiver<Option<Connection>>) -> Self {
         let limit = LIMIT;
-        Self { connection, limit }
+        Self { connections, limit }
     }
 
     /// The same with another limit to how long it may take.
@@ -74,8 +78,15 @@ impl Systemd {
         Self { limit, ..self }
     }
 
-    async fn manager(&self) -> zbus::Result<ManagerProxy<'static>> {
-        ManagerProxy::new(&self.connection).await
+    fn connection(&self) -> Result<Connection, UnitError> {
+        let connection = self.connections.borrow().clone();
+        connection.ok_or_else(|| UnitError::Absent("the connection to the bus is lost".to_owned()))
+    }
+
+    async fn manager(&self) -> Result<ManagerProxy<'static>, UnitError> {
+        let manager = ManagerProxy::builder(&self.connection()?);
+        let manager = manager.cache_properties(CacheProperties::No);
+        manager.build().await.map_err(said)
     }
 
     /// What `ask` gives, if it does so in time.
@@ -88,7 +99,7 @@ impl Systemd {
     }
 
     async fn find(&self, process: Process<'_>) -> Result<UnitFacts, UnitError> {
-        let manager = self.manager().await.map_err(said)?;
+        let manager = self.manager().await?;
         let by_pidfd = manager.get_unit_by_pidfd(process.pidfd.into()).await;
         let path = match by_pidfd {
             Ok((path, ..)) => path,
@@ -102,19 +113,18 @@ impl Systemd {
 
     /// What the unit at `path` says of itself.
     async fn facts(&self, path: &OwnedObjectPath) -> Result<UnitFacts, UnitError> {
-        let properties = PropertiesProxy::builder(&self.connection)
+        let properties = PropertiesProxy::builder(&self.connection()?)
             .destination(SERVICE)
-            .and_then(|builder| builder.path(path))
-            .map_err(said)?
+            .path(path)
             .build()
             .await
             .map_err(said)?;
-        let get = async |interface: &str, name: &str| -> Result<OwnedValue, UnitError> {
-            let interface = InterfaceName::try_from(interface).map_err(|e| said(e.into()))?;
+        let get = async |interface: &str, name: &str| -> Result<OwnedVariant, UnitError> {
+            let interface = InterfaceName::try_from(interface).map_err(said)?;
             let value = properties.get(interface, name).await;
             value.map_err(|error| said(error.into()))
         };
-        let text = |value: OwnedValue| String::try_from(value).map_err(|e| said(e.into()));
+        let text = |value: OwnedVariant| String::try_from(value).map_err(said);
 
         let unit = text(get("org.freedesktop.systemd1.Unit", "Id").await?)?;
         let Some(interface) = interface(&unit) else {
@@ -125,16 +135,41 @@ impl Systemd {
         let delegated = get(interface, "Delegate").await?;
         Ok(UnitFacts {
             unit,
-            delegated: matches!(&*delegated, Value::Bool(true)),
+            delegated: matches!(&*delegated, Variant::Bool(true)),
             control_group,
             memberships: Vec::new(),
         })
     }
 
+    /// The ends of jobs of the unit `name`.
+    ///
+    /// Only signals of systemd about this unit are received. zbus reads nothing more while a
+    /// stream is full, and any user can send signals: so the sender is matched by its unique name,
+    /// which the bus daemon writes, and not by its well-known name.
+    async fn jobs_of(&self, name: &str) -> Result<MessageStream, UnitError> {
+        let connection = self.connection()?;
+        let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No);
+        let bus = bus.build().await.map_err(said)?;
+        let service = BusName::from_static_str(SERVICE).map_err(said)?;
+        let owner = bus.get_name_owner(service).await;
+        let owner = owner.map_err(|error| said(error.into()))?;
+        let rule = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender(&*owner)
+            .path(PATH)
+            .interface(MANAGER)
+            .member("JobRemoved")
+            .arg(2, name)
+            .build()
+            .map_err(said)?;
+        let jobs = MessageStream::for_match_rule(rule, &connection, None).await;
+        jobs.map_err(said)
+    }
+
     async fn start(&self, scope: NewScope<'_>, process: Process<'_>) -> Result<String, UnitError> {
-        let manager = self.manager().await.map_err(said)?;
+        let manager = self.manager().await?;
         // Before the call, because the job may be done before its reply is read.
-        let mut removed = manager.receive_job_removed().await.map_err(said)?;
+        let mut removed = self.jobs_of(scope.name).await?;
         let mut tries = 1;
         let job = loop {
             match begin(&manager, scope, process).await {
@@ -146,11 +181,14 @@ impl Systemd {
             }
         };
         while let Some(signal) = removed.next().await {
-            let signal = signal.args().map_err(said)?;
-            if *signal.job() != *job {
+            let signal = signal.map_err(said)?;
+            let body = signal.body();
+            let removed: JobRemoved<'_> = body.deserialize().map_err(said)?;
+            let (_, path, _, result) = removed;
+            if path != *job {
                 continue;
             }
-            return match *signal.result() {
+            return match result {
                 "done" => {
                     let unit = manager.get_unit(scope.name).await.map_err(said)?;
                     Ok(self.facts(&unit).await?.control_group)
@@ -182,10 +220,10 @@ async fn begin(
     scope: NewScope<'_>,
     process: Process<'_>,
 ) -> zbus::Result<OwnedObjectPath> {
-    let by_pidfd = ("PIDFDs", Value::from(vec![Fd::from(process.pidfd)]));
+    let by_pidfd = ("PIDFDs", Variant::from(vec![Fd::from(process.pidfd)]));
     match call(manager, scope, by_pidfd).await {
         Err(error) if is_unknown(&error) => {
-            let by_pid = ("PIDs", Value::from(vec![process.pid]));
+            let by_pid = ("PIDs", Variant::from(vec![process.pid]));
             call(manager, scope, by_pid).await
         }
         answer => answer,
@@ -196,13 +234,13 @@ async fn begin(
 async fn call(
     manager: &ManagerProxy<'_>,
     scope: NewScope<'_>,
-    processes: (&str, Value<'_>),
+    processes: (&str, Variant<'_>),
 ) -> zbus::Result<OwnedObjectPath> {
     let properties = [
-        ("Description", Value::from(scope.description)),
-        ("Slice", Value::from(scope.slice)),
-        ("Delegate", Value::from(true)),
-        ("CollectMode", Value::from("inactive-or-failed")),
+        ("Description", Variant::from(scope.description)),
+        ("Slice", Variant::from(scope.slice)),
+        ("Delegate", Variant::from(true)),
+        ("CollectMode", Variant::from("inactive-or-failed")),
         processes,
     ];
     manager
@@ -234,7 +272,7 @@ const UNKNOWN: [&str; 3] = [
 ];
 
 fn is_called(error: &zbus::Error, name: &str) -> bool {
-    matches!(error, zbus::Error::MethodError(called, ..) if *called == name)
+    error_reply(error).is_some_and(|(called, _)| called == name)
 }
 
 fn is_unknown(error: &zbus::Error) -> bool {
@@ -243,10 +281,9 @@ fn is_unknown(error: &zbus::Error) -> bool {
 
 /// What systemd, or the bus in its place, said.
 fn said(error: zbus::Error) -> UnitError {
-    let zbus::Error::MethodError(name, text, _) = &error else {
+    let Some((name, said)) = error_reply(&error) else {
         return UnitError::Absent(error.to_string());
     };
-    let said = text.clone().unwrap_or_else(|| name.to_string());
     match name.as_str() {
         "org.freedesktop.DBus.Error.ServiceUnknown"
         | "org.freedesktop.DBus.Error.NameHasNoOwner"

@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vcpud::config::Limits;
-use vcpud::host::{Audit, Host, Keeper};
+use vcpud::host::{Audit, Host, Keeper, SocketFile};
 use vcpud::inventory::Target;
 use vcpud::machine::{
     self, Access, Handle, News, Notice, Outbox, Placement, Processes, Request, Site, Source,
@@ -370,7 +370,8 @@ impl Service {
         let (outbox, mut notices) = Outbox::new();
         let source = Source {
             name: "machine".parse().unwrap(),
-            access: Access::Socket(directory.join("machine.sock")),
+            registrant: None,
+            access: Access::Socket(SocketFile::chosen_by_root(directory.join("machine.sock"))),
             tenure: Tenure::Place,
             uuid: None,
             leader: None,

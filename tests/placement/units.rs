@@ -15,7 +15,7 @@ use zbus::{Connection, DBusError, fdo, interface};
 use tokio::process::{Child, Command};
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::systemd::Systemd;
-use zvariant::{Fd, ObjectPath, OwnedValue, Value};
+use zbus::{Fd, ObjectPath, OwnedVariant, Variant};
 
 const UNIT: &str = "/org/freedesktop/systemd1/unit/x";
 const JOB: &str = "/org/freedesktop/systemd1/job/7";
@@ -97,17 +97,17 @@ impl ScriptedManager {
         &self,
         name: String,
         mode: String,
-        properties: Vec<(String, OwnedValue)>,
-        auxiliary: Vec<(String, Vec<(String, OwnedValue)>)>,
+        properties: Vec<(String, OwnedVariant)>,
+        auxiliary: Vec<(String, Vec<(String, OwnedVariant)>)>,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
     ) -> Result<ObjectPath<'static>, Refusal> {
         assert!(auxiliary.is_empty());
         let words: Vec<String> = properties
             .iter()
             .map(|(name, value)| match &**value {
-                Value::Str(text) => format!("{name}={text}"),
-                Value::Bool(is) => format!("{name}={is}"),
-                Value::Array(list) => format!("{name}:{}", list.len()),
+                Variant::Str(text) => format!("{name}={text}"),
+                Variant::Bool(is) => format!("{name}={is}"),
+                Variant::Array(list) => format!("{name}:{}", list.len()),
                 _ => name.clone(),
             })
             .collect();
@@ -191,17 +191,12 @@ impl World {
     async fn new(script: &Script) -> Self {
         let (daemon, address) = bus().await;
         let service = Builder::address(address.as_str())
-            .unwrap()
             .serve_at("/org/freedesktop/systemd1", ScriptedManager(script.clone()))
-            .unwrap()
             .serve_at(UNIT, ScriptedUnit)
-            .unwrap()
             .serve_at(UNIT, ScriptedService)
-            .unwrap()
-            .name("org.freedesktop.systemd1")
-            .unwrap();
+            .name("org.freedesktop.systemd1");
         let service = service.build().await.unwrap();
-        let client = Builder::address(address.as_str()).unwrap().build().await;
+        let client = Builder::address(address.as_str()).build().await;
         Self {
             systemd: Systemd::new(client.unwrap()),
             _service: Some(service),
@@ -211,7 +206,7 @@ impl World {
 
     async fn without_systemd() -> Self {
         let (daemon, address) = bus().await;
-        let client = Builder::address(address.as_str()).unwrap().build().await;
+        let client = Builder::address(address.as_str()).build().await;
         Self {
             systemd: Systemd::new(client.unwrap()),
             _service: None,

@@ -176,7 +176,7 @@ async fn so_many_calls_and_no_more_may_be_under_way() {
     let mut refused = 0;
     while refused < 600 - 512 {
         let failure = calls.join_next().await.unwrap().unwrap().unwrap_err();
-        let text = "512 calls of all users are under way";
+        let text = "512 calls of root are under way";
         failure.assert(error_name::LIMIT_EXCEEDED, &[text]);
         refused += 1;
     }
@@ -192,6 +192,200 @@ async fn so_many_calls_and_no_more_may_be_under_way() {
     }
     assert_eq!(peer.count("device_del"), 1);
     assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+}
+
+/// Authorizes nobody for just the calls whose details are `expected`: all details that are there, by
+/// name.
+fn rule_for(expected: &[&str]) -> String {
+    format!(
+        r#"
+polkit.addRule(function(action, subject) {{
+    var keys = ["address", "affinity", "async", "cpus", "current", "guest-agent", "guest-online",
+        "leader", "list", "machine", "operation", "options", "owner", "period", "placement", "policy",
+        "priority", "quota", "registrant", "scheduler", "schemata", "slice", "uid", "uuid", "vcpus"];
+    var details = keys.filter(function(key) {{ return action.lookup(key) !== undefined; }});
+    details = details.map(function(key) {{ return key + "=" + action.lookup(key); }});
+    var call = action.id.replace("org.vcpud1.", "") + " " + details.join(" ");
+    if ({expected:?}.indexOf(call) >= 0) {{
+        return polkit.Result.YES;
+    }}
+}});
+"#
+    )
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn rules_get_the_values_of_every_call() {
+    let uuid = UUID;
+    let rule = rule_for(&[
+        &format!(
+            "set-vcpus async=false current=1 guest-online=false machine=web operation=add owner=0 registrant=0 uid=65534 uuid={uuid} vcpus=2"
+        ),
+        &format!(
+            "set-vcpus async=true current=2 guest-online=false list=2-3 machine=web operation=add owner=0 registrant=0 uid=65534 uuid={uuid} vcpus=4"
+        ),
+        &format!(
+            "tune-vcpus cpus=0 machine=web operation=pin owner=0 registrant=0 uid=65534 uuid={uuid} vcpus=4-5"
+        ),
+        &format!(
+            "tune-vcpus machine=web operation=bandwidth owner=0 period=100000 quota=-1 registrant=0 uid=65534 uuid={uuid}"
+        ),
+        &format!(
+            "tune-vcpus machine=web operation=scheduler owner=0 policy=fifo priority=9 registrant=0 uid=65534 uuid={uuid} vcpus="
+        ),
+        &format!(
+            "tune-vcpus machine=web operation=cache owner=0 registrant=0 schemata=L3:0=f uid=65534 uuid={uuid} vcpus=0"
+        ),
+        "manage-machines machine=none operation=unregister uid=65534",
+        &format!(
+            "manage-machines machine=web operation=unregister owner=0 registrant=0 uid=65534 uuid={uuid}"
+        ),
+        "manage-machines address=/run/none leader=1 machine=new operation=register options=leader,placement,priority,scheduler,slice placement=scope priority=2 scheduler=rr slice=a.slice uid=65534",
+        "manage-machines machine= operation=reload uid=65534",
+    ]);
+    let world = World::with_polkit(&rule).await;
+    let socket = world.bus.directory().join("vm.sock");
+    let _peer = Peer::start(&socket, Model::x86(1, 8));
+    let manager = world.manager().await;
+    let socket = socket.to_str().expect("UTF-8");
+    let registered = manager.register_machine("web", socket, Default::default());
+    within("RegisterMachine", registered).await.unwrap();
+    let machine = world.machine("web").await;
+    let path = machine.path();
+    let register = "RegisterMachine ssa{sv} new unix:/run/none 5 placement s scope slice s a.slice \
+                    scheduler s rr priority i 2 leader u 1";
+    for (object, call) in [
+        (path, "SetVcpus ua{sv} 2 0"),
+        (path, "SetVcpu auba{sv} 2 3 2 true 1 async b true"),
+        (path, "PinVcpus ausa{sv} 2 4 5 0 0"),
+        (path, "SetBandwidth txa{sv} 100000 -- -1 0"),
+        (path, "SetScheduler ausia{sv} 0 fifo 9 0"),
+        (path, "SetCacheAllocation ausa{sv} 1 0 L3:0=f 0"),
+        ("/org/vcpud1", "UnregisterMachine s none"),
+        ("/org/vcpud1", register),
+        ("/org/vcpud1", "Reload"),
+        ("/org/vcpud1", "UnregisterMachine s web"),
+    ] {
+        let interface = match object == path {
+            true => "org.vcpud1.Machine",
+            false => "org.vcpud1.Manager",
+        };
+        let words: Vec<&str> = call.split(' ').collect();
+        let words = [&["org.vcpud1", object, interface], &words[..]].concat();
+        let result = world.as_nobody(Interaction::Forbidden, &words).await;
+        let failure = result.err().map(|failure| failure.name);
+        let unauthorized = error_name::INTERACTIVE_AUTHORIZATION_REQUIRED;
+        assert_ne!(failure.as_deref(), Some(unauthorized), "{call}");
+        assert_ne!(
+            failure.as_deref(),
+            Some(error_name::ACCESS_DENIED),
+            "{call}"
+        );
+    }
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn every_authorized_call_is_one_record() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let path = machine.path();
+    let register = r#"RegisterMachine ssa{sv} new unix:/run/"\e[31m 0"#.replace(r"\e", "\u{1b}");
+    let calls = [
+        (path, "SetVcpus ua{sv} 2 0", "add", r#"vcpus="2""#),
+        (
+            path,
+            "SetVcpu auba{sv} 1 1 false 0",
+            "remove",
+            r#"list="1""#,
+        ),
+        (path, "PinVcpus ausa{sv} 1 3 0 0", "pin", r#"cpus="0""#),
+        (
+            path,
+            "SetBandwidth txa{sv} 100000 5000 0",
+            "bandwidth",
+            r#"quota="5000""#,
+        ),
+        (
+            path,
+            "SetScheduler ausia{sv} 1 3 fifo 9 0",
+            "scheduler",
+            r#"policy="fifo" priority="9""#,
+        ),
+        (
+            path,
+            "SetCacheAllocation ausa{sv} 1 3 L3:0=f 0",
+            "cache",
+            r#"schemata="L3:0=f""#,
+        ),
+        (
+            "/org/vcpud1",
+            &register,
+            "register",
+            r#"address="/run/\"\u{1b}[31m""#,
+        ),
+        (
+            "/org/vcpud1",
+            "UnregisterMachine s web",
+            "unregister",
+            r#"owner="0""#,
+        ),
+        ("/org/vcpud1", "Reload", "reload", "()"),
+    ];
+    let service = world.service.as_ref().expect("it runs");
+    for (object, call, operation, value) in calls {
+        let interface = match object == path {
+            true => "org.vcpud1.Machine",
+            false => "org.vcpud1.Manager",
+        };
+        let words: Vec<&str> = call.split(' ').collect();
+        let words = [&["org.vcpud1", object, interface], &words[..]].concat();
+        let _outcome = world.as_nobody(Interaction::Forbidden, &words).await;
+        let text = format!("operation \"{operation}\" authorized for uid 65534");
+        service.has_logged(&text).await;
+        let log = service.log();
+        let records: Vec<&str> = log.lines().filter(|line| line.contains(&text)).collect();
+        assert_eq!(records.len(), 1, "{records:?}");
+        assert!(records[0].contains(value), "{records:?}");
+    }
+    assert_eq!(
+        service.log().matches(" authorized for uid ").count(),
+        calls.len()
+    );
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn arguments_have_limits_before_polkit_is_asked() {
+    let world = World::with_polkit("").await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let many: Vec<String> = (0..17).map(|n| format!("option-{n} b true")).collect();
+    let many = format!("17 {}", many.join(" "));
+    let long = format!("1 {} b true", "x".repeat(65));
+    let path = machine.path();
+    for (call, error, text) in [
+        (
+            format!("SetVcpus ua{{sv}} 2 {many}"),
+            error_name::INVALID_ARGS,
+            "17 options",
+        ),
+        (
+            format!("SetVcpus ua{{sv}} 2 {long}"),
+            error_name::INVALID_ARGS,
+            "65 bytes",
+        ),
+    ] {
+        let words: Vec<&str> = call.split(' ').collect();
+        let words = [&["org.vcpud1", path, "org.vcpud1.Machine"], &words[..]].concat();
+        let result = world.as_nobody(Interaction::Forbidden, &words).await;
+        result.unwrap_err().assert(error, &[text]);
+    }
+    let service = world.service.as_ref().expect("it runs");
+    assert!(!service.log().contains("polkit is asked"));
 }
 
 /// Scripted QEMUs, dbus-daemon, polkitd, busctl as nobody.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 use zbus::Connection;
 use zbus::fdo::IntrospectableProxy;
+use zbus::{DynamicType, Fd, Structure, Variant};
 use zbus_xml::{ArgDirection, Node};
-use zvariant::{DynamicType, Fd, StructureBuilder, Value};
 
 use crate::harness::*;
 
@@ -17,16 +17,16 @@ const ODDITIES: usize = 6;
 const READABLE: [&str; 3] = ["ListMachines", "Plan", "ListVcpus"];
 
 /// An odd value of the type `signature`.
-fn odd(signature: &str, kind: usize) -> Value<'static> {
+fn odd(signature: &str, kind: usize) -> Variant<'static> {
     let options = |kind: usize| {
-        let mut options: HashMap<String, Value<'static>> = HashMap::new();
+        let mut options: HashMap<String, Variant<'static>> = HashMap::new();
         match kind {
             0 => {}
             1 => drop(options.insert("async".into(), "yes".into())),
             2 => drop(options.insert("\u{1b}[31m".into(), true.into())),
             3 => drop(options.insert("timeout-usec".into(), u64::MAX.into())),
             4 => options.extend((0..1000).map(|n| (format!("option-{n}"), n.into()))),
-            _ => drop(options.insert("placement".into(), Value::new(Value::new(7u8)))),
+            _ => drop(options.insert("placement".into(), Variant::new(Variant::new(7u8)))),
         }
         options
     };
@@ -64,9 +64,9 @@ fn odd(signature: &str, kind: usize) -> Value<'static> {
 }
 
 /// Arguments of the types `signature`, of the odd kind `kind`; `None` where there are no arguments.
-fn odd_body(types: &[String], kind: usize) -> Option<zvariant::Structure<'static>> {
+fn odd_body(types: &[String], kind: usize) -> Option<zbus::Structure<'static>> {
     let fields = types.iter().map(|signature| odd(signature, kind));
-    let body = fields.fold(StructureBuilder::new(), StructureBuilder::append_field);
+    let body = fields.fold(Structure::builder(), |body, field| body.append_field(field));
     (!types.is_empty()).then(|| body.build().expect("a body"))
 }
 
@@ -78,8 +78,8 @@ async fn call_everything(connection: Connection, paths: Vec<String>) -> Vec<Answ
     let mut answered = Vec::new();
     for path in &paths {
         let builder = IntrospectableProxy::builder(&connection);
-        let builder = builder.destination("org.vcpud1").unwrap();
-        let proxy = builder.path(path.as_str()).unwrap().build().await.unwrap();
+        let builder = builder.destination("org.vcpud1");
+        let proxy = builder.path(path.as_str()).build().await.unwrap();
         let xml = proxy.introspect().await.unwrap();
         let node = Node::try_from(xml.as_str()).unwrap();
         let own = node.interfaces().iter();
@@ -87,7 +87,7 @@ async fn call_everything(connection: Connection, paths: Vec<String>) -> Vec<Answ
             for method in interface.methods() {
                 let inputs = method.args().iter();
                 let inputs = inputs.filter(|arg| arg.direction() == Some(ArgDirection::In));
-                let types: Vec<String> = inputs.map(|arg| arg.ty().inner().to_string()).collect();
+                let types: Vec<String> = inputs.map(|arg| arg.ty().to_string()).collect();
                 let (of, name) = (interface.name(), method.name());
                 let call = Call {
                     connection: &connection,
@@ -131,8 +131,7 @@ impl Call<'_> {
         let call = connection.call_method(Some("org.vcpud1"), self.path, of, name, body);
         match within(what, call).await {
             Ok(_) => None,
-            Err(zbus::Error::MethodError(name, ..)) => Some(name.to_string()),
-            Err(error) => panic!("{what}: {error}"),
+            Err(error) => Some(Failure::of(error).name),
         }
     }
 }

@@ -11,11 +11,11 @@ use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
 use vcpud::names::error_name;
 use vcpud::proxy::ManagerProxy;
-use zvariant::{Fd, OwnedObjectPath, Value};
+use zbus::{Fd, OwnedObjectPath, Variant};
 
 use crate::harness::*;
 
-type Options<'a> = &'a [(&'a str, Value<'a>)];
+type Options<'a> = &'a [(&'a str, Variant<'a>)];
 
 /// `RegisterMachine`.
 async fn register(
@@ -24,7 +24,7 @@ async fn register(
     address: &str,
     options: Options<'_>,
 ) -> Result<OwnedObjectPath, Failure> {
-    let options: HashMap<&str, Value<'_>> = options
+    let options: HashMap<&str, Variant<'_>> = options
         .iter()
         .map(|(key, value)| (*key, value.try_clone().expect("no descriptors")))
         .collect();
@@ -49,8 +49,8 @@ async fn register_fd_of(
     connection: impl AsFd,
     leader: Option<u32>,
 ) -> Result<OwnedObjectPath, Failure> {
-    let options = leader.map(|pid| ("leader", Value::from(pid)));
-    let options: HashMap<&str, Value<'_>> = options.into_iter().collect();
+    let options = leader.map(|pid| ("leader", Variant::from(pid)));
+    let options: HashMap<&str, Variant<'_>> = options.into_iter().collect();
     let call = manager.register_machine_with_fd(name, Fd::from(&connection), options);
     let result = within(format!("the registration of {name}"), call).await;
     result.map_err(Failure::of)
@@ -163,7 +163,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     fs::write(elsewhere(&world, "file"), "").unwrap();
     drop(std::os::unix::net::UnixListener::bind(elsewhere(&world, "dead")).unwrap());
 
-    let soon = || ("qmp-timeout", Value::from("200ms"));
+    let soon = || ("qmp-timeout", Variant::from("200ms"));
     let long = "x".repeat(65);
     const OTHER_UUID: &str = "00000000-1111-4222-8333-444444444444";
     let invalid = error_name::INVALID_ARGS;
@@ -171,7 +171,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     type Case<'a> = (
         &'a str,
         String,
-        Vec<(&'static str, Value<'static>)>,
+        Vec<(&'static str, Variant<'static>)>,
         &'a str,
         &'a [&'a str],
     );
@@ -289,7 +289,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     ];
     // The test's process is the machine `taken`.
     let qemu = sleeper(command("sleep")).await;
-    let option = |(key, value): &(&'static str, Value<'static>)| {
+    let option = |(key, value): &(&'static str, Variant<'static>)| {
         (*key, value.try_clone().expect("no descriptors"))
     };
     let asked = good.all_calls();
@@ -325,7 +325,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
         command
     });
     let mixed = mixed.await;
-    let options = [("leader", Value::from(mixed.pid()))];
+    let options = [("leader", Variant::from(mixed.pid()))];
     let failure = register(&manager, "web", &at("good"), &options)
         .await
         .unwrap_err();
@@ -367,11 +367,11 @@ async fn what_a_registration_says_is_in_force() {
     manager.reload().await.unwrap();
     let share = HashMap::from([("vcpus", "0"), ("schemata", "L3:0=f")]);
     let options = [
-        ("scheduler", Value::from("batch")),
-        ("uuid", Value::from(UUID.to_uppercase())),
-        ("bandwidth-quota", Value::from(-1i64)),
-        ("bandwidth-period", Value::from(50_000u32)),
-        ("cache", Value::from(vec![share])),
+        ("scheduler", Variant::from("batch")),
+        ("uuid", Variant::from(UUID.to_uppercase())),
+        ("bandwidth-quota", Variant::from(-1i64)),
+        ("bandwidth-period", Variant::from(50_000u32)),
+        ("cache", Variant::from(vec![share])),
     ];
     let socket = socket.display().to_string();
     register(&manager, "web", &socket, &options).await.unwrap();
@@ -391,7 +391,7 @@ async fn the_leader_may_be_another_than_who_serves_qmp() {
     let _peer = Peer::start(&socket, Model::x86(2, 4));
     let manager = world.manager().await;
     let mut qemu = Process::spawn("sleep", command("sleep").arg("600"));
-    let options = [("leader", Value::from(qemu.pid()))];
+    let options = [("leader", Variant::from(qemu.pid()))];
     let path = register(&manager, "web", &socket.display().to_string(), &options).await;
     let path = path.unwrap();
     let machine = world.machine("web").await;
@@ -531,12 +531,13 @@ async fn an_owner_registers_his_own_vm_if_a_rule_lets_him() {
                     .unwrap_err(),
             );
             denied.push(register_fd(&manager, "web", &own).await.unwrap_err());
-            let options = HashMap::from([("scheduler", "idle".into()), ("slice", "x".into())]);
+            let options =
+                HashMap::from([("scheduler", "idle".into()), ("slice", "x.slice".into())]);
             let call = manager.register_machine_with_fd("nobody-a", Fd::from(&own), options);
             denied.push(call.await.map_err(Failure::of).unwrap_err());
             let path = register_fd(&manager, "nobody-a", &own).await;
             let (_, other) = UnixStream::pair().unwrap();
-            let options = HashMap::from([("leader", Value::from(1u32))]);
+            let options = HashMap::from([("leader", Variant::from(1u32))]);
             let call = manager.register_machine_with_fd("nobody-b", Fd::from(&other), options);
             (denied, path, call.await.map_err(Failure::of).unwrap_err())
         })
@@ -648,6 +649,79 @@ async fn registrations_by_the_hundred_leave_nothing() {
     }
 }
 
+/// Scripted QEMU in front of nobody's socat, dbus-daemon, polkitd, a client as nobody.
+#[tokio::test]
+async fn an_unprivileged_users_path_leads_where_it_says() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let directory = elsewhere(&world, "qemu");
+    fs::create_dir(&directory).unwrap();
+    let (_process, ours) = world.nobody_listens(&directory.join("qmp")).await;
+    let _peer = Peer::on(ours, Model::x86(1, 4));
+    let roots = Peer::start(&directory.join("roots"), Model::x86(1, 4));
+    // A file of the user's, with a listener of root's.
+    let given = Peer::start(&directory.join("given"), Model::x86(1, 4));
+    std::os::unix::fs::chown(directory.join("given"), Some(65534), None).unwrap();
+    std::os::unix::fs::symlink(&directory, elsewhere(&world, "link")).unwrap();
+    let at = |path: &str| elsewhere(&world, path).display().to_string();
+    let invalid = error_name::INVALID_ARGS;
+    let cases = [
+        (at("link/qmp"), invalid, "symbolic link"),
+        (at("qemu/../qemu/qmp"), invalid, "component"),
+        (at("qemu/./qmp"), invalid, "component"),
+        (
+            at("qemu/given"),
+            error_name::DISCONNECTED,
+            "user 0 listens on it",
+        ),
+        (at("qemu/none"), error_name::DISCONNECTED, "gone"),
+    ];
+    let (link, good) = (at("link/roots"), at("qemu/qmp"));
+    world
+        .with_nobody(move |manager| async move {
+            for (address, error, text) in cases {
+                let failure = register(&manager, "vm", &address, &[]).await.unwrap_err();
+                failure.assert(error, &[text]);
+            }
+            register(&manager, "vm", &good, &[]).await.unwrap();
+        })
+        .await;
+    assert_eq!(roots.clients(), 0);
+    assert_eq!(given.all_calls(), 0);
+    // Root may use links.
+    let manager = world.manager().await;
+    register(&manager, "roots", &link, &[]).await.unwrap();
+}
+
+/// Scripted QEMUs, dbus-daemon, polkitd, a client as nobody.
+#[tokio::test]
+async fn the_defaults_are_not_for_machines_that_users_register() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let defaults =
+        "[defaults]\naffinity = \"0\"\nbandwidth-period = \"10ms\"\nscheduler = \"batch\"";
+    world.configure("vcpud.toml", defaults);
+    let manager = world.manager().await;
+    manager.reload().await.unwrap();
+    let (ours, theirs) = pair();
+    let _peers = [Peer::on(ours, Model::x86(1, 4)), {
+        let (ours, theirs) = pair();
+        let peer = Peer::on(ours, Model::x86(1, 4));
+        register_fd(&manager, "roots", theirs).await.unwrap();
+        peer
+    }];
+    let register = move |manager| async move { register_fd(&manager, "users", theirs).await };
+    world.with_nobody(register).await.unwrap();
+
+    let (users, roots) = (world.machine("users").await, world.machine("roots").await);
+    assert_eq!(roots.bandwidth_period_usec().await, Ok(10_000));
+    assert_eq!(users.bandwidth_period_usec().await, Ok(100_000));
+    let text = format!("[service]\ndefaults-for-users = true\n{defaults}");
+    world.configure("vcpud.toml", &text);
+    manager.reload().await.unwrap();
+    assert_eq!(users.bandwidth_period_usec().await, Ok(10_000));
+}
+
 /// Scripted QEMUs, other processes, dbus-daemon.
 #[tokio::test]
 async fn a_process_is_one_machine() {
@@ -657,7 +731,7 @@ async fn a_process_is_one_machine() {
     let web = Peer::start(&elsewhere(&world, "web"), Model::x86(1, 4));
     let _db = Peer::start(&elsewhere(&world, "db"), Model::x86(1, 4));
     let process = sleeper(command("sleep")).await;
-    let leader = || [("leader", Value::from(process.pid()))];
+    let leader = || [("leader", Variant::from(process.pid()))];
     register(&manager, "web", &at("web"), &leader())
         .await
         .unwrap();
@@ -686,7 +760,7 @@ async fn the_name_of_a_machine_is_free_when_its_end_is_reported() {
     for _ in 0..4 {
         let peer = Peer::start(&socket, Model::x86(1, 4));
         let mut process = sleeper(command("sleep")).await;
-        let leader = [("leader", Value::from(process.pid()))];
+        let leader = [("leader", Variant::from(process.pid()))];
         register(&manager, "web", &address, &leader).await.unwrap();
         let machine = world.machine("web").await;
         // The service cannot connect any more, so it pauses between attempts when QEMU exits.
@@ -727,7 +801,7 @@ async fn a_process_that_became_another_users_is_disconnected() {
         }
     })
     .await;
-    let leader = [("leader", Value::from(pid))];
+    let leader = [("leader", Variant::from(pid))];
     let address = socket.display().to_string();
     register(&manager, "web", &address, &leader).await.unwrap();
     let machine = world.machine("web").await;

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use vcpud::config::Limits;
-use vcpud::host::{Audit, Host, Keeper};
+use vcpud::host::{Audit, Host, Keeper, SocketFile};
 use vcpud::inventory::Target;
 use vcpud::machine::{
     self, Access, DISCONNECTED, Error, Handle, News, Notice, Outbox, Outcome, Placement, Processes,
@@ -338,7 +338,8 @@ impl Service {
         };
         let source = Source {
             name: "machine".parse().expect("it is a name"),
-            access: Access::Socket(directory.join("qmp")),
+            registrant: None,
+            access: Access::Socket(SocketFile::chosen_by_root(directory.join("qmp"))),
             tenure: Tenure::Place,
             uuid: None,
             leader: None,

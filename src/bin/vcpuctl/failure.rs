@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use vcpud::names::{BUS_NAME, error_name};
+use vcpud::proxy::error_reply;
 
 /// A command failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +57,12 @@ impl Failure {
         if let Self::Denied { error_name, .. } = self {
             return (Some(error_name.clone()), self.to_string());
         }
-        let Self::Bus(zbus::Error::MethodError(name, text, _)) = self else {
+        let Self::Bus(error) = self else {
             return (None, self.to_string());
         };
-        let text = text.clone().unwrap_or_else(|| name.to_string());
+        let Some((name, text)) = error_reply(error) else {
+            return (None, self.to_string());
+        };
         let text = match name.as_str() {
             "org.freedesktop.DBus.Error.ServiceUnknown"
             | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
@@ -69,7 +72,7 @@ impl Failure {
             }
             _ => text,
         };
-        (Some(name.to_string()), text)
+        (Some(name), text)
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use vcpud::proxy::ManagerProxy;
 use zbus::Connection;
+use zbus::Variant;
 use zbus::proxy::CacheProperties;
-use zvariant::Value;
 
 use crate::cli::Register;
 use crate::failure::Failure;
@@ -18,7 +18,7 @@ pub(crate) async fn manager(bus: &Connection) -> Result<ManagerProxy<'static>, F
 }
 
 pub(crate) async fn register(bus: &Connection, register: &Register) -> Result<(), Failure> {
-    let mut options: HashMap<&str, Value<'_>> = HashMap::new();
+    let mut options: HashMap<&str, Variant<'_>> = HashMap::new();
     for (key, value) in &register.settings {
         // Of all keys this one alone takes no text.
         let value = match value.parse::<i32>() {
@@ -62,9 +62,10 @@ pub(crate) async fn reload(bus: &Connection) -> Result<(), Failure> {
     }
 }
 
-/// The path as the service needs it, which is somewhere else.
+/// Returns `path` as the service needs it: absolute, and without links if they can be resolved here.
 fn absolute(path: &Path) -> Result<String, Failure> {
-    let path = std::path::absolute(path)?;
+    let resolved = path.canonicalize();
+    let path = resolved.or_else(|_| std::path::absolute(path))?;
     let path = path.into_os_string().into_string();
     path.map_err(|path| Failure::NotText(path.display().to_string()))
 }

@@ -10,12 +10,12 @@ use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MACHINE_PATH_PREFIX, MANAGER_INT
 use vcpud::names::{ROOT_PATH, unescape_label};
 use zbus::message::Type;
 use zbus::{Connection, MatchRule, Message, MessageStream};
-use zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::{OwnedObjectPath, OwnedVariant};
 
 use crate::failure::Failure;
 use crate::{query, render};
 
-type Dict = HashMap<String, OwnedValue>;
+type Dict = HashMap<String, OwnedVariant>;
 
 pub(crate) async fn monitor(
     bus: &Connection,
@@ -24,9 +24,9 @@ pub(crate) async fn monitor(
 ) -> Result<(), Failure> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
-        .sender(BUS_NAME)?
-        .path_namespace(ROOT_PATH)?
-        .build();
+        .sender(BUS_NAME)
+        .path_namespace(ROOT_PATH)
+        .build()?;
     let mut signals = MessageStream::for_match_rule(rule, bus, None).await?;
     // Starts the service, and fails for a machine that is not there.
     match only {

@@ -9,13 +9,13 @@ use vcpud::proxy::MachineProxy;
 use zbus::Connection;
 use zbus::fdo::{ObjectManagerProxy, PropertiesProxy};
 use zbus::proxy::CacheProperties;
-use zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::{OwnedObjectPath, OwnedVariant};
 
 use crate::failure::Failure;
 use crate::manage::manager;
 use crate::render::{self, Table};
 
-type Properties = HashMap<String, OwnedValue>;
+type Properties = HashMap<String, OwnedVariant>;
 
 /// The object path of the machine `name`.
 pub(crate) async fn find(bus: &Connection, name: &str) -> Result<OwnedObjectPath, Failure> {
@@ -28,7 +28,7 @@ pub(crate) async fn machine(
     name: &str,
 ) -> Result<MachineProxy<'static>, Failure> {
     Ok(MachineProxy::builder(bus)
-        .path(find(bus, name).await?)?
+        .path(find(bus, name).await?)
         .cache_properties(CacheProperties::No)
         .build()
         .await?)
@@ -37,19 +37,19 @@ pub(crate) async fn machine(
 /// All properties of the machine `name`, from one call.
 pub(crate) async fn properties(bus: &Connection, name: &str) -> Result<Properties, Failure> {
     let proxy = PropertiesProxy::builder(bus)
-        .destination(BUS_NAME)?
-        .path(find(bus, name).await?)?
+        .destination(BUS_NAME)
+        .path(find(bus, name).await?)
         .cache_properties(CacheProperties::No)
         .build()
         .await?;
-    let interface = MACHINE_INTERFACE.try_into().map_err(zbus::Error::from)?;
+    let interface = MACHINE_INTERFACE.try_into()?;
     Ok(proxy.get_all(interface).await?)
 }
 
 pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
     let objects = ObjectManagerProxy::builder(bus)
-        .destination(BUS_NAME)?
-        .path(ROOT_PATH)?
+        .destination(BUS_NAME)
+        .path(ROOT_PATH)
         .cache_properties(CacheProperties::No)
         .build()
         .await?

@@ -5,7 +5,7 @@ use std::fmt;
 
 use comfy_table::presets::NOTHING;
 use serde_json::{Map, Number, Value as Json};
-use zvariant::{OwnedValue, Value};
+use zbus::{OwnedVariant, Variant};
 
 /// A table without lines, as systemctl(1) prints them.
 pub(crate) struct Table(comfy_table::Table);
@@ -32,10 +32,10 @@ impl fmt::Display for Table {
 }
 
 /// A value as text; `-` where there is none.
-pub(crate) fn text(value: Option<&OwnedValue>) -> String {
+pub(crate) fn text(value: Option<&OwnedVariant>) -> String {
     let text = match value.map(|value| &**value) {
         None => String::new(),
-        Some(Value::Array(array)) => numbers(array.iter().map(json)),
+        Some(Variant::Array(array)) => numbers(array.iter().map(json)),
         Some(value) => match json(value) {
             Json::String(text) => text,
             other => other.to_string(),
@@ -72,30 +72,30 @@ fn numbers(values: impl Iterator<Item = Json>) -> String {
 }
 
 /// A dictionary as a JSON object.
-pub(crate) fn json_dict(dict: &HashMap<String, OwnedValue>) -> Json {
+pub(crate) fn json_dict(dict: &HashMap<String, OwnedVariant>) -> Json {
     let members = dict.iter().map(|(key, value)| (key.clone(), json(value)));
     Json::Object(members.collect::<Map<_, _>>())
 }
 
 /// A D-Bus value as JSON.
-pub(crate) fn json(value: &Value<'_>) -> Json {
+pub(crate) fn json(value: &Variant<'_>) -> Json {
     match value {
-        Value::Bool(b) => Json::Bool(*b),
-        Value::U8(n) => Json::from(*n),
-        Value::U16(n) => Json::from(*n),
-        Value::U32(n) => Json::from(*n),
-        Value::U64(n) => Json::from(*n),
-        Value::I16(n) => Json::from(*n),
-        Value::I32(n) => Json::from(*n),
-        Value::I64(n) => Json::from(*n),
-        Value::F64(n) => Number::from_f64(*n).map_or(Json::Null, Json::Number),
-        Value::Str(s) => Json::from(s.as_str()),
-        Value::ObjectPath(path) => Json::from(path.as_str()),
-        Value::Value(inner) => json(inner),
-        Value::Array(array) => Json::Array(array.iter().map(json).collect()),
-        Value::Structure(fields) => Json::Array(fields.fields().iter().map(json).collect()),
-        Value::Dict(dict) => {
-            let key = |key: &Value<'_>| match json(key) {
+        Variant::Bool(b) => Json::Bool(*b),
+        Variant::U8(n) => Json::from(*n),
+        Variant::U16(n) => Json::from(*n),
+        Variant::U32(n) => Json::from(*n),
+        Variant::U64(n) => Json::from(*n),
+        Variant::I16(n) => Json::from(*n),
+        Variant::I32(n) => Json::from(*n),
+        Variant::I64(n) => Json::from(*n),
+        Variant::F64(n) => Number::from_f64(*n).map_or(Json::Null, Json::Number),
+        Variant::Str(s) => Json::from(s.as_str()),
+        Variant::ObjectPath(path) => Json::from(path.as_str()),
+        Variant::Variant(inner) => json(inner),
+        Variant::Array(array) => Json::Array(array.iter().map(json).collect()),
+        Variant::Structure(fields) => Json::Array(fields.fields().iter().map(json).collect()),
+        Variant::Dict(dict) => {
+            let key = |key: &Variant<'_>| match json(key) {
                 Json::String(text) => text,
                 other => other.to_string(),
             };
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn what_is_empty_is_a_dash() {
         assert_eq!(text(None), "-");
-        let value = |v: Value<'static>| OwnedValue::try_from(v).unwrap();
+        let value = |v: Variant<'static>| OwnedVariant::try_from(v).unwrap();
         assert_eq!(text(Some(&value("".into()))), "-");
         assert_eq!(text(Some(&value(7u32.into()))), "7");
         assert_eq!(text(Some(&value(vec![1u32, 2].into()))), "1-2");

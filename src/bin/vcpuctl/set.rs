@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use vcpud::proxy::{Changed, MachineProxy};
 use zbus::Connection;
-use zvariant::Value;
+use zbus::Variant;
 
 use crate::cli::{Set, These, Wait};
 use crate::failure::Failure;
@@ -58,7 +58,7 @@ async fn plan(machine: &MachineProxy<'_>, request: &Set, json: bool) -> Result<(
     }
 }
 
-fn options(wait: &Wait) -> HashMap<&'static str, Value<'static>> {
+fn options(wait: &Wait) -> HashMap<&'static str, Variant<'static>> {
     let mut options = HashMap::new();
     if wait.no_wait {
         options.insert("async", true.into());

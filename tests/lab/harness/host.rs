@@ -8,11 +8,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use vcpud::names::BUS_NAME;
 use vcpud::proxy::ManagerProxy;
+use zbus::OwnedObjectPath;
 use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream};
-use zvariant::OwnedObjectPath;
 
 use super::guest::Guest;
 use super::machine::Machine;
@@ -158,9 +158,10 @@ impl Host {
     pub(crate) async fn rule(&self, script: &str) -> Rule {
         let changed = MatchRule::builder()
             .interface("org.freedesktop.PolicyKit1.Authority")
-            .and_then(|rule| rule.member("Changed"))
-            .expect("names");
-        let changes = MessageStream::for_match_rule(changed.build(), &self.connection, None);
+            .member("Changed")
+            .build()
+            .expect("a rule");
+        let changes = MessageStream::for_match_rule(changed, &self.connection, None);
         let mut changes = changes.await.expect("the bus takes the rule");
         // polkit only watches for new rules while it runs.
         output("systemctl", &["start", "polkit.service"]).await;

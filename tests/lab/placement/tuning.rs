@@ -6,6 +6,20 @@ const NOT_SUPPORTED: &str = "org.vcpud1.Error.NotSupported";
 const CPU_UNAVAILABLE: &str = "org.vcpud1.Error.CpuUnavailable";
 
 #[tokio::test]
+async fn every_user_reads_the_statistics_of_a_vcpu() {
+    let host = Host::enter().await;
+    let _guest = Guest::paused_in(Place::Scope, "web").await;
+    let machine = host.machine("web").await;
+    let groups = Groups::of(&machine).await;
+    for file in ["cpu.stat", "cpu.pressure"] {
+        let path = groups.path(&format!("vcpud/vcpu0/{file}"));
+        let read = User::ALICE.run(&format!("cat {}", path.display())).await;
+        assert_ne!(read, Ok(String::new()), "{file}");
+        read.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn pins_are_kept_over_unplug_and_replug() {
     let host = Host::enter().await;
     let mut guest = Guest::boot_in(Place::Scope, "web").await;

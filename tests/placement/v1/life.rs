@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
+use rustix::fs::Mode;
+use rustix::process::umask;
 use vcpud::host::{Tasks, affinity, observe, scheduling};
 use vcpud::placement::{Bandwidth, Scheduler, Step, Tuning};
 
@@ -134,4 +137,27 @@ fn a_unit_that_is_gone_leaves_nothing() {
     placer.dismantle().unwrap();
     assert!(!world.cpuset.exists());
     placer.dismantle().unwrap();
+}
+
+/// A real QEMU and version 1. The reader is the user nobody; the service runs with `UMask=0077`.
+#[test]
+fn every_user_reads_the_statistics_whatever_the_umask() {
+    let Some(world) = World::new() else { return };
+    let vcpus = world.qemu.vcpus();
+    let former = umask(Mode::from_raw_mode(0o077));
+    let report = world
+        .placer()
+        .reconcile(&Tuning::default(), &vcpus, &world.qemu);
+    umask(former);
+    applied(&report);
+    for vcpu in vcpus.keys() {
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"])
+            .arg(world.vcpu(*vcpu, "cpu.stat"))
+            .output()
+            .expect("setpriv can be started");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{error}");
+        assert!(output.stdout.starts_with(b"nr_periods "));
+    }
 }

@@ -143,16 +143,16 @@ async fn a_vcpu_without_a_thread_of_its_own_cannot_be_pinned() {
 
 /// Scripted QEMU, dbus-daemon, polkitd.
 #[tokio::test]
-async fn whom_polkit_does_not_let_pass_places_nothing() {
+async fn an_unauthorized_caller_places_nothing() {
     let world = World::with_polkit("").await;
     let _peer = world.peer("web", Model::x86(2, 4));
     let machine = world.machine("web").await;
     let before = machine.affinity().await.unwrap();
     let path = machine.path();
-    // Wrong arguments too: who may is asked first.
     for call in [
         ["PinVcpus", "ausa{sv}", "0", "0", "0"].as_slice(),
-        &["PinVcpus", "ausa{sv}", "0", "nonsense", "0"],
+        // Whether the vCPU and the host CPU exist is only checked for an authorized caller.
+        &["PinVcpus", "ausa{sv}", "1", "999", "8191", "0"],
         &["SetBandwidth", "txa{sv}", "100000", "1000", "0"],
         &["SetScheduler", "ausia{sv}", "0", "fifo", "1", "0"],
         &["SetCacheAllocation", "ausa{sv}", "0", "L3:0=f", "0"],

@@ -35,6 +35,10 @@ const CONFIG: &str = r#"
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
     <allow send_destination="org.freedesktop.PolicyKit1"/>
   </policy>
+  <policy user="root">
+    <allow send_destination="org.freedesktop.DBus"
+           send_interface="org.freedesktop.DBus.Debug.Stats"/>
+  </policy>
   <policy user="polkitd">
     <allow own="org.freedesktop.PolicyKit1"/>
   </policy>
@@ -63,24 +67,18 @@ impl Bus {
         let file = directory.path().join("bus.conf");
         fs::write(&file, config).expect("the directory is writable");
 
-        let mut command = command("dbus-daemon");
-        command
-            .arg("--config-file")
-            .arg(&file)
-            .args(["--nofork", "--print-address"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut daemon = Process::spawn("dbus-daemon", &mut command);
-        let stdout = daemon.child.stdout.take().expect("it is piped");
-        let mut lines = BufReader::new(stdout).lines();
-        let address = within("the address of the bus", lines.next_line()).await;
+        let (daemon, address) = run(&file).await;
         Self {
             daemon,
-            address: address
-                .expect("dbus-daemon writes UTF-8")
-                .expect("dbus-daemon starts"),
+            address,
             directory,
         }
+    }
+
+    /// Ends it and starts it again: all clients lose their connections.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        (self.daemon, self.address) = run(&self.directory().join("bus.conf")).await;
     }
 
     /// Ends it.
@@ -110,11 +108,28 @@ impl Bus {
 
     /// A connection to it, as the user of the test.
     pub(crate) async fn connect(&self) -> Connection {
-        let builder = Builder::address(self.address()).expect("dbus-daemon gives addresses");
+        let builder = Builder::address(self.address());
         within("a connection to the bus", builder.build())
             .await
             .expect("the bus takes the test")
     }
+}
+
+/// Runs a dbus-daemon with the configuration `file`. Returns it with its address.
+async fn run(file: &Path) -> (Process, String) {
+    let mut command = command("dbus-daemon");
+    command
+        .arg("--config-file")
+        .arg(file)
+        .args(["--nofork", "--print-address"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut daemon = Process::spawn("dbus-daemon", &mut command);
+    let stdout = daemon.child.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(stdout).lines();
+    let address = within("the address of the bus", lines.next_line()).await;
+    let address = address.expect("dbus-daemon writes UTF-8");
+    (daemon, address.expect("dbus-daemon starts"))
 }
 
 /// Waits until somebody owns `name`.

@@ -5,10 +5,10 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use vcpud::proxy::{Changed, MachineProxy};
+use vcpud::proxy::{Changed, MachineProxy, error_reply};
+use zbus::Connection;
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, DBusError};
-use zvariant::{OwnedObjectPath, Value};
+use zbus::{OwnedObjectPath, Variant};
 
 use super::json::{Dict, dict};
 use super::signals::Signals;
@@ -22,7 +22,8 @@ pub(crate) struct Machine {
 }
 
 /// The option that lets the guest agent help.
-pub(crate) const WITH_GUEST: [(&str, Value<'static>); 1] = [("guest-online", Value::Bool(true))];
+pub(crate) const WITH_GUEST: [(&str, Variant<'static>); 1] =
+    [("guest-online", Variant::Bool(true))];
 
 /// The error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +50,7 @@ impl Machine {
         path: OwnedObjectPath,
         signals: Signals,
     ) -> Self {
-        let builder = MachineProxy::builder(connection)
-            .path(path)
-            .expect("a path");
+        let builder = MachineProxy::builder(connection).path(path);
         let proxy = builder.cache_properties(CacheProperties::No).build().await;
         let proxy = proxy.expect("the bus is there");
         Self { proxy, signals }
@@ -68,7 +67,7 @@ impl Machine {
     }
 
     /// `SetVcpus` with options.
-    pub(crate) async fn set_with(&self, count: u32, options: &[(&str, Value<'_>)]) -> Outcome {
+    pub(crate) async fn set_with(&self, count: u32, options: &[(&str, Variant<'_>)]) -> Outcome {
         let call = self.proxy.set_vcpus(count, as_dict(options));
         let result = within(format!("the answer to SetVcpus({count})"), call).await;
         result.map_err(Failure::of)
@@ -84,7 +83,7 @@ impl Machine {
         &self,
         vcpus: &[u32],
         online: bool,
-        options: &[(&str, Value<'_>)],
+        options: &[(&str, Variant<'_>)],
     ) -> Outcome {
         let call = self.proxy.set_vcpu(vcpus, online, as_dict(options));
         let result = within(format!("the answer to SetVcpu({vcpus:?})"), call).await;
@@ -140,7 +139,7 @@ impl Machine {
     }
 
     /// Waits until `property` is `wanted`.
-    pub(crate) async fn wait_for(&self, property: &str, wanted: impl Into<Value<'static>>) {
+    pub(crate) async fn wait_for(&self, property: &str, wanted: impl Into<Variant<'static>>) {
         let wanted = wanted.into();
         let mut signals = self.signals.clone();
         let reached = async {
@@ -149,7 +148,7 @@ impl Machine {
                 let value = self
                     .proxy
                     .inner()
-                    .get_property::<zvariant::OwnedValue>(property);
+                    .get_property::<zbus::OwnedVariant>(property);
                 if *value.await.expect("the property is there") == wanted {
                     return;
                 }
@@ -160,8 +159,8 @@ impl Machine {
     }
 }
 
-fn as_dict<'a>(options: &[(&'a str, Value<'a>)]) -> HashMap<&'a str, Value<'a>> {
-    let option = |(key, value): &(&'a str, Value<'a>)| {
+fn as_dict<'a>(options: &[(&'a str, Variant<'a>)]) -> HashMap<&'a str, Variant<'a>> {
+    let option = |(key, value): &(&'a str, Variant<'a>)| {
         (*key, value.try_clone().expect("no descriptors in it"))
     };
     options.iter().map(option).collect()
@@ -170,16 +169,9 @@ fn as_dict<'a>(options: &[(&'a str, Value<'a>)]) -> HashMap<&'a str, Value<'a>> 
 impl Failure {
     /// The error that a method of the service gave.
     pub(crate) fn of(error: zbus::Error) -> Self {
-        match error {
-            zbus::Error::MethodError(name, Some(text), _) => Self {
-                name: name.to_string(),
-                text,
-            },
-            zbus::Error::FDO(error) => Self {
-                name: error.name().to_string(),
-                text: error.description().unwrap_or_default().to_owned(),
-            },
-            other => panic!("not an error of the service: {other}"),
+        match error_reply(&error) {
+            Some((name, text)) => Self { name, text },
+            None => panic!("not an error of the service: {error}"),
         }
     }
 

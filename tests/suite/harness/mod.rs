@@ -6,6 +6,7 @@ mod json;
 mod machine;
 mod polkit;
 mod process;
+mod raw;
 mod scripted;
 mod service;
 mod signals;
@@ -18,6 +19,7 @@ pub(crate) use guest::{Boot, Hardware, MAX_VCPUS, Qemu};
 pub(crate) use json::{Dict, dict};
 pub(crate) use machine::{Failure, Machine, Outcome, WITH_GUEST};
 pub(crate) use process::{Process, command, command_of_nobody, sleeper};
+pub(crate) use raw::RawClient;
 pub(crate) use scripted::{
     Call, Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event,
     ost,

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use tokio::sync::watch;
 use zbus::message::{Sequence, Type};
 use zbus::{Connection, MatchRule, Message, MessageStream, fdo};
-use zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::{OwnedObjectPath, OwnedVariant};
 
 use super::json::{Dict, dict};
 use super::wait::within;
@@ -81,7 +81,7 @@ impl Signals {
             }
         });
         let rule = MatchRule::builder().msg_type(Type::Signal);
-        let rule = rule.path_namespace("/org/vcpud1").expect("a path").build();
+        let rule = rule.path_namespace("/org/vcpud1").build().expect("a rule");
         let bus = fdo::DBusProxy::new(connection).await;
         let added = bus.expect("the bus is there").add_match_rule(rule).await;
         added.expect("the bus takes the rule");
@@ -203,7 +203,7 @@ fn decode(message: &Message) -> Option<Signal> {
         return None; // the bus's own
     }
     let machine = || path.rsplit('/').next().unwrap_or_default().to_owned();
-    let vcpu = |(id, alias, details): (u32, String, HashMap<String, OwnedValue>)| {
+    let vcpu = |(id, alias, details): (u32, String, HashMap<String, OwnedVariant>)| {
         let details = dict(&details);
         Vcpu {
             machine: machine(),
@@ -226,14 +226,14 @@ fn decode(message: &Message) -> Option<Signal> {
             Signal::InterfacesRemoved(path.to_string())
         }
         "PropertiesChanged" => {
-            type Body = (String, HashMap<String, OwnedValue>, Vec<String>);
+            type Body = (String, HashMap<String, OwnedVariant>, Vec<String>);
             let (_, changed, _): Body = body.deserialize().expect("sa{sv}as");
             Signal::Changed(path, dict(&changed))
         }
         "VcpuAdded" => Signal::Added(vcpu(body.deserialize().expect("usa{sv}"))),
         "VcpuRemoved" => Signal::Removed(vcpu(body.deserialize().expect("usa{sv}"))),
         "VcpuRemovalFailed" => {
-            type Body = (u32, String, String, HashMap<String, OwnedValue>);
+            type Body = (u32, String, String, HashMap<String, OwnedVariant>);
             let (id, alias, reason, details): Body = body.deserialize().expect("ussa{sv}");
             Signal::RemovalFailed(vcpu((id, alias, details)), reason)
         }
@@ -247,7 +247,7 @@ fn name(message: &Message) -> String {
 }
 
 fn object(message: &Message) -> String {
-    type Interfaces = HashMap<String, HashMap<String, OwnedValue>>;
+    type Interfaces = HashMap<String, HashMap<String, OwnedVariant>>;
     let (path, _): (OwnedObjectPath, Interfaces) =
         message.body().deserialize().expect("oa{sa{sv}}");
     path.to_string()

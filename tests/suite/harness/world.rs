@@ -31,7 +31,7 @@ const VCPUCTL: &str = env!("CARGO_BIN_EXE_vcpuctl");
 pub(crate) type Lines = watch::Receiver<Vec<String>>;
 
 /// The user and group nobody.
-const NOBODY: u32 = 65534;
+pub(super) const NOBODY: u32 = 65534;
 
 /// All of it. Parts are dropped in the order of the fields.
 pub(crate) struct World {
@@ -89,6 +89,12 @@ impl World {
     pub(crate) async fn serve(&mut self) {
         self.start_service();
         bus::owned(&self.connection, "org.vcpud1").await;
+    }
+
+    /// Connects the test to the bus again, which was restarted.
+    pub(crate) async fn reconnect(&mut self) {
+        self.connection = self.bus.connect().await;
+        self.signals = Signals::record(&self.connection).await;
     }
 
     /// Where the QMP socket of a machine belongs.
@@ -169,7 +175,7 @@ impl World {
             let runtime = { runtime }.enable_all().build().expect("a runtime");
             let result = runtime.block_on(async {
                 let builder = zbus::connection::Builder::address(address.as_str());
-                let connection = builder.expect("an address").build().await;
+                let connection = builder.build().await;
                 let connection = connection.expect("the bus takes nobody");
                 let builder = ManagerProxy::builder(&connection);
                 let builder = builder.cache_properties(CacheProperties::No);

@@ -117,7 +117,7 @@ async fn the_reply_comes_after_all_that_the_call_caused() {
     let machine = world.machine("web").await;
     let mark = world.signals.mark().await;
     for (count, id) in [(2u32, "added"), (1, "removed")] {
-        let options: HashMap<&str, zvariant::Value<'_>> = HashMap::new();
+        let options: HashMap<&str, zbus::Variant<'_>> = HashMap::new();
         let body = (count, options);
         let interface = Some("org.vcpud1.Machine");
         let service = Some("org.vcpud1");

@@ -186,8 +186,8 @@ fn is_printable(text: &str) -> bool {
 /// All properties of the machine, as JSON without its escapes.
 async fn properties(world: &World, machine: &Machine) -> String {
     let builder = PropertiesProxy::builder(&world.connection);
-    let builder = builder.destination("org.vcpud1").unwrap();
-    let proxy = builder.path(machine.path().to_owned()).unwrap().build();
+    let builder = builder.destination("org.vcpud1");
+    let proxy = builder.path(machine.path().to_owned()).build();
     let interface = InterfaceName::try_from("org.vcpud1.Machine").unwrap();
     let all = proxy.await.unwrap().get_all(interface).await;
     let all = dict(&all.unwrap()).into_iter();

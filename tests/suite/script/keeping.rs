@@ -148,7 +148,7 @@ async fn a_machine_that_was_registered_with_a_connection_goes_on() {
     serve(&mut world, &systemd).await;
     let connection = std::os::unix::net::UnixStream::connect(&socket).unwrap();
     let manager = world.manager().await;
-    let fd = zvariant::Fd::from(&connection);
+    let fd = zbus::Fd::from(&connection);
     let registered = manager.register_machine_with_fd("own", fd, HashMap::new());
     registered.await.unwrap();
     drop(connection);

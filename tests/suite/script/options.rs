@@ -1,7 +1,7 @@
 //! The options of `SetVcpus`.
 
 use vcpud::names::error_name;
-use zvariant::Value;
+use zbus::Variant;
 
 use crate::harness::*;
 
@@ -11,7 +11,7 @@ async fn an_option_that_is_not_known_or_of_another_type_is_an_error() {
     let world = World::without_polkit().await;
     let peer = world.peer("web", Model::x86(1, 4));
     let machine = world.machine("web").await;
-    let cases: [(&str, Value<'_>, &str); 5] = [
+    let cases: [(&str, Variant<'_>, &str); 5] = [
         ("asynk", true.into(), "unknown option \"asynk\""),
         ("", 1u32.into(), "unknown option"),
         ("async", 1u32.into(), "of type b"),
@@ -39,9 +39,14 @@ async fn a_list_has_a_limit() {
     let peer = world.peer("web", Model::x86(1, 4));
     let machine = world.machine("web").await;
     let asked = peer.all_calls();
-    let endless: Vec<u32> = (0..100_000).collect();
-    let failure = machine.set_these(&endless, true).await.unwrap_err();
-    failure.assert(error_name::LIMIT_EXCEEDED, &["100000 vCPUs", "16384"]);
+    for (length, texts) in [
+        (20_000, ["20000 vCPUs", "16384"]),
+        (100_000, ["too long", "128 KiB"]),
+    ] {
+        let endless: Vec<u32> = (0..length).collect();
+        let failure = machine.set_these(&endless, true).await.unwrap_err();
+        failure.assert(error_name::LIMIT_EXCEEDED, &texts);
+    }
     assert_eq!(peer.count("device_add"), 0);
     assert!(peer.all_calls() - asked < 10, "nothing is planned for it");
 }

@@ -1,0 +1,567 @@
+//! Which calls the service takes, and when.
+//!
+//! Pure: no socket, no clock. Calls that change something are taken at once up to a limit, and
+//! polkit is asked about them. All other calls are free to everybody: a few of each user are
+//! taken at a time, some more wait, as bytes, without a reply in memory. Reply bytes that a user
+//! has not read yet are limited too, because a bus daemon stops reading from a service whose
+//! replies nobody reads (`max_incoming_bytes` in `dbus-daemon(1)`).
+//!
+//! root has limits of its own, so no other user can use them up, and is trusted to read.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::frame::Frame;
+
+/// Calls that change something, for each user. root can do worse than to make more.
+const CHANGES_OF_USER: usize = 64;
+/// The same for all users but root, and for root.
+const CHANGES_OF_GROUP: usize = 512;
+/// Free calls that are answered at a time, for each user.
+const READS_OF_USER: usize = 2;
+/// The same for all users but root, and for root.
+const READS_OF_GROUP: usize = 8;
+/// Free calls that wait, for each user.
+const WAITING_OF_USER: usize = 512;
+/// The same for all users but root, and for root.
+const WAITING_OF_GROUP: usize = 4096;
+/// Bytes of the calls that wait, for each user.
+const BYTES_OF_USER: usize = 2 << 20;
+/// The same for all users but root, and for root.
+const BYTES_OF_GROUP: usize = 16 << 20;
+/// Reply bytes that a user may leave unread. More are not sent before some are read.
+const UNREAD_OF_USER: u64 = 16 << 20;
+/// The same for all users but root: half of what the bus daemon holds for the service.
+const UNREAD_OF_GROUP: u64 = 64 << 20;
+/// Reply bytes of a user from which on the bus daemon is asked how many it still holds.
+const UNREAD_UNASKED: u64 = 2 << 20;
+/// Senders that are known. One that has nothing under way is forgotten for another.
+const SENDERS: usize = 4096;
+
+/// What a call does, as far as its limits are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Reads, and is free to all users.
+    Read,
+    /// Changes something, and is authorized.
+    Change,
+}
+
+/// What becomes of a call that arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// It is taken, or waits.
+    Accepted,
+    /// It waits until the user of its sender is known, which is to be asked for.
+    UnknownSender,
+    /// It exceeds a limit, which the text names; the caller gets an error.
+    Refused(String),
+    /// It is dropped without a reply: the caller does not read its replies, or used a serial twice.
+    Dropped,
+}
+
+/// What becomes of a reply.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// It is sent.
+    Expected {
+        /// Member of the call that it answers.
+        member: String,
+    },
+    /// It is dropped, because its caller expects none.
+    Unwanted,
+    /// It answers no call that was taken here.
+    Unknown,
+}
+
+/// Calls, by user, and what is known of their senders.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    senders: HashMap<String, Sender>,
+    users: BTreeMap<u32, User>,
+    /// Calls of senders whose user is not known yet.
+    unknown: HashMap<String, Vec<Frame>>,
+    /// Number of calls in `unknown`, and their bytes.
+    held: (usize, usize),
+    under_way: HashMap<(String, u32), UnderWay>,
+    /// Calls that change something and are not handed over yet.
+    ready: VecDeque<Frame>,
+    root: Total,
+    others: Total,
+    /// The user that was served last.
+    last: u32,
+}
+
+#[derive(Debug)]
+struct Sender {
+    uid: u32,
+    under_way: usize,
+    /// Reply bytes that it may not have read.
+    unread: u64,
+    is_asked_about: bool,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    waiting: VecDeque<Frame>,
+    /// Whether it called, or was sent something, since the bus daemon was asked about it.
+    is_active: bool,
+    count: Count,
+}
+
+/// What is limited, of a user or of all users of a group.
+#[derive(Debug, Default)]
+struct Count {
+    changes: usize,
+    reads: usize,
+    waiting: usize,
+    bytes: usize,
+    unread: u64,
+}
+
+/// The count of a group: root, or all other users.
+type Total = Count;
+
+#[derive(Debug)]
+struct UnderWay {
+    uid: u32,
+    class: Class,
+    no_reply: bool,
+    member: String,
+}
+
+impl Admission {
+    /// Takes `call`, lets it wait, or refuses it.
+    pub(super) fn arrive(&mut self, call: Frame, class: Class) -> Arrival {
+        let Some(sender) = self.senders.get(&call.sender) else {
+            return self.hold(call);
+        };
+        let uid = sender.uid;
+        let key = (call.sender.clone(), call.serial);
+        if let Some(user) = self.users.get_mut(&uid) {
+            user.is_active = true;
+        }
+        if self.is_deaf(uid) || self.under_way.contains_key(&key) {
+            return Arrival::Dropped;
+        }
+        if let Some(refusal) = self.exceeded(uid, class, call.bytes.len()) {
+            return Arrival::Refused(refusal);
+        }
+        match class {
+            Class::Change => {
+                self.begin(uid, &call, class);
+                self.ready.push_back(call);
+            }
+            Class::Read => {
+                let bytes = call.bytes.len();
+                self.count(uid, |count| {
+                    count.waiting += 1;
+                    count.bytes += bytes;
+                });
+                self.users.entry(uid).or_default().waiting.push_back(call);
+            }
+        }
+        Arrival::Accepted
+    }
+
+    /// Keeps a call of a sender whose user is not known.
+    fn hold(&mut self, call: Frame) -> Arrival {
+        let (calls, bytes) = (self.held.0 + 1, self.held.1 + call.bytes.len());
+        if calls > WAITING_OF_GROUP || bytes > BYTES_OF_GROUP {
+            let text = format!(
+                "{} calls of new connections wait, which is the limit",
+                calls - 1
+            );
+            return Arrival::Refused(text);
+        }
+        self.held = (calls, bytes);
+        let held = self.unknown.entry(call.sender.clone()).or_default();
+        held.push(call);
+        match held.len() {
+            1 => Arrival::UnknownSender,
+            _ => Arrival::Accepted,
+        }
+    }
+
+    /// Records the user of `sender`, and returns its calls, which arrive now. Without a user the
+    /// sender has left the bus.
+    pub(super) fn identify(&mut self, sender: &str, uid: Option<u32>) -> Vec<Frame> {
+        let held = self.unknown.remove(sender).unwrap_or_default();
+        self.held.0 -= held.len();
+        self.held.1 -= held.iter().map(|call| call.bytes.len()).sum::<usize>();
+        let Some(uid) = uid else {
+            return Vec::new();
+        };
+        if self.senders.len() >= SENDERS {
+            let is_busy = |sender: &Sender| sender.under_way > 0 || sender.unread > 0;
+            self.senders.retain(|_, sender| is_busy(sender));
+        }
+        self.senders.insert(
+            sender.to_owned(),
+            Sender {
+                uid,
+                under_way: 0,
+                unread: 0,
+                is_asked_about: false,
+            },
+        );
+        held
+    }
+
+    /// The user of `sender`, where it is known.
+    pub(super) fn user_of(&self, sender: &str) -> Option<u32> {
+        self.senders.get(sender).map(|sender| sender.uid)
+    }
+
+    /// The next call to hand over, if one may be taken now. root comes first, then the users in
+    /// turn.
+    pub(super) fn next(&mut self) -> Option<Frame> {
+        if let Some(call) = self.ready.pop_front() {
+            return Some(call);
+        }
+        let after = self.users.range(self.last + 1..).map(|(uid, _)| *uid);
+        let before = self.users.range(..=self.last).map(|(uid, _)| *uid);
+        let mut turns = std::iter::once(0).chain(after).chain(before);
+        let uid = turns.find(|uid| self.may_read(*uid))?;
+        let call = self.users.get_mut(&uid)?.waiting.pop_front()?;
+        if uid != 0 {
+            self.last = uid;
+        }
+        let bytes = call.bytes.len();
+        self.count(uid, |count| {
+            count.waiting -= 1;
+            count.bytes -= bytes;
+        });
+        self.begin(uid, &call, Class::Read);
+        Some(call)
+    }
+
+    fn may_read(&self, uid: u32) -> bool {
+        let Some(user) = self.users.get(&uid) else {
+            return false;
+        };
+        let group = self.group(uid);
+        let limit = match uid {
+            0 => READS_OF_GROUP,
+            _ => READS_OF_USER,
+        };
+        !user.waiting.is_empty()
+            && user.count.reads < limit
+            && group.reads < READS_OF_GROUP
+            && !self.is_deaf(uid)
+    }
+
+    /// Ends the call that the reply of `bytes` bytes to `sender` answers.
+    pub(super) fn answered(&mut self, sender: &str, serial: u32, bytes: usize) -> Reply {
+        let key = (sender.to_owned(), serial);
+        let Some(call) = self.under_way.remove(&key) else {
+            return Reply::Unknown;
+        };
+        if let Some(sender) = self.senders.get_mut(sender) {
+            sender.under_way = sender.under_way.saturating_sub(1);
+        }
+        self.count(call.uid, |count| match call.class {
+            Class::Change => count.changes -= 1,
+            Class::Read => count.reads -= 1,
+        });
+        if call.no_reply {
+            return Reply::Unwanted;
+        }
+        self.sent(sender, bytes);
+        Reply::Expected {
+            member: call.member,
+        }
+    }
+
+    /// Counts `bytes` that are sent to `sender`.
+    pub(super) fn sent(&mut self, sender: &str, bytes: usize) {
+        let Some(sender) = self.senders.get_mut(sender).filter(|s| s.uid != 0) else {
+            return;
+        };
+        sender.unread += bytes as u64;
+        let uid = sender.uid;
+        self.count(uid, |count| count.unread += bytes as u64);
+        if let Some(user) = self.users.get_mut(&uid) {
+            user.is_active = true;
+        }
+    }
+
+    /// A sender of which the bus daemon is to be asked how many bytes it still holds for it.
+    ///
+    /// It is the one with most bytes, of a user that may have left much unread and either waits or
+    /// was active since it was last asked about.
+    pub(super) fn ask_about(&mut self) -> Option<String> {
+        let may_ask = |sender: &Sender| {
+            let user = self.users.get(&sender.uid);
+            sender.unread > 0
+                && !sender.is_asked_about
+                && user.is_some_and(|user| {
+                    let is_waiting = user.is_active || !user.waiting.is_empty();
+                    user.count.unread >= UNREAD_UNASKED && is_waiting
+                })
+        };
+        let candidates = self.senders.iter().filter(|(_, sender)| may_ask(sender));
+        let (name, _) = candidates.max_by_key(|(_, sender)| sender.unread)?;
+        let name = name.clone();
+        let sender = self.senders.get_mut(&name)?;
+        sender.is_asked_about = true;
+        self.users.get_mut(&sender.uid)?.is_active = false;
+        Some(name)
+    }
+
+    /// Records that the bus daemon holds `unread` bytes for `sender`.
+    pub(super) fn told(&mut self, sender: &str, unread: u64) {
+        let Some(known) = self.senders.get_mut(sender) else {
+            return;
+        };
+        known.is_asked_about = false;
+        // What others sent to it does not count here.
+        let read = known.unread.saturating_sub(unread);
+        known.unread -= read;
+        let uid = known.uid;
+        self.count(uid, |count| count.unread -= read);
+    }
+
+    /// Whether a user leaves too much unread.
+    fn is_deaf(&self, uid: u32) -> bool {
+        let unread = self.users.get(&uid).map_or(0, |user| user.count.unread);
+        uid != 0
+            && (unread >= UNREAD_OF_USER
+                || (self.others.unread >= UNREAD_OF_GROUP && unread >= UNREAD_UNASKED))
+    }
+
+    /// The limit that one more call of `class` and `bytes` would exceed, in words.
+    fn exceeded(&self, uid: u32, class: Class, bytes: usize) -> Option<String> {
+        let none = Count::default();
+        let user = self.users.get(&uid).map_or(&none, |user| &user.count);
+        let group = self.group(uid);
+        let of_user = format!("user {uid}");
+        let is_root = uid == 0;
+        let limit = |exceeded: bool, limit: usize, what: &str, whose: &str| {
+            exceeded.then(|| {
+                format!(
+                    "{limit} {what} of {whose} are under way, which is the limit; wait for some to end"
+                )
+            })
+        };
+        match class {
+            Class::Change => {
+                let all = limit(
+                    group.changes >= CHANGES_OF_GROUP,
+                    CHANGES_OF_GROUP,
+                    "calls",
+                    if is_root { "root" } else { "all users" },
+                );
+                let full = !is_root && user.changes >= CHANGES_OF_USER;
+                all.or_else(|| limit(full, CHANGES_OF_USER, "calls", &of_user))
+            }
+            Class::Read => {
+                let full =
+                    group.waiting >= WAITING_OF_GROUP || group.bytes + bytes > BYTES_OF_GROUP;
+                let all = limit(full, WAITING_OF_GROUP, "calls", "all users");
+                let full = !is_root
+                    && (user.waiting >= WAITING_OF_USER || user.bytes + bytes > BYTES_OF_USER);
+                all.or_else(|| limit(full, WAITING_OF_USER, "calls", &of_user))
+            }
+        }
+    }
+
+    fn group(&self, uid: u32) -> &Total {
+        match uid {
+            0 => &self.root,
+            _ => &self.others,
+        }
+    }
+
+    /// Changes the counts of a user and of its group.
+    fn count(&mut self, uid: u32, change: impl Fn(&mut Count)) {
+        change(&mut self.users.entry(uid).or_default().count);
+        change(match uid {
+            0 => &mut self.root,
+            _ => &mut self.others,
+        });
+        self.forget_idle(uid);
+    }
+
+    fn begin(&mut self, uid: u32, call: &Frame, class: Class) {
+        self.count(uid, |count| match class {
+            Class::Change => count.changes += 1,
+            Class::Read => count.reads += 1,
+        });
+        if let Some(sender) = self.senders.get_mut(&call.sender) {
+            sender.under_way += 1;
+        }
+        let under_way = UnderWay {
+            uid,
+            class,
+            no_reply: call.no_reply,
+            member: call.member.clone(),
+        };
+        let key = (call.sender.clone(), call.serial);
+        self.under_way.insert(key, under_way);
+    }
+
+    /// Forgets a user of whom there is nothing.
+    fn forget_idle(&mut self, uid: u32) {
+        let Some(User { waiting, count, .. }) = self.users.get(&uid) else {
+            return;
+        };
+        let has_nothing = count.changes + count.reads + count.waiting == 0 && count.unread == 0;
+        if has_nothing && waiting.is_empty() {
+            self.users.remove(&uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::edge::frame::Kind;
+
+    fn call(sender: &str, serial: u32) -> Frame {
+        Frame {
+            kind: Kind::Call,
+            no_reply: false,
+            serial,
+            sender: sender.to_owned(),
+            member: "Do".to_owned(),
+            bytes: vec![0; 100],
+            fds: vec![],
+        }
+    }
+
+    fn with(senders: &[(&str, u32)]) -> Admission {
+        let mut admission = Admission::default();
+        for (sender, uid) in senders {
+            assert!(admission.identify(sender, Some(*uid)).is_empty());
+        }
+        admission
+    }
+
+    fn accept(
+        admission: &mut Admission,
+        sender: &str,
+        serials: std::ops::Range<u32>,
+        class: Class,
+    ) {
+        for serial in serials {
+            let arrival = admission.arrive(call(sender, serial), class);
+            assert_eq!(arrival, Arrival::Accepted, "{sender} {serial}");
+        }
+    }
+
+    fn taken(admission: &mut Admission) -> Vec<(String, u32)> {
+        std::iter::from_fn(|| admission.next())
+            .map(|call| (call.sender, call.serial))
+            .collect()
+    }
+
+    #[test]
+    fn a_user_is_answered_a_few_reads_at_a_time_and_others_are_not_delayed() {
+        let mut admission = with(&[(":1.1", 1000), (":1.2", 1001), (":1.3", 0)]);
+        accept(&mut admission, ":1.1", 1..101, Class::Read);
+        let first = taken(&mut admission);
+        assert_eq!(first.len(), READS_OF_USER);
+        accept(&mut admission, ":1.2", 1..2, Class::Read);
+        accept(&mut admission, ":1.3", 1..2, Class::Read);
+        let next = taken(&mut admission);
+        assert_eq!(next, [(":1.3".to_owned(), 1), (":1.2".to_owned(), 1)]);
+        let expected = Reply::Expected {
+            member: "Do".to_owned(),
+        };
+        assert_eq!(admission.answered(":1.1", first[0].1, 10), expected);
+        assert_eq!(taken(&mut admission).len(), 1);
+        assert_eq!(admission.answered(":1.1", first[0].1, 10), Reply::Unknown);
+    }
+
+    #[test]
+    fn many_users_leave_the_share_of_root() {
+        let mut admission = with(&[(":1.0", 0)]);
+        for uid in 1..20 {
+            admission.identify(&format!(":1.{uid}"), Some(uid));
+            accept(&mut admission, &format!(":1.{uid}"), 1..20, Class::Read);
+        }
+        assert_eq!(taken(&mut admission).len(), READS_OF_GROUP);
+        accept(&mut admission, ":1.0", 1..20, Class::Read);
+        let of_root = taken(&mut admission);
+        assert_eq!(of_root.len(), READS_OF_GROUP);
+        assert!(of_root.iter().all(|(sender, _)| sender == ":1.0"));
+    }
+
+    #[test]
+    fn changes_are_taken_at_once_up_to_the_limits() {
+        let mut admission = with(&[(":1.1", 1000), (":1.2", 0)]);
+        accept(&mut admission, ":1.1", 1..65, Class::Change);
+        let refused = admission.arrive(call(":1.1", 65), Class::Change);
+        let Arrival::Refused(text) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(text.contains("64 calls of user 1000"), "{text}");
+        accept(&mut admission, ":1.2", 1..513, Class::Change);
+        assert_eq!(taken(&mut admission).len(), 64 + 512);
+        admission.answered(":1.1", 3, 10);
+        accept(&mut admission, ":1.1", 66..67, Class::Change);
+    }
+
+    #[test]
+    fn waiting_calls_have_a_limit() {
+        let mut admission = with(&[(":1.1", 1000)]);
+        accept(&mut admission, ":1.1", 1..513, Class::Read);
+        let refused = admission.arrive(call(":1.1", 600), Class::Read);
+        assert!(matches!(refused, Arrival::Refused(_)));
+        let mut long = call(":1.1", 601);
+        long.bytes = vec![0; BYTES_OF_USER];
+        let mut admission = with(&[(":1.1", 1000)]);
+        accept(&mut admission, ":1.1", 1..2, Class::Read);
+        let refused = admission.arrive(long, Class::Read);
+        assert!(matches!(refused, Arrival::Refused(_)));
+    }
+
+    #[test]
+    fn calls_of_a_new_connection_wait_for_its_user() {
+        let mut admission = Admission::default();
+        let first = admission.arrive(call(":1.1", 1), Class::Read);
+        assert_eq!(first, Arrival::UnknownSender);
+        let second = admission.arrive(call(":1.1", 2), Class::Read);
+        assert_eq!(second, Arrival::Accepted);
+        assert!(admission.next().is_none());
+        assert_eq!(admission.identify(":1.1", Some(7)).len(), 2);
+        assert_eq!(admission.user_of(":1.1"), Some(7));
+        admission.arrive(call(":1.2", 1), Class::Read);
+        assert_eq!(admission.identify(":1.2", None).len(), 0);
+        assert_eq!(admission.held, (0, 0));
+    }
+
+    #[test]
+    fn who_leaves_replies_unread_is_not_answered_until_some_are_read() {
+        let mut admission = with(&[(":1.1", 1000), (":1.2", 1001)]);
+        accept(&mut admission, ":1.1", 1..3, Class::Read);
+        taken(&mut admission);
+        assert_eq!(admission.ask_about(), None);
+        admission.answered(":1.1", 1, UNREAD_OF_USER as usize);
+        let dropped = admission.arrive(call(":1.1", 3), Class::Read);
+        assert_eq!(dropped, Arrival::Dropped);
+        accept(&mut admission, ":1.2", 1..2, Class::Read);
+        assert_eq!(taken(&mut admission), [(":1.2".to_owned(), 1)]);
+        assert_eq!(admission.ask_about().as_deref(), Some(":1.1"));
+        assert_eq!(admission.ask_about(), None, "asked already");
+        admission.told(":1.1", UNREAD_UNASKED);
+        assert_eq!(admission.ask_about(), None, "it asked for nothing since");
+        accept(&mut admission, ":1.1", 4..5, Class::Read);
+        assert_eq!(admission.ask_about().as_deref(), Some(":1.1"));
+        admission.told(":1.1", 0);
+        assert_eq!(taken(&mut admission), [(":1.1".to_owned(), 4)]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_calls_that_ended() {
+        let mut admission = with(&[(":1.1", 1000)]);
+        let mut silent = call(":1.1", 1);
+        silent.no_reply = true;
+        admission.arrive(silent, Class::Read);
+        accept(&mut admission, ":1.1", 2..3, Class::Change);
+        assert_eq!(taken(&mut admission).len(), 2);
+        assert_eq!(admission.answered(":1.1", 1, 10), Reply::Unwanted);
+        admission.answered(":1.1", 2, 0);
+        assert!(admission.users.is_empty() && admission.under_way.is_empty());
+    }
+}

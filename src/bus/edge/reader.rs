@@ -1,0 +1,289 @@
+//! The half that reads: bytes of the bus in, messages that zbus accepts out.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use zbus::connection::socket::ReadHalf;
+use zbus::export::async_trait::async_trait;
+
+use super::frame::{self, FIXED, Frame, Kind, Lengths};
+use super::gate::{Gate, MAX_LIST_CALL};
+
+/// Bytes that are read at a time.
+const CHUNK: usize = 64 << 10;
+/// Longest reply that is read, in bytes. The service asks for nothing that is longer.
+const MAX_REPLY: usize = 1 << 20;
+/// Longest signal that is read, in bytes.
+const MAX_SIGNAL: usize = 64 << 10;
+/// Longest header that is kept of a message that is too long, in bytes.
+const MAX_HEADER: usize = 64 << 10;
+/// Bytes kept of the end of a header that is longer: enough for a sender.
+const TAIL: usize = 512;
+/// Descriptors that one message may have (`max_message_unix_fds` in `dbus-daemon(1)` is lower).
+const MAX_FDS: usize = 253;
+
+/// Reads messages, and hands those over that may enter.
+#[derive(Debug)]
+pub(super) struct Reader {
+    socket: Arc<UnixStream>,
+    gate: Arc<Gate>,
+    input: Input,
+    is_authenticated: bool,
+    /// The rest of a message that is too long.
+    skipped: Option<Skipped>,
+    /// Bytes for zbus, and how many of them it has.
+    output: Vec<u8>,
+    given: usize,
+    output_fds: Vec<OwnedFd>,
+}
+
+/// A message that is too long, while it passes.
+#[derive(Debug)]
+struct Skipped {
+    /// Its first bytes, which have type and serial.
+    fixed: [u8; FIXED],
+    /// Bytes of the header fields that are still to come.
+    fields: usize,
+    /// Bytes after the fields that are still to come.
+    rest: usize,
+    /// The header so far, or its last bytes where it is too long.
+    header: Vec<u8>,
+    /// How much of the header is kept.
+    kept: usize,
+}
+
+impl Reader {
+    pub(super) fn new(socket: Arc<UnixStream>, gate: Arc<Gate>) -> Self {
+        Self {
+            socket,
+            gate,
+            input: Input::default(),
+            is_authenticated: false,
+            skipped: None,
+            output: Vec::new(),
+            given: 0,
+            output_fds: Vec::new(),
+        }
+    }
+
+    /// Looks at what was read, up to something for zbus. Returns whether there is something.
+    fn look(&mut self) -> io::Result<bool> {
+        loop {
+            if let Some(skipped) = &mut self.skipped {
+                if !skipped.pass(&mut self.input) {
+                    return Ok(false);
+                }
+                self.refuse_skipped();
+            }
+            if !self.is_authenticated && !self.take_line() {
+                return Ok(self.given < self.output.len());
+            }
+            let Some(fixed) = self.input.bytes().first_chunk::<FIXED>() else {
+                return Ok(false);
+            };
+            let broken = |_| io::Error::new(io::ErrorKind::InvalidData, "not a D-Bus message");
+            let lengths = frame::lengths(fixed).map_err(broken)?;
+            if lengths.total > longest(fixed) {
+                self.skipped = Some(Skipped::new(*fixed, lengths));
+                continue;
+            }
+            if self.input.bytes().len() < lengths.total {
+                return Ok(false);
+            }
+            let (bytes, fds) = self.input.take(lengths.total);
+            if self.sort(bytes, fds) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Takes a line of the authentication. Returns whether messages follow.
+    fn take_line(&mut self) -> bool {
+        match self.input.bytes().first() {
+            // No line of the server begins so, and every message does.
+            Some(b'l' | b'B') => self.is_authenticated = true,
+            _ => {
+                let end = self.input.bytes().iter().position(|byte| *byte == b'\n');
+                if let Some(end) = end {
+                    let (line, fds) = self.input.take(end + 1);
+                    self.give(line, fds);
+                }
+            }
+        }
+        self.is_authenticated
+    }
+
+    /// Gives a reply or a signal to zbus, and a call to the gate. Returns whether zbus has
+    /// something.
+    fn sort(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> bool {
+        let Some(frame) = Frame::new(bytes, fds) else {
+            return false;
+        };
+        if frame.kind == Kind::Call {
+            self.gate.arrive(frame);
+            return false;
+        }
+        self.give(frame.bytes, frame.fds);
+        true
+    }
+
+    fn give(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) {
+        self.output = bytes;
+        self.given = 0;
+        self.output_fds = fds;
+    }
+
+    /// Refuses a call that was too long, once it has passed.
+    fn refuse_skipped(&mut self) {
+        let Some(skipped) = self.skipped.take() else {
+            return;
+        };
+        if let Some(sender) = frame::sender_in(&skipped.header)
+            && frame::is_call(&skipped.fixed)
+        {
+            let serial = frame::serial(&skipped.fixed);
+            self.gate.refuse_size(sender, serial);
+        }
+    }
+
+    /// Waits for something to read, and reads it.
+    async fn read(&mut self) -> io::Result<()> {
+        let input = &mut self.input;
+        let read = || input.receive(&self.socket);
+        self.socket.async_io(Interest::READABLE, read).await
+    }
+}
+
+/// What was read and not yet looked at.
+#[derive(Debug, Default)]
+struct Input {
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were looked at.
+    taken: usize,
+    /// Descriptors, each with the position in the buffer of a byte of its message.
+    fds: VecDeque<(usize, OwnedFd)>,
+}
+
+impl Input {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.taken..]
+    }
+
+    /// Takes the next `length` bytes, and the descriptors that came with them.
+    fn take(&mut self, length: usize) -> (Vec<u8>, Vec<OwnedFd>) {
+        let bytes = self.bytes()[..length].to_vec();
+        self.taken += length;
+        let count = self.fds.partition_point(|(at, _)| *at < self.taken);
+        let fds = self.fds.drain(..count).map(|(_, fd)| fd).collect();
+        (bytes, fds)
+    }
+
+    /// Appends what `socket` has.
+    fn receive(&mut self, socket: &UnixStream) -> io::Result<()> {
+        self.buffer.drain(..self.taken);
+        for (at, _) in &mut self.fds {
+            *at -= self.taken;
+        }
+        self.taken = 0;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let start = self.buffer.len();
+        self.buffer.resize(start + CHUNK, 0);
+        let mut buffers = [IoSliceMut::new(&mut self.buffer[start..])];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(socket, &mut buffers, &mut ancillary, flags);
+        let length = received.as_ref().map_or(0, |received| received.bytes);
+        self.buffer.truncate(start + length);
+        let received = received?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // The kernel ends a read after bytes that descriptors came with (`unix(7)`), and the bus
+        // daemon writes no other message with them: so they belong to the last byte's message.
+        let last = self.buffer.len() - 1;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.fds.extend(fds.map(|fd| (last, fd)));
+            }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            let text = "file descriptors of a message could not be received";
+            return Err(io::Error::other(text));
+        }
+        Ok(())
+    }
+}
+
+/// Longest message of the kind that begins with `fixed`.
+fn longest(fixed: &[u8; FIXED]) -> usize {
+    match fixed {
+        fixed if frame::is_reply(fixed) => MAX_REPLY,
+        fixed if frame::is_call(fixed) => MAX_LIST_CALL,
+        _ => MAX_SIGNAL,
+    }
+}
+
+impl Skipped {
+    fn new(fixed: [u8; FIXED], lengths: Lengths) -> Self {
+        let fields = frame::fields(&fixed);
+        Self {
+            fixed,
+            fields: FIXED + fields,
+            rest: lengths.total - FIXED - fields,
+            header: Vec::new(),
+            kept: match FIXED + fields {
+                length if length <= MAX_HEADER => length,
+                _ => TAIL,
+            },
+        }
+    }
+
+    /// Lets bytes of `input` pass. Returns whether the message has passed.
+    fn pass(&mut self, input: &mut Input) -> bool {
+        let fields = self.fields.min(input.bytes().len());
+        self.header.extend(input.take(fields).0);
+        self.fields -= fields;
+        let surplus = self.header.len().saturating_sub(self.kept);
+        self.header.drain(..surplus);
+        let rest = self.rest.min(input.bytes().len());
+        // Its descriptors are closed here.
+        input.take(rest);
+        self.rest -= rest;
+        self.fields + self.rest == 0
+    }
+}
+
+#[async_trait]
+impl ReadHalf for Reader {
+    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        while self.given == self.output.len() {
+            if self.look()? {
+                break;
+            }
+            if let Some(call) = self.gate.next() {
+                self.give(call.bytes, call.fds);
+                break;
+            }
+            let gate = self.gate.clone();
+            tokio::select! {
+                read = self.read() => read?,
+                () = gate.changed.notified() => {}
+            }
+        }
+        let left = &self.output[self.given..];
+        let length = left.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&left[..length]);
+        self.given += length;
+        Ok((length, std::mem::take(&mut self.output_fds)))
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}

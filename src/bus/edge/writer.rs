@@ -1,0 +1,153 @@
+//! The half that writes: counts replies, and notices a bus that does not read.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tracing::warn;
+use zbus::Message;
+use zbus::connection::socket::WriteHalf;
+use zbus::export::async_trait::async_trait;
+use zbus::message::Type;
+
+use super::admission::Reply;
+use super::attend;
+use super::gate::Gate;
+
+/// How long the bus may take no byte. Then the connection is given up, and another is made.
+const STALL: Duration = Duration::from_secs(20);
+/// Longest reply of a method that returns no list, in bytes.
+const MAX_REPLY: usize = 1 << 20;
+/// Longest reply of a method that returns a list, in bytes. A bus daemon ends the connection of
+/// who sends more than 32 MiB (`max_message_size` in `dbus-daemon(1)`).
+const MAX_LIST_REPLY: usize = 30 << 20;
+/// Members whose replies may be long.
+const RETURN_LISTS: [&str; 3] = ["GetManagedObjects", "ListMachines", "ListVcpus"];
+/// Descriptors that one message may have.
+const MAX_FDS: usize = 16;
+
+/// Writes messages to the bus.
+#[derive(Debug)]
+pub(super) struct Writer {
+    socket: Arc<UnixStream>,
+    gate: Arc<Gate>,
+    /// The message that is being written and how much of it is written. It stays here where a
+    /// caller of zbus stops waiting, so that no message is cut off.
+    unwritten: Option<(Message, usize)>,
+}
+
+impl Writer {
+    pub(super) fn new(socket: Arc<UnixStream>, gate: Arc<Gate>) -> Self {
+        Self {
+            socket,
+            gate,
+            unwritten: None,
+        }
+    }
+
+    /// Writes the rest of the message that is being written.
+    async fn finish(&mut self) -> io::Result<()> {
+        while let Some((message, written)) = &mut self.unwritten {
+            let data = message.data();
+            let fds: Vec<BorrowedFd<'_>> = match *written {
+                0 => data.fds().iter().map(AsFd::as_fd).collect(),
+                _ => Vec::new(),
+            };
+            *written += write(&self.socket, &data[*written..], &fds).await?;
+            if *written == data.len() {
+                self.unwritten = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is sent for `message`, which may be nothing: an error where a reply is too long.
+    fn admit(&self, message: &Message) -> zbus::Result<Option<Message>> {
+        let header = message.header();
+        let is_reply = matches!(message.message_type(), Type::MethodReturn | Type::Error);
+        let (true, Some(caller), Some(serial)) =
+            (is_reply, header.destination(), header.reply_serial())
+        else {
+            return Ok(Some(message.clone()));
+        };
+        let length = message.data().len();
+        match self.gate.answered(caller.as_str(), serial.get(), length) {
+            Reply::Unwanted => Ok(None),
+            Reply::Unknown => Ok(Some(message.clone())),
+            Reply::Expected { member } => {
+                let limit = match RETURN_LISTS.contains(&member.as_str()) {
+                    true => MAX_LIST_REPLY,
+                    false => MAX_REPLY,
+                };
+                if length <= limit {
+                    return Ok(Some(message.clone()));
+                }
+                let limit = limit >> 20;
+                let text = format!("the reply of {member} is longer than {limit} MiB");
+                attend::refusal(caller.as_str(), serial, &text).map(Some)
+            }
+        }
+    }
+}
+
+/// Writes some of `bytes`, and gives the connection up where that takes too long.
+async fn write(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let write = socket.async_io(Interest::WRITABLE, || send(socket, bytes, fds));
+    match timeout(STALL, write).await {
+        Ok(written) => written,
+        Err(_) => {
+            warn!(
+                seconds = STALL.as_secs(),
+                "the bus reads nothing, so the connection to it is closed"
+            );
+            // The reader sees that as the end of the connection.
+            let _ = shutdown(socket, Shutdown::Both);
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    }
+}
+
+fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL;
+    Ok(sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut ancillary,
+        flags,
+    )?)
+}
+
+#[async_trait]
+impl WriteHalf for Writer {
+    async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
+        self.finish().await?;
+        self.unwritten = self.admit(message)?.map(|message| (message, 0));
+        Ok(self.finish().await?)
+    }
+
+    /// Writes lines of the authentication.
+    async fn sendmsg(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        write(&self.socket, bytes, fds).await
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        Ok(shutdown(&*self.socket, Shutdown::Both)?)
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}

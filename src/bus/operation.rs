@@ -1,0 +1,214 @@
+//! One call that needs authorization: its details for polkit's rules and dialogs, and its records.
+//!
+//! All such calls go through [`Operation::authorize`], which writes one entry of the journal and one
+//! record of the audit log for each call that is authorized by polkit or because the caller is root.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::sync::Arc;
+
+use tracing::info;
+use zbus::message::Header;
+
+use super::authority::{Action, Authority, Caller};
+use super::error::Error;
+use crate::host::{Audit, CallRecord};
+use crate::machine::{Handle, Snapshot};
+use crate::names::{MachineName, message_id};
+
+/// The maximum length of a value, in bytes: more than a list of all vCPUs that a machine can have. A
+/// longer value is not shortened for polkit, because a rule would decide on a part of it.
+const MAX_VALUE: usize = 64 << 10;
+/// The length to which a message of the log shortens each value, in characters. The field has all of it.
+const MAX_SHOWN: usize = 256;
+
+/// The records of authorized calls.
+#[derive(Clone, Debug)]
+pub struct Records(Arc<Audit>);
+
+impl Records {
+    /// Records in the journal and in `audit`.
+    pub fn new(audit: Arc<Audit>) -> Self {
+        Self(audit)
+    }
+}
+
+/// A call that needs authorization.
+#[derive(Debug)]
+pub(super) struct Operation {
+    action: Action,
+    /// The detail `operation`, such as `scheduler`.
+    name: &'static str,
+    machine: Option<MachineName>,
+    uuid: String,
+    is_kvm: bool,
+    details: BTreeMap<String, String>,
+}
+
+impl Operation {
+    /// The operation `name`, guarded by `action`, on the machine of `handle`.
+    pub(super) fn on(handle: &Handle, action: Action, name: &'static str) -> Self {
+        let snapshot: Arc<Snapshot> = handle.snapshot();
+        let mut operation = Self::named(handle.name().clone(), action, name);
+        operation.uuid = snapshot.uuid.to_string();
+        operation.is_kvm = snapshot.accelerator.as_str() == "kvm";
+        operation
+            .with("uuid", &snapshot.uuid)
+            .with_some("owner", handle.owner())
+            .with_some("registrant", handle.registrant())
+    }
+
+    /// The operation `name`, guarded by `action`, on a machine that may not exist.
+    pub(super) fn named(machine: MachineName, action: Action, name: &'static str) -> Self {
+        Self {
+            machine: Some(machine),
+            ..Self::on_all(action, name)
+        }
+    }
+
+    /// The operation `name`, guarded by `action`, on no machine in particular.
+    pub(super) fn on_all(action: Action, name: &'static str) -> Self {
+        Self {
+            action,
+            name,
+            machine: None,
+            uuid: String::new(),
+            is_kvm: false,
+            details: BTreeMap::new(),
+        }
+    }
+
+    /// The same with one more detail.
+    #[must_use]
+    pub(super) fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.details.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// The same with one more detail, if it has a value.
+    #[must_use]
+    pub(super) fn with_some(self, key: &str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.with(key, value),
+            None => self,
+        }
+    }
+
+    /// Authorizes the sender of the call `header`, and records the call.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the caller is not authorized, has too many calls under way, or gives a value that is too
+    /// long.
+    pub(super) async fn authorize(
+        &self,
+        header: &Header<'_>,
+        authority: &Authority,
+    ) -> Result<Caller, Error> {
+        let details = self.details()?;
+        let caller = authority.check(header, self.action, &details).await?;
+        self.record(caller.uid(), authority.records());
+        Ok(caller)
+    }
+
+    /// Returns the details for polkit, without the caller's `uid`.
+    fn details(&self) -> Result<HashMap<&str, &str>, Error> {
+        let too_long = |(_, value): &(&String, &String)| value.len() > MAX_VALUE;
+        if let Some((key, value)) = self.details.iter().find(too_long) {
+            let length = value.len();
+            return Err(Error::LimitExceeded(format!(
+                "the value of {key:?} has {length} bytes; the limit is {MAX_VALUE}"
+            )));
+        }
+        let details = self.details.iter();
+        let mut details: HashMap<&str, &str> = details
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        details.insert("operation", self.name);
+        details.insert(
+            "machine",
+            self.machine.as_ref().map_or("", MachineName::as_str),
+        );
+        Ok(details)
+    }
+
+    /// Records that the user `uid` is authorized.
+    fn record(&self, uid: u32, records: &Records) {
+        let operation = self.name;
+        let vm_name = self.machine.as_ref().map_or("", MachineName::as_str);
+        let (values, shown) = (self.values(usize::MAX), self.values(MAX_SHOWN));
+        let prefix = match &self.machine {
+            Some(name) => format!("{name}: "),
+            None => String::new(),
+        };
+        info!(
+            message_id = message_id::CALL_AUTHORIZED,
+            vm_name,
+            vm_uuid = self.uuid,
+            operation,
+            values,
+            request_uid = uid,
+            "{prefix}operation \"{operation}\" authorized for uid {uid} ({shown})"
+        );
+        let is_value = |(key, _): &(&String, &String)| *key != "uuid";
+        records.0.write_call(&CallRecord {
+            operation,
+            machine: self.machine.as_ref().map(MachineName::as_str),
+            uuid: &self.uuid,
+            kvm: self.is_kvm,
+            uid,
+            values: self.details.iter().filter(is_value).collect(),
+        });
+    }
+
+    /// Returns the details as text in which no value can look like another: `KEY="VALUE" …`. Each value
+    /// has at most `limit` characters.
+    fn values(&self, limit: usize) -> String {
+        let mut text = String::new();
+        for (key, value) in &self.details {
+            let separator = if text.is_empty() { "" } else { " " };
+            // Writing to a String does not fail.
+            let _ = write!(text, "{separator}{key}=\"");
+            text.extend(value.chars().take(limit).flat_map(char::escape_default));
+            text.push_str(if value.chars().nth(limit).is_some() {
+                "…\""
+            } else {
+                "\""
+            });
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_cannot_look_like_another() {
+        let name: MachineName = "web".parse().unwrap();
+        let operation = Operation::named(name, Action::ManageMachines, "register")
+            .with("address", "/a\" owner=\"0\"\n\u{202e}")
+            .with_some("owner", Some(1000))
+            .with_some("registrant", None::<u32>);
+        let text = r#"address="/a\" owner=\"0\"\n\u{202e}" owner="1000""#;
+        assert_eq!(operation.values(MAX_SHOWN), text);
+        assert!(
+            operation
+                .values(2)
+                .starts_with(r#"address="/a…" owner="10…""#)
+        );
+        let details = operation.details().unwrap();
+        assert_eq!(details["operation"], "register");
+        assert_eq!(details["machine"], "web");
+        assert!(!details.contains_key("registrant"));
+    }
+
+    #[test]
+    fn refuses_a_value_that_is_too_long_for_polkit() {
+        let long = "x".repeat(MAX_VALUE + 1);
+        let operation = Operation::on_all(Action::TuneVcpus, "pin").with("cpus", long);
+        let error = operation.details().unwrap_err();
+        assert!(error.to_string().contains("65537 bytes"), "{error}");
+    }
+}
