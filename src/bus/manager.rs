@@ -208,7 +208,10 @@ impl Manager {
     #[zbus(out_args("machine"))]
     fn get_machine(&self, name: String) -> Result<OwnedObjectPath, Error> {
         let machine = self.directory.get(&name);
-        let none = || Error::NoSuchMachine(format!("{name:?}"));
+        let none = || {
+            let shown: String = name.chars().take(80).collect();
+            Error::NoSuchMachine(format!("{shown:?}"))
+        };
         machine.as_ref().map(path).ok_or_else(none)
     }
 

@@ -289,15 +289,15 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     ];
     // The test's process is the machine `taken`.
     let qemu = sleeper(command("sleep")).await;
-    let option = |(key, value): &(&'static str, Variant<'static>)| {
-        (*key, value.try_clone().expect("no descriptors"))
-    };
     let asked = good.all_calls();
     let mark = world.signals.mark().await;
     let service = world.service.as_ref().expect("it runs");
     let before = service.descriptors();
     for (name, address, options, error, parts) in &cases {
-        let mut options = options.iter().map(option).collect::<Vec<_>>();
+        let options = options.iter();
+        let options =
+            options.map(|(key, value)| (*key, value.try_clone().expect("no descriptors")));
+        let mut options: Vec<_> = options.collect();
         if !options.iter().any(|(key, _)| *key == "leader") {
             options.push(("leader", qemu.pid().into()));
         }
@@ -704,14 +704,10 @@ async fn the_defaults_are_not_for_machines_that_users_register() {
     let manager = world.manager().await;
     manager.reload().await.unwrap();
     let (ours, theirs) = pair();
-    let _peers = [Peer::on(ours, Model::x86(1, 4)), {
-        let (ours, theirs) = pair();
-        let peer = Peer::on(ours, Model::x86(1, 4));
-        register_fd(&manager, "roots", theirs).await.unwrap();
-        peer
-    }];
+    let _users = Peer::on(ours, Model::x86(1, 4));
     let register = move |manager| async move { register_fd(&manager, "users", theirs).await };
     world.with_nobody(register).await.unwrap();
+    let _roots = world.peer("roots", Model::x86(1, 4));
 
     let (users, roots) = (world.machine("users").await, world.machine("roots").await);
     assert_eq!(roots.bandwidth_period_usec().await, Ok(10_000));

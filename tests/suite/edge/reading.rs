@@ -53,7 +53,7 @@ async fn a_caller_that_reads_again_is_answered_again() {
 /// Scripted QEMU, dbus-daemon, raw clients: more calls than wait at a time.
 #[tokio::test]
 async fn calls_beyond_the_limit_are_refused_and_root_is_served() {
-    let served = Served::with(Model::x86(2, 1024)).await;
+    let served = Served::with(Model::x86(2, 256)).await;
     let mut clients = Vec::new();
     let mut calls = 0;
     for _ in 0..8 {

@@ -155,12 +155,15 @@ impl RawClient {
             .expect("the bus is there");
     }
 
-    /// The next message.
+    /// The next reply.
     pub(crate) async fn receive(&mut self) -> Received {
         let received = async {
             loop {
-                if let Some(received) = self.take() {
-                    return received;
+                while let Some(received) = self.take() {
+                    // A signal answers nothing.
+                    if received.reply_to != 0 {
+                        return received;
+                    }
                 }
                 let read = self.socket.read_buf(&mut self.input).await;
                 assert_ne!(read.expect("the bus is there"), 0, "the bus hung up");
