@@ -311,7 +311,7 @@ impl Actor {
         match result {
             Ok((opened, home)) => {
                 if let Some(home) = home {
-                    self.move_in(home);
+                    self.move_in(home).await;
                 }
                 self.keep(duplicate);
                 Ok(opened)
@@ -355,7 +355,7 @@ impl Actor {
 
     /// Makes `snapshot` the one that is read, and says so if it is another.
     pub(super) async fn publish(&mut self, mut snapshot: Snapshot) {
-        self.add_place(&mut snapshot);
+        self.add_place(&mut snapshot).await;
         snapshot.process = self.leader.as_ref().map(|leader| leader.id());
         snapshot.leader = snapshot.process.map_or(0, |process| process.pid);
         let snapshot = Arc::new(snapshot);
@@ -396,7 +396,7 @@ impl Actor {
     /// The machine is gone: nothing that was known of it is true any more.
     async fn vanish(&mut self) {
         self.release();
-        self.placing.leave(self.leader.as_deref());
+        self.placing.leave(self.leader.clone()).await;
         self.configured = self.placement().tuning;
         self.placing = Placing::new(self.configured.clone());
         if let Some(leader) = self.leader.take() {

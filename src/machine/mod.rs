@@ -38,6 +38,7 @@ mod running;
 mod session;
 mod snapshot;
 mod source;
+mod worker;
 
 pub use actor::start;
 pub use error::{Error, Refusal, Report, TuningError};

@@ -371,7 +371,7 @@ impl Actor {
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
             news.extend(told.map(News::VcpuAdded));
         }
-        self.place(&look.inventory);
+        self.place(&look.inventory).await;
         snapshot.take_look(look);
         snapshot.pending = self.removals.pending_vcpus();
         self.publish(snapshot).await;
