@@ -117,7 +117,9 @@ fn name_of(error: &machine::Error) -> &'static str {
 fn name_of_registry(error: &registry::Error) -> &'static str {
     use registry::Error;
     match error {
-        Error::Exists(_) | Error::Disabled(_) => error_name::MACHINE_EXISTS,
+        Error::Exists(_) | Error::Disabled(_) | Error::OtherMachine(_) => {
+            error_name::MACHINE_EXISTS
+        }
         Error::NoSuchMachine => error_name::NO_SUCH_MACHINE,
         Error::TooManyOfUser { .. } | Error::TooMany(_) => error_name::LIMIT_EXCEEDED,
         Error::Unavailable(_) => error_name::CPU_UNAVAILABLE,

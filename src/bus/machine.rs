@@ -245,7 +245,7 @@ impl MachineObject {
     #[zbus(out_args("vcpus"))]
     async fn list_vcpus(&self) -> Vec<Dict> {
         let online = self.machine.online().await;
-        let places = self.machine.observe();
+        let places = self.machine.observe().await;
         let snapshot = self.machine.snapshot();
         let row = |vcpu: Vcpu<'_>| {
             let mut dict = describe::vcpu(&snapshot, vcpu);

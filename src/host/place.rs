@@ -329,7 +329,7 @@ impl<'a> Pass<'a> {
             false => Ok(()),
         };
         let undone = undone.or_else(|error| match error.reason {
-            Reason::Foreign => Ok(()),
+            Reason::Foreign | Reason::Ended => Ok(()),
             _ => Err(error),
         });
         if let Err(error) = undone.and_then(|()| groups.remove(self.vcpu)) {
@@ -362,13 +362,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         undo();
-        tracing::warn!(
-            vcpu = self.vcpu,
-            thread = self.place.thread,
-            %step,
-            "the thread ended while it was placed; if another thread has its number, that was placed and then put back"
-        );
-        Err(self.failed(step, Reason::Foreign))
+        Err(self.failed(step, Reason::Ended))
     }
 
     fn failed(&self, step: Step, reason: Reason) -> StepError {

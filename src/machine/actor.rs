@@ -17,6 +17,7 @@ use super::handle::{Command, Handle};
 use super::link::{Failed, Link, Look, Socket};
 use super::notice::{News, Outbox};
 use super::placing::{self, Found, Placement, Placing, Site};
+use super::quota::Quota;
 use super::record::{RecordFile, Telling};
 use super::removal::Removals;
 use super::running::{Running, Settled};
@@ -33,6 +34,13 @@ use crate::qmp::Closed;
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// QEMU closes QMP a moment before it exits; only one that lives on is disconnected.
 const EXIT_GRACE: Duration = Duration::from_millis(250);
+/// How many log lines, and how many audit records, a machine may cause in a second by changes that no
+/// caller asked for.
+const RECORDS_PER_SECOND: u32 = 50;
+/// How many log lines it may cause at once: more than one client of QEMU changes at a time.
+const LOG_BURST: u32 = 1000;
+/// The same for audit records. One record is about all vCPUs that change together.
+const AUDIT_BURST: u32 = 100;
 /// Why a machine that was never connected is shown as disconnected.
 const UNANSWERED: &str = "QEMU listens and has not answered yet: it is starting or stopped, or another QMP client is attached";
 
@@ -73,6 +81,8 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         removals: Removals::default(),
         leader: None,
         backoff: Backoff::default(),
+        log_quota: Quota::new(RECORDS_PER_SECOND, LOG_BURST),
+        audit_quota: Quota::new(RECORDS_PER_SECOND, AUDIT_BURST),
         over: over.clone(),
         visible: false,
         attention: Attention::default(),
@@ -142,6 +152,10 @@ pub(super) struct Actor {
     /// What the configuration wants for the vCPUs, as far as that was taken up.
     pub(super) configured: Tuning,
     pub(super) backoff: Backoff,
+    /// For log lines about changes that no caller asked for.
+    pub(super) log_quota: Quota,
+    /// For audit records about them.
+    pub(super) audit_quota: Quota,
     /// Cancelled before the end of a machine is reported that will not come back.
     over: CancellationToken,
     pub(super) record: RecordFile,
@@ -297,7 +311,7 @@ impl Actor {
         match result {
             Ok((opened, home)) => {
                 if let Some(home) = home {
-                    self.move_in(home);
+                    self.move_in(home).await;
                 }
                 self.keep(duplicate);
                 Ok(opened)
@@ -341,7 +355,7 @@ impl Actor {
 
     /// Makes `snapshot` the one that is read, and says so if it is another.
     pub(super) async fn publish(&mut self, mut snapshot: Snapshot) {
-        self.add_place(&mut snapshot);
+        self.add_place(&mut snapshot).await;
         snapshot.process = self.leader.as_ref().map(|leader| leader.id());
         snapshot.leader = snapshot.process.map_or(0, |process| process.pid);
         let snapshot = Arc::new(snapshot);
@@ -382,7 +396,7 @@ impl Actor {
     /// The machine is gone: nothing that was known of it is true any more.
     async fn vanish(&mut self) {
         self.release();
-        self.placing.leave(self.leader.as_deref());
+        self.placing.leave(self.leader.clone()).await;
         self.configured = self.placement().tuning;
         self.placing = Placing::new(self.configured.clone());
         if let Some(leader) = self.leader.take() {

@@ -12,11 +12,23 @@ use crate::host::AuditRecord;
 use crate::names::message_id;
 
 impl Actor {
-    /// Tells `news` to the outside, and writes it down.
-    pub(super) async fn tell(&self, news: News) {
+    /// Logs `news` and emits it. A machine that changes by itself has a limited number of log lines.
+    pub(super) async fn tell(&mut self, news: News) {
+        let vcpu = match &news {
+            News::VcpuAdded(vcpu) | News::VcpuRemoved(vcpu) => Some(vcpu),
+            News::VcpuRemovalFailed { vcpu, .. } => Some(vcpu),
+            _ => None,
+        };
+        if vcpu.is_some_and(|vcpu| vcpu.uid.is_some() || self.log_quota.take(Instant::now())) {
+            self.log(&news);
+        }
+        self.outbox.tell(&self.source.name, news).await;
+    }
+
+    fn log(&self, news: &News) {
         let snapshot = self.snapshot();
         let (vm_name, vm_uuid) = (self.source.name.as_str(), snapshot.uuid.as_str());
-        match &news {
+        match news {
             News::VcpuAdded(vcpu) => info!(
                 message_id = message_id::VCPU_ADDED,
                 vm_name,
@@ -50,7 +62,25 @@ impl Actor {
             ),
             _ => {}
         }
-        self.outbox.tell(&self.source.name, news).await;
+    }
+
+    /// Logs how many log lines and audit records were dropped, if that is due.
+    pub(super) fn log_dropped(&mut self) {
+        let now = Instant::now();
+        let vm_name = self.source.name.as_str();
+        if let Some(dropped) = self.log_quota.report(now) {
+            warn!(
+                vm_name,
+                dropped, "{vm_name}: dropped {dropped} log lines, because vCPUs change too often"
+            );
+        }
+        if let Some(dropped) = self.audit_quota.report(now) {
+            warn!(
+                vm_name,
+                dropped,
+                "{vm_name}: dropped {dropped} audit records, because vCPUs change too often"
+            );
+        }
     }
 
     /// Gives the answers that are due, and writes down who waited in vain.
@@ -87,8 +117,9 @@ impl Actor {
         self.write_audit(true, 0, count, None, true);
     }
 
-    /// Writes down how the number of vCPUs changed with `news`, and what was refused.
-    pub(super) fn audit_news(&self, old: u32, new: u32, news: &[News]) {
+    /// Audits how the number of vCPUs changed with `news`, and what was refused. A machine that
+    /// changes by itself has a limited number of records.
+    pub(super) fn audit_news(&mut self, old: u32, new: u32, news: &[News]) {
         let mut asked: Option<u32> = None;
         let mut refused = 0;
         let mut refused_uid = None;
@@ -102,10 +133,11 @@ impl Actor {
                 _ => {}
             }
         }
-        if old != new {
+        let now = Instant::now();
+        if old != new && (asked.is_some() || self.audit_quota.take(now)) {
             self.audit(old, new, asked, true);
         }
-        if refused > 0 {
+        if refused > 0 && (refused_uid.is_some() || self.audit_quota.take(now)) {
             self.audit(new, new.saturating_sub(refused), refused_uid, false);
         }
     }

@@ -12,6 +12,7 @@ use super::notice::Outbox;
 use super::placing::TuningChange;
 use super::snapshot::{Snapshot, Subject};
 use super::source::Treatment;
+use super::worker::on_host;
 use crate::host::{Leader, Observed, observe};
 use crate::inventory::Target;
 use crate::names::MachineName;
@@ -155,19 +156,22 @@ impl Handle {
         self.treatment.borrow().limits.removal_timeout
     }
 
-    /// Where the vCPUs run that have threads of their own, as the kernel has it now.
-    pub fn observe(&self) -> BTreeMap<u32, Observed> {
+    /// Returns where the vCPUs run that have threads of their own, as the kernel has it now.
+    pub async fn observe(&self) -> BTreeMap<u32, Observed> {
         let Some(leader) = self.leaders.borrow().clone() else {
             return BTreeMap::new();
         };
-        let snapshot = self.snapshot();
-        let threads = snapshot.inventory.vcpus();
-        let threads = threads.filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)));
-        let observed = threads.filter_map(|(vcpu, thread)| {
-            // One that ends just now is nowhere.
-            Some((vcpu, observe(thread, leader.as_ref()).ok()?))
-        });
-        observed.collect()
+        let inventory = self.snapshot().inventory.clone();
+        on_host(move || {
+            let threads = inventory.vcpus();
+            let threads = threads.filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)));
+            let observed = threads.filter_map(|(vcpu, thread)| {
+                // A thread that ends just now is nowhere.
+                Some((vcpu, observe(thread, leader.as_ref()).ok()?))
+            });
+            observed.collect()
+        })
+        .await
     }
 
     pub(super) async fn ask_actor(&self, request: Request) -> Result<Outcome, Error> {

@@ -1,5 +1,6 @@
 //! A live connection to a QEMU: its QMP client, the process behind it, and one look at its vCPUs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::net::UnixStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
+use tokio::time::Instant;
 
+use super::worker::on_host;
 use crate::host::Leader;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, MAX_VCPUS, Slots};
 use crate::limited::Limited;
@@ -44,6 +47,8 @@ pub(super) struct Link {
     pub identity: Identity,
     /// The CPUs of a QEMU that does not list them; their number never changes.
     counted: OnceCell<(Slots, Option<Text>)>,
+    /// The threads of the last look that were tasks of the leader.
+    verified: Mutex<Arc<BTreeSet<u32>>>,
 }
 
 /// A connection that did not come about.
@@ -68,6 +73,8 @@ pub(super) struct Look {
     pub run_state: Text,
     /// Why there are no hotpluggable CPUs, in QEMU's words.
     pub no_hotplug: Option<Text>,
+    /// How long it took to read QEMU's answers.
+    pub cost: Duration,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +106,7 @@ impl Link {
             leader,
             identity,
             counted: OnceCell::new(),
+            verified: Mutex::default(),
         };
         match link.look().await {
             Ok(look) => Ok((link, look)),
@@ -186,9 +194,11 @@ impl Link {
             Err(error) => return Err(broken(error)),
         };
         let run_state = status.wait().await.map_err(broken)?.status;
+        let start = Instant::now();
         let mut inventory = Inventory::read(slots, cpus)
             .map_err(|contradiction| Closed::Malformed(contradiction.to_string()))?;
-        let foreign = inventory.trust_threads(self.leader.pid(), |t| self.leader.has_task(t));
+        let tasks = self.tasks_of(&inventory).await;
+        let foreign = inventory.trust_threads(self.leader.pid(), |thread| tasks.contains(&thread));
         if !foreign.is_empty() {
             tracing::debug!(threads = ?foreign, "not threads of the QMP peer, so not used");
         }
@@ -196,7 +206,29 @@ impl Link {
             inventory: Arc::new(inventory),
             run_state,
             no_hotplug,
+            cost: start.elapsed(),
         })
+    }
+}
+
+impl Link {
+    /// Returns the threads in `inventory` that are tasks of the leader. They are read again only for
+    /// another list: each use of a thread checks it again.
+    async fn tasks_of(&self, inventory: &Inventory) -> Arc<BTreeSet<u32>> {
+        let threads = inventory.present();
+        let threads = threads.flat_map(|(_, presence)| presence.threads.iter());
+        let listed: BTreeSet<u32> = threads.map(|thread| thread.id).collect();
+        let mut verified = self.verified.lock().await;
+        // Where all were tasks, the same list needs no other look.
+        if **verified != listed {
+            let leader = self.leader.clone();
+            let tasks = on_host(move || {
+                let tasks = listed.into_iter();
+                tasks.filter(|thread| leader.has_task(*thread)).collect()
+            });
+            *verified = Arc::new(tasks.await);
+        }
+        verified.clone()
     }
 }
 

@@ -30,6 +30,7 @@ mod link;
 mod notice;
 mod placing;
 mod processes;
+mod quota;
 mod record;
 mod removal;
 mod request;
@@ -37,6 +38,7 @@ mod running;
 mod session;
 mod snapshot;
 mod source;
+mod worker;
 
 pub use actor::start;
 pub use error::{Error, Refusal, Report, TuningError};

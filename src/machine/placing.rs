@@ -14,6 +14,7 @@ use super::actor::Actor;
 use super::error::{Error, TuningError};
 use super::handle::TuningAnswer;
 use super::snapshot::{Snapshot, Subject};
+use super::worker::{Worker, on_host};
 use crate::host::{Audit, HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
 use crate::inventory::Inventory;
 use crate::names::message_id;
@@ -25,6 +26,9 @@ use crate::placement::{
 /// How often it is seen to that what is wanted is still in force. The look that goes with it finds
 /// what others plugged and nobody told.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the list of the host's CPUs is good enough to be shown.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The host, as far as machines are placed on it.
 #[derive(Clone, Debug)]
@@ -68,8 +72,11 @@ pub enum TuningChange {
 /// What the actor knows of the place of its vCPUs.
 #[derive(Debug, Default)]
 pub(super) struct Placing {
-    /// `None` until it is known where the machine is.
-    placer: Option<Placer>,
+    worker: Worker,
+    /// The home of the placer; `None` until it is known where the machine is.
+    home: Option<Home>,
+    /// The CPUs of the host, and when they were read.
+    cpus: Option<(Instant, Option<HostCpus>)>,
     pub(super) tuning: Arc<Tuning>,
     /// The threads of the last pass, by vCPU.
     threads: BTreeMap<u32, u32>,
@@ -179,7 +186,7 @@ impl Placing {
 
     /// Whether the machine has a home, if only one without control groups.
     pub(super) fn is_at_home(&self) -> bool {
-        self.placer.is_some()
+        self.home.is_some()
     }
 
     /// When the next pass is due without any cause.
@@ -194,32 +201,48 @@ impl Placing {
     }
 
     /// Makes the groups of vCPUs that are about to come.
-    pub(super) fn prepare(&mut self, vcpus: &[u32]) {
-        // What fails here fails again when the threads are there, and is told then.
-        if let Some(placer) = &mut self.placer
-            && let Err(error) = placer.prepare(vcpus)
-        {
-            info!(%error, "groups cannot be made before the vCPUs are there");
-        }
+    pub(super) async fn prepare(&mut self, vcpus: Vec<u32>) {
+        let pass = self.worker.pass(move |placer| {
+            // A failure here comes again when the threads are there, and is reported then.
+            if let Err(error) = placer.prepare(&vcpus) {
+                info!(%error, "groups cannot be made before the vCPUs are there");
+            }
+            Ok(Report::default())
+        });
+        pass.await;
     }
 
     /// The end of the machine: if its QEMU has ended its groups go, else all stays as it is.
-    pub(super) fn leave(&mut self, leader: Option<&Leader>) {
-        let Some(mut placer) = self.placer.take() else {
-            return;
-        };
-        if leader.is_some_and(Leader::has_exited)
-            && let Err(error) = placer.dismantle()
-        {
-            // systemd removes what is left with the unit.
-            info!(%error, "a group of the machine stays");
+    pub(super) async fn leave(&mut self, leader: Option<Arc<Leader>>) {
+        let pass = self.worker.pass(move |placer| {
+            if leader.is_some_and(|leader| leader.has_exited())
+                && let Err(error) = placer.dismantle()
+            {
+                // systemd removes the rest with the unit.
+                info!(%error, "a group of the machine stays");
+            }
+            Ok(Report::default())
+        });
+        pass.await;
+        self.worker = Worker::Absent;
+        self.home = None;
+    }
+
+    /// Returns the CPUs of the host, at most a second old.
+    async fn host_cpus(&mut self, host: &Host) -> Option<&HostCpus> {
+        let is_fresh = |(at, _): &&(Instant, _)| at.elapsed() < FRESH;
+        if self.cpus.as_ref().filter(is_fresh).is_none() {
+            let host = host.clone();
+            let cpus = on_host(move || host.cpus().ok()).await;
+            self.cpus = Some((Instant::now(), cpus));
         }
+        self.cpus.as_ref().and_then(|(_, cpus)| cpus.as_ref())
     }
 }
 
 impl Actor {
     /// The machine's home was looked for.
-    pub(super) fn move_in(&mut self, found: Found) {
+    pub(super) async fn move_in(&mut self, found: Found) {
         let machine = &self.source.name;
         let nowhere = |unit: String| Home {
             kind: Kind::None,
@@ -245,13 +268,16 @@ impl Actor {
                 nowhere(String::new())
             }
         };
-        let host = &self.site.host;
-        let placer = Placer::new(host.clone(), machine.as_str(), home.clone());
-        let placer = placer.or_else(|error| {
-            warn!(%machine, unit = home.unit, %error, "no control groups: only affinity and schedulers");
-            Placer::new(host.clone(), machine.as_str(), nowhere(home.unit.clone()))
+        let (host, name) = (self.site.host.clone(), machine.clone());
+        let placer = on_host(move || {
+            let placer = Placer::new(host.clone(), name.as_str(), home.clone());
+            placer.or_else(|error| {
+                let unit = home.unit;
+                warn!(machine = %name, unit, %error, "no control groups: only affinity and schedulers");
+                Placer::new(host, name.as_str(), nowhere(unit))
+            })
         });
-        match placer {
+        match placer.await {
             Ok(mut placer) => {
                 if foreign {
                     placer = placer.beside_another();
@@ -260,7 +286,8 @@ impl Actor {
                 if placer.home().kind != Kind::None && !missing.is_empty() {
                     warn!(%machine, unit, ?missing, "controllers are not available");
                 }
-                self.placing.placer = Some(placer);
+                self.placing.home = Some(placer.home().clone());
+                self.placing.worker = Worker::Idle(Box::new(placer));
             }
             Err(error) => warn!(%machine, %error, "vCPUs are not placed"),
         }
@@ -268,7 +295,7 @@ impl Actor {
 
     /// Brings the vCPUs of `inventory` to where they are wanted, if something changed since the
     /// last pass or one is due.
-    pub(super) fn place(&mut self, inventory: &Inventory) {
+    pub(super) async fn place(&mut self, inventory: &Inventory) {
         let threads: BTreeMap<u32, u32> = inventory
             .vcpus()
             .filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)))
@@ -278,10 +305,17 @@ impl Actor {
         if !is_due && threads == self.placing.threads {
             return;
         }
-        let Some((placer, leader)) = self.placing.placer.as_mut().zip(self.leader.as_ref()) else {
+        let Some(leader) = self.leader.clone() else {
             return;
         };
-        let report = placer.reconcile(&self.placing.tuning, &threads, leader.as_ref());
+        let (tuning, wanted) = (self.placing.tuning.clone(), threads.clone());
+        let pass = self
+            .placing
+            .worker
+            .pass(move |placer| Ok(placer.reconcile(&tuning, &wanted, leader.as_ref())));
+        let Some(Ok(report)) = pass.await else {
+            return;
+        };
         self.placing.threads = threads;
         self.placing.due = Some(now + INTERVAL);
         self.log_pass(&report);
@@ -293,8 +327,10 @@ impl Actor {
             .failures()
             .map(|(vcpu, error)| (vcpu, error.clone()))
             .collect();
+        let now = Instant::now();
         for (vcpu, error) in &failed {
-            if self.placing.failed.get(vcpu) != Some(error) {
+            let is_new = self.placing.failed.get(vcpu) != Some(error);
+            if is_new && self.log_quota.take(now) {
                 let message_id = message_id::VCPU_NOT_PLACED;
                 let vm_name = machine.as_str();
                 warn!(message_id, vm_name, vcpu, %error, "vCPU not placed as wanted");
@@ -302,12 +338,14 @@ impl Actor {
         }
         for (vcpu, outcome) in &report.vcpus {
             for step in &outcome.drifted {
-                if self.placing.drifted.insert((*vcpu, *step)) {
+                if self.placing.drifted.insert((*vcpu, *step)) && self.log_quota.take(now) {
                     warn!(%machine, vcpu, %step, "changed from outside, and set again");
                 }
             }
         }
-        if let Some(error) = &report.emulator {
+        if let Some(error) = &report.emulator
+            && self.log_quota.take(now)
+        {
             info!(%machine, %error, "not all other threads are in the emulator's group");
         }
         self.placing.failed = failed;
@@ -321,7 +359,10 @@ impl Actor {
         answer: TuningAnswer,
     ) {
         let result = self.snapshot().check(&subject);
-        let result = result.and_then(|()| self.try_tune(&change));
+        let result = match result {
+            Ok(()) => self.try_tune(&change).await,
+            Err(error) => Err(error),
+        };
         if result.is_ok() {
             let snapshot = Snapshot::clone(&self.snapshot());
             self.publish(snapshot).await;
@@ -341,20 +382,20 @@ impl Actor {
         self.configured = wanted;
         self.placing.due = None;
         let snapshot = Snapshot::clone(&self.snapshot());
-        self.place(&snapshot.inventory);
+        self.place(&snapshot.inventory).await;
         self.publish(snapshot).await;
         self.remember();
     }
 
-    fn try_tune(&mut self, change: &TuningChange) -> Result<(), Error> {
+    async fn try_tune(&mut self, change: &TuningChange) -> Result<(), Error> {
         let old = self.placing.tuning.clone();
-        let new = self.check(change).map_err(Error::Tuning)?;
+        let new = self.check(change).await.map_err(Error::Tuning)?;
         let mut known = self.placing.failed.clone();
         known.retain(|vcpu, error| !change.decides(*vcpu, error.step, &new));
         // Written down first, as what is done and not remembered would be undone by a restart.
         self.placing.tuning = Arc::new(new);
         let result = match self.try_remember() {
-            Ok(()) => self.put_in_force(&old, &known),
+            Ok(()) => self.put_in_force(&old, known).await,
             Err(error) => Err(error),
         };
         if result.is_err() {
@@ -365,16 +406,16 @@ impl Actor {
     }
 
     /// What comes of `change`, if it can be had.
-    fn check(&mut self, change: &TuningChange) -> Result<Tuning, TuningError> {
+    async fn check(&mut self, change: &TuningChange) -> Result<Tuning, TuningError> {
         let snapshot = self.snapshot();
         let max = snapshot.inventory.max_vcpus();
         let vcpus = change.vcpus();
         if let Some(vcpu) = vcpus.and_then(|v| v.last()).copied().filter(|v| *v >= max) {
             return Err(TuningError::NoSuchVcpu { vcpu, max });
         }
-        let Some((placer, _)) = self.placing.placer.as_ref().zip(self.leader.as_ref()) else {
+        if self.leader.is_none() || !self.placing.is_at_home() {
             return Err(TuningError::NoHome);
-        };
+        }
         let is_threadless = |vcpu: &crate::inventory::Vcpu<'_>| {
             let is_meant = vcpus.is_none_or(|v| v.is_empty() || v.contains(&vcpu.id));
             is_meant && vcpu.entity.presence.is_some() && vcpu.thread.is_none()
@@ -383,39 +424,46 @@ impl Actor {
             return Err(TuningError::NoThread { vcpu: vcpu.id });
         }
         let new = change.of(&self.placing.tuning, max);
-        let cpus = self.site.host.cpus().map_err(TuningError::Refused)?;
+        let host = self.site.host.clone();
+        let cpus = on_host(move || host.cpus()).await;
+        let cpus = cpus.map_err(TuningError::Refused)?;
         change.check(&cpus).map_err(TuningError::Unavailable)?;
+        let placer = self.placing.worker.placer().ok_or(TuningError::NoHome)?;
         placer.supports(&new).map_err(TuningError::Refused)?;
         Ok(new)
     }
 
     /// Brings the vCPUs from what was wanted to what is.
-    fn put_in_force(
+    async fn put_in_force(
         &mut self,
-        old: &Tuning,
-        known: &BTreeMap<u32, StepError>,
+        old: &Arc<Tuning>,
+        known: BTreeMap<u32, StepError>,
     ) -> Result<(), Error> {
-        let placing = &mut self.placing;
-        let Some((placer, leader)) = placing.placer.as_mut().zip(self.leader.as_ref()) else {
-            return Err(Error::Tuning(TuningError::NoHome));
-        };
-        let (new, threads) = (&placing.tuning, &placing.threads);
-        let report = placer
-            .change(old, new, threads, leader.as_ref(), known)
-            .map_err(|failures| Error::Tuning(TuningError::Failed(failures)))?;
+        let no_home = || Error::Tuning(TuningError::NoHome);
+        let leader = self.leader.clone().ok_or_else(no_home)?;
+        let (old, new) = (old.clone(), self.placing.tuning.clone());
+        let threads = self.placing.threads.clone();
+        let pass = self
+            .placing
+            .worker
+            .pass(move |placer| placer.change(&old, &new, &threads, leader.as_ref(), &known));
+        let passed = pass.await.ok_or_else(no_home)?;
+        let report = passed.map_err(|failures| Error::Tuning(TuningError::Failed(failures)))?;
         self.log_pass(&report);
         Ok(())
     }
 
     /// Completes what is published with the place of the machine.
-    pub(super) fn add_place(&self, snapshot: &mut Snapshot) {
-        snapshot.home = self.placing.placer.as_ref().map(|p| p.home().clone());
+    pub(super) async fn add_place(&mut self, snapshot: &mut Snapshot) {
+        snapshot.home = self.placing.home.clone();
         snapshot.tuning = self.placing.tuning.clone();
-        let default = || {
-            let cpus = self.site.host.cpus().ok()?;
-            Some(cpus.default_cpus())
+        let affinity = match &snapshot.tuning.affinity {
+            Some(cpus) => Some(cpus.clone()),
+            None => {
+                let cpus = self.placing.host_cpus(&self.site.host).await;
+                cpus.map(HostCpus::default_cpus)
+            }
         };
-        let affinity = snapshot.tuning.affinity.clone().or_else(default);
         snapshot.affinity = affinity.map(|cpus| cpus.to_string()).unwrap_or_default();
     }
 }

@@ -80,7 +80,7 @@ impl Actor {
         }
         let entities = firsts.iter().filter_map(|&f| before.inventory.entity(f));
         let vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
-        self.placing.prepare(&vcpus);
+        self.placing.prepare(vcpus).await;
         let errors = plug(link, &before.inventory, firsts).await?;
         self.look(link).await?;
 

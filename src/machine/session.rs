@@ -25,6 +25,10 @@ use crate::text::Text;
 const EJECTION_GRACE: Duration = Duration::from_millis(250);
 /// Events lead to one look at the inventory in this time, however many there are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// After a refresh that events led to, the next one waits so many times as long as that took.
+const REST: u32 = 10;
+/// But no longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 /// While a call waits for a removal, or QEMU is in a state that it leaves by itself, it is looked
 /// at this often without any event: not every QEMU sends one.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,6 +43,8 @@ pub(super) struct Attention {
     refusals: BTreeMap<u32, Refused>,
     due: Option<Instant>,
     looked: Option<Instant>,
+    /// No event leads to a refresh before.
+    rests_until: Option<Instant>,
 }
 
 /// A guest keeps an entity that somebody wanted to go.
@@ -222,12 +228,13 @@ impl Actor {
     fn note_event(&mut self, event: Event) {
         debug!(machine = %self.source.name, ?event, "event");
         let now = Instant::now();
-        let earliest = self.attention.looked.map(|looked| looked + LOOK_INTERVAL);
+        let looked = self.attention.looked.map(|looked| looked + LOOK_INTERVAL);
+        let earliest = looked.max(self.attention.rests_until);
         let mut due = earliest.map_or(now, |earliest| earliest.max(now));
         match event {
             Event::DeviceDeleted { path, .. } => {
                 if self.is_unasked_departure(path.as_str()) {
-                    due = now + EJECTION_GRACE;
+                    due = due.max(now + EJECTION_GRACE);
                 }
             }
             Event::UnplugGuestError { path, .. } => {
@@ -315,8 +322,15 @@ impl Actor {
         let refusals = std::mem::take(&mut self.attention.refusals);
         let snapshot = Snapshot::clone(&self.snapshot());
         let before = snapshot.inventory.clone();
+        let (start, reading) = (Instant::now(), look.cost);
         self.take_in(&before, snapshot, look, &clues, refusals)
             .await;
+        // Nothing that a machine does by itself costs more than a share of a CPU.
+        let cost = reading + start.elapsed();
+        let rest = (REST * cost).min(LONGEST_REST);
+        let until = Instant::now() + rest;
+        self.attention.rests_until = Some(until);
+        self.attention.due = self.attention.due.map(|due| due.max(until));
         Ok(())
     }
 
@@ -357,7 +371,7 @@ impl Actor {
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
             news.extend(told.map(News::VcpuAdded));
         }
-        self.place(&look.inventory);
+        self.place(&look.inventory).await;
         snapshot.take_look(look);
         snapshot.pending = self.removals.pending_vcpus();
         self.publish(snapshot).await;
@@ -375,6 +389,7 @@ impl Actor {
             self.telling.clear();
         }
         self.remember();
+        self.log_dropped();
         self.answer_due();
     }
 }

@@ -74,6 +74,11 @@ pub enum Reason {
     /// The thread is not one of the machine's QEMU.
     #[error("it is not a thread of the machine's QEMU")]
     Foreign,
+    /// The thread ended while it was placed, so that its number may have been another thread's.
+    #[error(
+        "the thread ended while it was placed; if another thread has its number, that was placed and put back as far as possible"
+    )]
+    Ended,
     /// None of the host CPUs runs.
     #[error("none of the host CPUs {0} is online")]
     Offline(CpuList),

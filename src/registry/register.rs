@@ -176,7 +176,10 @@ impl Machines {
                             self.stop(&name).await;
                             self.let_others(&name);
                         }
-                        Err(Error::NoLink(reason))
+                        Err(match reason {
+                            NoLink::OtherMachine(name) => Error::OtherMachine(name),
+                            other => Error::NoLink(other),
+                        })
                     }
                 };
                 let _ = answer.send(result);

@@ -85,6 +85,9 @@ pub enum Error {
         /// The user who named it.
         uid: u32,
     },
+    /// Its process is another machine.
+    #[error("its QEMU process is the machine {0} already; unregister that one first")]
+    OtherMachine(MachineName),
     /// There is no QEMU that answers.
     #[error(
         "it was not registered: {0}; see that QEMU runs and has this QMP socket, and that no other client is attached to it"

@@ -116,7 +116,7 @@ fn a_process_that_takes_the_number_of_a_thread_is_put_back() {
         let [(0, error)] = failures[..] else {
             panic!("{report:#?}");
         };
-        assert_eq!((error.step, &error.reason), (step, &Reason::Foreign));
+        assert_eq!((error.step, &error.reason), (step, &Reason::Ended));
         let successor = qemu.successor.take().unwrap();
         assert_eq!(successor.id(), qemu.thread);
         assert_eq!(affinity(successor.id()).unwrap(), own);

@@ -67,6 +67,9 @@ async fn ignores_files_that_are_not_sockets_of_machines() {
     world.machine("z-last").await;
     assert_eq!(world.names().await, ["web", "z-last"]);
     assert_eq!(odd.clients() + hidden.clients() + forger.clients(), 0);
+    let log = world.service.as_ref().unwrap().log();
+    assert!(log.contains(r"x\nERROR forged\u{1b}[31m.sock"), "{log}");
+    assert!(!log.contains('\u{1b}') && !log.contains("\nERROR forged"));
 }
 
 /// Scripted QEMU in front of nobody's socat, dbus-daemon.

@@ -171,7 +171,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     type Case<'a> = (
         &'a str,
         String,
-        Vec<(&'a str, Variant<'a>)>,
+        Vec<(&'static str, Variant<'static>)>,
         &'a str,
         &'a [&'a str],
     );

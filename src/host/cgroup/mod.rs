@@ -210,21 +210,20 @@ fn sweep(
             tracing::debug!(thread = other, %error, "not moved");
         }
     }
+    let mut ended = Ok(());
     for task in tasks.iter().filter(moves) {
         let Some(held) = leader.hold(*task) else {
             continue;
         };
         match enter(*task) {
             Err(error) if !is_gone(&error) => return Err(error),
+            // The group that another thread with its number was in is not known.
             Ok(()) if !held.is_alive() => {
-                // Its former group is not known.
-                tracing::warn!(
-                    thread = task,
-                    "the thread ended while it was moved; if another thread has its number, that is in the emulator's group now"
-                );
+                let path = format!("/proc/{}/task/{task}", leader.pid());
+                ended = Err(Step::Thread.failed(path, Reason::Ended));
             }
             _ => {}
         }
     }
-    Ok(())
+    ended
 }

@@ -21,7 +21,8 @@ pub(crate) use machine::{Failure, Machine, Outcome, WITH_GUEST};
 pub(crate) use process::{Process, command, command_of_nobody, sleeper};
 pub(crate) use raw::RawClient;
 pub(crate) use scripted::{
-    Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event, ost,
+    Call, Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event,
+    ost,
 };
 pub(crate) use service::Service;
 pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};

@@ -109,7 +109,8 @@ async fn break_everywhere(fault: Fault) {
     let names: Vec<String> = (0..messages).map(|at| format!("{fault:?}{at}")).collect();
     let stories = names.iter().enumerate();
     let stories = stories.map(|(at, name)| live(&world, name, Some((at, fault))));
-    join_all(stories).await;
+    // The end of a peer would be another line.
+    let _peers = join_all(stories).await;
     let told = world.signals.since(mark).await;
     let log = world.service.as_ref().expect("it runs").log();
     for name in &names {

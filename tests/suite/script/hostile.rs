@@ -241,3 +241,65 @@ async fn who_lies_harms_himself_only_and_is_believed_again_when_he_tells_the_tru
         "{log}"
     );
 }
+
+/// Returns the answers of a QEMU with 1,500 slots, where all are plugged or one is.
+fn crowd(call: &Call, is_full: bool) -> Option<Vec<Value>> {
+    let path = |n: u32| format!("/machine/peripheral/vcpu{n}");
+    let is_plugged = |n: &u32| is_full || *n == 0;
+    let value: Value = match call.command.as_str() {
+        "query-hotpluggable-cpus" => (0..1500u32)
+            .rev()
+            .map(|n| {
+                let path = is_plugged(&n).then(|| path(n));
+                json!({"type": "cpu", "vcpus-count": 1, "props": {"core-id": n}, "qom-path": path})
+            })
+            .collect(),
+        "query-cpus-fast" => (0..1500u32)
+            .filter(is_plugged)
+            .map(|n| json!({"cpu-index": n, "qom-path": path(n), "thread-id": 0}))
+            .collect(),
+        _ => return None,
+    };
+    Some(vec![call.reply(value)])
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_machine_that_changes_by_itself_does_not_flood_the_log() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let mark = world.signals.mark().await;
+    for is_full in [true, false, true] {
+        peer.script(move |_, call| crowd(call, is_full));
+        peer.send(&event("RESET", json!({})));
+        let count: u32 = if is_full { 1500 } else { 1 };
+        machine.wait_for("Vcpus", count).await;
+    }
+    // Signals are complete. vCPU 0 is another one in the crowd.
+    let (came, went) = (1500 + 1499, 1 + 1499);
+    let is_complete = |told: &[Signal]| (added(told).len(), removed(told).len()) == (came, went);
+    world.signals.wait("all signals", mark, is_complete).await;
+    // The log has some of them, and how many it has not.
+    let service = world.service.as_ref().unwrap();
+    let numbers = |log: &str, before: &str| {
+        let rest = log.split(before).skip(1);
+        let number = |rest: &str| rest.split(' ').next()?.parse::<usize>().ok();
+        rest.filter_map(number).sum::<usize>()
+    };
+    let complete = async {
+        loop {
+            let log = service.log();
+            let logged = log.matches("vCPU added").count() + log.matches("vCPU removed").count();
+            let dropped = numbers(&log, "web: dropped ");
+            assert!(logged < came + went, "nothing was dropped");
+            if logged + dropped == came + went {
+                return;
+            }
+            let asked = peer.count("query-status");
+            peer.send(&event("RESET", json!({})));
+            peer.asked("query-status", asked + 1).await;
+        }
+    };
+    within("the number of dropped lines", complete).await;
+}
