@@ -25,7 +25,7 @@ use zbus::{Fd, Message, Variant};
 const CONNECTIONS: usize = 8;
 const ROUNDS: usize = 40;
 
-/// What a flood consists of.
+/// The messages of a flood.
 struct Flood {
     name: &'static str,
     /// The message that is sent again and again, without its serial.

@@ -52,7 +52,7 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-/// What the service consists of, once it is ready.
+/// The parts of the service, once it is ready.
 struct Service {
     link: Link,
     calls: Calls,
@@ -180,7 +180,7 @@ impl Service {
 
     /// Ends a service that has nothing to do.
     async fn end_idle(&self, machines: &watch::Receiver<usize>) -> Result<(), Error> {
-        info!("nothing to do, ending until somebody calls or a QMP socket appears");
+        info!("nothing to do; the service ends until a client calls or a QMP socket appears");
         // First of all, so that systemd starts the service again for a call that comes from here
         // on, and does not think that it runs.
         systemd::stopping();
@@ -254,7 +254,7 @@ async fn feed_watchdog(link: Link, outbox: Outbox, directory: Directory) -> Resu
 
 /// Calls the service over `connection`, and waits for all that is being passed on.
 async fn is_alive(connection: &Connection, outbox: &Outbox) -> zbus::Result<()> {
-    // By the unique name: the other may be released by now, and would start another service.
+    // By the unique name: the well-known name may be released, and would start another instance.
     let own = connection.unique_name().cloned();
     let ping = connection.call_method(own.as_ref(), ROOT_PATH, Some(PEER), "Ping", &());
     ping.await?;

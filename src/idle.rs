@@ -24,7 +24,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// Notes that somebody calls.
+    /// Notes a call.
     pub(crate) fn note(&self) {
         self.last.send_replace(Instant::now());
     }

@@ -82,7 +82,7 @@ impl Caller {
     }
 }
 
-/// What polkit is asked, and by whom.
+/// A question to polkit, and the caller that it is about.
 struct Question<'a> {
     connection: &'a Connection,
     header: &'a Header<'a>,

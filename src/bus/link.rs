@@ -28,7 +28,7 @@ pub enum NameError {
     Bus(#[from] zbus::Error),
 }
 
-/// One connection to the bus, with what is known of those who call over it.
+/// One connection to the bus, with the users of its callers.
 ///
 /// Names of callers mean nothing in another session: a bus daemon that was restarted gives them to
 /// others.
@@ -93,7 +93,7 @@ impl Session {
     }
 }
 
-/// The connection of now, for all who send something.
+/// The current connection, for all parts of the service that send messages.
 #[derive(Clone, Debug)]
 pub struct Link {
     connections: watch::Sender<Option<Connection>>,

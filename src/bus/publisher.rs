@@ -94,7 +94,7 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// [`NameError::Taken`] where another process owns the name meanwhile.
+    /// [`NameError::Taken`] if another process owns the name after a reconnection.
     pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) -> Result<(), NameError> {
         loop {
             let connection = self.session.connection();
@@ -277,7 +277,7 @@ impl Publisher {
         let path = OwnedObjectPath::from(ObjectPath::from_string_unchecked(name.object_path()));
         let server = connection.object_server();
         match server.remove::<MachineObject, _>(&path).await {
-            // Over another connection there may be none by now.
+            // A new connection may have been made without it.
             Ok(_) | Err(zbus::Error::InterfaceNotFound) => {}
             Err(error) => return Err(error),
         }

@@ -16,7 +16,7 @@ use super::frame::Frame;
 const CHANGES_OF_USER: usize = 64;
 /// The same for all users but root, and for root.
 const CHANGES_OF_GROUP: usize = 512;
-/// Free calls that are answered at a time, for each user.
+/// Free calls that the service answers at a time, for each user.
 const READS_OF_USER: usize = 2;
 /// The same for all users but root, and for root.
 const READS_OF_GROUP: usize = 8;
@@ -28,16 +28,16 @@ const WAITING_OF_GROUP: usize = 4096;
 const BYTES_OF_USER: usize = 2 << 20;
 /// The same for all users but root, and for root.
 const BYTES_OF_GROUP: usize = 16 << 20;
-/// Reply bytes that a user may leave unread. More are not sent before some are read.
+/// Reply bytes that a user may leave unread. The service sends no more before the user reads some.
 const UNREAD_OF_USER: u64 = 16 << 20;
 /// The same for all users but root: half of what the bus daemon holds for the service.
 const UNREAD_OF_GROUP: u64 = 64 << 20;
-/// Reply bytes of a user from which on the bus daemon is asked how many it still holds.
+/// Unread reply bytes from which on the bus daemon is asked how many it still holds for a user.
 const UNREAD_UNASKED: u64 = 2 << 20;
 /// Senders that are known. One that has nothing under way is forgotten for another.
 const SENDERS: usize = 4096;
 
-/// What a call does, as far as its limits are concerned.
+/// The kind of a call, which determines its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// Reads, and is free to all users.
@@ -46,12 +46,12 @@ pub(super) enum Class {
     Change,
 }
 
-/// What becomes of a call that arrived.
+/// The decision about a call that arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     /// It is taken, or waits.
     Accepted,
-    /// It waits until the user of its sender is known, which is to be asked for.
+    /// It waits until the user of its sender is known. The caller of this function asks for it.
     UnknownSender,
     /// It exceeds a limit, which the text names; the caller gets an error.
     Refused(String),
@@ -59,7 +59,7 @@ pub(super) enum Arrival {
     Dropped,
 }
 
-/// What becomes of a reply.
+/// The decision about a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     /// It is sent.
@@ -73,7 +73,7 @@ pub(super) enum Reply {
     Unknown,
 }
 
-/// Calls, by user, and what is known of their senders.
+/// The calls of each user, and the senders.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     senders: HashMap<String, Sender>,
@@ -108,7 +108,7 @@ struct User {
     count: Count,
 }
 
-/// What is limited, of a user or of all users of a group.
+/// Numbers that have limits, of a user or of a group of users.
 #[derive(Debug, Default)]
 struct Count {
     changes: usize,
@@ -285,10 +285,10 @@ impl Admission {
         }
     }
 
-    /// A sender of which the bus daemon is to be asked how many bytes it still holds for it.
+    /// Chooses the sender to ask the bus daemon about: how many bytes does it still hold for it?
     ///
-    /// It is the one with most bytes, of a user that may have left much unread and either waits or
-    /// was active since it was last asked about.
+    /// It is the one with most bytes, of a user that may have left much unread, and that either
+    /// waits or was active since the last question.
     pub(super) fn ask_about(&mut self) -> Option<String> {
         let may_ask = |sender: &Sender| {
             let user = self.users.get(&sender.uid);
@@ -314,7 +314,7 @@ impl Admission {
             return;
         };
         known.is_asked_about = false;
-        // What others sent to it does not count here.
+        // Messages of other services do not count here.
         let read = known.unread.saturating_sub(unread);
         known.unread -= read;
         let uid = known.uid;
@@ -400,7 +400,7 @@ impl Admission {
         self.under_way.insert(key, under_way);
     }
 
-    /// Forgets a user of whom there is nothing.
+    /// Forgets a user without calls and without unread bytes.
     fn forget_idle(&mut self, uid: u32) {
         let Some(User { waiting, count, .. }) = self.users.get(&uid) else {
             return;

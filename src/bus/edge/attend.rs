@@ -1,5 +1,5 @@
-//! What the edge asks and answers over its own connection: errors for calls that are refused, the
-//! users of callers, and how much of the replies is read.
+//! The messages of the edge itself: errors for refused calls, and questions to the bus daemon about
+//! the users of callers and about unread replies.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// are sent in a second.
 const BELIEF: Duration = Duration::from_millis(500);
 
-/// Does what `gate` wants done over `connection`, as long as that lasts.
+/// Does the errands of `gate` over `connection`, until the connection ends.
 pub(in crate::bus) async fn attend(connection: Connection, gate: Arc<Gate>, errands: Errands) {
     let refuse = async {
         let mut refusals = errands.refusals;
@@ -54,7 +54,7 @@ pub(in crate::bus) async fn attend(connection: Connection, gate: Arc<Gate>, erra
 
 /// The error that tells `caller` why its call `serial` is refused.
 pub(super) fn refusal(caller: &str, serial: NonZeroU32, text: &str) -> zbus::Result<Message> {
-    // Stands for the call, of which an error needs the sender and the serial.
+    // Stands for the call: an error needs its sender and its serial.
     let call = Message::method_call("/", "Refused")
         .sender(UniqueName::try_from(caller)?)
         .serial(serial)
@@ -70,7 +70,7 @@ async fn identify(connection: &Connection, gate: &Gate, strangers: mpsc::Receive
     let identify = async |sender: String| {
         let uid = user_of(connection, &sender).await;
         if let Err(error) = &uid {
-            debug!(sender, %error, "a caller has no user");
+            debug!(sender, %error, "the user of a caller is not known");
         }
         gate.identify(&sender, uid.ok());
     };
@@ -85,7 +85,7 @@ async fn user_of(connection: &Connection, sender: &str) -> zbus::Result<u32> {
     Ok(timeout(LIMIT, ask).await.map_err(late)??)
 }
 
-/// Asks the bus daemon how much it still holds for those who may leave replies unread.
+/// Asks the bus daemon how much it still holds for callers that may leave replies unread.
 async fn watch_unread(connection: &Connection, gate: &Gate) {
     loop {
         let Some(sender) = gate.ask_about() else {

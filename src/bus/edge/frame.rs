@@ -143,7 +143,7 @@ pub(super) fn sender_in(header: &[u8]) -> Option<String> {
 }
 
 impl Frame {
-    /// Makes a message of `bytes` that zbus accepts, or returns `None` where there is none.
+    /// Makes a message that zbus accepts of `bytes`. Returns `None` if that is not possible.
     ///
     /// Unknown flags and unknown header fields are removed: the specification asks receivers to
     /// ignore them. A message of an unknown type is ignored as a whole. `bytes` has the length

@@ -9,9 +9,9 @@ use super::admission::{Admission, Arrival, Class, Reply};
 use super::frame::Frame;
 use crate::idle::Calls;
 
-/// Errors that wait to be sent. More are dropped: who calls so fast does not read them.
+/// Errors that wait to be sent. More are dropped: a caller that fast does not read them.
 const REFUSALS: usize = 1024;
-/// Connections of which the user is to be asked for.
+/// Connections whose user is not known yet.
 const STRANGERS: usize = 4096;
 
 /// Members that change something. polkit is asked about each.
@@ -53,14 +53,14 @@ pub(in crate::bus) struct Gate {
     calls: Calls,
     /// Unique name of the connection, whose calls to itself are not those of others.
     own_name: OnceLock<String>,
-    /// Something may be handed over, or asked about, that could not before.
+    /// A call may be handed over that could not before.
     pub(super) changed: Notify,
     pub(super) unread: Notify,
     refusals: mpsc::Sender<Refusal>,
     strangers: mpsc::Sender<String>,
 }
 
-/// What the gate wants done over the connection.
+/// Requests of the gate that need the connection.
 #[derive(Debug)]
 pub(in crate::bus) struct Errands {
     pub(super) refusals: mpsc::Receiver<Refusal>,
@@ -68,7 +68,7 @@ pub(in crate::bus) struct Errands {
 }
 
 impl Gate {
-    /// A gate that notes in `calls` when somebody calls.
+    /// Returns a gate that notes the time of each call in `calls`.
     pub(in crate::bus) fn new(calls: Calls) -> (Self, Errands) {
         let (refusals, refused) = mpsc::channel(REFUSALS);
         let (strangers, unknown) = mpsc::channel(STRANGERS);
@@ -129,7 +129,7 @@ impl Gate {
             Arrival::Accepted | Arrival::Dropped => {}
             Arrival::UnknownSender => {
                 if let Err(error) = self.strangers.try_send(sender) {
-                    // Nobody asks for its user, so its calls are not kept.
+                    // Its user will not be known, so its calls are not kept.
                     self.identify(&error.into_inner(), None);
                 }
             }
@@ -183,7 +183,7 @@ impl Gate {
         reply
     }
 
-    /// A sender of which the bus daemon is to be asked how much it still holds for it.
+    /// Chooses the sender to ask the bus daemon about: how much does it still hold for it?
     pub(super) fn ask_about(&self) -> Option<String> {
         self.admission().ask_about()
     }

@@ -160,7 +160,7 @@ impl Reader {
     }
 }
 
-/// What was read and not yet looked at.
+/// Bytes and descriptors that were read and not yet handled.
 #[derive(Debug, Default)]
 struct Input {
     buffer: Vec<u8>,

@@ -26,8 +26,8 @@ use super::gate::Gate;
 const STALL: Duration = Duration::from_secs(20);
 /// Longest reply of a method that returns no list, in bytes.
 const MAX_REPLY: usize = 1 << 20;
-/// Longest reply of a method that returns a list, in bytes. A bus daemon ends the connection of
-/// who sends more than 32 MiB (`max_message_size` in `dbus-daemon(1)`).
+/// Longest reply of a method that returns a list, in bytes. A bus daemon ends a connection that
+/// sends more than 32 MiB (`max_message_size` in `dbus-daemon(1)`).
 const MAX_LIST_REPLY: usize = 30 << 20;
 /// Members whose replies may be long.
 const RETURN_LISTS: [&str; 3] = ["GetManagedObjects", "ListMachines", "ListVcpus"];
@@ -69,7 +69,8 @@ impl Writer {
         Ok(())
     }
 
-    /// What is sent for `message`, which may be nothing: an error where a reply is too long.
+    /// Returns the message to send for `message`: itself, an error if it is a reply that is too long,
+    /// or nothing.
     fn admit(&self, message: &Message) -> zbus::Result<Option<Message>> {
         let header = message.header();
         let is_reply = matches!(message.message_type(), Type::MethodReturn | Type::Error);

@@ -99,8 +99,7 @@ async fn odd_messages_of_every_type_harm_nothing() {
         nobody.call(builder, &()).await;
         served.assert_untouched(what).await;
     }
-    // A reply that nobody waits for, and a type that does not exist. The bus drops what its policy
-    // does not allow; what it passes on must not harm.
+    // The bus drops messages that its policy does not allow, and passes on the rest.
     let (_, mut bytes) = nobody.call_of(ROOT, MANAGER, "ListMachines", &());
     bytes[1] = 5;
     nobody.send(&bytes, &[]).await;

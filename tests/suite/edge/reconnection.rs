@@ -16,7 +16,7 @@ async fn a_restart_of_the_bus_loses_nothing() {
     let pid = world.service.as_ref().unwrap().pid();
     drop(machine);
     world.bus.restart().await;
-    // While nobody is there to be told.
+    // No client is there to receive the signal.
     peer.send(&deleted(&peer.model().unplug(1)));
     let clients = peer.clients();
     world.reconnect().await;
