@@ -222,15 +222,20 @@ impl Admission {
         let before = self.users.range(..=self.last).map(|(uid, _)| *uid);
         let mut turns = std::iter::once(0).chain(after).chain(before);
         let uid = turns.find(|uid| self.may_read(*uid))?;
-        let call = self.users.get_mut(&uid)?.waiting.pop_front()?;
         if uid != 0 {
             self.last = uid;
         }
+        let call = self.users.get_mut(&uid)?.waiting.pop_front()?;
         let bytes = call.bytes.len();
         self.count(uid, |count| {
             count.waiting -= 1;
             count.bytes -= bytes;
         });
+        let key = (call.sender.clone(), call.serial);
+        if self.under_way.contains_key(&key) {
+            // The reply to the other call with this serial is the reply to both.
+            return self.next();
+        }
         self.begin(uid, &call, Class::Read);
         Some(call)
     }
@@ -550,6 +555,19 @@ mod tests {
         assert_eq!(admission.ask_about().as_deref(), Some(":1.1"));
         admission.told(":1.1", 0);
         assert_eq!(taken(&mut admission), [(":1.1".to_owned(), 4)]);
+    }
+
+    #[test]
+    fn a_serial_that_is_used_twice_takes_one_place() {
+        let mut admission = with(&[(":1.1", 1000)]);
+        for _ in 0..100 {
+            admission.arrive(call(":1.1", 1), Class::Read);
+            admission.arrive(call(":1.1", 1), Class::Change);
+        }
+        while let Some(call) = admission.next() {
+            admission.answered(&call.sender, call.serial, 0);
+        }
+        assert!(admission.users.is_empty() && admission.under_way.is_empty());
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! A message of the bus as bytes: its length, and a header that zbus accepts.
 //!
-//! Pure. The header is parsed with zbus's own codec. See "Message Format" in the D-Bus
+//! Pure. A header is accepted under the same conditions as by the parser of zbus, except that
+//! unknown fields and flags are removed. See "Message Format" in the D-Bus
 //! Specification.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use zbus::Variant;
 use zbus::names::{BusName, ErrorName, InterfaceName, MemberName, UniqueName};
+use zbus::wire::Endian;
 use zbus::wire::serialized::{Context, Data};
-use zbus::wire::{Endian, to_bytes};
+use zbus::{ObjectPath, Signature, Variant};
 
 /// Length of the part of each header that has a fixed size: up to and with the length of the
 /// array of header fields, in bytes.
@@ -35,9 +37,6 @@ mod code {
     pub(super) const SIGNATURE: u8 = 8;
     pub(super) const UNIX_FDS: u8 = 9;
 }
-
-/// Byte order, type, flags, version, length of the body, serial, fields.
-type RawHeader<'a> = (u8, u8, u8, u8, u32, u32, Vec<(u8, Variant<'a>)>);
 
 /// Type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,11 +126,8 @@ fn endian(byte: u8) -> Option<Endian> {
 /// takes its place, and is found in a whole header only.
 pub(super) fn sender_in(header: &[u8]) -> Option<String> {
     const FIELD: [u8; 4] = [code::SENDER, 1, b's', 0];
-    let endian = endian(*header.first()?).unwrap_or(Endian::Little);
-    let data = Data::new(header, Context::new(endian, 0));
-    let whole: zbus::Result<(RawHeader<'_>, usize)> = data.deserialize();
-    if let Ok(((.., fields), _)) = whole {
-        return text(&fields, code::SENDER);
+    if let Some(fields) = Fields::read(header) {
+        return fields.text(header, code::SENDER).map(str::to_owned);
     }
     let start = header
         .windows(FIELD.len())
@@ -147,11 +143,11 @@ impl Frame {
     ///
     /// Unknown flags and unknown header fields are removed: the specification asks receivers to
     /// ignore them. A message of an unknown type is ignored as a whole. `bytes` has the length
-    /// that [`lengths`] returned, or that of the header alone.
+    /// that [`lengths`] returned.
     pub(super) fn new(mut bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Option<Self> {
-        let data = Data::new(&bytes[..], Context::new(endian(*bytes.first()?)?, 0));
-        let (header, _): (RawHeader<'_>, usize) = data.deserialize().ok()?;
-        let (_, kind, flags, version, _, serial, fields) = &header;
+        const VERSION: u8 = 1;
+        let fixed: [u8; FIXED] = *bytes.first_chunk()?;
+        let [_, kind, flags, version, ..] = fixed;
         let kind = match kind {
             1 => Kind::Call,
             2 => Kind::Return,
@@ -159,22 +155,19 @@ impl Frame {
             4 => Kind::Signal,
             _ => return None,
         };
-        if *version != 1 || *serial == 0 || !has_required(kind, fields) {
+        let serial = serial(&fixed);
+        let fields = Fields::read(&bytes)?;
+        if version != VERSION || serial == 0 || !fields.has_required(kind) {
             return None;
         }
-        let (serial, flags) = (*serial, *flags);
-        let sender = text(fields, code::SENDER).unwrap_or_default();
-        let member = text(fields, code::MEMBER).unwrap_or_default();
-        let unix_fds = fields.iter().find_map(|field| match field {
-            (code::UNIX_FDS, Variant::U32(count)) => Some(*count as usize),
-            _ => None,
-        });
-        if unix_fds.unwrap_or_default() != fds.len() {
+        let descriptors = fields.number(&bytes, code::UNIX_FDS).unwrap_or_default();
+        if descriptors as usize != fds.len() {
             return None;
         }
-        let is_known = |(code, _): &(u8, Variant<'_>)| (1..=code::UNIX_FDS).contains(code);
-        if !fields.iter().all(is_known) {
-            bytes = without_unknown_fields(&data, header)?;
+        let text = |code| fields.text(&bytes, code).unwrap_or_default().to_owned();
+        let (sender, member) = (text(code::SENDER), text(code::MEMBER));
+        if fields.has_unknown {
+            bytes = fields.without_unknown(&bytes)?;
         }
         bytes[FLAGS] = flags & KNOWN_FLAGS & !NO_REPLY;
         Some(Self {
@@ -189,59 +182,148 @@ impl Frame {
     }
 }
 
-/// Whether each known field is valid, none occurs twice, and all that `kind` needs are there.
-fn has_required(kind: Kind, fields: &[(u8, Variant<'_>)]) -> bool {
-    let mut found = BTreeSet::new();
-    let is_valid = |(code, value): &(u8, Variant<'_>)| match (*code, value) {
-        (code::PATH, Variant::ObjectPath(_)) | (code::SIGNATURE, Variant::Signature(_)) => true,
-        (code::INTERFACE, Variant::Str(name)) => InterfaceName::try_from(name.as_str()).is_ok(),
-        (code::MEMBER, Variant::Str(name)) => MemberName::try_from(name.as_str()).is_ok(),
-        (code::ERROR_NAME, Variant::Str(name)) => ErrorName::try_from(name.as_str()).is_ok(),
-        (code::DESTINATION, Variant::Str(name)) => BusName::try_from(name.as_str()).is_ok(),
-        // That of the bus daemon included.
-        (code::SENDER, Variant::Str(name)) => UniqueName::try_from(name.as_str()).is_ok(),
-        (code::REPLY_SERIAL, Variant::U32(serial)) => *serial != 0,
-        (code::UNIX_FDS, Variant::U32(_)) => true,
-        (code, _) => !(1..=code::UNIX_FDS).contains(&code),
-    };
-    let is_first = |(code, _): &(u8, Variant<'_>)| *code > code::UNIX_FDS || found.insert(*code);
-    if !fields.iter().all(is_valid) || !fields.iter().all(is_first) {
-        return false;
+/// The header fields of a message that the specification defines.
+struct Fields {
+    endian: Endian,
+    /// Where each lies in the message, from its code to its end.
+    known: BTreeMap<u8, Range<usize>>,
+    has_unknown: bool,
+}
+
+impl Fields {
+    /// Reads the fields. Returns `None` if one is invalid or occurs twice.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let fixed = bytes.first_chunk()?;
+        let endian = endian(fixed[0])?;
+        let end = FIXED + fields(fixed);
+        let is_zero = |padding: &[u8]| padding.iter().all(|byte| *byte == 0);
+        let mut fields = Self {
+            endian,
+            known: BTreeMap::new(),
+            has_unknown: false,
+        };
+        let mut at = FIXED;
+        while at < end {
+            let start = at.next_multiple_of(8);
+            let code = *bytes.get(..end)?.get(start)?;
+            if !is_zero(&bytes[at..start]) {
+                return None;
+            }
+            at = match code {
+                code::PATH..=code::UNIX_FDS => fields.read_known(bytes, code, start)?,
+                _ => fields.skip_unknown(bytes, start)?,
+            };
+        }
+        let padding = end.next_multiple_of(8).min(bytes.len());
+        (at == end && is_zero(bytes.get(end..padding)?)).then_some(fields)
     }
-    let required: &[u8] = match kind {
-        Kind::Call => &[code::PATH, code::MEMBER],
-        Kind::Return => &[code::REPLY_SERIAL],
-        Kind::Error => &[code::ERROR_NAME, code::REPLY_SERIAL],
-        Kind::Signal => &[code::PATH, code::INTERFACE, code::MEMBER],
-    };
-    required.iter().all(|code| found.contains(code))
-}
 
-fn text(fields: &[(u8, Variant<'_>)], wanted: u8) -> Option<String> {
-    fields.iter().find_map(|(code, value)| match value {
-        Variant::Str(text) if *code == wanted => Some(text.to_string()),
-        _ => None,
-    })
-}
+    /// Reads the field `code` at `start`. Returns where it ends.
+    fn read_known(&mut self, bytes: &[u8], code: u8, start: usize) -> Option<usize> {
+        let field = bytes.get(start..)?;
+        let (text, length) = match field.get(1..4)? {
+            [1, b'u', 0] => (8, None),
+            [1, b's' | b'o', 0] => (8, Some(self.endian.read_u32(field.get(4..8)?) as usize)),
+            [1, b'g', 0] => (5, Some(usize::from(*field.get(4)?))),
+            _ => return None,
+        };
+        // A byte that is 0 ends a text.
+        let end = text + length.map_or(0, |length| length + 1);
+        if length.is_some() && *field.get(end - 1)? != 0 {
+            return None;
+        }
+        let is_first = self.known.insert(code, start..start + end).is_none();
+        (is_first && self.is_valid(bytes, code)).then_some(start + end)
+    }
 
-/// Writes the message again without the fields that the specification does not define.
-fn without_unknown_fields(data: &Data<'_, '_>, mut header: RawHeader<'_>) -> Option<Vec<u8>> {
-    let fixed = data.bytes().first_chunk()?;
-    let body = lengths(fixed).ok()?.header;
-    header
-        .6
-        .retain(|(code, _)| (1..=code::UNIX_FDS).contains(code));
-    let mut bytes = to_bytes(data.context(), &header).ok()?.to_vec();
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
-    bytes.extend_from_slice(data.bytes().get(body..).unwrap_or_default());
-    Some(bytes)
+    /// Skips a field that the specification does not define. Returns where it ends.
+    fn skip_unknown(&mut self, bytes: &[u8], start: usize) -> Option<usize> {
+        let data = Data::new(bytes, Context::new(self.endian, 0)).slice(start..);
+        let (_, length): ((u8, Variant<'_>), usize) = data.deserialize().ok()?;
+        self.has_unknown = true;
+        Some(start + length)
+    }
+
+    fn number(&self, bytes: &[u8], code: u8) -> Option<u32> {
+        let field = bytes.get(self.known.get(&code)?.clone())?;
+        let number = field.get(4..8).filter(|_| field[2] == b'u')?;
+        Some(self.endian.read_u32(number))
+    }
+
+    fn text<'b>(&self, bytes: &'b [u8], code: u8) -> Option<&'b str> {
+        let field = bytes.get(self.known.get(&code)?.clone())?;
+        let start = match field.get(2)? {
+            b's' | b'o' => 8,
+            b'g' => 5,
+            _ => return None,
+        };
+        str::from_utf8(field.get(start..field.len() - 1)?).ok()
+    }
+
+    /// Whether the field `code` has a valid value of its type.
+    fn is_valid(&self, bytes: &[u8], code: u8) -> bool {
+        let field = self
+            .known
+            .get(&code)
+            .and_then(|field| bytes.get(field.clone()));
+        let kind = field.and_then(|field| field.get(2));
+        let (text, number) = (self.text(bytes, code), self.number(bytes, code));
+        match (kind, code, text, number) {
+            (Some(b'u'), code::REPLY_SERIAL, _, Some(serial)) => serial != 0,
+            (Some(b'u'), code::UNIX_FDS, _, Some(_)) => true,
+            (Some(b'o'), code::PATH, Some(path), _) => ObjectPath::try_from(path).is_ok(),
+            (Some(b'g'), code::SIGNATURE, Some(text), _) => Signature::try_from(text).is_ok(),
+            (Some(b's'), code, Some(name), _) => match code {
+                code::INTERFACE => InterfaceName::try_from(name).is_ok(),
+                code::MEMBER => MemberName::try_from(name).is_ok(),
+                code::ERROR_NAME => ErrorName::try_from(name).is_ok(),
+                code::DESTINATION => BusName::try_from(name).is_ok(),
+                // The name of the bus daemon is valid too.
+                code::SENDER => UniqueName::try_from(name).is_ok(),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether all fields that a message of type `kind` needs are present.
+    fn has_required(&self, kind: Kind) -> bool {
+        let required: &[u8] = match kind {
+            Kind::Call => &[code::PATH, code::MEMBER],
+            Kind::Return => &[code::REPLY_SERIAL],
+            Kind::Error => &[code::ERROR_NAME, code::REPLY_SERIAL],
+            Kind::Signal => &[code::PATH, code::INTERFACE, code::MEMBER],
+        };
+        required.iter().all(|code| self.known.contains_key(code))
+    }
+
+    /// Writes the message without the fields that the specification does not define.
+    fn without_unknown(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let body = lengths(bytes.first_chunk()?).ok()?.header;
+        let mut new = bytes.get(..FIXED)?.to_vec();
+        let mut fields: Vec<&Range<usize>> = self.known.values().collect();
+        fields.sort_unstable_by_key(|field| field.start);
+        for field in fields {
+            new.resize(new.len().next_multiple_of(8), 0);
+            new.extend_from_slice(bytes.get(field.clone())?);
+        }
+        let length = u32::try_from(new.len() - FIXED).ok()?;
+        self.endian.write_u32(&mut new[12..FIXED], length);
+        new.resize(new.len().next_multiple_of(8), 0);
+        new.extend_from_slice(bytes.get(body..)?);
+        Some(new)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use zbus::Message;
+    use zbus::wire::to_bytes;
 
     use super::*;
+
+    /// Byte order, type, flags, version, length of the body, serial, fields.
+    type RawHeader<'a> = (u8, u8, u8, u8, u32, u32, Vec<(u8, Variant<'a>)>);
 
     fn call() -> Vec<u8> {
         let call = Message::method_call("/a", "Do").sender(":1.7");
