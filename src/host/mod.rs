@@ -3,6 +3,7 @@
 
 mod affinity;
 mod audit;
+mod audit_log;
 mod cgroup;
 mod cpus;
 mod dir;
@@ -21,7 +22,8 @@ mod sys;
 mod task;
 
 pub use affinity::{affinity, set_affinity};
-pub use audit::{Audit, AuditRecord, CallRecord};
+pub use audit::{AuditRecord, CallRecord};
+pub use audit_log::Audit;
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
