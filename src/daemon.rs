@@ -1,9 +1,9 @@
 //! The service from start to end: puts the parts together, and takes the name when all is ready.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
 
 use futures_util::FutureExt;
 use futures_util::future::{Fuse, FusedFuture};
@@ -16,11 +16,11 @@ use zbus::Connection;
 
 use crate::bus::{Directory, Link, NameError, Publisher, Records};
 use crate::config::{Configuration, Directories};
-use crate::host::{Audit, Host};
+use crate::host::{Audit, Host, blocking};
 use crate::idle::Calls;
 use crate::machine::{Outbox, Site};
 use crate::names::ROOT_PATH;
-use crate::registry::{Registrar, Registry, WatchError};
+use crate::registry::{self, Registrar, Registry, WatchError};
 use crate::systemd::{self, FdStore, Systemd};
 
 /// What every D-Bus peer answers to.
@@ -97,7 +97,8 @@ impl Service {
     async fn start(directories: &Directories) -> Result<Self, Error> {
         // Before any descriptor is opened.
         let store = Arc::new(FdStore::open());
-        let configuration = Configuration::read(&directories.configuration);
+        let files = directories.configuration.clone();
+        let configuration = blocking(move || Configuration::read(&files)).await;
         let (directory, link, calls) = (Directory::default(), Link::default(), Calls::default());
         let (outbox, notices) = Outbox::new();
         let (registrar, requests) = Registrar::new(outbox.clone());
@@ -117,7 +118,7 @@ impl Service {
         // machine.
         let site = Site {
             units: Arc::new(Systemd::on(link.connections())),
-            host: Host::this()?,
+            host: blocking(Host::this).await?,
             audit,
             keeper: store.clone(),
         };
@@ -186,7 +187,7 @@ impl Service {
         systemd::stopping();
         self.link.release_name().await;
         self.calls.last_calls().await;
-        match has_nothing_to_do(machines, &self.sockets) {
+        match has_nothing_to_do(machines, &self.sockets).await {
             true => Ok(()),
             false => Err(Error::NeededAgain),
         }
@@ -213,7 +214,7 @@ async fn idle(
         let limit = *limits.borrow_and_update();
         let idle = async {
             calls.silence(limit).await;
-            while !has_nothing_to_do(machines, sockets) {
+            while !has_nothing_to_do(machines, sockets).await {
                 sleep(limit).await;
                 calls.silence(limit).await;
             }
@@ -225,10 +226,14 @@ async fn idle(
     }
 }
 
-/// Whether there is no machine, and nothing that may become one, as any file in `qmp` may.
-fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) -> bool {
-    let is_empty = |mut files: fs::ReadDir| files.next().is_none();
-    *machines.borrow() == 0 && fs::read_dir(sockets).is_ok_and(is_empty)
+/// Returns whether the service has no machine, and the directory `sockets` no file that may become one.
+async fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) -> bool {
+    if *machines.borrow() != 0 {
+        return false;
+    }
+    let is_empty = registry::is_empty(sockets.to_owned()).await;
+    // A machine may have come in the meantime.
+    is_empty && *machines.borrow() == 0
 }
 
 /// Notifies the watchdog of systemd as long as the service answers a call over the bus, and passes

@@ -97,11 +97,14 @@ impl GuestAgent {
     /// must end within `limit`.
     pub async fn connect(path: &Path, leader: u32, limit: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + limit.min(LONGEST);
-        let stream = host::connect_to_agent(path).await.map_err(|error| match error {
-            ConnectError::Missing => Error::None,
-            other => Error::Unreachable(other.to_string()),
-        })?;
-        let peer = Leader::of_peer(&stream).map_err(|e| Error::Unreachable(e.to_string()))?;
+        let stream = host::connect_to_agent(path)
+            .await
+            .map_err(|error| match error {
+                ConnectError::Missing => Error::None,
+                other => Error::Unreachable(other.to_string()),
+            })?;
+        let peer = Leader::of_peer(&stream).await;
+        let peer = peer.map_err(|error| Error::Unreachable(error.to_string()))?;
         if peer.pid() != leader {
             let pid = peer.pid();
             let reason = format!("process {pid} listens there, not QEMU, which is {leader}");

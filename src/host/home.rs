@@ -1,8 +1,9 @@
 //! Finding, or making, the unit in which a machine has its control groups.
 
 use std::io;
+use std::sync::Arc;
 
-use super::{Leader, memberships};
+use super::{Leader, blocking, memberships};
 use crate::placement::{
     Decision, Home, Kind, NewScope, NotPlaced, Process, UnitError, UnitFacts, Units, Wish, decide,
 };
@@ -42,7 +43,7 @@ pub enum HomeError {
 /// has no control groups although some were welcome, it is told why.
 pub async fn find_home(
     units: &dyn Units,
-    leader: &Leader,
+    leader: &Arc<Leader>,
     housing: &Housing<'_>,
 ) -> Result<(Home, Option<NotPlaced>), HomeError> {
     let process = Process {
@@ -55,7 +56,9 @@ pub async fn find_home(
             (facts, Decision::Without(NotPlaced::Wished))
         }
         (wish, Ok(mut facts)) => {
-            let groups = memberships(leader).map_err(|error| match leader.has_exited() {
+            let process = leader.clone();
+            let groups = blocking(move || memberships(process.as_ref())).await;
+            let groups = groups.map_err(|error| match leader.has_exited() {
                 true => HomeError::Ended,
                 false => HomeError::Kernel(error),
             })?;
@@ -148,7 +151,7 @@ mod tests {
         systemd: &Scripted,
     ) -> Result<(Home, Option<NotPlaced>), HomeError> {
         let (stream, _other) = UnixStream::pair().unwrap();
-        let leader = Leader::of_peer(&stream).unwrap();
+        let leader = Arc::new(Leader::of_peer(&stream).await.unwrap());
         let scope = NewScope {
             name: "vcpud-web.scope",
             slice: "machine.slice",

@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
+use super::blocking;
 use super::identity::{self, ProcessId, Users};
 use super::task::Tasks;
 
@@ -79,7 +81,7 @@ impl Leader {
     /// # Errors
     /// Fails where the process cannot be seen, has several users, or is not the user's that began
     /// to listen.
-    pub fn of_peer(stream: &UnixStream) -> Result<Self, LeaderError> {
+    pub async fn of_peer(stream: &UnixStream) -> Result<Self, LeaderError> {
         let peer = stream.peer_cred()?;
         let pid = peer.pid().and_then(Pid::from_raw);
         let pid = pid.ok_or(LeaderError::Invisible)?;
@@ -90,7 +92,7 @@ impl Leader {
                 other => LeaderError::Kernel(other.into()),
             })?,
         };
-        let leader = Self::hold(pid, pidfd).map_err(|error| match error {
+        let leader = Self::hold(pid, pidfd).await.map_err(|error| match error {
             LeaderError::NoProcess => LeaderError::Invisible,
             other => other,
         })?;
@@ -105,10 +107,10 @@ impl Leader {
     ///
     /// # Errors
     /// Fails like [`Leader::of_peer`], and where the process that was held has exited.
-    pub fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
-        let peer = Self::of_peer(stream)?;
+    pub async fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
+        let peer = Self::of_peer(stream).await?;
         let pid = i32::try_from(peer.pid()).ok().and_then(Pid::from_raw);
-        let held = Self::hold(pid.ok_or(LeaderError::Invisible)?, pidfd)?;
+        let held = Self::hold(pid.ok_or(LeaderError::Invisible)?, pidfd).await?;
         // If the process that was held has exited, the PID may be another's now.
         match held.has_exited() {
             true => Err(LeaderError::Invisible),
@@ -120,7 +122,7 @@ impl Leader {
     ///
     /// # Errors
     /// Fails where no process has this PID, and where it has several users.
-    pub fn of_pid(pid: u32) -> Result<Self, LeaderError> {
+    pub async fn of_pid(pid: u32) -> Result<Self, LeaderError> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(LeaderError::NoProcess)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
@@ -130,14 +132,15 @@ impl Leader {
             }
             other => LeaderError::Kernel(other.into()),
         })?;
-        Self::hold(pid, pidfd)
+        Self::hold(pid, pidfd).await
     }
 
-    fn hold(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
+    async fn hold(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
+        let pid = pid.as_raw_pid().unsigned_abs();
+        let (looked, pidfd) = blocking(move || (look(pid, &pidfd), pidfd)).await;
+        let (start, user) = looked?;
         #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
         let pidfd = AsyncFd::new(pidfd)?;
-        let pid = pid.as_raw_pid().unsigned_abs();
-        let (start, user) = look(pid, &pidfd)?;
         let id = ProcessId { pid, start };
         Ok(Self { id, user, pidfd })
     }
@@ -147,9 +150,10 @@ impl Leader {
     /// # Errors
     /// Fails where it has exited, and where one of its users is another than then: a process that
     /// executes a setuid program, for example.
-    pub fn verify(&self) -> Result<(), LeaderError> {
+    pub async fn verify(self: &Arc<Self>) -> Result<(), LeaderError> {
         let ProcessId { pid, start } = self.id;
-        match look(pid, &self.pidfd)? {
+        let this = self.clone();
+        match blocking(move || look(pid, this.pidfd.get_ref())).await? {
             (then, _) if then != start => Err(LeaderError::NoProcess),
             (_, now) if now != self.user => {
                 let then = self.user;
@@ -187,10 +191,10 @@ impl Leader {
 
     /// Returns whether the process has exited.
     pub fn has_exited(&self) -> bool {
-        has_exited(&self.pidfd)
+        has_exited(self.pidfd.get_ref())
     }
 
-    /// Returns whether `thread` is a task of this process, now.
+    /// Returns whether `thread` is a task of this process, now. This blocks.
     pub fn has_task(&self, thread: u32) -> bool {
         let path = format!("/proc/{}/task/{thread}", self.pid());
         // Alive after the look, so the directory was this process's and not a successor's.
@@ -199,7 +203,7 @@ impl Leader {
 }
 
 /// Reads the start time and the user of the process that `pidfd` holds.
-fn look(pid: u32, pidfd: &AsyncFd<OwnedFd>) -> Result<(u64, u32), LeaderError> {
+fn look(pid: u32, pidfd: &OwnedFd) -> Result<(u64, u32), LeaderError> {
     let identity = identity::read(pid);
     // Alive after both files were read, so they were this process's and not a successor's.
     if has_exited(pidfd) {
@@ -212,9 +216,9 @@ fn look(pid: u32, pidfd: &AsyncFd<OwnedFd>) -> Result<(u64, u32), LeaderError> {
     }
 }
 
-fn has_exited(pidfd: &AsyncFd<OwnedFd>) -> bool {
+fn has_exited(pidfd: &OwnedFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds = [PollFd::new(pidfd.get_ref(), PollFlags::IN)];
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
@@ -258,18 +262,18 @@ mod tests {
             return;
         }
         let own = Bystander::start(&["--reuid=65534"]);
-        assert_eq!(Leader::of_pid(own.0.id()).unwrap().user(), 65534);
+        assert_eq!(Leader::of_pid(own.0.id()).await.unwrap().user(), 65534);
         let acts_for_another = Bystander::start(&["--ruid=65534"]);
-        let error = Leader::of_pid(acts_for_another.0.id()).unwrap_err();
+        let error = Leader::of_pid(acts_for_another.0.id()).await.unwrap_err();
         assert!(matches!(error, LeaderError::MixedUsers { .. }), "{error}");
     }
 
     #[tokio::test]
     async fn a_process_that_has_exited_is_not_verified() {
         let process = Bystander::start(&[]);
-        let leader = Leader::of_pid(process.0.id()).unwrap();
-        leader.verify().unwrap();
+        let leader = Arc::new(Leader::of_pid(process.0.id()).await.unwrap());
+        leader.verify().await.unwrap();
         drop(process);
-        assert!(matches!(leader.verify(), Err(LeaderError::NoProcess)));
+        assert!(matches!(leader.verify().await, Err(LeaderError::NoProcess)));
     }
 }

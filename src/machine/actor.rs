@@ -16,7 +16,8 @@ use super::handle::{Command, Handle};
 use super::notice::{News, Outbox};
 use super::placing::{Placement, Placing, Site};
 use super::quota::Quota;
-use super::record::{RecordFile, Telling};
+use super::record::Telling;
+use super::record_file::RecordFile;
 use super::removal::Removals;
 use super::running::{Running, Settled};
 use super::session::Attention;
@@ -55,8 +56,9 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
     };
     let configured = source.treatment.placement.tuning.clone();
     let over = CancellationToken::new();
+    let record = RecordFile::new(source.record.clone());
     let mut actor = Actor {
-        record: RecordFile::new(source.record.clone()),
+        record: record.clone(),
         recalled: None,
         plugging: None,
         telling: Vec::new(),
@@ -96,6 +98,7 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
         cancel,
         done,
         over,
+        record,
         task,
         settled: Some(settled),
     }
@@ -153,7 +156,7 @@ impl Actor {
                     let start = Instant::now();
                     let reason = self.session(link, look).await;
                     self.backoff.connected_for(start.elapsed());
-                    self.note_breach(reason.is_breach());
+                    self.note_breach(reason.is_breach()).await;
                     if self.is_on_trial() {
                         self.failure = Some(NoLink::Qmp(reason.into()));
                         return;
@@ -165,7 +168,7 @@ impl Actor {
                     return;
                 }
                 Err(reason) => {
-                    self.note_breach(reason.is_breach());
+                    self.note_breach(reason.is_breach()).await;
                     self.note_failure(&reason).await;
                 }
             }
@@ -180,10 +183,10 @@ impl Actor {
     }
 
     /// Counts a breach of the limits, if there was one.
-    fn note_breach(&mut self, is_breach: bool) {
+    async fn note_breach(&mut self, is_breach: bool) {
         if is_breach {
             self.backoff.breach();
-            self.remember();
+            self.remember().await;
         }
     }
 
@@ -257,8 +260,9 @@ impl Actor {
         self.recalled = None;
         self.plugging = None;
         self.telling.clear();
-        if let Err(error) = self.record.remove() {
-            warn!(machine = %self.source.name, file = %self.source.record.display(), %error, "cannot be removed");
+        if let Err(error) = self.record.remove().await {
+            let (machine, file) = (&self.source.name, self.source.record.display());
+            warn!(%machine, %file, %error, "{machine}: cannot remove the persisted state {file}: {error}");
         }
         self.attention = Attention::default();
         if self.has_ended() {

@@ -35,7 +35,7 @@ impl Actor {
     /// Connects, negotiates and takes a first look. Requests are turned away until it returns, and a
     /// QEMU that listens but does not answer is shown after a while.
     pub(super) async fn establish(&mut self) -> Result<(Link, Look), NoLink> {
-        let (socket, leader) = match self.take_kept() {
+        let (socket, leader) = match self.take_kept().await {
             Some(kept) => kept,
             None => self.reach().await?,
         };
@@ -68,10 +68,10 @@ impl Actor {
         };
         let leader = match &self.source.leader {
             Some(leader) => {
-                leader.verify()?;
+                leader.verify().await?;
                 leader.clone()
             }
-            None => Arc::new(Leader::of_peer(&stream)?),
+            None => Arc::new(Leader::of_peer(&stream).await?),
         };
         Ok((Socket::New(stream), leader))
     }
@@ -88,7 +88,7 @@ impl Actor {
         }
         if self.leader.replace(leader.clone()).is_none() {
             self.claim(leader)?;
-            self.recall(leader);
+            self.recall(leader).await;
         }
         self.leaders.send_replace(Some(leader.clone()));
         match self.backoff.is_due() {

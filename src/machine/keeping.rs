@@ -17,7 +17,7 @@ use crate::placement::Tuning;
 
 impl Actor {
     /// The connection and the process that a former run of the service held.
-    pub(super) fn take_kept(&self) -> Option<(Socket, Arc<Leader>)> {
+    pub(super) async fn take_kept(&self) -> Option<(Socket, Arc<Leader>)> {
         let [qmp, pidfd] = self.kept_names().map(|name| self.site.keeper.take(&name));
         let Some(qmp) = qmp else {
             // Where there was no room for both, the other is of no use.
@@ -31,11 +31,11 @@ impl Actor {
         let stream = UnixStream::from_std(stream).ok()?;
         let leader = match (&self.source.leader, pidfd) {
             (Some(leader), _) => Ok(leader.clone()),
-            (None, Some(pidfd)) => Leader::of_peer_held_by(&stream, pidfd).map(Arc::new),
-            (None, None) => Leader::of_peer(&stream).map(Arc::new),
+            (None, Some(pidfd)) => Leader::of_peer_held_by(&stream, pidfd).await.map(Arc::new),
+            (None, None) => Leader::of_peer(&stream).await.map(Arc::new),
         };
         match leader {
-            Ok(leader) if leader.verify().is_ok() => Some((Socket::Kept(stream), leader)),
+            Ok(leader) if leader.verify().await.is_ok() => Some((Socket::Kept(stream), leader)),
             _ => {
                 self.release();
                 None
@@ -60,8 +60,8 @@ impl Actor {
     }
 
     /// Takes up what a former run of the service knew of the QEMU `leader`.
-    pub(super) fn recall(&mut self, leader: &Leader) {
-        match self.record.load() {
+    pub(super) async fn recall(&mut self, leader: &Leader) {
+        match self.record.load().await {
             Ok(Some(record)) if record.leader == leader.id() => {
                 self.backoff.restore(record.breaches);
                 info!(machine = %self.source.name, removals = record.removals.len(), "remembered");
@@ -82,20 +82,28 @@ impl Actor {
         }
     }
 
-    /// Writes down what must outlive the service. What cannot be is written later.
-    pub(super) fn remember(&mut self) {
-        let _ = self.try_remember();
+    /// Persists the state of the machine. A write that fails is repeated later.
+    pub(super) async fn remember(&mut self) {
+        let _ = self.try_remember().await;
     }
 
-    /// The same for what is only done where it is written down. A failure is logged once until it
-    /// is over.
-    pub(super) fn try_remember(&mut self) -> Result<(), Error> {
+    /// Persists the state of the machine, for a step that needs it.
+    ///
+    /// # Errors
+    /// Fails where it cannot be written. A failure is logged once until it is over.
+    pub(super) async fn try_remember(&mut self) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        self.persist(&snapshot.inventory).await
+    }
+
+    /// The same with the vCPUs of `inventory`.
+    pub(super) async fn persist(&mut self, inventory: &Inventory) -> Result<(), Error> {
         let Some(leader) = self.leader.as_ref().map(|leader| leader.id()) else {
             return Ok(());
         };
         let mut record = Record::new(leader);
         record.breaches = self.backoff.breaches();
-        record.present = self.snapshot().inventory.record();
+        record.present = inventory.record();
         record.removals = self.removals.record();
         record.plugging = self.plugging.clone();
         record.telling = self.telling.clone();
@@ -103,7 +111,7 @@ impl Actor {
         record.configured = Some(self.configured.clone());
         let (machine, file) = (&self.source.name, self.source.record.display());
         let was_behind = self.record.is_behind();
-        match self.record.save(record) {
+        match self.record.save(record).await {
             Ok(()) if was_behind => {
                 info!(%machine, %file, "what is to be remembered is written again");
             }
@@ -112,7 +120,7 @@ impl Actor {
                 if self.record.is_too_large() {
                     let mut record = Record::new(leader);
                     record.breaches = self.backoff.breaches();
-                    self.record.replace_too_large(record);
+                    self.record.replace_too_large(record).await;
                 }
                 if !was_behind {
                     warn!(%machine, %file, %error, "what is to be remembered cannot be written: until it can, requests are refused, and a restart of the service may tell again what was told");

@@ -302,7 +302,7 @@ impl Actor {
         let snapshot = Snapshot::clone(&self.snapshot());
         self.place(&snapshot.inventory).await;
         self.publish(snapshot).await;
-        self.remember();
+        self.remember().await;
     }
 
     async fn try_tune(&mut self, change: &TuningChange) -> Result<(), Error> {
@@ -312,13 +312,13 @@ impl Actor {
         known.retain(|vcpu, error| !change.decides(*vcpu, error.step, &new));
         // Written down first, as what is done and not remembered would be undone by a restart.
         self.placing.tuning = Arc::new(new);
-        let result = match self.try_remember() {
+        let result = match self.try_remember().await {
             Ok(()) => self.put_in_force(&old, known).await,
             Err(error) => Err(error),
         };
         if result.is_err() {
             self.placing.tuning = old;
-            self.remember();
+            self.remember().await;
         }
         result
     }

@@ -5,28 +5,22 @@
 //! A file a machine, JSON, replaced as a whole; it lives as long as its QEMU. Unknown members are
 //! skipped and missing ones are empty, so that neighbouring versions read each other's files.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use super::changes::Plugging;
 use super::notice::{News, Vcpu};
-use crate::host::{ProcessId, memory};
+use crate::host::ProcessId;
 use crate::inventory::PresentEntity;
 use crate::placement::Tuning;
 
 /// The version of the files. A file of a version that is not known is not read.
-const VERSION: u32 = 1;
-/// More than any machine needs (4,096 vCPUs take 700 kB). A machine that needs more is treated as
-/// one whose QEMU breaks the protocol.
-const MAX_SIZE: u64 = 1 << 20;
+pub(super) const VERSION: u32 = 1;
 
 /// What is remembered of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    version: u32,
+    /// The version of the file.
+    pub version: u32,
     /// The QEMU that it is about.
     pub leader: ProcessId,
     /// The vCPUs that were told of.
@@ -108,90 +102,14 @@ impl Record {
     }
 }
 
-/// The file of one machine's record.
-#[derive(Debug)]
-pub(super) struct RecordFile {
-    path: PathBuf,
-    /// What is in the file; `None` where there is none.
-    written: Option<Record>,
-    /// Why the last record is not in it.
-    behind: Option<io::ErrorKind>,
-}
-
-impl RecordFile {
-    /// The file at `path`, whether it is there or not.
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            written: None,
-            behind: None,
-        }
-    }
-
-    /// Returns whether the last record could not be written.
-    pub(super) fn is_behind(&self) -> bool {
-        self.behind.is_some()
-    }
-
-    /// Returns whether the last record was larger than any machine needs.
-    pub(super) fn is_too_large(&self) -> bool {
-        self.behind == Some(io::ErrorKind::FileTooLarge)
-    }
-
-    /// Writes `record` instead of one that was too large.
-    pub(super) fn replace_too_large(&mut self, record: Record) {
-        // Without it a restart only knows less.
-        let _ = self.save(record);
-        self.behind = Some(io::ErrorKind::FileTooLarge);
-    }
-
-    /// Reads the file, if there is one.
-    pub(super) fn load(&mut self) -> io::Result<Option<Record>> {
-        let record: Record = match memory::recall(&self.path, MAX_SIZE) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            record => record?,
-        };
-        if record.version != VERSION {
-            return Err(memory::strange(record.version));
-        }
-        self.written = Some(record.clone());
-        Ok(Some(record))
-    }
-
-    /// Replaces the file by one with `record`, unless that is in it already.
-    pub(super) fn save(&mut self, record: Record) -> io::Result<()> {
-        if self.written.as_ref() == Some(&record) {
-            return Ok(());
-        }
-        // What is in the file is not known until this has succeeded.
-        self.written = None;
-        let new = self.path.with_extension("new");
-        let saved = memory::prepare(&new, &record, MAX_SIZE).and_then(|()| {
-            fs::rename(&new, &self.path).inspect_err(|_| {
-                let _ = fs::remove_file(&new);
-            })
-        });
-        self.behind = saved.as_ref().err().map(io::Error::kind);
-        self.written = saved.is_ok().then_some(record);
-        saved
-    }
-
-    /// Removes the file; that there is none is no failure.
-    pub(super) fn remove(&mut self) -> io::Result<()> {
-        self.written = None;
-        self.behind = None;
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, io};
+
     use serde_json::Value;
 
     use super::super::notice::Cause;
+    use super::super::record_file::RecordFile;
     use super::*;
     use crate::placement::Scheduler;
     use crate::text::Text;
@@ -263,8 +181,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_record_above_1_mib_is_refused() {
+    #[tokio::test]
+    async fn a_record_above_1_mib_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.json");
         let mut file = RecordFile::new(path.clone());
@@ -273,52 +191,52 @@ mod tests {
             present: vec![row; 16_384],
             ..full()
         };
-        let error = file.save(large).unwrap_err();
+        let error = file.save(large).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         assert!(file.is_behind() && file.is_too_large());
         assert!(!path.exists() && !path.with_extension("new").exists());
-        file.save(full()).unwrap();
+        file.save(full()).await.unwrap();
         assert!(!file.is_behind());
     }
 
-    #[test]
-    fn what_was_saved_is_loaded() {
+    #[tokio::test]
+    async fn what_was_saved_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("machines/web.json");
-        assert_eq!(RecordFile::new(path.clone()).load().unwrap(), None);
-        RecordFile::new(path.clone()).save(record()).unwrap();
+        assert_eq!(RecordFile::new(path.clone()).load().await.unwrap(), None);
+        RecordFile::new(path.clone()).save(record()).await.unwrap();
         let mut file = RecordFile::new(path.clone());
-        assert_eq!(file.load().unwrap(), Some(record()));
+        assert_eq!(file.load().await.unwrap(), Some(record()));
 
         // What has not changed is not written again.
         fs::remove_file(&path).unwrap();
-        file.save(record()).unwrap();
+        file.save(record()).await.unwrap();
         assert!(!path.exists());
-        file.remove().unwrap();
-        file.save(record()).unwrap();
+        file.remove().await.unwrap();
+        file.save(record()).await.unwrap();
         assert!(path.exists());
-        file.remove().unwrap();
+        file.remove().await.unwrap();
         assert!(!path.exists());
     }
 
-    #[test]
-    fn a_neighbouring_versions_file_is_read_and_a_strangers_is_not() {
+    #[tokio::test]
+    async fn a_neighbouring_versions_file_is_read_and_a_strangers_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.json");
-        let load = |text: &str| {
+        let load = async |text: &str| {
             fs::write(&path, text).unwrap();
-            RecordFile::new(path.clone()).load()
+            RecordFile::new(path.clone()).load().await
         };
         let neighbour =
             r#"{"version": 1, "leader": {"pid": 7, "start": 9}, "present": [], "news": [1]}"#;
         let expected = Record::new(ProcessId { pid: 7, start: 9 });
-        assert_eq!(load(neighbour).unwrap(), Some(expected));
+        assert_eq!(load(neighbour).await.unwrap(), Some(expected));
         let full = serde_json::to_value(full()).unwrap();
         let newer = with_unknown_members(full.clone());
         assert_ne!(newer, full);
-        assert_eq!(load(&newer.to_string()).unwrap(), Some(self::full()));
-        assert!(load(&neighbour.replace("1,", "2,")).is_err());
-        assert!(load(&neighbour[..20]).is_err());
-        assert!(load("").is_err());
+        assert_eq!(load(&newer.to_string()).await.unwrap(), Some(self::full()));
+        assert!(load(&neighbour.replace("1,", "2,")).await.is_err());
+        assert!(load(&neighbour[..20]).await.is_err());
+        assert!(load("").await.is_err());
     }
 }

@@ -74,7 +74,7 @@ impl Actor {
             firsts: firsts.iter().copied().collect(),
             uid: request.uid,
         });
-        if let Err(error) = self.try_remember() {
+        if let Err(error) = self.try_remember().await {
             self.plugging = None;
             return Err(Stop::Failed(error));
         }
@@ -192,7 +192,7 @@ impl Actor {
             self.removals.ask(entity.first, removal);
         }
         if !entities.is_empty()
-            && let Err(error) = self.try_remember()
+            && let Err(error) = self.try_remember().await
         {
             for (entity, _) in entities {
                 self.removals.rejected(entity.first);

@@ -5,6 +5,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
+use super::record_file::RecordFile;
 use super::source::{NoLink, Treatment};
 
 /// An actor at work.
@@ -15,6 +16,7 @@ pub struct Running {
     pub(super) cancel: CancellationToken,
     pub(super) done: CancellationToken,
     pub(super) over: CancellationToken,
+    pub(super) record: RecordFile,
     pub(super) task: JoinHandle<()>,
     pub(super) settled: Option<oneshot::Receiver<Settled>>,
 }
@@ -57,6 +59,7 @@ impl Running {
     pub async fn abandon(self) {
         self.task.abort();
         let _ = self.task.await;
+        self.record.finish().await;
     }
 
     /// Forgets the machine and returns when that was told.

@@ -77,7 +77,7 @@ impl Actor {
             let alarm = self.next_alarm();
             let leader = link.leader.clone();
             let step = tokio::select! {
-                Some(command) = self.requested.recv() => match verify(&link) {
+                Some(command) = self.requested.recv() => match verify(&link).await {
                     Ok(()) => self.execute(&mut link, command).await,
                     Err(closed) => {
                         command.refuse(Error::Disconnected(closed.to_string()));
@@ -129,7 +129,7 @@ impl Actor {
     /// Takes in the first look: what is there when the connection starts, or came and went
     /// without it.
     async fn open_session(&mut self, link: &Link, look: Look) -> Result<(), Closed> {
-        verify(link)?;
+        verify(link).await?;
         let known = self.recalled.is_some() || self.snapshot().version.is_some();
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let identity = &link.identity;
@@ -305,7 +305,7 @@ impl Actor {
     pub(super) async fn look(&mut self, link: &mut Link) -> Result<(), Closed> {
         let look = link.look().await?;
         // A placement pass follows.
-        verify(link)?;
+        verify(link).await?;
         self.attention.due = None;
         self.attention.looked = Some(Instant::now());
         // What came before the replies explains what they say. What came after them asks for
@@ -334,8 +334,8 @@ impl Actor {
         Ok(())
     }
 
-    /// Makes a look the truth: settles removals, publishes the snapshot, tells what happened
-    /// since `before`, remembers that it was told, and then answers who waited for it.
+    /// Takes in a look: persists what changed since `before`, publishes the snapshot, emits the
+    /// signals, persists that they were emitted, and then answers the callers that waited.
     async fn take_in(
         &mut self,
         before: &Inventory,
@@ -344,7 +344,42 @@ impl Actor {
         clues: &Clues,
         refusals: BTreeMap<u32, Refused>,
     ) {
-        let (departed, arrived) = changes::between(before, &look.inventory, clues, &self.removals);
+        let news = self.settle(before, &look.inventory, clues, refusals);
+        self.place(&look.inventory).await;
+        snapshot.take_look(look);
+        snapshot.pending = self.removals.pending_vcpus();
+        if !news.is_empty() {
+            // Emitted twice is better than never, should the service end in the middle of it. Persisted
+            // first, so that the signals follow the properties at once.
+            self.telling = Telling::of(&news);
+            // A failure is logged, and the signals are emitted all the same.
+            let _ = self.persist(&snapshot.inventory).await;
+        }
+        self.publish(snapshot).await;
+        self.appear().await;
+        let after = self.snapshot().inventory.vcpu_count();
+        self.audit_news(before.vcpu_count(), after, &news);
+        if !news.is_empty() {
+            for news in news {
+                self.tell(news).await;
+            }
+            self.passed_on().await;
+            self.telling.clear();
+        }
+        self.remember().await;
+        self.log_dropped();
+        self.answer_due();
+    }
+
+    /// Settles the removals by what changed between `before` and `inventory`. Returns the news.
+    fn settle(
+        &mut self,
+        before: &Inventory,
+        inventory: &Inventory,
+        clues: &Clues,
+        refusals: BTreeMap<u32, Refused>,
+    ) -> Vec<News> {
+        let (departed, arrived) = changes::between(before, inventory, clues, &self.removals);
         // What a former run may not have told comes first, and again if it did.
         let mut news: Vec<News> = self.telling.drain(..).map(Telling::news).collect();
         for change in departed {
@@ -353,10 +388,7 @@ impl Actor {
             news.extend(told.map(News::VcpuRemoved));
         }
         for (first, Refused { cause, reason }) in refusals {
-            let still_there = look
-                .inventory
-                .entity(first)
-                .filter(|e| e.presence.is_some());
+            let still_there = inventory.entity(first).filter(|e| e.presence.is_some());
             let Some(entity) = still_there else { continue };
             let removal = self.removals.refused(first, &reason);
             let cause = match removal {
@@ -371,32 +403,13 @@ impl Actor {
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
             news.extend(told.map(News::VcpuAdded));
         }
-        self.place(&look.inventory).await;
-        snapshot.take_look(look);
-        snapshot.pending = self.removals.pending_vcpus();
-        self.publish(snapshot).await;
-        self.appear().await;
-        let after = self.snapshot().inventory.vcpu_count();
-        self.audit_news(before.vcpu_count(), after, &news);
-        if !news.is_empty() {
-            // Told twice is better than never, should the service end in the middle of it.
-            self.telling = Telling::of(&news);
-            self.remember();
-            for news in news {
-                self.tell(news).await;
-            }
-            self.passed_on().await;
-            self.telling.clear();
-        }
-        self.remember();
-        self.log_dropped();
-        self.answer_due();
+        news
     }
 }
 
 /// Checks that the process behind the connection is the one that it was, and of the same user.
-fn verify(link: &Link) -> Result<(), Closed> {
-    link.leader.verify().map_err(|error| match error {
+async fn verify(link: &Link) -> Result<(), Closed> {
+    link.leader.verify().await.map_err(|error| match error {
         LeaderError::NoProcess => Closed::Hangup,
         other => Closed::OtherProcess(other.to_string()),
     })

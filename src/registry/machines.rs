@@ -1,8 +1,6 @@
 //! The machines that there are, and who may be one: a name has one machine, and the first stays.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +12,7 @@ use super::register::Event;
 use super::registrations::Registrations;
 use super::sockets;
 use crate::config::{Configuration, Directories, MachineSettings, Settings};
-use crate::host::{Leader, SocketFile};
+use crate::host::{Leader, SocketFile, blocking};
 use crate::machine::{
     self, Access, Handle, Outbox, Placement, Processes, Running, Site, Source, Tenure, Treatment,
 };
@@ -174,24 +172,16 @@ impl Machines {
     }
 
     /// Removes what is remembered of machines that went while the service was down.
-    pub(super) fn forget_departed(&self) {
-        let Ok(records) = fs::read_dir(self.directories.records()) else {
-            return;
-        };
-        for record in records.flatten().map(|entry| entry.path()) {
-            let name = record.file_stem().and_then(OsStr::to_str);
-            if name.is_none_or(|name| !self.known.contains_key(name))
-                && let Err(error) = fs::remove_file(&record)
-            {
-                warn!(file = %record.display(), %error, "cannot be removed");
-            }
-        }
+    pub(super) async fn forget_departed(&self) {
+        let known = self.known.keys().cloned().collect();
+        machine::forget_others(self.directories.records(), known).await;
     }
 
     /// Puts the configuration in force that is in the files now, and the machines in line with it
     /// and with `sockets`. Returns those that are to take up how they are treated.
     pub(super) async fn reload(&mut self, sockets: Option<Vec<MachineName>>) -> Vec<Handle> {
-        let read = Configuration::read(&self.directories.configuration);
+        let directory = self.directories.configuration.clone();
+        let read = blocking(move || Configuration::read(&directory)).await;
         self.configuration = read.replacing(&self.configuration);
         self.passed_over.clear();
         let known = self.known.iter();
@@ -252,13 +242,13 @@ impl Machines {
         self.passed_over.insert(file, (name.clone(), text));
     }
 
-    /// The name is free: who was passed over for it may have it.
-    pub(super) fn let_others(&mut self, name: &MachineName) {
+    /// Gives the free name to the socket or file that was ignored because of it.
+    pub(super) async fn let_others(&mut self, name: &MachineName) {
         let of_name = self.passed_over.iter().filter(|(_, (of, _))| of == name);
         let files: Vec<PathBuf> = of_name.map(|(file, _)| file.clone()).collect();
         for file in files {
             self.passed_over.remove(&file);
-            match sockets::is_socket(&file) {
+            match sockets::is_socket(file.clone()).await {
                 true => self.add_socket(name),
                 false => self.add_file(name),
             }
@@ -334,7 +324,7 @@ impl Machines {
     pub(super) async fn stop(&mut self, name: &MachineName) {
         if let Some(known) = self.known.remove(name) {
             if known.origin.user().is_some() {
-                self.registrations.remove(name);
+                self.registrations.remove(name).await;
             }
             known.running.stop().await;
         }

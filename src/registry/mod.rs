@@ -36,6 +36,7 @@ use crate::machine::{Outbox, Site};
 use crate::names::MachineName;
 
 pub use registrar::{Error, Registrar, Registration, Requests, Way};
+pub use sockets::is_empty;
 
 /// The machines of a service, at work as long as the process is.
 #[derive(Debug)]
@@ -68,13 +69,15 @@ impl Registry {
             directory: directory.clone(),
             source,
         };
-        let sockets = Sockets::watch(directory.clone()).map_err(failed)?;
+        let sockets = Sockets::watch(directory.clone()).await.map_err(failed)?;
         let mut machines = Machines::new(directories.clone(), configuration, site, outbox);
-        machines.recall();
+        machines.recall().await;
         machines.start_configured();
         // Watched first, listed second: what comes in between is seen twice, not never.
-        machines.set_sockets(sockets.list().map_err(failed)?).await;
-        machines.forget_departed();
+        machines
+            .set_sockets(sockets.list().await.map_err(failed)?)
+            .await;
+        machines.forget_departed().await;
         machines.tell_problems().await;
         machines.settled().await;
         let (counter, count) = watch::channel(machines.count());
@@ -115,18 +118,10 @@ async fn follow(
 ) -> io::Error {
     loop {
         tokio::select! {
-            sight = sockets.next() => match sight {
-                Ok(Sight::Came(name)) => {
-                    // A rename may replace a socket without a word about the former.
-                    machines.remove_socket(&name).await;
-                    machines.add_socket(&name);
-                }
-                Ok(Sight::Went(name)) => machines.remove_socket(&name).await,
-                Ok(Sight::Lost) => {
-                    warn!("directory events were lost, listing anew");
-                    if let Some(names) = list(&sockets) {
-                        machines.set_sockets(names).await;
-                    }
+            event = sockets.next() => match event {
+                Ok(event) => {
+                    let sight = sockets.sight(event).await;
+                    take_in(&mut machines, &sockets, sight).await;
                 }
                 Err(error) => return error,
             },
@@ -138,7 +133,8 @@ async fn follow(
                     let _ = answer.send(machines.unregister(&name).await);
                 }
                 Request::Reload(answer) => {
-                    let handles = machines.reload(list(&sockets)).await;
+                    let sockets = list(&sockets).await;
+                    let handles = machines.reload(sockets).await;
                     limit.send_replace(machines.configuration.service.idle_exit);
                     // Before the answer, so that who asked can read it.
                     machines.tell_problems().await;
@@ -152,10 +148,30 @@ async fn follow(
     }
 }
 
-/// The names of the machines whose sockets are there; `None` where that cannot be found out.
-fn list(sockets: &Sockets) -> Option<Vec<MachineName>> {
+/// Starts and stops machines because of `sight`.
+async fn take_in(machines: &mut Machines, sockets: &Sockets, sight: Option<Sight>) {
+    match sight {
+        Some(Sight::Came(name)) => {
+            // A rename may replace a socket without an event for the old socket.
+            machines.remove_socket(&name).await;
+            machines.add_socket(&name);
+        }
+        Some(Sight::Went(name)) => machines.remove_socket(&name).await,
+        Some(Sight::Lost) => {
+            warn!("events of the socket directory were lost: listing it again");
+            if let Some(names) = list(sockets).await {
+                machines.set_sockets(names).await;
+            }
+        }
+        None => {}
+    }
+}
+
+/// Returns the names of the machines whose sockets are in the directory, or `None` if it cannot be
+/// read.
+async fn list(sockets: &Sockets) -> Option<Vec<MachineName>> {
     let failed = |error: &io::Error| {
         error!(directory = %sockets.directory().display(), %error, "cannot list QMP sockets");
     };
-    sockets.list().inspect_err(failed).ok()
+    sockets.list().await.inspect_err(failed).ok()
 }

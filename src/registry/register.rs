@@ -9,7 +9,7 @@ use tracing::info;
 use super::machines::{Machines, New, Origin};
 use super::registrar::{Answer, Error, Registration, Way};
 use super::registrations::Registered;
-use crate::host::{Leader, ProcessId, SocketFile};
+use crate::host::{Host, Leader, ProcessId, SocketFile, blocking};
 use crate::machine::{Access, NoLink, Tenure};
 use crate::names::MachineName;
 
@@ -33,15 +33,18 @@ pub(super) enum Event {
 
 impl Machines {
     /// Takes up what a former run of the service had registered.
-    pub(super) fn recall(&mut self) {
-        for (name, registered) in self.registrations.load() {
-            let leader = registered
-                .leader
-                .map(|id| recall_leader(id, registered.uid));
-            if let Some(None) = leader {
-                self.registrations.remove(&name);
-                continue;
-            }
+    pub(super) async fn recall(&mut self) {
+        for (name, registered) in self.registrations.load().await {
+            let leader = match registered.leader {
+                None => None,
+                Some(id) => match recall_leader(id, registered.uid).await {
+                    Some(leader) => Some(leader),
+                    None => {
+                        self.registrations.remove(&name).await;
+                        continue;
+                    }
+                },
+            };
             let access = match &registered.settings.qmp {
                 Some(path) => Access::Socket(socket_file(path, registered.uid)),
                 None => Access::Connection(None),
@@ -51,66 +54,31 @@ impl Machines {
                 access,
                 tenure: Tenure::Remembered,
                 own: registered.settings,
-                leader: leader.flatten(),
+                leader,
             };
             self.start(&name, new);
             self.await_end(&name);
         }
     }
 
-    /// Registers a machine; it is answered when it is known whether there is one.
+    /// Registers a machine. The answer comes when it is known whether the machine exists.
     pub(super) async fn register(&mut self, registration: Registration, answer: Answer) {
-        let name = &registration.name;
+        let name = registration.name.clone();
         if self
             .known
-            .get(name)
+            .get(&name)
             .is_some_and(|known| known.running.is_over())
         {
             // Clients know that it ended; only the registry does not yet.
-            self.stop(name).await;
+            self.stop(&name).await;
         }
-        if let Err(error) = self.check(&registration) {
-            let _ = answer.send(Err(error));
-            return;
-        }
-        let Registration {
-            name,
-            way,
-            mut settings,
-            leader,
-            uid,
-        } = registration;
-        let leader = match leader.map(|pid| hold_leader(pid, uid)).transpose() {
-            Ok(leader) => leader.map(Arc::new),
+        match self.prepare(registration).await {
+            Ok(new) => self.start(&name, new),
             Err(error) => {
                 let _ = answer.send(Err(error));
                 return;
             }
-        };
-        let access = match way {
-            Way::Socket(socket) => {
-                settings.qmp = Some(socket.path().to_owned());
-                Access::Socket(socket)
-            }
-            Way::Connection(stream) => {
-                settings.qmp = None;
-                Access::Connection(Some(stream))
-            }
-        };
-        let id = leader.as_ref().map(|leader| leader.id());
-        let registered = Registered::new(uid, settings.clone(), id);
-        if let Err(error) = self.registrations.prepare(&name, &registered) {
-            let _ = answer.send(Err(Error::NotRemembered(error.to_string())));
-            return;
         }
-        let new = New {
-            origin: Origin::Registration(uid),
-            access,
-            tenure: Tenure::Registration,
-            own: settings,
-            leader,
-        };
-        self.start(&name, new);
         let Some(known) = self.known.get_mut(&name) else {
             return;
         };
@@ -124,7 +92,45 @@ impl Machines {
         self.events.push(event.boxed());
     }
 
-    /// Whether a machine may be registered, and if not, why.
+    /// Checks `registration` and saves it, to be confirmed. Returns the machine to start.
+    async fn prepare(&mut self, registration: Registration) -> Result<New, Error> {
+        self.check(&registration)?;
+        check_host(&self.site.host, &registration).await?;
+        let Registration {
+            name,
+            way,
+            mut settings,
+            leader,
+            uid,
+        } = registration;
+        let leader = match leader {
+            Some(pid) => Some(Arc::new(hold_leader(pid, uid).await?)),
+            None => None,
+        };
+        let access = match way {
+            Way::Socket(socket) => {
+                settings.qmp = Some(socket.path().to_owned());
+                Access::Socket(socket)
+            }
+            Way::Connection(stream) => {
+                settings.qmp = None;
+                Access::Connection(Some(stream))
+            }
+        };
+        let id = leader.as_ref().map(|leader| leader.id());
+        let registered = Registered::new(uid, settings.clone(), id);
+        let prepared = self.registrations.prepare(&name, registered).await;
+        prepared.map_err(|error| Error::NotRemembered(error.to_string()))?;
+        Ok(New {
+            origin: Origin::Registration(uid),
+            access,
+            tenure: Tenure::Registration,
+            own: settings,
+            leader,
+        })
+    }
+
+    /// Checks that a machine may be registered.
     fn check(&self, registration: &Registration) -> Result<(), Error> {
         let Registration { name, uid, .. } = registration;
         if let Some(known) = self.known.get(name) {
@@ -144,14 +150,7 @@ impl Machines {
             let (uid, limit) = (*uid, LIMIT_OF_USER);
             return Err(Error::TooManyOfUser { uid, limit });
         }
-        // What the host has not now is told now; what the kernel refuses, in the journal.
-        match self.site.host.cpus() {
-            Ok(cpus) => {
-                let tuning = registration.settings.settings.tuning();
-                tuning.check(&cpus).map_err(Error::Unavailable)
-            }
-            Err(_) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Something happened with a registration.
@@ -166,7 +165,7 @@ impl Machines {
                 let is_there = self.is_there(&name, generation);
                 let result = match (result, is_there) {
                     (Ok(()), true) => {
-                        self.registrations.confirm(&name);
+                        self.registrations.confirm(&name).await;
                         self.await_end(&name);
                         Ok(())
                     }
@@ -174,7 +173,7 @@ impl Machines {
                     (Err(reason), is_there) => {
                         if is_there {
                             self.stop(&name).await;
-                            self.let_others(&name);
+                            self.let_others(&name).await;
                         }
                         Err(match reason {
                             NoLink::OtherMachine(name) => Error::OtherMachine(name),
@@ -186,7 +185,7 @@ impl Machines {
             }
             Event::Ended(name, generation) if self.is_there(&name, generation) => {
                 self.stop(&name).await;
-                self.let_others(&name);
+                self.let_others(&name).await;
             }
             Event::Ended(..) => {}
         }
@@ -199,7 +198,7 @@ impl Machines {
         }
         info!(machine = %name, "unregistered; the VM runs on as it is");
         self.stop(name).await;
-        self.let_others(name);
+        self.let_others(name).await;
         Ok(())
     }
 
@@ -215,6 +214,18 @@ impl Machines {
     }
 }
 
+/// Checks that the host has what `registration` asks for. Refusals of the kernel are logged later.
+async fn check_host(host: &Host, registration: &Registration) -> Result<(), Error> {
+    let host = host.clone();
+    match blocking(move || host.cpus()).await {
+        Ok(cpus) => {
+            let tuning = registration.settings.settings.tuning();
+            tuning.check(&cpus).map_err(Error::Unavailable)
+        }
+        Err(_) => Ok(()),
+    }
+}
+
 /// The socket file at `path`, which the user `uid` chose.
 fn socket_file(path: &Path, uid: u32) -> SocketFile {
     match uid {
@@ -224,9 +235,9 @@ fn socket_file(path: &Path, uid: u32) -> SocketFile {
 }
 
 /// Holds the process `pid`, which must be of user `uid`, unless that is root.
-fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
+async fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
     let wrong = |error| Error::Leader { pid, error };
-    let leader = Leader::of_pid(pid).map_err(wrong)?;
+    let leader = Leader::of_pid(pid).await.map_err(wrong)?;
     match uid == 0 || uid == leader.user() {
         true => Ok(leader),
         false => Err(Error::ForeignLeader { pid, uid }),
@@ -235,8 +246,8 @@ fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
 
 /// Holds the process `id`, which user `uid` registered with a previous instance. Returns `None` if
 /// it has ended, or is another user's now.
-fn recall_leader(id: ProcessId, uid: u32) -> Option<Arc<Leader>> {
-    let leader = hold_leader(id.pid, uid).ok()?;
+async fn recall_leader(id: ProcessId, uid: u32) -> Option<Arc<Leader>> {
+    let leader = hold_leader(id.pid, uid).await.ok()?;
     (leader.id() == id).then(|| Arc::new(leader))
 }
 

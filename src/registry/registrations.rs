@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::config::MachineSettings;
-use crate::host::{ProcessId, memory};
+use crate::host::{ProcessId, blocking, memory};
 use crate::names::MachineName;
 
 /// The version of the files. A file of a version that is not known is not read.
@@ -41,7 +41,7 @@ impl Registered {
     }
 }
 
-/// The directory of their files.
+/// The directory of their files, which are accessed on the blocking pool.
 #[derive(Debug)]
 pub(super) struct Registrations {
     directory: PathBuf,
@@ -52,51 +52,44 @@ impl Registrations {
         Self { directory }
     }
 
-    /// All that are remembered. What cannot be read is forgotten.
-    pub(super) fn load(&self) -> Vec<(MachineName, Registered)> {
-        let Ok(files) = fs::read_dir(&self.directory) else {
-            return Vec::new();
-        };
-        let mut all = Vec::new();
-        for file in files.flatten().map(|entry| entry.path()) {
-            let name = file.file_stem().and_then(OsStr::to_str);
-            let name: Option<MachineName> = name.and_then(|name| name.parse().ok());
-            let is_whole = file.extension() == Some(OsStr::new("json"));
-            let Some(name) = name.filter(|_| is_whole) else {
-                let _ = fs::remove_file(&file);
-                continue;
-            };
-            match read(&file) {
-                Ok(registered) => all.push((name, registered)),
-                Err(error) => {
-                    warn!(file = %file.display(), %error, "a registration cannot be read, so it is forgotten");
-                    let _ = fs::remove_file(&file);
-                }
-            }
-        }
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
+    /// Returns all persisted registrations. Deletes the files that cannot be read.
+    pub(super) async fn load(&self) -> Vec<(MachineName, Registered)> {
+        let directory = self.directory.clone();
+        blocking(move || load(&directory)).await
     }
 
-    /// Writes down that `name` is registered, which does not count before [`Self::confirm`].
-    pub(super) fn prepare(&self, name: &MachineName, registered: &Registered) -> io::Result<()> {
-        memory::prepare(&self.new_file(name), registered, MAX_SIZE)
+    /// Writes the registration of `name` to a file that does not count before [`Self::confirm`].
+    ///
+    /// # Errors
+    /// Fails where the file cannot be written.
+    pub(super) async fn prepare(
+        &self,
+        name: &MachineName,
+        registered: Registered,
+    ) -> io::Result<()> {
+        let file = self.new_file(name);
+        blocking(move || memory::prepare(&file, &registered, MAX_SIZE)).await
     }
 
-    /// Remembers that `name` is registered, as was prepared. That takes no room.
-    pub(super) fn confirm(&self, name: &MachineName) {
-        if let Err(error) = fs::rename(self.new_file(name), self.file(name)) {
-            warn!(machine = %name, %error, "the registration cannot be remembered, a restart of the service will forget it");
+    /// Makes the prepared registration of `name` count. That needs no free space.
+    pub(super) async fn confirm(&self, name: &MachineName) {
+        let (new, file) = (self.new_file(name), self.file(name));
+        if let Err(error) = blocking(move || fs::rename(new, file)).await {
+            warn!(machine = %name, %error, "{name}: cannot persist the registration: {error}; it is lost when the service restarts");
         }
     }
 
-    /// Forgets `name`, also where that was only prepared.
-    pub(super) fn remove(&self, name: &MachineName) {
-        // A start of the service removes what is left.
-        let _ = fs::remove_file(self.new_file(name));
-        match fs::remove_file(self.file(name)) {
+    /// Deletes the registration of `name`, prepared or not.
+    pub(super) async fn remove(&self, name: &MachineName) {
+        let (new, file) = (self.new_file(name), self.file(name));
+        let removed = blocking(move || {
+            // The next instance removes what is left.
+            let _ = fs::remove_file(new);
+            fs::remove_file(file)
+        });
+        match removed.await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(machine = %name, %error, "the registration cannot be forgotten");
+                warn!(machine = %name, %error, "{name}: cannot delete the registration: {error}");
             }
             _ => {}
         }
@@ -112,6 +105,32 @@ impl Registrations {
     }
 }
 
+/// Reads all registrations in `directory`. Deletes the files that cannot be read.
+fn load(directory: &Path) -> Vec<(MachineName, Registered)> {
+    let Ok(files) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut all = Vec::new();
+    for file in files.flatten().map(|entry| entry.path()) {
+        let name = file.file_stem().and_then(OsStr::to_str);
+        let name: Option<MachineName> = name.and_then(|name| name.parse().ok());
+        let is_whole = file.extension() == Some(OsStr::new("json"));
+        let Some(name) = name.filter(|_| is_whole) else {
+            let _ = fs::remove_file(&file);
+            continue;
+        };
+        match read(&file) {
+            Ok(registered) => all.push((name, registered)),
+            Err(error) => {
+                warn!(machine = %name, %error, "{name}: deleted a registration that cannot be read: {error}");
+                let _ = fs::remove_file(&file);
+            }
+        }
+    }
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
 fn read(file: &Path) -> io::Result<Registered> {
     let registered: Registered = memory::recall(file, MAX_SIZE)?;
     match registered.version {
@@ -124,12 +143,12 @@ fn read(file: &Path) -> io::Result<Registered> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_saved_is_loaded_and_the_rest_forgotten() {
+    #[tokio::test]
+    async fn loads_what_is_saved_and_deletes_the_rest() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("registrations");
         let registrations = Registrations::new(path.clone());
-        assert_eq!(registrations.load(), []);
+        assert_eq!(registrations.load().await, []);
         let settings = crate::config::parse_machine(
             "qmp = '/run/a'\nscheduler = 'rr'\npriority = 2\ncache = [{ vcpus = '1', schemata = 'L3:0=f' }]",
         );
@@ -137,21 +156,24 @@ mod tests {
             Registered::new(7, settings.unwrap(), Some(ProcessId { pid: 1, start: 2 }));
         let names: [MachineName; 2] = ["web".parse().unwrap(), "web.1".parse().unwrap()];
         for name in &names {
-            registrations.prepare(name, &registered).unwrap();
-            registrations.confirm(name);
+            let prepared = registrations.prepare(name, registered.clone());
+            prepared.await.unwrap();
+            registrations.confirm(name).await;
         }
         let other: MachineName = "other".parse().unwrap();
-        registrations.prepare(&other, &registered).unwrap();
-        registrations.remove(&other);
+        let prepared = registrations.prepare(&other, registered.clone());
+        prepared.await.unwrap();
+        registrations.remove(&other).await;
         assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
-        registrations.prepare(&other, &registered).unwrap();
+        let prepared = registrations.prepare(&other, registered.clone());
+        prepared.await.unwrap();
         fs::write(path.join("half.new"), "").unwrap();
         fs::write(path.join("broken.json"), "{").unwrap();
         let all = names.clone().map(|name| (name, registered.clone()));
-        assert_eq!(registrations.load(), all);
-        registrations.remove(&names[0]);
-        registrations.remove(&names[0]);
-        assert_eq!(registrations.load(), all[1..]);
+        assert_eq!(registrations.load().await, all);
+        registrations.remove(&names[0]).await;
+        registrations.remove(&names[0]).await;
+        assert_eq!(registrations.load().await, all[1..]);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
     }
 }

@@ -1,15 +1,16 @@
 //! The directory of QMP sockets: what comes there and goes, watched (`inotify(7)`), not polled.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
-use inotify::{EventMask, EventStream, Inotify, WatchMask};
+use inotify::{Event, EventMask, EventStream, Inotify, WatchMask};
 use tracing::warn;
 
+use crate::host::blocking;
 use crate::names::MachineName;
 
 /// What was seen in the directory.
@@ -36,17 +37,9 @@ impl Sockets {
     /// # Errors
     ///
     /// Fails if the directory cannot be created or watched.
-    pub(super) fn watch(directory: PathBuf) -> io::Result<Self> {
-        create_public(&directory)?;
-        let inotify = Inotify::init()?;
-        let mask = WatchMask::CREATE
-            | WatchMask::DELETE
-            | WatchMask::MOVED_TO
-            | WatchMask::MOVED_FROM
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR;
-        inotify.watches().add(&directory, mask)?;
+    pub(super) async fn watch(directory: PathBuf) -> io::Result<Self> {
+        let watched = directory.clone();
+        let inotify = blocking(move || start_watch(&watched)).await?;
         let events = inotify.into_event_stream([0; 4096])?;
         Ok(Self { directory, events })
     }
@@ -56,44 +49,83 @@ impl Sockets {
         &self.directory
     }
 
-    /// Waits for what happens next.
-    pub(super) async fn next(&mut self) -> io::Result<Sight> {
-        loop {
-            let event = self.events.next().await;
-            let event = event.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))?;
-            let mask = event.mask;
-            if mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF) {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            if mask.contains(EventMask::Q_OVERFLOW) {
-                return Ok(Sight::Lost);
-            }
-            let Some(file) = event.name else { continue };
-            let came = mask.intersects(EventMask::CREATE | EventMask::MOVED_TO);
-            let is_socket = is_socket(&self.directory.join(&file));
-            match machine_name(&file) {
-                // A rename may put what is no socket in a socket's place.
-                Some(name) if came && is_socket => return Ok(Sight::Came(name)),
-                Some(name) => return Ok(Sight::Went(name)),
-                None if came && is_socket => warn_of(&self.directory.join(&file)),
-                None => {}
+    /// Waits for the next event. No event is lost if the call is given up.
+    ///
+    /// # Errors
+    /// Fails if the directory is gone or cannot be watched any more.
+    pub(super) async fn next(&mut self) -> io::Result<Event<OsString>> {
+        let event = self.events.next().await;
+        let event = event.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))?;
+        match event
+            .mask
+            .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF)
+        {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(event),
+        }
+    }
+
+    /// Returns what `event` means, or `None` if it is about no socket of a machine.
+    pub(super) async fn sight(&self, event: Event<OsString>) -> Option<Sight> {
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            return Some(Sight::Lost);
+        }
+        let file = event.name?;
+        let came = event
+            .mask
+            .intersects(EventMask::CREATE | EventMask::MOVED_TO);
+        let path = self.directory.join(&file);
+        let is_socket = came && is_socket(path.clone()).await;
+        match machine_name(&file) {
+            // A rename may put a file of another type in the place of a socket.
+            Some(name) if is_socket => Some(Sight::Came(name)),
+            Some(name) => Some(Sight::Went(name)),
+            None => {
+                if is_socket {
+                    warn_of(&path);
+                }
+                None
             }
         }
     }
 
-    /// The names of the machines whose sockets are there.
-    pub(super) fn list(&self) -> io::Result<Vec<MachineName>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let entry = entry?;
-            match machine_name(&entry.file_name()) {
-                _ if !is_socket(&entry.path()) => {}
-                Some(name) => names.push(name),
-                None => warn_of(&entry.path()),
-            }
-        }
-        Ok(names)
+    /// Returns the names of the machines whose sockets are in the directory.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be read.
+    pub(super) async fn list(&self) -> io::Result<Vec<MachineName>> {
+        let directory = self.directory.clone();
+        blocking(move || list(&directory)).await
     }
+}
+
+/// Creates `directory` if it does not exist, and starts to watch it.
+fn start_watch(directory: &Path) -> io::Result<Inotify> {
+    create_public(directory)?;
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::MOVED_TO
+        | WatchMask::MOVED_FROM
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR;
+    inotify.watches().add(directory, mask)?;
+    Ok(inotify)
+}
+
+/// Lists the machines whose sockets are in `directory`.
+fn list(directory: &Path) -> io::Result<Vec<MachineName>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match machine_name(&entry.file_name()) {
+            _ if !is_socket_now(&entry.path()) => {}
+            Some(name) => names.push(name),
+            None => warn_of(&entry.path()),
+        }
+    }
+    Ok(names)
 }
 
 /// The file of the QMP socket of the machine `name`.
@@ -101,9 +133,19 @@ pub(super) fn file(directory: &Path, name: &MachineName) -> PathBuf {
     directory.join(format!("{name}.sock"))
 }
 
-/// Whether there is a socket at `path`, and not only a link to one.
-pub(super) fn is_socket(path: &Path) -> bool {
+/// Returns whether there is a socket at `path`, and not only a link to one.
+pub(super) async fn is_socket(path: PathBuf) -> bool {
+    blocking(move || is_socket_now(&path)).await
+}
+
+fn is_socket_now(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+/// Returns whether the directory exists and has no file.
+pub async fn is_empty(directory: PathBuf) -> bool {
+    let is_empty = |mut files: fs::ReadDir| files.next().is_none();
+    blocking(move || fs::read_dir(directory).is_ok_and(is_empty)).await
 }
 
 /// Creates `directory` with the mode 0755, whatever the umask, unless it exists.

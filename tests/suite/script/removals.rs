@@ -32,7 +32,9 @@ async fn a_removal_outlives_the_call_that_asked_for_it() {
         peer.send(&deleted(&path));
         machine.wait_for("Vcpus", n as u32).await;
     }
-    let told = world.signals.since(mark).await;
+    // The signals follow the properties.
+    let are_there = |told: &[Signal]| removed(told).len() == 2;
+    let told = world.signals.wait("both signals", mark, are_there).await;
     let gone = [
         Vcpu::by_request("web", 2, "vcpu2"),
         Vcpu::by_request("web", 1, "vcpu1"),
@@ -131,13 +133,14 @@ async fn a_reset_that_completes_a_removal_is_its_cause() {
         "RESET",
         json!({"guest": true, "reason": "guest-reset"}),
     ));
-    machine.wait_for("Vcpus", 1u32).await;
-    let gone = removed(&world.signals.since(mark).await);
+    let is_there = |told: &[Signal]| !removed(told).is_empty();
+    let told = world.signals.wait("the signal", mark, is_there).await;
+    assert_eq!(machine.vcpus().await.unwrap(), 1);
     let expected = Vcpu {
         cause: "reset".to_owned(),
         ..Vcpu::by_request("web", 1, "")
     };
-    assert_eq!(gone, [expected]);
+    assert_eq!(removed(&told), [expected]);
 }
 
 /// Scripted QEMU, dbus-daemon.
