@@ -156,3 +156,112 @@ fn mentions(path: &Path, word: &str) -> usize {
     let text = is_rust.then(|| fs::read_to_string(path).unwrap());
     text.map_or(0, |text| text.matches(word).count())
 }
+
+/// Words of code that accesses files, `/proc`, control groups or netlink, or that sleeps.
+const BLOCKING: &[&str] = &[
+    "fs::",
+    "use std::fs",
+    "use rustix::fs",
+    "use nix::fcntl",
+    "Dir::open",
+    "OpenOptions",
+    "sendto",
+    "rustix::net::connect",
+    "UnixStream::connect",
+    "thread::sleep",
+];
+
+/// The only files that may contain that: they run on the blocking pool, or pass it there.
+const ON_BLOCKING_POOL: &[&str] = &[
+    "config/files.rs",
+    "host/audit_log.rs",
+    "host/cgroup/v1.rs",
+    "host/cgroup/v2.rs",
+    "host/cpus.rs",
+    "host/dir.rs",
+    "host/identity.rs",
+    "host/leader.rs",
+    "host/memory.rs",
+    "host/observe.rs",
+    "host/placer.rs",
+    "host/resctrl.rs",
+    "host/socket.rs",
+    "host/task.rs",
+    "machine/record_file.rs",
+    "registry/registrations.rs",
+    "registry/sockets.rs",
+];
+
+/// Calls that block, of the files above.
+const BLOCKING_CALLS: &[&str] = &[
+    "Configuration::read",
+    "Host::this",
+    "Placer::new",
+    "host.cpus()",
+    ".dismantle(",
+    ".has_task(",
+    ".reconcile(",
+    " memberships(",
+    " observe(thread",
+    " host_cpus(&self.system",
+    "identity::read(",
+    "memory::prepare(",
+    "memory::recall(",
+];
+
+/// Calls that pass work to the blocking pool. The work follows within `REACH` lines.
+const PASSES_WORK: &[&str] = &["blocking(", "on_host(", ".pass("];
+const REACH: usize = 10;
+
+#[test]
+fn the_async_runtime_does_no_blocking_work() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    let mut left: Vec<&str> = ON_BLOCKING_POOL.to_vec();
+    for (file, code) in code_of(&src, &src) {
+        let blocks = BLOCKING.iter().find(|word| code.contains(**word));
+        let is_listed = ON_BLOCKING_POOL.contains(&file.as_str());
+        match blocks {
+            Some(_) if is_listed => left.retain(|listed| *listed != file),
+            Some(word) => wrong.push(format!("{file}: {word}")),
+            None => {}
+        }
+        if !is_listed {
+            wrong.extend(direct_calls(&code).map(|call| format!("{file}: {call}")));
+        }
+    }
+    assert!(wrong.is_empty(), "on the async runtime: {wrong:#?}");
+    assert!(left.is_empty(), "these files do not block: {left:?}");
+}
+
+/// Returns the calls in `code` that block and are not passed to the blocking pool.
+fn direct_calls(code: &str) -> impl Iterator<Item = &'static str> {
+    let is_direct = |call: &str| {
+        let mut places = code.match_indices(call);
+        places.any(|(place, _)| {
+            let mut before = code[..place].lines().rev().take(REACH);
+            !before.any(|line| PASSES_WORK.iter().any(|passes| line.contains(passes)))
+        })
+    };
+    BLOCKING_CALLS
+        .iter()
+        .copied()
+        .filter(move |call| is_direct(call))
+}
+
+/// Returns the code of each file of the library below `path`, by its path below `src`: without tests
+/// and comments.
+fn code_of(path: &Path, src: &Path) -> Vec<(String, String)> {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let paths = paths.filter(|path| !path.ends_with("bin") && !path.ends_with("tests.rs"));
+        return paths.flat_map(|path| code_of(&path, src)).collect();
+    }
+    let text = fs::read_to_string(path).unwrap();
+    let (code, _) = text.split_once("#[cfg(test)]").unwrap_or((&text, ""));
+    let is_code = |line: &&str| !line.trim_start().starts_with("//");
+    let code = code.lines().filter(is_code).collect::<Vec<_>>().join("\n");
+    let file = path.strip_prefix(src).unwrap().display().to_string();
+    vec![(file, code)]
+}
