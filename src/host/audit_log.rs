@@ -104,7 +104,9 @@ impl Log {
         thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || {
+                // Dropped in reverse order: the queue is closed when the end is reported.
                 let _end = end;
+                let records = records;
                 if let Some(write) = open() {
                     write_all(&records, &counter, write);
                 }
