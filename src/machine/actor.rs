@@ -1,11 +1,10 @@
 //! The actor: the life of a machine from its socket file to its end.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -14,9 +13,8 @@ use super::changes::Plugging;
 use super::error::Error;
 use super::guest::Agent;
 use super::handle::{Command, Handle};
-use super::link::{Failed, Link, Look, Socket};
 use super::notice::{News, Outbox};
-use super::placing::{self, Found, Placement, Placing, Site};
+use super::placing::{Placement, Placing, Site};
 use super::quota::Quota;
 use super::record::{RecordFile, Telling};
 use super::removal::Removals;
@@ -24,14 +22,10 @@ use super::running::{Running, Settled};
 use super::session::Attention;
 use super::snapshot::Snapshot;
 use super::source::{Access, NoLink, Source, Tenure, Treatment};
-use crate::config::Uuid;
 use crate::host::{ConnectError, Leader};
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
-use crate::qmp::Closed;
 
-/// A QEMU that listens but does not answer is shown as disconnected after this time.
-const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// QEMU closes QMP a moment before it exits; only one that lives on is disconnected.
 const EXIT_GRACE: Duration = Duration::from_millis(250);
 /// How many log lines, and how many audit records, a machine may cause in a second by changes that no
@@ -41,8 +35,6 @@ const RECORDS_PER_SECOND: u32 = 50;
 const LOG_BURST: u32 = 1000;
 /// The same for audit records. One record is about all vCPUs that change together.
 const AUDIT_BURST: u32 = 100;
-/// Why a machine that was never connected is shown as disconnected.
-const UNANSWERED: &str = "QEMU listens and has not answered yet: it is starting or stopped, or another QMP client is attached";
 
 /// Starts the actor for the machine at `source` on `site`, which tells its news to `outbox`.
 pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
@@ -109,25 +101,6 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
     }
 }
 
-/// Why an attempt to connect came to nothing.
-enum Unopened {
-    /// The conversation failed.
-    Failed(Failed),
-    /// It is not who it should be.
-    Other(NoLink),
-}
-
-/// Whether a VM with the UUID `found` may be the one `wanted`; one that has none may.
-fn check_uuid(wanted: Uuid, found: &str) -> Result<(), Unopened> {
-    match found.is_empty() || found.eq_ignore_ascii_case(wanted.as_str()) {
-        true => Ok(()),
-        false => Err(Unopened::Other(NoLink::OtherUuid {
-            wanted,
-            found: found.to_owned(),
-        })),
-    }
-}
-
 /// One machine's state and the only one to change it.
 pub(super) struct Actor {
     pub(super) source: Source,
@@ -145,7 +118,7 @@ pub(super) struct Actor {
     /// The process of the machine that is visible, or would be.
     pub(super) leader: Option<Arc<Leader>>,
     /// The same, for who only looks.
-    leaders: watch::Sender<Option<Arc<Leader>>>,
+    pub(super) leaders: watch::Sender<Option<Arc<Leader>>>,
     pub(super) placing: Placing,
     /// How the machine is to be treated.
     pub(super) treatment: watch::Receiver<Treatment>,
@@ -162,7 +135,7 @@ pub(super) struct Actor {
     /// What a former run of the service told of the vCPUs, until the first look.
     pub(super) recalled: Option<Arc<Inventory>>,
     /// Whether it was told that the machine is there.
-    visible: bool,
+    pub(super) visible: bool,
     /// To be told once whether there is a machine.
     settle: Option<oneshot::Sender<Settled>>,
     /// Why there will be none, where that is known.
@@ -215,142 +188,18 @@ impl Actor {
     }
 
     /// Whether the machine must answer now, or there is none.
-    fn is_on_trial(&self) -> bool {
+    pub(super) fn is_on_trial(&self) -> bool {
         self.source.tenure == Tenure::Registration && self.settle.is_some()
     }
 
     /// Whether there can be no such machine any more.
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         let is_spent = matches!(self.source.access, Access::Connection(None));
         self.source.tenure.ends_with_leader() && (is_spent || self.leader.is_none())
     }
 
-    /// Connects, negotiates and takes a first look. Meanwhile requests are turned away, and a QEMU that listens but
-    /// does not answer appears after a while, so that it can be seen.
-    async fn establish(&mut self) -> Result<(Link, Look), NoLink> {
-        let (socket, leader) = match self.take_kept() {
-            Some(kept) => kept,
-            None => {
-                let stream = match &mut self.source.access {
-                    Access::Socket(socket) => socket.connect().await?,
-                    Access::Connection(connection) => connection.take().ok_or(NoLink::Gone)?,
-                };
-                let leader = match &self.source.leader {
-                    Some(leader) => {
-                        leader.verify()?;
-                        leader.clone()
-                    }
-                    None => Arc::new(Leader::of_peer(&stream)?),
-                };
-                (Socket::New(stream), leader)
-            }
-        };
-        let duplicate = socket.stream().as_fd().try_clone_to_owned().ok();
-        if let Some(former) = &self.leader
-            && (former.has_exited() || former.pid() != leader.pid())
-        {
-            self.vanish().await;
-            if self.has_ended() {
-                return Err(NoLink::Gone);
-            }
-        }
-        if self.leader.replace(leader.clone()).is_none() {
-            self.claim(&leader)?;
-            self.recall(&leader);
-        }
-        self.leaders.send_replace(Some(leader.clone()));
-        if self.backoff.is_due() {
-            let breaches = self.backoff.breaches();
-            return Err(NoLink::LeftAlone { breaches });
-        }
-
-        let home = (!self.placing.is_at_home()).then(|| self.look_for_home(leader.clone()));
-        let silence = self.treatment.borrow().limits.qmp_timeout;
-        let is_on_trial = self.is_on_trial();
-        let uuid = self.source.uuid.clone();
-        let attempt = async {
-            let opening = Link::open(socket, leader, silence);
-            let opened = match is_on_trial {
-                // Somebody waits for it.
-                true => timeout(silence, opening).await.unwrap_or_else(|_| {
-                    let command = "all that it is asked at first";
-                    let after = silence;
-                    Err(Failed::new(Closed::Timeout { command, after }, None))
-                }),
-                false => opening.await,
-            };
-            let opened = opened.map_err(Unopened::Failed)?;
-            if let Some(wanted) = uuid {
-                check_uuid(wanted, opened.0.identity.uuid.as_str())?;
-            }
-            let home = match home {
-                Some(home) => Some(home.await),
-                None => None,
-            };
-            Ok((opened, home))
-        };
-        tokio::pin!(attempt);
-        let grace = sleep(ANSWER_GRACE);
-        tokio::pin!(grace);
-        let mut shown = self.visible || is_on_trial;
-        let result = loop {
-            let deadline = self.removals.next_deadline();
-            tokio::select! {
-                result = &mut attempt => break result,
-                Some(command) = self.requested.recv() => self.turn_away(command),
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    self.answer_due();
-                }
-                () = &mut grace, if !shown => {
-                    shown = true;
-                    warn!(machine = %self.source.name, "{UNANSWERED}");
-                    self.show_disconnected(UNANSWERED).await;
-                }
-            }
-        };
-        match result {
-            Ok((opened, home)) => {
-                if let Some(home) = home {
-                    self.move_in(home).await;
-                }
-                self.keep(duplicate);
-                Ok(opened)
-            }
-            Err(Unopened::Failed(Failed { error, events })) => {
-                if let Some(mut events) = events {
-                    self.note_last_events(&mut events);
-                }
-                Err(error.into())
-            }
-            Err(Unopened::Other(reason)) => Err(reason),
-        }
-    }
-
-    /// A process is one machine where a call wants it to be another. The administrator's files and
-    /// sockets may give it more names.
-    fn claim(&self, leader: &Leader) -> Result<(), NoLink> {
-        let (processes, name) = (&self.source.processes, &self.source.name);
-        match self.is_on_trial() {
-            true => {
-                let claimed = processes.claim(leader.id(), name);
-                claimed.map_err(NoLink::OtherMachine)
-            }
-            false => {
-                processes.share(leader.id(), name);
-                Ok(())
-            }
-        }
-    }
-
-    fn placement(&self) -> Placement {
+    pub(super) fn placement(&self) -> Placement {
         self.treatment.borrow().placement.clone()
-    }
-
-    fn look_for_home(&self, leader: Arc<Leader>) -> impl Future<Output = Found> + use<> {
-        let (site, placement) = (self.site.clone(), self.placement());
-        let scope = self.source.name.scope();
-        let description = format!("Virtual machine {}", self.source.name);
-        placing::look_for_home(site, leader, placement, scope, description)
     }
 
     /// Makes `snapshot` the one that is read, and says so if it is another.
@@ -394,7 +243,7 @@ impl Actor {
     }
 
     /// The machine is gone: nothing that was known of it is true any more.
-    async fn vanish(&mut self) {
+    pub(super) async fn vanish(&mut self) {
         self.release();
         self.placing.leave(self.leader.clone()).await;
         self.configured = self.placement().tuning;
@@ -476,7 +325,7 @@ impl Actor {
         is_new
     }
 
-    async fn show_disconnected(&mut self, reason: &str) {
+    pub(super) async fn show_disconnected(&mut self, reason: &str) {
         let mut snapshot = Snapshot::clone(&self.handle.snapshot());
         snapshot.disconnected = Some(reason.to_owned());
         snapshot.pending = self.removals.pending_vcpus();
@@ -507,7 +356,7 @@ impl Actor {
         }
     }
 
-    fn turn_away(&self, command: Command) {
+    pub(super) fn turn_away(&self, command: Command) {
         let snapshot = self.handle.snapshot();
         let reason = snapshot.disconnected.clone();
         let reason = reason.unwrap_or_else(|| "it is being set up".to_owned());

@@ -14,13 +14,14 @@ use super::actor::Actor;
 use super::error::{Error, TuningError};
 use super::handle::TuningAnswer;
 use super::snapshot::{Snapshot, Subject};
+use super::tuning::TuningChange;
 use super::worker::{Worker, on_host};
 use crate::host::{Audit, HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
 use crate::inventory::Inventory;
 use crate::names::message_id;
 use crate::placement::{
-    Bandwidth, CpuList, Home, HostCpus, Kind, NewScope, NotPlaced, Report, Scheduler, Schemata,
-    Step, StepError, Tuning, Unavailable, UnitError, Units, Wish,
+    Home, HostCpus, Kind, NewScope, NotPlaced, Report, Step, StepError, Tuning, UnitError, Units,
+    Wish,
 };
 
 /// How often it is seen to that what is wanted is still in force. The look that goes with it finds
@@ -54,21 +55,6 @@ pub struct Placement {
     pub tuning: Tuning,
 }
 
-/// A change of what is wanted for the vCPUs of a machine. Where there is a list of vCPUs, an empty
-/// one is the default of all that have none of their own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TuningChange {
-    /// The host CPUs of some vCPUs; `None` is back to the default.
-    Pin(BTreeSet<u32>, Option<CpuList>),
-    /// The CPU time of every vCPU.
-    Bandwidth(Bandwidth),
-    /// The scheduler of some vCPUs.
-    Scheduler(BTreeSet<u32>, Scheduler),
-    /// The caches of some vCPUs; `None` is back to the default. There is no default for all, so
-    /// here an empty list is all vCPUs of the machine.
-    Cache(BTreeSet<u32>, Option<Schemata>),
-}
-
 /// What the actor knows of the place of its vCPUs.
 #[derive(Debug, Default)]
 pub(super) struct Placing {
@@ -89,74 +75,6 @@ pub(super) struct Placing {
 
 /// What came of looking for a machine's home.
 pub(super) type Found = Result<(Home, Option<NotPlaced>), HomeError>;
-
-impl TuningChange {
-    /// The vCPUs that it names.
-    fn vcpus(&self) -> Option<&BTreeSet<u32>> {
-        match self {
-            Self::Pin(vcpus, _) | Self::Scheduler(vcpus, _) | Self::Cache(vcpus, _) => Some(vcpus),
-            Self::Bandwidth(_) => None,
-        }
-    }
-
-    /// Whether the host has what it asks for. What was asked for before may be offline by now.
-    fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
-        match self {
-            Self::Pin(_, Some(cpus)) => host.check_cpus(cpus),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether it is what decides over this step of `vcpu`, where `tuning` is what comes of it.
-    fn decides(&self, vcpu: u32, step: Step, tuning: &Tuning) -> bool {
-        let names = |vcpus: &BTreeSet<u32>, has_own: bool| match vcpus.is_empty() {
-            true => !has_own,
-            false => vcpus.contains(&vcpu),
-        };
-        match (self, step) {
-            (Self::Pin(vcpus, _), Step::Cpus | Step::Affinity) => {
-                names(vcpus, tuning.pins.contains_key(&vcpu))
-            }
-            (Self::Bandwidth(_), Step::Bandwidth) => true,
-            (Self::Scheduler(vcpus, _), Step::Scheduler) => {
-                names(vcpus, tuning.schedulers.contains_key(&vcpu))
-            }
-            (Self::Cache(vcpus, _), Step::Cache) => names(vcpus, false),
-            _ => false,
-        }
-    }
-
-    /// `tuning` after it, for a machine of at most `max` vCPUs.
-    fn of(&self, tuning: &Tuning, max: u32) -> Tuning {
-        let mut tuning = tuning.clone();
-        match self {
-            Self::Pin(vcpus, cpus) if vcpus.is_empty() => tuning.affinity.clone_from(cpus),
-            Self::Pin(vcpus, cpus) => set(&mut tuning.pins, vcpus, cpus.as_ref()),
-            Self::Bandwidth(bandwidth) => tuning.bandwidth = Some(*bandwidth),
-            Self::Scheduler(vcpus, scheduler) if vcpus.is_empty() => {
-                tuning.scheduler = Some(*scheduler);
-            }
-            Self::Scheduler(vcpus, scheduler) => {
-                set(&mut tuning.schedulers, vcpus, Some(scheduler));
-            }
-            Self::Cache(vcpus, schemata) if vcpus.is_empty() => {
-                set(&mut tuning.cache, &(0..max).collect(), schemata.as_ref());
-            }
-            Self::Cache(vcpus, schemata) => set(&mut tuning.cache, vcpus, schemata.as_ref()),
-        }
-        tuning
-    }
-}
-
-/// Gives each of `vcpus` this value of its own, or none.
-fn set<T: Clone>(of: &mut BTreeMap<u32, T>, vcpus: &BTreeSet<u32>, value: Option<&T>) {
-    for vcpu in vcpus {
-        match value {
-            Some(value) => of.insert(*vcpu, value.clone()),
-            None => of.remove(vcpu),
-        };
-    }
-}
 
 /// Looks for the home of the machine of `leader`, and makes it where it has to be made.
 pub(super) async fn look_for_home(
@@ -465,50 +383,5 @@ impl Actor {
             }
         };
         snapshot.affinity = affinity.map(|cpus| cpus.to_string()).unwrap_or_default();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_is_of_some_vcpus_or_of_all() {
-        let cpus = |list: &str| Some(list.parse::<CpuList>().unwrap());
-        let pin = |vcpus: &[u32], list| TuningChange::Pin(vcpus.iter().copied().collect(), list);
-        let tuning = pin(&[1, 9], cpus("0-1")).of(&Tuning::default(), 4);
-        assert_eq!(tuning.pins.keys().copied().collect::<Vec<_>>(), [1, 9]);
-        let tuning = pin(&[], cpus("2")).of(&tuning, 4);
-        assert_eq!(tuning.affinity, cpus("2"));
-        assert_eq!(tuning.pins.len(), 2);
-        let tuning = pin(&[9], None).of(&tuning, 4);
-        assert_eq!(tuning.pins.keys().copied().collect::<Vec<_>>(), [1]);
-        assert_eq!(pin(&[], None).of(&tuning, 4).affinity, None);
-
-        let share: Schemata = "L3:0=f".parse().unwrap();
-        let cache = TuningChange::Cache(BTreeSet::new(), Some(share));
-        assert_eq!(cache.of(&tuning, 4).cache.len(), 4);
-    }
-
-    #[test]
-    fn a_change_decides_over_what_it_names() {
-        let tuning = Tuning {
-            pins: [(2, "1".parse().unwrap())].into(),
-            ..Tuning::default()
-        };
-        let decides = |change: &TuningChange, step| {
-            let decides = |vcpu: &u32| change.decides(*vcpu, step, &tuning);
-            (0..4).filter(decides).collect::<Vec<u32>>()
-        };
-        let default = TuningChange::Pin(BTreeSet::new(), None);
-        assert_eq!(decides(&default, Step::Cpus), [0, 1, 3]);
-        assert!(decides(&default, Step::Bandwidth).is_empty());
-        let pin = TuningChange::Pin([2, 3].into(), None);
-        assert_eq!(decides(&pin, Step::Affinity), [2, 3]);
-        let bandwidth = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
-        assert_eq!(decides(&bandwidth, Step::Bandwidth), [0, 1, 2, 3]);
-        assert!(decides(&bandwidth, Step::Cpus).is_empty());
-        let scheduler = TuningChange::Scheduler(BTreeSet::new(), Scheduler::Batch);
-        assert_eq!(decides(&scheduler, Step::Scheduler), [0, 1, 2, 3]);
     }
 }

@@ -287,3 +287,119 @@ impl ReadHalf for Reader {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::os::unix::net::UnixStream as StdStream;
+
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use zbus::connection::Builder;
+    use zbus::connection::socket::{BoxedSplit, Split};
+    use zbus::{Guid, Message};
+
+    use super::super::writer::Writer;
+    use super::*;
+
+    const PEER: &str = "org.freedesktop.DBus.Peer";
+
+    /// A zbus connection behind the edge, which knows the callers `:1.0` to `:1.9`, and its other
+    /// end.
+    async fn served() -> (zbus::Connection, UnixStream) {
+        let (ours, theirs) = StdStream::pair().expect("a pair");
+        let [ours, theirs] = [ours, theirs].map(|socket| {
+            socket.set_nonblocking(true).expect("it is a socket");
+            UnixStream::from_std(socket).expect("it is a socket")
+        });
+        let (gate, _errands) = Gate::new(Default::default());
+        for number in 0..10 {
+            gate.identify(&format!(":1.{number}"), Some(0));
+        }
+        let (gate, ours) = (Arc::new(gate), Arc::new(ours));
+        let reader = Box::new(Reader::new(ours.clone(), gate.clone()));
+        let split: BoxedSplit = Split::new(reader, Box::new(Writer::new(ours, gate)));
+        // With an object from the start zbus reads nothing before it answers calls.
+        let builder = Builder::authenticated_socket(split, Guid::generate()).p2p();
+        let builder = builder.serve_at("/", zbus::fdo::ObjectManager);
+        let connection = builder.build().await.expect("a connection");
+        (connection, theirs)
+    }
+
+    fn ping(serial: u32) -> Vec<u8> {
+        let call = Message::method_call("/", "Ping").interface(PEER);
+        let call = call
+            .sender(":1.7")
+            .destination(":1.1")
+            .serial(NonZeroU32::new(serial).expect("not 0"));
+        call.build(&()).expect("a message").data().bytes().to_vec()
+    }
+
+    /// Messages of all types, with bodies.
+    fn samples() -> Vec<Vec<u8>> {
+        let body = (
+            "text",
+            vec![1u32, 2],
+            std::collections::HashMap::from([("a", 1u64)]),
+        );
+        let call = Message::method_call("/a/b", "Do")
+            .interface("a.b")
+            .sender(":1.3");
+        let signal = Message::signal("/a/b", "a.b", "Done").sender(":1.4");
+        let call = call.build(&body).expect("a message");
+        let header = call.header();
+        let reply = Message::method_return(&header).sender(":1.5").build(&body);
+        let error = Message::error(&header, "a.b.C")
+            .sender(":1.6")
+            .build(&("no",));
+        [Ok(call.clone()), signal.build(&body), reply, error]
+            .map(|message| message.expect("a message").data().bytes().to_vec())
+            .into()
+    }
+
+    /// Real sockets, zbus.
+    #[tokio::test]
+    async fn no_message_that_passes_ends_a_connection_of_zbus() {
+        let (connection, mut bus) = served().await;
+        let mut runner = TestRunner::deterministic();
+        let samples = samples();
+        let change = (any::<Index>(), any::<u8>());
+        let odd = (any::<Index>(), prop::collection::vec(change, 1..4));
+        for round in 1..400u32 {
+            for _ in 0..8 {
+                let (sample, changes) = odd.new_tree(&mut runner).expect("a tree").current();
+                let mut bytes = sample.get(&samples).clone();
+                for (at, byte) in changes {
+                    // The bus daemon writes the lengths and the byte order.
+                    let free = (1..4).chain(8..12).chain(16..bytes.len());
+                    let free: Vec<usize> = free.collect();
+                    bytes[*at.get(&free)] = byte;
+                }
+                bus.write_all(&bytes).await.expect("it is read");
+            }
+            let serial = 0xff00_0000 + round;
+            bus.write_all(&ping(serial)).await.expect("it is read");
+            assert!(answered(&mut bus, serial).await, "round {round}");
+            assert!(!connection.is_closed());
+        }
+    }
+
+    /// Whether the call `serial` is answered before the connection ends.
+    async fn answered(bus: &mut UnixStream, serial: u32) -> bool {
+        loop {
+            let mut fixed = [0; FIXED];
+            if bus.read_exact(&mut fixed).await.is_err() {
+                return false;
+            }
+            let lengths = frame::lengths(&fixed).expect("zbus writes messages");
+            let mut rest = vec![0; lengths.total - FIXED];
+            bus.read_exact(&mut rest).await.expect("a whole message");
+            if rest.windows(4).any(|bytes| bytes == serial.to_le_bytes()) {
+                return true;
+            }
+        }
+    }
+}
