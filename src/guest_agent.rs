@@ -97,7 +97,7 @@ impl GuestAgent {
     /// must end within `limit`.
     pub async fn connect(path: &Path, leader: u32, limit: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + limit.min(LONGEST);
-        let stream = host::connect(path).await.map_err(|error| match error {
+        let stream = host::connect_to_agent(path).await.map_err(|error| match error {
             ConnectError::Missing => Error::None,
             other => Error::Unreachable(other.to_string()),
         })?;

@@ -1,23 +1,7 @@
-//! The kernel's audit log: a record of every change of a machine's vCPUs and of every authorized
-//! call, in the fields that libvirt writes and ausearch(8) and auvirt(8) read.
+//! Records of the audit log: of every change of a machine's vCPUs and of every authorized call, in
+//! the fields that libvirt writes and ausearch(8) and auvirt(8) read.
 
 use std::fmt;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
-};
-use tracing::debug;
-
-/// `AUDIT_VIRT_CONTROL` in `linux/audit.h`.
-const AUDIT_VIRT_CONTROL: u16 = 2500;
-/// `AUDIT_VIRT_RESOURCE` in `linux/audit.h`.
-const AUDIT_VIRT_RESOURCE: u16 = 2501;
-/// `NLM_F_REQUEST`: no acknowledgement is asked for, as nobody could do anything about none.
-const NLM_F_REQUEST: u16 = 1;
-/// The length of `struct nlmsghdr`.
-const HEADER: usize = 16;
 
 /// What happened to the number of a machine's vCPUs.
 #[derive(Clone, Copy, Debug)]
@@ -121,70 +105,6 @@ fn is_uuid(text: &str) -> bool {
         && groups.concat().bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The way to the kernel's audit log, if there is one.
-#[derive(Debug)]
-pub struct Audit {
-    socket: Option<OwnedFd>,
-}
-
-impl Audit {
-    /// Opens the audit log of this host, if it has one.
-    pub fn open() -> Self {
-        let opened = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkAudit,
-        );
-        if let Err(error) = &opened {
-            debug!(%error, "this host has no audit log");
-        }
-        let socket = opened.ok();
-        Self { socket }
-    }
-
-    /// Returns an audit log that discards its records.
-    pub fn none() -> Self {
-        Self { socket: None }
-    }
-
-    /// Writes `record`, of a change.
-    pub fn write(&self, record: &AuditRecord<'_>) {
-        self.send(AUDIT_VIRT_RESOURCE, &record.to_string());
-    }
-
-    /// Writes `record`, of an authorized call.
-    pub fn write_call(&self, record: &CallRecord<'_>) {
-        self.send(AUDIT_VIRT_CONTROL, &record.to_string());
-    }
-
-    fn send(&self, kind: u16, text: &str) {
-        if let Some(Err(error)) = self.socket.as_ref().map(|socket| send(socket, kind, text)) {
-            debug!(%error, "no audit record");
-        }
-    }
-}
-
-fn send(socket: &OwnedFd, kind: u16, text: &str) -> io::Result<()> {
-    let message = message(kind, text);
-    let kernel = NetlinkAddr::new(0, 0);
-    sendto(socket.as_raw_fd(), &message, &kernel, MsgFlags::empty())?;
-    Ok(())
-}
-
-/// Returns a message of type `kind` with `text` (netlink(7)).
-fn message(kind: u16, text: &str) -> Vec<u8> {
-    let length = HEADER + text.len() + 1;
-    let mut message = Vec::with_capacity(length);
-    message.extend((length as u32).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
-    message.extend([0; 8]); // no sequence number, from this process
-    message.extend(text.as_bytes());
-    message.push(0);
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,14 +183,5 @@ mod tests {
         assert!(record.to_string().len() < 1000);
         record.machine = None;
         assert!(record.to_string().contains(" vm=? uuid=? "));
-    }
-
-    #[test]
-    fn the_kernel_gets_a_netlink_message() {
-        let message = message(AUDIT_VIRT_CONTROL, "virt");
-        assert_eq!(message.len(), 21);
-        assert_eq!(message[4..6], AUDIT_VIRT_CONTROL.to_ne_bytes());
-        assert_eq!(message[..4], 21u32.to_ne_bytes());
-        assert_eq!(&message[16..], b"virt\0");
     }
 }

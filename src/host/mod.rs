@@ -3,6 +3,8 @@
 
 mod affinity;
 mod audit;
+mod audit_log;
+mod blocking;
 mod cgroup;
 mod cpus;
 mod dir;
@@ -21,7 +23,9 @@ mod sys;
 mod task;
 
 pub use affinity::{affinity, set_affinity};
-pub use audit::{Audit, AuditRecord, CallRecord};
+pub use audit::{AuditRecord, CallRecord};
+pub use audit_log::Audit;
+pub use blocking::{blocking, broken};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use dir::Dir;
@@ -32,7 +36,7 @@ pub use leader::{Leader, LeaderError};
 pub use observe::{Observed, memberships, observe};
 pub use placer::{Host, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
-pub use socket::{ConnectError, SocketFile, adopt, connect, peer_user};
+pub use socket::{ConnectError, SocketFile, adopt, connect_to_agent, peer_user};
 pub use sys::inherited;
 pub use task::{Task, Tasks};
 

@@ -2,20 +2,24 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{SockType, UnixAddr, getpeername, getsockopt, sockopt};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// How many paths of unprivileged users are opened at a time.
+use super::blocking;
+
+/// The maximum number of paths of unprivileged users that are opened at a time, and of sockets of
+/// guest agents.
 const MAX_OPENING: usize = 4;
-/// How long a caller waits for the file system of such a path.
+/// The maximum time that a caller waits for the file system of such a path.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no connection.
@@ -59,11 +63,12 @@ impl From<Errno> for ConnectError {
 }
 
 /// Adopts a connection that a caller passed.
+///
+/// # Errors
+///
+/// Fails if the descriptor is not a connected Unix stream socket.
 pub fn adopt(connection: OwnedFd) -> Result<UnixStream, ConnectError> {
-    let stat = fstat(&connection).map_err(|errno| ConnectError::Io(errno.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        return Err(ConnectError::NotAConnection);
-    }
+    // Fails without access to the file, which may be on a file system that never answers.
     let kind = getsockopt(&connection, sockopt::SockType);
     let is_stream = kind.is_ok_and(|kind| kind == SockType::Stream);
     // Fails where it is of another family, or not connected.
@@ -71,7 +76,7 @@ pub fn adopt(connection: OwnedFd) -> Result<UnixStream, ConnectError> {
     if !is_stream || !has_peer {
         return Err(ConnectError::NotAConnection);
     }
-    let stream = std::os::unix::net::UnixStream::from(connection);
+    let stream = StdUnixStream::from(connection);
     let stream = stream.set_nonblocking(true).map(|()| stream);
     stream
         .and_then(UnixStream::from_std)
@@ -83,7 +88,7 @@ pub fn peer_user(connection: &UnixStream) -> io::Result<u32> {
     Ok(connection.peer_cred()?.uid())
 }
 
-/// Connects to the socket file at `path`, which must not be a symbolic link.
+/// Connects to the socket of a guest agent at `path`, which must not be a symbolic link.
 ///
 /// The process that listens must belong to root or to the owner of the file, unless the owner is
 /// root. The file is opened first and then connected to by its descriptor, so that it cannot be
@@ -91,18 +96,33 @@ pub fn peer_user(connection: &UnixStream) -> io::Result<u32> {
 ///
 /// # Errors
 ///
-/// Fails if the socket does not exist, if no process listens on it, or if the listener is not
-/// trusted.
-pub async fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
-    SocketFile::chosen_by_root(path.to_owned()).connect().await
+/// Fails if the socket does not exist, if no process listens on it, if the listener is not trusted, or
+/// if the file system does not answer in time.
+pub async fn connect_to_agent(path: &Path) -> Result<UnixStream, ConnectError> {
+    let mut socket = SocketFile {
+        chooser: Chooser::Agent,
+        ..SocketFile::chosen_by_root(path.to_owned())
+    };
+    socket.connect().await
 }
 
 /// A socket file to connect to, and how far its path is trusted.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    is_users: bool,
+    chooser: Chooser,
     opened: Option<Opened>,
+}
+
+/// The origin of a path.
+#[derive(Clone, Copy, Debug)]
+enum Chooser {
+    /// Root, or the administrator.
+    Root,
+    /// An unprivileged user.
+    User,
+    /// Whoever chose the socket of a guest agent. The process behind it is checked.
+    Agent,
 }
 
 /// Opens a file for its place and its owner only.
@@ -135,7 +155,7 @@ impl SocketFile {
     pub fn chosen_by_root(path: PathBuf) -> Self {
         Self {
             path,
-            is_users: false,
+            chooser: Chooser::Root,
             opened: None,
         }
     }
@@ -144,7 +164,7 @@ impl SocketFile {
     /// symbolic link, and the process that listens must belong to the owner of the file.
     pub fn chosen_by_user(path: PathBuf) -> Self {
         Self {
-            is_users: true,
+            chooser: Chooser::User,
             ..Self::chosen_by_root(path)
         }
     }
@@ -162,69 +182,99 @@ impl SocketFile {
     /// Opens the socket file at `path`, which an unprivileged user chose, without connecting to it. The
     /// first connection is made to this file, whatever the path leads to at that time.
     ///
-    /// The file system may be the user's and never answer: it keeps one of a few threads busy then,
-    /// and no caller waits for longer than two seconds.
-    ///
     /// # Errors
     ///
     /// Fails if the socket does not exist, if the path is not trusted, or if the file system does not
     /// answer in time.
     pub async fn open_for_user(path: PathBuf) -> Result<Self, ConnectError> {
-        static OPENING: Semaphore = Semaphore::const_new(MAX_OPENING);
-        let opening = async {
-            let permit = OPENING.acquire().await.map_err(io::Error::other)?;
-            let open = move || {
-                let _permit = permit;
-                let mut socket = Self::chosen_by_user(path);
-                socket.open().map(|()| socket)
-            };
-            spawn_blocking(open).await.map_err(io::Error::other)
-        };
-        match timeout(OPEN_TIMEOUT, opening).await {
-            Ok(opened) => opened.map_err(ConnectError::Io)?,
-            Err(_) => Err(ConnectError::Io(io::ErrorKind::TimedOut.into())),
-        }
-    }
-
-    /// Opens the file. Blocks as long as the file system does.
-    fn open(&mut self) -> Result<(), ConnectError> {
-        let file = match self.is_users {
-            true => open_without_links(&self.path)?,
-            false => open(&self.path, HANDLE, Mode::empty())?,
-        };
-        let stat = fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-            return Err(ConnectError::NotASocket);
-        }
-        let owner = stat.st_uid;
-        self.opened = Some(Opened { file, owner });
-        Ok(())
+        let mut socket = Self::chosen_by_user(path);
+        let path = socket.path.clone();
+        let opened = socket.chooser.access(move || Opened::new(&path, true));
+        socket.opened = Some(opened.await?);
+        Ok(socket)
     }
 
     /// Connects to the open file, or else opens it first.
     ///
     /// # Errors
     ///
-    /// Fails as [`connect`] does.
+    /// Fails as [`connect_to_agent`] does, and if the file system of a user does not answer in time.
     pub async fn connect(&mut self) -> Result<UnixStream, ConnectError> {
-        if self.opened.is_none() {
-            self.open()?;
-        }
-        let Some(Opened { file, owner }) = self.opened.take() else {
-            return Err(ConnectError::Missing);
+        let is_users = matches!(self.chooser, Chooser::User);
+        let (opened, path) = (self.opened.take(), self.path.clone());
+        let connect = move || {
+            let opened = match opened {
+                Some(opened) => opened,
+                None => Opened::new(&path, is_users)?,
+            };
+            Ok((opened.connect()?, opened.owner))
         };
-        let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let stream = UnixStream::connect(by_descriptor).await;
-        let stream = stream.map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => ConnectError::Refused,
-            _ => ConnectError::Io(error),
-        })?;
+        let (stream, owner) = self.chooser.access(connect).await?;
+        let stream = UnixStream::from_std(stream).map_err(ConnectError::Io)?;
         let listener = peer_user(&stream).map_err(ConnectError::Io)?;
-        let is_roots = !self.is_users && (listener == 0 || owner == 0);
+        let is_roots = !is_users && (listener == 0 || owner == 0);
         match is_roots || listener == owner {
             true => Ok(stream),
             false => Err(ConnectError::NotTheOwner { owner, listener }),
         }
+    }
+}
+
+impl Chooser {
+    /// Accesses a file system on the blocking pool. The file system may be a user's and never answer:
+    /// it keeps one of a few threads busy then, and no caller waits for longer than two seconds.
+    async fn access<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
+    ) -> Result<T, ConnectError> {
+        static OF_USERS: Semaphore = Semaphore::const_new(MAX_OPENING);
+        static OF_AGENTS: Semaphore = Semaphore::const_new(MAX_OPENING);
+        let places = match self {
+            Self::Root => return blocking(work).await,
+            Self::User => &OF_USERS,
+            Self::Agent => &OF_AGENTS,
+        };
+        let limited = async {
+            let place = places.acquire().await;
+            blocking(move || {
+                let _place = place;
+                work()
+            })
+            .await
+        };
+        let late = || Err(ConnectError::Io(io::ErrorKind::TimedOut.into()));
+        timeout(OPEN_TIMEOUT, limited)
+            .await
+            .unwrap_or_else(|_| late())
+    }
+}
+
+impl Opened {
+    /// Opens the file at `path`. Blocks as long as the file system does.
+    fn new(path: &Path, is_users: bool) -> Result<Self, ConnectError> {
+        let file = match is_users {
+            true => open_without_links(path)?,
+            false => open(path, HANDLE, Mode::empty())?,
+        };
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(ConnectError::NotASocket);
+        }
+        let owner = stat.st_uid;
+        Ok(Self { file, owner })
+    }
+
+    /// Connects to the file. Fails if the listener has no room for another connection.
+    fn connect(&self) -> Result<StdUnixStream, ConnectError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let address = SocketAddrUnix::new(path)?;
+        rustix::net::connect(&socket, &address).map_err(|errno| match errno {
+            Errno::CONNREFUSED => ConnectError::Refused,
+            other => ConnectError::Io(other.into()),
+        })?;
+        Ok(socket.into())
     }
 }
 
@@ -276,6 +326,27 @@ mod tests {
         // A later connection is made to the path.
         socket.connect().await.unwrap();
         assert!(second.accept().is_ok());
+    }
+
+    /// Scripted: a file system that never answers needs a file system in user space.
+    #[tokio::test(start_paused = true)]
+    async fn a_file_system_that_never_answers_delays_no_caller_for_long() {
+        for chooser in [Chooser::User, Chooser::Agent] {
+            let (answer, never) = std::sync::mpsc::channel::<()>();
+            let access = chooser.access(move || {
+                let _ = never.recv();
+                Ok(())
+            });
+            // The clock does not advance by itself while work is on the blocking pool.
+            let (result, ()) = tokio::join!(access, tokio::time::advance(OPEN_TIMEOUT));
+            let error = result.unwrap_err();
+            let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+            assert!(
+                matches!(&error, ConnectError::Io(error) if is_late(error)),
+                "{error}"
+            );
+            drop(answer);
+        }
     }
 
     #[tokio::test]

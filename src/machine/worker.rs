@@ -2,12 +2,10 @@
 //! blocking pool, so that no machine holds up the others, and a limited number of machines work at a
 //! time.
 
-use std::panic::resume_unwind;
-
 use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::host::Placer;
+use crate::host::{Placer, blocking, broken};
 use crate::placement::{Report, StepError};
 
 /// The number of works at a time, of all machines.
@@ -70,19 +68,11 @@ impl Worker {
 /// Does `work` on the blocking pool.
 pub(super) async fn on_host<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let place = PLACES.acquire().await;
-    let work = spawn_blocking(move || {
+    blocking(move || {
         let _place = place;
         work()
-    });
-    work.await.unwrap_or_else(broken)
-}
-
-/// A panic goes on in the caller. Work is never cancelled.
-fn broken<T>(error: JoinError) -> T {
-    match error.try_into_panic() {
-        Ok(panic) => resume_unwind(panic),
-        Err(error) => panic!("{error}"),
-    }
+    })
+    .await
 }
 
 #[cfg(test)]
