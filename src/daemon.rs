@@ -155,6 +155,7 @@ impl Service {
                 _ = signals.interrupt.recv() => break Ok(()),
                 _ = signals.hangup.recv(), if reloading.is_terminated() => {
                     systemd::reloading();
+                    info!("reloading the configuration (SIGHUP)");
                     let registrar = self.registrar.clone();
                     reloading = async move { registrar.reload().await }.boxed().fuse();
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use zbus::message::{Flags, Header};
 use zbus::names::{BusName, UniqueName};
 use zbus::proxy::CacheProperties;
@@ -116,6 +116,11 @@ impl Authority {
         &self.records
     }
 
+    /// Returns the user that sent the method call `header`, while the call is under way.
+    pub(super) fn user_of(&self, header: &Header<'_>) -> Option<u32> {
+        self.session.user_of(header.sender()?)
+    }
+
     /// Authorizes the sender of the method call `header`.
     ///
     /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. root passes
@@ -162,14 +167,10 @@ impl Authority {
                     "{action} needs authentication, and the call does not allow to ask for it"
                 )))
             }
-            Answer::Polkit(_) => {
-                info!(uid, action, "denied by polkit");
-                Err(denied("not authorized by polkit"))
-            }
-            Answer::CallerLeft => {
-                info!(uid, action, "the caller left before polkit answered");
-                Err(denied("the caller has left"))
-            }
+            Answer::Polkit(_) => Err(denied(
+                "not authorized by polkit; an administrator can authorize it with a rule, as vcpud(8) describes",
+            )),
+            Answer::CallerLeft => Err(denied("the caller has left")),
             Answer::None(error) => {
                 warn!(uid, action, error, "polkit did not answer, so denied");
                 Err(denied(&format!(

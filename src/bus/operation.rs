@@ -107,9 +107,32 @@ impl Operation {
         authority: &Authority,
     ) -> Result<Caller, Error> {
         let details = self.details()?;
-        let caller = authority.check(header, self.action, &details).await?;
-        self.record(caller.uid(), authority.records());
-        Ok(caller)
+        match authority.check(header, self.action, &details).await {
+            Ok(caller) => {
+                self.record(caller.uid(), authority.records());
+                Ok(caller)
+            }
+            Err(error) => Err(self.denied(error, authority.user_of(header))),
+        }
+    }
+
+    /// Logs that the call of the user `uid` is denied, with the values that polkit got. Returns the
+    /// error with the name of the machine.
+    fn denied(&self, error: Error, uid: Option<u32>) -> Error {
+        let (prefix, operation) = (self.prefix(), self.name);
+        let uid = uid.map_or("unknown".to_owned(), |uid| uid.to_string());
+        let shown = self.values(MAX_SHOWN);
+        info!("{prefix}operation \"{operation}\" denied for uid {uid} ({shown}): {error}");
+        match error {
+            Error::AccessDenied(text) => Error::AccessDenied(format!("{prefix}{text}")),
+            other => other,
+        }
+    }
+
+    /// The name of the machine before a text about it.
+    fn prefix(&self) -> String {
+        let machine = self.machine.as_ref();
+        machine.map_or(String::new(), |name| format!("{name}: "))
     }
 
     /// Returns the details for polkit, without the caller's `uid`.
@@ -138,10 +161,7 @@ impl Operation {
         let operation = self.name;
         let vm_name = self.machine.as_ref().map_or("", MachineName::as_str);
         let (values, shown) = (self.values(usize::MAX), self.values(MAX_SHOWN));
-        let prefix = match &self.machine {
-            Some(name) => format!("{name}: "),
-            None => String::new(),
-        };
+        let prefix = self.prefix();
         info!(
             message_id = message_id::CALL_AUTHORIZED,
             vm_name,

@@ -167,14 +167,17 @@ impl Actor {
             unit,
             control_group: String::new(),
         };
-        // What is in no unit was put where it is by somebody too.
-        let foreign = matches!(
-            found,
-            Ok((
-                _,
-                Some(NotPlaced::Foreign { .. } | NotPlaced::Unknown(UnitError::Refused(_)))
-            ))
-        );
+        // A user's machine stays on the host CPUs that the user confined it to, and a process that
+        // is in no unit was put there by another manager.
+        let is_of_user = self.source.registrant.is_some_and(|uid| uid != 0);
+        let foreign = is_of_user
+            || matches!(
+                found,
+                Ok((
+                    _,
+                    Some(NotPlaced::Foreign { .. } | NotPlaced::Unknown(UnitError::Refused(_)))
+                ))
+            );
         let home = match found {
             Ok((home, None)) => home,
             Ok((home, Some(reason))) => {

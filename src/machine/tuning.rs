@@ -6,8 +6,8 @@ use crate::placement::{
     Bandwidth, CpuList, HostCpus, Scheduler, Schemata, Step, Tuning, Unavailable,
 };
 
-/// A change of what is wanted for the vCPUs of a machine. Where there is a list of vCPUs, an empty
-/// one is the default of all that have none of their own.
+/// A change of the tuning of a machine. An empty list of vCPUs stands for the default, which applies
+/// to all vCPUs without a value of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TuningChange {
     /// The host CPUs of some vCPUs; `None` is back to the default.
@@ -30,7 +30,7 @@ impl TuningChange {
         }
     }
 
-    /// Whether the host has what it asks for. What was asked for before may be offline by now.
+    /// Whether the host has the CPUs of this change. Earlier settings may name CPUs that are offline.
     pub(super) fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
         match self {
             Self::Pin(_, Some(cpus)) => host.check_cpus(cpus),
@@ -38,7 +38,7 @@ impl TuningChange {
         }
     }
 
-    /// Whether it is what decides over this step of `vcpu`, where `tuning` is what comes of it.
+    /// Whether this change determines the value of `step` for `vcpu`, in the resulting `tuning`.
     pub(super) fn decides(&self, vcpu: u32, step: Step, tuning: &Tuning) -> bool {
         let names = |vcpus: &BTreeSet<u32>, has_own: bool| match vcpus.is_empty() {
             true => !has_own,

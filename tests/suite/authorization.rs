@@ -147,7 +147,7 @@ async fn for_a_caller_who_leaves_before_polkit_answers_nothing_is_done() {
         () = service.has_logged("polkit is asked") => {} // busctl is killed here
     }
     service
-        .has_logged("the caller left before polkit answered")
+        .has_logged("the caller has left")
         .await;
     polkit.resume();
     // polkit answers in order, so it has already answered the first call.
@@ -443,4 +443,27 @@ async fn a_qemu_that_takes_the_place_of_another_while_polkit_is_asked_is_not_cha
     assert_eq!(second.count("device_add"), 0);
     let set = world.set_as_nobody(Interaction::Allowed, &machine, 2).await;
     assert_eq!(set, Ok("auauau 1 1 0 0".to_owned()));
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn a_denial_names_the_machine_and_is_logged_with_its_values() {
+    let deny = "polkit.addRule(function() { return polkit.Result.NO; });";
+    let world = World::with_polkit(deny).await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let denied = world.set_as_nobody(Interaction::Allowed, &machine, 3).await;
+    let texts = ["web", "org.vcpud1.set-vcpus", "vcpud(8)"];
+    denied
+        .unwrap_err()
+        .assert(error_name::ACCESS_DENIED, &texts);
+    let service = world.service.as_ref().expect("it runs");
+    let text = "web: operation \"add\" denied for uid 65534";
+    service.has_logged(text).await;
+    let log = service.log();
+    let line = log.lines().find(|line| line.contains(text));
+    assert!(
+        line.is_some_and(|line| line.contains("vcpus=\"3\"")),
+        "{log}"
+    );
 }

@@ -195,3 +195,22 @@ async fn managed_objects(world: &World) -> BTreeMap<String, Dict> {
     });
     machines.collect()
 }
+
+/// Scripted QEMU that stops answering, dbus-daemon. A reload waits for it.
+#[tokio::test]
+async fn a_service_that_reloads_still_ends_when_it_is_told_to() {
+    let mut world = World::without_service().await;
+    world.configure("vcpud.toml", "[defaults]\nqmp-timeout = \"1h\"");
+    world.serve().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    peer.script(|_, call| (call.command == "device_add").then(Vec::new));
+    let call = machine.start_set(2);
+    peer.asked("device_add", 1).await;
+    let mut service = world.service.take().expect("it runs");
+    service.reload();
+    service.has_logged("reloading the configuration").await;
+    service.terminate();
+    assert!(service.wait().await.success());
+    call.abort();
+}

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use futures_util::future::join_all;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::io::AsyncWriteExt;
 use vcpud::names::error_name;
 use vcpud::proxy::ManagerProxy;
@@ -825,4 +826,29 @@ async fn a_process_that_became_another_users_is_disconnected() {
     failure.assert(error_name::DISCONNECTED, &parts);
     assert_eq!(peer.count("device_add"), 1);
     machine.wait_for("State", "disconnected").await;
+}
+
+/// Scripted QEMUs whose threads are confined to host CPU 0, dbus-daemon, polkitd, a client as nobody.
+#[tokio::test]
+async fn a_machine_that_a_user_registers_stays_on_its_host_cpus() {
+    let allow = "polkit.addRule(function() { return polkit.Result.YES; });";
+    let world = World::with_polkit(allow).await;
+    let all = sched_getaffinity(None).expect("it runs");
+    let mut first = CpuSet::new();
+    first.set(0);
+    sched_setaffinity(None, &first).expect("host CPU 0 is online");
+    // Its threads begin with the affinity of this one.
+    let models = [Model::x86(1, 2), Model::x86(1, 2)];
+    sched_setaffinity(None, &all).expect("they were allowed before");
+    let [users, roots] = models;
+    let (ours, theirs) = pair();
+    let _users = Peer::on(ours, users);
+    let register = move |manager| async move { register_fd(&manager, "users", theirs).await };
+    world.with_nobody(register).await.unwrap();
+    let _roots = world.peer("roots", roots);
+    let affinity = async |name: &str| world.machine(name).await.rows().await[0]["affinity"].clone();
+    assert_eq!(affinity("users").await, "0");
+    if all.count() > 1 {
+        assert_ne!(affinity("roots").await, "0");
+    }
 }

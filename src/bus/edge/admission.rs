@@ -1,6 +1,6 @@
 //! Which calls the service takes, and when.
 //!
-//! Pure: no socket, no clock. Calls that change something are taken at once up to a limit, and
+//! Pure: no socket, and the time is passed in. Calls that change something are taken at once up to a limit, and
 //! polkit is asked about them. All other calls are free to everybody: a few of each user are
 //! taken at a time, some more wait, as bytes, without a reply in memory. Reply bytes that a user
 //! has not read yet are limited too, because a bus daemon stops reading from a service whose
@@ -9,42 +9,14 @@
 //! root has limits of its own, so no other user can use them up, and is trusted to read.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
+use super::count::{self, Class, Count};
 use super::frame::Frame;
-
-/// Calls that change something, for each user. root can do worse than to make more.
-const CHANGES_OF_USER: usize = 64;
-/// The same for all users but root, and for root.
-const CHANGES_OF_GROUP: usize = 512;
-/// Free calls that the service answers at a time, for each user.
-const READS_OF_USER: usize = 2;
-/// The same for all users but root, and for root.
-const READS_OF_GROUP: usize = 8;
-/// Free calls that wait, for each user.
-const WAITING_OF_USER: usize = 512;
-/// The same for all users but root, and for root.
-const WAITING_OF_GROUP: usize = 4096;
-/// Bytes of the calls that wait, for each user.
-const BYTES_OF_USER: usize = 2 << 20;
-/// The same for all users but root, and for root.
-const BYTES_OF_GROUP: usize = 16 << 20;
-/// Reply bytes that a user may leave unread. The service sends no more before the user reads some.
-const UNREAD_OF_USER: u64 = 16 << 20;
-/// The same for all users but root: half of what the bus daemon holds for the service.
-const UNREAD_OF_GROUP: u64 = 64 << 20;
-/// Unread reply bytes from which on the bus daemon is asked how many it still holds for a user.
-const UNREAD_UNASKED: u64 = 2 << 20;
-/// Senders that are known. One that has nothing under way is forgotten for another.
-const SENDERS: usize = 4096;
-
-/// The kind of a call, which determines its limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Reads, and is free to all users.
-    Read,
-    /// Changes something, and is authorized.
-    Change,
-}
+use super::limits::{
+    BYTES_OF_GROUP, LONGEST_PAUSE, PAUSE_FACTOR, READS_OF_GROUP, READS_OF_USER, SENDERS, SLOW,
+    UNREAD_OF_GROUP, UNREAD_OF_USER, UNREAD_UNASKED, WAITING_OF_GROUP,
+};
 
 /// The decision about a call that arrived.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,17 +77,9 @@ struct User {
     waiting: VecDeque<Frame>,
     /// Whether it called, or was sent something, since the bus daemon was asked about it.
     is_active: bool,
+    /// When its next free call may be taken, after replies that were slow.
+    paused_until: Option<Instant>,
     count: Count,
-}
-
-/// Numbers that have limits, of a user or of a group of users.
-#[derive(Debug, Default)]
-struct Count {
-    changes: usize,
-    reads: usize,
-    waiting: usize,
-    bytes: usize,
-    unread: u64,
 }
 
 /// The count of a group: root, or all other users.
@@ -214,7 +178,8 @@ impl Admission {
 
     /// The next call to hand over, if one may be taken now. root comes first, then the users in
     /// turn.
-    pub(super) fn next(&mut self) -> Option<Frame> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<Frame> {
+        self.end_pauses(now);
         if let Some(call) = self.ready.pop_front() {
             return Some(call);
         }
@@ -234,10 +199,39 @@ impl Admission {
         let key = (call.sender.clone(), call.serial);
         if self.under_way.contains_key(&key) {
             // The reply to the other call with this serial is the reply to both.
-            return self.next();
+            return self.next(now);
         }
         self.begin(uid, &call, Class::Read);
         Some(call)
+    }
+
+    /// Lets users whose pause is over call again.
+    fn end_pauses(&mut self, now: Instant) {
+        let is_over = |user: &User| user.paused_until.is_some_and(|end| end <= now);
+        let over = self.users.iter().filter(|(_, user)| is_over(user));
+        let over: Vec<u32> = over.map(|(uid, _)| *uid).collect();
+        for uid in over {
+            if let Some(user) = self.users.get_mut(&uid) {
+                user.paused_until = None;
+            }
+            self.forget_idle(uid);
+        }
+    }
+
+    /// When the first pause of a user whose calls wait ends.
+    pub(super) fn end_of_pause(&self) -> Option<Instant> {
+        let users = self.users.values();
+        let users = users.filter(|user| !user.waiting.is_empty());
+        users.filter_map(|user| user.paused_until).min()
+    }
+
+    /// Notes that the bus daemon took `time` to read a reply to `sender`.
+    pub(super) fn written(&mut self, sender: &str, time: Duration, now: Instant) {
+        let uid = self.user_of(sender).filter(|uid| *uid != 0 && time >= SLOW);
+        if let Some(uid) = uid {
+            let pause = (time * PAUSE_FACTOR).min(LONGEST_PAUSE);
+            self.users.entry(uid).or_default().paused_until = Some(now + pause);
+        }
     }
 
     fn may_read(&self, uid: u32) -> bool {
@@ -250,6 +244,7 @@ impl Admission {
             _ => READS_OF_USER,
         };
         !user.waiting.is_empty()
+            && user.paused_until.is_none()
             && user.count.reads < limit
             && group.reads < READS_OF_GROUP
             && !self.is_deaf(uid)
@@ -338,36 +333,7 @@ impl Admission {
     fn exceeded(&self, uid: u32, class: Class, bytes: usize) -> Option<String> {
         let none = Count::default();
         let user = self.users.get(&uid).map_or(&none, |user| &user.count);
-        let group = self.group(uid);
-        let of_user = format!("user {uid}");
-        let is_root = uid == 0;
-        let limit = |exceeded: bool, limit: usize, what: &str, whose: &str| {
-            exceeded.then(|| {
-                format!(
-                    "{limit} {what} of {whose} are under way, which is the limit; wait for some to end"
-                )
-            })
-        };
-        match class {
-            Class::Change => {
-                let all = limit(
-                    group.changes >= CHANGES_OF_GROUP,
-                    CHANGES_OF_GROUP,
-                    "calls",
-                    if is_root { "root" } else { "all users" },
-                );
-                let full = !is_root && user.changes >= CHANGES_OF_USER;
-                all.or_else(|| limit(full, CHANGES_OF_USER, "calls", &of_user))
-            }
-            Class::Read => {
-                let full =
-                    group.waiting >= WAITING_OF_GROUP || group.bytes + bytes > BYTES_OF_GROUP;
-                let all = limit(full, WAITING_OF_GROUP, "calls", "all users");
-                let full = !is_root
-                    && (user.waiting >= WAITING_OF_USER || user.bytes + bytes > BYTES_OF_USER);
-                all.or_else(|| limit(full, WAITING_OF_USER, "calls", &of_user))
-            }
-        }
+        count::exceeded(uid, user, self.group(uid), class, bytes)
     }
 
     fn group(&self, uid: u32) -> &Total {
@@ -407,11 +373,12 @@ impl Admission {
 
     /// Forgets a user without calls and without unread bytes.
     fn forget_idle(&mut self, uid: u32) {
-        let Some(User { waiting, count, .. }) = self.users.get(&uid) else {
+        let Some(user) = self.users.get(&uid) else {
             return;
         };
+        let User { waiting, count, .. } = user;
         let has_nothing = count.changes + count.reads + count.waiting == 0 && count.unread == 0;
-        if has_nothing && waiting.is_empty() {
+        if has_nothing && waiting.is_empty() && user.paused_until.is_none() {
             self.users.remove(&uid);
         }
     }
@@ -419,6 +386,7 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::BYTES_OF_USER;
     use super::*;
     use crate::bus::edge::frame::Kind;
 
@@ -455,7 +423,7 @@ mod tests {
     }
 
     fn taken(admission: &mut Admission) -> Vec<(String, u32)> {
-        std::iter::from_fn(|| admission.next())
+        std::iter::from_fn(|| admission.next(Instant::now()))
             .map(|call| (call.sender, call.serial))
             .collect()
     }
@@ -528,7 +496,7 @@ mod tests {
         assert_eq!(first, Arrival::UnknownSender);
         let second = admission.arrive(call(":1.1", 2), Class::Read);
         assert_eq!(second, Arrival::Accepted);
-        assert!(admission.next().is_none());
+        assert!(admission.next(Instant::now()).is_none());
         assert_eq!(admission.identify(":1.1", Some(7)).len(), 2);
         assert_eq!(admission.user_of(":1.1"), Some(7));
         admission.arrive(call(":1.2", 1), Class::Read);
@@ -558,13 +526,35 @@ mod tests {
     }
 
     #[test]
+    fn a_user_whose_replies_are_slow_to_pass_pauses() {
+        let mut admission = with(&[(":1.1", 1000), (":1.2", 1001), (":1.3", 0)]);
+        let now = Instant::now();
+        accept(&mut admission, ":1.1", 1..5, Class::Read);
+        let call = admission.next(now).unwrap();
+        admission.answered(":1.1", call.serial, 10);
+        admission.written(":1.1", SLOW / 2, now);
+        let call = admission.next(now).unwrap();
+        admission.answered(":1.1", call.serial, 10);
+        admission.written(":1.1", SLOW, now);
+        assert!(admission.next(now).is_none());
+        let end = now + SLOW * PAUSE_FACTOR;
+        assert_eq!(admission.end_of_pause(), Some(end));
+        accept(&mut admission, ":1.2", 1..2, Class::Read);
+        assert_eq!(admission.next(now).unwrap().sender, ":1.2");
+        assert_eq!(admission.next(end).unwrap().sender, ":1.1");
+        admission.written(":1.3", SLOW * 100, now);
+        accept(&mut admission, ":1.3", 1..2, Class::Read);
+        assert_eq!(admission.next(now).unwrap().sender, ":1.3");
+    }
+
+    #[test]
     fn a_serial_that_is_used_twice_takes_one_place() {
         let mut admission = with(&[(":1.1", 1000)]);
         for _ in 0..100 {
             admission.arrive(call(":1.1", 1), Class::Read);
             admission.arrive(call(":1.1", 1), Class::Change);
         }
-        while let Some(call) = admission.next() {
+        while let Some(call) = admission.next(Instant::now()) {
             admission.answered(&call.sender, call.serial, 0);
         }
         assert!(admission.users.is_empty() && admission.under_way.is_empty());

@@ -1,18 +1,16 @@
 //! The gate: admission as reader, writer and [`attend`](super::attend) share it.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use zbus::names::UniqueName;
 
-use super::admission::{Admission, Arrival, Class, Reply};
+use super::admission::{Admission, Arrival, Reply};
+use super::count::Class;
 use super::frame::Frame;
+use super::limits::{MAX_CALL, MAX_LIST_CALL, REFUSALS, STRANGERS};
 use crate::idle::Calls;
-
-/// Errors that wait to be sent. More are dropped: a caller that fast does not read them.
-const REFUSALS: usize = 1024;
-/// Connections whose user is not known yet.
-const STRANGERS: usize = 4096;
 
 /// Members that change something. polkit is asked about each.
 const CHANGES: [&str; 10] = [
@@ -31,12 +29,6 @@ const CHANGES: [&str; 10] = [
 const TAKE_LISTS: [&str; 4] = ["PinVcpus", "SetCacheAllocation", "SetScheduler", "SetVcpu"];
 /// The member that takes a file descriptor.
 const TAKES_DESCRIPTOR: &str = "RegisterMachineWithFd";
-
-/// Longest call of a member that takes no list, in bytes.
-const MAX_CALL: usize = 64 << 10;
-/// Longest call of a member that takes a list: twice what [`MAX_VCPUS`](crate::inventory::MAX_VCPUS)
-/// numbers take, in bytes.
-pub(super) const MAX_LIST_CALL: usize = 128 << 10;
 
 /// An error that a caller gets in place of an answer.
 #[derive(Debug)]
@@ -158,7 +150,18 @@ impl Gate {
 
     /// The next call to hand over, if one may be taken now.
     pub(super) fn next(&self) -> Option<Frame> {
-        self.admission().next()
+        self.admission().next(Instant::now())
+    }
+
+    /// How long no call that waits may be handed over, unless something changes.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let end = self.admission().end_of_pause()?;
+        Some(end.saturating_duration_since(Instant::now()))
+    }
+
+    /// Notes that the bus daemon took `time` to read a reply to `sender`.
+    pub(super) fn written(&self, sender: &str, time: Duration) {
+        self.admission().written(sender, time, Instant::now());
     }
 
     /// Records the user of `sender`, or that it has left.

@@ -14,8 +14,10 @@
 
 mod admission;
 mod attend;
+mod count;
 mod frame;
 mod gate;
+mod limits;
 mod reader;
 mod transport;
 mod writer;

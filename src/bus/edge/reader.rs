@@ -9,20 +9,16 @@ use std::sync::Arc;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 use zbus::connection::socket::ReadHalf;
 use zbus::export::async_trait::async_trait;
 
 use super::frame::{self, FIXED, Frame, Kind, Lengths};
-use super::gate::{Gate, MAX_LIST_CALL};
+use super::gate::Gate;
+use super::limits::{MAX_HEADER, MAX_LIST_CALL, MAX_RECEIVED_REPLY, MAX_SIGNAL};
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 64 << 10;
-/// Longest reply that is read, in bytes. The service asks for nothing that is longer.
-const MAX_REPLY: usize = 1 << 20;
-/// Longest signal that is read, in bytes.
-const MAX_SIGNAL: usize = 64 << 10;
-/// Longest header that is kept of a message that is too long, in bytes.
-const MAX_HEADER: usize = 64 << 10;
 /// Bytes kept of the end of a header that is longer: enough for a sender.
 const TAIL: usize = 512;
 /// Descriptors that one message may have (`max_message_unix_fds` in `dbus-daemon(1)` is lower).
@@ -223,7 +219,7 @@ impl Input {
 /// Longest message of the kind that begins with `fixed`.
 fn longest(fixed: &[u8; FIXED]) -> usize {
     match fixed {
-        fixed if frame::is_reply(fixed) => MAX_REPLY,
+        fixed if frame::is_reply(fixed) => MAX_RECEIVED_REPLY,
         fixed if frame::is_call(fixed) => MAX_LIST_CALL,
         _ => MAX_SIGNAL,
     }
@@ -271,15 +267,16 @@ impl ReadHalf for Reader {
                 break;
             }
             let gate = self.gate.clone();
+            let pause = gate.pause();
             tokio::select! {
                 read = self.read() => read?,
                 () = gate.changed.notified() => {}
+                () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
         }
         let left = &self.output[self.given..];
         let length = left.len().min(buffer.len());
         buffer[..length].copy_from_slice(&left[..length]);
-        if self.given == 0 {}
         self.given += length;
         Ok((length, std::mem::take(&mut self.output_fds)))
     }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown,
@@ -21,14 +21,8 @@ use zbus::message::Type;
 use super::admission::Reply;
 use super::attend;
 use super::gate::Gate;
+use super::limits::{MAX_LIST_REPLY, MAX_REPLY, STALL};
 
-/// How long the bus may take no byte. Then the connection is given up, and another is made.
-const STALL: Duration = Duration::from_secs(20);
-/// Longest reply of a method that returns no list, in bytes.
-const MAX_REPLY: usize = 1 << 20;
-/// Longest reply of a method that returns a list, in bytes. A bus daemon ends a connection that
-/// sends more than 32 MiB (`max_message_size` in `dbus-daemon(1)`).
-const MAX_LIST_REPLY: usize = 30 << 20;
 /// Members whose replies may be long.
 const RETURN_LISTS: [&str; 3] = ["GetManagedObjects", "ListMachines", "ListVcpus"];
 /// Descriptors that one message may have.
@@ -136,7 +130,12 @@ impl WriteHalf for Writer {
     async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
         self.finish().await?;
         self.unwritten = self.admit(message)?.map(|message| (message, 0));
-        Ok(self.finish().await?)
+        let start = Instant::now();
+        self.finish().await?;
+        if let Some(reader) = message.header().destination() {
+            self.gate.written(reader.as_str(), start.elapsed());
+        }
+        Ok(())
     }
 
     /// Writes lines of the authentication.
@@ -156,6 +155,7 @@ impl WriteHalf for Writer {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::time::Duration;
 
     use super::*;
 

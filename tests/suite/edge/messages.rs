@@ -108,7 +108,7 @@ async fn odd_messages_of_every_type_harm_nothing() {
 
 /// Scripted QEMU, dbus-daemon, a raw client: as many signals as it can send, to the service alone.
 #[tokio::test]
-async fn signals_that_look_like_systemds_delay_nobody() {
+async fn signals_that_look_like_systemds_are_ignored() {
     let served = Served::start().await;
     let mut nobody = served.nobody().await;
     let manager = "org.freedesktop.systemd1.Manager";

@@ -28,9 +28,9 @@ async fn a_removal_that_nobody_waits_for_is_pending_until_the_guest_gave_up_the_
     qemu.execute("cont", json!({})).await;
     machine.wait_for("State", "running").await;
     machine.wait_for("Vcpus", 1u32).await;
-    // The signals follow the properties.
-    let are_there = |told: &[Signal]| removed(told).len() == 2;
-    let told = world.signals.wait("both signals", mark, are_there).await;
+    // The properties change before the signals of the vCPUs.
+    let both = |signals: &[Signal]| ids(&removed(signals)).len() == 2;
+    let told = world.signals.wait("both removals", mark, both).await;
     assert_eq!(ids(&removed(&told)), [1, 2]);
     assert_eq!(
         changes_of(&told, "PendingRemovals").last(),
