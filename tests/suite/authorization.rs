@@ -146,9 +146,7 @@ async fn for_a_caller_who_leaves_before_polkit_answers_nothing_is_done() {
         answer = call => panic!("polkit says nothing, and yet: {answer:?}"),
         () = service.has_logged("polkit is asked") => {} // busctl is killed here
     }
-    service
-        .has_logged("the caller has left")
-        .await;
+    service.has_logged("the caller has left").await;
     polkit.resume();
     // polkit answers in order, so it has already answered the first call.
     let set = world.set_as_nobody(Interaction::Forbidden, &other, 2).await;
