@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use super::count::{self, Class, Count};
 use super::frame::Frame;
 use super::limits::{
-    BYTES_OF_GROUP, LONGEST_PAUSE, PAUSE_FACTOR, READS_OF_GROUP, READS_OF_USER, SENDERS, SLOW,
-    UNREAD_OF_GROUP, UNREAD_OF_USER, UNREAD_UNASKED, WAITING_OF_GROUP,
+    BYTES_OF_GROUP, HELD_OF_SENDER, LONGEST_PAUSE, PAUSE_FACTOR, READS_OF_GROUP, READS_OF_USER,
+    SENDERS, SLOW, UNREAD_OF_GROUP, UNREAD_OF_USER, UNREAD_UNASKED, WAITING_OF_GROUP,
 };
+use crate::names::error_name;
 
 /// The decision about a call that arrived.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub(super) enum Arrival {
     Accepted,
     /// It waits until the user of its sender is known. The caller of this function asks for it.
     UnknownSender,
-    /// It exceeds a limit, which the text names; the caller gets an error.
-    Refused(String),
+    /// It gets an error with this name and text.
+    Refused(&'static str, String),
     /// It is dropped without a reply: the caller does not read its replies, or used a serial twice.
     Dropped,
 }
@@ -107,8 +108,15 @@ impl Admission {
         if self.is_deaf(uid) || self.under_way.contains_key(&key) {
             return Arrival::Dropped;
         }
-        if let Some(refusal) = self.exceeded(uid, class, call.bytes.len()) {
-            return Arrival::Refused(refusal);
+        let exceeded = || {
+            let text = self.exceeded(uid, class, call.bytes.len())?;
+            Some((error_name::LIMIT_EXCEEDED, text))
+        };
+        if let Some((name, text)) = call.refusal.clone().or_else(exceeded) {
+            return match call.no_reply {
+                true => Arrival::Dropped,
+                false => Arrival::Refused(name, text),
+            };
         }
         match class {
             Class::Change => {
@@ -131,11 +139,11 @@ impl Admission {
     fn hold(&mut self, call: Frame) -> Arrival {
         let (calls, bytes) = (self.held.0 + 1, self.held.1 + call.bytes.len());
         if calls > WAITING_OF_GROUP || bytes > BYTES_OF_GROUP {
-            let text = format!(
-                "{} calls of new connections wait, which is the limit",
-                calls - 1
-            );
-            return Arrival::Refused(text);
+            return Arrival::Dropped;
+        }
+        let held = self.unknown.get(&call.sender).map_or(0, Vec::len);
+        if held >= HELD_OF_SENDER {
+            return Arrival::Dropped;
         }
         self.held = (calls, bytes);
         let held = self.unknown.entry(call.sender.clone()).or_default();
@@ -156,8 +164,12 @@ impl Admission {
             return Vec::new();
         };
         if self.senders.len() >= SENDERS {
-            let is_busy = |sender: &Sender| sender.under_way > 0 || sender.unread > 0;
-            self.senders.retain(|_, sender| is_busy(sender));
+            let waits = |uid: u32| {
+                let user = self.users.get(&uid);
+                user.is_some_and(|user| !user.waiting.is_empty())
+            };
+            self.senders
+                .retain(|_, sender| sender.under_way > 0 || sender.unread > 0 || waits(sender.uid));
         }
         self.senders.insert(
             sender.to_owned(),
@@ -183,6 +195,25 @@ impl Admission {
         if let Some(call) = self.ready.pop_front() {
             return Some(call);
         }
+        loop {
+            let uid = self.next_reader()?;
+            let call = self.users.get_mut(&uid)?.waiting.pop_front()?;
+            let bytes = call.bytes.len();
+            self.count(uid, |count| {
+                count.waiting -= 1;
+                count.bytes -= bytes;
+            });
+            // The reply to another call with its serial is the reply to both.
+            let key = (call.sender.clone(), call.serial);
+            if !self.under_way.contains_key(&key) {
+                self.begin(uid, &call, Class::Read);
+                return Some(call);
+            }
+        }
+    }
+
+    /// The user whose turn it is.
+    fn next_reader(&mut self) -> Option<u32> {
         let after = self.users.range(self.last + 1..).map(|(uid, _)| *uid);
         let before = self.users.range(..=self.last).map(|(uid, _)| *uid);
         let mut turns = std::iter::once(0).chain(after).chain(before);
@@ -190,19 +221,7 @@ impl Admission {
         if uid != 0 {
             self.last = uid;
         }
-        let call = self.users.get_mut(&uid)?.waiting.pop_front()?;
-        let bytes = call.bytes.len();
-        self.count(uid, |count| {
-            count.waiting -= 1;
-            count.bytes -= bytes;
-        });
-        let key = (call.sender.clone(), call.serial);
-        if self.under_way.contains_key(&key) {
-            // The reply to the other call with this serial is the reply to both.
-            return self.next(now);
-        }
-        self.begin(uid, &call, Class::Read);
-        Some(call)
+        Some(uid)
     }
 
     /// Lets users whose pause is over call again.
@@ -296,7 +315,9 @@ impl Admission {
                 && !sender.is_asked_about
                 && user.is_some_and(|user| {
                     let is_waiting = user.is_active || !user.waiting.is_empty();
-                    user.count.unread >= UNREAD_UNASKED && is_waiting
+                    let is_much = user.count.unread >= UNREAD_UNASKED
+                        || self.others.unread >= UNREAD_OF_GROUP;
+                    is_much && is_waiting
                 })
         };
         let candidates = self.senders.iter().filter(|(_, sender)| may_ask(sender));
@@ -321,12 +342,19 @@ impl Admission {
         self.count(uid, |count| count.unread -= read);
     }
 
+    /// Forgets a sender that has left the bus, which dropped all that it held for it.
+    pub(super) fn gone(&mut self, sender: &str) {
+        self.told(sender, 0);
+        if self.senders.get(sender).is_some_and(|s| s.under_way == 0) {
+            self.senders.remove(sender);
+        }
+    }
+
     /// Whether a user leaves too much unread.
     fn is_deaf(&self, uid: u32) -> bool {
         let unread = self.users.get(&uid).map_or(0, |user| user.count.unread);
         uid != 0
-            && (unread >= UNREAD_OF_USER
-                || (self.others.unread >= UNREAD_OF_GROUP && unread >= UNREAD_UNASKED))
+            && (unread >= UNREAD_OF_USER || (self.others.unread >= UNREAD_OF_GROUP && unread > 0))
     }
 
     /// The limit that one more call of `class` and `bytes` would exceed, in words.
@@ -398,7 +426,8 @@ mod tests {
             sender: sender.to_owned(),
             member: "Do".to_owned(),
             bytes: vec![0; 100],
-            fds: vec![],
+            fds: Default::default(),
+            refusal: None,
         }
     }
 
@@ -465,7 +494,7 @@ mod tests {
         let mut admission = with(&[(":1.1", 1000), (":1.2", 0)]);
         accept(&mut admission, ":1.1", 1..65, Class::Change);
         let refused = admission.arrive(call(":1.1", 65), Class::Change);
-        let Arrival::Refused(text) = refused else {
+        let Arrival::Refused(_, text) = refused else {
             panic!("{refused:?}")
         };
         assert!(text.contains("64 calls of user 1000"), "{text}");
@@ -480,13 +509,13 @@ mod tests {
         let mut admission = with(&[(":1.1", 1000)]);
         accept(&mut admission, ":1.1", 1..513, Class::Read);
         let refused = admission.arrive(call(":1.1", 600), Class::Read);
-        assert!(matches!(refused, Arrival::Refused(_)));
+        assert!(matches!(refused, Arrival::Refused(..)));
         let mut long = call(":1.1", 601);
         long.bytes = vec![0; BYTES_OF_USER];
         let mut admission = with(&[(":1.1", 1000)]);
         accept(&mut admission, ":1.1", 1..2, Class::Read);
         let refused = admission.arrive(long, Class::Read);
-        assert!(matches!(refused, Arrival::Refused(_)));
+        assert!(matches!(refused, Arrival::Refused(..)));
     }
 
     #[test]
@@ -558,6 +587,47 @@ mod tests {
             admission.answered(&call.sender, call.serial, 0);
         }
         assert!(admission.users.is_empty() && admission.under_way.is_empty());
+    }
+
+    #[test]
+    fn a_refused_call_does_not_end_another_with_its_serial() {
+        let mut admission = with(&[(":1.1", 1000)]);
+        accept(&mut admission, ":1.1", 1..2, Class::Change);
+        let mut refused = call(":1.1", 1);
+        refused.refusal = Some((error_name::LIMIT_EXCEEDED, "too long".to_owned()));
+        let arrival = admission.arrive(refused, Class::Read);
+        assert_eq!(arrival, Arrival::Dropped);
+        assert_eq!(admission.users[&1000].count.changes, 1);
+        let mut silent = call(":1.1", 2);
+        silent.refusal = Some((error_name::LIMIT_EXCEEDED, "too long".to_owned()));
+        silent.no_reply = true;
+        assert_eq!(admission.arrive(silent, Class::Read), Arrival::Dropped);
+    }
+
+    #[test]
+    fn a_sender_that_left_has_nothing_unread() {
+        let mut admission = with(&[(":1.1", 1000)]);
+        admission.sent(":1.1", UNREAD_OF_USER as usize);
+        assert_eq!(admission.ask_about().as_deref(), Some(":1.1"));
+        admission.gone(":1.1");
+        assert!(admission.users.is_empty() && admission.senders.is_empty());
+    }
+
+    #[test]
+    fn many_users_cannot_leave_more_unread_than_all_may() {
+        let mut admission = Admission::default();
+        let share = UNREAD_UNASKED as usize - 1;
+        let users = UNREAD_OF_GROUP as usize / share + 1;
+        for uid in 1..=users as u32 {
+            admission.identify(&format!(":1.{uid}"), Some(uid));
+            admission.sent(&format!(":1.{uid}"), share);
+        }
+        let dropped = admission.arrive(call(":1.3", 1), Class::Read);
+        assert_eq!(dropped, Arrival::Dropped);
+        assert!(admission.ask_about().is_some());
+        admission.identify(":2.1", Some(90_000));
+        accept(&mut admission, ":2.1", 1..2, Class::Read);
+        assert!(admission.next(Instant::now()).is_some());
     }
 
     #[test]

@@ -16,12 +16,14 @@ use zbus::proxy::CacheProperties;
 use zbus::{Connection, Message};
 
 use super::gate::{Errands, Gate};
-use crate::names::error_name;
 
 /// How long the bus daemon may take for an answer.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Users that are asked for at a time.
 const QUESTIONS: usize = 8;
+/// Serial of all refusals. They answer no call that was handed over, though one may have the same
+/// serial as the refused call.
+pub(super) const SERIAL: NonZeroU32 = NonZeroU32::MAX;
 /// Pause before it is asked about unread replies again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Pause after which all is believed to be read, where the bus daemon does not say: so some 4 MiB
@@ -34,7 +36,8 @@ pub(in crate::bus) async fn attend(connection: Connection, gate: Arc<Gate>, erra
         let mut refusals = errands.refusals;
         while let Some(refused) = refusals.recv().await {
             let serial = NonZeroU32::new(refused.serial);
-            let error = serial.map(|serial| refusal(&refused.sender, serial, &refused.text));
+            let error =
+                serial.map(|serial| refusal(&refused.sender, serial, refused.name, &refused.text));
             if let Some(Ok(error)) = error
                 && let Err(error) = connection.send(&error).await
             {
@@ -53,13 +56,20 @@ pub(in crate::bus) async fn attend(connection: Connection, gate: Arc<Gate>, erra
 }
 
 /// The error that tells `caller` why its call `serial` is refused.
-pub(super) fn refusal(caller: &str, serial: NonZeroU32, text: &str) -> zbus::Result<Message> {
+pub(super) fn refusal(
+    caller: &str,
+    serial: NonZeroU32,
+    name: &'static str,
+    text: &str,
+) -> zbus::Result<Message> {
     // Stands for the call: an error needs its sender and its serial.
     let call = Message::method_call("/", "Refused")
         .sender(UniqueName::try_from(caller)?)
         .serial(serial)
         .build(&())?;
-    Message::error(&call.header(), error_name::LIMIT_EXCEEDED).build(&(text,))
+    Message::error(&call.header(), name)
+        .serial(SERIAL)
+        .build(&(text,))
 }
 
 /// Asks the bus daemon for the users of `strangers`.
@@ -99,6 +109,7 @@ async fn watch_unread(connection: &Connection, gate: &Gate) {
                     sleep(PAUSE).await;
                 }
             }
+            Err(error) if is_gone(&error) => gate.gone(&sender),
             Err(error) => {
                 debug!(sender, %error, "the bus daemon does not say what is unread");
                 sleep(BELIEF).await;
@@ -116,4 +127,9 @@ async fn unread(connection: &Connection, sender: &str) -> zbus::Result<u64> {
     let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
     let stats = timeout(LIMIT, ask).await.map_err(late)??;
     Ok(stats.outgoing_bytes().unwrap_or_default().into())
+}
+
+/// Whether the sender that was asked about has left.
+fn is_gone(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::FDO(error) if matches!(**error, zbus::fdo::Error::NameHasNoOwner(_)))
 }

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 
+use crate::host::Passed;
 use zbus::names::{BusName, ErrorName, InterfaceName, MemberName, UniqueName};
 use zbus::wire::Endian;
 use zbus::wire::serialized::{Context, Data};
@@ -60,7 +60,9 @@ pub(super) struct Frame {
     /// Name of the member; empty for replies.
     pub(super) member: String,
     pub(super) bytes: Vec<u8>,
-    pub(super) fds: Vec<OwnedFd>,
+    pub(super) fds: Passed,
+    /// Name and text of the error that it gets in place of an answer.
+    pub(super) refusal: Option<(&'static str, String)>,
 }
 
 /// Lengths of a message.
@@ -139,12 +141,30 @@ pub(super) fn sender_in(header: &[u8]) -> Option<String> {
 }
 
 impl Frame {
+    /// Stands for a call of `sender` that was too long to be kept, and is refused for that.
+    pub(super) fn refused(
+        fixed: &[u8; FIXED],
+        sender: String,
+        refusal: (&'static str, String),
+    ) -> Self {
+        Self {
+            kind: Kind::Call,
+            no_reply: fixed[FLAGS] & NO_REPLY != 0,
+            serial: serial(fixed),
+            sender,
+            member: String::new(),
+            bytes: Vec::new(),
+            fds: Passed::default(),
+            refusal: Some(refusal),
+        }
+    }
+
     /// Makes a message that zbus accepts of `bytes`. Returns `None` if that is not possible.
     ///
     /// Unknown flags and unknown header fields are removed: the specification asks receivers to
     /// ignore them. A message of an unknown type is ignored as a whole. `bytes` has the length
     /// that [`lengths`] returned.
-    pub(super) fn new(mut bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Option<Self> {
+    pub(super) fn new(mut bytes: Vec<u8>, fds: Passed) -> Option<Self> {
         const VERSION: u8 = 1;
         let fixed: [u8; FIXED] = *bytes.first_chunk()?;
         let [_, kind, flags, version, ..] = fixed;
@@ -178,6 +198,7 @@ impl Frame {
             member,
             bytes,
             fds,
+            refusal: None,
         })
     }
 }
@@ -344,7 +365,7 @@ mod tests {
 
     #[test]
     fn reads_sender_member_and_serial() {
-        let frame = Frame::new(call(), vec![]).unwrap();
+        let frame = Frame::new(call(), Passed::default()).unwrap();
         assert_eq!(frame.kind, Kind::Call);
         assert_eq!(
             (frame.sender.as_str(), frame.member.as_str()),
@@ -364,12 +385,12 @@ mod tests {
     fn removes_unknown_flags_and_notes_that_no_reply_is_expected() {
         let mut bytes = call();
         bytes[FLAGS] = 0xf9;
-        let frame = Frame::new(bytes, vec![]).unwrap();
+        let frame = Frame::new(bytes, Passed::default()).unwrap();
         assert!(frame.no_reply);
         assert_eq!(frame.bytes[FLAGS], 0);
         bytes = call();
         bytes[FLAGS] = 0x84;
-        let frame = Frame::new(bytes, vec![]).unwrap();
+        let frame = Frame::new(bytes, Passed::default()).unwrap();
         assert_eq!((frame.no_reply, frame.bytes[FLAGS]), (false, 4));
     }
 
@@ -379,7 +400,7 @@ mod tests {
             let bytes = call();
             let odd = with_field(&bytes, (77, value));
             assert_ne!(odd, bytes);
-            assert_eq!(Frame::new(odd, vec![]).unwrap().bytes, bytes);
+            assert_eq!(Frame::new(odd, Passed::default()).unwrap().bytes, bytes);
         }
     }
 
@@ -387,18 +408,18 @@ mod tests {
     fn ignores_messages_that_zbus_would_not_accept() {
         let mut unknown_type = call();
         unknown_type[1] = 5;
-        assert!(Frame::new(unknown_type, vec![]).is_none());
+        assert!(Frame::new(unknown_type, Passed::default()).is_none());
         let mut no_serial = call();
         no_serial[8..12].fill(0);
-        assert!(Frame::new(no_serial, vec![]).is_none());
+        assert!(Frame::new(no_serial, Passed::default()).is_none());
         let again = with_field(&call(), (code::MEMBER, Variant::from("Do")));
-        assert!(Frame::new(again, vec![]).is_none());
+        assert!(Frame::new(again, Passed::default()).is_none());
         let wrong = with_field(&call(), (code::REPLY_SERIAL, Variant::from("7")));
-        assert!(Frame::new(wrong, vec![]).is_none());
+        assert!(Frame::new(wrong, Passed::default()).is_none());
         let fds = with_field(&call(), (code::UNIX_FDS, Variant::from(1u32)));
-        assert!(Frame::new(fds, vec![]).is_none());
-        assert!(Frame::new(call()[..20].to_vec(), vec![]).is_none());
-        assert!(Frame::new(vec![], vec![]).is_none());
+        assert!(Frame::new(fds, Passed::default()).is_none());
+        assert!(Frame::new(call()[..20].to_vec(), Passed::default()).is_none());
+        assert!(Frame::new(vec![], Passed::default()).is_none());
     }
 
     #[test]

@@ -8,9 +8,11 @@ use zbus::names::UniqueName;
 
 use super::admission::{Admission, Arrival, Reply};
 use super::count::Class;
-use super::frame::Frame;
+use super::frame::{FIXED, Frame};
 use super::limits::{MAX_CALL, MAX_LIST_CALL, REFUSALS, STRANGERS};
+use crate::host::Passed;
 use crate::idle::Calls;
+use crate::names::error_name;
 
 /// Members that change something. polkit is asked about each.
 const CHANGES: [&str; 10] = [
@@ -35,6 +37,7 @@ const TAKES_DESCRIPTOR: &str = "RegisterMachineWithFd";
 pub(super) struct Refusal {
     pub(super) sender: String,
     pub(super) serial: u32,
+    pub(super) name: &'static str,
     pub(super) text: String,
 }
 
@@ -101,15 +104,13 @@ impl Gate {
         if self.own_name.get() != Some(&call.sender) {
             self.calls.note();
         }
-        let takes_list = TAKE_LISTS.contains(&call.member.as_str());
-        if call.bytes.len() > MAX_CALL && !takes_list {
-            return self.refuse_size(call.sender, call.serial);
+        if call.refusal.is_none() {
+            call.refusal = refusal_of(&call);
         }
-        let has_descriptors = !call.fds.is_empty();
-        if has_descriptors && (call.member != TAKES_DESCRIPTOR || call.fds.len() > 1) {
-            call.fds.clear();
-            let text = format!("{} does not take these file descriptors", call.member);
-            return self.refuse(call.sender, call.serial, text);
+        if call.refusal.is_some() {
+            // They are not kept while the user of the sender is asked for.
+            call.fds = Passed::default();
+            call.bytes = Vec::new();
         }
         let class = match CHANGES.contains(&call.member.as_str()) {
             true => Class::Change,
@@ -125,27 +126,21 @@ impl Gate {
                     self.identify(&error.into_inner(), None);
                 }
             }
-            Arrival::Refused(text) => self.refuse(sender, serial, text),
+            Arrival::Refused(name, text) => {
+                let _ = self.refusals.try_send(Refusal {
+                    sender,
+                    serial,
+                    name,
+                    text,
+                });
+            }
         }
         self.unread.notify_one();
     }
 
-    /// Refuses a call that is too long.
-    pub(super) fn refuse_size(&self, sender: String, serial: u32) {
-        let text = format!(
-            "the call is too long: the limit is {} KiB, and {} KiB for calls with lists of vCPUs",
-            MAX_CALL >> 10,
-            MAX_LIST_CALL >> 10
-        );
-        self.refuse(sender, serial, text);
-    }
-
-    fn refuse(&self, sender: String, serial: u32, text: String) {
-        let _ = self.refusals.try_send(Refusal {
-            sender,
-            serial,
-            text,
-        });
+    /// Refuses a call of `sender` that begins with `fixed` and is too long.
+    pub(super) fn refuse_size(&self, fixed: &[u8; FIXED], sender: String) {
+        self.arrive(Frame::refused(fixed, sender, too_long()));
     }
 
     /// The next call to hand over, if one may be taken now.
@@ -173,6 +168,18 @@ impl Gate {
         self.changed.notify_one();
     }
 
+    /// Notes an error of `bytes` bytes in place of an answer.
+    pub(super) fn refused(&self, sender: &str, bytes: usize) {
+        self.admission().sent(sender, bytes);
+        self.unread.notify_one();
+    }
+
+    /// Forgets a sender that has left the bus.
+    pub(super) fn gone(&self, sender: &str) {
+        self.admission().gone(sender);
+        self.changed.notify_one();
+    }
+
     /// Notes a reply of `bytes` bytes.
     pub(super) fn answered(&self, sender: &str, serial: u32, bytes: usize) -> Reply {
         let mut admission = self.admission();
@@ -196,4 +203,33 @@ impl Gate {
         self.admission().told(sender, unread);
         self.changed.notify_one();
     }
+}
+
+/// Name and text of the error that `call` gets for its size or its descriptors, if it does.
+fn refusal_of(call: &Frame) -> Option<(&'static str, String)> {
+    let member = call.member.as_str();
+    if call.bytes.len() > MAX_CALL && !TAKE_LISTS.contains(&member) {
+        return Some(too_long());
+    }
+    let count = call.fds.len();
+    if count > 0 && (member != TAKES_DESCRIPTOR || count > 1) {
+        let member: String = member.chars().take(80).collect();
+        let text = format!("{member} does not take {count} file descriptors");
+        return Some((error_name::LIMIT_EXCEEDED, text));
+    }
+    // The methods close it on the async runtime, which must not block.
+    if !call.fds.are_unix_streams() {
+        let text = "the file descriptor is not a connected Unix stream socket".to_owned();
+        return Some((error_name::INVALID_ARGS, text));
+    }
+    None
+}
+
+fn too_long() -> (&'static str, String) {
+    let text = format!(
+        "the call is too long: the limit is {} KiB, and {} KiB for calls with lists of vCPUs",
+        MAX_CALL >> 10,
+        MAX_LIST_CALL >> 10
+    );
+    (error_name::LIMIT_EXCEEDED, text)
 }

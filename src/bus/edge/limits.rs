@@ -14,6 +14,8 @@ pub(super) const READS_OF_GROUP: usize = 8;
 pub(super) const WAITING_OF_USER: usize = 512;
 /// The same for all users but root, and for root.
 pub(super) const WAITING_OF_GROUP: usize = 4096;
+/// Calls that wait of a connection whose user is not known yet.
+pub(super) const HELD_OF_SENDER: usize = 128;
 /// Bytes of the calls that wait, for each user.
 pub(super) const BYTES_OF_USER: usize = 2 << 20;
 /// The same for all users but root, and for root.

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::sleep;
@@ -16,6 +16,7 @@ use zbus::export::async_trait::async_trait;
 use super::frame::{self, FIXED, Frame, Kind, Lengths};
 use super::gate::Gate;
 use super::limits::{MAX_HEADER, MAX_LIST_CALL, MAX_RECEIVED_REPLY, MAX_SIGNAL};
+use crate::host::Passed;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 64 << 10;
@@ -117,7 +118,7 @@ impl Reader {
 
     /// Gives a reply or a signal to zbus, and a call to the gate. Returns whether zbus has
     /// something.
-    fn sort(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> bool {
+    fn sort(&mut self, bytes: Vec<u8>, fds: Passed) -> bool {
         let Some(frame) = Frame::new(bytes, fds) else {
             return false;
         };
@@ -129,10 +130,10 @@ impl Reader {
         true
     }
 
-    fn give(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) {
+    fn give(&mut self, bytes: Vec<u8>, mut fds: Passed) {
         self.output = bytes;
         self.given = 0;
-        self.output_fds = fds;
+        self.output_fds = fds.take();
     }
 
     /// Refuses a call that was too long, once it has passed.
@@ -143,8 +144,7 @@ impl Reader {
         if let Some(sender) = frame::sender_in(&skipped.header)
             && frame::is_call(&skipped.fixed)
         {
-            let serial = frame::serial(&skipped.fixed);
-            self.gate.refuse_size(sender, serial);
+            self.gate.refuse_size(&skipped.fixed, sender);
         }
     }
 
@@ -172,12 +172,12 @@ impl Input {
     }
 
     /// Takes the next `length` bytes, and the descriptors that came with them.
-    fn take(&mut self, length: usize) -> (Vec<u8>, Vec<OwnedFd>) {
+    fn take(&mut self, length: usize) -> (Vec<u8>, Passed) {
         let bytes = self.bytes()[..length].to_vec();
         self.taken += length;
         let count = self.fds.partition_point(|(at, _)| *at < self.taken);
-        let fds = self.fds.drain(..count).map(|(_, fd)| fd).collect();
-        (bytes, fds)
+        let fds: Vec<OwnedFd> = self.fds.drain(..count).map(|(_, fd)| fd).collect();
+        (bytes, fds.into())
     }
 
     /// Appends what `socket` has.
@@ -196,7 +196,7 @@ impl Input {
         let received = recvmsg(socket, &mut buffers, &mut ancillary, flags);
         let length = received.as_ref().map_or(0, |received| received.bytes);
         self.buffer.truncate(start + length);
-        let received = received?;
+        received?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -208,10 +208,8 @@ impl Input {
                 self.fds.extend(fds.map(|fd| (last, fd)));
             }
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            let text = "file descriptors of a message could not be received";
-            return Err(io::Error::other(text));
-        }
+        // A message whose descriptors did not all arrive, because there is no room for more, is
+        // ignored: their number differs from that in its header.
         Ok(())
     }
 }

@@ -22,6 +22,7 @@ use super::admission::Reply;
 use super::attend;
 use super::gate::Gate;
 use super::limits::{MAX_LIST_REPLY, MAX_REPLY, STALL};
+use crate::names::error_name;
 
 /// Members whose replies may be long.
 const RETURN_LISTS: [&str; 3] = ["GetManagedObjects", "ListMachines", "ListVcpus"];
@@ -74,6 +75,10 @@ impl Writer {
             return Ok(Some(message.clone()));
         };
         let length = message.data().len();
+        if message.primary_header().serial_num() == attend::SERIAL {
+            self.gate.refused(caller.as_str(), length);
+            return Ok(Some(message.clone()));
+        }
         match self.gate.answered(caller.as_str(), serial.get(), length) {
             Reply::Unwanted => Ok(None),
             Reply::Unknown => Ok(Some(message.clone())),
@@ -87,7 +92,8 @@ impl Writer {
                 }
                 let limit = limit >> 20;
                 let text = format!("the reply of {member} is longer than {limit} MiB");
-                attend::refusal(caller.as_str(), serial, &text).map(Some)
+                attend::refusal(caller.as_str(), serial, error_name::LIMIT_EXCEEDED, &text)
+                    .map(Some)
             }
         }
     }

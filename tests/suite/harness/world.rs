@@ -244,8 +244,16 @@ impl World {
             .stdin(input)
             .stdout(output);
         let process = Process::spawn("socat", &mut command);
+        // A socket file appears before the socket listens.
+        const ACCEPTS: &str = " 00010000 ";
+        let path = format!(" {}", socket.display());
         let listens = async {
-            while !socket.exists() {
+            loop {
+                let sockets = fs::read_to_string("/proc/net/unix").expect("Linux has it");
+                let mut own = sockets.lines().filter(|line| line.ends_with(&path));
+                if own.any(|line| line.contains(ACCEPTS)) {
+                    return;
+                }
                 tokio::task::yield_now().await;
             }
         };
