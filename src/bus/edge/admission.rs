@@ -12,39 +12,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::count::{self, Class, Count};
+use super::decision::{Arrival, Reply};
 use super::frame::Frame;
 use super::limits::{
     BYTES_OF_GROUP, HELD_OF_SENDER, LONGEST_PAUSE, PAUSE_FACTOR, READS_OF_GROUP, READS_OF_USER,
     SENDERS, SLOW, UNREAD_OF_GROUP, UNREAD_OF_USER, UNREAD_UNASKED, WAITING_OF_GROUP,
 };
 use crate::names::error_name;
-
-/// The decision about a call that arrived.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Arrival {
-    /// It is taken, or waits.
-    Accepted,
-    /// It waits until the user of its sender is known. The caller of this function asks for it.
-    UnknownSender,
-    /// It gets an error with this name and text.
-    Refused(&'static str, String),
-    /// It is dropped without a reply: the caller does not read its replies, or used a serial twice.
-    Dropped,
-}
-
-/// The decision about a reply.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// It is sent.
-    Expected {
-        /// Member of the call that it answers.
-        member: String,
-    },
-    /// It is dropped, because its caller expects none.
-    Unwanted,
-    /// It answers no call that was taken here.
-    Unknown,
-}
 
 /// The calls of each user, and the senders.
 #[derive(Debug, Default)]

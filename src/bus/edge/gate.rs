@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use zbus::names::UniqueName;
 
-use super::admission::{Admission, Arrival, Reply};
+use super::admission::Admission;
 use super::count::Class;
+use super::decision::{Arrival, Reply};
 use super::frame::{FIXED, Frame};
 use super::limits::{MAX_CALL, MAX_LIST_CALL, REFUSALS, STRANGERS};
 use crate::host::Passed;

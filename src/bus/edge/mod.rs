@@ -15,6 +15,7 @@
 mod admission;
 mod attend;
 mod count;
+mod decision;
 mod frame;
 mod gate;
 mod limits;

@@ -18,8 +18,8 @@ use zbus::connection::socket::WriteHalf;
 use zbus::export::async_trait::async_trait;
 use zbus::message::Type;
 
-use super::admission::Reply;
 use super::attend;
+use super::decision::Reply;
 use super::gate::Gate;
 use super::limits::{MAX_LIST_REPLY, MAX_REPLY, STALL};
 use crate::names::error_name;
