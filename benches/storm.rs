@@ -35,17 +35,19 @@ struct Flood {
     reads: bool,
 }
 
-/// Measures how long the bus daemon, a read and a change of a machine take.
-async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> [Times; 3] {
+/// Measures how long the bus daemon, a read and a change of a machine take. Returns also how many calls
+/// the bus daemon rejected, because it holds too much for the service.
+async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> ([Times; 3], usize) {
     let mut times: [Times; 3] = Default::default();
+    let mut rejected = 0;
     for round in 0..ROUNDS {
         let [floor, read, change] = &mut times;
         floor.take(bus.get_id()).await.expect("the bus answers");
-        read.take(machine.rows()).await;
+        rejected += usize::from(read.take(machine.list_vcpus()).await.is_err());
         let count = 1 + (round as u32 + 1) % 2;
-        change.take(machine.set(count)).await.expect("it is done");
+        rejected += usize::from(change.take(machine.set(count)).await.is_err());
     }
-    times
+    (times, rejected)
 }
 
 /// Sends `bytes` over a connection of the user `nobody` until the task is aborted.
@@ -138,19 +140,21 @@ async fn main() {
     let machine = world.machine("vm0").await;
     let bus = DBusProxy::new(&world.connection).await.expect("the bus");
     measure(&bus, &machine).await; // warms up
-    let quiet = measure(&bus, &machine).await;
+    let (quiet, rejected) = measure(&bus, &machine).await;
     let name = "org.vcpud1".try_into().expect("a name");
     let owner = bus.get_name_owner(name).await.expect("it is owned");
 
     println!("root's calls, in ms: median and 95 %; x: times the same alone");
     let title = "                          ";
-    println!("{title}  GetId                 ListVcpus             SetVcpus              MiB");
-    let line = |name: &str, times: &[Times; 3], peak: u64| {
+    println!(
+        "{title}  GetId                 ListVcpus             SetVcpus              MiB  rejected"
+    );
+    let line = |name: &str, times: &[Times; 3], peak: u64, rejected: usize| {
         let columns = times.iter().zip(&quiet);
         let columns: Vec<String> = columns.map(|(time, quiet)| time.against(quiet)).collect();
-        println!("{name:<26} {} {peak:4}", columns.join(" "));
+        println!("{name:<26} {} {peak:4} {rejected:9}", columns.join(" "));
     };
-    line("alone", &quiet, peak(&world));
+    line("alone", &quiet, peak(&world), rejected);
     for kind in floods(&owner) {
         let mut clients = JoinSet::new();
         for _ in 0..CONNECTIONS {
@@ -159,8 +163,8 @@ async fn main() {
             clients.spawn(flood(client, bytes, kind.descriptors, kind.reads));
         }
         measure(&bus, &machine).await; // until the flood has risen
-        let times = measure(&bus, &machine).await;
-        line(kind.name, &times, peak(&world));
+        let (times, rejected) = measure(&bus, &machine).await;
+        line(kind.name, &times, peak(&world), rejected);
         clients.shutdown().await;
         measure(&bus, &machine).await;
     }
