@@ -71,12 +71,10 @@ async fn flood(mut client: RawClient, mut bytes: Vec<u8>, descriptors: usize, re
 
 /// The greatest memory of the service so far, in MiB, which is then counted again.
 fn peak(world: &World) -> u64 {
-    let pid = world.service.as_ref().expect("it runs").pid();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("root may");
-    kib.expect("a number") >> 10
+    let service = world.service.as_ref().expect("it runs");
+    let peak = service.peak_memory();
+    fs::write(format!("/proc/{}/clear_refs", service.pid()), "5").expect("root may");
+    peak
 }
 
 /// A call of `member` without options.

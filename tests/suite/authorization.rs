@@ -212,6 +212,17 @@ polkit.addRule(function(action, subject) {{
     )
 }
 
+/// Calls a method of `object` as the user nobody: its name, signature and arguments, as busctl takes them.
+async fn call_as_nobody(world: &World, object: &str, call: &str) -> Result<String, Failure> {
+    let interface = match object {
+        "/org/vcpud1" => "org.vcpud1.Manager",
+        _ => "org.vcpud1.Machine",
+    };
+    let words: Vec<&str> = call.split(' ').collect();
+    let words = [&["org.vcpud1", object, interface], &words[..]].concat();
+    world.as_nobody(Interaction::Forbidden, &words).await
+}
+
 /// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody.
 #[tokio::test]
 async fn rules_get_the_values_of_every_call() {
@@ -265,13 +276,7 @@ async fn rules_get_the_values_of_every_call() {
         ("/org/vcpud1", "Reload"),
         ("/org/vcpud1", "UnregisterMachine s web"),
     ] {
-        let interface = match object == path {
-            true => "org.vcpud1.Machine",
-            false => "org.vcpud1.Manager",
-        };
-        let words: Vec<&str> = call.split(' ').collect();
-        let words = [&["org.vcpud1", object, interface], &words[..]].concat();
-        let result = world.as_nobody(Interaction::Forbidden, &words).await;
+        let result = call_as_nobody(&world, object, call).await;
         let failure = result.err().map(|failure| failure.name);
         let unauthorized = error_name::INTERACTIVE_AUTHORIZATION_REQUIRED;
         assert_ne!(failure.as_deref(), Some(unauthorized), "{call}");
@@ -335,13 +340,7 @@ async fn every_authorized_call_is_one_record() {
     ];
     let service = world.service.as_ref().expect("it runs");
     for (object, call, operation, value) in calls {
-        let interface = match object == path {
-            true => "org.vcpud1.Machine",
-            false => "org.vcpud1.Manager",
-        };
-        let words: Vec<&str> = call.split(' ').collect();
-        let words = [&["org.vcpud1", object, interface], &words[..]].concat();
-        let _outcome = world.as_nobody(Interaction::Forbidden, &words).await;
+        let _outcome = call_as_nobody(&world, object, call).await;
         let text = format!("operation \"{operation}\" authorized for uid 65534");
         service.has_logged(&text).await;
         let log = service.log();
@@ -377,9 +376,7 @@ async fn arguments_have_limits_before_polkit_is_asked() {
             "65 bytes",
         ),
     ] {
-        let words: Vec<&str> = call.split(' ').collect();
-        let words = [&["org.vcpud1", path, "org.vcpud1.Machine"], &words[..]].concat();
-        let result = world.as_nobody(Interaction::Forbidden, &words).await;
+        let result = call_as_nobody(&world, path, &call).await;
         result.unwrap_err().assert(error, &[text]);
     }
     let service = world.service.as_ref().expect("it runs");

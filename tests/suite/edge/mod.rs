@@ -51,13 +51,7 @@ impl Served {
 
     /// Memory of the service, in MiB.
     fn resident(&self) -> u64 {
-        let pid = self.world.service.as_ref().expect("it runs").pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1));
-        kib.and_then(|kib| kib.parse::<u64>().ok())
-            .expect("a number")
-            >> 10
+        self.world.service.as_ref().expect("it runs").peak_memory()
     }
 }
 

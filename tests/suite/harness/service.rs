@@ -80,6 +80,15 @@ impl Service {
         within(format!("{text:?} in the log"), logged).await;
     }
 
+    /// The most memory that it had, in MiB (`VmHWM` in `proc_pid_status(5)`).
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        kib.expect("a number") >> 10
+    }
+
     /// How many descriptors it has open.
     pub(crate) fn descriptors(&self) -> usize {
         let directory = format!("/proc/{}/fd", self.process.pid());
