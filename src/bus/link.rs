@@ -82,6 +82,14 @@ impl Session {
         self.set(None);
     }
 
+    /// Ends a connection that is not used. Else its objects and its own tasks would keep it.
+    pub(super) async fn abandon(&self) {
+        if let Some(connection) = self.connection() {
+            let _ = connection.close().await;
+        }
+        self.close();
+    }
+
     /// The user who sent a call that is under way.
     pub(super) fn user_of(&self, sender: &names::UniqueName<'_>) -> Option<u32> {
         self.0.gate.user_of(sender)

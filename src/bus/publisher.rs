@@ -120,11 +120,11 @@ impl Publisher {
             return Ok(());
         }
         loop {
-            let result = match self.session.connection() {
-                Some(connection) => self.publish(&connection, &notice).await,
-                None => Ok(self.reconnect().await?),
+            let Some(connection) = self.session.connection() else {
+                self.reconnect().await?;
+                continue;
             };
-            let Err(error) = result else {
+            let Err(error) = self.publish(&connection, &notice).await else {
                 return Ok(());
             };
             if !self.is_lost().await {
@@ -166,8 +166,7 @@ impl Publisher {
     async fn connect_again(&mut self) -> Result<(), NameError> {
         let mut objects = Vec::new();
         let serve = |mut builder: Builder<'static>, session: &Session| {
-            let authority =
-                Authority::new(session.clone(), self.queue.clone(), self.records.clone());
+            let authority = self.authority(session);
             for machine in self.directory.all() {
                 let object = MachineObject::new(machine.clone(), authority.clone());
                 builder = builder.serve_at(path(&machine), object.clone());
@@ -176,6 +175,20 @@ impl Publisher {
             serve_root(builder, &self.directory, &self.registrar, authority)
         };
         let session = Session::open(&self.calls, serve).await?;
+        let taken_over = self.take_over(&session, objects).await;
+        match taken_over {
+            Ok(()) => self.session = session,
+            Err(_) => session.abandon().await,
+        }
+        taken_over
+    }
+
+    /// Publishes over `session`, where `objects` are served, from now on.
+    async fn take_over(
+        &mut self,
+        session: &Session,
+        objects: Vec<(Handle, MachineObject)>,
+    ) -> Result<(), NameError> {
         let connection = session.connection().ok_or(zbus::Error::InvalidReply)?;
         for (machine, object) in objects {
             if let Some(published) = self.published.get_mut(machine.name()) {
@@ -189,7 +202,6 @@ impl Publisher {
         for published in self.published.values_mut() {
             published.tell_changes(&connection).await?;
         }
-        self.session = session;
         self.link.set(Some(connection));
         info!("connected to the system bus again");
         Ok(())
@@ -252,7 +264,7 @@ impl Publisher {
     async fn add(&mut self, connection: &Connection, machine: Handle) -> zbus::Result<()> {
         let path = path(&machine);
         let name = machine.name().clone();
-        let object = MachineObject::new(machine.clone(), self.authority());
+        let object = MachineObject::new(machine.clone(), self.authority(&self.session));
         let emitter = SignalEmitter::new(connection, path.clone())?.into_owned();
         let mut published = Published {
             properties: HashMap::new(),
@@ -286,12 +298,8 @@ impl Publisher {
         Ok(())
     }
 
-    fn authority(&self) -> Authority {
-        Authority::new(
-            self.session.clone(),
-            self.queue.clone(),
-            self.records.clone(),
-        )
+    fn authority(&self, session: &Session) -> Authority {
+        Authority::new(session.clone(), self.queue.clone(), self.records.clone())
     }
 }
 

@@ -18,9 +18,9 @@ const THREADS: usize = 4;
 /// File descriptors that a caller passed. They are closed in a thread of their own, and sockets do not
 /// linger.
 #[derive(Debug, Default)]
-pub struct Passed(Vec<OwnedFd>);
+pub struct PassedFds(Vec<OwnedFd>);
 
-impl Passed {
+impl PassedFds {
     /// Returns the descriptors, which the caller of this function closes.
     pub fn take(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.0)
@@ -31,7 +31,7 @@ impl Passed {
         self.0.len()
     }
 
-    /// Whether there are no descriptors.
+    /// Whether the number of descriptors is 0.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -45,7 +45,7 @@ impl Passed {
     }
 }
 
-impl From<Vec<OwnedFd>> for Passed {
+impl From<Vec<OwnedFd>> for PassedFds {
     fn from(fds: Vec<OwnedFd>) -> Self {
         for fd in &fds {
             // The bus daemon closes its descriptor of the same socket, and must not block either. Other
@@ -56,7 +56,7 @@ impl From<Vec<OwnedFd>> for Passed {
     }
 }
 
-impl Drop for Passed {
+impl Drop for PassedFds {
     fn drop(&mut self) {
         if self.0.is_empty() {
             return;
@@ -64,7 +64,7 @@ impl Drop for Passed {
         static CLOSER: OnceLock<Sender<Vec<OwnedFd>>> = OnceLock::new();
         let closer = CLOSER.get_or_init(start);
         if let Err(unsent) = closer.send(self.take()) {
-            // There are no threads. A leak is better than a service that stands still.
+            // No thread was started. A leak is better than a service that blocks.
             std::mem::forget(unsent.0);
         }
     }

@@ -28,7 +28,7 @@ pub use audit::{AuditRecord, CallRecord};
 pub use audit_log::Audit;
 pub use blocking::{blocking, broken};
 pub use cgroup::{Membership, Mount, Mounts};
-pub use closing::Passed;
+pub use closing::PassedFds;
 pub use cpus::host_cpus;
 pub use dir::Dir;
 pub use home::{HomeError, Housing, find_home};

@@ -1,7 +1,7 @@
 //! Which calls the service takes, and when.
 //!
-//! Pure: no socket, and the time is passed in. Calls that change something are taken at once up to a limit, and
-//! polkit is asked about them. All other calls are free to everybody: a few of each user are
+//! Pure: no socket, and the time is passed in. Calls that change something are taken at once up to
+//! a limit, and polkit is asked about them. All other calls are free to everybody: a few of each user are
 //! taken at a time, some more wait, as bytes, without a reply in memory. Reply bytes that a user
 //! has not read yet are limited too, because a bus daemon stops reading from a service whose
 //! replies nobody reads (`max_incoming_bytes` in `dbus-daemon(1)`).

@@ -91,8 +91,7 @@ async fn user_of(connection: &Connection, sender: &str) -> zbus::Result<u32> {
     let bus = DBusProxy::builder(connection).cache_properties(CacheProperties::No);
     let bus = bus.build().await?;
     let ask = bus.get_connection_unix_user(BusName::try_from(sender)?);
-    let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
-    Ok(timeout(LIMIT, ask).await.map_err(late)??)
+    in_time(ask).await
 }
 
 /// Asks the bus daemon how much it still holds for callers that may leave replies unread.
@@ -124,9 +123,14 @@ async fn unread(connection: &Connection, sender: &str) -> zbus::Result<u64> {
     let stats = StatsProxy::builder(connection).cache_properties(CacheProperties::No);
     let stats = stats.build().await?;
     let ask = stats.get_connection_stats(BusName::try_from(sender)?);
-    let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
-    let stats = timeout(LIMIT, ask).await.map_err(late)??;
+    let stats = in_time(ask).await?;
     Ok(stats.outgoing_bytes().unwrap_or_default().into())
+}
+
+/// The answer of the bus daemon, if it comes in time.
+async fn in_time<T>(ask: impl Future<Output = zbus::fdo::Result<T>>) -> zbus::Result<T> {
+    let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
+    Ok(timeout(LIMIT, ask).await.map_err(late)??)
 }
 
 /// Whether the sender that was asked about has left.

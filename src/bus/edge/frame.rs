@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::host::Passed;
 use zbus::names::{BusName, ErrorName, InterfaceName, MemberName, UniqueName};
 use zbus::wire::Endian;
 use zbus::wire::serialized::{Context, Data};
 use zbus::{ObjectPath, Signature, Variant};
+
+use crate::host::PassedFds;
 
 /// Length of the part of each header that has a fixed size: up to and with the length of the
 /// array of header fields, in bytes.
@@ -60,7 +61,7 @@ pub(super) struct Frame {
     /// Name of the member; empty for replies.
     pub(super) member: String,
     pub(super) bytes: Vec<u8>,
-    pub(super) fds: Passed,
+    pub(super) fds: PassedFds,
     /// Name and text of the error that it gets in place of an answer.
     pub(super) refusal: Option<(&'static str, String)>,
 }
@@ -154,7 +155,7 @@ impl Frame {
             sender,
             member: String::new(),
             bytes: Vec::new(),
-            fds: Passed::default(),
+            fds: PassedFds::default(),
             refusal: Some(refusal),
         }
     }
@@ -164,7 +165,7 @@ impl Frame {
     /// Unknown flags and unknown header fields are removed: the specification asks receivers to
     /// ignore them. A message of an unknown type is ignored as a whole. `bytes` has the length
     /// that [`lengths`] returned.
-    pub(super) fn new(mut bytes: Vec<u8>, fds: Passed) -> Option<Self> {
+    pub(super) fn new(mut bytes: Vec<u8>, fds: PassedFds) -> Option<Self> {
         const VERSION: u8 = 1;
         let fixed: [u8; FIXED] = *bytes.first_chunk()?;
         let [_, kind, flags, version, ..] = fixed;
@@ -365,7 +366,7 @@ mod tests {
 
     #[test]
     fn reads_sender_member_and_serial() {
-        let frame = Frame::new(call(), Passed::default()).unwrap();
+        let frame = Frame::new(call(), PassedFds::default()).unwrap();
         assert_eq!(frame.kind, Kind::Call);
         assert_eq!(
             (frame.sender.as_str(), frame.member.as_str()),
@@ -385,12 +386,12 @@ mod tests {
     fn removes_unknown_flags_and_notes_that_no_reply_is_expected() {
         let mut bytes = call();
         bytes[FLAGS] = 0xf9;
-        let frame = Frame::new(bytes, Passed::default()).unwrap();
+        let frame = Frame::new(bytes, PassedFds::default()).unwrap();
         assert!(frame.no_reply);
         assert_eq!(frame.bytes[FLAGS], 0);
         bytes = call();
         bytes[FLAGS] = 0x84;
-        let frame = Frame::new(bytes, Passed::default()).unwrap();
+        let frame = Frame::new(bytes, PassedFds::default()).unwrap();
         assert_eq!((frame.no_reply, frame.bytes[FLAGS]), (false, 4));
     }
 
@@ -400,7 +401,7 @@ mod tests {
             let bytes = call();
             let odd = with_field(&bytes, (77, value));
             assert_ne!(odd, bytes);
-            assert_eq!(Frame::new(odd, Passed::default()).unwrap().bytes, bytes);
+            assert_eq!(Frame::new(odd, PassedFds::default()).unwrap().bytes, bytes);
         }
     }
 
@@ -408,18 +409,18 @@ mod tests {
     fn ignores_messages_that_zbus_would_not_accept() {
         let mut unknown_type = call();
         unknown_type[1] = 5;
-        assert!(Frame::new(unknown_type, Passed::default()).is_none());
+        assert!(Frame::new(unknown_type, PassedFds::default()).is_none());
         let mut no_serial = call();
         no_serial[8..12].fill(0);
-        assert!(Frame::new(no_serial, Passed::default()).is_none());
+        assert!(Frame::new(no_serial, PassedFds::default()).is_none());
         let again = with_field(&call(), (code::MEMBER, Variant::from("Do")));
-        assert!(Frame::new(again, Passed::default()).is_none());
+        assert!(Frame::new(again, PassedFds::default()).is_none());
         let wrong = with_field(&call(), (code::REPLY_SERIAL, Variant::from("7")));
-        assert!(Frame::new(wrong, Passed::default()).is_none());
+        assert!(Frame::new(wrong, PassedFds::default()).is_none());
         let fds = with_field(&call(), (code::UNIX_FDS, Variant::from(1u32)));
-        assert!(Frame::new(fds, Passed::default()).is_none());
-        assert!(Frame::new(call()[..20].to_vec(), Passed::default()).is_none());
-        assert!(Frame::new(vec![], Passed::default()).is_none());
+        assert!(Frame::new(fds, PassedFds::default()).is_none());
+        assert!(Frame::new(call()[..20].to_vec(), PassedFds::default()).is_none());
+        assert!(Frame::new(vec![], PassedFds::default()).is_none());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::count::Class;
 use super::decision::{Arrival, Reply};
 use super::frame::{FIXED, Frame};
 use super::limits::{MAX_CALL, MAX_LIST_CALL, REFUSALS, STRANGERS};
-use crate::host::Passed;
+use crate::host::PassedFds;
 use crate::idle::Calls;
 use crate::names::error_name;
 
@@ -110,7 +110,7 @@ impl Gate {
         }
         if call.refusal.is_some() {
             // They are not kept while the user of the sender is asked for.
-            call.fds = Passed::default();
+            call.fds = PassedFds::default();
             call.bytes = Vec::new();
         }
         let class = match CHANGES.contains(&call.member.as_str()) {

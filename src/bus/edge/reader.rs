@@ -16,7 +16,7 @@ use zbus::export::async_trait::async_trait;
 use super::frame::{self, FIXED, Frame, Kind, Lengths};
 use super::gate::Gate;
 use super::limits::{MAX_HEADER, MAX_LIST_CALL, MAX_RECEIVED_REPLY, MAX_SIGNAL};
-use crate::host::Passed;
+use crate::host::PassedFds;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 64 << 10;
@@ -118,7 +118,7 @@ impl Reader {
 
     /// Gives a reply or a signal to zbus, and a call to the gate. Returns whether zbus has
     /// something.
-    fn sort(&mut self, bytes: Vec<u8>, fds: Passed) -> bool {
+    fn sort(&mut self, bytes: Vec<u8>, fds: PassedFds) -> bool {
         let Some(frame) = Frame::new(bytes, fds) else {
             return false;
         };
@@ -130,7 +130,7 @@ impl Reader {
         true
     }
 
-    fn give(&mut self, bytes: Vec<u8>, mut fds: Passed) {
+    fn give(&mut self, bytes: Vec<u8>, mut fds: PassedFds) {
         self.output = bytes;
         self.given = 0;
         self.output_fds = fds.take();
@@ -172,7 +172,7 @@ impl Input {
     }
 
     /// Takes the next `length` bytes, and the descriptors that came with them.
-    fn take(&mut self, length: usize) -> (Vec<u8>, Passed) {
+    fn take(&mut self, length: usize) -> (Vec<u8>, PassedFds) {
         let bytes = self.bytes()[..length].to_vec();
         self.taken += length;
         let count = self.fds.partition_point(|(at, _)| *at < self.taken);
