@@ -14,14 +14,16 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use zbus::Connection;
 
+use crate::audit::Audit;
+use crate::blocking::blocking;
 use crate::bus::{Directory, Link, NameError, Publisher, Records};
 use crate::config::{Configuration, Directories};
-use crate::host::{Audit, Host, blocking};
 use crate::idle::Calls;
-use crate::machine::{Outbox, Site};
+use crate::machine::{EventSender, HostServices};
 use crate::names::ROOT_PATH;
+use crate::placer::Host;
 use crate::registry::{self, Registrar, Registry, WatchError};
-use crate::systemd::{self, FdStore, Systemd};
+use crate::systemd::{self, Store, Systemd};
 
 /// What every D-Bus peer answers to.
 const PEER: &str = "org.freedesktop.DBus.Peer";
@@ -96,11 +98,11 @@ impl Service {
     /// Starts all parts, and owns the name when the machines that are there are served.
     async fn start(directories: &Directories) -> Result<Self, Error> {
         // Before any descriptor is opened.
-        let store = Arc::new(FdStore::open());
+        let store = Arc::new(Store::open());
         let files = directories.configuration.clone();
         let configuration = blocking(move || Configuration::read(&files)).await;
         let (directory, link, calls) = (Directory::default(), Link::default(), Calls::default());
-        let (outbox, notices) = Outbox::new();
+        let (outbox, notices) = EventSender::new();
         let (registrar, requests) = Registrar::new(outbox.clone());
         let audit = Arc::new(Audit::open());
         let publisher = Publisher::connect(
@@ -116,7 +118,7 @@ impl Service {
 
         // Machines are served before the name is owned, so a client that sees the name finds its
         // machine.
-        let site = Site {
+        let site = HostServices {
             units: Arc::new(Systemd::on(link.connections())),
             host: blocking(Host::this).await?,
             audit,
@@ -239,7 +241,11 @@ async fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) ->
 
 /// Notifies the watchdog of systemd as long as the service answers a call over the bus, and passes
 /// on what machines report. A service that waits for the bus is alive too.
-async fn feed_watchdog(link: Link, outbox: Outbox, directory: Directory) -> Result<(), NameError> {
+async fn feed_watchdog(
+    link: Link,
+    outbox: EventSender,
+    directory: Directory,
+) -> Result<(), NameError> {
     let Some(interval) = systemd::watchdog() else {
         return std::future::pending().await;
     };
@@ -259,7 +265,7 @@ async fn feed_watchdog(link: Link, outbox: Outbox, directory: Directory) -> Resu
 }
 
 /// Calls the service over `connection`, and waits for all that is being passed on.
-async fn is_alive(connection: &Connection, outbox: &Outbox) -> zbus::Result<()> {
+async fn is_alive(connection: &Connection, outbox: &EventSender) -> zbus::Result<()> {
     // By the unique name: the well-known name may be released, and would start another instance.
     let own = connection.unique_name().cloned();
     let ping = connection.call_method(own.as_ref(), ROOT_PATH, Some(PEER), "Ping", &());

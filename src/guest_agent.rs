@@ -16,9 +16,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::host::{self, ConnectError, Leader};
 use crate::inventory::MAX_VCPUS;
 use crate::limited::Limited;
+use crate::process::{self, Leader, SocketError};
 use crate::text::Text;
 
 /// The longest line that is read: [`MAX_VCPUS`] CPUs take less.
@@ -97,10 +97,10 @@ impl GuestAgent {
     /// must end within `limit`.
     pub async fn connect(path: &Path, leader: u32, limit: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + limit.min(LONGEST);
-        let stream = host::connect_to_agent(path)
+        let stream = process::connect_to_agent(path)
             .await
             .map_err(|error| match error {
-                ConnectError::Missing => Error::None,
+                SocketError::Missing => Error::None,
                 other => Error::Unreachable(other.to_string()),
             })?;
         let peer = Leader::of_peer(&stream).await;

@@ -4,19 +4,25 @@
 //! start it. Calls and types flow one way: `daemon` → `bus` → `registry` → `machine` →
 //! {`qmp`, `host`, `inventory`}, and `host` and `systemd` → `placement`. `ARCHITECTURE.md` draws the map, and a test holds the arrows.
 
+pub mod audit;
+mod blocking;
 pub mod bus;
 pub mod config;
 pub mod daemon;
+pub mod fd_store;
 pub mod guest_agent;
-pub mod host;
 mod idle;
+pub mod ids;
 pub mod inventory;
 mod limited;
 pub mod machine;
 pub mod names;
 pub mod placement;
+pub mod placer;
+pub mod process;
 pub mod proxy;
 pub mod qmp;
 pub mod registry;
+mod state_file;
 pub mod systemd;
 pub mod text;

@@ -14,13 +14,15 @@ use cap::Cap;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use vcpud::audit::Audit;
 use vcpud::config::Limits;
-use vcpud::host::{Audit, Host, Keeper};
+use vcpud::fd_store::FdStore;
 use vcpud::machine::{
-    self, Access, Handle, News, Notice, Outbox, Placement, Processes, Running, Site, Source,
-    Tenure, Treatment,
+    self, Access, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig,
+    MachineEvent, PlacementConfig, Processes, Running, Source,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use vcpud::placer::Host;
 use vcpud::qmp::Codec;
 
 #[path = "suite/harness/wait.rs"]
@@ -213,7 +215,7 @@ fn println(line: &str) {
 /// so far.
 async fn meet(
     directory: &Path,
-    site: &Site,
+    site: &HostServices,
     what: &str,
     lives: bool,
     script: Script,
@@ -226,7 +228,7 @@ async fn meet(
     let peer = tokio::spawn(be_qemu(far, script.clone()));
     let agent = tokio::spawn(be_agent(listener, script.agent.clone()));
     let refusals = Arc::new(AtomicUsize::new(0));
-    let (outbox, notices) = Outbox::new();
+    let (outbox, notices) = EventSender::new();
     outbox.open();
     let listener = tokio::spawn(listen(notices, refusals.clone()));
     let mut running = start(directory, near, site.clone(), outbox);
@@ -260,21 +262,21 @@ fn handle(running: &Running) -> Handle {
     running.treat(treatment())
 }
 
-fn treatment() -> Treatment {
+fn treatment() -> MachineConfig {
     let limits = Limits {
         qmp_timeout: Duration::from_secs(60),
         removal_timeout: Duration::from_secs(60),
     };
-    let placement = Placement::default();
-    Treatment { limits, placement }
+    let placement = PlacementConfig::default();
+    MachineConfig { limits, placement }
 }
 
-fn start(directory: &Path, stream: UnixStream, site: Site, outbox: Outbox) -> Running {
+fn start(directory: &Path, stream: UnixStream, site: HostServices, outbox: EventSender) -> Running {
     let source = Source {
         registrant: None,
         name: "machine".parse().expect("it is a name"),
         access: Access::Connection(Some(stream)),
-        tenure: Tenure::Registration,
+        tenure: Lifetime::Registration,
         uuid: None,
         leader: None,
         processes: Processes::default(),
@@ -285,12 +287,12 @@ fn start(directory: &Path, stream: UnixStream, site: Site, outbox: Outbox) -> Ru
     machine::start(source, site, outbox)
 }
 
-async fn listen(mut notices: mpsc::Receiver<Notice>, refusals: Arc<AtomicUsize>) {
+async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: Arc<AtomicUsize>) {
     while let Some(notice) = notices.recv().await {
         match notice {
-            Notice::Barrier(passed) => drop(passed.send(())),
-            Notice::News {
-                news: News::VcpuRemovalFailed { .. },
+            BusMessage::Barrier(passed) => drop(passed.send(())),
+            BusMessage::MachineEvent {
+                news: MachineEvent::VcpuRemovalFailed { .. },
                 ..
             } => {
                 refusals.fetch_add(1, Ordering::Relaxed);
@@ -363,8 +365,8 @@ async fn be_agent(listener: UnixListener, answer: Arc<str>) {
 }
 
 /// A host without systemd and without an audit log.
-fn site() -> Site {
-    Site {
+fn site() -> HostServices {
+    HostServices {
         units: Arc::new(Nothing),
         host: Host::this().expect("this is a host"),
         audit: Arc::new(Audit::none()),
@@ -387,7 +389,7 @@ impl Units for Nothing {
     }
 }
 
-impl Keeper for Nothing {
+impl FdStore for Nothing {
     fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
     fn release(&self, _: &str) {}
     fn take(&self, _: &str) -> Option<OwnedFd> {

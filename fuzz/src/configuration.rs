@@ -1,6 +1,6 @@
 //! The files of the administrator (`vcpud::config`).
 
-use vcpud::config::{Mistake, Settings, parse_machine, parse_service};
+use vcpud::config::{ConfigError, Settings, parse_machine, parse_service};
 
 /// Every mistake has its place in the text, whatever is wrong with it; what is taken can be used
 /// and survives being written.
@@ -17,11 +17,11 @@ pub fn configuration(data: &[u8]) {
         let moved = format!("\n{text}");
         let (service_moved, settings_moved, mistakes_moved) = parse_service(&moved);
         assert_eq!((service_moved, settings_moved), (service, settings));
-        let down = |mistake: &Mistake| Mistake {
+        let down = |mistake: &ConfigError| ConfigError {
             line: mistake.line + usize::from(mistake.line > 0),
             ..mistake.clone()
         };
-        let expected: Vec<Mistake> = mistakes.iter().map(down).collect();
+        let expected: Vec<ConfigError> = mistakes.iter().map(down).collect();
         assert_eq!(mistakes_moved, expected);
     }
 
@@ -42,7 +42,7 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-fn check(text: &str, mistakes: &[Mistake]) {
+fn check(text: &str, mistakes: &[ConfigError]) {
     let lines = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
     for mistake in mistakes {
         assert!(mistake.line <= lines, "{mistake:?} of {lines} lines");

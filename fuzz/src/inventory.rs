@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 use vcpud::inventory::{
-    Contradiction, CpuInfoFast, Denial, Entity, HotpluggableCpu, Inventory, MAX_VCPUS,
-    MAX_VCPUS_PER_SLOT, Slots, Target, count_after, nearest, plan,
+    CpuInfoFast, HotplugSlot, HotpluggableCpu, InconsistentReply, Inventory, MAX_VCPUS,
+    MAX_VCPUS_PER_SLOT, PlanError, Slots, Target, count_after, nearest, plan,
 };
 
 use super::choice::Choices;
@@ -194,7 +194,7 @@ fn adds_up(inventory: &Inventory, slots: &Slots) {
 /// What is remembered of an inventory is what was there.
 fn survives(inventory: &Inventory) {
     let recalled = Inventory::recall(inventory.record());
-    let row = |entity: &Entity| {
+    let row = |entity: &HotplugSlot| {
         let presence = entity.presence.clone()?;
         let threads: Vec<u32> = presence.threads.iter().map(|thread| thread.id).collect();
         Some((
@@ -300,28 +300,28 @@ fn reaches(inventory: &Inventory, leaving: &BTreeSet<u32>, target: &Target) {
     }
 }
 
-fn is_right(denial: &Denial, inventory: &Inventory) {
+fn is_right(denial: &PlanError, inventory: &Inventory) {
     assert!(!denial.to_string().is_empty());
     let max = inventory.max_vcpus();
     match denial {
-        Denial::OutOfRange { max: told } => assert_eq!(*told, max),
-        Denial::NoSuchVcpu { vcpu, max: told } => assert!(vcpu >= told && *told == max),
-        Denial::PartOfGroup { group } => assert!(group.len() > 1),
-        Denial::NotRemovable { lowest } => assert!(*lowest <= max),
-        Denial::NoHotplug { present } | Denial::NoUnplug { present, .. } => {
+        PlanError::OutOfRange { max: told } => assert_eq!(*told, max),
+        PlanError::NoSuchVcpu { vcpu, max: told } => assert!(vcpu >= told && *told == max),
+        PlanError::PartOfGroup { group } => assert!(group.len() > 1),
+        PlanError::NotRemovable { lowest } => assert!(*lowest <= max),
+        PlanError::NoHotplug { present } | PlanError::NoUnplug { present, .. } => {
             assert!(*present <= max);
         }
-        Denial::Unreachable { .. } | Denial::Busy { .. } => {}
+        PlanError::Unreachable { .. } | PlanError::Busy { .. } => {}
     }
 }
 
 /// Answers are refused only where they cannot be true.
-fn is_one(contradiction: &Contradiction, slots: &Slots) {
+fn is_one(contradiction: &InconsistentReply, slots: &Slots) {
     let Slots::Listed(list) = slots else {
         return;
     };
     match contradiction {
-        Contradiction::Count => {
+        InconsistentReply::Count => {
             let sum: u128 = list.iter().map(|slot| u128::from(slot.vcpus_count)).sum();
             let possible = 1..=u64::from(MAX_VCPUS_PER_SLOT);
             let is_wrong = list
@@ -329,7 +329,7 @@ fn is_one(contradiction: &Contradiction, slots: &Slots) {
                 .any(|slot| !possible.contains(&slot.vcpus_count));
             assert!(is_wrong || sum > u128::from(MAX_VCPUS), "{sum} is possible");
         }
-        Contradiction::SharedPath(path) => {
+        InconsistentReply::SharedPath(path) => {
             let there = list
                 .iter()
                 .filter(|slot| slot.qom_path.as_ref() == Some(path));

@@ -1,7 +1,7 @@
 //! What is read of and for the place of vCPUs: shares of caches, CPU time, mounts, control groups.
 
-use vcpud::host::{Membership, Mounts};
 use vcpud::placement::{Bandwidth, CpuList, Scheduler, Schemata, Tuning};
+use vcpud::placer::{Membership, Mounts};
 
 /// What is taken survives being written, and no text leads out of a hierarchy.
 pub fn placement(data: &[u8]) {

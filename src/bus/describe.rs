@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use zbus::Variant;
 
-use crate::host::Observed;
 use crate::inventory::{HotplugMethod, Vcpu};
 use crate::machine::Snapshot;
+use crate::placer::Observed;
 
 /// A dictionary of type `a{sv}`.
 pub(super) type Dict = HashMap<&'static str, Variant<'static>>;

@@ -5,10 +5,10 @@ use zbus::names::ErrorName;
 use zbus::{DBusError, Message};
 
 use crate::guest_agent;
-use crate::host::ConnectError;
-use crate::inventory::Denial;
-use crate::machine::{self, NoLink, TuningError};
+use crate::inventory::PlanError;
+use crate::machine::{self, ConnectError, TuningError};
 use crate::names::{MachineName, error_name};
+use crate::process::SocketError;
 use crate::qmp::{self, Closed};
 use crate::registry;
 
@@ -79,13 +79,17 @@ fn name_of(error: &machine::Error) -> &'static str {
     use machine::Error;
     match error {
         Error::Denied { denial, .. } => match denial {
-            Denial::OutOfRange { .. } | Denial::Unreachable { .. } => error_name::OUT_OF_RANGE,
-            Denial::NoSuchVcpu { .. } | Denial::PartOfGroup { .. } => error_name::INVALID_VCPU,
-            Denial::Busy { .. } => error_name::BUSY,
-            Denial::NoHotplug { .. } | Denial::NoUnplug { .. } => error_name::NOT_SUPPORTED,
-            Denial::NotRemovable { .. } => error_name::NOT_REMOVABLE,
+            PlanError::OutOfRange { .. } | PlanError::Unreachable { .. } => {
+                error_name::OUT_OF_RANGE
+            }
+            PlanError::NoSuchVcpu { .. } | PlanError::PartOfGroup { .. } => {
+                error_name::INVALID_VCPU
+            }
+            PlanError::Busy { .. } => error_name::BUSY,
+            PlanError::NoHotplug { .. } | PlanError::NoUnplug { .. } => error_name::NOT_SUPPORTED,
+            PlanError::NotRemovable { .. } => error_name::NOT_REMOVABLE,
         },
-        Error::Overtaken { .. } | Error::Replaced => error_name::BUSY,
+        Error::Conflict { .. } | Error::Replaced => error_name::BUSY,
         Error::Disconnected(_) => error_name::DISCONNECTED,
         Error::Interrupted(closed) => match closed {
             Closed::Timeout { .. } => error_name::QMP_TIMEOUT,
@@ -100,7 +104,7 @@ fn name_of(error: &machine::Error) -> &'static str {
         Error::RemovalPending { .. } => error_name::REMOVAL_PENDING,
         Error::GuestAgent(guest_agent::Error::None) => error_name::NOT_SUPPORTED,
         Error::GuestAgent(_) | Error::NotOnline { .. } => error_name::GUEST_REFUSED,
-        Error::NotPlaced { .. } => error_name::PLACEMENT_FAILED,
+        Error::PlacementFailed { .. } => error_name::PLACEMENT_FAILED,
         Error::Tuning(error) => match error {
             TuningError::NoSuchVcpu { .. } => error_name::INVALID_VCPU,
             TuningError::NoHome | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
@@ -125,18 +129,20 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
         Error::Unavailable(_) => error_name::CPU_UNAVAILABLE,
         Error::Leader { .. } => error_name::INVALID_ARGS,
         Error::ForeignLeader { .. } => error_name::ACCESS_DENIED,
-        Error::NoLink(reason) => match reason {
-            NoLink::Connect(
-                ConnectError::NotASocket | ConnectError::NotAConnection | ConnectError::Link,
+        Error::ConnectError(reason) => match reason {
+            ConnectError::Connect(
+                SocketError::NotASocket | SocketError::NotAConnection | SocketError::Link,
             )
-            | NoLink::OtherUuid { .. } => error_name::INVALID_ARGS,
-            NoLink::Qmp(qmp::Error::Closed(Closed::Timeout { .. })) => error_name::QMP_TIMEOUT,
-            NoLink::OtherMachine(_) => error_name::MACHINE_EXISTS,
-            NoLink::Connect(_)
-            | NoLink::Leader(_)
-            | NoLink::Qmp(_)
-            | NoLink::LeftAlone { .. }
-            | NoLink::Gone => error_name::DISCONNECTED,
+            | ConnectError::OtherUuid { .. } => error_name::INVALID_ARGS,
+            ConnectError::Qmp(qmp::Error::Closed(Closed::Timeout { .. })) => {
+                error_name::QMP_TIMEOUT
+            }
+            ConnectError::OtherMachine(_) => error_name::MACHINE_EXISTS,
+            ConnectError::Connect(_)
+            | ConnectError::Leader(_)
+            | ConnectError::Qmp(_)
+            | ConnectError::LeftAlone { .. }
+            | ConnectError::Gone => error_name::DISCONNECTED,
         },
         Error::NotRemembered(_) => error_name::IO_ERROR,
         Error::Ending => error_name::DISCONNECTED,

@@ -12,9 +12,9 @@ use super::describe::{self, Dict};
 use super::error::Error;
 use super::operation::Operation;
 use super::options::{self, Options, SetOptions};
-use crate::inventory::{Entity, MAX_VCPUS, Target, Vcpu};
+use crate::inventory::{HotplugSlot, MAX_VCPUS, Target, Vcpu};
 use crate::machine::{self, Handle, Request, TuningChange, Wait};
-use crate::placement::{Bandwidth, CpuList, Home, Kind, Scheduler, Schemata, VcpuList};
+use crate::placement::{Bandwidth, CpuList, Kind, Scheduler, Schemata, UnitPlacement, VcpuList};
 
 /// Serves `org.vcpud1.Machine` for one machine.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl MachineObject {
         }
     }
 
-    fn of_home(&self, look: impl FnOnce(&Home) -> String) -> String {
+    fn of_home(&self, look: impl FnOnce(&UnitPlacement) -> String) -> String {
         let snapshot = self.machine.snapshot();
         snapshot.home.as_ref().map(look).unwrap_or_default()
     }
@@ -222,7 +222,7 @@ impl MachineObject {
         let snapshot = self.machine.snapshot();
         let vcpus = |firsts: &[u32]| -> Variant<'static> {
             let entities = firsts.iter().filter_map(|f| snapshot.inventory.entity(*f));
-            let mut vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
+            let mut vcpus: Vec<u32> = entities.flat_map(HotplugSlot::vcpus).collect();
             vcpus.sort_unstable();
             vcpus.into()
         };

@@ -13,9 +13,9 @@ use super::error::Error;
 use super::operation::Operation;
 use super::options::{self, Options};
 use crate::config::socket_path;
-use crate::host::{ConnectError, SocketFile, adopt, peer_user};
-use crate::machine::{Handle, NoLink};
+use crate::machine::{ConnectError, Handle};
 use crate::names::MachineName;
+use crate::process::{SocketError, SocketFile, adopt, peer_user};
 use crate::registry::{self, Registrar, Registration, Way};
 
 /// Serves `org.vcpud1.Manager`.
@@ -58,7 +58,12 @@ impl Manager {
             operation = operation.with(key, value);
         }
         let uid = operation.authorize(header, &self.authority).await?.uid();
-        let no_link = |error| failed(&name, registry::Error::NoLink(NoLink::from(error)));
+        let no_link = |error| {
+            failed(
+                &name,
+                registry::Error::ConnectError(ConnectError::from(error)),
+            )
+        };
         let registration = Registration {
             way: access.way(uid).map_err(no_link)?,
             name: name.clone(),
@@ -86,7 +91,7 @@ enum Access {
         path: PathBuf,
         /// The socket as an unprivileged user may reach it. A failure is reported only to an
         /// authorized caller.
-        opened: Result<SocketFile, ConnectError>,
+        opened: Result<SocketFile, SocketError>,
     },
     Connection {
         stream: UnixStream,
@@ -112,7 +117,7 @@ impl Access {
     }
 
     /// Returns what the registry is given for the authorized user `uid`.
-    fn way(self, uid: u32) -> Result<Way, ConnectError> {
+    fn way(self, uid: u32) -> Result<Way, SocketError> {
         match self {
             Self::Socket { path, .. } if uid == 0 => {
                 Ok(Way::Socket(SocketFile::chosen_by_root(path)))
@@ -164,9 +169,9 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<OwnedObjectPath, Error> {
         let name = machine_name(name)?;
-        let no_link = |error: ConnectError| {
-            let error = NoLink::from(error);
-            failed(&name, registry::Error::NoLink(error))
+        let no_link = |error: SocketError| {
+            let error = ConnectError::from(error);
+            failed(&name, registry::Error::ConnectError(error))
         };
         let stream = adopt(qmp.into()).map_err(no_link)?;
         let owner = peer_user(&stream).ok();

@@ -12,7 +12,7 @@ use zbus::message::Header;
 
 use super::authority::{Action, Authority, Caller};
 use super::error::Error;
-use crate::host::{Audit, CallRecord};
+use crate::audit::{Audit, CallRecord};
 use crate::machine::{Handle, Snapshot};
 use crate::names::{MachineName, message_id};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
-use crate::config::{self, Entry, Item, MachineSettings, Mistake};
+use crate::config::{self, ConfigError, Entry, Item, MachineSettings};
 use crate::machine::Wait;
 
 /// The maximum number of options of a call.
@@ -96,7 +96,7 @@ pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<
         .collect();
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     let settings = config::options(&entries).map_err(|mistakes| {
-        let text = |mistake: Mistake| format!("option {:?}: {}", mistake.key, mistake.text);
+        let text = |mistake: ConfigError| format!("option {:?}: {}", mistake.key, mistake.text);
         let texts: Vec<String> = mistakes.into_iter().map(text).collect();
         Error::InvalidArgs(texts.join("; "))
     })?;

@@ -22,7 +22,7 @@ use super::manager::{Manager, path};
 use super::operation::Records;
 use super::queue::Queue;
 use crate::idle::Calls;
-use crate::machine::{Handle, News, Notice, Vcpu};
+use crate::machine::{BusMessage, Handle, MachineEvent, Vcpu};
 use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH};
 use crate::registry::Registrar;
 
@@ -95,7 +95,7 @@ impl Publisher {
     /// # Errors
     ///
     /// [`NameError::Taken`] if another process owns the name after a reconnection.
-    pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) -> Result<(), NameError> {
+    pub async fn run(mut self, mut notices: mpsc::Receiver<BusMessage>) -> Result<(), NameError> {
         loop {
             let connection = self.session.connection();
             let lost = async {
@@ -114,8 +114,8 @@ impl Publisher {
     }
 
     /// Publishes one notice, over another connection if this one is lost.
-    async fn deliver(&mut self, notice: Notice) -> Result<(), NameError> {
-        if let Notice::Barrier(passed) = notice {
+    async fn deliver(&mut self, notice: BusMessage) -> Result<(), NameError> {
+        if let BusMessage::Barrier(passed) = notice {
             let _ = passed.send(());
             return Ok(());
         }
@@ -207,11 +207,13 @@ impl Publisher {
         Ok(())
     }
 
-    async fn publish(&mut self, connection: &Connection, notice: &Notice) -> zbus::Result<()> {
+    async fn publish(&mut self, connection: &Connection, notice: &BusMessage) -> zbus::Result<()> {
         match notice {
-            Notice::Barrier(_) => Ok(()),
-            Notice::Problems(problems) => self.publish_problems(connection, problems).await,
-            Notice::News { machine, news } => self.publish_news(connection, machine, news).await,
+            BusMessage::Barrier(_) => Ok(()),
+            BusMessage::Problems(problems) => self.publish_problems(connection, problems).await,
+            BusMessage::MachineEvent { machine, news } => {
+                self.publish_news(connection, machine, news).await
+            }
         }
     }
 
@@ -231,11 +233,11 @@ impl Publisher {
         &mut self,
         connection: &Connection,
         machine: &MachineName,
-        news: &News,
+        news: &MachineEvent,
     ) -> zbus::Result<()> {
         match news {
-            News::Appeared(handle) => return self.add(connection, handle.clone()).await,
-            News::Vanished => return self.remove(connection, machine).await,
+            MachineEvent::Appeared(handle) => return self.add(connection, handle.clone()).await,
+            MachineEvent::Vanished => return self.remove(connection, machine).await,
             _ => {}
         }
         let Some(published) = self.published.get_mut(machine) else {
@@ -243,21 +245,21 @@ impl Publisher {
         };
         let emitter = published.emitter.clone();
         match news {
-            News::Changed => published.tell_changes(connection).await,
-            News::VcpuAdded(vcpu) => {
+            MachineEvent::Changed => published.tell_changes(connection).await,
+            MachineEvent::VcpuAdded(vcpu) => {
                 let details = details(vcpu);
                 MachineObject::vcpu_added(&emitter, vcpu.id, &vcpu.alias, details).await
             }
-            News::VcpuRemoved(vcpu) => {
+            MachineEvent::VcpuRemoved(vcpu) => {
                 let details = details(vcpu);
                 MachineObject::vcpu_removed(&emitter, vcpu.id, &vcpu.alias, details).await
             }
-            News::VcpuRemovalFailed { vcpu, reason } => {
+            MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
                 let details = details(vcpu);
                 let (id, alias) = (vcpu.id, &vcpu.alias);
                 MachineObject::vcpu_removal_failed(&emitter, id, alias, reason, details).await
             }
-            News::Appeared(_) | News::Vanished => Ok(()),
+            MachineEvent::Appeared(_) | MachineEvent::Vanished => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::parse::add_service;
-use super::{Configuration, MachineFile, Mistake, Problem, parse_machine};
+use super::{ConfigError, Configuration, MachineFile, Problem, parse_machine};
 use crate::names::MachineName;
 
 /// More than anybody writes by hand.
@@ -109,7 +109,7 @@ impl Reader {
         is_trusted
     }
 
-    fn note(&mut self, file: &Path, mistakes: Vec<Mistake>) {
+    fn note(&mut self, file: &Path, mistakes: Vec<ConfigError>) {
         let problem = |mistake| Problem {
             file: file.to_owned(),
             mistake,
@@ -119,8 +119,8 @@ impl Reader {
 }
 
 /// A mistake of a file as a whole.
-fn whole(text: String) -> Mistake {
-    Mistake {
+fn whole(text: String) -> ConfigError {
+    ConfigError {
         line: 0,
         key: String::new(),
         text,

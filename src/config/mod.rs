@@ -25,7 +25,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use parse::{Mistake, options, parse_machine, parse_service};
+pub use parse::{ConfigError, options, parse_machine, parse_service};
 pub use settings::{Limits, MachineSettings, Settings, socket_path};
 pub use uuid::Uuid;
 pub use value::{Entry, Item, Value};
@@ -108,12 +108,12 @@ pub struct Problem {
     /// The file or directory.
     pub file: PathBuf,
     /// Where in it and what; without a line where it is about the file as a whole.
-    pub mistake: Mistake,
+    pub mistake: ConfigError,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mistake { line, key, text } = &self.mistake;
+        let ConfigError { line, key, text } = &self.mistake;
         write!(f, "{}:", self.file.display())?;
         if *line > 0 {
             write!(f, "{line}:")?;

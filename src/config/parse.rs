@@ -15,7 +15,7 @@ const SERVICE_KEYS: [&str; 2] = ["idle-exit", "defaults-for-users"];
 
 /// A mistake in a text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mistake {
+pub struct ConfigError {
     /// The line, from 1; 0 where it is the text as a whole.
     pub line: usize,
     /// The key; empty where it is not about one.
@@ -24,7 +24,7 @@ pub struct Mistake {
     pub text: String,
 }
 
-impl Mistake {
+impl ConfigError {
     /// A mistake in the value of `entry`.
     pub(super) fn at(entry: &Entry, text: impl fmt::Display) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Mistake {
 }
 
 /// Parses a `vcpud.toml`. Returns its settings without those that have mistakes, and the mistakes.
-pub fn parse_service(text: &str) -> (Service, Settings, Vec<Mistake>) {
+pub fn parse_service(text: &str) -> (Service, Settings, Vec<ConfigError>) {
     let (mut service, mut settings) = (Service::default(), Settings::default());
     let mistakes = add_service(text, &mut service, &mut settings);
     (service, settings, mistakes)
@@ -47,7 +47,7 @@ pub(super) fn add_service(
     text: &str,
     service: &mut Service,
     settings: &mut Settings,
-) -> Vec<Mistake> {
+) -> Vec<ConfigError> {
     let tables = match document(text) {
         Ok(tables) => tables,
         Err(mistakes) => return mistakes,
@@ -63,7 +63,7 @@ pub(super) fn add_service(
                 }
                 false => unknown("key", key, &["defaults", "service"]),
             };
-            mistakes.push(Mistake::at(table, text));
+            mistakes.push(ConfigError::at(table, text));
             continue;
         };
         match key.as_str() {
@@ -77,7 +77,7 @@ pub(super) fn add_service(
             })),
             _ => {
                 let text = unknown("table", key, &["defaults", "service"]);
-                mistakes.push(Mistake::at(table, text));
+                mistakes.push(ConfigError::at(table, text));
             }
         }
     }
@@ -86,7 +86,7 @@ pub(super) fn add_service(
 }
 
 /// Reads a machine's file.
-pub fn parse_machine(text: &str) -> Result<MachineSettings, Vec<Mistake>> {
+pub fn parse_machine(text: &str) -> Result<MachineSettings, Vec<ConfigError>> {
     let entries = document(text)?;
     let mut machine = MachineSettings::default();
     let known = [&MACHINE_KEYS[..], &KEYS].concat();
@@ -98,7 +98,7 @@ pub fn parse_machine(text: &str) -> Result<MachineSettings, Vec<Mistake>> {
 }
 
 /// Parses the options of a registration: the keys of a machine's file, except the socket.
-pub fn options(entries: &[Entry]) -> Result<MachineSettings, Vec<Mistake>> {
+pub fn options(entries: &[Entry]) -> Result<MachineSettings, Vec<ConfigError>> {
     let mut machine = MachineSettings::default();
     let known = [&MACHINE_KEYS[1..], &["leader"], &KEYS].concat();
     let mistakes = take_all(entries, &known, |entry| match entry.key.as_str() {
@@ -113,7 +113,7 @@ pub fn options(entries: &[Entry]) -> Result<MachineSettings, Vec<Mistake>> {
 
 /// Sets the key of `[service]` that `entry` names. Returns `None` for an unknown
 /// key.
-fn take_service(service: &mut Service, entry: &Entry) -> Option<Result<(), Mistake>> {
+fn take_service(service: &mut Service, entry: &Entry) -> Option<Result<(), ConfigError>> {
     let value = &entry.value;
     let result = match entry.key.as_str() {
         "idle-exit" => {
@@ -122,27 +122,27 @@ fn take_service(service: &mut Service, entry: &Entry) -> Option<Result<(), Mista
         "defaults-for-users" => boolean(value).map(|on| service.defaults_for_users = on),
         _ => return None,
     };
-    Some(result.map_err(|text| Mistake::at(entry, text)))
+    Some(result.map_err(|text| ConfigError::at(entry, text)))
 }
 
 /// Takes all `entries` with `take`. Returns the mistakes.
 fn take_all(
     entries: &[Entry],
     known: &[&str],
-    mut take: impl FnMut(&Entry) -> Option<Result<(), Mistake>>,
-) -> Vec<Mistake> {
+    mut take: impl FnMut(&Entry) -> Option<Result<(), ConfigError>>,
+) -> Vec<ConfigError> {
     let mistake = |entry: &Entry| match take(entry) {
         Some(result) => result.err(),
-        None => Some(Mistake::at(entry, unknown("key", &entry.key, known))),
+        None => Some(ConfigError::at(entry, unknown("key", &entry.key, known))),
     };
-    let mut mistakes: Vec<Mistake> = entries.iter().filter_map(mistake).collect();
+    let mut mistakes: Vec<ConfigError> = entries.iter().filter_map(mistake).collect();
     mistakes.sort();
     mistakes
 }
 
-fn document(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
+fn document(text: &str) -> Result<Vec<Entry>, Vec<ConfigError>> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mistake = |error: &toml::de::Error| Mistake {
+    let mistake = |error: &toml::de::Error| ConfigError {
         line: error.span().map_or(0, |span| line(text, span.start)),
         key: String::new(),
         text: error.message().trim().replace('\n', ", "),
@@ -150,7 +150,7 @@ fn document(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
     match errors.is_empty() {
         true => Ok(entries(text, table.get_ref())),
         false => {
-            let mut mistakes: Vec<Mistake> = errors.iter().map(mistake).collect();
+            let mut mistakes: Vec<ConfigError> = errors.iter().map(mistake).collect();
             // The parser appends mistakes that it finds late.
             mistakes.sort();
             mistakes.dedup_by_key(|mistake| mistake.line);

@@ -10,11 +10,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::nearest::unknown;
-use super::parse::Mistake;
+use super::parse::ConfigError;
 use super::uuid::Uuid;
 use super::value::{Entry, Item, Value};
 use crate::placement::{
-    Bandwidth, CpuList, NodeList, Scheduler, SchedulerError, Schemata, Tuning, VcpuList, Wish,
+    Bandwidth, CpuList, NodeList, PlacementMode, Scheduler, SchedulerError, Schemata, Tuning,
+    VcpuList,
 };
 
 /// The keys of `[defaults]`, which machines' files have too.
@@ -67,7 +68,7 @@ pub struct Settings {
     /// How long QEMU may take for one reply.
     pub qmp_timeout: Option<Duration>,
     /// In which unit of systemd machines are.
-    pub placement: Option<Wish>,
+    pub placement: Option<PlacementMode>,
     /// In which slice they get scopes of their own.
     pub slice: Option<String>,
     /// The host CPUs of their vCPUs.
@@ -124,7 +125,7 @@ impl Settings {
         Self {
             removal_timeout: self.removal_timeout,
             qmp_timeout: self.qmp_timeout,
-            placement: Some(Wish::None),
+            placement: Some(PlacementMode::None),
             ..Self::default()
         }
     }
@@ -163,7 +164,7 @@ impl Settings {
     }
 
     /// Takes `entry`, one of `all` of its table. Returns `None` for an unknown key.
-    pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
+    pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), ConfigError>> {
         let value = &entry.value;
         let result = match entry.key.as_str() {
             "removal-timeout" => {
@@ -184,11 +185,11 @@ impl Settings {
             "cache" => return Some(cache(entry).map(|shares| self.cache = Some(shares))),
             _ => return None,
         };
-        Some(result.map_err(|text| Mistake::at(entry, text)))
+        Some(result.map_err(|text| ConfigError::at(entry, text)))
     }
 
-    fn take_scheduler(&mut self, entry: &Entry, all: &[Entry]) -> Result<(), Mistake> {
-        let policy = text(&entry.value).map_err(|text| Mistake::at(entry, text))?;
+    fn take_scheduler(&mut self, entry: &Entry, all: &[Entry]) -> Result<(), ConfigError> {
+        let policy = text(&entry.value).map_err(|text| ConfigError::at(entry, text))?;
         let beside = all.iter().find(|entry| entry.key == "priority");
         // A priority that is not an integer is a mistake of its own entry.
         let priority = beside.and_then(|entry| integer(&entry.value).ok());
@@ -198,7 +199,7 @@ impl Settings {
                 SchedulerError::Priority { .. } => beside.unwrap_or(entry),
                 SchedulerError::Policy(_) => entry,
             };
-            Mistake::at(place, error)
+            ConfigError::at(place, error)
         })?;
         self.scheduler = Some(scheduler);
         Ok(())
@@ -207,7 +208,7 @@ impl Settings {
 
 impl MachineSettings {
     /// Takes `entry`, one of `all` of the file. Returns `None` for an unknown key.
-    pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), Mistake>> {
+    pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), ConfigError>> {
         let value = &entry.value;
         let path = |value| text(value).and_then(socket_path);
         let result = match entry.key.as_str() {
@@ -216,7 +217,7 @@ impl MachineSettings {
             "uuid" => read(value).map(|uuid| self.uuid = Some(uuid)),
             _ => return self.settings.take(entry, all),
         };
-        Some(result.map_err(|text| Mistake::at(entry, text)))
+        Some(result.map_err(|text| ConfigError::at(entry, text)))
     }
 }
 
@@ -343,9 +344,9 @@ fn quota(value: &Value) -> Result<i64, String> {
 }
 
 /// The shares of caches: a list of tables, each of some vCPUs.
-fn cache(entry: &Entry) -> Result<BTreeMap<u32, Schemata>, Mistake> {
+fn cache(entry: &Entry) -> Result<BTreeMap<u32, Schemata>, ConfigError> {
     const EXAMPLE: &str = "[{ vcpus = \"0-3\", schemata = \"L3:0=f\" }]";
-    let wrong = |line: usize, text: String| Mistake {
+    let wrong = |line: usize, text: String| ConfigError {
         line,
         key: entry.key.clone(),
         text,

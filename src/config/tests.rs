@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::placement::{Scheduler, Wish};
+use crate::placement::{PlacementMode, Scheduler};
 
 const ALL: &str = r#"
 removal-timeout = "1min 30s"
@@ -24,13 +24,13 @@ cache = [{ vcpus = "0-1", schemata = "L3:0=f" }, { vcpus = "3", schemata = "L3:0
 "#;
 
 fn mistakes(text: &str) -> Vec<String> {
-    let shown = |m: &Mistake| format!("{}: {}: {}", m.line, m.key, m.text);
+    let shown = |m: &ConfigError| format!("{}: {}: {}", m.line, m.key, m.text);
     let (_, _, mistakes) = parse_service(text);
     mistakes.iter().map(shown).collect()
 }
 
 fn machine_mistakes(text: &str) -> Vec<String> {
-    let shown = |m: &Mistake| format!("{}: {}: {}", m.line, m.key, m.text);
+    let shown = |m: &ConfigError| format!("{}: {}: {}", m.line, m.key, m.text);
     let mistakes = parse_machine(text).expect_err(text);
     mistakes.iter().map(shown).collect()
 }
@@ -46,7 +46,7 @@ fn every_key_is_read() {
     let limits = settings.limits();
     assert_eq!(limits.removal_timeout, Duration::from_secs(90));
     assert_eq!(limits.qmp_timeout, Duration::from_millis(500));
-    assert_eq!(settings.placement, Some(Wish::Scope));
+    assert_eq!(settings.placement, Some(PlacementMode::Scope));
     assert_eq!(settings.slice(), "vms-gold.slice");
     let tuning = settings.tuning();
     assert_eq!(tuning.affinity.unwrap().to_string(), "0-3,8");
@@ -342,7 +342,7 @@ fn later_files_go_before_earlier_ones() {
     let configuration = Configuration::read(directory.path());
     assert_eq!(configuration.problems, []);
     assert_eq!(configuration.defaults.slice(), "c.slice");
-    assert_eq!(configuration.defaults.placement, Some(Wish::None));
+    assert_eq!(configuration.defaults.placement, Some(PlacementMode::None));
     assert_eq!(configuration.defaults.affinity, Some("0".parse().unwrap()));
     assert_eq!(configuration.machines.len(), 1);
     let empty = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 //! Pure data and arithmetic. QEMU hot-plugs *entities*: on most machines one vCPU each, on
 //! pseries a core of several. Here they get the vCPU numbers that everything else speaks of, and
 //! [`plan`] says which entities must come or go for a wanted number of vCPUs. Nothing here
-//! talks to QEMU; a wrong answer of QEMU becomes a [`Contradiction`], never a panic.
+//! talks to QEMU; a wrong answer of QEMU becomes a [`InconsistentReply`], never a panic.
 
 mod plan;
 mod props;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::text::Text;
 
 pub(crate) use plan::numbers;
-pub use plan::{Denial, Plan, Target, count_after, nearest, plan};
+pub use plan::{Plan, PlanError, Target, count_after, nearest, plan};
 pub use props::{Prop, Props};
 pub use reply::{CpuInfoFast, HotpluggableCpu};
 pub use topology::{Level, Topology};
@@ -67,7 +67,7 @@ pub enum Slots {
 /// The vCPUs of a machine, present and possible, by number.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inventory {
-    entities: Vec<Entity>,
+    entities: Vec<HotplugSlot>,
     method: HotplugMethod,
     architecture: Text,
     torn: bool,
@@ -75,7 +75,7 @@ pub struct Inventory {
 
 /// What QEMU plugs and unplugs as one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entity {
+pub struct HotplugSlot {
     /// The number of its first vCPU, and its name within the inventory.
     pub first: u32,
     /// How many vCPUs it brings.
@@ -114,7 +114,7 @@ pub struct Thread {
 
 /// An entity that is plugged in, as it is remembered over a restart of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PresentEntity {
+pub struct PresentSlot {
     /// The number of its first vCPU.
     pub first: u32,
     /// How many vCPUs it has.
@@ -133,14 +133,14 @@ pub struct Vcpu<'a> {
     /// Its number, from 0.
     pub id: u32,
     /// The entity that brings it.
-    pub entity: &'a Entity,
+    pub entity: &'a HotplugSlot,
     /// Its thread, where it is present and the thread is trusted.
     pub thread: Option<u32>,
 }
 
 /// QEMU's answers cannot be true.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Contradiction {
+pub enum InconsistentReply {
     /// A slot with no or too many vCPUs, or too many vCPUs in total.
     #[error(
         "QEMU reports an impossible number of vCPUs (at most {MAX_VCPUS} are believed, and {MAX_VCPUS_PER_SLOT} in a slot)"
@@ -151,7 +151,7 @@ pub enum Contradiction {
     SharedPath(Text),
 }
 
-impl Entity {
+impl HotplugSlot {
     /// The numbers of its vCPUs.
     pub fn vcpus(&self) -> std::ops::Range<u32> {
         self.first..self.first + self.width
@@ -177,7 +177,7 @@ impl Presence {
 
 impl Inventory {
     /// Joins what can be there and what is there by QOM path.
-    pub fn read(slots: Slots, cpus: Vec<CpuInfoFast>) -> Result<Self, Contradiction> {
+    pub fn read(slots: Slots, cpus: Vec<CpuInfoFast>) -> Result<Self, InconsistentReply> {
         let architecture = cpus
             .iter()
             .find_map(|cpu| cpu.target.clone())
@@ -185,14 +185,14 @@ impl Inventory {
         let mut running = group_by_entity(&cpus);
         let (method, slots) = match slots {
             Slots::Listed(list) => (HotplugMethod::DeviceAdd, list),
-            Slots::Counted(max) if max > MAX_VCPUS => return Err(Contradiction::Count),
+            Slots::Counted(max) if max > MAX_VCPUS => return Err(InconsistentReply::Count),
             Slots::Counted(max) => (
                 HotplugMethod::CpuAdd,
                 reply::as_counted_entities(&cpus, max),
             ),
             Slots::Fixed => (HotplugMethod::None, reply::as_fixed_entities(&cpus)),
         };
-        let slot_count = u32::try_from(slots.len()).map_err(|_| Contradiction::Count)?;
+        let slot_count = u32::try_from(slots.len()).map_err(|_| InconsistentReply::Count)?;
 
         let mut entities = Vec::with_capacity(slots.len());
         let mut torn = false;
@@ -211,9 +211,9 @@ impl Inventory {
                     })
                 }
             };
-            entities.push(Entity {
+            entities.push(HotplugSlot {
                 first: 0,
-                width: u32::try_from(reported.vcpus_count).map_err(|_| Contradiction::Count)?,
+                width: u32::try_from(reported.vcpus_count).map_err(|_| InconsistentReply::Count)?,
                 slot,
                 driver: reported.driver,
                 topology: Topology::of(&reported.props),
@@ -239,8 +239,8 @@ impl Inventory {
     }
 
     /// What is to be remembered of it.
-    pub fn record(&self) -> Vec<PresentEntity> {
-        let row = |(entity, presence): (&Entity, &Presence)| PresentEntity {
+    pub fn record(&self) -> Vec<PresentSlot> {
+        let row = |(entity, presence): (&HotplugSlot, &Presence)| PresentSlot {
             first: entity.first,
             width: entity.width,
             slot: entity.slot,
@@ -251,12 +251,12 @@ impl Inventory {
     }
 
     /// An inventory of what was remembered and nothing else, to compare another with.
-    pub fn recall(mut recorded: Vec<PresentEntity>) -> Self {
+    pub fn recall(mut recorded: Vec<PresentSlot>) -> Self {
         recorded.sort_by_key(|row| row.first);
         recorded.dedup_by_key(|row| row.first);
         let trusted = false;
         let thread = |id| Thread { id, trusted };
-        let entity = |row: PresentEntity| Entity {
+        let entity = |row: PresentSlot| HotplugSlot {
             first: row.first,
             width: row.width.min(MAX_VCPUS_PER_SLOT),
             slot: row.slot,
@@ -286,18 +286,18 @@ impl Inventory {
     }
 
     /// All entities in the order of their vCPU numbers.
-    pub fn entities(&self) -> &[Entity] {
+    pub fn entities(&self) -> &[HotplugSlot] {
         &self.entities
     }
 
     /// The entity whose first vCPU is `first`.
-    pub fn entity(&self, first: u32) -> Option<&Entity> {
+    pub fn entity(&self, first: u32) -> Option<&HotplugSlot> {
         let index = self.entities.binary_search_by_key(&first, |e| e.first);
         index.ok().map(|i| &self.entities[i])
     }
 
     /// The entities that are plugged in, with their presence.
-    pub fn present(&self) -> impl Iterator<Item = (&Entity, &Presence)> {
+    pub fn present(&self) -> impl Iterator<Item = (&HotplugSlot, &Presence)> {
         self.entities
             .iter()
             .filter_map(|e| e.presence.as_ref().map(|p| (e, p)))
@@ -334,7 +334,7 @@ impl Inventory {
     ///
     /// Only targets that can unplug are ever asked (QEMU 7.2 for aarch64 aborts when asked), and
     /// the entity of vCPU 0 stays: all of those targets refuse to unplug the boot CPU.
-    pub fn is_removable(&self, entity: &Entity) -> bool {
+    pub fn is_removable(&self, entity: &HotplugSlot) -> bool {
         entity.presence.is_some() && entity.first != 0 && self.can_unplug()
     }
 
@@ -352,7 +352,7 @@ impl Inventory {
     /// own). Returns the ids that are no tasks of the leader.
     pub fn trust_threads(&mut self, leader: u32, is_task: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
-        let threads = |entities: &mut Vec<Entity>, f: &mut dyn FnMut(&mut Thread)| {
+        let threads = |entities: &mut Vec<HotplugSlot>, f: &mut dyn FnMut(&mut Thread)| {
             let present = entities.iter_mut().filter_map(|e| e.presence.as_mut());
             present.flat_map(|p| p.threads.iter_mut()).for_each(f);
         };
@@ -390,14 +390,14 @@ fn group_by_entity(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
 }
 
 /// Sorts the entities by topology and numbers their vCPUs.
-fn number(entities: &mut [Entity]) -> Result<(), Contradiction> {
+fn number(entities: &mut [HotplugSlot]) -> Result<(), InconsistentReply> {
     entities.sort_by_key(|e| (e.topology.rank(), e.slot));
     let mut next = 0;
     for entity in entities {
         entity.first = next;
         next = match next.checked_add(entity.width) {
             Some(sum) if is_possible(entity.width) && sum <= MAX_VCPUS => sum,
-            _ => return Err(Contradiction::Count),
+            _ => return Err(InconsistentReply::Count),
         };
     }
     Ok(())
@@ -408,14 +408,14 @@ fn is_possible(width: u32) -> bool {
 }
 
 /// Checks that no two slots have one path.
-fn check_paths(entities: &[Entity]) -> Result<(), Contradiction> {
+fn check_paths(entities: &[HotplugSlot]) -> Result<(), InconsistentReply> {
     let mut paths: Vec<&Text> = entities
         .iter()
         .filter_map(|e| e.presence.as_ref().map(|p| &p.qom_path))
         .collect();
     paths.sort();
     match paths.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Contradiction::SharedPath(pair[0].clone())),
+        Some(pair) => Err(InconsistentReply::SharedPath(pair[0].clone())),
         None => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Entity, HotplugMethod, Inventory};
+use super::{HotplugMethod, HotplugSlot, Inventory};
 
 /// What a caller wants of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Plan {
 
 /// Why a target cannot be reached. Nothing was sent to QEMU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denial {
+pub enum PlanError {
     /// A number below 1 or above the maximum.
     #[error("it can have 1 to {max} vCPUs")]
     OutOfRange {
@@ -102,9 +102,9 @@ struct Scene<'a> {
     /// The number of vCPUs that are present and not leaving.
     current: u32,
     /// Entities that can be plugged, lowest first.
-    free: Vec<&'a Entity>,
+    free: Vec<&'a HotplugSlot>,
     /// Entities that can be unplugged, highest first.
-    removable: Vec<&'a Entity>,
+    removable: Vec<&'a HotplugSlot>,
 }
 
 /// Plans the way to `target`. Entities in `leaving` (by first vCPU) count as gone.
@@ -114,7 +114,7 @@ pub fn plan(
     inventory: &Inventory,
     leaving: &BTreeSet<u32>,
     target: &Target,
-) -> Result<Plan, Denial> {
+) -> Result<Plan, PlanError> {
     let scene = Scene::of(inventory, leaving);
     match target {
         Target::Count(count) => scene.to_count(*count),
@@ -146,11 +146,11 @@ pub fn nearest(inventory: &Inventory, leaving: &BTreeSet<u32>, count: u32) -> Ve
 
 impl<'a> Scene<'a> {
     fn of(inventory: &'a Inventory, leaving: &'a BTreeSet<u32>) -> Self {
-        let stays = |e: &Entity| e.presence.is_some() && !leaving.contains(&e.first);
+        let stays = |e: &HotplugSlot| e.presence.is_some() && !leaving.contains(&e.first);
         let entities = inventory.entities();
         let can_grow = inventory.method() != HotplugMethod::None;
-        let free = |e: &&Entity| e.presence.is_none() && can_grow;
-        let removable = |e: &&Entity| inventory.is_removable(e) && stays(e);
+        let free = |e: &&HotplugSlot| e.presence.is_none() && can_grow;
+        let removable = |e: &&HotplugSlot| inventory.is_removable(e) && stays(e);
         Self {
             inventory,
             leaving,
@@ -160,10 +160,10 @@ impl<'a> Scene<'a> {
         }
     }
 
-    fn to_count(&self, count: u32) -> Result<Plan, Denial> {
+    fn to_count(&self, count: u32) -> Result<Plan, PlanError> {
         let max = self.inventory.max_vcpus();
         if count == 0 || count > max {
-            return Err(Denial::OutOfRange { max });
+            return Err(PlanError::OutOfRange { max });
         }
         if let Some(more) = count.checked_sub(self.current).filter(|more| *more > 0) {
             if let Some(add) = choose(&self.free, more) {
@@ -174,7 +174,7 @@ impl<'a> Scene<'a> {
             }
             self.can_plug()?;
             if total(&self.free) < more {
-                return Err(Denial::Busy {
+                return Err(PlanError::Busy {
                     leaving: self.leaving_vcpus(),
                 });
             }
@@ -193,13 +193,13 @@ impl<'a> Scene<'a> {
                 return Err(self.not_removable());
             }
         }
-        Err(Denial::Unreachable {
+        Err(PlanError::Unreachable {
             group: self.inventory.vcpus_per_slot(),
             nearest: nearest(self.inventory, self.leaving, count),
         })
     }
 
-    fn to_presence(&self, entities: &[&Entity]) -> Result<Plan, Denial> {
+    fn to_presence(&self, entities: &[&HotplugSlot]) -> Result<Plan, PlanError> {
         let absent = entities.iter().filter(|e| e.presence.is_none());
         let add: Vec<u32> = absent.map(|e| e.first).collect();
         if !add.is_empty() {
@@ -208,7 +208,7 @@ impl<'a> Scene<'a> {
         let busy = entities.iter().filter(|e| self.leaving.contains(&e.first));
         let leaving: Vec<u32> = busy.flat_map(|e| e.vcpus()).collect();
         if !leaving.is_empty() {
-            return Err(Denial::Busy { leaving });
+            return Err(PlanError::Busy { leaving });
         }
         Ok(Plan {
             add,
@@ -216,9 +216,9 @@ impl<'a> Scene<'a> {
         })
     }
 
-    fn to_absence(&self, entities: &[&Entity]) -> Result<Plan, Denial> {
+    fn to_absence(&self, entities: &[&HotplugSlot]) -> Result<Plan, PlanError> {
         let present = entities.iter().rev().filter(|e| e.presence.is_some());
-        let (leaving, remove): (Vec<&Entity>, Vec<&Entity>) =
+        let (leaving, remove): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =
             present.partition(|e| self.leaving.contains(&e.first));
         if !remove.is_empty() {
             self.can_unplug()?;
@@ -234,34 +234,34 @@ impl<'a> Scene<'a> {
     }
 
     /// The entities that `vcpus` are, all of each.
-    fn entities_of(&self, vcpus: &BTreeSet<u32>) -> Result<Vec<&'a Entity>, Denial> {
+    fn entities_of(&self, vcpus: &BTreeSet<u32>) -> Result<Vec<&'a HotplugSlot>, PlanError> {
         let max = self.inventory.max_vcpus();
         if let Some(&vcpu) = vcpus.range(max..).next() {
-            return Err(Denial::NoSuchVcpu { vcpu, max });
+            return Err(PlanError::NoSuchVcpu { vcpu, max });
         }
-        let named = |e: &&Entity| e.vcpus().any(|vcpu| vcpus.contains(&vcpu));
-        let entities: Vec<&Entity> = self.inventory.entities().iter().filter(named).collect();
+        let named = |e: &&HotplugSlot| e.vcpus().any(|vcpu| vcpus.contains(&vcpu));
+        let entities: Vec<&HotplugSlot> = self.inventory.entities().iter().filter(named).collect();
         match entities
             .iter()
             .find(|e| !e.vcpus().all(|vcpu| vcpus.contains(&vcpu)))
         {
-            Some(part) => Err(Denial::PartOfGroup {
+            Some(part) => Err(PlanError::PartOfGroup {
                 group: part.vcpus().collect(),
             }),
             None => Ok(entities),
         }
     }
 
-    fn can_plug(&self) -> Result<(), Denial> {
+    fn can_plug(&self) -> Result<(), PlanError> {
         match self.inventory.method() {
-            HotplugMethod::None => Err(Denial::NoHotplug {
+            HotplugMethod::None => Err(PlanError::NoHotplug {
                 present: self.current,
             }),
             HotplugMethod::DeviceAdd | HotplugMethod::CpuAdd => Ok(()),
         }
     }
 
-    fn can_unplug(&self) -> Result<(), Denial> {
+    fn can_unplug(&self) -> Result<(), PlanError> {
         self.can_plug()?;
         if self.inventory.can_unplug() {
             return Ok(());
@@ -270,14 +270,14 @@ impl<'a> Scene<'a> {
             HotplugMethod::CpuAdd => "a QEMU before 2.7".to_owned(),
             _ => format!("QEMU for {}", self.inventory.architecture()),
         };
-        Err(Denial::NoUnplug {
+        Err(PlanError::NoUnplug {
             machine,
             present: self.current,
         })
     }
 
-    fn not_removable(&self) -> Denial {
-        Denial::NotRemovable {
+    fn not_removable(&self) -> PlanError {
+        PlanError::NotRemovable {
             lowest: self.current - total(&self.removable),
         }
     }
@@ -287,7 +287,7 @@ impl<'a> Scene<'a> {
             .leaving
             .iter()
             .filter_map(|first| self.inventory.entity(*first));
-        entities.flat_map(Entity::vcpus).collect()
+        entities.flat_map(HotplugSlot::vcpus).collect()
     }
 
     /// The numbers that come about when entities come or go one after the other.
@@ -309,9 +309,9 @@ impl<'a> Scene<'a> {
 }
 
 /// Takes entities in order, leaving out those that would be too much; `None` if no sum fits.
-fn choose(candidates: &[&Entity], vcpus: u32) -> Option<Vec<u32>> {
+fn choose(candidates: &[&HotplugSlot], vcpus: u32) -> Option<Vec<u32>> {
     let mut missing = vcpus;
-    let fits = |e: &&&Entity| {
+    let fits = |e: &&&HotplugSlot| {
         let fits = e.width <= missing;
         missing -= if fits { e.width } else { 0 };
         fits
@@ -320,7 +320,7 @@ fn choose(candidates: &[&Entity], vcpus: u32) -> Option<Vec<u32>> {
     (missing == 0).then_some(chosen)
 }
 
-fn total(entities: &[&Entity]) -> u32 {
+fn total(entities: &[&HotplugSlot]) -> u32 {
     entities.iter().map(|e| e.width).sum()
 }
 

@@ -27,7 +27,7 @@ fn recorded(name: &str) -> Inventory {
 
 /// The numbers of the vCPUs that are present, with alias and order.
 fn present(inventory: &Inventory) -> Vec<(u32, Option<&str>, u32)> {
-    let row = |(e, p): (&'_ Entity, &Presence)| (e.first, p.order);
+    let row = |(e, p): (&'_ HotplugSlot, &Presence)| (e.first, p.order);
     let rows: Vec<_> = inventory.present().map(row).collect();
     let alias = |first| inventory.entity(first).and_then(|e| e.alias());
     rows.into_iter()
@@ -140,9 +140,9 @@ fn a_qemu_that_only_counts_its_cpus_can_grow() {
         [1, 3]
     );
     let denial = plan(&inventory, &none, &Target::Count(1)).unwrap_err();
-    assert!(matches!(denial, Denial::NoUnplug { .. }), "{denial}");
+    assert!(matches!(denial, PlanError::NoUnplug { .. }), "{denial}");
     let too_many = Inventory::read(Slots::Counted(u32::MAX), vec![]);
-    assert_eq!(too_many, Err(Contradiction::Count));
+    assert_eq!(too_many, Err(InconsistentReply::Count));
 }
 
 #[test]
@@ -155,13 +155,13 @@ fn what_cannot_be_true_is_a_contradiction() {
         let slots = counts.iter().map(|&count| entity(count, None)).collect();
         assert_eq!(
             Inventory::read(Slots::Listed(slots), vec![]),
-            Err(Contradiction::Count)
+            Err(InconsistentReply::Count)
         );
     }
     let twins = vec![entity(1, Some("/a")), entity(1, Some("/a"))];
     let result = Inventory::read(Slots::Listed(twins), vec![]);
     assert!(
-        matches!(result, Err(Contradiction::SharedPath(_))),
+        matches!(result, Err(InconsistentReply::SharedPath(_))),
         "{result:?}"
     );
 }
@@ -201,7 +201,7 @@ fn the_planner_on_recorded_machines() {
     );
     assert_eq!(plan(&gaps, &none, &Target::Count(5)), Ok(Plan::default()));
     for count in [0, 9] {
-        let denial = Denial::OutOfRange { max: 8 };
+        let denial = PlanError::OutOfRange { max: 8 };
         assert_eq!(plan(&gaps, &none, &Target::Count(count)), Err(denial));
     }
 
@@ -218,7 +218,7 @@ fn the_planner_on_recorded_machines() {
     let aarch64 = recorded("aarch64");
     assert_eq!(
         plan(&aarch64, &none, &Target::Count(1)),
-        Err(Denial::NoHotplug { present: 2 })
+        Err(PlanError::NoHotplug { present: 2 })
     );
 }
 
@@ -230,7 +230,7 @@ fn refuses_more_than_64_vcpus_in_a_slot() {
         Inventory::read(Slots::Listed(slots), vec![])
     };
     assert_eq!(read(MAX_VCPUS_PER_SLOT).unwrap().max_vcpus(), 64);
-    assert_eq!(read(MAX_VCPUS_PER_SLOT + 1), Err(Contradiction::Count));
+    assert_eq!(read(MAX_VCPUS_PER_SLOT + 1), Err(InconsistentReply::Count));
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn what_is_leaving_counts_as_gone() {
     );
     let further = plan(&gaps, &leaving, &Target::Count(3)).unwrap();
     assert_eq!((further.remove, further.leaving), (vec![4], vec![5]));
-    let denial = Denial::Busy { leaving: vec![5] };
+    let denial = PlanError::Busy { leaving: vec![5] };
     assert_eq!(plan(&gaps, &leaving, &Target::Count(8)), Err(denial));
 }
 
@@ -283,14 +283,17 @@ fn lists_are_planned_as_they_are() {
     );
     assert_eq!(absent(&[1, 4, 6]).unwrap().remove, [4, 1], "6 is not there");
     assert_eq!(present(&[]), Ok(Plan::default()));
-    assert_eq!(absent(&[0, 5]), Err(Denial::NotRemovable { lowest: 1 }));
-    assert_eq!(present(&[8]), Err(Denial::NoSuchVcpu { vcpu: 8, max: 8 }));
+    assert_eq!(absent(&[0, 5]), Err(PlanError::NotRemovable { lowest: 1 }));
+    assert_eq!(
+        present(&[8]),
+        Err(PlanError::NoSuchVcpu { vcpu: 8, max: 8 })
+    );
 
     let leaving = list(&[5]);
     let again = plan(&gaps, &leaving, &Target::Absent(list(&[4, 5]))).unwrap();
     assert_eq!((again.remove, again.leaving), (vec![4], vec![5]));
     let back = plan(&gaps, &leaving, &Target::Present(list(&[2, 5])));
-    assert_eq!(back, Err(Denial::Busy { leaving: vec![5] }));
+    assert_eq!(back, Err(PlanError::Busy { leaving: vec![5] }));
 
     let pseries = recorded("pseries");
     let core = plan(&pseries, &none, &Target::Present(list(&[4, 5, 6, 7]))).unwrap();
@@ -299,14 +302,14 @@ fn lists_are_planned_as_they_are() {
     let part = plan(&pseries, &none, &Target::Present(list(&[4, 5])));
     assert_eq!(
         part,
-        Err(Denial::PartOfGroup {
+        Err(PlanError::PartOfGroup {
             group: vec![4, 5, 6, 7]
         })
     );
 
     let s390x = recorded("s390x");
     let denial = plan(&s390x, &none, &Target::Absent(list(&[0]))).unwrap_err();
-    assert!(matches!(denial, Denial::NoUnplug { .. }));
+    assert!(matches!(denial, PlanError::NoUnplug { .. }));
 }
 
 #[test]
@@ -384,18 +387,18 @@ proptest! {
                 let waits = wanted <= current;
                 prop_assert_eq!(plan.leaving, leaving.into_iter().filter(|_| waits).collect::<Vec<_>>());
             }
-            Err(Denial::OutOfRange { max, .. }) => prop_assert!(wanted == 0 || wanted > max),
-            Err(Denial::Unreachable { nearest, .. }) => {
+            Err(PlanError::OutOfRange { max, .. }) => prop_assert!(wanted == 0 || wanted > max),
+            Err(PlanError::Unreachable { nearest, .. }) => {
                 for number in nearest {
                     prop_assert!(plan(&inventory, &leaving, &Target::Count(number)).is_ok(), "{}", number);
                 }
             }
-            Err(Denial::Busy { .. }) => prop_assert!(wanted > current && !leaving.is_empty()),
-            Err(Denial::NotRemovable { lowest, .. }) => {
+            Err(PlanError::Busy { .. }) => prop_assert!(wanted > current && !leaving.is_empty()),
+            Err(PlanError::NotRemovable { lowest, .. }) => {
                 prop_assert!(wanted < lowest);
                 prop_assert!(plan(&inventory, &leaving, &Target::Count(lowest)).is_ok());
             }
-            Err(Denial::NoUnplug { present, .. }) => {
+            Err(PlanError::NoUnplug { present, .. }) => {
                 prop_assert!(wanted < present && inventory.architecture() == "s390x");
             }
             Err(denial) => prop_assert!(false, "not for a number on this machine: {}", denial),

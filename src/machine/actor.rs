@@ -13,19 +13,19 @@ use super::changes::Plugging;
 use super::error::Error;
 use super::guest::Agent;
 use super::handle::{Command, Handle};
-use super::notice::{News, Outbox};
-use super::placing::{Placement, Placing, Site};
+use super::notice::{EventSender, MachineEvent};
+use super::placing::{HostServices, PlacementConfig, Placing};
 use super::quota::Quota;
-use super::record::Telling;
+use super::record::PendingEvent;
 use super::record_file::RecordFile;
 use super::removal::Removals;
 use super::running::{Running, Settled};
 use super::session::Attention;
 use super::snapshot::Snapshot;
-use super::source::{Access, NoLink, Source, Tenure, Treatment};
-use crate::host::{ConnectError, Leader};
+use super::source::{Access, ConnectError, Lifetime, MachineConfig, Source};
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
+use crate::process::{Leader, SocketError};
 
 /// QEMU closes QMP a moment before it exits; only one that lives on is disconnected.
 const EXIT_GRACE: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ const LOG_BURST: u32 = 1000;
 const AUDIT_BURST: u32 = 100;
 
 /// Starts the actor for the machine at `source` on `site`, which tells its news to `outbox`.
-pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
+pub fn start(source: Source, site: HostServices, outbox: EventSender) -> Running {
     let (commands, requested) = mpsc::channel(64);
     let (snapshot, snapshots) = watch::channel(Arc::default());
     let (leaders, known_leaders) = watch::channel(None);
@@ -107,24 +107,24 @@ pub fn start(source: Source, site: Site, outbox: Outbox) -> Running {
 /// One machine's state and the only one to change it.
 pub(super) struct Actor {
     pub(super) source: Source,
-    pub(super) site: Site,
+    pub(super) site: HostServices,
     handle: Handle,
     pub(super) requested: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    pub(super) outbox: Outbox,
+    pub(super) outbox: EventSender,
     pub(super) removals: Removals,
     pub(super) attention: Attention,
     /// What QEMU was asked to plug and was not yet looked at.
     pub(super) plugging: Option<Plugging>,
     /// What is being told, and may have been by a former run of the service.
-    pub(super) telling: Vec<Telling>,
+    pub(super) telling: Vec<PendingEvent>,
     /// The process of the machine that is visible, or would be.
     pub(super) leader: Option<Arc<Leader>>,
     /// The same, for who only looks.
     pub(super) leaders: watch::Sender<Option<Arc<Leader>>>,
     pub(super) placing: Placing,
     /// How the machine is to be treated.
-    pub(super) treatment: watch::Receiver<Treatment>,
+    pub(super) treatment: watch::Receiver<MachineConfig>,
     /// What the configuration wants for the vCPUs, as far as that was taken up.
     pub(super) configured: Tuning,
     pub(super) backoff: Backoff,
@@ -142,7 +142,7 @@ pub(super) struct Actor {
     /// To be told once whether there is a machine.
     settle: Option<oneshot::Sender<Settled>>,
     /// Why there will be none, where that is known.
-    failure: Option<NoLink>,
+    failure: Option<ConnectError>,
     /// Why there is no connection, as it was logged last.
     pub(super) last_reason: String,
 }
@@ -158,7 +158,7 @@ impl Actor {
                     self.backoff.connected_for(start.elapsed());
                     self.note_breach(reason.is_breach()).await;
                     if self.is_on_trial() {
-                        self.failure = Some(NoLink::Qmp(reason.into()));
+                        self.failure = Some(ConnectError::Qmp(reason.into()));
                         return;
                     }
                     self.lost(&reason.to_string()).await;
@@ -192,7 +192,7 @@ impl Actor {
 
     /// Whether the machine must answer now, or there is none.
     pub(super) fn is_on_trial(&self) -> bool {
-        self.source.tenure == Tenure::Registration && self.settle.is_some()
+        self.source.tenure == Lifetime::Registration && self.settle.is_some()
     }
 
     /// Whether there can be no such machine any more.
@@ -201,7 +201,7 @@ impl Actor {
         self.source.tenure.ends_with_leader() && (is_spent || self.leader.is_none())
     }
 
-    pub(super) fn placement(&self) -> Placement {
+    pub(super) fn placement(&self) -> PlacementConfig {
         self.treatment.borrow().placement.clone()
     }
 
@@ -217,7 +217,7 @@ impl Actor {
             changed
         };
         if self.snapshot.send_if_modified(replace) && self.visible {
-            self.tell(News::Changed).await;
+            self.tell(MachineEvent::Changed).await;
         }
     }
 
@@ -234,7 +234,7 @@ impl Actor {
     pub(super) async fn appear(&mut self) {
         if !self.visible {
             self.visible = true;
-            self.tell(News::Appeared(self.handle.clone())).await;
+            self.tell(MachineEvent::Appeared(self.handle.clone())).await;
         }
         self.settled(Ok(()));
     }
@@ -271,12 +271,12 @@ impl Actor {
         if self.visible {
             self.visible = false;
             info!(machine = %self.source.name, "gone");
-            self.tell(News::Vanished).await;
+            self.tell(MachineEvent::Vanished).await;
         }
         self.removals.take_all().give();
         self.snapshot.send_replace(Arc::default());
         let failure = self.failure.take();
-        self.settled(Err(failure.unwrap_or(NoLink::Gone)));
+        self.settled(Err(failure.unwrap_or(ConnectError::Gone)));
     }
 
     /// The connection ended. A machine whose QEMU ended too is gone, as is one whose connection
@@ -297,12 +297,12 @@ impl Actor {
     }
 
     /// No connection came about. Nobody is told of a socket where nobody listens.
-    async fn note_failure(&mut self, reason: &NoLink) {
+    async fn note_failure(&mut self, reason: &ConnectError) {
         self.release();
         let text = reason.to_string();
         if self.is_new_reason(&text) {
             match reason {
-                NoLink::Connect(ConnectError::Refused | ConnectError::Missing) => {
+                ConnectError::Connect(SocketError::Refused | SocketError::Missing) => {
                     debug!(machine = %self.source.name, way = %self.source.access, reason = text, "no machine");
                 }
                 _ => {

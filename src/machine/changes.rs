@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notice::Cause;
 use super::removal::Removals;
-use crate::inventory::{Entity, Inventory, Presence};
+use crate::inventory::{HotplugSlot, Inventory, Presence};
 
 /// What is known of why the inventory changed since the last look.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ pub(super) struct Plugging {
 }
 
 impl Clues {
-    fn of_arrival(&self, entity: &Entity) -> (Cause, Option<u32>) {
+    fn of_arrival(&self, entity: &HotplugSlot) -> (Cause, Option<u32>) {
         match &self.plugged {
             Some(plugging) if plugging.firsts.contains(&entity.first) => {
                 (Cause::Request, Some(plugging.uid))
@@ -54,7 +54,7 @@ impl Clues {
         }
     }
 
-    fn of_departure(&self, entity: &Entity, removals: &Removals) -> (Cause, Option<u32>) {
+    fn of_departure(&self, entity: &HotplugSlot, removals: &Removals) -> (Cause, Option<u32>) {
         let uid = removals.asked_by(entity.first);
         let cause = if self.reset {
             Cause::Reset
@@ -79,11 +79,11 @@ pub(super) fn between(
     clues: &Clues,
     removals: &Removals,
 ) -> (Vec<Change>, Vec<Change>) {
-    let same = |other: &Inventory, entity: &Entity, presence: &Presence| {
+    let same = |other: &Inventory, entity: &HotplugSlot, presence: &Presence| {
         let twin = other.entity(entity.first).and_then(|e| e.presence.as_ref());
         twin.is_some_and(|twin| twin.is_same(presence))
     };
-    let change = |entity: &Entity, (cause, uid)| Change {
+    let change = |entity: &HotplugSlot, (cause, uid)| Change {
         first: entity.first,
         vcpus: entity.vcpus().collect(),
         alias: entity.alias().unwrap_or_default().to_owned(),

@@ -6,17 +6,17 @@ use tracing::{info, warn};
 
 use super::actor::Actor;
 use super::error::Error;
-use super::notice::News;
+use super::notice::MachineEvent;
 use super::removal::Due;
-use crate::host::AuditRecord;
+use crate::audit::AuditRecord;
 use crate::names::message_id;
 
 impl Actor {
     /// Logs `news` and emits it. A machine that changes by itself has a limited number of log lines.
-    pub(super) async fn tell(&mut self, news: News) {
+    pub(super) async fn tell(&mut self, news: MachineEvent) {
         let vcpu = match &news {
-            News::VcpuAdded(vcpu) | News::VcpuRemoved(vcpu) => Some(vcpu),
-            News::VcpuRemovalFailed { vcpu, .. } => Some(vcpu),
+            MachineEvent::VcpuAdded(vcpu) | MachineEvent::VcpuRemoved(vcpu) => Some(vcpu),
+            MachineEvent::VcpuRemovalFailed { vcpu, .. } => Some(vcpu),
             _ => None,
         };
         if vcpu.is_some_and(|vcpu| vcpu.uid.is_some() || self.log_quota.take(Instant::now())) {
@@ -25,11 +25,11 @@ impl Actor {
         self.outbox.tell(&self.source.name, news).await;
     }
 
-    fn log(&self, news: &News) {
+    fn log(&self, news: &MachineEvent) {
         let snapshot = self.snapshot();
         let (vm_name, vm_uuid) = (self.source.name.as_str(), snapshot.uuid.as_str());
         match news {
-            News::VcpuAdded(vcpu) => info!(
+            MachineEvent::VcpuAdded(vcpu) => info!(
                 message_id = message_id::VCPU_ADDED,
                 vm_name,
                 vm_uuid,
@@ -39,7 +39,7 @@ impl Actor {
                 request_uid = vcpu.uid,
                 "vCPU added"
             ),
-            News::VcpuRemoved(vcpu) => info!(
+            MachineEvent::VcpuRemoved(vcpu) => info!(
                 message_id = message_id::VCPU_REMOVED,
                 vm_name,
                 vm_uuid,
@@ -49,7 +49,7 @@ impl Actor {
                 request_uid = vcpu.uid,
                 "vCPU removed"
             ),
-            News::VcpuRemovalFailed { vcpu, reason } => warn!(
+            MachineEvent::VcpuRemovalFailed { vcpu, reason } => warn!(
                 message_id = message_id::VCPU_REMOVAL_FAILED,
                 vm_name,
                 vm_uuid,
@@ -119,14 +119,16 @@ impl Actor {
 
     /// Audits how the number of vCPUs changed with `news`, and what was refused. A machine that
     /// changes by itself has a limited number of records.
-    pub(super) fn audit_news(&mut self, old: u32, new: u32, news: &[News]) {
+    pub(super) fn audit_news(&mut self, old: u32, new: u32, news: &[MachineEvent]) {
         let mut asked: Option<u32> = None;
         let mut refused = 0;
         let mut refused_uid = None;
         for news in news {
             match news {
-                News::VcpuAdded(vcpu) | News::VcpuRemoved(vcpu) => asked = asked.or(vcpu.uid),
-                News::VcpuRemovalFailed { vcpu, .. } => {
+                MachineEvent::VcpuAdded(vcpu) | MachineEvent::VcpuRemoved(vcpu) => {
+                    asked = asked.or(vcpu.uid)
+                }
+                MachineEvent::VcpuRemovalFailed { vcpu, .. } => {
                     refused += 1;
                     refused_uid = refused_uid.or(vcpu.uid);
                 }

@@ -10,9 +10,9 @@ use tracing::warn;
 use super::actor::Actor;
 use super::link::{Failed, Link, Look, Socket};
 use super::placing::{self, Found};
-use super::source::{Access, NoLink};
+use super::source::{Access, ConnectError};
 use crate::config::Uuid;
-use crate::host::Leader;
+use crate::process::Leader;
 use crate::qmp::Closed;
 
 /// A QEMU that listens but does not answer is shown as disconnected after this time.
@@ -28,13 +28,13 @@ enum Unopened {
     /// The conversation failed.
     Failed(Failed),
     /// It is another QEMU.
-    Other(NoLink),
+    Other(ConnectError),
 }
 
 impl Actor {
     /// Connects, negotiates and takes a first look. Requests are turned away until it returns, and a
     /// QEMU that listens but does not answer is shown after a while.
-    pub(super) async fn establish(&mut self) -> Result<(Link, Look), NoLink> {
+    pub(super) async fn establish(&mut self) -> Result<(Link, Look), ConnectError> {
         let (socket, leader) = match self.take_kept().await {
             Some(kept) => kept,
             None => self.reach().await?,
@@ -61,10 +61,10 @@ impl Actor {
     }
 
     /// Makes a connection, and holds the process of the QEMU.
-    async fn reach(&mut self) -> Result<(Socket, Arc<Leader>), NoLink> {
+    async fn reach(&mut self) -> Result<(Socket, Arc<Leader>), ConnectError> {
         let stream = match &mut self.source.access {
             Access::Socket(socket) => socket.connect().await?,
-            Access::Connection(connection) => connection.take().ok_or(NoLink::Gone)?,
+            Access::Connection(connection) => connection.take().ok_or(ConnectError::Gone)?,
         };
         let leader = match &self.source.leader {
             Some(leader) => {
@@ -77,13 +77,13 @@ impl Actor {
     }
 
     /// Makes `leader` the process of the machine. If it was another, that machine is gone.
-    async fn adopt(&mut self, leader: &Arc<Leader>) -> Result<(), NoLink> {
+    async fn adopt(&mut self, leader: &Arc<Leader>) -> Result<(), ConnectError> {
         if let Some(before) = &self.leader
             && (before.has_exited() || before.pid() != leader.pid())
         {
             self.vanish().await;
             if self.has_ended() {
-                return Err(NoLink::Gone);
+                return Err(ConnectError::Gone);
             }
         }
         if self.leader.replace(leader.clone()).is_none() {
@@ -92,7 +92,7 @@ impl Actor {
         }
         self.leaders.send_replace(Some(leader.clone()));
         match self.backoff.is_due() {
-            true => Err(NoLink::LeftAlone {
+            true => Err(ConnectError::LeftAlone {
                 breaches: self.backoff.breaches(),
             }),
             false => Ok(()),
@@ -101,12 +101,12 @@ impl Actor {
 
     /// Claims the process for this machine. A call cannot make it another one; files and sockets of
     /// the administrator may give it more names.
-    fn claim(&self, leader: &Leader) -> Result<(), NoLink> {
+    fn claim(&self, leader: &Leader) -> Result<(), ConnectError> {
         let (processes, name) = (&self.source.processes, &self.source.name);
         match self.is_on_trial() {
             true => {
                 let claimed = processes.claim(leader.id(), name);
-                claimed.map_err(NoLink::OtherMachine)
+                claimed.map_err(ConnectError::OtherMachine)
             }
             false => {
                 processes.share(leader.id(), name);
@@ -187,7 +187,7 @@ impl Actor {
 fn check_uuid(wanted: Uuid, found: &str) -> Result<(), Unopened> {
     match found.is_empty() || found.eq_ignore_ascii_case(wanted.as_str()) {
         true => Ok(()),
-        false => Err(Unopened::Other(NoLink::OtherUuid {
+        false => Err(Unopened::Other(ConnectError::OtherUuid {
             wanted,
             found: found.to_owned(),
         })),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::guest_agent;
-use crate::inventory::{Denial, Target, numbers};
+use crate::inventory::{PlanError, Target, numbers};
 use crate::placement::{StepError, Unavailable};
 use crate::qmp;
 use crate::text::Text;
@@ -19,7 +19,7 @@ pub enum Error {
         /// What was asked for.
         asked: Target,
         /// Why.
-        denial: Denial,
+        denial: PlanError,
         /// Why, in QEMU's words, where it has some.
         qemu: Option<Text>,
     },
@@ -75,7 +75,7 @@ pub enum Error {
         came(added),
         steps(failures)
     )]
-    NotPlaced {
+    PlacementFailed {
         /// What was asked for.
         asked: Target,
         /// vCPUs that came.
@@ -90,7 +90,7 @@ pub enum Error {
     #[error(
         "asked for {asked}, which would now make {count} vCPUs and not {told}: another request was faster; ask again"
     )]
-    Overtaken {
+    Conflict {
         /// What was asked for.
         asked: Target,
         /// The number of vCPUs that would come of it.

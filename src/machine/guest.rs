@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::error::Error;
 use super::handle::{Handle, Outcome, Request, Wait};
 use crate::guest_agent::{self, GuestAgent, GuestCpu};
-use crate::inventory::{Entity, Inventory, Target};
+use crate::inventory::{HotplugSlot, Inventory, Target};
 
 /// How long the agent may take when somebody only looks.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ impl Handle {
         let (plan, _) = snapshot.plan(&target)?;
         let entities = plan.remove.iter();
         let entities = entities.filter_map(|&first| snapshot.inventory.entity(first));
-        let leaving: BTreeSet<u32> = entities.flat_map(Entity::vcpus).collect();
+        let leaving: BTreeSet<u32> = entities.flat_map(HotplugSlot::vcpus).collect();
 
         let prepare = async |agent: &mut GuestAgent| {
             let cpus = agent.cpus().await?;

@@ -8,14 +8,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Error;
 use super::guest::Agent;
-use super::notice::Outbox;
+use super::notice::EventSender;
 use super::snapshot::{Snapshot, Subject};
-use super::source::Treatment;
+use super::source::MachineConfig;
 use super::tuning::TuningChange;
 use super::worker::on_host;
-use crate::host::{Leader, Observed, observe};
 use crate::inventory::Target;
 use crate::names::MachineName;
+use crate::placer::{Observed, observe};
+use crate::process::Leader;
 
 /// A machine that is there, or was when the handle was given out.
 #[derive(Clone, Debug)]
@@ -26,9 +27,9 @@ pub struct Handle {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The process of the machine, while it is known.
     pub(super) leaders: watch::Receiver<Option<Arc<Leader>>>,
-    pub(super) outbox: Outbox,
+    pub(super) outbox: EventSender,
     pub(super) agent: Agent,
-    pub(super) treatment: watch::Receiver<Treatment>,
+    pub(super) treatment: watch::Receiver<MachineConfig>,
 }
 
 /// What a machine's actor can be asked.

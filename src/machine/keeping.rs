@@ -11,9 +11,9 @@ use super::actor::Actor;
 use super::error::Error;
 use super::link::Socket;
 use super::record::Record;
-use crate::host::Leader;
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
+use crate::process::Leader;
 
 impl Actor {
     /// The connection and the process that a former run of the service held.

@@ -12,9 +12,9 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::worker::on_host;
-use crate::host::Leader;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, MAX_VCPUS, Slots};
 use crate::limited::Limited;
+use crate::process::Leader;
 use crate::qmp::{self, AcpiOst, Client, Closed, CommandError, Events, Identity, Reply};
 use crate::text::Text;
 

@@ -3,10 +3,10 @@
 //! ```text
 //!   Handle ── Command ──▶ ┌───────┐ ── QMP commands ──▶ QEMU
 //!     ▲                   │ Actor │ ◀── replies, events ──
-//!     └── watch Snapshot ─┤       ├── Notice ──▶ Outbox (signals, in order)
+//!     └── watch Snapshot ─┤       ├── BusMessage ──▶ EventSender (signals, in order)
 //!                         └───────┘
 //!
-//!   connecting ──▶ connected ──▶ disconnected ──▶ connecting …      as long as its `Tenure`
+//!   connecting ──▶ connected ──▶ disconnected ──▶ connecting …      as long as its `Lifetime`
 //!       │              │              │
 //!       └── 2 s ──▶ appeared      leader exits ──▶ vanished
 //!
@@ -46,11 +46,11 @@ mod worker;
 pub use actor::start;
 pub use error::{Error, Refusal, Report, TuningError};
 pub use handle::{Handle, Outcome, Request, Wait};
-pub use notice::{Cause, News, Notice, Outbox, Vcpu};
-pub use placing::{Placement, Site};
+pub use notice::{BusMessage, Cause, EventSender, MachineEvent, Vcpu};
+pub use placing::{HostServices, PlacementConfig};
 pub use processes::Processes;
 pub use record_file::forget_others;
 pub use running::Running;
 pub use snapshot::{DISCONNECTED, Snapshot, Subject};
-pub use source::{Access, NoLink, Source, Tenure, Treatment};
+pub use source::{Access, ConnectError, Lifetime, MachineConfig, Source};
 pub use tuning::TuningChange;

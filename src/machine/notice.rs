@@ -11,13 +11,13 @@ const OUTBOX: usize = 256;
 
 /// One thing to pass on.
 #[derive(Debug)]
-pub enum Notice {
-    /// News of a machine.
-    News {
+pub enum BusMessage {
+    /// MachineEvent of a machine.
+    MachineEvent {
         /// The machine.
         machine: MachineName,
         /// What is new.
-        news: News,
+        news: MachineEvent,
     },
     /// What is wrong now in the configuration; all of it.
     Problems(Vec<String>),
@@ -27,7 +27,7 @@ pub enum Notice {
 
 /// What can be new of a machine.
 #[derive(Debug)]
-pub enum News {
+pub enum MachineEvent {
     /// It is there. Always the first.
     Appeared(Handle),
     /// Its snapshot changed.
@@ -88,7 +88,7 @@ impl Cause {
     }
 }
 
-impl News {
+impl MachineEvent {
     /// Whether it is an event, told once, and not a state, which can be read.
     fn is_event(&self) -> bool {
         match self {
@@ -100,15 +100,15 @@ impl News {
 
 /// Where notices go.
 #[derive(Clone, Debug)]
-pub struct Outbox {
-    notices: mpsc::Sender<Notice>,
+pub struct EventSender {
+    notices: mpsc::Sender<BusMessage>,
     /// Whether somebody may listen to events.
     audience: watch::Sender<bool>,
 }
 
-impl Outbox {
+impl EventSender {
     /// An outbox and the end that must be drained.
-    pub fn new() -> (Self, mpsc::Receiver<Notice>) {
+    pub fn new() -> (Self, mpsc::Receiver<BusMessage>) {
         let (sender, receiver) = mpsc::channel(OUTBOX);
         let outbox = Self {
             notices: sender,
@@ -123,24 +123,27 @@ impl Outbox {
     }
 
     /// Tells news of `machine`.
-    pub(super) async fn tell(&self, machine: &MachineName, news: News) {
+    pub(super) async fn tell(&self, machine: &MachineName, news: MachineEvent) {
         if news.is_event() {
             let _ = self.audience.subscribe().wait_for(|open| *open).await;
         }
         let machine = machine.clone();
         // Nobody listens any more only when the service stops.
-        let _ = self.notices.send(Notice::News { machine, news }).await;
+        let _ = self
+            .notices
+            .send(BusMessage::MachineEvent { machine, news })
+            .await;
     }
 
     /// Tells all that is wrong now in the configuration.
     pub async fn tell_problems(&self, problems: Vec<String>) {
-        let _ = self.notices.send(Notice::Problems(problems)).await;
+        let _ = self.notices.send(BusMessage::Problems(problems)).await;
     }
 
     /// Waits until everything told so far is passed on.
     pub async fn barrier(&self) {
         let (sender, passed) = oneshot::channel();
-        if self.notices.send(Notice::Barrier(sender)).await.is_ok() {
+        if self.notices.send(BusMessage::Barrier(sender)).await.is_ok() {
             let _ = passed.await;
         }
     }

@@ -16,13 +16,16 @@ use super::handle::TuningAnswer;
 use super::snapshot::{Snapshot, Subject};
 use super::tuning::TuningChange;
 use super::worker::{Worker, on_host};
-use crate::host::{Audit, HomeError, Host, Housing, Keeper, Leader, Placer, find_home};
+use crate::audit::Audit;
+use crate::fd_store::FdStore;
 use crate::inventory::Inventory;
 use crate::names::message_id;
 use crate::placement::{
-    Home, HostCpus, Kind, NewScope, NotPlaced, Report, Step, StepError, Tuning, UnitError, Units,
-    Wish,
+    HostCpus, Kind, NewScope, NoCgroupsReason, PlacementMode, Report, Step, StepError, Tuning,
+    UnitError, UnitPlacement, Units,
 };
+use crate::placer::{Host, Placer, ScopeRequest, UnitLookupError, find_unit};
+use crate::process::Leader;
 
 /// How often it is seen to that what is wanted is still in force. The look that goes with it finds
 /// what others plugged and nobody told.
@@ -33,7 +36,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// The host, as far as machines are placed on it.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct HostServices {
     /// Who keeps its units.
     pub units: Arc<dyn Units>,
     /// Its kernel.
@@ -41,14 +44,14 @@ pub struct Site {
     /// Its audit log.
     pub audit: Arc<Audit>,
     /// Who keeps connections over a restart of the service.
-    pub keeper: Arc<dyn Keeper>,
+    pub keeper: Arc<dyn FdStore>,
 }
 
 /// How a machine is placed on its host.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Placement {
+pub struct PlacementConfig {
     /// In which unit.
-    pub wish: Wish,
+    pub wish: PlacementMode,
     /// In which slice, if it gets a scope of its own.
     pub slice: String,
     /// What is wanted for its vCPUs, until somebody changes it.
@@ -60,7 +63,7 @@ pub struct Placement {
 pub(super) struct Placing {
     worker: Worker,
     /// The home of the placer; `None` until it is known where the machine is.
-    home: Option<Home>,
+    home: Option<UnitPlacement>,
     /// The CPUs of the host, and when they were read.
     cpus: Option<(Instant, Option<HostCpus>)>,
     pub(super) tuning: Arc<Tuning>,
@@ -74,13 +77,13 @@ pub(super) struct Placing {
 }
 
 /// What came of looking for a machine's home.
-pub(super) type Found = Result<(Home, Option<NotPlaced>), HomeError>;
+pub(super) type Found = Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError>;
 
 /// Looks for the home of the machine of `leader`, and makes it where it has to be made.
 pub(super) async fn look_for_home(
-    site: Site,
+    site: HostServices,
     leader: Arc<Leader>,
-    placement: Placement,
+    placement: PlacementConfig,
     scope: String,
     description: String,
 ) -> Found {
@@ -90,7 +93,7 @@ pub(super) async fn look_for_home(
         description: &description,
     };
     let wish = placement.wish;
-    find_home(site.units.as_ref(), &leader, &Housing { wish, scope }).await
+    find_unit(site.units.as_ref(), &leader, &ScopeRequest { wish, scope }).await
 }
 
 impl Placing {
@@ -162,7 +165,7 @@ impl Actor {
     /// The machine's home was looked for.
     pub(super) async fn move_in(&mut self, found: Found) {
         let machine = &self.source.name;
-        let nowhere = |unit: String| Home {
+        let nowhere = |unit: String| UnitPlacement {
             kind: Kind::None,
             unit,
             control_group: String::new(),
@@ -175,7 +178,10 @@ impl Actor {
                 found,
                 Ok((
                     _,
-                    Some(NotPlaced::Foreign { .. } | NotPlaced::Unknown(UnitError::Refused(_)))
+                    Some(
+                        NoCgroupsReason::Foreign { .. }
+                            | NoCgroupsReason::Unknown(UnitError::Refused(_))
+                    )
                 ))
             );
         let home = match found {

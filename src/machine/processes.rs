@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::host::ProcessId;
 use crate::names::MachineName;
+use crate::process::ProcessId;
 
 /// The processes of all machines of a service.
 #[derive(Clone, Debug, Default)]

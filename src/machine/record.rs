@@ -8,10 +8,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::changes::Plugging;
-use super::notice::{News, Vcpu};
-use crate::host::ProcessId;
-use crate::inventory::PresentEntity;
+use super::notice::{MachineEvent, Vcpu};
+use crate::inventory::PresentSlot;
 use crate::placement::Tuning;
+use crate::process::ProcessId;
 
 /// The version of the files. A file of a version that is not known is not read.
 pub(super) const VERSION: u32 = 1;
@@ -24,7 +24,7 @@ pub(super) struct Record {
     /// The QEMU that it is about.
     pub leader: ProcessId,
     /// The vCPUs that were told of.
-    pub present: Vec<PresentEntity>,
+    pub present: Vec<PresentSlot>,
     /// The removals that were asked for and have not ended.
     #[serde(default)]
     pub removals: Vec<AskedRemoval>,
@@ -33,7 +33,7 @@ pub(super) struct Record {
     pub plugging: Option<Plugging>,
     /// What is being told, and may have been.
     #[serde(default)]
-    pub telling: Vec<Telling>,
+    pub telling: Vec<PendingEvent>,
     /// What is wanted for the vCPUs on the host; `None` if it was not remembered.
     #[serde(default)]
     pub tuning: Option<Tuning>,
@@ -47,26 +47,26 @@ pub(super) struct Record {
 
 /// A vCPU of which it is being told that it came or went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Telling {
+pub(super) enum PendingEvent {
     Added(Vcpu),
     Removed(Vcpu),
 }
 
-impl Telling {
+impl PendingEvent {
     /// What of `news` must be told again if it is not known whether it was.
-    pub(super) fn of(news: &[News]) -> Vec<Self> {
+    pub(super) fn of(news: &[MachineEvent]) -> Vec<Self> {
         let telling = news.iter().filter_map(|news| match news {
-            News::VcpuAdded(vcpu) => Some(Self::Added(vcpu.clone())),
-            News::VcpuRemoved(vcpu) => Some(Self::Removed(vcpu.clone())),
+            MachineEvent::VcpuAdded(vcpu) => Some(Self::Added(vcpu.clone())),
+            MachineEvent::VcpuRemoved(vcpu) => Some(Self::Removed(vcpu.clone())),
             _ => None,
         });
         telling.collect()
     }
 
-    pub(super) fn news(self) -> News {
+    pub(super) fn news(self) -> MachineEvent {
         match self {
-            Self::Added(vcpu) => News::VcpuAdded(vcpu),
-            Self::Removed(vcpu) => News::VcpuRemoved(vcpu),
+            Self::Added(vcpu) => MachineEvent::VcpuAdded(vcpu),
+            Self::Removed(vcpu) => MachineEvent::VcpuRemoved(vcpu),
         }
     }
 }
@@ -142,7 +142,7 @@ mod tests {
             ..Tuning::default()
         };
         Record {
-            present: vec![PresentEntity {
+            present: vec![PresentSlot {
                 first: 0,
                 width: 1,
                 slot: 0,
@@ -153,7 +153,7 @@ mod tests {
                 firsts: [3].into(),
                 uid: 7,
             }),
-            telling: vec![Telling::Added(vcpu)],
+            telling: vec![PendingEvent::Added(vcpu)],
             tuning: Some(tuning.clone()),
             configured: Some(tuning),
             breaches: 2,

@@ -12,8 +12,9 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::record::{Record, VERSION};
-use crate::host::{blocking, memory};
+use crate::blocking::blocking;
 use crate::names::MachineName;
+use crate::state_file;
 
 /// The maximum size. 4,096 vCPUs take 700 kB; a machine that needs more is treated as one whose QEMU
 /// breaks the protocol.
@@ -112,12 +113,12 @@ impl RecordFile {
 
 impl File {
     fn load(&mut self) -> io::Result<Option<Record>> {
-        let record: Record = match memory::recall(&self.path, MAX_SIZE) {
+        let record: Record = match state_file::load(&self.path, MAX_SIZE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             record => record?,
         };
         if record.version != VERSION {
-            return Err(memory::strange(record.version));
+            return Err(state_file::unsupported_version(record.version));
         }
         self.written = Some(record.clone());
         Ok(Some(record))
@@ -127,7 +128,7 @@ impl File {
         // The content is not known until this has succeeded.
         self.written = None;
         let new = self.path.with_extension("new");
-        memory::prepare(&new, &record, MAX_SIZE)?;
+        state_file::write_new(&new, &record, MAX_SIZE)?;
         fs::rename(&new, &self.path).inspect_err(|_| {
             let _ = fs::remove_file(&new);
         })?;
@@ -169,7 +170,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::host::ProcessId;
+    use crate::process::ProcessId;
 
     #[tokio::test]
     async fn a_removal_waits_for_a_write_that_was_given_up() {

@@ -15,7 +15,7 @@ use super::notice::Cause;
 use super::removal::{Removal, Waiter};
 use super::session::removal_failed;
 use super::snapshot::Snapshot;
-use crate::inventory::{Entity, HotplugMethod, Inventory, Plan, Presence};
+use crate::inventory::{HotplugMethod, HotplugSlot, Inventory, Plan, Presence};
 use crate::qmp::{self, Closed, CommandError, Reply};
 
 /// A removal that is asked for again after this time is passed on to QEMU again. Before it QEMU
@@ -57,7 +57,7 @@ impl Actor {
         // Between the authorization and now others may have changed what the request leads to.
         if count != request.count {
             let (asked, told) = (request.target.clone(), request.count);
-            return Err(Error::Overtaken { asked, count, told });
+            return Err(Error::Conflict { asked, count, told });
         }
         Ok(plan)
     }
@@ -79,7 +79,7 @@ impl Actor {
             return Err(Stop::Failed(error));
         }
         let entities = firsts.iter().filter_map(|&f| before.inventory.entity(f));
-        let vcpus: Vec<u32> = entities.flat_map(Entity::vcpus).collect();
+        let vcpus: Vec<u32> = entities.flat_map(HotplugSlot::vcpus).collect();
         self.placing.prepare(vcpus).await;
         let errors = plug(link, &before.inventory, firsts).await?;
         self.look(link).await?;
@@ -88,13 +88,13 @@ impl Actor {
         let entities = firsts
             .iter()
             .filter_map(|&first| after.inventory.entity(first));
-        let (came, missing): (Vec<&Entity>, Vec<&Entity>) =
+        let (came, missing): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =
             entities.partition(|e| e.presence.is_some());
         let added: Vec<u32> = came.iter().flat_map(|e| e.vcpus()).collect();
         if missing.is_empty() {
             let failures = self.placing.failures(&added);
             if !failures.is_empty() {
-                return Err(Stop::Failed(Error::NotPlaced {
+                return Err(Stop::Failed(Error::PlacementFailed {
                     asked: request.target,
                     added,
                     failures,
@@ -105,7 +105,7 @@ impl Actor {
                 ..Outcome::default()
             });
         }
-        let refusal = |entity: &&Entity| {
+        let refusal = |entity: &&HotplugSlot| {
             let error = errors.iter().find(|(first, _)| *first == entity.first);
             let unlisted = "QEMU took the request and does not list the CPU";
             let reason = error.map_or(unlisted.to_owned(), |(_, error)| in_words(error));
@@ -181,7 +181,7 @@ impl Actor {
             let entity = before.inventory.entity(first)?;
             Some((entity, entity.presence.as_ref()?))
         });
-        let entities: Vec<(&Entity, &Presence)> = entities.collect();
+        let entities: Vec<(&HotplugSlot, &Presence)> = entities.collect();
         for (entity, _) in &entities {
             let removal = Removal {
                 vcpus: entity.vcpus().collect(),
@@ -268,10 +268,10 @@ async fn plug(
     firsts: &[u32],
 ) -> Result<Vec<(u32, CommandError)>, Closed> {
     let mut refused = Vec::new();
-    let mut left: Vec<&Entity> = firsts.iter().filter_map(|&f| inventory.entity(f)).collect();
+    let mut left: Vec<&HotplugSlot> = firsts.iter().filter_map(|&f| inventory.entity(f)).collect();
     // Any device may have the id that we would give; then the next free one is taken.
     for attempt in 0..8 {
-        let mut replies: Vec<(&Entity, Reply<IgnoredAny>)> = Vec::new();
+        let mut replies: Vec<(&HotplugSlot, Reply<IgnoredAny>)> = Vec::new();
         for entity in std::mem::take(&mut left) {
             let (command, arguments) = match inventory.method() {
                 HotplugMethod::CpuAdd => ("cpu-add", json!({"id": entity.first})),
@@ -297,7 +297,7 @@ async fn plug(
 
 /// The arguments of `device_add` for `entity`: its properties verbatim, and an id: `vcpuN`, or
 /// at later attempts `vcpuN-2`, `vcpuN-3`, ….
-fn device_add_arguments(entity: &Entity, attempt: u32) -> Value {
+fn device_add_arguments(entity: &HotplugSlot, attempt: u32) -> Value {
     let id = match attempt {
         0 => format!("vcpu{}", entity.first),
         _ => format!("vcpu{}-{}", entity.first, attempt + 1),

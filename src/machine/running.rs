@@ -6,13 +6,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
 use super::record_file::RecordFile;
-use super::source::{NoLink, Treatment};
+use super::source::{ConnectError, MachineConfig};
 
 /// An actor at work.
 #[derive(Debug)]
 pub struct Running {
     pub(super) handle: Handle,
-    pub(super) treatment: watch::Sender<Treatment>,
+    pub(super) treatment: watch::Sender<MachineConfig>,
     pub(super) cancel: CancellationToken,
     pub(super) done: CancellationToken,
     pub(super) over: CancellationToken,
@@ -22,16 +22,16 @@ pub struct Running {
 }
 
 /// Whether there is a machine, and if not, why.
-pub(super) type Settled = Result<(), NoLink>;
+pub(super) type Settled = Result<(), ConnectError>;
 
 impl Running {
     /// Waits until it is known whether there is a machine: it answered, nobody listens, or it
     /// was silent for two seconds. What followed of that was told. Known once, it is not told again.
-    pub fn settled(&mut self) -> impl Future<Output = Result<(), NoLink>> + Send + use<> {
+    pub fn settled(&mut self) -> impl Future<Output = Result<(), ConnectError>> + Send + use<> {
         let settled = self.settled.take();
         async {
             match settled {
-                Some(settled) => settled.await.unwrap_or(Err(NoLink::Gone)),
+                Some(settled) => settled.await.unwrap_or(Err(ConnectError::Gone)),
                 None => Ok(()),
             }
         }
@@ -49,7 +49,7 @@ impl Running {
 
     /// Treats the machine like this from now on. Whoever must know when that is in force asks the
     /// handle, which this returns.
-    pub fn treat(&self, treatment: Treatment) -> Handle {
+    pub fn treat(&self, treatment: MachineConfig) -> Handle {
         self.treatment.send_replace(treatment);
         self.handle.clone()
     }

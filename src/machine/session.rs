@@ -13,11 +13,11 @@ use super::changes::{self, Clues};
 use super::error::Error;
 use super::handle::Command;
 use super::link::{Link, Look};
-use super::notice::{Cause, News, Vcpu};
-use super::record::Telling;
+use super::notice::{Cause, MachineEvent, Vcpu};
+use super::record::PendingEvent;
 use super::snapshot::Snapshot;
-use crate::host::LeaderError;
 use crate::inventory::Inventory;
+use crate::process::LeaderError;
 use crate::qmp::{AcpiOst, Closed, Event, Events};
 use crate::text::Text;
 
@@ -351,7 +351,7 @@ impl Actor {
         if !news.is_empty() {
             // Emitted twice is better than never, should the service end in the middle of it. Persisted
             // first, so that the signals follow the properties at once.
-            self.telling = Telling::of(&news);
+            self.telling = PendingEvent::of(&news);
             // A failure is logged, and the signals are emitted all the same.
             let _ = self.persist(&snapshot.inventory).await;
         }
@@ -378,14 +378,14 @@ impl Actor {
         inventory: &Inventory,
         clues: &Clues,
         refusals: BTreeMap<u32, Refused>,
-    ) -> Vec<News> {
+    ) -> Vec<MachineEvent> {
         let (departed, arrived) = changes::between(before, inventory, clues, &self.removals);
         // What a former run may not have told comes first, and again if it did.
-        let mut news: Vec<News> = self.telling.drain(..).map(Telling::news).collect();
+        let mut news: Vec<MachineEvent> = self.telling.drain(..).map(PendingEvent::news).collect();
         for change in departed {
             self.removals.gone(change.first);
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
-            news.extend(told.map(News::VcpuRemoved));
+            news.extend(told.map(MachineEvent::VcpuRemoved));
         }
         for (first, Refused { cause, reason }) in refusals {
             let still_there = inventory.entity(first).filter(|e| e.presence.is_some());
@@ -401,7 +401,7 @@ impl Actor {
         }
         for change in arrived {
             let told = change.vcpus.iter().map(|&id| change.vcpu(id));
-            news.extend(told.map(News::VcpuAdded));
+            news.extend(told.map(MachineEvent::VcpuAdded));
         }
         news
     }
@@ -441,8 +441,8 @@ pub(super) fn removal_failed(
     cause: Cause,
     uid: Option<u32>,
     reason: &str,
-) -> Vec<News> {
-    let failed = |id| News::VcpuRemovalFailed {
+) -> Vec<MachineEvent> {
+    let failed = |id| MachineEvent::VcpuRemovalFailed {
         vcpu: Vcpu {
             id,
             alias: alias.to_owned(),

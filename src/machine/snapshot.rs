@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::Error;
-use crate::host::ProcessId;
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
-use crate::placement::{Home, Tuning};
+use crate::placement::{Tuning, UnitPlacement};
+use crate::process::ProcessId;
 use crate::qmp::Version;
 use crate::text::Text;
 
@@ -37,7 +37,7 @@ pub struct Snapshot {
     /// Why QEMU does not hot-plug CPUs, in its words.
     pub no_hotplug: Option<Text>,
     /// Where the machine is on its host; `None` while that is not known.
-    pub home: Option<Home>,
+    pub home: Option<UnitPlacement>,
     /// What is wanted for its vCPUs there.
     pub tuning: Arc<Tuning>,
     /// The host CPUs of vCPUs that have no others of their own, as a list.

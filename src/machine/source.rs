@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokio::net::UnixStream;
 
-use super::placing::Placement;
+use super::placing::PlacementConfig;
 use super::processes::Processes;
 use crate::config::{Limits, Uuid};
-use crate::host::{ConnectError, Leader, LeaderError, SocketFile};
 use crate::names::MachineName;
+use crate::process::{Leader, LeaderError, SocketError, SocketFile};
 use crate::qmp::{self, Closed};
 
 /// Where a machine is found, and how it is treated.
@@ -21,7 +21,7 @@ pub struct Source {
     /// The way to its QMP.
     pub access: Access,
     /// For how long there is such a machine.
-    pub tenure: Tenure,
+    pub tenure: Lifetime,
     /// The user who registered it.
     pub registrant: Option<u32>,
     /// The socket of its guest agent, where there is one.
@@ -35,7 +35,7 @@ pub struct Source {
     /// The processes of all machines of the service.
     pub processes: Processes,
     /// How it is treated, to begin with.
-    pub treatment: Treatment,
+    pub treatment: MachineConfig,
 }
 
 /// The way to a QMP.
@@ -49,7 +49,7 @@ pub enum Access {
 
 /// For how long there is a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tenure {
+pub enum Lifetime {
     /// As long as its place: when its QEMU ends another may come there.
     Place,
     /// As long as its QEMU, which must answer at the first attempt.
@@ -60,19 +60,19 @@ pub enum Tenure {
 
 /// What can change of how a machine is treated.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Treatment {
+pub struct MachineConfig {
     /// Its time limits.
     pub limits: Limits,
     /// Where it is to be on the host.
-    pub placement: Placement,
+    pub placement: PlacementConfig,
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub enum NoLink {
+pub enum ConnectError {
     /// The socket cannot be connected to.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(#[from] SocketError),
     /// Its process cannot be held.
     #[error(transparent)]
     Leader(#[from] LeaderError),
@@ -103,7 +103,7 @@ pub enum NoLink {
     Gone,
 }
 
-impl NoLink {
+impl ConnectError {
     /// Returns whether there is a QEMU, though it does not answer: a QEMU that is stopped, for
     /// example. Such a machine is shown.
     pub(super) fn is_silence(&self) -> bool {
@@ -126,7 +126,7 @@ impl fmt::Display for Access {
     }
 }
 
-impl Tenure {
+impl Lifetime {
     /// Whether there is no such machine any more when its QEMU has ended.
     pub(super) fn ends_with_leader(self) -> bool {
         self != Self::Place

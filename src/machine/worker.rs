@@ -5,8 +5,9 @@
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::host::{Placer, blocking, broken};
+use crate::blocking::{blocking, broken};
 use crate::placement::{Report, StepError};
+use crate::placer::Placer;
 
 /// The number of works at a time, of all machines.
 static PLACES: Semaphore = Semaphore::const_new(2);
@@ -80,12 +81,12 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::host::Host;
-    use crate::placement::{Home, Kind};
+    use crate::placement::{Kind, UnitPlacement};
+    use crate::placer::Host;
 
     #[tokio::test]
     async fn a_pass_that_is_given_up_goes_on_and_the_next_one_waits_for_it() {
-        let home = Home {
+        let home = UnitPlacement {
             kind: Kind::None,
             unit: String::new(),
             control_group: String::new(),

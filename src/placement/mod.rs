@@ -16,5 +16,6 @@ pub use scheduler::{Scheduler, SchedulerError};
 pub use schemata::{Schemata, SchemataError};
 pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};
 pub use unit::{
-    Decision, Home, Kind, NewScope, NotPlaced, Process, UnitError, UnitFacts, Units, Wish, decide,
+    Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, UnitError, UnitFacts,
+    UnitPlacement, Units, decide,
 };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// What is wanted of a machine's unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Wish {
+pub enum PlacementMode {
     /// Its present unit where that is delegated to it, a new scope where that is harmless, else
     /// none.
     #[default]
@@ -37,7 +37,7 @@ pub enum Kind {
 
 /// Where a machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Home {
+pub struct UnitPlacement {
     /// What kind of place it is.
     pub kind: Kind,
     /// The unit, or empty where it is not known.
@@ -67,7 +67,7 @@ pub enum Decision {
     /// Start a scope and move it there.
     NewScope,
     /// Do without control groups.
-    Without(NotPlaced),
+    Without(NoCgroupsReason),
 }
 
 /// A process, held so that no other can take its PID.
@@ -123,7 +123,7 @@ pub enum UnitError {
 
 /// Why a machine has no control groups of its own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotPlaced {
+pub enum NoCgroupsReason {
     /// It was wished so.
     #[error("no control groups were asked for")]
     Wished,
@@ -146,12 +146,12 @@ pub enum NotPlaced {
     },
 }
 
-impl Wish {
+impl PlacementMode {
     /// Whether `reason` is what was wished, or may come of it. Else the wish cannot be granted.
-    pub fn allows(self, reason: &NotPlaced) -> bool {
+    pub fn allows(self, reason: &NoCgroupsReason) -> bool {
         match self {
             Self::Auto => true,
-            Self::None => *reason == NotPlaced::Wished,
+            Self::None => *reason == NoCgroupsReason::Wished,
             Self::Scope | Self::Unit => false,
         }
     }
@@ -160,26 +160,26 @@ impl Wish {
 /// What is to be done for a process with these `facts`, whose own scope would be `scope`.
 ///
 /// Where another manager keeps groups nothing is changed, whatever was wished.
-pub fn decide(wish: Wish, facts: &UnitFacts, scope: &str) -> Decision {
+pub fn decide(wish: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
     let unit = facts.unit.clone();
-    if wish == Wish::None {
-        return Decision::Without(NotPlaced::Wished);
+    if wish == PlacementMode::None {
+        return Decision::Without(NoCgroupsReason::Wished);
     }
     if unit == scope {
         return Decision::Stay(Kind::Scope);
     }
     let users = is_user_manager(&unit).then(|| users_unit(facts)).flatten();
     if is_kept_by_another(facts) && users.is_none() {
-        return Decision::Without(NotPlaced::Foreign { unit });
+        return Decision::Without(NoCgroupsReason::Foreign { unit });
     }
     // What a user's manager was delegated is the manager's, not the process's.
     let delegated = facts.delegated && !is_user_manager(&unit);
     let innermost = users.unwrap_or(&unit);
     match wish {
-        Wish::Auto | Wish::Unit if delegated => Decision::Stay(Kind::Unit),
-        Wish::Scope => Decision::NewScope,
-        Wish::Auto if !innermost.ends_with(".service") => Decision::NewScope,
-        _ => Decision::Without(NotPlaced::NotDelegated {
+        PlacementMode::Auto | PlacementMode::Unit if delegated => Decision::Stay(Kind::Unit),
+        PlacementMode::Scope => Decision::NewScope,
+        PlacementMode::Auto if !innermost.ends_with(".service") => Decision::NewScope,
+        _ => Decision::Without(NoCgroupsReason::NotDelegated {
             unit: innermost.to_owned(),
         }),
     }
@@ -215,7 +215,7 @@ fn below<'a>(path: &'a str, unit: &str) -> Option<&'a str> {
     (!unit.is_empty() && !below.is_empty()).then_some(below)
 }
 
-impl FromStr for Wish {
+impl FromStr for PlacementMode {
     type Err = String;
 
     /// Reads the word; the error says which there are.
@@ -235,7 +235,7 @@ impl FromStr for Wish {
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for PlacementMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
@@ -280,12 +280,12 @@ mod tests {
 
     fn not_delegated(unit: &str) -> Decision {
         let unit = unit.to_owned();
-        Decision::Without(NotPlaced::NotDelegated { unit })
+        Decision::Without(NoCgroupsReason::NotDelegated { unit })
     }
 
     fn foreign(unit: &str) -> Decision {
         let unit = unit.to_owned();
-        Decision::Without(NotPlaced::Foreign { unit })
+        Decision::Without(NoCgroupsReason::Foreign { unit })
     }
 
     /// Where QEMU is → what is done for `auto`, `scope` and `unit`.
@@ -398,10 +398,13 @@ mod tests {
             ),
         ] {
             for (wish, wanted) in [
-                (Wish::Auto, auto),
-                (Wish::Scope, scope),
-                (Wish::Unit, unit),
-                (Wish::None, Decision::Without(NotPlaced::Wished)),
+                (PlacementMode::Auto, auto),
+                (PlacementMode::Scope, scope),
+                (PlacementMode::Unit, unit),
+                (
+                    PlacementMode::None,
+                    Decision::Without(NoCgroupsReason::Wished),
+                ),
             ] {
                 assert_eq!(decide(wish, &facts, OWN), wanted, "{what}: {wish:?}");
             }
@@ -411,11 +414,11 @@ mod tests {
     #[test]
     fn a_wish_that_cannot_be_granted_is_told_from_one_that_need_not_be() {
         let unit = "x".to_owned();
-        let reason = NotPlaced::NotDelegated { unit };
-        assert!(Wish::Auto.allows(&reason));
-        assert!(!Wish::Unit.allows(&reason));
-        assert!(Wish::None.allows(&NotPlaced::Wished));
-        assert_eq!("unit".parse(), Ok(Wish::Unit));
-        assert!("Scope".parse::<Wish>().is_err());
+        let reason = NoCgroupsReason::NotDelegated { unit };
+        assert!(PlacementMode::Auto.allows(&reason));
+        assert!(!PlacementMode::Unit.allows(&reason));
+        assert!(PlacementMode::None.allows(&NoCgroupsReason::Wished));
+        assert_eq!("unit".parse(), Ok(PlacementMode::Unit));
+        assert!("Scope".parse::<PlacementMode>().is_err());
     }
 }

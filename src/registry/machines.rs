@@ -11,18 +11,20 @@ use tracing::warn;
 use super::register::Event;
 use super::registrations::Registrations;
 use super::sockets;
+use crate::blocking::blocking;
 use crate::config::{Configuration, Directories, MachineSettings, Settings};
-use crate::host::{Leader, SocketFile, blocking};
 use crate::machine::{
-    self, Access, Handle, Outbox, Placement, Processes, Running, Site, Source, Tenure, Treatment,
+    self, Access, EventSender, Handle, HostServices, Lifetime, MachineConfig, PlacementConfig,
+    Processes, Running, Source,
 };
 use crate::names::MachineName;
+use crate::process::{Leader, SocketFile};
 
 /// All machines. The only writer of which there are.
 pub(super) struct Machines {
     directories: Directories,
-    pub(super) site: Site,
-    outbox: Outbox,
+    pub(super) site: HostServices,
+    outbox: EventSender,
     pub(super) configuration: Configuration,
     pub(super) registrations: Registrations,
     pub(super) known: BTreeMap<MachineName, Known>,
@@ -62,7 +64,7 @@ pub(super) enum Origin {
 pub(super) struct New {
     pub(super) origin: Origin,
     pub(super) access: Access,
-    pub(super) tenure: Tenure,
+    pub(super) tenure: Lifetime,
     /// What its registration says.
     pub(super) own: MachineSettings,
     pub(super) leader: Option<Arc<Leader>>,
@@ -73,8 +75,8 @@ impl Machines {
     pub(super) fn new(
         directories: Directories,
         configuration: Configuration,
-        site: Site,
-        outbox: Outbox,
+        site: HostServices,
+        outbox: EventSender,
     ) -> Self {
         Self {
             registrations: Registrations::new(directories.registrations()),
@@ -259,7 +261,7 @@ impl Machines {
     /// the defaults. Of the defaults only the time limits apply to a machine that an unprivileged
     /// user registered, unless the configuration says otherwise. A scope that such a registration
     /// asks for is in the slice of the user.
-    fn treatment(&self, name: &MachineName, origin: &Origin, own: &Settings) -> Treatment {
+    fn treatment(&self, name: &MachineName, origin: &Origin, own: &Settings) -> MachineConfig {
         let file = self.configuration.machines.get(name);
         let file = file.and_then(|file| file.settings.as_ref());
         let file = file.map(|file| &file.settings);
@@ -278,9 +280,9 @@ impl Machines {
             Some(file) => own.clone().over(file).over(&defaults),
             None => own.clone().over(&defaults),
         };
-        Treatment {
+        MachineConfig {
             limits: settings.limits(),
-            placement: Placement {
+            placement: PlacementConfig {
                 wish: settings.placement.unwrap_or_default(),
                 slice: settings.slice().to_owned(),
                 tuning: settings.tuning(),
@@ -336,7 +338,7 @@ impl New {
         Self {
             origin,
             access: Access::Socket(SocketFile::chosen_by_root(socket)),
-            tenure: Tenure::Place,
+            tenure: Lifetime::Place,
             own: MachineSettings::default(),
             leader: None,
         }

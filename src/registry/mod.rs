@@ -30,9 +30,9 @@ use tracing::{error, warn};
 
 use self::machines::Machines;
 use self::registrar::Request;
-use self::sockets::{Sight, Sockets};
+use self::sockets::{SocketEvent, Sockets};
 use crate::config::{Configuration, Directories};
-use crate::machine::{Outbox, Site};
+use crate::machine::{EventSender, HostServices};
 use crate::names::MachineName;
 
 pub use registrar::{Error, Registrar, Registration, Requests, Way};
@@ -60,8 +60,8 @@ impl Registry {
     pub async fn start(
         directories: &Directories,
         configuration: Configuration,
-        site: Site,
-        outbox: Outbox,
+        site: HostServices,
+        outbox: EventSender,
         requests: Requests,
     ) -> Result<Self, WatchError> {
         let directory = directories.qmp();
@@ -149,15 +149,15 @@ async fn follow(
 }
 
 /// Starts and stops machines because of `sight`.
-async fn take_in(machines: &mut Machines, sockets: &Sockets, sight: Option<Sight>) {
+async fn take_in(machines: &mut Machines, sockets: &Sockets, sight: Option<SocketEvent>) {
     match sight {
-        Some(Sight::Came(name)) => {
+        Some(SocketEvent::Came(name)) => {
             // A rename may replace a socket without an event for the old socket.
             machines.remove_socket(&name).await;
             machines.add_socket(&name);
         }
-        Some(Sight::Went(name)) => machines.remove_socket(&name).await,
-        Some(Sight::Lost) => {
+        Some(SocketEvent::Went(name)) => machines.remove_socket(&name).await,
+        Some(SocketEvent::Lost) => {
             warn!("events of the socket directory were lost: listing it again");
             if let Some(names) = list(sockets).await {
                 machines.set_sockets(names).await;

@@ -9,9 +9,11 @@ use tracing::info;
 use super::machines::{Machines, New, Origin};
 use super::registrar::{Answer, Error, Registration, Way};
 use super::registrations::Registered;
-use crate::host::{Host, Leader, ProcessId, SocketFile, blocking};
-use crate::machine::{Access, NoLink, Tenure};
+use crate::blocking::blocking;
+use crate::machine::{Access, ConnectError, Lifetime};
 use crate::names::MachineName;
+use crate::placer::Host;
+use crate::process::{Leader, ProcessId, SocketFile};
 
 /// How many machines a user may register; root may register as many as there may be.
 const LIMIT_OF_USER: usize = 64;
@@ -24,7 +26,7 @@ pub(super) enum Event {
     Settled {
         name: MachineName,
         generation: u64,
-        result: Result<(), NoLink>,
+        result: Result<(), ConnectError>,
         answer: Answer,
     },
     /// It has ended.
@@ -52,7 +54,7 @@ impl Machines {
             let new = New {
                 origin: Origin::Registration(registered.uid),
                 access,
-                tenure: Tenure::Remembered,
+                tenure: Lifetime::Remembered,
                 own: registered.settings,
                 leader,
             };
@@ -124,7 +126,7 @@ impl Machines {
         Ok(New {
             origin: Origin::Registration(uid),
             access,
-            tenure: Tenure::Registration,
+            tenure: Lifetime::Registration,
             own: settings,
             leader,
         })
@@ -169,15 +171,15 @@ impl Machines {
                         self.await_end(&name);
                         Ok(())
                     }
-                    (Ok(()), false) => Err(Error::NoLink(NoLink::Gone)),
+                    (Ok(()), false) => Err(Error::ConnectError(ConnectError::Gone)),
                     (Err(reason), is_there) => {
                         if is_there {
                             self.stop(&name).await;
                             self.let_others(&name).await;
                         }
                         Err(match reason {
-                            NoLink::OtherMachine(name) => Error::OtherMachine(name),
-                            other => Error::NoLink(other),
+                            ConnectError::OtherMachine(name) => Error::OtherMachine(name),
+                            other => Error::ConnectError(other),
                         })
                     }
                 };

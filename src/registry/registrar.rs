@@ -7,10 +7,10 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::MachineSettings;
-use crate::host::{LeaderError, SocketFile};
-use crate::machine::{Handle, NoLink, Outbox};
+use crate::machine::{ConnectError, EventSender, Handle};
 use crate::names::MachineName;
 use crate::placement::Unavailable;
+use crate::process::{LeaderError, SocketFile};
 
 /// How many requests may wait before who makes more waits too.
 const QUEUE: usize = 64;
@@ -92,7 +92,7 @@ pub enum Error {
     #[error(
         "it was not registered: {0}; see that QEMU runs and has this QMP socket, and that no other client is attached to it"
     )]
-    NoLink(NoLink),
+    ConnectError(ConnectError),
     /// A restart of the service would forget it.
     #[error(
         "it was not registered, as it cannot be written down for a restart of the service: {0}; make room in the runtime directory and ask again"
@@ -119,7 +119,7 @@ pub(super) enum Request {
 #[derive(Clone, Debug)]
 pub struct Registrar {
     requests: mpsc::Sender<Request>,
-    outbox: Outbox,
+    outbox: EventSender,
 }
 
 /// What the registry is asked through its [`Registrar`].
@@ -128,7 +128,7 @@ pub struct Requests(pub(super) mpsc::Receiver<Request>);
 
 impl Registrar {
     /// A registrar, and what it asks. What it tells goes to `outbox`, as all of the registry does.
-    pub fn new(outbox: Outbox) -> (Self, Requests) {
+    pub fn new(outbox: EventSender) -> (Self, Requests) {
         let (requests, requested) = mpsc::channel(QUEUE);
         (Self { requests, outbox }, Requests(requested))
     }

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::blocking::blocking;
 use crate::config::MachineSettings;
-use crate::host::{ProcessId, blocking, memory};
 use crate::names::MachineName;
+use crate::process::ProcessId;
+use crate::state_file;
 
 /// The version of the files. A file of a version that is not known is not read.
 const VERSION: u32 = 1;
@@ -68,7 +70,7 @@ impl Registrations {
         registered: Registered,
     ) -> io::Result<()> {
         let file = self.new_file(name);
-        blocking(move || memory::prepare(&file, &registered, MAX_SIZE)).await
+        blocking(move || state_file::write_new(&file, &registered, MAX_SIZE)).await
     }
 
     /// Makes the prepared registration of `name` count. That needs no free space.
@@ -132,10 +134,10 @@ fn load(directory: &Path) -> Vec<(MachineName, Registered)> {
 }
 
 fn read(file: &Path) -> io::Result<Registered> {
-    let registered: Registered = memory::recall(file, MAX_SIZE)?;
+    let registered: Registered = state_file::load(file, MAX_SIZE)?;
     match registered.version {
         VERSION => Ok(registered),
-        other => Err(memory::strange(other)),
+        other => Err(state_file::unsupported_version(other)),
     }
 }
 

@@ -10,12 +10,12 @@ use futures_util::StreamExt;
 use inotify::{Event, EventMask, EventStream, Inotify, WatchMask};
 use tracing::warn;
 
-use crate::host::blocking;
+use crate::blocking::blocking;
 use crate::names::MachineName;
 
 /// What was seen in the directory.
 #[derive(Debug)]
-pub(super) enum Sight {
+pub(super) enum SocketEvent {
     /// A socket came, instead of another if there was one.
     Came(MachineName),
     /// A socket went.
@@ -66,9 +66,9 @@ impl Sockets {
     }
 
     /// Returns what `event` means, or `None` if it is about no socket of a machine.
-    pub(super) async fn sight(&self, event: Event<OsString>) -> Option<Sight> {
+    pub(super) async fn sight(&self, event: Event<OsString>) -> Option<SocketEvent> {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
-            return Some(Sight::Lost);
+            return Some(SocketEvent::Lost);
         }
         let file = event.name?;
         let came = event
@@ -78,8 +78,8 @@ impl Sockets {
         let is_socket = came && is_socket(path.clone()).await;
         match machine_name(&file) {
             // A rename may put a file of another type in the place of a socket.
-            Some(name) if is_socket => Some(Sight::Came(name)),
-            Some(name) => Some(Sight::Went(name)),
+            Some(name) if is_socket => Some(SocketEvent::Came(name)),
+            Some(name) => Some(SocketEvent::Went(name)),
             None => {
                 if is_socket {
                     warn_of(&path);

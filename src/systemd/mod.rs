@@ -7,7 +7,7 @@ mod unit;
 
 use std::time::Duration;
 
-pub use store::FdStore;
+pub use store::Store;
 pub use unit::Systemd;
 
 /// The service is ready: its name is owned and its machines are served.

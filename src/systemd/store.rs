@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, warn};
 
-use crate::host::{Keeper, inherited};
+use crate::fd_store::FdStore;
+use crate::process::inherited;
 
 /// systemd passes all names in one variable of the environment, of which Linux takes no more than
 /// 128 KiB (`MAX_ARG_STRLEN` in `execve(2)`): with more in it the service could not be started.
@@ -16,7 +17,7 @@ const ROOM_FOR_NAMES: usize = (128 << 10) - "LISTEN_FDNAMES=\0".len();
 
 /// The store of this service.
 #[derive(Debug)]
-pub struct FdStore {
+pub struct Store {
     /// How many descriptors it has room for, where systemd says so (since version 254).
     room: Option<usize>,
     content: Mutex<Content>,
@@ -32,7 +33,7 @@ struct Content {
     is_full: bool,
 }
 
-impl FdStore {
+impl Store {
     /// The store, with what a former run of the service left in it. To be called once.
     pub fn open() -> Self {
         let left = match ::systemd::daemon::listen_fds_with_names() {
@@ -102,7 +103,7 @@ impl FdStore {
     }
 }
 
-impl Keeper for FdStore {
+impl FdStore for Store {
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
         if !self.admits(name) {
             return;

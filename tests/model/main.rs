@@ -24,14 +24,17 @@ use scripted::{Model, Peer, Removal, deleted, event, ost};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use vcpud::audit::Audit;
 use vcpud::config::Limits;
-use vcpud::host::{Audit, Host, Keeper, SocketFile};
+use vcpud::fd_store::FdStore;
 use vcpud::inventory::Target;
 use vcpud::machine::{
-    self, Access, Handle, News, Notice, Outbox, Placement, Processes, Request, Site, Source,
-    Tenure, Treatment, Wait,
+    self, Access, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig,
+    MachineEvent, PlacementConfig, Processes, Request, Source, Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use vcpud::placer::Host;
+use vcpud::process::SocketFile;
 use wait::within;
 
 /// How many stories go on at once.
@@ -359,7 +362,7 @@ impl Story {
 /// The service, as far as one machine needs it.
 struct Service {
     running: machine::Running,
-    outbox: Outbox,
+    outbox: EventSender,
     handle: Handle,
     listener: JoinHandle<()>,
 }
@@ -367,26 +370,26 @@ struct Service {
 impl Service {
     /// Starts it for the machine in `directory`; what it tells goes to `told`.
     async fn start(directory: &Path, told: Arc<Mutex<Vec<Told>>>) -> Self {
-        let (outbox, mut notices) = Outbox::new();
+        let (outbox, mut notices) = EventSender::new();
         let source = Source {
             name: "machine".parse().unwrap(),
             registrant: None,
             access: Access::Socket(SocketFile::chosen_by_root(directory.join("machine.sock"))),
-            tenure: Tenure::Place,
+            tenure: Lifetime::Place,
             uuid: None,
             leader: None,
             processes: Processes::default(),
             agent: directory.join("agent.sock"),
             record: directory.join("machine.json"),
-            treatment: Treatment {
+            treatment: MachineConfig {
                 limits: Limits::default(),
-                placement: Placement::default(),
+                placement: PlacementConfig::default(),
             },
         };
         let running = machine::start(source, site(), outbox.clone());
         let first = within("the machine", notices.recv()).await;
-        let Some(Notice::News {
-            news: News::Appeared(handle),
+        let Some(BusMessage::MachineEvent {
+            news: MachineEvent::Appeared(handle),
             ..
         }) = first
         else {
@@ -411,7 +414,7 @@ impl Service {
 }
 
 /// A host without systemd.
-fn site() -> Site {
+fn site() -> HostServices {
     #[derive(Debug)]
     struct Nobody;
     impl Units for Nobody {
@@ -427,14 +430,14 @@ fn site() -> Site {
             panic!("nobody was asked where the machine is")
         }
     }
-    impl Keeper for Nobody {
+    impl FdStore for Nobody {
         fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
         fn release(&self, _: &str) {}
         fn take(&self, _: &str) -> Option<OwnedFd> {
             None
         }
     }
-    Site {
+    HostServices {
         units: Arc::new(Nobody),
         host: Host::this().unwrap(),
         audit: Arc::new(Audit::open()),
@@ -443,15 +446,15 @@ fn site() -> Site {
 }
 
 /// Keeps what is told of vCPUs that came and went.
-async fn listen(mut notices: mpsc::Receiver<Notice>, told: Arc<Mutex<Vec<Told>>>) {
+async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Vec<Told>>>) {
     while let Some(notice) = notices.recv().await {
         let mut told = told.lock().unwrap();
         match notice {
-            Notice::Barrier(passed) => drop(passed.send(())),
-            Notice::Problems(_) => {}
-            Notice::News { news, .. } => match news {
-                News::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
-                News::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),
+            BusMessage::Barrier(passed) => drop(passed.send(())),
+            BusMessage::Problems(_) => {}
+            BusMessage::MachineEvent { news, .. } => match news {
+                MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
+                MachineEvent::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),
                 _ => {}
             },
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use vcpud::host::{Host, Placer, affinity, scheduling, set_affinity};
-use vcpud::placement::{Bandwidth, Controller, Home, Kind, Scheduler, Step, Tuning};
+use vcpud::placement::{Bandwidth, Controller, Kind, Scheduler, Step, Tuning, UnitPlacement};
+use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity};
 
 use super::parts::{Qemu, applied, two_cpus};
 
@@ -15,7 +15,7 @@ fn without_groups_there_are_affinity_and_schedulers() {
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
     let (first, _) = two_cpus(&host);
-    let home = Home {
+    let home = UnitPlacement {
         kind: Kind::None,
         unit: "x.service".into(),
         control_group: "/system.slice/x.service".into(),
@@ -65,7 +65,7 @@ fn what_fails_already_does_not_forbid_to_change_the_rest() {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
-    let home = Home {
+    let home = UnitPlacement {
         kind: Kind::None,
         unit: String::new(),
         control_group: String::new(),
@@ -101,7 +101,7 @@ fn what_nobody_asked_for_is_left_to_another_manager() {
     let default = host.cpus().unwrap().default_cpus();
     set_affinity(vcpus[&0], &first).unwrap();
     set_affinity(vcpus[&1], &first).unwrap();
-    let home = Home {
+    let home = UnitPlacement {
         kind: Kind::None,
         unit: r"machine-qemu\x2d1\x2dweb.scope".into(),
         control_group: String::new(),
@@ -133,7 +133,7 @@ fn what_nobody_asked_for_is_left_to_another_manager() {
 fn shares_of_caches_are_given_and_taken_back() {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
-    let home = Home {
+    let home = UnitPlacement {
         kind: Kind::None,
         unit: String::new(),
         control_group: String::new(),

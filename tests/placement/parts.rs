@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use vcpud::host::{Host, Tasks};
 use vcpud::placement::{CpuList, Report, Step};
+use vcpud::placer::Host;
+use vcpud::process::Tasks;
 
 /// Says that a test did not run, and why, even where the output of tests is captured.
 pub(crate) fn not_run(why: &str) {

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use vcpud::host::{Host, Placer, Tasks, affinity, scheduling};
-use vcpud::placement::{Home, Kind, Reason, Scheduler, Step, Tuning};
+use vcpud::placement::{Kind, Reason, Scheduler, Step, Tuning, UnitPlacement};
+use vcpud::placer::{Host, Placer, affinity, scheduling};
+use vcpud::process::Tasks;
 
 use super::parts::{Bystander, not_run, two_cpus};
 
@@ -98,7 +99,7 @@ fn a_process_that_takes_the_number_of_a_thread_is_put_back() {
     let own = affinity(std::process::id()).unwrap();
     // The first check comes before all steps; then each step has one.
     for (ends_at, step) in [(2, Step::Affinity), (3, Step::Scheduler)] {
-        let home = Home {
+        let home = UnitPlacement {
             kind: Kind::None,
             unit: String::new(),
             control_group: String::new(),

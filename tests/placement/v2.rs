@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use vcpud::host::{Host, Mounts, Placer, Tasks, affinity, observe, set_affinity};
-use vcpud::placement::{Bandwidth, Home, Kind, Scheduler, Step, Tuning};
+use vcpud::placement::{Bandwidth, Kind, Scheduler, Step, Tuning, UnitPlacement};
+use vcpud::placer::{Host, Mounts, Placer, affinity, observe, set_affinity};
+use vcpud::process::Tasks;
 
 use super::parts::{Bystander, Qemu, applied, not_run, remove_groups, threads_in, two_cpus};
 
@@ -51,7 +52,7 @@ impl World {
 
     fn placer(&self) -> Placer {
         let name = self.unit.file_name().unwrap().to_str().unwrap();
-        let home = Home {
+        let home = UnitPlacement {
             kind: Kind::Scope,
             unit: name.to_owned(),
             control_group: format!("/{name}"),
@@ -237,7 +238,7 @@ fn only_differences_are_written() {
         ..Host::this().unwrap()
     };
     let all = host.cpus().unwrap().online;
-    let home = Home {
+    let home = UnitPlacement {
         kind: Kind::Scope,
         unit: "x.scope".into(),
         control_group: "/x.scope".into(),

@@ -17,14 +17,18 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use vcpud::audit::Audit;
 use vcpud::config::Limits;
-use vcpud::host::{Audit, Host, Keeper, SocketFile};
+use vcpud::fd_store::FdStore;
 use vcpud::inventory::Target;
 use vcpud::machine::{
-    self, Access, DISCONNECTED, Error, Handle, News, Notice, Outbox, Outcome, Placement, Processes,
-    Request, Site, Snapshot, Source, Tenure, Treatment, Wait,
+    self, Access, BusMessage, DISCONNECTED, Error, EventSender, Handle, HostServices, Lifetime,
+    MachineConfig, MachineEvent, Outcome, PlacementConfig, Processes, Request, Snapshot, Source,
+    Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use vcpud::placer::Host;
+use vcpud::process::SocketFile;
 
 use super::choice::Choices;
 use qemu::{COMMANDS, Lie, Qemu};
@@ -331,7 +335,7 @@ struct Service {
 
 impl Service {
     async fn start(directory: &Path, told: Arc<Mutex<Told>>) -> Self {
-        let (outbox, mut notices) = Outbox::new();
+        let (outbox, mut notices) = EventSender::new();
         let limits = Limits {
             qmp_timeout: SILENCE,
             removal_timeout: PATIENCE,
@@ -340,22 +344,22 @@ impl Service {
             name: "machine".parse().expect("it is a name"),
             registrant: None,
             access: Access::Socket(SocketFile::chosen_by_root(directory.join("qmp"))),
-            tenure: Tenure::Place,
+            tenure: Lifetime::Place,
             uuid: None,
             leader: None,
             processes: Processes::default(),
             agent: directory.join("agent"),
             record: directory.join("record"),
-            treatment: Treatment {
+            treatment: MachineConfig {
                 limits,
-                placement: Placement::default(),
+                placement: PlacementConfig::default(),
             },
         };
         let running = machine::start(source, SITE.clone(), outbox.clone());
         // While a QEMU that nobody knows yet answers with lies, it is no machine.
         let first = timeout(STEPS as u32 * SETTLED, notices.recv()).await;
-        let Ok(Some(Notice::News {
-            news: News::Appeared(handle),
+        let Ok(Some(BusMessage::MachineEvent {
+            news: MachineEvent::Appeared(handle),
             ..
         })) = first
         else {
@@ -383,23 +387,23 @@ impl Service {
 }
 
 /// Keeps what is told of vCPUs that came and went.
-async fn listen(mut notices: mpsc::Receiver<Notice>, told: Arc<Mutex<Told>>) {
+async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Told>>) {
     while let Some(notice) = notices.recv().await {
         let mut told = lock(&told);
         match notice {
-            Notice::Barrier(passed) => drop(passed.send(())),
-            Notice::News { news, .. } => match news {
-                News::VcpuAdded(vcpu) => {
+            BusMessage::Barrier(passed) => drop(passed.send(())),
+            BusMessage::MachineEvent { news, .. } => match news {
+                MachineEvent::VcpuAdded(vcpu) => {
                     let is_news = told.there.insert(vcpu.id);
                     told.check(vcpu.id, is_news);
                 }
-                News::VcpuRemoved(vcpu) => {
+                MachineEvent::VcpuRemoved(vcpu) => {
                     let is_news = told.there.remove(&vcpu.id);
                     told.check(vcpu.id, is_news);
                 }
                 _ => {}
             },
-            Notice::Problems(_) => {}
+            BusMessage::Problems(_) => {}
         }
     }
 }
@@ -423,7 +427,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// A host without systemd, whose audit log is nobody's.
-static SITE: LazyLock<Site> = LazyLock::new(|| Site {
+static SITE: LazyLock<HostServices> = LazyLock::new(|| HostServices {
     units: Arc::new(Nobody),
     host: Host::this().expect("this is a host"),
     audit: Arc::new(Audit::none()),
@@ -445,7 +449,7 @@ impl Units for Nobody {
     }
 }
 
-impl Keeper for Nobody {
+impl FdStore for Nobody {
     fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
     fn release(&self, _: &str) {}
     fn take(&self, _: &str) -> Option<OwnedFd> {

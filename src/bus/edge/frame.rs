@@ -12,7 +12,7 @@ use zbus::wire::Endian;
 use zbus::wire::serialized::{Context, Data};
 use zbus::{ObjectPath, Signature, Variant};
 
-use crate::host::PassedFds;
+use crate::process::PassedFds;
 
 /// Length of the part of each header that has a fixed size: up to and with the length of the
 /// array of header fields, in bytes.

@@ -11,9 +11,9 @@ use super::count::Class;
 use super::decision::{Arrival, Reply};
 use super::frame::{FIXED, Frame};
 use super::limits::{MAX_CALL, MAX_LIST_CALL, REFUSALS, STRANGERS};
-use crate::host::PassedFds;
 use crate::idle::Calls;
 use crate::names::error_name;
+use crate::process::PassedFds;
 
 /// Members that change something. polkit is asked about each.
 const CHANGES: [&str; 10] = [

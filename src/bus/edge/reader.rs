@@ -16,7 +16,7 @@ use zbus::export::async_trait::async_trait;
 use super::frame::{self, FIXED, Frame, Kind, Lengths};
 use super::gate::Gate;
 use super::limits::{MAX_HEADER, MAX_LIST_CALL, MAX_RECEIVED_REPLY, MAX_SIGNAL};
-use crate::host::PassedFds;
+use crate::process::PassedFds;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 64 << 10;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use vcpud::host::{affinity, set_affinity, set_scheduler};
 use vcpud::placement::{Bandwidth, CpuList, Reason, Scheduler, Step, Tuning};
+use vcpud::placer::{affinity, set_affinity, set_scheduler};
 
 use super::super::parts::{applied, cpus, not_run, two_cpus};
 use super::{World, threads_in};

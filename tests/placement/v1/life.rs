@@ -6,8 +6,9 @@ use std::process::Command;
 
 use rustix::fs::Mode;
 use rustix::process::umask;
-use vcpud::host::{Tasks, affinity, observe, scheduling};
 use vcpud::placement::{Bandwidth, Scheduler, Step, Tuning};
+use vcpud::placer::{affinity, observe, scheduling};
+use vcpud::process::Tasks;
 
 use super::super::parts::{Bystander, applied, cpus, remove_groups, two_cpus};
 use super::{World, threads_in};

@@ -10,8 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vcpud::host::{Host, Placer, Tasks};
-use vcpud::placement::{Home, Kind};
+use vcpud::placement::{Kind, UnitPlacement};
+use vcpud::placer::{Host, Placer};
+use vcpud::process::Tasks;
 
 use super::parts::{Qemu, not_run, remove_groups};
 
@@ -52,7 +53,7 @@ impl World {
     }
 
     fn placer(&self) -> Placer {
-        let home = Home {
+        let home = UnitPlacement {
             kind: Kind::Unit,
             unit: self.name.clone(),
             control_group: format!("/{}", self.name),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use vcpud::host::{affinity, observe, scheduling};
 use vcpud::placement::{Bandwidth, Reason, Scheduler, Step, Tuning};
+use vcpud::placer::{affinity, observe, scheduling};
 
 use super::super::parts::{Bystander, applied, cpus, not_run, two_cpus};
 use super::{World, threads_in};

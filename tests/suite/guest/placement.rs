@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use vcpud::host::{affinity, scheduling};
 use vcpud::names::error_name;
 use vcpud::placement::CpuList;
+use vcpud::placer::{affinity, scheduling};
 
 use crate::harness::*;
 

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Dir;
 use crate::placement::{CpuList, HostCpus, List, NodeList, Numbered};
+use crate::process::Dir;
 
 /// Reads the CPUs and memory nodes below `system`, which is `/sys/devices/system` on a real
 /// host. Kernels without NUMA have node 0.
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_real_host_has_cpus() {
         let host = host_cpus(Path::new("/sys/devices/system")).unwrap();
-        let own = crate::host::affinity(std::process::id()).unwrap();
+        let own = crate::placer::affinity(std::process::id()).unwrap();
         assert!(own.difference(&host.online).is_empty());
         assert!(!host.default_cpus().is_empty());
     }

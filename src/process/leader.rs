@@ -10,9 +10,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-use super::blocking;
 use super::identity::{self, ProcessId, Users};
 use super::task::Tasks;
+use crate::blocking::blocking;
 
 /// A process held by a pidfd (`pidfd_open(2)`), with the user that it had when it was first held.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::blocking;
+use crate::blocking::blocking;
 
 /// The maximum number of paths of unprivileged users that are opened at a time, and of sockets of
 /// guest agents.
@@ -24,7 +24,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub enum SocketError {
     /// The file does not exist.
     #[error("the socket is gone")]
     Missing,
@@ -53,7 +53,7 @@ pub enum ConnectError {
     Io(#[source] io::Error),
 }
 
-impl From<Errno> for ConnectError {
+impl From<Errno> for SocketError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::NOENT => Self::Missing,
@@ -67,20 +67,20 @@ impl From<Errno> for ConnectError {
 /// # Errors
 ///
 /// Fails if the descriptor is not a connected Unix stream socket.
-pub fn adopt(connection: OwnedFd) -> Result<UnixStream, ConnectError> {
+pub fn adopt(connection: OwnedFd) -> Result<UnixStream, SocketError> {
     // Fails without access to the file, which may be on a file system that never answers.
     let kind = getsockopt(&connection, sockopt::SockType);
     let is_stream = kind.is_ok_and(|kind| kind == SockType::Stream);
     // Fails where it is of another family, or not connected.
     let has_peer = getpeername::<UnixAddr>(connection.as_raw_fd()).is_ok();
     if !is_stream || !has_peer {
-        return Err(ConnectError::NotAConnection);
+        return Err(SocketError::NotAConnection);
     }
     let stream = StdUnixStream::from(connection);
     let stream = stream.set_nonblocking(true).map(|()| stream);
     stream
         .and_then(UnixStream::from_std)
-        .map_err(ConnectError::Io)
+        .map_err(SocketError::Io)
 }
 
 /// The user of the process on the other side, as it was when it listened.
@@ -98,7 +98,7 @@ pub fn peer_user(connection: &UnixStream) -> io::Result<u32> {
 ///
 /// Fails if the socket does not exist, if no process listens on it, if the listener is not trusted, or
 /// if the file system does not answer in time.
-pub async fn connect_to_agent(path: &Path) -> Result<UnixStream, ConnectError> {
+pub async fn connect_to_agent(path: &Path) -> Result<UnixStream, SocketError> {
     let mut socket = SocketFile {
         chooser: Chooser::Agent,
         ..SocketFile::chosen_by_root(path.to_owned())
@@ -131,12 +131,12 @@ const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXE
 /// Opens the file at `path`, which is absolute, name by name and without symbolic links.
 ///
 /// `openat2()` would do so at once, but the filter of `RestrictSUIDSGID=` in systemd forbids it.
-fn open_without_links(path: &Path) -> Result<OwnedFd, ConnectError> {
+fn open_without_links(path: &Path) -> Result<OwnedFd, SocketError> {
     let mut file = open("/", HANDLE, Mode::empty())?;
     for name in path.components().skip(1) {
         file = openat(&file, name.as_os_str(), HANDLE, Mode::empty())?;
         if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Symlink {
-            return Err(ConnectError::Link);
+            return Err(SocketError::Link);
         }
     }
     Ok(file)
@@ -186,7 +186,7 @@ impl SocketFile {
     ///
     /// Fails if the socket does not exist, if the path is not trusted, or if the file system does not
     /// answer in time.
-    pub async fn open_for_user(path: PathBuf) -> Result<Self, ConnectError> {
+    pub async fn open_for_user(path: PathBuf) -> Result<Self, SocketError> {
         let mut socket = Self::chosen_by_user(path);
         let path = socket.path.clone();
         let opened = socket.chooser.access(move || Opened::new(&path, true));
@@ -199,7 +199,7 @@ impl SocketFile {
     /// # Errors
     ///
     /// Fails as [`connect_to_agent`] does, and if the file system of a user does not answer in time.
-    pub async fn connect(&mut self) -> Result<UnixStream, ConnectError> {
+    pub async fn connect(&mut self) -> Result<UnixStream, SocketError> {
         let is_users = matches!(self.chooser, Chooser::User);
         let (opened, path) = (self.opened.take(), self.path.clone());
         let connect = move || {
@@ -210,12 +210,12 @@ impl SocketFile {
             Ok((opened.connect()?, opened.owner))
         };
         let (stream, owner) = self.chooser.access(connect).await?;
-        let stream = UnixStream::from_std(stream).map_err(ConnectError::Io)?;
-        let listener = peer_user(&stream).map_err(ConnectError::Io)?;
+        let stream = UnixStream::from_std(stream).map_err(SocketError::Io)?;
+        let listener = peer_user(&stream).map_err(SocketError::Io)?;
         let is_roots = !is_users && (listener == 0 || owner == 0);
         match is_roots || listener == owner {
             true => Ok(stream),
-            false => Err(ConnectError::NotTheOwner { owner, listener }),
+            false => Err(SocketError::NotTheOwner { owner, listener }),
         }
     }
 }
@@ -225,8 +225,8 @@ impl Chooser {
     /// it keeps one of a few threads busy then, and no caller waits for longer than two seconds.
     async fn access<T: Send + 'static>(
         self,
-        work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
-    ) -> Result<T, ConnectError> {
+        work: impl FnOnce() -> Result<T, SocketError> + Send + 'static,
+    ) -> Result<T, SocketError> {
         static OF_USERS: Semaphore = Semaphore::const_new(MAX_OPENING);
         static OF_AGENTS: Semaphore = Semaphore::const_new(MAX_OPENING);
         let places = match self {
@@ -242,7 +242,7 @@ impl Chooser {
             })
             .await
         };
-        let late = || Err(ConnectError::Io(io::ErrorKind::TimedOut.into()));
+        let late = || Err(SocketError::Io(io::ErrorKind::TimedOut.into()));
         timeout(OPEN_TIMEOUT, limited)
             .await
             .unwrap_or_else(|_| late())
@@ -251,28 +251,28 @@ impl Chooser {
 
 impl Opened {
     /// Opens the file at `path`. Blocks as long as the file system does.
-    fn new(path: &Path, is_users: bool) -> Result<Self, ConnectError> {
+    fn new(path: &Path, is_users: bool) -> Result<Self, SocketError> {
         let file = match is_users {
             true => open_without_links(path)?,
             false => open(path, HANDLE, Mode::empty())?,
         };
         let stat = fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-            return Err(ConnectError::NotASocket);
+            return Err(SocketError::NotASocket);
         }
         let owner = stat.st_uid;
         Ok(Self { file, owner })
     }
 
     /// Connects to the file. Fails if the listener has no room for another connection.
-    fn connect(&self) -> Result<StdUnixStream, ConnectError> {
+    fn connect(&self) -> Result<StdUnixStream, SocketError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let address = SocketAddrUnix::new(path)?;
         rustix::net::connect(&socket, &address).map_err(|errno| match errno {
-            Errno::CONNREFUSED => ConnectError::Refused,
-            other => ConnectError::Io(other.into()),
+            Errno::CONNREFUSED => SocketError::Refused,
+            other => SocketError::Io(other.into()),
         })?;
         Ok(socket.into())
     }
@@ -304,7 +304,7 @@ mod tests {
             far.into(),
             file.into(),
         ] {
-            assert!(matches!(adopt(no), Err(ConnectError::NotAConnection)));
+            assert!(matches!(adopt(no), Err(SocketError::NotAConnection)));
         }
     }
 
@@ -342,7 +342,7 @@ mod tests {
             let error = result.unwrap_err();
             let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
             assert!(
-                matches!(&error, ConnectError::Io(error) if is_late(error)),
+                matches!(&error, SocketError::Io(error) if is_late(error)),
                 "{error}"
             );
             drop(answer);
@@ -363,7 +363,7 @@ mod tests {
         ] {
             match socket.connect().await {
                 Ok(_) => assert!(is_taken, "{socket:?}"),
-                Err(error) => assert!(!is_taken && matches!(error, ConnectError::Link), "{error}"),
+                Err(error) => assert!(!is_taken && matches!(error, SocketError::Link), "{error}"),
             }
         }
     }

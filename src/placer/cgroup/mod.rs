@@ -13,10 +13,10 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 
-use super::{Dir, Tasks};
 use crate::placement::{
     Bandwidth, Controller, CpuList, List, NodeList, Numbered, Reason, Step, StepError,
 };
+use crate::process::{Dir, Tasks};
 pub use mounts::{Membership, Mount, Mounts};
 
 /// The group that is ours, in the unit's.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::Dir;
 use crate::placement::{Reason, Schemata, Step, StepError};
+use crate::process::Dir;
 
 /// How often and how far apart the lock is asked for. Whoever can read the directory can hold
 /// the lock, so it is not waited for without end.

@@ -5,12 +5,14 @@ use std::io;
 use std::path::PathBuf;
 
 use super::cgroup::{self, Groups, Mounts};
-use super::place::{Pass, Place};
+use super::host_cpus;
+use super::pass::{Pass, Place};
 use super::resctrl::{self, Resctrl};
-use super::{Dir, Tasks, host_cpus};
 use crate::placement::{
-    Controller, Home, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, Wanted,
+    Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, UnitPlacement,
+    Wanted,
 };
+use crate::process::{Dir, Tasks};
 
 /// Where the host's kernel shows what is used here.
 #[derive(Clone, Debug)]
@@ -44,7 +46,7 @@ impl Host {
 #[derive(Debug)]
 pub struct Placer {
     host: Host,
-    home: Home,
+    home: UnitPlacement,
     groups: Option<Box<dyn Groups>>,
     /// Whether another manager decides what nobody asked for here.
     foreign: bool,
@@ -56,7 +58,7 @@ pub struct Placer {
 
 impl Placer {
     /// Makes the groups of `machine` where `home` is, and moves its processes there.
-    pub fn new(host: Host, machine: &str, home: Home) -> Result<Self, StepError> {
+    pub fn new(host: Host, machine: &str, home: UnitPlacement) -> Result<Self, StepError> {
         let groups = match home.kind {
             Kind::None => None,
             Kind::Scope | Kind::Unit => Some(cgroup::establish(&host.mounts, &home.control_group)?),
@@ -84,7 +86,7 @@ impl Placer {
     }
 
     /// Where the machine is.
-    pub fn home(&self) -> &Home {
+    pub fn home(&self) -> &UnitPlacement {
         &self.home
     }
 

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::sys::{self, Word};
 use super::thread_id;
 use crate::placement::{Cpu, CpuList, Numbered};
+use crate::process::sys::{self, Word};
 
 const BITS: usize = Word::BITS as usize;
 

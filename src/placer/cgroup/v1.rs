@@ -12,8 +12,8 @@ use super::{
     Controller, Dir, EMULATOR, Groups, Mounts, OURS, Reason, Step, StepError, child, make, name,
     numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
 };
-use crate::host::Tasks;
 use crate::placement::{Bandwidth, Change, CpuList, NodeList};
+use crate::process::Tasks;
 
 /// The two lists of a cpuset that must not be empty.
 const SEEDS: [(Step, &str); 2] = [(Step::Cpus, "cpuset.cpus"), (Step::Nodes, "cpuset.mems")];

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::{sys, thread_id};
+use super::thread_id;
 use crate::placement::Scheduler;
+use crate::process::sys;
 
 /// A policy and a priority as the kernel has them; the policy may be one that vCPUs are never
 /// given.

@@ -14,8 +14,8 @@ use super::{
     Controller, Dir, EMULATOR, Groups, Mount, OURS, Reason, Step, StepError, child, is_gone, make,
     name, numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
 };
-use crate::host::Tasks;
 use crate::placement::{Bandwidth, CpuList, NodeList};
+use crate::process::Tasks;
 
 /// The groups of one machine.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::{Dir, Membership, Tasks, affinity, scheduling};
+use super::{Membership, affinity, scheduling};
 use crate::placement::CpuList;
+use crate::process::{Dir, Tasks};
 
 /// Where a thread is.
 #[derive(Clone, Debug, PartialEq, Eq)]

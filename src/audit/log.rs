@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 use tracing::{debug, warn};
 
-use super::audit::{AuditRecord, CallRecord};
+use super::record::{AuditRecord, CallRecord};
 
 /// `AUDIT_VIRT_CONTROL` in `linux/audit.h`.
 const AUDIT_VIRT_CONTROL: u16 = 2500;

@@ -3,26 +3,29 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Leader, blocking, memberships};
+use super::memberships;
+use crate::blocking::blocking;
 use crate::placement::{
-    Decision, Home, Kind, NewScope, NotPlaced, Process, UnitError, UnitFacts, Units, Wish, decide,
+    Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, UnitError, UnitFacts,
+    UnitPlacement, Units, decide,
 };
+use crate::process::Leader;
 
 /// What is wanted of a machine's unit.
 #[derive(Clone, Copy, Debug)]
-pub struct Housing<'a> {
+pub struct ScopeRequest<'a> {
     /// What kind of place.
-    pub wish: Wish,
+    pub wish: PlacementMode,
     /// The scope, where it is to have one of its own.
     pub scope: NewScope<'a>,
 }
 
 /// Why a machine has no home, not even one without control groups.
 #[derive(Debug, thiserror::Error)]
-pub enum HomeError {
+pub enum UnitLookupError {
     /// What was asked for cannot be had where QEMU is.
     #[error("placement cannot be as asked for: {0}")]
-    NotPlaced(#[from] NotPlaced),
+    NoCgroupsReason(#[from] NoCgroupsReason),
     /// The scope could not be started.
     #[error("{scope} could not be started: {error}")]
     Scope {
@@ -41,33 +44,33 @@ pub enum HomeError {
 
 /// Finds the place for the machine of `leader`, and makes it where it has to be made. Where it
 /// has no control groups although some were welcome, it is told why.
-pub async fn find_home(
+pub async fn find_unit(
     units: &dyn Units,
     leader: &Arc<Leader>,
-    housing: &Housing<'_>,
-) -> Result<(Home, Option<NotPlaced>), HomeError> {
+    housing: &ScopeRequest<'_>,
+) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
     let process = Process {
         pid: leader.pid(),
         pidfd: leader.pidfd(),
     };
     let (facts, decision) = match (housing.wish, units.unit_of(process).await) {
-        (Wish::None, facts) => {
+        (PlacementMode::None, facts) => {
             let facts = facts.unwrap_or_default();
-            (facts, Decision::Without(NotPlaced::Wished))
+            (facts, Decision::Without(NoCgroupsReason::Wished))
         }
         (wish, Ok(mut facts)) => {
             let process = leader.clone();
             let groups = blocking(move || memberships(process.as_ref())).await;
             let groups = groups.map_err(|error| match leader.has_exited() {
-                true => HomeError::Ended,
-                false => HomeError::Kernel(error),
+                true => UnitLookupError::Ended,
+                false => UnitLookupError::Kernel(error),
             })?;
             facts.memberships = groups.paths().map(str::to_owned).collect();
             let decision = decide(wish, &facts, housing.scope.name);
             (facts, decision)
         }
         (_, Err(error)) => {
-            let unknown = Decision::Without(NotPlaced::Unknown(error));
+            let unknown = Decision::Without(NoCgroupsReason::Unknown(error));
             (UnitFacts::default(), unknown)
         }
     };
@@ -81,13 +84,16 @@ pub async fn find_home(
     };
     // systemd was asked by PID where it is old.
     match leader.has_exited() {
-        true => Err(HomeError::Ended),
-        false => Ok((home, reason.filter(|reason| *reason != NotPlaced::Wished))),
+        true => Err(UnitLookupError::Ended),
+        false => Ok((
+            home,
+            reason.filter(|reason| *reason != NoCgroupsReason::Wished),
+        )),
     }
 }
 
-fn home(kind: Kind, facts: UnitFacts) -> Home {
-    Home {
+fn home(kind: Kind, facts: UnitFacts) -> UnitPlacement {
+    UnitPlacement {
         kind,
         unit: facts.unit,
         control_group: facts.control_group,
@@ -98,14 +104,14 @@ async fn new_scope(
     units: &dyn Units,
     process: Process<'_>,
     scope: NewScope<'_>,
-) -> Result<Home, HomeError> {
+) -> Result<UnitPlacement, UnitLookupError> {
     match units.start_scope(scope, process).await {
-        Ok(control_group) => Ok(Home {
+        Ok(control_group) => Ok(UnitPlacement {
             kind: Kind::Scope,
             unit: scope.name.to_owned(),
             control_group,
         }),
-        Err(error) => Err(HomeError::Scope {
+        Err(error) => Err(UnitLookupError::Scope {
             scope: scope.name.to_owned(),
             error,
         }),
@@ -147,9 +153,9 @@ mod tests {
     }
 
     async fn home_of(
-        wish: Wish,
+        wish: PlacementMode,
         systemd: &Scripted,
-    ) -> Result<(Home, Option<NotPlaced>), HomeError> {
+    ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
         let (stream, _other) = UnixStream::pair().unwrap();
         let leader = Arc::new(Leader::of_peer(&stream).await.unwrap());
         let scope = NewScope {
@@ -157,7 +163,7 @@ mod tests {
             slice: "machine.slice",
             description: "a test",
         };
-        find_home(systemd, &leader, &Housing { wish, scope }).await
+        find_unit(systemd, &leader, &ScopeRequest { wish, scope }).await
     }
 
     fn in_unit(unit: &str, delegated: bool) -> Scripted {
@@ -175,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn a_scope_is_started_where_it_is_needed() {
         let systemd = in_unit("session-1.scope", false);
-        let (home, reason) = home_of(Wish::Auto, &systemd).await.unwrap();
+        let (home, reason) = home_of(PlacementMode::Auto, &systemd).await.unwrap();
         assert_eq!(home.kind, Kind::Scope);
         assert_eq!(home.unit, "vcpud-web.scope");
         assert_eq!(home.control_group, "/machine.slice/vcpud-web.scope");
@@ -185,26 +191,26 @@ mod tests {
             scope: Err(UnitError::Job("failed".to_owned())),
             ..systemd
         };
-        let error = home_of(Wish::Auto, &refusing).await.unwrap_err();
+        let error = home_of(PlacementMode::Auto, &refusing).await.unwrap_err();
         let text = "vcpud-web.scope could not be started: systemd's job ended as \"failed\"";
         assert_eq!(error.to_string(), text);
     }
 
     #[tokio::test]
     async fn a_service_is_left_where_it_is_and_why_is_told() {
-        let (home, reason) = home_of(Wish::Auto, &in_unit("vm.service", true))
+        let (home, reason) = home_of(PlacementMode::Auto, &in_unit("vm.service", true))
             .await
             .unwrap();
         assert_eq!((home.kind, reason), (Kind::Unit, None));
         assert_eq!(home.control_group, "/system.slice/vm.service");
 
         let plain = in_unit("vm.service", false);
-        let (home, reason) = home_of(Wish::Auto, &plain).await.unwrap();
+        let (home, reason) = home_of(PlacementMode::Auto, &plain).await.unwrap();
         assert_eq!((home.kind, home.unit.as_str()), (Kind::None, "vm.service"));
-        assert!(matches!(reason, Some(NotPlaced::NotDelegated { .. })));
-        let error = home_of(Wish::Unit, &plain).await.unwrap_err();
-        assert!(matches!(error, HomeError::NotPlaced(_)));
-        let (home, reason) = home_of(Wish::None, &plain).await.unwrap();
+        assert!(matches!(reason, Some(NoCgroupsReason::NotDelegated { .. })));
+        let error = home_of(PlacementMode::Unit, &plain).await.unwrap_err();
+        assert!(matches!(error, UnitLookupError::NoCgroupsReason(_)));
+        let (home, reason) = home_of(PlacementMode::None, &plain).await.unwrap();
         assert_eq!((home.kind, reason), (Kind::None, None));
     }
 
@@ -214,11 +220,11 @@ mod tests {
             unit: Err(UnitError::Absent("no such name".to_owned())),
             scope: Err(UnitError::Absent("no such name".to_owned())),
         };
-        let (home, reason) = home_of(Wish::Auto, &absent).await.unwrap();
+        let (home, reason) = home_of(PlacementMode::Auto, &absent).await.unwrap();
         assert_eq!(home.kind, Kind::None);
-        assert!(matches!(reason, Some(NotPlaced::Unknown(_))));
-        assert!(home_of(Wish::Scope, &absent).await.is_err());
-        let (home, reason) = home_of(Wish::None, &absent).await.unwrap();
+        assert!(matches!(reason, Some(NoCgroupsReason::Unknown(_))));
+        assert!(home_of(PlacementMode::Scope, &absent).await.is_err());
+        let (home, reason) = home_of(PlacementMode::None, &absent).await.unwrap();
         assert_eq!((home.kind, reason), (Kind::None, None));
     }
 }

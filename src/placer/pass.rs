@@ -2,11 +2,12 @@
 
 use super::cgroup::Groups;
 use super::resctrl::{self, Resctrl};
-use super::{Task, Tasks, affinity, scheduling, set_affinity, set_scheduler};
+use super::{affinity, scheduling, set_affinity, set_scheduler};
 use crate::placement::{
     Bandwidth, Controller, CpuList, HostCpus, NodeList, Outcome, Reason, Scheduler, Schemata, Step,
     StepError, Wanted,
 };
+use crate::process::{Task, Tasks};
 
 /// What was last put in force for one vCPU.
 #[derive(Debug, Default)]

@@ -13,11 +13,11 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Words of the kernel's CPU masks, lowest CPUs first.
-pub(super) type Word = libc::c_ulong;
+pub(crate) type Word = libc::c_ulong;
 
 /// The mask of `thread` into `mask`, whose length is what the caller is ready for; less than the
 /// kernel needs is `EINVAL` (`sched_getaffinity(2)`).
-pub(super) fn get_affinity(thread: libc::pid_t, mask: &mut [Word]) -> io::Result<()> {
+pub(crate) fn get_affinity(thread: libc::pid_t, mask: &mut [Word]) -> io::Result<()> {
     mask.fill(0);
     // SAFETY: the pointer and the length are those of `mask`, which is borrowed exclusively and
     // made of the unsigned longs that a `cpu_set_t` is made of. No bit pattern is invalid.
@@ -27,7 +27,7 @@ pub(super) fn get_affinity(thread: libc::pid_t, mask: &mut [Word]) -> io::Result
 }
 
 /// Makes `mask` the mask of `thread` (`sched_setaffinity(2)`).
-pub(super) fn set_affinity(thread: libc::pid_t, mask: &[Word]) -> io::Result<()> {
+pub(crate) fn set_affinity(thread: libc::pid_t, mask: &[Word]) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of `mask`, which the kernel only reads.
     let result =
         unsafe { libc::sched_setaffinity(thread, size_of_val(mask), mask.as_ptr().cast()) };
@@ -35,7 +35,7 @@ pub(super) fn set_affinity(thread: libc::pid_t, mask: &[Word]) -> io::Result<()>
 }
 
 /// The policy and the priority of `thread` (`sched_getscheduler(2)`, `sched_getparam(2)`).
-pub(super) fn get_scheduler(thread: libc::pid_t) -> io::Result<(i32, i32)> {
+pub(crate) fn get_scheduler(thread: libc::pid_t) -> io::Result<(i32, i32)> {
     let mut parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: takes a number only.
     let policy = unsafe { libc::sched_getscheduler(thread) };
@@ -49,7 +49,7 @@ pub(super) fn get_scheduler(thread: libc::pid_t) -> io::Result<(i32, i32)> {
 }
 
 /// Gives `thread` a policy and a priority (`sched_setscheduler(2)`).
-pub(super) fn set_scheduler(thread: libc::pid_t, policy: i32, priority: i32) -> io::Result<()> {
+pub(crate) fn set_scheduler(thread: libc::pid_t, policy: i32, priority: i32) -> io::Result<()> {
     let parameters = libc::sched_param {
         sched_priority: priority,
     };

@@ -1,0 +1,20 @@
+//! Processes of the host: the QEMU process, its threads, sockets and directories. Each is checked, so
+//! that nobody can replace what is behind a name or a number between the check and the use.
+//!
+//! The module must not know control groups, systemd or QMP.
+
+mod closing;
+mod dir;
+mod identity;
+mod leader;
+mod socket;
+pub(crate) mod sys;
+mod task;
+
+pub use closing::PassedFds;
+pub use dir::Dir;
+pub use identity::{ProcessId, Users};
+pub use leader::{Leader, LeaderError};
+pub use socket::{SocketError, SocketFile, adopt, connect_to_agent, peer_user};
+pub use sys::inherited;
+pub use task::{Task, Tasks};
