@@ -1,26 +1,27 @@
-//! Why a request to a machine has no success, with what did happen.
+//! Errors of requests to a machine, with what was done nevertheless.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::guest_agent;
+use crate::ids::VcpuId;
 use crate::inventory::{PlanError, Target, numbers};
 use crate::placement::{StepError, Unavailable};
 use crate::qmp;
 use crate::text::Text;
 
-/// A request failed. The texts say what was found and what the caller can do; who shows them
-/// says which machine.
+/// An error of a request. The texts say what was found and what the caller can do. They do not name
+/// the machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It cannot be; QEMU was not asked.
+    /// The target cannot be reached. QEMU was not asked.
     #[error("asked for {asked}, but {denial}{}", qemu.as_ref().map(|text| format!(" (QEMU: {text})")).unwrap_or_default())]
     Denied {
-        /// What was asked for.
+        /// The wanted vCPUs.
         asked: Target,
-        /// Why.
+        /// The reason.
         denial: PlanError,
-        /// Why, in QEMU's words, where it has some.
+        /// The reason in QEMU's words, if it gives one.
         qemu: Option<Text>,
     },
     /// There is no connection to QEMU.
@@ -28,145 +29,154 @@ pub enum Error {
         "there is no QMP connection: {0}; the service keeps trying, ask again when State says so"
     )]
     Disconnected(String),
-    /// The connection broke while the request was carried out.
+    /// The connection was lost during the request.
     #[error(
         "the QMP connection broke in the middle of the request: {0}; ListVcpus tells what came of it once the machine is connected again"
     )]
     Interrupted(qmp::Closed),
-    /// QEMU refused a part of it or all.
-    #[error("QEMU refused: {}; {_0}", list(&_0.refused))]
+    /// QEMU owed replies to an earlier request until the caller's time ran out. Nothing was changed.
+    #[error(
+        "QEMU did not finish an earlier request within {} s; nothing was changed, try again when QEMU responds",
+        waited.as_secs_f64()
+    )]
+    NotStarted {
+        /// How long the call waited.
+        waited: Duration,
+    },
+    /// QEMU refused all or a part of the request.
+    #[error("QEMU refused: {}; {_0}", join_refusals(&_0.refused))]
     QmpFailed(Box<Report>),
-    /// The guest refused to give up a vCPU.
-    #[error("the guest refused: {}; {_0}; free the vCPUs in the guest and ask again", list(&_0.refused))]
+    /// The guest refused the removal of a vCPU.
+    #[error("the guest refused: {}; {_0}; free the vCPUs in the guest and ask again", join_refusals(&_0.refused))]
     GuestRefused(Box<Report>),
-    /// The time for waiting ran out.
+    /// A removal is still pending at the end of the time that the caller waits.
     #[error(
         "the guest did not give up every vCPU within {} s{}; {report}; the request stands: VcpuRemoved or VcpuRemovalFailed follows",
         waited.as_secs_f64(),
         also_refused(&report.refused)
     )]
     RemovalPending {
-        /// What came of it so far.
+        /// What was done so far.
         report: Box<Report>,
         /// How long the call waited.
         waited: Duration,
     },
-    /// The guest agent does not help, so nothing was done.
+    /// The guest agent failed, and nothing was changed.
     #[error(
         "{0}; nothing was changed, ask without the option \"guest-online\" to do without the agent"
     )]
     GuestAgent(guest_agent::Error),
-    /// All vCPUs are there, and the guest does not use all of them.
+    /// All vCPUs are present, and the guest does not use all of them.
     #[error(
         "asked for {asked}, {}but the guest does not use all of its vCPUs: {reason}; ask again when the guest agent is well",
-        came(added)
+        added_part(added)
     )]
     NotOnline {
-        /// What was asked for.
+        /// The wanted vCPUs.
         asked: Target,
-        /// vCPUs that came.
-        added: Vec<u32>,
-        /// Why.
+        /// The vCPUs that were added.
+        added: Vec<VcpuId>,
+        /// The reason.
         reason: guest_agent::Error,
     },
-    /// All vCPUs are there, and some do not run where they should.
+    /// All vCPUs are present, and the placement of some failed.
     #[error(
         "asked for {asked}, {}but not all could be placed on the host: {}; they are there, and run as ListVcpus shows",
-        came(added),
-        steps(failures)
+        added_part(added),
+        join_failures(failures)
     )]
     PlacementFailed {
-        /// What was asked for.
+        /// The wanted vCPUs.
         asked: Target,
-        /// vCPUs that came.
-        added: Vec<u32>,
-        /// The step that failed, by vCPU.
-        failures: Vec<(u32, StepError)>,
+        /// The vCPUs that were added.
+        added: Vec<VcpuId>,
+        /// The failed step of each such vCPU.
+        failures: Vec<(VcpuId, StepError)>,
     },
-    /// What was wanted for the vCPUs cannot be had; all is as it was.
+    /// The tuning is not possible, and nothing was changed.
     #[error("{0}; nothing was changed")]
     Tuning(TuningError),
-    /// What was authorized is not what would happen now.
+    /// The request would now have another result than the one that was authorized.
     #[error(
         "asked for {asked}, which would now make {count} vCPUs and not {told}: another request was faster; ask again"
     )]
     Conflict {
-        /// What was asked for.
+        /// The wanted vCPUs.
         asked: Target,
-        /// The number of vCPUs that would come of it.
+        /// The resulting number of vCPUs now.
         count: u32,
-        /// The number that the caller was authorized for.
+        /// The number that was authorized.
         told: u32,
     },
-    /// The machine has another QEMU than when the caller was authorized.
+    /// The QEMU process or the VM is another one than the caller was authorized for.
     #[error(
         "its QEMU process or its UUID changed while the caller was authorized; nothing was changed, try again"
     )]
     Replaced,
-    /// A restart of the service could not go on with it, so it was not begun.
+    /// The state cannot be saved, so that a restart would lose the request. It was not begun.
     #[error(
         "what a restart of the service must know cannot be written: {0}; nothing was changed, make room in the runtime directory and ask again"
     )]
-    NotRemembered(String),
-    /// The machine went away.
+    NotSaved(String),
+    /// The machine is gone.
     #[error("the machine is gone")]
     Gone,
 }
 
-/// Why vCPUs cannot be placed as somebody wants.
+/// Why a tuning is not possible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuningError {
-    /// A vCPU that the machine does not have.
+    /// The machine cannot have this vCPU.
     #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
     NoSuchVcpu {
-        /// The number asked for.
-        vcpu: u32,
+        /// The vCPU.
+        vcpu: VcpuId,
         /// How many vCPUs the machine can have.
         max: u32,
     },
-    /// The machine's processes cannot be placed.
+    /// The unit of the machine is not known.
     #[error("it is not known where the machine is on this host")]
-    NoHome,
-    /// A vCPU has no thread of its own, as with single-threaded emulation.
+    NoUnit,
+    /// A vCPU has no thread of its own, as with single-threaded TCG.
     #[error(
         "vCPU {vcpu} has no thread of its own that could be placed (as with -accel tcg,thread=single)"
     )]
     NoThread {
-        /// Which.
-        vcpu: u32,
+        /// The vCPU.
+        vcpu: VcpuId,
     },
-    /// The host has not what is wanted.
+    /// The host does not have these CPUs or memory nodes.
     #[error(transparent)]
     Unavailable(Unavailable),
-    /// This cannot be had here, or the kernel does not tell.
+    /// This host does not support it, or cannot be queried.
     #[error("{0}")]
     Refused(StepError),
-    /// The kernel refused, and all was put back.
-    #[error("{}", steps(_0))]
-    Failed(Vec<(u32, StepError)>),
+    /// The kernel refused, and the former state was restored.
+    #[error("{}", join_failures(_0))]
+    Failed(Vec<(VcpuId, StepError)>),
 }
 
-/// What came of a request that did not succeed.
+/// What a failed request did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What was asked for.
+    /// The wanted vCPUs.
     pub asked: Target,
-    /// vCPUs that came all the same.
-    pub added: Vec<u32>,
-    /// vCPUs that went all the same.
-    pub removed: Vec<u32>,
-    /// vCPUs that may still go.
-    pub pending: Vec<u32>,
-    /// What was refused.
+    /// The vCPUs that were added nevertheless.
+    pub added: Vec<VcpuId>,
+    /// The vCPUs that were removed nevertheless.
+    pub removed: Vec<VcpuId>,
+    /// The vCPUs with a pending removal.
+    pub pending: Vec<VcpuId>,
+    /// The refusals.
     pub refused: Vec<Refusal>,
 }
 
-/// vCPUs that did not come or go, and why.
+/// A refusal to add or remove vCPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The vCPUs of one entity.
-    pub vcpus: Vec<u32>,
-    /// Why, in words.
+    /// The vCPUs of one slot.
+    pub vcpus: Vec<VcpuId>,
+    /// The reason, as text.
     pub reason: String,
 }
 
@@ -182,38 +192,38 @@ impl fmt::Display for Report {
             return write!(f, ", nothing changed");
         }
         for (what, numbers) in parts.iter().filter(|(_, numbers)| !numbers.is_empty()) {
-            write!(f, ", {what}: {}", vcpus(numbers))?;
+            write!(f, ", {what}: {}", name_vcpus(numbers))?;
         }
         Ok(())
     }
 }
 
-fn list(refusals: &[Refusal]) -> String {
-    let line = |r: &Refusal| format!("{}: {}", vcpus(&r.vcpus), r.reason);
+fn join_refusals(refusals: &[Refusal]) -> String {
+    let line = |r: &Refusal| format!("{}: {}", name_vcpus(&r.vcpus), r.reason);
     refusals.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
-fn steps(failures: &[(u32, StepError)]) -> String {
-    let line = |(vcpu, error): &(u32, StepError)| format!("vCPU {vcpu}: {error}");
+fn join_failures(failures: &[(VcpuId, StepError)]) -> String {
+    let line = |(vcpu, error): &(VcpuId, StepError)| format!("vCPU {vcpu}: {error}");
     failures.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
-fn came(added: &[u32]) -> String {
+fn added_part(added: &[VcpuId]) -> String {
     match added {
         [] => String::new(),
-        some => format!("added: {}, ", vcpus(some)),
+        some => format!("added: {}, ", name_vcpus(some)),
     }
 }
 
 fn also_refused(refusals: &[Refusal]) -> String {
     match refusals {
         [] => String::new(),
-        some => format!(" and refused some ({})", list(some)),
+        some => format!(" and refused some ({})", join_refusals(some)),
     }
 }
 
-fn vcpus(numbers: &[u32]) -> String {
-    let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
+fn name_vcpus(numbers: &[VcpuId]) -> String {
+    let list: Vec<String> = numbers.iter().map(VcpuId::to_string).collect();
     match numbers {
         [_] => format!("vCPU {}", list[0]),
         _ => format!("vCPUs {}", list.join(", ")),

@@ -1,7 +1,8 @@
-//! Changes of the tuning of a machine. Pure.
+//! Changes of the tuning of a machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ids::VcpuId;
 use crate::placement::{
     Bandwidth, CpuList, HostCpus, Scheduler, Schemata, Step, Tuning, Unavailable,
 };
@@ -11,19 +12,19 @@ use crate::placement::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TuningChange {
     /// The host CPUs of some vCPUs; `None` is back to the default.
-    Pin(BTreeSet<u32>, Option<CpuList>),
+    Pin(BTreeSet<VcpuId>, Option<CpuList>),
     /// The CPU time of every vCPU.
     Bandwidth(Bandwidth),
     /// The scheduler of some vCPUs.
-    Scheduler(BTreeSet<u32>, Scheduler),
+    Scheduler(BTreeSet<VcpuId>, Scheduler),
     /// The caches of some vCPUs; `None` is back to the default. There is no default for all, so
     /// here an empty list is all vCPUs of the machine.
-    Cache(BTreeSet<u32>, Option<Schemata>),
+    Cache(BTreeSet<VcpuId>, Option<Schemata>),
 }
 
 impl TuningChange {
     /// The vCPUs that it names.
-    pub(super) fn vcpus(&self) -> Option<&BTreeSet<u32>> {
+    pub(in crate::machine) fn vcpus(&self) -> Option<&BTreeSet<VcpuId>> {
         match self {
             Self::Pin(vcpus, _) | Self::Scheduler(vcpus, _) | Self::Cache(vcpus, _) => Some(vcpus),
             Self::Bandwidth(_) => None,
@@ -31,7 +32,7 @@ impl TuningChange {
     }
 
     /// Whether the host has the CPUs of this change. Earlier settings may name CPUs that are offline.
-    pub(super) fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
+    pub(in crate::machine) fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
         match self {
             Self::Pin(_, Some(cpus)) => host.check_cpus(cpus),
             _ => Ok(()),
@@ -39,8 +40,8 @@ impl TuningChange {
     }
 
     /// Whether this change determines the value of `step` for `vcpu`, in the resulting `tuning`.
-    pub(super) fn decides(&self, vcpu: u32, step: Step, tuning: &Tuning) -> bool {
-        let names = |vcpus: &BTreeSet<u32>, has_own: bool| match vcpus.is_empty() {
+    pub(in crate::machine) fn decides(&self, vcpu: VcpuId, step: Step, tuning: &Tuning) -> bool {
+        let names = |vcpus: &BTreeSet<VcpuId>, has_own: bool| match vcpus.is_empty() {
             true => !has_own,
             false => vcpus.contains(&vcpu),
         };
@@ -58,7 +59,7 @@ impl TuningChange {
     }
 
     /// `tuning` after it, for a machine of at most `max` vCPUs.
-    pub(super) fn of(&self, tuning: &Tuning, max: u32) -> Tuning {
+    pub(in crate::machine) fn of(&self, tuning: &Tuning, max: u32) -> Tuning {
         let mut tuning = tuning.clone();
         match self {
             Self::Pin(vcpus, cpus) if vcpus.is_empty() => tuning.affinity.clone_from(cpus),
@@ -71,7 +72,7 @@ impl TuningChange {
                 set(&mut tuning.schedulers, vcpus, Some(scheduler));
             }
             Self::Cache(vcpus, schemata) if vcpus.is_empty() => {
-                set(&mut tuning.cache, &(0..max).collect(), schemata.as_ref());
+                set(&mut tuning.cache, &(0..max).map(VcpuId).collect(), schemata.as_ref());
             }
             Self::Cache(vcpus, schemata) => set(&mut tuning.cache, vcpus, schemata.as_ref()),
         }
@@ -80,7 +81,7 @@ impl TuningChange {
 }
 
 /// Gives each of `vcpus` this value of its own, or none.
-fn set<T: Clone>(of: &mut BTreeMap<u32, T>, vcpus: &BTreeSet<u32>, value: Option<&T>) {
+fn set<T: Clone>(of: &mut BTreeMap<VcpuId, T>, vcpus: &BTreeSet<VcpuId>, value: Option<&T>) {
     for vcpu in vcpus {
         match value {
             Some(value) => of.insert(*vcpu, value.clone()),

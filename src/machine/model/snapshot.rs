@@ -1,49 +1,48 @@
-//! What is known of a machine at one moment; readers get it whole and at once.
+//! What is known about a machine at one moment. Readers get it as a whole.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::Error;
+use crate::ids::{SlotId, VcpuId};
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
 use crate::placement::{Tuning, UnitPlacement};
 use crate::process::ProcessId;
 use crate::qmp::Version;
 use crate::text::Text;
 
-/// The word for a machine whose QMP connection is lost or was never answered.
+/// The state of a machine whose QMP connection is lost or was never answered.
 pub const DISCONNECTED: &str = "disconnected";
 
-/// The state of a machine, as QEMU last told it.
+/// The state of a machine, as QEMU reported it last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// QEMU's version; `None` while it never answered, and then all else is empty too.
+    /// QEMU's version; `None` until QEMU has answered once, and then all else is empty too.
     pub version: Option<Version>,
-    /// The VM's UUID, or empty.
+    /// The UUID of the VM, or empty.
     pub uuid: Text,
-    /// What runs the vCPUs: `kvm`, `tcg`, ….
+    /// The accelerator: `kvm`, `tcg`, ….
     pub accelerator: Text,
     /// QEMU's name of the target.
     pub architecture: Text,
-    /// The PID of the QEMU process; 0 where it is not known.
-    pub leader: u32,
-    /// The PID and start time of the QEMU process; `None` where it is not known.
+    /// The QEMU process; `None` if it is not known.
     pub process: Option<ProcessId>,
-    /// QEMU's word for the run state; what is shown is [`Snapshot::state`].
+    /// QEMU's word for the run state. Clients see [`Snapshot::state`].
     pub run_state: Text,
-    /// Why there is no connection, where there is none.
+    /// Why there is no connection, if there is none.
     pub disconnected: Option<String>,
     /// The vCPUs.
     pub inventory: Arc<Inventory>,
     /// Why QEMU does not hot-plug CPUs, in its words.
     pub no_hotplug: Option<Text>,
-    /// Where the machine is on its host; `None` while that is not known.
-    pub home: Option<UnitPlacement>,
-    /// What is wanted for its vCPUs there.
+    /// The unit and control group of the machine; `None` until they are known.
+    pub unit: Option<UnitPlacement>,
+    /// The desired tuning of the vCPUs.
     pub tuning: Arc<Tuning>,
     /// The host CPUs of vCPUs that have no others of their own, as a list.
     pub affinity: String,
-    /// The vCPUs whose removal was asked for and is neither done nor refused.
-    pub pending: Vec<u32>,
+    /// The vCPUs with a pending removal, in ascending order.
+    pub pending: Vec<VcpuId>,
 }
 
 /// The QEMU process and the VM that a caller was authorized for.
@@ -63,14 +62,23 @@ impl Snapshot {
     }
 
     /// Checks that the snapshot is about `subject`.
-    pub(super) fn check(&self, subject: &Subject) -> Result<(), Error> {
-        match self.subject() == *subject {
-            true => Ok(()),
-            false => Err(Error::Replaced),
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] if it is about another process or VM.
+    pub(in crate::machine) fn check(&self, subject: &Subject) -> Result<(), Error> {
+        if self.subject() == *subject {
+            Ok(())
+        } else {
+            Err(Error::Replaced)
         }
     }
 
-    /// The run state in QEMU's words, or [`DISCONNECTED`].
+    /// Returns the PID of the QEMU process; 0 if it is not known.
+    pub fn leader(&self) -> u32 {
+        self.process.map_or(0, |process| process.pid.get())
+    }
+
+    /// Returns the run state in QEMU's words, or [`DISCONNECTED`].
     pub fn state(&self) -> &str {
         match self.disconnected {
             Some(_) => DISCONNECTED,
@@ -78,27 +86,30 @@ impl Snapshot {
         }
     }
 
-    /// Whether QEMU is in a run state that it leaves by itself, without an event
-    /// (`runstate_set()` in migration and snapshots).
+    /// Returns whether QEMU leaves its run state without an event (`runstate_set()` in migration and
+    /// snapshots).
     pub(super) fn is_passing(&self) -> bool {
         let passing = ["finish-migrate", "inmigrate", "restore-vm", "save-vm"];
         passing.contains(&self.run_state.as_str())
     }
 
-    /// QEMU's version as text; empty where it never answered.
+    /// Returns QEMU's version as text; empty until QEMU has answered once.
     pub fn qemu_version(&self) -> String {
-        self.version
-            .map(|version| version.to_string())
-            .unwrap_or_default()
+        let version = self.version.map(|version| version.to_string());
+        version.unwrap_or_default()
     }
 
-    /// The first vCPUs of the entities that are leaving.
-    pub fn leaving(&self) -> BTreeSet<u32> {
-        let is_first = |vcpu: &&u32| self.inventory.entity(**vcpu).is_some();
-        self.pending.iter().filter(is_first).copied().collect()
+    /// Returns the slots with a pending removal.
+    pub fn leaving(&self) -> BTreeSet<SlotId> {
+        let slots = self.pending.iter().map(|vcpu| SlotId(vcpu.get()));
+        let is_slot = |slot: &SlotId| self.inventory.slot(*slot).is_some();
+        slots.filter(is_slot).collect()
     }
 
-    /// What would be done to reach `target` now, and the number of vCPUs that come of it.
+    /// Returns the plan to reach `target` now, and the resulting number of vCPUs.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] if the target cannot be reached, and [`Error::Disconnected`].
     pub fn plan(&self, target: &Target) -> Result<(Plan, u32), Error> {
         if let Some(reason) = &self.disconnected {
             return Err(Error::Disconnected(reason.clone()));
@@ -117,12 +128,12 @@ impl Snapshot {
         }
     }
 
-    /// The numbers of vCPUs nearest to `count` that can be reached now.
+    /// Returns the numbers of vCPUs nearest to `count` that can be reached now.
     pub fn nearest(&self, count: u32) -> Vec<u32> {
         nearest(&self.inventory, &self.leaving(), count)
     }
 
-    /// How vCPUs are plugged.
+    /// Returns how vCPUs are added.
     pub fn hotplug_method(&self) -> HotplugMethod {
         self.inventory.method()
     }

@@ -1,0 +1,167 @@
+//! Guest CPUs that were taken offline for removals. They are brought online again if the vCPU is not
+//! removed, also after a restart of the service.
+
+use std::time::{Duration, Instant};
+
+use super::request::OfflineCpu;
+use crate::ids::VcpuId;
+
+/// The pause after a failure to reach the guest agent. Each next one is twice as long.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// The longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// The guest CPUs that are offline because of this service.
+#[derive(Debug, Default)]
+pub(super) struct OfflineCpus {
+    cpus: Vec<Entry>,
+    /// The CPUs that are being brought online.
+    restoring: Option<Vec<u32>>,
+    retry: Option<(Instant, Duration)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    cpu: OfflineCpu,
+    /// Whether a call is responsible for it.
+    is_held: bool,
+}
+
+impl OfflineCpus {
+    /// Notes the CPUs that a call is about to take offline.
+    pub(super) fn hold(&mut self, cpus: Vec<OfflineCpu>) {
+        self.remove(&cpus.iter().map(|cpu| cpu.cpu).collect::<Vec<_>>());
+        let held = cpus.into_iter().map(|cpu| Entry { cpu, is_held: true });
+        self.cpus.extend(held);
+    }
+
+    /// Ends the responsibility of a call for `cpus`.
+    pub(super) fn release(&mut self, cpus: &[u32], restored: bool) {
+        if restored {
+            self.remove(cpus);
+        }
+        for entry in &mut self.cpus {
+            entry.is_held &= !cpus.contains(&entry.cpu.cpu);
+        }
+    }
+
+    /// Restores the CPUs of a previous instance, whose calls have ended.
+    pub(super) fn restore(&mut self, cpus: Vec<OfflineCpu>) {
+        let left = cpus.into_iter().map(|cpu| Entry {
+            cpu,
+            is_held: false,
+        });
+        self.cpus.extend(left);
+    }
+
+    /// Returns the persisted form.
+    pub(super) fn to_record(&self) -> Vec<OfflineCpu> {
+        self.cpus.iter().map(|entry| entry.cpu).collect()
+    }
+
+    /// Forgets the CPUs whose vCPU is gone. Returns whether there was one.
+    pub(super) fn retain_present(&mut self, is_present: impl Fn(VcpuId) -> bool) -> bool {
+        let before = self.cpus.len();
+        self.cpus.retain(|entry| is_present(entry.cpu.vcpu));
+        self.cpus.len() != before
+    }
+
+    /// Returns the CPUs to bring online now: those that no call is responsible for, and whose vCPU is
+    /// not `leaving`.
+    pub(super) fn begin_restore(
+        &mut self,
+        now: Instant,
+        is_leaving: impl Fn(VcpuId) -> bool,
+    ) -> Option<Vec<u32>> {
+        let is_early = self.retry.is_some_and(|(at, _)| at > now);
+        if self.restoring.is_some() || is_early {
+            return None;
+        }
+        let left = self.cpus.iter();
+        let left = left.filter(|entry| !entry.is_held && !is_leaving(entry.cpu.vcpu));
+        let cpus: Vec<u32> = left.map(|entry| entry.cpu.cpu).collect();
+        if cpus.is_empty() {
+            return None;
+        }
+        self.restoring = Some(cpus.clone());
+        Some(cpus)
+    }
+
+    /// Notes whether the CPUs were brought online. Returns them if they were not.
+    pub(super) fn end_restore(&mut self, now: Instant, is_online: bool) -> Option<Vec<u32>> {
+        let cpus = self.restoring.take()?;
+        if is_online {
+            self.remove(&cpus);
+            self.retry = None;
+            return None;
+        }
+        let pause = self.retry.map_or(FIRST_RETRY, |(_, pause)| pause * 2);
+        let pause = pause.min(LONGEST_RETRY);
+        self.retry = Some((now + pause, pause));
+        Some(cpus)
+    }
+
+    /// Notes that the connection ended, and the attempt with it.
+    pub(super) fn interrupt(&mut self) {
+        self.restoring = None;
+    }
+
+    /// Returns when the next attempt is due, if that is after `now`.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let (at, _) = self.retry.filter(|_| !self.cpus.is_empty())?;
+        (at > now && self.restoring.is_none()).then_some(at)
+    }
+
+    fn remove(&mut self, cpus: &[u32]) {
+        self.cpus.retain(|entry| !cpus.contains(&entry.cpu.cpu));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpu(vcpu: u32, cpu: u32) -> OfflineCpu {
+        OfflineCpu {
+            vcpu: VcpuId(vcpu),
+            cpu,
+        }
+    }
+
+    #[test]
+    fn restores_what_no_call_is_responsible_for() {
+        let (mut cpus, now) = (OfflineCpus::default(), Instant::now());
+        cpus.hold(vec![cpu(2, 1), cpu(3, 2)]);
+        assert_eq!(cpus.begin_restore(now, |_| false), None);
+        cpus.release(&[1, 2], false);
+        let leaving = |vcpu: VcpuId| vcpu == 3;
+        assert_eq!(cpus.begin_restore(now, leaving), Some(vec![1]));
+        assert_eq!(cpus.begin_restore(now, leaving), None, "one at a time");
+        assert_eq!(cpus.end_restore(now, true), None);
+        assert_eq!(cpus.to_record(), [cpu(3, 2)]);
+        assert!(cpus.retain_present(|vcpu| vcpu != 3));
+        assert_eq!(cpus.to_record(), []);
+    }
+
+    #[test]
+    fn tries_again_after_a_failure() {
+        let (mut cpus, now) = (OfflineCpus::default(), Instant::now());
+        cpus.restore(vec![cpu(2, 1)]);
+        assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1]));
+        assert_eq!(cpus.end_restore(now, false), Some(vec![1]));
+        assert_eq!(cpus.begin_restore(now, |_| false), None);
+        assert_eq!(cpus.next_deadline(now), Some(now + FIRST_RETRY));
+        let later = now + FIRST_RETRY;
+        assert_eq!(cpus.begin_restore(later, |_| false), Some(vec![1]));
+        cpus.end_restore(later, false);
+        assert_eq!(cpus.next_deadline(later), Some(later + 2 * FIRST_RETRY));
+    }
+
+    #[test]
+    fn forgets_what_a_call_restored() {
+        let mut cpus = OfflineCpus::default();
+        cpus.hold(vec![cpu(2, 1), cpu(3, 2)]);
+        cpus.release(&[1], true);
+        assert_eq!(cpus.to_record(), [cpu(3, 2)]);
+    }
+}

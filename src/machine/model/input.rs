@@ -1,0 +1,118 @@
+//! What happens to a machine: the inputs of its model.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::TuningError;
+use super::record::Record;
+use super::request::{Command, RequestId};
+use crate::ids::{SlotId, VcpuId};
+use crate::inventory::Inventory;
+use crate::machine::spec::{ConnectError, MachineConfig};
+use crate::placement::{CpuList, Report, StepError, UnitPlacement};
+use crate::process::ProcessId;
+use crate::qmp::{AcpiOst, Closed, CommandError, Event, Identity};
+use crate::text::Text;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A caller made a request.
+    Command(RequestId, Command),
+    /// The configuration of the machine changed.
+    ConfigChanged(MachineConfig),
+    /// A connection to this process was made.
+    Reached(ProcessId),
+    /// The persisted state was read, or could not be.
+    Loaded(Result<Option<Record>, String>),
+    /// QEMU answered what it is asked at first.
+    Opened(Box<Opened>),
+    /// An attempt to connect failed.
+    ConnectFailed(ConnectError),
+    /// The connection ended.
+    Disconnected(Closed),
+    /// The search for the unit of the machine ended.
+    UnitFound(UnitFound),
+    /// QEMU sent an event.
+    Event(Event),
+    /// QEMU answered the commands of a batch and the queries after them.
+    Exchanged(Box<Exchanged>),
+    /// The state was saved, or could not be.
+    Saved(SaveId, Result<(), SaveError>),
+    /// All events before this flush were emitted on the bus.
+    Flushed(u64),
+    /// A placement pass ended. The second is the default CPUs of the host, if they could be read.
+    Placed(Report, Option<CpuList>),
+    /// The host supports a tuning, or not.
+    TuningChecked(Result<(), TuningError>),
+    /// A tuning is enforced, or the former one is again.
+    TuningChanged(Result<Report, Vec<(VcpuId, StepError)>>),
+    /// Guest CPUs were brought online again, or could not be.
+    GuestRestored(Result<(), String>),
+    /// The QEMU process exited.
+    ProcessExited,
+    /// The machine is to be forgotten.
+    Stop,
+    /// The deadline of the model has come.
+    Tick,
+}
+
+/// What QEMU answered on a new connection.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// What does not change.
+    pub identity: Identity,
+    /// The first state.
+    pub state: QemuState,
+    /// The last reports of the guest about each slot, if they were asked for.
+    pub ospm: Vec<AcpiOst>,
+}
+
+/// What QEMU answered to a batch.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    /// The commands that QEMU refused.
+    pub refused: Vec<(SlotId, CommandError)>,
+    /// The last reports of the guest about each slot, before the batch; empty if the batch removes
+    /// nothing.
+    pub ospm: Vec<AcpiOst>,
+    /// The state after the batch.
+    pub state: QemuState,
+}
+
+/// The state of QEMU that can change.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct QemuState {
+    /// The vCPUs.
+    pub inventory: Arc<Inventory>,
+    /// QEMU's word for the run state.
+    pub run_state: Text,
+    /// Why there are no hotpluggable CPUs, in QEMU's words.
+    pub no_hotplug: Option<Text>,
+    /// How long it took to read QEMU's answers.
+    pub cost: Duration,
+}
+
+/// The result of a search for the unit of a machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UnitFound {
+    /// The unit; `None` if vCPUs cannot be placed at all.
+    pub unit: Option<UnitPlacement>,
+    /// Whether another search may find more.
+    pub is_transient: bool,
+    /// The default CPUs of the host, if they could be read.
+    pub default_cpus: Option<CpuList>,
+}
+
+/// Names a write of the state file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SaveId(pub(crate) u64);
+
+/// Why the state was not saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SaveError {
+    /// It is larger than that of any real machine.
+    TooLarge,
+    /// The file cannot be written. The text says why.
+    Io(String),
+}

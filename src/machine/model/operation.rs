@@ -1,0 +1,230 @@
+//! The operations of a machine: at most one goes on at a time, and each is a sequence of states.
+//!
+//! ```text
+//! add     Saving ─▶ Exchanging ─▶ Placing ─▶ Recording ─▶ Idle
+//! remove  Saving ─▶ Exchanging ─▶ Placing ─▶ Recording ─▶ Idle      the removals stay pending
+//! refresh           Exchanging ─▶ Placing ─▶ Recording ─▶ Idle
+//! tune    Checking ─▶ SavingTuning ─▶ Switching ─────────▶ Idle
+//! ```
+//!
+//! A state without work is skipped: nothing is placed if no thread came or went, and nothing is
+//! recorded if no vCPU was added or removed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::{Error, Report};
+use super::event::MachineEvent;
+use super::input::SaveId;
+use super::request::{Request, RequestId};
+use super::snapshot::{Snapshot, Subject};
+use super::tuning::TuningChange;
+use crate::ids::{SlotId, Uid, VcpuId};
+use crate::inventory::{Inventory, Target};
+use crate::placement::Tuning;
+use crate::qmp::CommandError;
+use crate::text::Text;
+
+/// What a machine does now.
+#[derive(Debug, Default)]
+pub(super) enum Operation {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// The state is saved before QEMU is asked.
+    Saving(SaveId, Ask),
+    /// QEMU owes replies.
+    Exchanging(Ask),
+    /// The placer works on the result of a refresh.
+    Placing(Box<Refreshed>),
+    /// The state is saved before the result of a refresh is reported.
+    Recording(SaveId, Box<Refreshed>),
+    /// It is checked whether the host supports a tuning.
+    Checking(Tune),
+    /// The state is saved before the tuning is enforced.
+    SavingTuning(SaveId, Tune),
+    /// The placer switches to another tuning.
+    Switching(Tune),
+}
+
+/// What QEMU is asked.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// Only for its state.
+    Refresh,
+    /// To add slots.
+    Add(Add),
+    /// To remove slots.
+    Remove(Remove),
+}
+
+/// A request that adds vCPUs.
+#[derive(Debug)]
+pub(super) struct Add {
+    pub id: RequestId,
+    pub target: Target,
+    pub uid: Uid,
+    pub slots: Vec<SlotId>,
+}
+
+/// A request that removes vCPUs.
+#[derive(Debug)]
+pub(super) struct Remove {
+    pub id: RequestId,
+    pub target: Target,
+    pub uid: Uid,
+    /// The slots that QEMU is asked to remove.
+    pub slots: Vec<RemoveSlot>,
+    /// The slots that the request waits for.
+    pub wanted: BTreeSet<SlotId>,
+    /// The vCPUs of these slots.
+    pub wanted_vcpus: Vec<VcpuId>,
+    /// How long it waits; `None` is not at all.
+    pub patience: Option<Duration>,
+    /// The end of that time; `None` is never.
+    pub deadline: Option<Instant>,
+    /// Whether the caller has its answer, because its time ran out.
+    pub is_answered: bool,
+}
+
+/// A slot that QEMU is asked to remove.
+#[derive(Debug)]
+pub(super) struct RemoveSlot {
+    pub slot: SlotId,
+    pub qom_path: Text,
+    /// Whether QEMU has an earlier request for it.
+    pub is_repeated: bool,
+}
+
+/// A change of the tuning.
+#[derive(Debug)]
+pub(super) struct Tune {
+    pub id: RequestId,
+    pub change: TuningChange,
+    /// The tuning to enforce, and after it is saved the one before it.
+    pub other: Arc<Tuning>,
+}
+
+/// The result of a refresh, on its way to clients.
+#[derive(Debug)]
+pub(super) struct Refreshed {
+    /// The vCPUs that were reported last.
+    pub before: Arc<Inventory>,
+    /// What to publish.
+    pub snapshot: Snapshot,
+    /// What to emit.
+    pub events: Vec<MachineEvent>,
+    /// When QEMU had answered.
+    pub since: Instant,
+    /// How long it took to read the answers.
+    pub cost: Duration,
+    /// What is done at the end.
+    pub then: Then,
+}
+
+/// What is done at the end of a refresh.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// Nothing else.
+    Nothing,
+    /// A machine is reported for the first time.
+    Start,
+    /// The caller gets what was added. These are QEMU's refusals.
+    Added(Add, Vec<(SlotId, CommandError)>),
+    /// The caller is answered.
+    Reply(RequestId),
+}
+
+/// A request that waits for the end of the operation before it.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub id: RequestId,
+    pub command: QueuedCommand,
+    /// When the request came, and when it has to be answered if the caller limits its time.
+    pub since: Instant,
+    pub deadline: Option<Instant>,
+}
+
+/// The commands that are executed one after the other.
+#[derive(Debug)]
+pub(super) enum QueuedCommand {
+    SetVcpus(Request),
+    Tune(TuningChange, Subject),
+    ApplyConfig,
+}
+
+impl Operation {
+    /// Returns the request that the operation is about and that is not answered, to be answered with
+    /// an error because it cannot end. A tuning that is being enforced is not taken back then.
+    pub(super) fn into_caller(self) -> Option<RequestId> {
+        match self {
+            Self::Saving(_, ask) | Self::Exchanging(ask) => match ask {
+                Ask::Refresh => None,
+                Ask::Add(add) => Some(add.id),
+                Ask::Remove(remove) => (!remove.is_answered).then_some(remove.id),
+            },
+            Self::Placing(refreshed) | Self::Recording(_, refreshed) => match refreshed.then {
+                Then::Added(add, _) => Some(add.id),
+                Then::Reply(id) => Some(id),
+                Then::Nothing | Then::Start => None,
+            },
+            Self::Checking(tune) | Self::SavingTuning(_, tune) | Self::Switching(tune) => {
+                Some(tune.id)
+            }
+            Self::Idle => None,
+        }
+    }
+
+    /// Returns whether nothing goes on.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
+    /// Returns when the caller of the removal that goes on has to be answered.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Saving(_, Ask::Remove(remove)) | Self::Exchanging(Ask::Remove(remove)) => {
+                remove.deadline.filter(|_| !remove.is_answered && remove.patience.is_some())
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers the caller of the removal that goes on, if its time has run out: with the error for a
+    /// request that QEMU has, or has not.
+    pub(super) fn take_late(&mut self, now: Instant) -> Option<(RequestId, Uid, Error)> {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return None;
+        }
+        let (has_begun, remove) = match self {
+            Self::Saving(_, Ask::Remove(remove)) => (false, remove),
+            Self::Exchanging(Ask::Remove(remove)) => (true, remove),
+            _ => return None,
+        };
+        remove.is_answered = true;
+        let waited = remove.patience?;
+        let error = if has_begun {
+            remove.still_pending(waited)
+        } else {
+            Error::NotStarted { waited }
+        };
+        Some((remove.id, remove.uid, error))
+    }
+}
+
+impl Remove {
+    /// Returns the error for a caller whose time ran out while QEMU owed the replies.
+    fn still_pending(&self, waited: Duration) -> Error {
+        Error::RemovalPending {
+            report: Box::new(Report {
+                asked: self.target.clone(),
+                added: Vec::new(),
+                removed: Vec::new(),
+                pending: self.wanted_vcpus.clone(),
+                refused: Vec::new(),
+            }),
+            waited,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The phases of a machine.
+
+use std::time::{Duration, Instant};
+
+use super::input::Opened;
+
+/// A QEMU that listens but does not answer is shown as disconnected after this time.
+pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
+/// QEMU closes QMP a moment before it exits. Only one that is still there after this time is
+/// disconnected.
+pub(super) const EXIT_GRACE: Duration = Duration::from_millis(250);
+
+/// What a machine is, in the order of its life. See the drawing in [`crate::machine`].
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// There is no connection until the next attempt. The machine is dormant, or disconnected if
+    /// clients can see it.
+    Paused {
+        /// When the next attempt begins.
+        until: Instant,
+    },
+    /// An attempt to connect goes on.
+    Handshake(Attempt),
+    /// QEMU answers.
+    Connected {
+        /// Since when.
+        since: Instant,
+    },
+    /// The connection was lost, and the process may exit.
+    Lost {
+        /// Why.
+        reason: String,
+        /// When the process counts as alive.
+        until: Instant,
+    },
+    /// There is no such machine any more.
+    Gone,
+}
+
+/// An attempt to connect.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// When the machine is shown as unresponsive, if it is not shown yet.
+    pub shown_at: Option<Instant>,
+    /// What QEMU answered, while the search for the unit or an operation goes on.
+    pub opened: Option<Box<Opened>>,
+}

@@ -1,0 +1,299 @@
+//! Everything that is known about one QEMU process. It is dropped as a whole when the process exits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::effect::{Effect, LogEntry, Output};
+use super::error::Error;
+use super::event::Cause;
+use super::evidence::{Evidence, Plugging, Refused};
+use super::guest::OfflineCpus;
+use super::input::{Input, SaveError, SaveId};
+use super::operation::{Operation, Queued};
+use super::placement::PlacementState;
+use super::record::Record;
+use super::removals::{Answered, Removals};
+use super::request::{Outcome, RequestId};
+use super::saves::{Saves, text};
+use super::snapshot::Snapshot;
+use super::unannounced::Unannounced;
+use crate::ids::SlotId;
+use crate::inventory::Inventory;
+use crate::machine::spec::MachineConfig;
+use crate::placement::Tuning;
+use crate::process::ProcessId;
+use crate::qmp::{AcpiOst, Event};
+
+/// One QEMU process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) id: ProcessId,
+    pub(super) baseline: Baseline,
+    pub(super) evidence: Evidence,
+    pub(super) removals: Removals,
+    /// The slots that QEMU is asked to add, until the refresh after that.
+    pub(super) plugging: Option<Plugging>,
+    pub(super) unannounced: Unannounced,
+    pub(super) operation: Operation,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) placement: PlacementState,
+    pub(super) saves: Saves,
+    pub(super) offline: OfflineCpus,
+    /// Requests that wait for a write of the state file.
+    pub(super) unsaved: Vec<(SaveId, RequestId)>,
+    pub(super) is_connected: bool,
+    /// How often QEMU broke the limits of the protocol.
+    pub(super) breaches: u32,
+}
+
+/// The vCPUs that clients know.
+#[derive(Debug)]
+pub(super) enum Baseline {
+    /// None were reported.
+    Unknown,
+    /// A previous instance reported these.
+    Restored(Arc<Inventory>),
+    /// Those of the snapshot.
+    Reported,
+}
+
+/// What the methods of a process need of the model.
+pub(super) struct Context<'a> {
+    pub now: Instant,
+    pub config: &'a MachineConfig,
+    pub out: &'a mut Output,
+}
+
+impl Process {
+    pub(super) fn new(id: ProcessId, configured: Tuning) -> Self {
+        Self {
+            id,
+            baseline: Baseline::Unknown,
+            evidence: Evidence::default(),
+            removals: Removals::default(),
+            plugging: None,
+            unannounced: Unannounced::default(),
+            operation: Operation::Idle,
+            queue: VecDeque::new(),
+            placement: PlacementState::new(configured),
+            saves: Saves::default(),
+            offline: OfflineCpus::default(),
+            unsaved: Vec::new(),
+            is_connected: false,
+            breaches: 0,
+        }
+    }
+
+    /// Restores what a previous instance saved.
+    pub(super) fn restore(&mut self, now: Instant, record: Record) {
+        self.baseline = Baseline::Restored(Arc::new(Inventory::from_record(record.present)));
+        self.removals.restore(now, record.removals);
+        self.plugging = record.plugging;
+        self.unannounced.restore(record.telling);
+        self.offline.restore(record.offline);
+        self.breaches = record.breaches;
+        if let Some(tuning) = record.tuning {
+            self.placement.restore(&tuning, record.configured.as_ref());
+        }
+    }
+
+    /// Saves the state, with the vCPUs of `inventory` as those that were reported.
+    pub(super) fn save_with(&mut self, inventory: &Inventory, out: &mut Output) -> SaveId {
+        let mut record = Record::new(self.id);
+        record.breaches = self.breaches;
+        if !self.saves.is_too_large() {
+            record.present = inventory.to_record();
+            record.removals = self.removals.to_record();
+            record.plugging.clone_from(&self.plugging);
+            record.telling = self.unannounced.to_record();
+            record.tuning = Some(Tuning::clone(self.placement.tuning()));
+            record.configured = Some(self.placement.configured().clone());
+            record.offline = self.offline.to_record();
+        }
+        let id = self.saves.begin();
+        out.push(Effect::Save(id, Box::new(record)));
+        id
+    }
+
+    /// Saves the state.
+    pub(super) fn save(&mut self, out: &mut Output) -> SaveId {
+        let inventory = self.known_inventory(out);
+        self.save_with(&inventory, out)
+    }
+
+    /// Returns the vCPUs as they were reported last, if by a previous instance.
+    pub(super) fn known_inventory(&self, out: &Output) -> Arc<Inventory> {
+        match &self.baseline {
+            Baseline::Restored(inventory) => inventory.clone(),
+            Baseline::Unknown | Baseline::Reported => out.snapshot().inventory.clone(),
+        }
+    }
+
+    /// Returns whether QEMU is to be asked for the reports of the guest when it is connected to: they
+    /// may contain refusals that were missed.
+    pub(super) fn may_have_missed_refusals(&self) -> bool {
+        !matches!(self.baseline, Baseline::Unknown) && !self.removals.is_empty()
+    }
+
+    /// Notes the end of the connection. The requests that QEMU cannot answer any more fail with
+    /// `error`, and those that wait for their turn with `reason`.
+    pub(super) fn disconnect(&mut self, out: &mut Output, error: &Error, reason: &str) {
+        self.is_connected = false;
+        self.offline.interrupt();
+        if matches!(
+            self.operation,
+            Operation::Saving(..) | Operation::Exchanging(_)
+        ) && let Some(id) = std::mem::take(&mut self.operation).into_caller()
+        {
+            out.reply(id, Err(error.clone()));
+        }
+        for queued in self.queue.drain(..) {
+            out.reply(queued.id, Err(Error::Disconnected(reason.to_owned())));
+        }
+    }
+
+    /// Returns all requests that are not answered, which nothing can be done for any more.
+    pub(super) fn into_callers(mut self) -> Vec<RequestId> {
+        let mut callers: Vec<RequestId> = self.removals.take_all().collect();
+        callers.extend(self.operation.into_caller());
+        callers.extend(self.queue.iter().map(|queued| queued.id));
+        callers.extend(self.unsaved.iter().map(|(_, id)| *id));
+        callers
+    }
+
+    /// Notes an event. What it means is seen at the next refresh.
+    pub(super) fn note_event(&mut self, now: Instant, event: &Event, out: &Output) {
+        match event {
+            Event::DeviceDeleted { path, .. } => {
+                if self.is_unrequested_departure(path.as_str(), out) {
+                    self.evidence.note_departure(now);
+                    return;
+                }
+            }
+            Event::UnplugGuestError { path, .. } => {
+                if let Some(slot) = self.slot_at(path.as_str(), out) {
+                    let refused = Refused {
+                        cause: Cause::External,
+                        reason: "the guest refused to give up the CPU".to_owned(),
+                    };
+                    self.evidence.note_refusal(slot, refused);
+                }
+            }
+            Event::AcpiCpuOst(ost) => {
+                if let Some(slot) = self.slot_of(ost, out) {
+                    match Refused::from_ost(ost) {
+                        Some(refused) => self.evidence.note_refusal(slot, refused),
+                        None if ost.is_guests_own() => self.evidence.note_ejection(slot),
+                        None => {}
+                    }
+                }
+            }
+            Event::Reset => self.evidence.note_reset(),
+            Event::RunState => {}
+            Event::Other => return,
+        }
+        self.evidence.note(now);
+    }
+
+    /// Returns whether the device at `path` is a slot, or a part of one, that no caller asked to
+    /// remove.
+    fn is_unrequested_departure(&self, path: &str, out: &Output) -> bool {
+        let inventory = self.known_inventory(out);
+        let mut present = inventory.present();
+        let found = present.find(|(_, presence)| {
+            let rest = path.strip_prefix(presence.qom_path.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        found.is_some_and(|(slot, _)| self.removals.asked_by(slot.id).is_none())
+    }
+
+    fn slot_at(&self, path: &str, out: &Output) -> Option<SlotId> {
+        let inventory = self.known_inventory(out);
+        let mut present = inventory.present();
+        let found = present.find(|(_, presence)| presence.qom_path.as_str() == path);
+        found.map(|(slot, _)| slot.id)
+    }
+
+    /// Returns the slot that an `_OST` is about: by its device id, or by its number if it has none.
+    pub(super) fn slot_of(&self, ost: &AcpiOst, out: &Output) -> Option<SlotId> {
+        let inventory = self.known_inventory(out);
+        let number = ost.slot.as_str().parse::<u32>().ok();
+        let mut present = inventory.present();
+        let found = present.find(|(slot, _)| match &ost.device {
+            Some(device) => slot.alias() == Some(device.as_str()),
+            None => Some(slot.acpi_slot) == number,
+        });
+        found.map(|(slot, _)| slot.id)
+    }
+
+    /// Handles an input that is about the process only.
+    pub(super) fn handle(&mut self, cx: &mut Context<'_>, input: Input) {
+        match input {
+            Input::Event(event) => self.note_event(cx.now, &event, cx.out),
+            Input::Exchanged(exchanged) => self.exchanged(cx, *exchanged),
+            Input::Saved(id, result) => self.saved(cx, id, result),
+            Input::Flushed(flush) => self.flushed(flush, cx.out),
+            Input::Placed(report, cpus) => self.placed(cx, &report, cpus),
+            Input::TuningChecked(result) => self.tuning_checked(cx, result),
+            Input::TuningChanged(result) => self.tuning_changed(cx, result),
+            Input::GuestRestored(result) => self.guest_restored(cx, result),
+            // The model handles the others.
+            _ => {}
+        }
+    }
+
+    /// Completes `snapshot` with what the process knows beside QEMU's state.
+    pub(super) fn describe(&self, snapshot: &mut Snapshot) {
+        self.placement.describe(snapshot);
+        snapshot.process = Some(self.id);
+        snapshot.pending = self.removals.vcpus();
+    }
+
+    /// Publishes `snapshot`, completed.
+    pub(super) fn publish(&mut self, mut snapshot: Snapshot, out: &mut Output) {
+        self.describe(&mut snapshot);
+        snapshot.disconnected = if self.is_connected {
+            None
+        } else {
+            out.snapshot().disconnected.clone()
+        };
+        out.publish(snapshot);
+    }
+
+    /// Answers a request that waited for removals.
+    pub(super) fn answer(&self, (id, uid, answer): Answered, out: &mut Output) {
+        if let Err(Error::RemovalPending { report, .. }) = &answer {
+            let vcpus = report.pending.clone();
+            let old = out.snapshot().inventory.vcpu_count();
+            out.log(LogEntry::Count {
+                old,
+                new: old.saturating_sub(vcpus.len() as u32),
+                uid: Some(uid),
+                success: false,
+            });
+            out.log(LogEntry::StillPending { uid, vcpus });
+        }
+        out.reply(id, answer);
+    }
+
+    /// Notes that all events up to `flush` were emitted.
+    pub(super) fn flushed(&mut self, flush: u64, out: &mut Output) {
+        if self.unannounced.flushed(flush) {
+            self.save(out);
+        }
+    }
+
+    /// Notes the result of a write.
+    pub(super) fn note_saved(&mut self, id: SaveId, result: &Result<(), SaveError>, out: &mut Output) {
+        if let Some(entry) = self.saves.end(result) {
+            out.log(entry);
+        }
+        let (saved, unsaved) = std::mem::take(&mut self.unsaved).into_iter().partition(|(of, _)| *of <= id);
+        self.unsaved = unsaved;
+        for (_, caller) in saved {
+            let answer = result.as_ref().map(|()| Outcome::default());
+            out.reply(caller, answer.map_err(|error| Error::NotSaved(text(error))));
+        }
+    }
+}

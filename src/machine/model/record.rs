@@ -1,0 +1,228 @@
+//! The persisted state of a machine: what was reported about its vCPUs, and what its QEMU was asked
+//! for. With it, the next instance reports a vCPU that was removed in the meantime with the user who
+//! asked for it, and reports nothing twice.
+//!
+//! One JSON file for each machine, replaced as a whole. It is about one QEMU process. Unknown members
+//! are ignored and missing ones are empty, so that the previous and the next version of the service
+//! can read it.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{MachineEvent, VcpuChange};
+use super::evidence::Plugging;
+use super::request::OfflineCpu;
+use crate::ids::{Uid, VcpuId};
+use crate::inventory::PresentSlot;
+use crate::placement::Tuning;
+use crate::process::ProcessId;
+
+/// The version of the files. Files of other versions are not read.
+pub(in crate::machine) const VERSION: u32 = 1;
+
+/// The persisted state of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The version of the file.
+    pub version: u32,
+    /// The QEMU process.
+    pub leader: ProcessId,
+    /// The vCPUs that were reported.
+    pub present: Vec<PresentSlot>,
+    /// The removals that were requested and have not ended.
+    #[serde(default)]
+    pub removals: Vec<AskedRemoval>,
+    /// The slots that QEMU was asked to add, and may have added.
+    #[serde(default)]
+    pub plugging: Option<Plugging>,
+    /// The events that are being emitted, and may have been.
+    #[serde(default)]
+    pub telling: Vec<PendingEvent>,
+    /// The desired tuning; `None` if the file does not say.
+    #[serde(default)]
+    pub tuning: Option<Tuning>,
+    /// The tuning of the configuration at that time.
+    #[serde(default)]
+    pub configured: Option<Tuning>,
+    /// How often QEMU broke the limits of the protocol.
+    #[serde(default)]
+    pub breaches: u32,
+    /// The guest CPUs that were taken offline for removals.
+    #[serde(default)]
+    pub offline: Vec<OfflineCpu>,
+}
+
+/// An event that is emitted again if it is not known whether it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum PendingEvent {
+    Added(VcpuChange),
+    Removed(VcpuChange),
+}
+
+impl PendingEvent {
+    /// Returns those of `events` that must not be lost.
+    pub(super) fn of(events: &[MachineEvent]) -> Vec<Self> {
+        let pending = events.iter().filter_map(|event| match event {
+            MachineEvent::VcpuAdded(vcpu) => Some(Self::Added(vcpu.clone())),
+            MachineEvent::VcpuRemoved(vcpu) => Some(Self::Removed(vcpu.clone())),
+            _ => None,
+        });
+        pending.collect()
+    }
+
+    /// Returns the event.
+    pub(super) fn into_event(self) -> MachineEvent {
+        match self {
+            Self::Added(vcpu) => MachineEvent::VcpuAdded(vcpu),
+            Self::Removed(vcpu) => MachineEvent::VcpuRemoved(vcpu),
+        }
+    }
+}
+
+/// A removal that was requested and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskedRemoval {
+    /// The vCPUs of the slot.
+    pub vcpus: Vec<VcpuId>,
+    /// The user who asked last.
+    pub uid: Uid,
+    /// Whether QEMU accepted it; else QEMU may not have received it.
+    pub agreed: bool,
+    /// Whether the guest had refused an earlier request.
+    #[serde(default)]
+    pub refused_before: bool,
+}
+
+impl Record {
+    /// Returns an empty record about the QEMU process `leader`.
+    pub(in crate::machine) fn new(leader: ProcessId) -> Self {
+        Self {
+            version: VERSION,
+            leader,
+            present: Vec::new(),
+            removals: Vec::new(),
+            plugging: None,
+            telling: Vec::new(),
+            tuning: None,
+            configured: None,
+            breaches: 0,
+            offline: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::event::Cause;
+    use super::*;
+    use crate::ids::{Pid, SlotId, Tid};
+    use crate::placement::Scheduler;
+    use crate::text::Text;
+
+    const LEADER: ProcessId = ProcessId {
+        pid: Pid(7),
+        start: 9,
+    };
+
+    /// A record in which every member is set.
+    fn full() -> Record {
+        let vcpu = VcpuChange {
+            id: VcpuId(3),
+            alias: "vcpu3".into(),
+            cause: Cause::Request,
+            uid: Some(Uid(7)),
+        };
+        let tuning = Tuning {
+            pins: [(VcpuId(1), "0".parse().unwrap())].into(),
+            schedulers: [(VcpuId(1), Scheduler::Fifo(1))].into(),
+            ..Tuning::default()
+        };
+        Record {
+            present: vec![PresentSlot {
+                id: SlotId(0),
+                width: 1,
+                acpi_slot: 0,
+                qom_path: Text::lossy("/machine/x"),
+                threads: vec![Tid(9)],
+            }],
+            removals: vec![AskedRemoval {
+                vcpus: vec![VcpuId(4), VcpuId(5)],
+                uid: Uid(1000),
+                agreed: true,
+                refused_before: false,
+            }],
+            plugging: Some(Plugging {
+                slots: [SlotId(3)].into(),
+                uid: Uid(7),
+            }),
+            telling: vec![PendingEvent::Added(vcpu)],
+            tuning: Some(tuning.clone()),
+            configured: Some(tuning),
+            breaches: 2,
+            offline: vec![OfflineCpu {
+                vcpu: VcpuId(4),
+                cpu: 2,
+            }],
+            ..Record::new(LEADER)
+        }
+    }
+
+    /// The file of the previous version, as that version writes it.
+    const PREVIOUS: &str = r#"{"version":1,"leader":{"pid":7,"start":9},
+        "present":[{"first":0,"width":1,"slot":0,"qom_path":"/machine/x","threads":[9]}],
+        "removals":[{"vcpus":[4,5],"uid":1000,"agreed":true,"refused_before":false}],
+        "plugging":{"firsts":[3],"uid":7},
+        "telling":[{"Added":{"id":3,"alias":"vcpu3","cause":"Request","uid":7}}],
+        "breaches":2}"#;
+
+    /// Adds a member to each object with named members, at every level.
+    fn with_unknown_members(value: Value) -> Value {
+        match value {
+            Value::Array(values) => values.into_iter().map(with_unknown_members).collect(),
+            Value::Object(members) => {
+                // Maps by number, and the member that names a variant, have no others.
+                let is_map = members.keys().all(|name| name.parse::<u32>().is_ok());
+                let is_variant = members.contains_key("Added");
+                let members = members.into_iter();
+                let members = members.map(|(name, value)| (name, with_unknown_members(value)));
+                let mut members: serde_json::Map<String, Value> = members.collect();
+                if !is_map && !is_variant {
+                    members.insert("unknown".into(), true.into());
+                }
+                Value::Object(members)
+            }
+            other => other,
+        }
+    }
+
+    #[test]
+    fn reads_the_file_of_the_previous_version() {
+        let expected = Record {
+            tuning: None,
+            configured: None,
+            offline: Vec::new(),
+            ..full()
+        };
+        let read: Record = serde_json::from_str(PREVIOUS).unwrap();
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn ignores_the_members_of_the_next_version() {
+        let written = serde_json::to_value(full()).unwrap();
+        let newer = with_unknown_members(written.clone());
+        assert_ne!(newer, written);
+        let read: Record = serde_json::from_value(newer).unwrap();
+        assert_eq!(read, full());
+    }
+
+    #[test]
+    fn the_previous_version_can_read_what_is_written() {
+        let written = serde_json::to_value(full()).unwrap();
+        let previous: Value = serde_json::from_str(PREVIOUS).unwrap();
+        for (name, value) in previous.as_object().unwrap() {
+            assert_eq!(written.get(name), Some(value), "{name}");
+        }
+    }
+}

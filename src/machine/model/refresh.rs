@@ -1,0 +1,295 @@
+//! Refreshes: from QEMU's answer to what clients see.
+//!
+//! The sequence is the same for the first state of a connection, for one that events asked for, and
+//! for one after a request: end removals, place threads, save, publish, emit, answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::diff::diff;
+use super::effect::{Batch, Effect, LogEntry, Output};
+use super::event::{Cause, MachineEvent};
+use super::evidence::{Clues, Refused};
+use super::input::{Opened, QemuState};
+use super::operation::{Ask, Operation, Refreshed, Then};
+use super::process::{Baseline, Context, Process};
+use super::record::PendingEvent;
+use super::request::Outcome;
+use super::snapshot::Snapshot;
+use crate::ids::SlotId;
+use crate::inventory::Inventory;
+use crate::placement::{CpuList, Report};
+use crate::qmp::AcpiOst;
+use crate::text::Text;
+
+/// While a request waits for a removal, or QEMU is in a state that it leaves by itself, QEMU is
+/// queried this often without an event: not every QEMU sends one.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while a removal is pending that no request waits for, and while the state is not saved.
+const SLOW_RECHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Process {
+    /// Starts to serve a connection, with the first state of QEMU.
+    pub(super) fn start(&mut self, cx: &mut Context<'_>, opened: Opened, uuid: Option<Text>) {
+        let Opened {
+            identity,
+            state,
+            ospm,
+        } = opened;
+        cx.out.log(LogEntry::Connected(
+            identity.version,
+            state.inventory.vcpu_count(),
+            state.inventory.max_vcpus(),
+        ));
+        self.is_connected = true;
+        self.placement.configure(&cx.config.placement.tuning);
+        self.saves.retry_whole();
+        let mut snapshot = Snapshot::clone(cx.out.snapshot());
+        snapshot.version = Some(identity.version);
+        snapshot.uuid = uuid.unwrap_or(identity.uuid);
+        snapshot.accelerator = identity.accelerator;
+        snapshot.architecture = identity.architecture;
+
+        let missed = self.missed_refusals(&ospm, cx.out);
+        let (clues, mut refusals) = self.evidence.take(cx.now);
+        refusals.extend(missed);
+        let clues = Clues {
+            reconnected: true,
+            plugged: self.plugging.take(),
+            ..clues
+        };
+        // If none were reported before, none were added now.
+        let (before, then) = match self.baseline {
+            Baseline::Unknown => (state.inventory.clone(), Then::Start),
+            _ => (self.known_inventory(cx.out), Then::Nothing),
+        };
+        self.baseline = Baseline::Reported;
+        self.apply(cx, before, snapshot, state, &clues, refusals, then);
+    }
+
+    /// Returns the refusals of pending removals that were reported while there was no connection. One
+    /// that had been reported before QEMU was asked may be about an earlier request, and does not count.
+    fn missed_refusals(&self, ospm: &[AcpiOst], out: &Output) -> BTreeMap<SlotId, Refused> {
+        let refusals = ospm.iter().filter_map(|ost| {
+            let slot = self.slot_of(ost, out)?;
+            let removal = self.removals.get(slot)?;
+            let is_new = !removal.refused_before;
+            is_new.then_some((slot, Refused::from_ost(ost)?))
+        });
+        refusals.collect()
+    }
+
+    /// Begins a refresh.
+    pub(super) fn refresh(&mut self, out: &mut Output) {
+        self.exchange(Ask::Refresh, Batch::Refresh, out);
+    }
+
+    /// Sends `batch`, after which QEMU owes replies for `ask`.
+    pub(super) fn exchange(&mut self, ask: Ask, batch: Batch, out: &mut Output) {
+        self.evidence.begin_refresh();
+        self.operation = Operation::Exchanging(ask);
+        out.push(Effect::Exchange(batch));
+    }
+
+    /// Applies the state of QEMU after a batch.
+    pub(super) fn refreshed(&mut self, cx: &mut Context<'_>, state: QemuState, then: Then) {
+        let (clues, refusals) = self.evidence.take(cx.now);
+        let clues = Clues {
+            plugged: self.plugging.take(),
+            ..clues
+        };
+        let snapshot = Snapshot::clone(cx.out.snapshot());
+        let before = snapshot.inventory.clone();
+        self.apply(cx, before, snapshot, state, &clues, refusals, then);
+    }
+
+    /// Applies a state: ends removals, and lets the placer work if threads came or went.
+    #[expect(clippy::too_many_arguments, reason = "they differ for the first state of a connection")]
+    fn apply(
+        &mut self,
+        cx: &mut Context<'_>,
+        before: Arc<Inventory>,
+        mut snapshot: Snapshot,
+        state: QemuState,
+        clues: &Clues,
+        refusals: BTreeMap<SlotId, Refused>,
+        then: Then,
+    ) {
+        let events = self.settle(&before, &state.inventory, clues, refusals);
+        snapshot.inventory = state.inventory;
+        snapshot.run_state = state.run_state;
+        snapshot.no_hotplug = state.no_hotplug;
+        let refreshed = Box::new(Refreshed {
+            before,
+            snapshot,
+            events,
+            since: cx.now,
+            cost: state.cost,
+            then,
+        });
+        self.place(cx, refreshed);
+    }
+
+    /// Lets the placer work on `refreshed`, if that is needed, and reports the result after that.
+    pub(super) fn place(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
+        let inventory = &refreshed.snapshot.inventory;
+        match self.placement.begin_pass(cx.now, inventory) {
+            Some(threads) => {
+                let tuning = self.placement.tuning().clone();
+                cx.out.push(Effect::Place(tuning, threads));
+                self.operation = Operation::Placing(refreshed);
+            }
+            None => self.record(cx, refreshed),
+        }
+    }
+
+    /// Notes the result of a pass, and reports what led to it.
+    pub(super) fn placed(
+        &mut self,
+        cx: &mut Context<'_>,
+        report: &Report,
+        default_cpus: Option<CpuList>,
+    ) {
+        self.placement.placed(report, default_cpus);
+        match std::mem::take(&mut self.operation) {
+            Operation::Placing(refreshed) => self.record(cx, refreshed),
+            other => self.operation = other,
+        }
+    }
+
+    /// Saves the events of `refreshed` before they are emitted, if there are any: an event that is
+    /// emitted twice is better than one that is lost.
+    pub(super) fn record(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
+        if refreshed.events.is_empty() {
+            self.report(cx, *refreshed);
+            return;
+        }
+        self.unannounced.add(PendingEvent::of(&refreshed.events));
+        let id = self.save_with(&refreshed.snapshot.inventory, cx.out);
+        self.operation = Operation::Recording(id, refreshed);
+    }
+
+    /// Reports `refreshed` to clients, and answers the callers that waited for it.
+    pub(super) fn report(&mut self, cx: &mut Context<'_>, refreshed: Refreshed) {
+        self.operation = Operation::Idle;
+        let Refreshed {
+            before,
+            snapshot,
+            events,
+            since,
+            cost,
+            then,
+        } = refreshed;
+        self.publish(snapshot, cx.out);
+        cx.out.appear();
+        let after = cx.out.snapshot().inventory.vcpu_count();
+        for entry in counts(before.vcpu_count(), after, &events) {
+            cx.out.log(entry);
+        }
+        let is_saved = !events.is_empty();
+        for event in events {
+            cx.out.emit(event);
+        }
+        if is_saved {
+            cx.out.push(Effect::Flush(self.unannounced.last()));
+        }
+        let inventory = cx.out.snapshot().inventory.clone();
+        if self.offline.retain_present(|vcpu| inventory.has(vcpu)) || !is_saved {
+            self.save(cx.out);
+        }
+        if let Then::Start = then {
+            cx.out.log(LogEntry::Started(after));
+        }
+        for answered in self.removals.take_due(cx.now) {
+            self.answer(answered, cx.out);
+        }
+        match then {
+            Then::Added(add, refused) => self.answer_add(add, &refused, cx.out),
+            Then::Reply(id) => cx.out.reply(id, Ok(Outcome::default())),
+            Then::Nothing | Then::Start => {}
+        }
+        self.evidence.rest(cx.now, cost + (cx.now - since));
+    }
+
+    /// Ends the removals that the change from `before` to `inventory` and the `refusals` end. Returns
+    /// the events.
+    fn settle(
+        &mut self,
+        before: &Inventory,
+        inventory: &Inventory,
+        clues: &Clues,
+        refusals: BTreeMap<SlotId, Refused>,
+    ) -> Vec<MachineEvent> {
+        let asked_by = |slot| self.removals.asked_by(slot);
+        let (removed, added) = diff(before, inventory, clues, asked_by);
+        // Those that a previous instance may not have emitted come first, again if it did.
+        let restored = self.unannounced.take_restored().into_iter();
+        let mut events: Vec<_> = restored.map(PendingEvent::into_event).collect();
+        for change in removed {
+            self.removals.removed(change.slot);
+            events.extend(change.changes().map(MachineEvent::VcpuRemoved));
+        }
+        for (id, Refused { cause, reason }) in refusals {
+            let Some(slot) = inventory.slot(id).filter(|slot| slot.presence.is_some()) else {
+                continue;
+            };
+            let removal = self.removals.refused(id, &reason);
+            let cause = removal.as_ref().map_or(cause, |_| Cause::Request);
+            let uid = removal.map(|removal| removal.uid);
+            let alias = slot.alias().unwrap_or_default();
+            let failed = MachineEvent::removal_failed(slot.vcpus(), alias, cause, uid, &reason);
+            events.extend(failed);
+        }
+        for change in added {
+            events.extend(change.changes().map(MachineEvent::VcpuAdded));
+        }
+        events
+    }
+
+    /// Returns when QEMU is to be queried again without a request.
+    pub(super) fn refresh_due(&self, now: Instant, out: &Output) -> Option<Instant> {
+        let refreshed = self.evidence.refreshed().unwrap_or(now);
+        let recheck = if self.removals.is_awaited() || out.snapshot().is_passing() {
+            Some(refreshed + RECHECK_INTERVAL)
+        } else if !self.removals.is_empty() || self.saves.is_behind() {
+            Some(refreshed + SLOW_RECHECK_INTERVAL)
+        } else {
+            None
+        };
+        let due = [self.evidence.due(), recheck, self.placement.pass_due()];
+        due.into_iter().flatten().min()
+    }
+}
+
+/// Returns what to log about the number of vCPUs when it went from `old` to `new` with `events`.
+fn counts(old: u32, new: u32, events: &[MachineEvent]) -> Vec<LogEntry> {
+    let mut requester = None;
+    let mut refused = 0;
+    let mut refused_requester = None;
+    for event in events {
+        match event {
+            MachineEvent::VcpuAdded(vcpu) | MachineEvent::VcpuRemoved(vcpu) => {
+                requester = requester.or(vcpu.uid);
+            }
+            MachineEvent::VcpuRemovalFailed { vcpu, .. } => {
+                refused += 1;
+                refused_requester = refused_requester.or(vcpu.uid);
+            }
+            _ => {}
+        }
+    }
+    let changed = (old != new).then_some(LogEntry::Count {
+        old,
+        new,
+        uid: requester,
+        success: true,
+    });
+    let failed = (refused > 0).then_some(LogEntry::Count {
+        old: new,
+        new: new.saturating_sub(refused),
+        uid: refused_requester,
+        success: false,
+    });
+    changed.into_iter().chain(failed).collect()
+}

@@ -1,0 +1,375 @@
+//! Requests that add and remove vCPUs: from the request to QEMU, and from QEMU's answer to the caller.
+
+use std::time::{Duration, Instant};
+
+use super::effect::{Batch, Effect, LogEntry, Output};
+use super::error::{Error, Refusal, Report};
+use super::event::{Cause, MachineEvent};
+use super::evidence::Plugging;
+use super::input::{Exchanged, SaveError, SaveId};
+use super::operation::{Add, Ask, Operation, Queued, QueuedCommand, Remove, RemoveSlot, Then};
+use super::process::{Context, Process};
+use super::removals::{Removal, Waiter};
+use super::request::{Outcome, Request, RequestId, Wait};
+use super::saves;
+use crate::ids::{SlotId, VcpuId};
+use crate::inventory::{HotplugSlot, Plan};
+use crate::qmp::CommandError;
+
+/// A removal that is requested again after this time is requested from QEMU again. Before it QEMU
+/// refuses some (`qdev-monitor.c`), and the guest needs no reminder.
+const REPEAT_AFTER: Duration = Duration::from_secs(5);
+
+impl Process {
+    /// Begins a request whose turn has come.
+    pub(super) fn begin(&mut self, cx: &mut Context<'_>, queued: Queued) {
+        let Queued { id, command, .. } = queued;
+        match command {
+            QueuedCommand::SetVcpus(request) => match plan(&request, cx.out) {
+                Ok(plan) if plan == Plan::default() => cx.out.reply(id, Ok(Outcome::default())),
+                Ok(plan) if plan.add.is_empty() => {
+                    self.begin_removal(cx, id, request, &plan, queued.deadline);
+                }
+                Ok(plan) => self.begin_addition(cx, id, request, plan.add),
+                Err(error) => cx.out.reply(id, Err(error)),
+            },
+            QueuedCommand::Tune(change, subject) => self.begin_tuning(cx, id, change, &subject),
+            QueuedCommand::ApplyConfig => {
+                if self.placement.configure(&cx.config.placement.tuning) {
+                    self.reapply(cx, Then::Reply(id));
+                } else {
+                    cx.out.reply(id, Ok(Outcome::default()));
+                }
+            }
+        }
+    }
+
+    /// Saves which slots QEMU is about to be asked to add.
+    fn begin_addition(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: RequestId,
+        request: Request,
+        slots: Vec<SlotId>,
+    ) {
+        let Request { target, uid, .. } = request;
+        self.plugging = Some(Plugging {
+            slots: slots.iter().copied().collect(),
+            uid,
+        });
+        let save = self.save(cx.out);
+        let add = Add {
+            id,
+            target,
+            uid,
+            slots,
+        };
+        self.operation = Operation::Saving(save, Ask::Add(add));
+    }
+
+    /// Saves which slots QEMU is about to be asked to remove.
+    fn begin_removal(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: RequestId,
+        request: Request,
+        plan: &Plan,
+        deadline: Option<Instant>,
+    ) {
+        let patience = match request.wait {
+            Wait::No => None,
+            Wait::UpTo(limit) => Some(limit.unwrap_or(cx.config.limits.removal_timeout)),
+        };
+        let inventory = cx.out.snapshot().inventory.clone();
+        let is_old = |slot: &&SlotId| {
+            let removal = self.removals.get(**slot);
+            removal.is_some_and(|r| cx.now.duration_since(r.asked) >= REPEAT_AFTER)
+        };
+        let repeated: Vec<SlotId> = plan.leaving.iter().filter(is_old).copied().collect();
+        let all = plan.remove.iter().chain(&repeated);
+        let slots: Vec<(&HotplugSlot, RemoveSlot)> = all
+            .filter_map(|&id| {
+                let slot = inventory.slot(id)?;
+                let remove = RemoveSlot {
+                    slot: id,
+                    qom_path: slot.presence.as_ref()?.qom_path.clone(),
+                    is_repeated: repeated.contains(&id),
+                };
+                Some((slot, remove))
+            })
+            .collect();
+        for (slot, _) in &slots {
+            let removal = Removal {
+                vcpus: slot.vcpus().collect(),
+                uid: request.uid,
+                asked: cx.now,
+                refused_before: false,
+            };
+            self.removals.request(slot.id, removal);
+        }
+        let wanted: Vec<SlotId> = plan.remove.iter().chain(&plan.leaving).copied().collect();
+        let mut wanted_vcpus: Vec<VcpuId> = wanted
+            .iter()
+            .filter_map(|id| inventory.slot(*id))
+            .flat_map(HotplugSlot::vcpus)
+            .collect();
+        wanted_vcpus.sort_unstable();
+        let remove = Remove {
+            id,
+            target: request.target,
+            uid: request.uid,
+            slots: slots.into_iter().map(|(_, remove)| remove).collect(),
+            wanted: wanted.into_iter().collect(),
+            wanted_vcpus,
+            patience,
+            deadline: deadline.or_else(|| cx.now.checked_add(patience?)),
+            is_answered: false,
+        };
+        if remove.slots.is_empty() {
+            self.ask(cx, Ask::Remove(remove));
+        } else {
+            let save = self.save(cx.out);
+            self.operation = Operation::Saving(save, Ask::Remove(remove));
+        }
+    }
+
+    /// Asks QEMU.
+    fn ask(&mut self, cx: &mut Context<'_>, ask: Ask) {
+        let inventory = cx.out.snapshot().inventory.clone();
+        let batch = match &ask {
+            Ask::Refresh => Batch::Refresh,
+            Ask::Add(add) => {
+                let slots = add.slots.iter().filter_map(|id| inventory.slot(*id));
+                let slots: Vec<HotplugSlot> = slots.cloned().collect();
+                let vcpus = slots.iter().flat_map(HotplugSlot::vcpus).collect();
+                cx.out.push(Effect::Prepare(vcpus));
+                Batch::Add(inventory.method(), slots)
+            }
+            Ask::Remove(remove) => {
+                let slots = remove.slots.iter();
+                Batch::Remove(slots.map(|s| (s.slot, s.qom_path.clone())).collect())
+            }
+        };
+        self.exchange(ask, batch, cx.out);
+    }
+
+    /// Continues what waited for the write `id`.
+    pub(super) fn saved(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: SaveId,
+        result: Result<(), SaveError>,
+    ) {
+        self.note_saved(id, &result, cx.out);
+        let is_over = |save: &SaveId| *save <= id;
+        match std::mem::take(&mut self.operation) {
+            Operation::Saving(save, ask) if is_over(&save) => match result {
+                Ok(()) => self.ask_unless_late(cx, ask),
+                Err(error) => self.give_up(cx, ask, &error),
+            },
+            Operation::Recording(save, refreshed) if is_over(&save) => self.report(cx, *refreshed),
+            Operation::SavingTuning(save, tune) if is_over(&save) => match result {
+                Ok(()) => self.switch(cx, tune),
+                Err(error) => self.revert(cx, tune, Error::NotSaved(saves::text(&error))),
+            },
+            other => self.operation = other,
+        }
+    }
+
+    fn ask_unless_late(&mut self, cx: &mut Context<'_>, ask: Ask) {
+        match &ask {
+            Ask::Remove(remove) if remove.is_answered => self.forget(cx, &ask),
+            _ => self.ask(cx, ask),
+        }
+    }
+
+    /// Answers that the state cannot be saved, so that QEMU is not asked.
+    fn give_up(&mut self, cx: &mut Context<'_>, ask: Ask, error: &SaveError) {
+        self.forget(cx, &ask);
+        if let Some(id) = Operation::Exchanging(ask).into_caller() {
+            cx.out.reply(id, Err(Error::NotSaved(saves::text(error))));
+        }
+    }
+
+    /// Forgets what QEMU was about to be asked.
+    fn forget(&mut self, cx: &mut Context<'_>, ask: &Ask) {
+        match ask {
+            Ask::Refresh => {}
+            Ask::Add(_) => self.plugging = None,
+            Ask::Remove(remove) => {
+                for slot in &remove.slots {
+                    self.removals.reject(slot.slot);
+                }
+            }
+        }
+        self.save(cx.out);
+    }
+
+    /// Applies what QEMU answered.
+    pub(super) fn exchanged(&mut self, cx: &mut Context<'_>, exchanged: Exchanged) {
+        let Exchanged {
+            refused,
+            ospm,
+            state,
+        } = exchanged;
+        let then = match std::mem::take(&mut self.operation) {
+            Operation::Exchanging(Ask::Add(add)) => Then::Added(add, refused),
+            Operation::Exchanging(Ask::Remove(remove)) => {
+                for ost in ospm.iter().filter(|ost| ost.refusal().is_some()) {
+                    if let Some(slot) = self.slot_of(ost, cx.out) {
+                        self.removals.refused_before(slot);
+                    }
+                }
+                self.await_removals(cx, remove, &refused);
+                Then::Nothing
+            }
+            _ => Then::Nothing,
+        };
+        self.refreshed(cx, state, then);
+    }
+
+    /// Lets the caller of a removal wait. What QEMU refused is reported at once.
+    fn await_removals(
+        &mut self,
+        cx: &mut Context<'_>,
+        remove: Remove,
+        refused: &[(SlotId, CommandError)],
+    ) {
+        let inventory = cx.out.snapshot().inventory.clone();
+        let mut rejected = Vec::new();
+        for RemoveSlot {
+            slot, is_repeated, ..
+        } in remove.slots
+        {
+            let error = refused.iter().find(|(of, _)| *of == slot);
+            let error = error.map(|(_, error)| error);
+            match (error, inventory.slot(slot)) {
+                // QEMU still has the first request; that it takes no second one is no failure.
+                (Some(_), _) if is_repeated => self.removals.reject(slot),
+                (Some(error), Some(slot)) if !is_under_way(error) => {
+                    self.removals.reject(slot.id);
+                    let reason = explain(error);
+                    let alias = slot.alias().unwrap_or_default();
+                    let (cause, uid) = (Cause::Request, Some(remove.uid));
+                    let old = inventory.vcpu_count();
+                    cx.out.log(LogEntry::Count {
+                        old,
+                        new: old - slot.width,
+                        uid,
+                        success: false,
+                    });
+                    let vcpus = slot.vcpus();
+                    for event in MachineEvent::removal_failed(vcpus, alias, cause, uid, &reason) {
+                        cx.out.emit(event);
+                    }
+                    let vcpus = slot.vcpus().collect();
+                    rejected.push(Refusal { vcpus, reason });
+                }
+                _ => self.removals.accept(slot),
+            }
+        }
+        if remove.is_answered {
+            return;
+        }
+        // Before the state is applied, so that no end of a removal is missed.
+        self.removals.wait(Waiter {
+            id: remove.id,
+            target: remove.target,
+            outstanding: &self.removals.slots() & &remove.wanted,
+            rejected,
+            patience: remove.patience,
+            deadline: remove.deadline,
+            uid: remove.uid,
+        });
+    }
+
+    /// Answers a request that adds vCPUs.
+    pub(super) fn answer_add(
+        &self,
+        add: Add,
+        errors: &[(SlotId, CommandError)],
+        out: &mut Output,
+    ) {
+        let inventory = out.snapshot().inventory.clone();
+        let slots = add.slots.iter().filter_map(|id| inventory.slot(*id));
+        let (came, missing): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =
+            slots.partition(|slot| slot.presence.is_some());
+        let added: Vec<VcpuId> = came.iter().flat_map(|slot| slot.vcpus()).collect();
+        if missing.is_empty() {
+            let failures = self.placement.failures(&added);
+            let answer = if failures.is_empty() {
+                Ok(Outcome {
+                    added,
+                    ..Outcome::default()
+                })
+            } else {
+                Err(Error::PlacementFailed {
+                    asked: add.target,
+                    added,
+                    failures,
+                })
+            };
+            out.reply(add.id, answer);
+            return;
+        }
+        let refusal = |slot: &&HotplugSlot| {
+            let error = errors.iter().find(|(of, _)| *of == slot.id);
+            let unlisted = "QEMU took the request and does not list the CPU";
+            let reason = error.map_or(unlisted.to_owned(), |(_, error)| explain(error));
+            Refusal {
+                vcpus: slot.vcpus().collect(),
+                reason,
+            }
+        };
+        let lacking: u32 = missing.iter().map(|slot| slot.width).sum();
+        let old = inventory.vcpu_count();
+        out.log(LogEntry::Count {
+            old,
+            new: old + lacking,
+            uid: Some(add.uid),
+            success: false,
+        });
+        let report = Report {
+            asked: add.target,
+            added,
+            removed: Vec::new(),
+            pending: Vec::new(),
+            refused: missing.iter().map(refusal).collect(),
+        };
+        out.reply(add.id, Err(Error::QmpFailed(Box::new(report))));
+    }
+}
+
+/// Returns the plan of `request`, if it has the result that was authorized.
+fn plan(request: &Request, out: &Output) -> Result<Plan, Error> {
+    let snapshot = out.snapshot();
+    snapshot.check(&request.subject)?;
+    let (plan, count) = snapshot.plan(&request.target)?;
+    let told = request.authorized_count;
+    if count == told {
+        Ok(plan)
+    } else {
+        // Since the authorization others have changed what the request leads to.
+        let asked = request.target.clone();
+        Err(Error::Conflict { asked, count, told })
+    }
+}
+
+/// Returns whether another client asked QEMU for the same before.
+fn is_under_way(error: &CommandError) -> bool {
+    let text = error.desc.as_str();
+    text.contains("already in the process of unplug")
+}
+
+/// Returns QEMU's text, with what it means to the caller if QEMU does not say so.
+fn explain(error: &CommandError) -> String {
+    let text = error.desc.as_str();
+    let meaning = if text.contains("not allowed while migrating") {
+        " (ask again when the migration is over)"
+    } else if text.contains("unplug request for not supported device type") {
+        " (no operating system has taken charge of the CPUs yet; ask again when the guest is up)"
+    } else {
+        ""
+    };
+    format!("{error}{meaning}")
+}
