@@ -10,7 +10,7 @@ use tracing::warn;
 use super::actor::Actor;
 use super::link::{Failed, Link, Look, Socket};
 use super::placing::{self, Found};
-use super::source::{Access, ConnectError};
+use super::source::{ConnectError, QmpEndpoint};
 use crate::config::Uuid;
 use crate::process::Leader;
 use crate::qmp::Closed;
@@ -62,9 +62,9 @@ impl Actor {
 
     /// Makes a connection, and holds the process of the QEMU.
     async fn reach(&mut self) -> Result<(Socket, Arc<Leader>), ConnectError> {
-        let stream = match &mut self.source.access {
-            Access::Socket(socket) => socket.connect().await?,
-            Access::Connection(connection) => connection.take().ok_or(ConnectError::Gone)?,
+        let stream = match &mut self.source.endpoint {
+            QmpEndpoint::Socket(socket) => socket.connect().await?,
+            QmpEndpoint::Connection(connection) => connection.take().ok_or(ConnectError::Gone)?,
         };
         let leader = match &self.source.leader {
             Some(leader) => {

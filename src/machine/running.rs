@@ -1,23 +1,20 @@
-//! An actor at work, as who started it sees it.
+//! A machine, as its owner sees it.
 
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
 use super::record_file::RecordFile;
 use super::source::{ConnectError, MachineConfig};
 
-/// An actor at work.
+/// A machine whose future is spawned.
 #[derive(Debug)]
 pub struct Running {
     pub(super) handle: Handle,
     pub(super) treatment: watch::Sender<MachineConfig>,
     pub(super) cancel: CancellationToken,
-    pub(super) done: CancellationToken,
     pub(super) over: CancellationToken,
     pub(super) record: RecordFile,
-    pub(super) task: JoinHandle<()>,
     pub(super) settled: Option<oneshot::Receiver<Settled>>,
 }
 
@@ -37,34 +34,26 @@ impl Running {
         }
     }
 
-    /// Waits until the actor has ended by itself, or was stopped, and that was told.
-    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.done.clone().cancelled_owned()
-    }
-
     /// Returns whether the end of the machine is reported, or about to be: its name is free.
     pub fn is_over(&self) -> bool {
         self.over.is_cancelled()
     }
 
-    /// Treats the machine like this from now on. Whoever must know when that is in force asks the
-    /// handle, which this returns.
-    pub fn treat(&self, treatment: MachineConfig) -> Handle {
-        self.treatment.send_replace(treatment);
+    /// Replaces the configuration of the machine. [`Handle::config_applied`] of the returned handle waits
+    /// until it is in force.
+    pub fn configure(&self, config: MachineConfig) -> Handle {
+        self.treatment.send_replace(config);
         self.handle.clone()
     }
 
-    /// Ends the actor as the end of the service does: nothing is told, and what is remembered
-    /// stays for the next.
-    pub async fn abandon(self) {
-        self.task.abort();
-        let _ = self.task.await;
-        self.record.finish().await;
+    /// Ends the machine: its future removes the persisted state, emits the last event, and ends.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
     }
 
-    /// Forgets the machine and returns when that was told.
-    pub async fn stop(self) {
-        self.cancel.cancel();
-        let _ = self.task.await;
+    /// Waits until no access of the state file is under way. Who aborted the future, as the end of the
+    /// service does, can then read the file.
+    pub async fn finish(&self) {
+        self.record.finish().await;
     }
 }
