@@ -14,12 +14,13 @@ use cap::Cap;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use vcpud::audit::Audit;
 use vcpud::config::Limits;
 use vcpud::fd_store::FdStore;
 use vcpud::machine::{
-    self, Access, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig,
-    MachineEvent, PlacementConfig, Processes, Running, Source,
+    self, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineEvent,
+    MachineSpec, PlacementConfig, Processes, QmpEndpoint, Running,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
@@ -231,7 +232,7 @@ async fn meet(
     let (outbox, notices) = EventSender::new();
     outbox.open();
     let listener = tokio::spawn(listen(notices, refusals.clone()));
-    let mut running = start(directory, near, site.clone(), outbox);
+    let (mut running, machine) = start(directory, near, site.clone(), outbox);
     let settled = within(what, running.settled()).await;
     assert_eq!(settled.is_ok(), lives, "{what}: {settled:?}");
     if !script.events.is_empty() {
@@ -250,19 +251,19 @@ async fn meet(
         ALLOCATOR.allocated().saturating_sub(base),
         ALLOCATOR.max_allocated().saturating_sub(base),
     );
-    running.abandon().await;
-    for task in [peer, agent, listener] {
+    for task in [machine, peer, agent, listener] {
         task.abort();
         let _ = task.await;
     }
+    running.finish().await;
     used
 }
 
 fn handle(running: &Running) -> Handle {
-    running.treat(treatment())
+    running.configure(config())
 }
 
-fn treatment() -> MachineConfig {
+fn config() -> MachineConfig {
     let limits = Limits {
         qmp_timeout: Duration::from_secs(60),
         removal_timeout: Duration::from_secs(60),
@@ -271,26 +272,32 @@ fn treatment() -> MachineConfig {
     MachineConfig { limits, placement }
 }
 
-fn start(directory: &Path, stream: UnixStream, site: HostServices, outbox: EventSender) -> Running {
-    let source = Source {
+fn start(
+    directory: &Path,
+    stream: UnixStream,
+    site: HostServices,
+    outbox: EventSender,
+) -> (Running, JoinHandle<()>) {
+    let spec = MachineSpec {
         registrant: None,
         name: "machine".parse().expect("it is a name"),
-        access: Access::Connection(Some(stream)),
-        tenure: Lifetime::Registration,
+        endpoint: QmpEndpoint::Connection(Some(stream)),
+        lifetime: Lifetime::Registration,
         uuid: None,
         leader: None,
         processes: Processes::default(),
         agent: directory.join("agent"),
         record: directory.join("record"),
-        treatment: treatment(),
+        config: config(),
     };
-    machine::start(source, site, outbox)
+    let (running, task) = machine::create(spec, site, outbox);
+    (running, tokio::spawn(task))
 }
 
 async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: Arc<AtomicUsize>) {
     while let Some(notice) = notices.recv().await {
         match notice {
-            BusMessage::Barrier(passed) => drop(passed.send(())),
+            BusMessage::Reply(reply) => reply.complete(),
             BusMessage::MachineEvent {
                 news: MachineEvent::VcpuRemovalFailed { .. },
                 ..

@@ -13,10 +13,10 @@ use super::error::Error;
 use super::operation::Operation;
 use super::options::{self, Options};
 use crate::config::socket_path;
-use crate::machine::{ConnectError, Handle};
+use crate::machine::{ConnectError, Handle, QmpEndpoint};
 use crate::names::MachineName;
 use crate::process::{SocketError, SocketFile, adopt, peer_user};
-use crate::registry::{self, Registrar, Registration, Way};
+use crate::registry::{self, Registrar, Registration};
 
 /// Serves `org.vcpud1.Manager`.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Manager {
             )
         };
         let registration = Registration {
-            way: access.way(uid).map_err(no_link)?,
+            endpoint: access.endpoint(uid).map_err(no_link)?,
             name: name.clone(),
             settings,
             leader,
@@ -116,14 +116,14 @@ impl Access {
         }
     }
 
-    /// Returns what the registry is given for the authorized user `uid`.
-    fn way(self, uid: u32) -> Result<Way, SocketError> {
+    /// Returns the endpoint that the registry uses for the authorized user `uid`.
+    fn endpoint(self, uid: u32) -> Result<QmpEndpoint, SocketError> {
         match self {
             Self::Socket { path, .. } if uid == 0 => {
-                Ok(Way::Socket(SocketFile::chosen_by_root(path)))
+                Ok(QmpEndpoint::Socket(SocketFile::chosen_by_root(path)))
             }
-            Self::Socket { opened, .. } => opened.map(Way::Socket),
-            Self::Connection { stream, .. } => Ok(Way::Connection(stream)),
+            Self::Socket { opened, .. } => opened.map(QmpEndpoint::Socket),
+            Self::Connection { stream, .. } => Ok(QmpEndpoint::Connection(Some(stream))),
         }
     }
 }

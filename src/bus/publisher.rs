@@ -115,10 +115,13 @@ impl Publisher {
 
     /// Publishes one notice, over another connection if this one is lost.
     async fn deliver(&mut self, notice: BusMessage) -> Result<(), NameError> {
-        if let BusMessage::Barrier(passed) = notice {
-            let _ = passed.send(());
-            return Ok(());
-        }
+        let notice = match notice {
+            BusMessage::Reply(reply) => {
+                reply.complete();
+                return Ok(());
+            }
+            notice => notice,
+        };
         loop {
             let Some(connection) = self.session.connection() else {
                 self.reconnect().await?;
@@ -209,7 +212,7 @@ impl Publisher {
 
     async fn publish(&mut self, connection: &Connection, notice: &BusMessage) -> zbus::Result<()> {
         match notice {
-            BusMessage::Barrier(_) => Ok(()),
+            BusMessage::Reply(_) => Ok(()),
             BusMessage::Problems(problems) => self.publish_problems(connection, problems).await,
             BusMessage::MachineEvent { machine, news } => {
                 self.publish_news(connection, machine, news).await

@@ -1,5 +1,7 @@
 //! What a machine tells the outside, in the order in which it happened.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -21,8 +23,30 @@ pub enum BusMessage {
     },
     /// What is wrong now in the configuration; all of it.
     Problems(Vec<String>),
-    /// To be answered when everything before it is passed on.
-    Barrier(oneshot::Sender<()>),
+    /// The reply of a request. The receiver of the messages completes it when everything before it is
+    /// emitted, so a reply follows its signals.
+    Reply(Reply),
+}
+
+/// A reply that waits for its turn in the queue.
+pub struct Reply(Box<dyn FnOnce() + Send + Sync>);
+
+impl Reply {
+    fn new<T: Send + Sync + 'static>(answer: oneshot::Sender<T>, result: T) -> Self {
+        // A requester that left needs no reply.
+        Self(Box::new(move || drop(answer.send(result))))
+    }
+
+    /// Sends the reply to the requester.
+    pub fn complete(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
 }
 
 /// What can be new of a machine.
@@ -140,11 +164,17 @@ impl EventSender {
         let _ = self.notices.send(BusMessage::Problems(problems)).await;
     }
 
-    /// Waits until everything told so far is passed on.
+    /// Sends `result` to `answer` when everything sent so far is emitted. Waits only for room in the
+    /// queue. Drops `answer` if the service is ending.
+    pub async fn reply<T: Send + Sync + 'static>(&self, answer: oneshot::Sender<T>, result: T) {
+        let reply = Reply::new(answer, result);
+        let _ = self.notices.send(BusMessage::Reply(reply)).await;
+    }
+
+    /// Waits until everything sent so far is emitted.
     pub async fn barrier(&self) {
-        let (sender, passed) = oneshot::channel();
-        if self.notices.send(BusMessage::Barrier(sender)).await.is_ok() {
-            let _ = passed.await;
-        }
+        let (answer, emitted) = oneshot::channel();
+        self.reply(answer, ()).await;
+        let _ = emitted.await;
     }
 }

@@ -142,9 +142,9 @@ impl Handle {
         result
     }
 
-    /// Returns when the machine is treated as was last said, where it is connected, and that was
-    /// passed on to those who listen.
-    pub async fn treated(&self) {
+    /// Waits until the last configuration is in force and its events are emitted. Returns at once for a
+    /// machine that is not connected, which applies its configuration when it connects.
+    pub async fn config_applied(&self) {
         let (answer, taken) = oneshot::channel();
         if self.commands.send(Command::TakeUp(answer)).await.is_ok() {
             let _ = taken.await;

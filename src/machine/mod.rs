@@ -43,14 +43,14 @@ mod source;
 mod tuning;
 mod worker;
 
-pub use actor::start;
+pub use actor::create;
 pub use error::{Error, Refusal, Report, TuningError};
 pub use handle::{Handle, Outcome, Request, Wait};
-pub use notice::{BusMessage, Cause, EventSender, MachineEvent, Vcpu};
+pub use notice::{BusMessage, Cause, EventSender, MachineEvent, Reply, Vcpu};
 pub use placing::{HostServices, PlacementConfig};
 pub use processes::Processes;
 pub use record_file::forget_others;
 pub use running::Running;
 pub use snapshot::{DISCONNECTED, Snapshot, Subject};
-pub use source::{Access, ConnectError, Lifetime, MachineConfig, Source};
+pub use source::{ConnectError, Lifetime, MachineConfig, MachineSpec, QmpEndpoint};
 pub use tuning::TuningChange;

@@ -1,4 +1,4 @@
-//! Where a machine is found, for how long, and how it is treated.
+//! What defines a machine: its QMP endpoint, its lifetime and its configuration.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,15 +13,15 @@ use crate::names::MachineName;
 use crate::process::{Leader, LeaderError, SocketError, SocketFile};
 use crate::qmp::{self, Closed};
 
-/// Where a machine is found, and how it is treated.
+/// What defines a machine: where its QEMU is found, and its configuration.
 #[derive(Debug)]
-pub struct Source {
+pub struct MachineSpec {
     /// Its name.
     pub name: MachineName,
-    /// The way to its QMP.
-    pub access: Access,
-    /// For how long there is such a machine.
-    pub tenure: Lifetime,
+    /// How the service reaches its QMP.
+    pub endpoint: QmpEndpoint,
+    /// How long the machine exists.
+    pub lifetime: Lifetime,
     /// The user who registered it.
     pub registrant: Option<u32>,
     /// The socket of its guest agent, where there is one.
@@ -34,16 +34,17 @@ pub struct Source {
     pub leader: Option<Arc<Leader>>,
     /// The processes of all machines of the service.
     pub processes: Processes,
-    /// How it is treated, to begin with.
-    pub treatment: MachineConfig,
+    /// Its first configuration.
+    pub config: MachineConfig,
 }
 
-/// The way to a QMP.
+/// How the service reaches the QMP of a machine.
 #[derive(Debug)]
-pub enum Access {
-    /// A socket that can be connected to again and again.
+pub enum QmpEndpoint {
+    /// A socket, to which the service can connect again and again.
     Socket(SocketFile),
-    /// A connection that somebody else made. It cannot be made again: `None` where it is used up.
+    /// A connection that a client made and passed. The service cannot make it again: `None` after it
+    /// was used.
     Connection(Option<UnixStream>),
 }
 
@@ -117,7 +118,7 @@ impl ConnectError {
     }
 }
 
-impl fmt::Display for Access {
+impl fmt::Display for QmpEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(socket) => socket.path().display().fmt(f),

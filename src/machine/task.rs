@@ -22,7 +22,7 @@ use super::removal::Removals;
 use super::running::{Running, Settled};
 use super::session::Attention;
 use super::snapshot::Snapshot;
-use super::source::{Access, ConnectError, Lifetime, MachineConfig, Source};
+use super::source::{ConnectError, Lifetime, MachineConfig, MachineSpec, QmpEndpoint};
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
 use crate::process::{Leader, SocketError};
@@ -37,12 +37,19 @@ const LOG_BURST: u32 = 1000;
 /// The same for audit records. One record is about all vCPUs that change together.
 const AUDIT_BURST: u32 = 100;
 
-/// Starts the actor for the machine at `source` on `site`, which tells its news to `outbox`.
-pub fn start(source: Source, site: HostServices, outbox: EventSender) -> Running {
+/// Creates the machine that `source` defines, on the host of `site`. It emits its events to `outbox`.
+///
+/// Returns the machine, and the future that drives it. The caller spawns the future and awaits its end;
+/// the future ends when the machine does, and after [`Running::cancel`]. Its last event is sent before.
+pub fn create(
+    source: MachineSpec,
+    site: HostServices,
+    outbox: EventSender,
+) -> (Running, impl Future<Output = ()> + Send + 'static) {
     let (commands, requested) = mpsc::channel(64);
     let (snapshot, snapshots) = watch::channel(Arc::default());
     let (leaders, known_leaders) = watch::channel(None);
-    let (treatment, treatments) = watch::channel(source.treatment.clone());
+    let (treatment, treatments) = watch::channel(source.config.clone());
     let (settle, settled) = oneshot::channel();
     let handle = Handle {
         name: source.name.clone(),
@@ -54,7 +61,7 @@ pub fn start(source: Source, site: HostServices, outbox: EventSender) -> Running
         agent: Agent::new(source.agent.clone()),
         treatment: treatments.clone(),
     };
-    let configured = source.treatment.placement.tuning.clone();
+    let configured = source.config.placement.tuning.clone();
     let over = CancellationToken::new();
     let record = RecordFile::new(source.record.clone());
     let mut actor = Actor {
@@ -85,28 +92,25 @@ pub fn start(source: Source, site: HostServices, outbox: EventSender) -> Running
         last_reason: String::new(),
     };
     let cancel = CancellationToken::new();
-    let done = CancellationToken::new();
-    let (cancelled, ending) = (cancel.clone(), done.clone().drop_guard());
-    let task = tokio::spawn(async move {
+    let cancelled = cancel.clone();
+    let task = async move {
         cancelled.run_until_cancelled(actor.run()).await;
         actor.vanish().await;
-        drop(ending);
-    });
-    Running {
+    };
+    let running = Running {
         handle,
         treatment,
         cancel,
-        done,
         over,
         record,
-        task,
         settled: Some(settled),
-    }
+    };
+    (running, task)
 }
 
 /// One machine's state and the only one to change it.
 pub(super) struct Actor {
-    pub(super) source: Source,
+    pub(super) source: MachineSpec,
     pub(super) site: HostServices,
     handle: Handle,
     pub(super) requested: mpsc::Receiver<Command>,
@@ -192,13 +196,13 @@ impl Actor {
 
     /// Whether the machine must answer now, or there is none.
     pub(super) fn is_on_trial(&self) -> bool {
-        self.source.tenure == Lifetime::Registration && self.settle.is_some()
+        self.source.lifetime == Lifetime::Registration && self.settle.is_some()
     }
 
     /// Whether there can be no such machine any more.
     pub(super) fn has_ended(&self) -> bool {
-        let is_spent = matches!(self.source.access, Access::Connection(None));
-        self.source.tenure.ends_with_leader() && (is_spent || self.leader.is_none())
+        let is_spent = matches!(self.source.endpoint, QmpEndpoint::Connection(None));
+        self.source.lifetime.ends_with_leader() && (is_spent || self.leader.is_none())
     }
 
     pub(super) fn placement(&self) -> PlacementConfig {
@@ -303,10 +307,10 @@ impl Actor {
         if self.is_new_reason(&text) {
             match reason {
                 ConnectError::Connect(SocketError::Refused | SocketError::Missing) => {
-                    debug!(machine = %self.source.name, way = %self.source.access, reason = text, "no machine");
+                    debug!(machine = %self.source.name, way = %self.source.endpoint, reason = text, "no machine");
                 }
                 _ => {
-                    warn!(machine = %self.source.name, way = %self.source.access, reason = text, "cannot connect");
+                    warn!(machine = %self.source.name, way = %self.source.endpoint, reason = text, "cannot connect");
                 }
             }
         }

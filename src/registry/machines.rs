@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::register::Event;
@@ -14,8 +16,8 @@ use super::sockets;
 use crate::blocking::blocking;
 use crate::config::{Configuration, Directories, MachineSettings, Settings};
 use crate::machine::{
-    self, Access, EventSender, Handle, HostServices, Lifetime, MachineConfig, PlacementConfig,
-    Processes, Running, Source,
+    self, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineSpec, PlacementConfig,
+    Processes, QmpEndpoint, Running,
 };
 use crate::names::MachineName;
 use crate::process::{Leader, SocketFile};
@@ -42,6 +44,8 @@ pub(super) struct Machines {
 /// A machine.
 pub(super) struct Known {
     pub(super) running: Running,
+    task: JoinHandle<()>,
+    pub(super) done: CancellationToken,
     pub(super) origin: Origin,
     pub(super) generation: u64,
     /// What its registration said of it.
@@ -63,8 +67,8 @@ pub(super) enum Origin {
 /// What makes a machine, beside the configuration.
 pub(super) struct New {
     pub(super) origin: Origin,
-    pub(super) access: Access,
-    pub(super) tenure: Lifetime,
+    pub(super) endpoint: QmpEndpoint,
+    pub(super) lifetime: Lifetime,
     /// What its registration says.
     pub(super) own: MachineSettings,
     pub(super) leader: Option<Arc<Leader>>,
@@ -202,7 +206,7 @@ impl Machines {
         let known = self.known.iter();
         let treat = |(name, known): (_, &Known)| {
             let treatment = self.treatment(name, &known.origin, &known.own);
-            known.running.treat(treatment)
+            known.running.configure(treatment)
         };
         known.map(treat).collect()
     }
@@ -296,25 +300,34 @@ impl Machines {
         let own = new.own.settings;
         let agent = new.own.guest_agent;
         let agent = agent.or_else(|| file?.guest_agent.clone());
-        let own_socket = match &new.access {
-            Access::Socket(socket) => Some(socket.path().to_owned()),
-            Access::Connection(_) => None,
+        let own_socket = match &new.endpoint {
+            QmpEndpoint::Socket(socket) => Some(socket.path().to_owned()),
+            QmpEndpoint::Connection(_) => None,
         };
-        let source = Source {
+        let spec = MachineSpec {
             name: name.clone(),
-            access: new.access,
-            tenure: new.tenure,
+            endpoint: new.endpoint,
+            lifetime: new.lifetime,
             registrant: new.origin.user(),
             agent: agent.unwrap_or_else(|| sockets::file(&self.directories.guest_agents(), name)),
             record: self.directories.records().join(format!("{name}.json")),
             uuid: new.own.uuid.or_else(|| file?.uuid.clone()),
             leader: new.leader,
             processes: self.processes.clone(),
-            treatment: self.treatment(name, &new.origin, &own),
+            config: self.treatment(name, &new.origin, &own),
         };
         self.generation += 1;
+        let (running, task) = machine::create(spec, self.site.clone(), self.outbox.clone());
+        let done = CancellationToken::new();
+        let ending = done.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            task.await;
+            drop(ending);
+        });
         let known = Known {
-            running: machine::start(source, self.site.clone(), self.outbox.clone()),
+            running,
+            task,
+            done,
             origin: new.origin,
             generation: self.generation,
             own,
@@ -328,7 +341,8 @@ impl Machines {
             if known.origin.user().is_some() {
                 self.registrations.remove(name).await;
             }
-            known.running.stop().await;
+            known.running.cancel();
+            let _ = known.task.await;
         }
     }
 }
@@ -337,8 +351,8 @@ impl New {
     fn of_place(origin: Origin, socket: PathBuf) -> Self {
         Self {
             origin,
-            access: Access::Socket(SocketFile::chosen_by_root(socket)),
-            tenure: Lifetime::Place,
+            endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(socket)),
+            lifetime: Lifetime::Place,
             own: MachineSettings::default(),
             leader: None,
         }

@@ -35,7 +35,7 @@ use crate::config::{Configuration, Directories};
 use crate::machine::{EventSender, HostServices};
 use crate::names::MachineName;
 
-pub use registrar::{Error, Registrar, Registration, Requests, Way};
+pub use registrar::{Error, Registrar, Registration, Requests};
 pub use sockets::is_empty;
 
 /// The machines of a service, at work as long as the process is.

@@ -7,10 +7,10 @@ use futures_util::FutureExt;
 use tracing::info;
 
 use super::machines::{Machines, New, Origin};
-use super::registrar::{Answer, Error, Registration, Way};
+use super::registrar::{Answer, Error, Registration};
 use super::registrations::Registered;
 use crate::blocking::blocking;
-use crate::machine::{Access, ConnectError, Lifetime};
+use crate::machine::{ConnectError, Lifetime, QmpEndpoint};
 use crate::names::MachineName;
 use crate::placer::Host;
 use crate::process::{Leader, ProcessId, SocketFile};
@@ -47,14 +47,14 @@ impl Machines {
                     }
                 },
             };
-            let access = match &registered.settings.qmp {
-                Some(path) => Access::Socket(socket_file(path, registered.uid)),
-                None => Access::Connection(None),
+            let endpoint = match &registered.settings.qmp {
+                Some(path) => QmpEndpoint::Socket(socket_file(path, registered.uid)),
+                None => QmpEndpoint::Connection(None),
             };
             let new = New {
                 origin: Origin::Registration(registered.uid),
-                access,
-                tenure: Lifetime::Remembered,
+                endpoint,
+                lifetime: Lifetime::Remembered,
                 own: registered.settings,
                 leader,
             };
@@ -100,7 +100,7 @@ impl Machines {
         check_host(&self.site.host, &registration).await?;
         let Registration {
             name,
-            way,
+            endpoint,
             mut settings,
             leader,
             uid,
@@ -109,15 +109,9 @@ impl Machines {
             Some(pid) => Some(Arc::new(hold_leader(pid, uid).await?)),
             None => None,
         };
-        let access = match way {
-            Way::Socket(socket) => {
-                settings.qmp = Some(socket.path().to_owned());
-                Access::Socket(socket)
-            }
-            Way::Connection(stream) => {
-                settings.qmp = None;
-                Access::Connection(Some(stream))
-            }
+        settings.qmp = match &endpoint {
+            QmpEndpoint::Socket(socket) => Some(socket.path().to_owned()),
+            QmpEndpoint::Connection(_) => None,
         };
         let id = leader.as_ref().map(|leader| leader.id());
         let registered = Registered::new(uid, settings.clone(), id);
@@ -125,8 +119,8 @@ impl Machines {
         prepared.map_err(|error| Error::NotRemembered(error.to_string()))?;
         Ok(New {
             origin: Origin::Registration(uid),
-            access,
-            tenure: Lifetime::Registration,
+            endpoint,
+            lifetime: Lifetime::Registration,
             own: settings,
             leader,
         })
@@ -208,7 +202,7 @@ impl Machines {
     fn await_end(&mut self, name: &MachineName) {
         if let Some(known) = self.known.get(name) {
             let (ended, event) = (
-                known.running.ended(),
+                known.done.clone().cancelled_owned(),
                 Event::Ended(name.clone(), known.generation),
             );
             self.events.push(ended.map(|()| event).boxed());

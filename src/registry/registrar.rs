@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use futures_util::future::join_all;
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::MachineSettings;
-use crate::machine::{ConnectError, EventSender, Handle};
+use crate::machine::{ConnectError, EventSender, Handle, QmpEndpoint};
 use crate::names::MachineName;
 use crate::placement::Unavailable;
-use crate::process::{LeaderError, SocketFile};
+use crate::process::LeaderError;
 
 /// How many requests may wait before who makes more waits too.
 const QUEUE: usize = 64;
@@ -20,23 +19,14 @@ const QUEUE: usize = 64;
 pub struct Registration {
     /// Its name.
     pub name: MachineName,
-    /// The way to its QMP.
-    pub way: Way,
+    /// How the service reaches its QMP.
+    pub endpoint: QmpEndpoint,
     /// What is said of it; `qmp` in it does not count.
     pub settings: MachineSettings,
     /// The PID of its QEMU, where that is not who serves QMP.
     pub leader: Option<u32>,
     /// The user who registers it.
     pub uid: u32,
-}
-
-/// The way to the QMP of a machine that is registered.
-#[derive(Debug)]
-pub enum Way {
-    /// To connect to this socket.
-    Socket(SocketFile),
-    /// A connection that is there.
-    Connection(UnixStream),
 }
 
 /// Why a machine is not registered or unregistered.
@@ -153,7 +143,7 @@ impl Registrar {
         let sent = self.requests.send(Request::Reload(answer)).await;
         sent.map_err(|_| Error::Ending)?;
         let handles = handles.await.map_err(|_| Error::Ending)?;
-        join_all(handles.iter().map(Handle::treated)).await;
+        join_all(handles.iter().map(Handle::config_applied)).await;
         self.outbox.barrier().await;
         Ok(())
     }

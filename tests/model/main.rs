@@ -29,8 +29,8 @@ use vcpud::config::Limits;
 use vcpud::fd_store::FdStore;
 use vcpud::inventory::Target;
 use vcpud::machine::{
-    self, Access, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig,
-    MachineEvent, PlacementConfig, Processes, Request, Source, Wait,
+    self, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineEvent,
+    MachineSpec, PlacementConfig, Processes, QmpEndpoint, Request, Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
@@ -362,6 +362,7 @@ impl Story {
 /// The service, as far as one machine needs it.
 struct Service {
     running: machine::Running,
+    task: JoinHandle<()>,
     outbox: EventSender,
     handle: Handle,
     listener: JoinHandle<()>,
@@ -371,22 +372,25 @@ impl Service {
     /// Starts it for the machine in `directory`; what it tells goes to `told`.
     async fn start(directory: &Path, told: Arc<Mutex<Vec<Told>>>) -> Self {
         let (outbox, mut notices) = EventSender::new();
-        let source = Source {
+        let spec = MachineSpec {
             name: "machine".parse().unwrap(),
             registrant: None,
-            access: Access::Socket(SocketFile::chosen_by_root(directory.join("machine.sock"))),
-            tenure: Lifetime::Place,
+            endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(
+                directory.join("machine.sock"),
+            )),
+            lifetime: Lifetime::Place,
             uuid: None,
             leader: None,
             processes: Processes::default(),
             agent: directory.join("agent.sock"),
             record: directory.join("machine.json"),
-            treatment: MachineConfig {
+            config: MachineConfig {
                 limits: Limits::default(),
                 placement: PlacementConfig::default(),
             },
         };
-        let running = machine::start(source, site(), outbox.clone());
+        let (running, task) = machine::create(spec, site(), outbox.clone());
+        let task = tokio::spawn(task);
         let first = within("the machine", notices.recv()).await;
         let Some(BusMessage::MachineEvent {
             news: MachineEvent::Appeared(handle),
@@ -399,6 +403,7 @@ impl Service {
         let listener = tokio::spawn(listen(notices, told));
         Self {
             running,
+            task,
             outbox,
             handle,
             listener,
@@ -407,8 +412,10 @@ impl Service {
 
     /// Ends it in the middle of whatever it does.
     async fn end(self) {
-        self.running.abandon().await;
-        drop((self.outbox, self.handle));
+        self.task.abort();
+        let _ = self.task.await;
+        self.running.finish().await;
+        drop((self.running, self.outbox, self.handle));
         within("the last word", self.listener).await.unwrap();
     }
 }
@@ -450,7 +457,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Vec<Tol
     while let Some(notice) = notices.recv().await {
         let mut told = told.lock().unwrap();
         match notice {
-            BusMessage::Barrier(passed) => drop(passed.send(())),
+            BusMessage::Reply(reply) => reply.complete(),
             BusMessage::Problems(_) => {}
             BusMessage::MachineEvent { news, .. } => match news {
                 MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),

@@ -22,9 +22,9 @@ use vcpud::config::Limits;
 use vcpud::fd_store::FdStore;
 use vcpud::inventory::Target;
 use vcpud::machine::{
-    self, Access, BusMessage, DISCONNECTED, Error, EventSender, Handle, HostServices, Lifetime,
-    MachineConfig, MachineEvent, Outcome, PlacementConfig, Processes, Request, Snapshot, Source,
-    Wait,
+    self, BusMessage, DISCONNECTED, Error, EventSender, Handle, HostServices, Lifetime,
+    MachineConfig, MachineEvent, MachineSpec, Outcome, PlacementConfig, Processes, QmpEndpoint,
+    Request, Snapshot, Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
@@ -328,7 +328,7 @@ fn answered(answer: &Result<Outcome, Error>) {
 
 /// The service, as far as one machine needs it.
 struct Service {
-    running: Option<machine::Running>,
+    running: Option<(machine::Running, JoinHandle<()>)>,
     handle: Handle,
     listener: JoinHandle<()>,
 }
@@ -340,22 +340,23 @@ impl Service {
             qmp_timeout: SILENCE,
             removal_timeout: PATIENCE,
         };
-        let source = Source {
+        let spec = MachineSpec {
             name: "machine".parse().expect("it is a name"),
             registrant: None,
-            access: Access::Socket(SocketFile::chosen_by_root(directory.join("qmp"))),
-            tenure: Lifetime::Place,
+            endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(directory.join("qmp"))),
+            lifetime: Lifetime::Place,
             uuid: None,
             leader: None,
             processes: Processes::default(),
             agent: directory.join("agent"),
             record: directory.join("record"),
-            treatment: MachineConfig {
+            config: MachineConfig {
                 limits,
                 placement: PlacementConfig::default(),
             },
         };
-        let running = machine::start(source, SITE.clone(), outbox.clone());
+        let (running, task) = machine::create(spec, SITE.clone(), outbox.clone());
+        let task = tokio::spawn(task);
         // While a QEMU that nobody knows yet answers with lies, it is no machine.
         let first = timeout(STEPS as u32 * SETTLED, notices.recv()).await;
         let Ok(Some(BusMessage::MachineEvent {
@@ -367,7 +368,7 @@ impl Service {
         };
         outbox.open();
         Self {
-            running: Some(running),
+            running: Some((running, task)),
             handle,
             listener: tokio::spawn(listen(notices, told)),
         }
@@ -375,8 +376,10 @@ impl Service {
 
     /// Ends it in the middle of whatever it does.
     async fn end(&mut self) {
-        let running = self.running.take().expect("it runs");
-        running.abandon().await;
+        let (running, task) = self.running.take().expect("it runs");
+        task.abort();
+        let _ = task.await;
+        running.finish().await;
         self.listener.abort();
         let ended = (&mut self.listener).await;
         assert!(
@@ -391,7 +394,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Told>>)
     while let Some(notice) = notices.recv().await {
         let mut told = lock(&told);
         match notice {
-            BusMessage::Barrier(passed) => drop(passed.send(())),
+            BusMessage::Reply(reply) => reply.complete(),
             BusMessage::MachineEvent { news, .. } => match news {
                 MachineEvent::VcpuAdded(vcpu) => {
                     let is_news = told.there.insert(vcpu.id);
