@@ -1,30 +1,32 @@
-//! What a machine tells the outside, in the order in which it happened.
+//! The queue of messages to the bus, in the order in which things happened. Replies are in it too, so
+//! a reply follows the signals that led to it.
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::Handle;
+use super::model::event::MachineEvent;
 use crate::names::MachineName;
 
-/// How many notices may wait to be passed on before machines wait.
-const OUTBOX: usize = 256;
+/// How many messages may wait to be emitted.
+const CAPACITY: usize = 256;
 
-/// One thing to pass on.
+/// A message to the bus.
 #[derive(Debug)]
 pub enum BusMessage {
-    /// MachineEvent of a machine.
-    MachineEvent {
+    /// A machine is known from now on.
+    Appeared(Handle),
+    /// An event of a machine.
+    Event {
         /// The machine.
         machine: MachineName,
-        /// What is new.
-        news: MachineEvent,
+        /// The event.
+        event: MachineEvent,
     },
-    /// What is wrong now in the configuration; all of it.
+    /// All errors of the configuration, because they changed.
     Problems(Vec<String>),
-    /// The reply of a request. The receiver of the messages completes it when everything before it is
-    /// emitted, so a reply follows its signals.
+    /// The reply to a request. The receiver completes it when everything before it is emitted.
     Reply(Reply),
 }
 
@@ -32,9 +34,15 @@ pub enum BusMessage {
 pub struct Reply(Box<dyn FnOnce() + Send + Sync>);
 
 impl Reply {
-    fn new<T: Send + Sync + 'static>(answer: oneshot::Sender<T>, result: T) -> Self {
+    /// Returns the reply `result` for the requester that waits for `answer`.
+    pub(super) fn new<T: Send + Sync + 'static>(answer: oneshot::Sender<T>, result: T) -> Self {
         // A requester that left needs no reply.
         Self(Box::new(move || drop(answer.send(result))))
+    }
+
+    /// Returns a reply that calls `call` in its turn.
+    pub(super) fn calling(call: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Box::new(call))
     }
 
     /// Sends the reply to the requester.
@@ -49,126 +57,68 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// What can be new of a machine.
-#[derive(Debug)]
-pub enum MachineEvent {
-    /// It is there. Always the first.
-    Appeared(Handle),
-    /// Its snapshot changed.
-    Changed,
-    /// A vCPU came.
-    VcpuAdded(Vcpu),
-    /// A vCPU is gone.
-    VcpuRemoved(Vcpu),
-    /// The guest or QEMU refused to remove a vCPU.
-    VcpuRemovalFailed {
-        /// Which one.
-        vcpu: Vcpu,
-        /// Why, in words.
-        reason: String,
-    },
-    /// It is there no more. Always the last.
-    Vanished,
-}
-
-/// The vCPU that a notice is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vcpu {
-    /// Its number.
-    pub id: u32,
-    /// The id that it was plugged with; empty where it has none.
-    pub alias: String,
-    /// What made it happen.
-    pub cause: Cause,
-    /// The user who asked for it, where one did.
-    pub uid: Option<u32>,
-}
-
-/// What made a vCPU come, go or stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Cause {
-    /// A call to this service.
-    Request,
-    /// The guest by itself.
-    Guest,
-    /// A reset of the guest.
-    Reset,
-    /// Another client of QEMU.
-    External,
-    /// It was found so after the connection to QEMU was lost.
-    Reconnect,
-}
-
-impl Cause {
-    /// The word for it on D-Bus.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Guest => "guest",
-            Self::Reset => "reset",
-            Self::External => "external",
-            Self::Reconnect => "reconnect",
-        }
+impl BusMessage {
+    /// Returns whether the message is about a vCPU. Such an event happens once, so it waits until
+    /// clients can receive it.
+    fn needs_audience(&self) -> bool {
+        matches!(self, Self::Event { event, .. } if event.vcpu().is_some())
     }
 }
 
-impl MachineEvent {
-    /// Whether it is an event, told once, and not a state, which can be read.
-    fn is_event(&self) -> bool {
-        match self {
-            Self::VcpuAdded(_) | Self::VcpuRemoved(_) | Self::VcpuRemovalFailed { .. } => true,
-            Self::Appeared(_) | Self::Changed | Self::Vanished => false,
-        }
-    }
-}
-
-/// Where notices go.
+/// The sending side of the queue.
 #[derive(Clone, Debug)]
 pub struct EventSender {
-    notices: mpsc::Sender<BusMessage>,
-    /// Whether somebody may listen to events.
-    audience: watch::Sender<bool>,
+    messages: mpsc::Sender<BusMessage>,
+    /// Whether clients can receive events.
+    has_audience: watch::Sender<bool>,
 }
 
 impl EventSender {
-    /// An outbox and the end that must be drained.
+    /// Returns a queue: the sending side, and the receiving one, which must be drained.
     pub fn new() -> (Self, mpsc::Receiver<BusMessage>) {
-        let (sender, receiver) = mpsc::channel(OUTBOX);
-        let outbox = Self {
-            notices: sender,
-            audience: watch::Sender::new(false),
+        let (messages, receiver) = mpsc::channel(CAPACITY);
+        let sender = Self {
+            messages,
+            has_audience: watch::Sender::new(false),
         };
-        (outbox, receiver)
+        (sender, receiver)
     }
 
-    /// Lets events pass. Before, who has one to tell waits, for nobody would hear it.
+    /// Lets events of vCPUs pass. Before this they wait, because no client would receive them.
     pub fn open(&self) {
-        self.audience.send_replace(true);
+        self.has_audience.send_replace(true);
     }
 
-    /// Tells news of `machine`.
-    pub(super) async fn tell(&self, machine: &MachineName, news: MachineEvent) {
-        if news.is_event() {
-            let _ = self.audience.subscribe().wait_for(|open| *open).await;
+    /// Sends `message` if that needs no waiting; else returns it. A service that is ending takes all.
+    pub(super) fn try_send(&self, message: BusMessage) -> Result<(), BusMessage> {
+        if message.needs_audience() && !*self.has_audience.borrow() {
+            return Err(message);
         }
-        let machine = machine.clone();
-        // Nobody listens any more only when the service stops.
-        let _ = self
-            .notices
-            .send(BusMessage::MachineEvent { machine, news })
-            .await;
+        match self.messages.try_send(message) {
+            Err(mpsc::error::TrySendError::Full(message)) => Err(message),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
     }
 
-    /// Tells all that is wrong now in the configuration.
-    pub async fn tell_problems(&self, problems: Vec<String>) {
-        let _ = self.notices.send(BusMessage::Problems(problems)).await;
+    /// Waits until [`Self::try_send`] may send `message`.
+    pub(super) async fn wait_for_room(&self, message: &BusMessage) {
+        if message.needs_audience() {
+            let _ = self.has_audience.subscribe().wait_for(|open| *open).await;
+        }
+        // If the service is ending, there is room for everything.
+        drop(self.messages.reserve().await);
+    }
+
+    /// Sends all errors of the configuration.
+    pub async fn send_problems(&self, problems: Vec<String>) {
+        let _ = self.messages.send(BusMessage::Problems(problems)).await;
     }
 
     /// Sends `result` to `answer` when everything sent so far is emitted. Waits only for room in the
     /// queue. Drops `answer` if the service is ending.
     pub async fn reply<T: Send + Sync + 'static>(&self, answer: oneshot::Sender<T>, result: T) {
         let reply = Reply::new(answer, result);
-        let _ = self.notices.send(BusMessage::Reply(reply)).await;
+        let _ = self.messages.send(BusMessage::Reply(reply)).await;
     }
 
     /// Waits until everything sent so far is emitted.

@@ -1,73 +1,202 @@
-//! What is written down of a machine's vCPUs: the log, with fields and message ids for journald,
-//! and the kernel's audit log. One record an outcome.
+//! The journal of a machine: log lines, with fields and message ids for journald, and records of the
+//! kernel's audit log. It receives what the model emits and logs, and decides nothing.
 
-use tokio::time::Instant;
-use tracing::{info, warn};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
 
-use super::actor::Actor;
-use super::error::Error;
-use super::notice::MachineEvent;
-use super::removal::Due;
-use crate::audit::AuditRecord;
-use crate::names::message_id;
+use tracing::{debug, info, warn};
 
-impl Actor {
-    /// Logs `news` and emits it. A machine that changes by itself has a limited number of log lines.
-    pub(super) async fn tell(&mut self, news: MachineEvent) {
-        let vcpu = match &news {
-            MachineEvent::VcpuAdded(vcpu) | MachineEvent::VcpuRemoved(vcpu) => Some(vcpu),
-            MachineEvent::VcpuRemovalFailed { vcpu, .. } => Some(vcpu),
-            _ => None,
-        };
-        if vcpu.is_some_and(|vcpu| vcpu.uid.is_some() || self.log_quota.take(Instant::now())) {
-            self.log(&news);
+use super::model::effect::LogEntry;
+use super::model::event::{MachineEvent, VcpuChange};
+use super::model::snapshot::Snapshot;
+use super::quota::Quota;
+use crate::audit::{Audit, AuditRecord};
+use crate::ids::{Uid, VcpuId};
+use crate::names::{MachineName, message_id};
+use crate::placement::{Report, Step, StepError};
+
+/// How many log lines, and how many audit records, a machine may cause in a second by changes that no
+/// caller asked for.
+const RECORDS_PER_SECOND: u32 = 50;
+/// How many log lines it may cause at once.
+const LOG_BURST: u32 = 1000;
+/// How many audit records it may cause at once. One record is about all vCPUs that change together.
+const AUDIT_BURST: u32 = 100;
+
+/// The journal of one machine.
+#[derive(Debug)]
+pub(super) struct Journal {
+    name: MachineName,
+    /// The text of the endpoint.
+    endpoint: String,
+    audit: Arc<Audit>,
+    /// What was published last.
+    snapshot: Arc<Snapshot>,
+    log_quota: Quota,
+    audit_quota: Quota,
+    /// The failures of the last placement pass.
+    failed: BTreeMap<VcpuId, StepError>,
+    /// The drift that was logged.
+    drifted: BTreeSet<(VcpuId, Step)>,
+}
+
+impl Journal {
+    pub(super) fn new(name: MachineName, endpoint: String, audit: Arc<Audit>) -> Self {
+        Self {
+            name,
+            endpoint,
+            audit,
+            snapshot: Arc::default(),
+            log_quota: Quota::new(RECORDS_PER_SECOND, LOG_BURST),
+            audit_quota: Quota::new(RECORDS_PER_SECOND, AUDIT_BURST),
+            failed: BTreeMap::new(),
+            drifted: BTreeSet::new(),
         }
-        self.outbox.tell(&self.source.name, news).await;
     }
 
-    fn log(&self, news: &MachineEvent) {
-        let snapshot = self.snapshot();
-        let (vm_name, vm_uuid) = (self.source.name.as_str(), snapshot.uuid.as_str());
-        match news {
-            MachineEvent::VcpuAdded(vcpu) => info!(
-                message_id = message_id::VCPU_ADDED,
-                vm_name,
-                vm_uuid,
-                vcpu = vcpu.id,
-                alias = vcpu.alias,
-                cause = vcpu.cause.as_str(),
-                request_uid = vcpu.uid,
-                "vCPU added"
-            ),
-            MachineEvent::VcpuRemoved(vcpu) => info!(
-                message_id = message_id::VCPU_REMOVED,
-                vm_name,
-                vm_uuid,
-                vcpu = vcpu.id,
-                alias = vcpu.alias,
-                cause = vcpu.cause.as_str(),
-                request_uid = vcpu.uid,
-                "vCPU removed"
-            ),
-            MachineEvent::VcpuRemovalFailed { vcpu, reason } => warn!(
+    /// Notes what is published. Later lines are about it.
+    pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = snapshot;
+    }
+
+    /// Forgets the process of the machine.
+    pub(super) fn forget_process(&mut self) {
+        self.failed.clear();
+        self.drifted.clear();
+    }
+
+    /// Logs an event. A machine that changes without requests has a limited number of lines.
+    pub(super) fn event(&mut self, now: Instant, event: &MachineEvent) {
+        if let Some(vcpu) = event.vcpu()
+            && (vcpu.uid.is_some() || self.log_quota.take(now))
+        {
+            self.vcpu_event(event, vcpu);
+        }
+        self.report_dropped(now);
+    }
+
+    fn vcpu_event(&self, event: &MachineEvent, vcpu: &VcpuChange) {
+        let (vm_name, vm_uuid) = (self.name.as_str(), self.snapshot.uuid.as_str());
+        let (id, alias, cause) = (vcpu.id.get(), &vcpu.alias, vcpu.cause.as_str());
+        let request_uid = vcpu.uid.map(Uid::get);
+        match event {
+            MachineEvent::VcpuRemovalFailed { reason, .. } => warn!(
                 message_id = message_id::VCPU_REMOVAL_FAILED,
                 vm_name,
                 vm_uuid,
-                vcpu = vcpu.id,
-                alias = vcpu.alias,
-                cause = vcpu.cause.as_str(),
-                request_uid = vcpu.uid,
+                vcpu = id,
+                alias,
+                cause,
+                request_uid,
                 reason,
-                "vCPU not removed"
+                "{vm_name}: vCPU {id} not removed: {reason}"
             ),
-            _ => {}
+            MachineEvent::VcpuAdded(_) => info!(
+                message_id = message_id::VCPU_ADDED,
+                vm_name,
+                vm_uuid,
+                vcpu = id,
+                alias,
+                cause,
+                request_uid,
+                "{vm_name}: vCPU {id} added"
+            ),
+            _ => info!(
+                message_id = message_id::VCPU_REMOVED,
+                vm_name,
+                vm_uuid,
+                vcpu = id,
+                alias,
+                cause,
+                request_uid,
+                "{vm_name}: vCPU {id} removed"
+            ),
         }
     }
 
-    /// Logs how many log lines and audit records were dropped, if that is due.
-    pub(super) fn log_dropped(&mut self) {
-        let now = Instant::now();
-        let vm_name = self.source.name.as_str();
+    /// Logs an entry.
+    pub(super) fn entry(&mut self, now: Instant, entry: LogEntry) {
+        let machine = &self.name;
+        match entry {
+            LogEntry::Started(count) => self.write_audit(true, 0, count, None, true),
+            LogEntry::Count {
+                old,
+                new,
+                uid,
+                success,
+            } => {
+                if uid.is_some() || self.audit_quota.take(now) {
+                    self.write_audit(false, old, new, uid, success);
+                }
+            }
+            LogEntry::StillPending { uid, vcpus } => {
+                let vcpus: Vec<u32> = vcpus.into_iter().map(VcpuId::get).collect();
+                info!(
+                    message_id = message_id::VCPU_REMOVAL_PENDING,
+                    vm_name = machine.as_str(),
+                    vm_uuid = self.snapshot.uuid.as_str(),
+                    ?vcpus,
+                    request_uid = uid.get(),
+                    "{machine}: vCPUs {vcpus:?} not removed in time, and still pending"
+                );
+            }
+            other => self.state_entry(other),
+        }
+    }
+
+    /// Logs an entry about the connection or the state file.
+    fn state_entry(&self, entry: LogEntry) {
+        let (machine, endpoint) = (&self.name, &self.endpoint);
+        match entry {
+            LogEntry::Restored(removals) => info!(%machine, removals, "{machine}: restored the state of the previous instance"),
+            LogEntry::NotRestored(error) => warn!(%machine, error, "{machine}: cannot read the persisted state: {error}"),
+            LogEntry::Connected(qemu, vcpus, max) => info!(%machine, %qemu, vcpus, max, "{machine}: connected to QEMU {qemu}, {vcpus} of {max} vCPUs present"),
+            LogEntry::Disconnected(reason) => warn!(%machine, reason, "{machine}: disconnected: {reason}"),
+            LogEntry::NotConnected(reason, true) => debug!(%machine, endpoint, reason, "{machine}: no machine at {endpoint}: {reason}"),
+            LogEntry::NotConnected(reason, false) => warn!(%machine, endpoint, reason, "{machine}: cannot connect to {endpoint}: {reason}"),
+            LogEntry::Unresponsive(text) => warn!(%machine, "{machine}: {text}"),
+            LogEntry::Gone => info!(%machine, "{machine}: gone"),
+            LogEntry::NotSaved(error) => warn!(%machine, error, "{machine}: cannot save the state: {error}; until it can be saved, requests are refused, and a restart of the service may emit signals again"),
+            LogEntry::SavedAgain => info!(%machine, "{machine}: the state is saved again"),
+            LogEntry::GuestNotRestored(cpus, error) => warn!(%machine, ?cpus, error, "{machine}: cannot bring the CPUs {cpus:?} of the guest online again: {error}"),
+            LogEntry::Started(_) | LogEntry::Count { .. } | LogEntry::StillPending { .. } => {}
+        }
+    }
+
+    /// Logs the failures and the drift of a placement pass that were not logged before.
+    pub(super) fn placement(&mut self, now: Instant, report: &Report) {
+        let machine = &self.name;
+        let failed: BTreeMap<VcpuId, StepError> = report
+            .failures()
+            .map(|(vcpu, error)| (vcpu, error.clone()))
+            .collect();
+        for (vcpu, error) in &failed {
+            let is_new = self.failed.get(vcpu) != Some(error);
+            if is_new && self.log_quota.take(now) {
+                let message_id = message_id::VCPU_NOT_PLACED;
+                let (vm_name, id) = (machine.as_str(), vcpu.get());
+                warn!(message_id, vm_name, vcpu = id, %error, "{vm_name}: vCPU {vcpu} not placed as wanted: {error}");
+            }
+        }
+        for (vcpu, outcome) in &report.vcpus {
+            for step in &outcome.drifted {
+                if self.drifted.insert((*vcpu, *step)) && self.log_quota.take(now) {
+                    warn!(%machine, vcpu = vcpu.get(), %step, "{machine}: {step} of vCPU {vcpu} was changed by another program, and is set again");
+                }
+            }
+        }
+        if let Some(error) = &report.emulator
+            && self.log_quota.take(now)
+        {
+            info!(%machine, %error, "{machine}: not all other threads are in the emulator's group: {error}");
+        }
+        self.failed = failed;
+    }
+
+    /// Logs how many lines and records were dropped, if that is due.
+    fn report_dropped(&mut self, now: Instant) {
+        let vm_name = self.name.as_str();
         if let Some(dropped) = self.log_quota.report(now) {
             warn!(
                 vm_name,
@@ -83,78 +212,11 @@ impl Actor {
         }
     }
 
-    /// Gives the answers that are due, and writes down who waited in vain.
-    pub(super) fn answer_due(&mut self) {
-        let due = self.removals.take_due(Instant::now());
-        self.note_late(&due);
-        due.give();
-    }
-
-    fn note_late(&self, due: &Due) {
-        let snapshot = self.snapshot();
-        let (vm_name, vm_uuid) = (self.source.name.as_str(), snapshot.uuid.as_str());
-        let current = snapshot.inventory.vcpu_count();
-        for (uid, result) in due.results() {
-            let Err(Error::RemovalPending { report, .. }) = result else {
-                continue;
-            };
-            info!(
-                message_id = message_id::VCPU_REMOVAL_PENDING,
-                vm_name,
-                vm_uuid,
-                vcpus = ?report.pending,
-                request_uid = uid,
-                "vCPUs not removed in time, and still pending"
-            );
-            let wanted = current.saturating_sub(report.pending.len() as u32);
-            self.audit(current, wanted, Some(uid), false);
-        }
-    }
-
-    /// Writes down that the machine was seen for the first time.
-    pub(super) fn audit_start(&self) {
-        let count = self.snapshot().inventory.vcpu_count();
-        self.write_audit(true, 0, count, None, true);
-    }
-
-    /// Audits how the number of vCPUs changed with `news`, and what was refused. A machine that
-    /// changes by itself has a limited number of records.
-    pub(super) fn audit_news(&mut self, old: u32, new: u32, news: &[MachineEvent]) {
-        let mut asked: Option<u32> = None;
-        let mut refused = 0;
-        let mut refused_uid = None;
-        for news in news {
-            match news {
-                MachineEvent::VcpuAdded(vcpu) | MachineEvent::VcpuRemoved(vcpu) => {
-                    asked = asked.or(vcpu.uid)
-                }
-                MachineEvent::VcpuRemovalFailed { vcpu, .. } => {
-                    refused += 1;
-                    refused_uid = refused_uid.or(vcpu.uid);
-                }
-                _ => {}
-            }
-        }
-        let now = Instant::now();
-        if old != new && (asked.is_some() || self.audit_quota.take(now)) {
-            self.audit(old, new, asked, true);
-        }
-        if refused > 0 && (refused_uid.is_some() || self.audit_quota.take(now)) {
-            self.audit(new, new.saturating_sub(refused), refused_uid, false);
-        }
-    }
-
-    /// Writes down that the number of vCPUs went from `old` to `new`, or was to.
-    pub(super) fn audit(&self, old: u32, new: u32, uid: Option<u32>, success: bool) {
-        self.write_audit(false, old, new, uid, success);
-    }
-
-    fn write_audit(&self, is_start: bool, old: u32, new: u32, uid: Option<u32>, success: bool) {
-        let snapshot = self.snapshot();
-        self.site.audit.write(&AuditRecord {
-            machine: self.source.name.as_str(),
-            uuid: snapshot.uuid.as_str(),
-            kvm: snapshot.accelerator.as_str() == "kvm",
+    fn write_audit(&self, is_start: bool, old: u32, new: u32, uid: Option<Uid>, success: bool) {
+        self.audit.write(&AuditRecord {
+            machine: self.name.as_str(),
+            uuid: self.snapshot.uuid.as_str(),
+            kvm: self.snapshot.accelerator.as_str() == "kvm",
             is_start,
             old,
             new,

@@ -1,56 +1,74 @@
-//! One machine: an actor that alone speaks with its QEMU and alone changes what is known of it.
+//! A machine: one QEMU process after another at one QMP endpoint, its vCPUs and their placement.
 //!
 //! ```text
-//!   Handle ── Command ──▶ ┌───────┐ ── QMP commands ──▶ QEMU
-//!     ▲                   │ Actor │ ◀── replies, events ──
-//!     └── watch Snapshot ─┤       ├── BusMessage ──▶ EventSender (signals, in order)
-//!                         └───────┘
-//!
-//!   connecting ──▶ connected ──▶ disconnected ──▶ connecting …      as long as its `Lifetime`
-//!       │              │              │
-//!       └── 2 s ──▶ appeared      leader exits ──▶ vanished
-//!
-//!   a removal:   device_del ──▶ open ──▶ gone      (the inventory says so)
-//!                                 └────▶ refused   (the guest or QEMU says so)
+//!               requests                 inputs               effects
+//!   Handle ──────────────▶ MachineTask ─────────▶ Model ──────────────────▶ MachineTask
+//!     ▲                      │      ▲            (pure)                        │
+//!     │ snapshots            │      │                                          ▼
+//!     └──────────────────────┘      └── results of jobs ◀── QmpSession, PlacementWorker, StateFile
 //! ```
 //!
-//! A request is carried out in one step: plan, ask QEMU, look again, tell. Steps come one after
-//! the other and last as long as QEMU takes to reply. What lasts longer, a guest that gives up a
-//! CPU, is bookkeeping in `removal` and holds nothing up. Nothing here knows D-Bus.
+//! The model decides, the task waits, and the performer does. A job borrows nothing of the model:
+//! deadlines, events, requests and configuration changes are served while QEMU owes a reply. Events and
+//! replies leave in one ordered queue, so that a reply follows its signals.
+//!
+//! # Phases
+//!
+//! ```text
+//!             ┌────────── dormant ◀──────────────────┐  hidden: nothing listens
+//!             ▼                                      │
+//!         handshake ── 2 s ──▶ unresponsive ──┐      │ the process exits, and the
+//!    (hidden; a registration     (visible)    │      │ machine has a socket or a file
+//!     must answer here)              │        ▼      │
+//!             │ QEMU answers         └──▶ connected ⇄ disconnected
+//!             │                               │          │
+//!             │ a registration fails          └────┬─────┘
+//!             ▼                                    ▼
+//!           gone ◀───────────────────────────────────  the process of a registered machine exits
+//! ```
+//!
+//! `model::phase::Phase` is the type. Everything that is known about one QEMU process is one struct
+//! (`model::process::Process`), which is dropped when the process exits. `model::operation::Operation`
+//! is what a connected machine does, and `model::removals` has the removals, which outlive operations:
+//!
+//! ```text
+//!   requested ──▶ pending ──▶ removed     the inventory shows it
+//!                    └──────▶ refused     the guest or QEMU reports it
+//! ```
+//!
+//! Nothing here knows D-Bus.
 
-mod actor;
-mod backoff;
-mod changes;
-mod chronicle;
+mod agent;
+mod callers;
 mod connect;
-mod error;
-mod guest;
+mod events;
+mod guest_assist;
 mod handle;
-mod keeping;
-mod link;
-mod notice;
-mod placing;
+mod journal;
+mod model;
+mod outbox;
+mod performer;
+mod placement;
 mod processes;
+mod qmp_session;
 mod quota;
-mod record;
-mod record_file;
-mod removal;
-mod request;
 mod running;
-mod session;
-mod snapshot;
-mod source;
-mod tuning;
-mod worker;
+mod spec;
+mod state_file;
+mod task;
 
-pub use actor::create;
-pub use error::{Error, Refusal, Report, TuningError};
-pub use handle::{Handle, Outcome, Request, Wait};
-pub use notice::{BusMessage, Cause, EventSender, MachineEvent, Reply, Vcpu};
-pub use placing::{HostServices, PlacementConfig};
+pub use events::{BusMessage, EventSender, Reply};
+pub use guest_assist::{online, set_vcpus};
+pub use handle::Handle;
+pub use model::error::{Error, Refusal, Report, TuningError};
+pub use model::event::{Cause, MachineEvent, VcpuChange};
+pub use model::request::{Outcome, Request, Wait};
+pub use model::snapshot::{DISCONNECTED, Snapshot, Subject};
+pub use model::tuning::TuningChange;
 pub use processes::Processes;
-pub use record_file::forget_others;
 pub use running::Running;
-pub use snapshot::{DISCONNECTED, Snapshot, Subject};
-pub use source::{ConnectError, Lifetime, MachineConfig, MachineSpec, QmpEndpoint};
-pub use tuning::TuningChange;
+pub use spec::{
+    ConnectError, HostServices, Lifetime, MachineConfig, MachineSpec, PlacementConfig, QmpEndpoint,
+};
+pub use state_file::forget_others;
+pub use task::create;

@@ -1,76 +1,261 @@
-//! Work that blocks: `/proc`, control groups and what else the kernel answers. It runs on the
-//! blocking pool, so that no machine holds up the others, and a limited number of machines work at a
-//! time.
+//! The placement worker of a machine: it owns the placer, and runs on the blocking pool.
 
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, spawn_blocking};
+use std::sync::Arc;
 
-use crate::blocking::{blocking, broken};
-use crate::placement::{Report, StepError};
-use crate::placer::Placer;
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tracing::{info, warn};
 
-/// The number of works at a time, of all machines.
-static PLACES: Semaphore = Semaphore::const_new(2);
+use super::model::effect::{Threads, TuningSwitch};
+use super::model::error::TuningError;
+use super::model::input::UnitFound;
+use super::model::tuning::TuningChange;
+use super::spec::{HostServices, PlacementConfig};
+use crate::blocking::blocking;
+use crate::ids::VcpuId;
+use crate::names::MachineName;
+use crate::placement::{
+    CpuList, HostCpus, Kind, NewScope, NoCgroupsReason, Report, StepError, Tuning, UnitError,
+    UnitPlacement,
+};
+use crate::placer::{Host, Placer, ScopeRequest, UnitLookupError, find_unit};
+use crate::process::{Leader, LeaderError};
 
-/// The result of a placement pass: a report, or why everything was put back, by vCPU.
-pub(super) type Passed = Result<Report, Vec<(u32, StepError)>>;
+/// How many machines place vCPUs at a time.
+static WORKERS: Semaphore = Semaphore::const_new(2);
 
-/// The owner of a machine's placer.
-#[derive(Debug, Default)]
-pub(super) enum Worker {
-    /// The machine has no placer.
-    #[default]
-    Absent,
-    /// No pass is under way.
-    Idle(Box<Placer>),
-    /// A pass is under way.
-    Busy(JoinHandle<(Box<Placer>, Passed)>),
+/// The worker of one machine. All clones are the same worker.
+#[derive(Clone, Debug)]
+pub(super) struct PlacementWorker {
+    name: MachineName,
+    services: HostServices,
+    /// Whether an unprivileged user registered the machine.
+    is_of_user: bool,
+    /// Locked by one job after the other. A job that has begun keeps the lock to its end, even if its
+    /// future is dropped.
+    placer: Arc<Mutex<Option<Placer>>>,
 }
 
-impl Worker {
-    /// Returns the placer, unless a pass is under way.
-    pub(super) fn placer(&self) -> Option<&Placer> {
-        match self {
-            Self::Idle(placer) => Some(placer),
-            Self::Absent | Self::Busy(_) => None,
+impl PlacementWorker {
+    /// Returns the worker of the machine `name`, which has no placer yet.
+    pub(super) fn new(name: MachineName, services: HostServices, is_of_user: bool) -> Self {
+        Self {
+            name,
+            services,
+            is_of_user,
+            placer: Arc::default(),
         }
     }
 
-    /// Makes a pass. Returns `None` where there is no placer. Where the call is given up, the pass
-    /// goes on, and [`Worker::finish`] waits for it.
-    pub(super) async fn pass(
-        &mut self,
-        work: impl FnOnce(&mut Placer) -> Passed + Send + 'static,
-    ) -> Option<Passed> {
-        self.finish().await;
-        let place = PLACES.acquire().await;
-        *self = match std::mem::take(self) {
-            Self::Idle(mut placer) => Self::Busy(spawn_blocking(move || {
-                let _place = place;
-                let passed = work(&mut placer);
-                (placer, passed)
-            })),
-            other => other,
+    /// Searches the unit of `leader`, starts a scope if that is needed, and creates the placer.
+    pub(super) async fn find_unit(self, leader: Arc<Leader>, config: PlacementConfig) -> UnitFound {
+        let (scope, description) = (
+            self.name.scope(),
+            format!("Virtual machine {}", self.name),
+        );
+        let scope = NewScope {
+            name: &scope,
+            slice: &config.slice,
+            description: &description,
         };
-        self.finish().await
+        let request = ScopeRequest {
+            mode: config.mode,
+            scope,
+        };
+        let found = find_unit(self.services.units.as_ref(), &leader, &request).await;
+        let is_transient = match &found {
+            Ok((_, reason)) => reason.as_ref().is_some_and(NoCgroupsReason::is_transient),
+            Err(error) => error.is_transient(),
+        };
+        let is_managed_elsewhere = self.is_managed_elsewhere(&found);
+        let unit = self.unit_of(found);
+        let mut placer = self.placer.clone().lock_owned().await;
+        on_host(move || {
+            *placer = self.create_placer(unit, is_managed_elsewhere);
+            UnitFound {
+                unit: placer.as_ref().map(|placer| placer.unit().clone()),
+                is_transient,
+                default_cpus: default_cpus(&self.services.host),
+            }
+        })
+        .await
     }
 
-    /// Waits for the end of a pass that is under way.
-    pub(super) async fn finish(&mut self) -> Option<Passed> {
-        let Self::Busy(pass) = self else {
-            return None;
+    /// Returns whether another manager decides about what no caller asked for: the machine of a user
+    /// stays on the host CPUs that the user confined it to, and a process that is in no unit was put
+    /// there by another manager.
+    fn is_managed_elsewhere(&self, found: &Found) -> bool {
+        let is_foreign = |reason: &NoCgroupsReason| {
+            matches!(
+                reason,
+                NoCgroupsReason::Foreign { .. } | NoCgroupsReason::Unknown(UnitError::Refused(_))
+            )
         };
-        let (placer, passed) = pass.await.unwrap_or_else(broken);
-        *self = Self::Idle(placer);
-        Some(passed)
+        let reason = found.as_ref().ok().and_then(|(_, reason)| reason.as_ref());
+        self.is_of_user || reason.is_some_and(is_foreign)
+    }
+
+    /// Returns the unit, or the lack of one. Logs the reason of the latter.
+    fn unit_of(&self, found: Found) -> UnitPlacement {
+        let machine = &self.name;
+        match found {
+            Ok((unit, None)) => unit,
+            Ok((unit, Some(reason))) => {
+                info!(%machine, %reason, "{machine}: no control groups, only affinity and schedulers: {reason}");
+                unit
+            }
+            Err(error) => {
+                warn!(%machine, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
+                without_groups(String::new())
+            }
+        }
+    }
+
+    fn create_placer(&self, unit: UnitPlacement, is_managed_elsewhere: bool) -> Option<Placer> {
+        let (machine, host) = (&self.name, &self.services.host);
+        let name = unit.unit.clone();
+        let placer = Placer::new(host.clone(), machine.as_str(), unit).or_else(|error| {
+            warn!(%machine, unit = name, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
+            Placer::new(host.clone(), machine.as_str(), without_groups(name))
+        });
+        match placer {
+            Ok(placer) => {
+                let missing = placer.missing();
+                if placer.unit().kind != Kind::None && !missing.is_empty() {
+                    let unit = &placer.unit().unit;
+                    warn!(%machine, unit, ?missing, "{machine}: controllers are not available in {unit}");
+                }
+                Some(if is_managed_elsewhere {
+                    placer.managed_elsewhere()
+                } else {
+                    placer
+                })
+            }
+            Err(error) => {
+                warn!(%machine, %error, "{machine}: vCPUs are not placed: {error}");
+                None
+            }
+        }
+    }
+
+    /// Creates the groups of vCPUs that are about to be added.
+    pub(super) async fn prepare(self, vcpus: Vec<VcpuId>) {
+        self.run(move |placer| {
+            // The same failure occurs when the threads exist, and is reported then.
+            if let Err(error) = placer.prepare(&vcpus) {
+                info!(%error, "groups cannot be created before the vCPUs exist: {error}");
+            }
+        })
+        .await;
+    }
+
+    /// Enforces `tuning` for `threads`. Also returns the default CPUs of the host.
+    ///
+    /// # Errors
+    /// Fails if the process is not the one that it was.
+    pub(super) async fn place(
+        self,
+        leader: Arc<Leader>,
+        tuning: Arc<Tuning>,
+        threads: Threads,
+    ) -> Result<(Report, Option<CpuList>), LeaderError> {
+        leader.verify().await?;
+        let host = self.services.host.clone();
+        let placed = self.run(move |placer| {
+            let report = placer.reconcile(&tuning, &threads, leader.as_ref());
+            (report, default_cpus(&host))
+        });
+        Ok(placed.await.unwrap_or_default())
+    }
+
+    /// Checks whether the host supports `tuning`, which results from `change`.
+    ///
+    /// # Errors
+    /// Fails if it does not, or cannot be queried.
+    pub(super) async fn check(
+        self,
+        change: TuningChange,
+        tuning: Arc<Tuning>,
+    ) -> Result<(), TuningError> {
+        let host = self.services.host.clone();
+        let checked = self.run(move |placer| {
+            let cpus = host.cpus().map_err(TuningError::Refused)?;
+            change.check(&cpus).map_err(TuningError::Unavailable)?;
+            placer.supports(&tuning).map_err(TuningError::Refused)
+        });
+        checked.await.unwrap_or(Err(TuningError::NoUnit))
+    }
+
+    /// Enforces another tuning, or restores the former one.
+    ///
+    /// # Errors
+    /// The failures because of which the former tuning was restored.
+    pub(super) async fn change(
+        self,
+        leader: Arc<Leader>,
+        switch: TuningSwitch,
+    ) -> Result<Report, Vec<(VcpuId, StepError)>> {
+        let TuningSwitch {
+            old,
+            new,
+            threads,
+            known,
+        } = switch;
+        let changed = self
+            .run(move |placer| placer.change(&old, &new, &threads, leader.as_ref(), &known));
+        changed.await.unwrap_or_else(|| Ok(Report::default()))
+    }
+
+    /// Ends the placement: if `leader` has exited its groups are removed, else everything stays.
+    pub(super) async fn leave(&self, leader: Arc<Leader>) {
+        let mut placer = self.lock().await;
+        on_host(move || {
+            if let Some(mut placer) = placer.take()
+                && leader.has_exited()
+                && let Err(error) = placer.dismantle()
+            {
+                // systemd removes the rest with the unit.
+                info!(%error, "a group of the machine stays: {error}");
+            }
+        })
+        .await;
+    }
+
+    /// Runs `work` with the placer, after all earlier work. Returns `None` if there is no placer.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Placer) -> T + Send + 'static,
+    ) -> Option<T> {
+        let mut placer = self.lock().await;
+        on_host(move || placer.as_mut().map(work)).await
+    }
+
+    async fn lock(&self) -> OwnedMutexGuard<Option<Placer>> {
+        self.placer.clone().lock_owned().await
     }
 }
 
-/// Does `work` on the blocking pool.
+/// The result of the search for a unit, and why it has no control groups although they were wanted.
+type Found = Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError>;
+
+/// Returns the placement of a machine without control groups, which is in `unit`.
+fn without_groups(unit: String) -> UnitPlacement {
+    UnitPlacement {
+        kind: Kind::None,
+        unit,
+        control_group: String::new(),
+    }
+}
+
+/// Returns the host CPUs of vCPUs that have no others of their own. This blocks.
+fn default_cpus(host: &Host) -> Option<CpuList> {
+    host.cpus().ok().as_ref().map(HostCpus::default_cpus)
+}
+
+/// Runs `work` on the blocking pool, for a limited number of machines at a time.
 pub(super) async fn on_host<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let place = PLACES.acquire().await;
+    let permit = WORKERS.acquire().await;
     blocking(move || {
-        let _place = place;
+        let _permit = permit;
         work()
     })
     .await
@@ -81,45 +266,34 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::placement::{Kind, UnitPlacement};
-    use crate::placer::Host;
 
     #[tokio::test]
-    async fn a_pass_that_is_given_up_goes_on_and_the_next_one_waits_for_it() {
-        let home = UnitPlacement {
-            kind: Kind::None,
-            unit: String::new(),
-            control_group: String::new(),
-        };
-        let placer = Placer::new(Host::this().unwrap(), "test", home).unwrap();
-        let mut worker = Worker::Idle(Box::new(placer));
+    async fn work_that_was_dropped_continues_and_the_next_one_waits_for_it() {
+        let placer: Arc<Mutex<Option<Placer>>> = Arc::default();
         let (go_on, waits) = mpsc::channel::<()>();
         let (sender, done) = mpsc::channel();
-        let first = sender.clone();
-        let pass = worker.pass(move |_| {
-            let _ = waits.recv();
-            first.send("first").unwrap();
-            Ok(Report::default())
-        });
+        let run = |text: &'static str, wait: Option<mpsc::Receiver<()>>| {
+            let (placer, sender) = (placer.clone(), sender.clone());
+            async move {
+                let guard = placer.lock_owned().await;
+                on_host(move || {
+                    let _guard = guard;
+                    let _ = wait.map(|wait| wait.recv());
+                    sender.send(text).unwrap();
+                })
+                .await;
+            }
+        };
         tokio::select! {
             biased;
-            _ = pass => panic!("the pass waits"),
+            () = run("first", Some(waits)) => panic!("the work waits"),
             () = tokio::task::yield_now() => {}
         }
-        assert!(worker.placer().is_none());
+        assert!(placer.try_lock().is_err());
         drop(go_on);
-        let second = worker.pass(move |_| {
-            sender.send("second").unwrap();
-            Ok(Report::default())
-        });
-        assert!(second.await.is_some());
-        assert_eq!(done.iter().collect::<Vec<_>>(), ["first", "second"]);
-        assert!(worker.placer().is_some());
-        assert!(
-            Worker::Absent
-                .pass(|_| Ok(Report::default()))
-                .await
-                .is_none()
-        );
+        run("second", None).await;
+        drop(sender);
+        let order: Vec<_> = done.try_iter().collect();
+        assert_eq!(order, ["first", "second"]);
     }
 }

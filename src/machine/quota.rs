@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use std::time::Instant;
 
 /// The time between two reports of dropped records.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

@@ -6,36 +6,53 @@ use std::sync::Arc;
 
 use tokio::net::UnixStream;
 
-use super::placing::PlacementConfig;
 use super::processes::Processes;
+use crate::audit::Audit;
 use crate::config::{Limits, Uuid};
+use crate::fd_store::FdStore;
+use crate::ids::Uid;
 use crate::names::MachineName;
+use crate::placement::{PlacementMode, Tuning, Units};
+use crate::placer::Host;
 use crate::process::{Leader, LeaderError, SocketError, SocketFile};
 use crate::qmp::{self, Closed};
 
 /// What defines a machine: where its QEMU is found, and its configuration.
 #[derive(Debug)]
 pub struct MachineSpec {
-    /// Its name.
+    /// The name.
     pub name: MachineName,
-    /// How the service reaches its QMP.
+    /// How the service reaches QMP.
     pub endpoint: QmpEndpoint,
     /// How long the machine exists.
     pub lifetime: Lifetime,
     /// The user who registered it.
-    pub registrant: Option<u32>,
-    /// The socket of its guest agent, where there is one.
+    pub registrant: Option<Uid>,
+    /// The socket of its guest agent, which may not exist.
     pub agent: PathBuf,
-    /// The file in which it is remembered over a restart of the service.
+    /// The file of its persisted state.
     pub record: PathBuf,
-    /// The UUID that its QEMU must have, if it has any.
+    /// The UUID that the VM must have, if it has one.
     pub uuid: Option<Uuid>,
-    /// Its QEMU, where that is not who serves QMP.
+    /// The QEMU process, if another process serves QMP.
     pub leader: Option<Arc<Leader>>,
     /// The processes of all machines of the service.
     pub processes: Processes,
-    /// Its first configuration.
+    /// The first configuration.
     pub config: MachineConfig,
+}
+
+/// The services of the host that machines use.
+#[derive(Clone, Debug)]
+pub struct HostServices {
+    /// The units: systemd.
+    pub units: Arc<dyn Units>,
+    /// The kernel.
+    pub host: Host,
+    /// The audit log.
+    pub audit: Arc<Audit>,
+    /// The store of connections that outlive an instance of the service.
+    pub fd_store: Arc<dyn FdStore>,
 }
 
 /// How the service reaches the QMP of a machine.
@@ -48,24 +65,35 @@ pub enum QmpEndpoint {
     Connection(Option<UnixStream>),
 }
 
-/// For how long there is a machine.
+/// How long a machine exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// As long as its place: when its QEMU ends another may come there.
-    Place,
+    /// As long as its endpoint: when its QEMU exits, another one may use the endpoint.
+    Endpoint,
     /// As long as its QEMU, which must answer at the first attempt.
-    Registration,
-    /// As long as its QEMU, which has answered to a former run of the service.
-    Remembered,
+    Registered,
+    /// As long as its QEMU, which answered a previous instance of the service.
+    Restored,
 }
 
-/// What can change of how a machine is treated.
+/// The configuration of a machine, which can change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MachineConfig {
-    /// Its time limits.
+    /// The time limits.
     pub limits: Limits,
-    /// Where it is to be on the host.
+    /// The placement.
     pub placement: PlacementConfig,
+}
+
+/// The configuration of the placement of a machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PlacementConfig {
+    /// The kind of unit.
+    pub mode: PlacementMode,
+    /// The slice of the scope, if the machine gets one of its own.
+    pub slice: String,
+    /// The tuning of the vCPUs, until a caller changes it.
+    pub tuning: Tuning,
 }
 
 /// Why there is no connection.
@@ -74,24 +102,24 @@ pub enum ConnectError {
     /// The socket cannot be connected to.
     #[error(transparent)]
     Connect(#[from] SocketError),
-    /// Its process cannot be held.
+    /// The process cannot be held.
     #[error(transparent)]
     Leader(#[from] LeaderError),
-    /// It does not speak QMP, or not in time.
+    /// The peer does not speak QMP, or not in time.
     #[error(transparent)]
     Qmp(#[from] qmp::Error),
     /// It is another VM.
     #[error("QEMU has the UUID {found}, not {wanted}")]
     OtherUuid {
-        /// The one that it must have.
+        /// The UUID that it must have.
         wanted: Uuid,
-        /// The one that it has.
+        /// The UUID that it has.
         found: String,
     },
-    /// Its process is another machine, which a call cannot register again.
+    /// The process is another machine, and a call cannot register it again.
     #[error("its QEMU process is the machine {0} already; unregister that one first")]
     OtherMachine(MachineName),
-    /// It broke the limits of the protocol too often, so the next attempt comes later.
+    /// QEMU broke the limits of the protocol too often, so the next attempt comes later.
     #[error(
         "QEMU broke the limits of the protocol {breaches} times; the service waits before it connects again"
     )]
@@ -99,14 +127,20 @@ pub enum ConnectError {
         /// How often it did.
         breaches: u32,
     },
-    /// It ended, or nobody wants it any more.
+    /// The process exited, or the machine was forgotten.
     #[error("QEMU has ended, or the machine was unregistered meanwhile")]
     Gone,
 }
 
+impl From<Closed> for ConnectError {
+    fn from(closed: Closed) -> Self {
+        Self::Qmp(closed.into())
+    }
+}
+
 impl ConnectError {
-    /// Returns whether there is a QEMU, though it does not answer: a QEMU that is stopped, for
-    /// example. Such a machine is shown.
+    /// Returns whether a QEMU exists that does not answer, for example because it is stopped. Such a
+    /// machine is shown.
     pub(super) fn is_silence(&self) -> bool {
         let is_late = matches!(self, Self::Qmp(qmp::Error::Closed(Closed::Timeout { .. })));
         is_late || matches!(self, Self::LeftAlone { .. })
@@ -128,8 +162,8 @@ impl fmt::Display for QmpEndpoint {
 }
 
 impl Lifetime {
-    /// Whether there is no such machine any more when its QEMU has ended.
-    pub(super) fn ends_with_leader(self) -> bool {
-        self != Self::Place
+    /// Returns whether the machine ends with its process.
+    pub(super) fn ends_with_process(self) -> bool {
+        self != Self::Endpoint
     }
 }

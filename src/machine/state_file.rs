@@ -1,5 +1,5 @@
-//! The file in which a machine's record is persisted. It is read and written on the blocking pool, one
-//! access after the other.
+//! The file of a machine's persisted state. It is read and written on the blocking pool, one access
+//! after the other.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,24 +11,21 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::record::{Record, VERSION};
+use super::model::input::SaveError;
+use super::model::record::{Record, VERSION};
 use crate::blocking::blocking;
 use crate::names::MachineName;
 use crate::state_file;
 
-/// The maximum size. 4,096 vCPUs take 700 kB; a machine that needs more is treated as one whose QEMU
-/// breaks the protocol.
+/// The maximum size. 4,096 vCPUs need 700 kB; a machine that needs more is treated as one whose QEMU
+/// breaks the limits of the protocol.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// The file of one machine's record. All clones are the same file.
+/// The state file of one machine. All clones are the same file.
 #[derive(Clone, Debug)]
-pub(super) struct RecordFile {
-    file: Arc<Mutex<File>>,
-    /// Why the last record is not in it.
-    behind: Option<io::ErrorKind>,
-}
+pub(super) struct StateFile(Arc<Mutex<File>>);
 
-/// The file, as whoever holds its lock accesses it. These calls block.
+/// The file, as the holder of its lock accesses it. These calls block.
 #[derive(Debug)]
 struct File {
     path: PathBuf,
@@ -36,77 +33,57 @@ struct File {
     written: Option<Record>,
 }
 
-impl RecordFile {
+impl StateFile {
     /// Returns the file at `path`, whether it exists or not.
     pub(super) fn new(path: PathBuf) -> Self {
         let written = None;
-        Self {
-            file: Arc::new(Mutex::new(File { path, written })),
-            behind: None,
-        }
-    }
-
-    /// Returns whether the last record could not be written.
-    pub(super) fn is_behind(&self) -> bool {
-        self.behind.is_some()
-    }
-
-    /// Returns whether the last record was larger than any machine needs.
-    pub(super) fn is_too_large(&self) -> bool {
-        self.behind == Some(io::ErrorKind::FileTooLarge)
-    }
-
-    /// Writes `record` instead of one that was too large.
-    pub(super) async fn replace_too_large(&mut self, record: Record) {
-        // Without it the next instance only knows less.
-        let _ = self.save(record).await;
-        self.behind = Some(io::ErrorKind::FileTooLarge);
+        Self(Arc::new(Mutex::new(File { path, written })))
     }
 
     /// Reads the file, if it exists.
     ///
     /// # Errors
-    /// Fails where the file cannot be read, or is of an unknown version.
+    /// Fails if the file cannot be read or has an unsupported version.
     pub(super) async fn load(&self) -> io::Result<Option<Record>> {
         self.access(File::load).await
     }
 
-    /// Replaces the file by one with `record`, unless that is in it already. Returns when it is
-    /// written.
+    /// Replaces the file by one with `record`, unless that is its content. Returns when it is written.
     ///
     /// # Errors
-    /// Fails where the file cannot be written or would be too large. The file stays as it was then.
-    pub(super) async fn save(&mut self, record: Record) -> io::Result<()> {
-        let mut file = self.file.clone().lock_owned().await;
+    /// Fails if the file cannot be written or would be too large. Then it stays as it was.
+    pub(super) async fn save(&self, record: Record) -> Result<(), SaveError> {
+        let mut file = self.0.clone().lock_owned().await;
         if file.written.as_ref() == Some(&record) {
             return Ok(());
         }
         let saved = blocking(move || file.save(record)).await;
-        self.behind = saved.as_ref().err().map(io::Error::kind);
-        saved
+        saved.map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => SaveError::TooLarge,
+            _ => SaveError::Io(error.to_string()),
+        })
     }
 
     /// Removes the file, if it exists.
     ///
     /// # Errors
-    /// Fails where the file stays.
-    pub(super) async fn remove(&mut self) -> io::Result<()> {
-        self.behind = None;
+    /// Fails if the file stays.
+    pub(super) async fn remove(&self) -> io::Result<()> {
         self.access(File::remove).await
     }
 
-    /// Waits until no access is under way.
+    /// Waits until no access goes on.
     pub(super) async fn finish(&self) {
-        drop(self.file.lock().await);
+        drop(self.0.lock().await);
     }
 
-    /// Accesses the file after all earlier accesses. An access that has begun keeps the lock to its end,
-    /// even if the call is given up.
+    /// Accesses the file after all earlier accesses. An access that has begun keeps the lock to its
+    /// end, even if the call is dropped.
     async fn access<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut File) -> T + Send + 'static,
     ) -> T {
-        let mut file = self.file.clone().lock_owned().await;
+        let mut file = self.0.clone().lock_owned().await;
         blocking(move || work(&mut file)).await
     }
 }
@@ -170,17 +147,27 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::ids::{Pid, SlotId, Tid};
+    use crate::inventory::PresentSlot;
     use crate::process::ProcessId;
+    use crate::text::Text;
+
+    fn record() -> Record {
+        Record::new(ProcessId {
+            pid: Pid(7),
+            start: 9,
+        })
+    }
 
     #[tokio::test]
-    async fn a_removal_waits_for_a_write_that_was_given_up() {
+    async fn a_removal_waits_for_a_write_that_was_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.json");
-        let mut file = RecordFile::new(path.clone());
+        let file = StateFile::new(path.clone());
         let (go_on, waits) = mpsc::channel::<()>();
         let write = file.access(move |file| {
             let _ = waits.recv();
-            file.save(Record::new(ProcessId { pid: 7, start: 9 }))
+            file.save(record())
         });
         tokio::select! {
             biased;
@@ -192,5 +179,62 @@ mod tests {
         removed.unwrap();
         other.finish().await;
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn refuses_a_record_above_1_mib() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.json");
+        let file = StateFile::new(path.clone());
+        let row = PresentSlot {
+            id: SlotId(0),
+            width: 1,
+            acpi_slot: 0,
+            qom_path: Text::lossy("/machine/unattached/device[0]"),
+            threads: vec![Tid(9)],
+        };
+        let large = Record {
+            present: vec![row; 16_384],
+            ..record()
+        };
+        assert_eq!(file.save(large).await, Err(SaveError::TooLarge));
+        assert!(!path.exists() && !path.with_extension("new").exists());
+        assert_eq!(file.save(record()).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn loads_what_was_saved() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("machines/web.json");
+        assert_eq!(StateFile::new(path.clone()).load().await.unwrap(), None);
+        StateFile::new(path.clone()).save(record()).await.unwrap();
+        let file = StateFile::new(path.clone());
+        assert_eq!(file.load().await.unwrap(), Some(record()));
+
+        // What has not changed is not written again.
+        fs::remove_file(&path).unwrap();
+        file.save(record()).await.unwrap();
+        assert!(!path.exists());
+        file.remove().await.unwrap();
+        file.save(record()).await.unwrap();
+        assert!(path.exists());
+        file.remove().await.unwrap();
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn refuses_other_versions_and_parts_of_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.json");
+        let load = async |text: &str| {
+            fs::write(&path, text).unwrap();
+            StateFile::new(path.clone()).load().await
+        };
+        let whole = serde_json::to_string(&record()).unwrap();
+        assert_eq!(load(&whole).await.unwrap(), Some(record()));
+        let other = whole.replace("\"version\":1", "\"version\":2");
+        assert!(load(&other).await.is_err());
+        assert!(load(&whole[..20]).await.is_err());
+        assert!(load("").await.is_err());
     }
 }

@@ -67,6 +67,8 @@ pub(crate) enum Effect {
     Log(LogEntry),
     /// Report once whether there is a machine.
     Ready(Result<(), ConnectError>),
+    /// There is no such machine from now on: its name is free.
+    End,
     /// Forget the QEMU process: its groups if it has exited, and its state file.
     Forget,
 }

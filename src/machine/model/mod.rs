@@ -465,6 +465,7 @@ impl Model {
     fn end(&mut self, reason: ConnectError) {
         self.phase = Phase::Gone;
         self.out.push(Effect::Close);
+        self.out.push(Effect::End);
         self.forget_process();
         self.report_ready(Err(reason));
     }

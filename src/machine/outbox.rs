@@ -1,0 +1,88 @@
+//! What a machine has to report, while the queue to the bus has no room for it.
+
+use std::collections::VecDeque;
+
+use tokio::sync::oneshot;
+
+use super::events::{BusMessage, EventSender};
+use super::running::Ready;
+
+/// A machine with more to report reads no more requests and events.
+const LIMIT: usize = 256;
+
+/// What is not sent yet, in order.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    events: EventSender,
+    ready: Option<oneshot::Sender<Ready>>,
+    items: VecDeque<Item>,
+}
+
+#[derive(Debug)]
+enum Item {
+    Message(BusMessage),
+    Ready(Ready),
+}
+
+impl Outbox {
+    pub(super) fn new(events: EventSender, ready: oneshot::Sender<Ready>) -> Self {
+        Self {
+            events,
+            ready: Some(ready),
+            items: VecDeque::new(),
+        }
+    }
+
+    /// Sends `message` after all earlier ones.
+    pub(super) fn send(&mut self, message: BusMessage) {
+        self.items.push_back(Item::Message(message));
+        self.flush();
+    }
+
+    /// Reports whether there is a machine, after all earlier messages.
+    pub(super) fn report(&mut self, ready: Ready) {
+        self.items.push_back(Item::Ready(ready));
+        self.flush();
+    }
+
+    /// Returns whether too much waits.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.items.len() >= LIMIT
+    }
+
+    /// Sends what needs no waiting.
+    fn flush(&mut self) {
+        while let Some(item) = self.items.pop_front() {
+            match item {
+                Item::Ready(ready) => {
+                    if let Some(sender) = self.ready.take() {
+                        let _ = sender.send(ready);
+                    }
+                }
+                Item::Message(message) => {
+                    if let Err(message) = self.events.try_send(message) {
+                        self.items.push_front(Item::Message(message));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the next message can be sent, and sends it. Waits forever if there is none.
+    pub(super) async fn send_next(&mut self) {
+        let Some(Item::Message(message)) = self.items.front() else {
+            return std::future::pending().await;
+        };
+        self.events.wait_for_room(message).await;
+        self.flush();
+    }
+
+    /// Sends everything.
+    pub(super) async fn finish(&mut self) {
+        self.flush();
+        while !self.items.is_empty() {
+            self.send_next().await;
+        }
+    }
+}
