@@ -23,6 +23,7 @@ use super::running::{Running, Settled};
 use super::session::Attention;
 use super::snapshot::Snapshot;
 use super::source::{Access, ConnectError, Lifetime, MachineConfig, Source};
+use crate::ids::Pid;
 use crate::inventory::Inventory;
 use crate::placement::Tuning;
 use crate::process::{Leader, SocketError};
@@ -209,7 +210,7 @@ impl Actor {
     pub(super) async fn publish(&mut self, mut snapshot: Snapshot) {
         self.add_place(&mut snapshot).await;
         snapshot.process = self.leader.as_ref().map(|leader| leader.id());
-        snapshot.leader = snapshot.process.map_or(0, |process| process.pid);
+        snapshot.leader = snapshot.process.map_or(Pid(0), |process| process.pid);
         let snapshot = Arc::new(snapshot);
         let replace = |current: &mut Arc<Snapshot>| {
             let changed = **current != *snapshot;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notice::Cause;
 use super::removal::Removals;
+use crate::ids::{SlotId, Uid, VcpuId};
 use crate::inventory::{HotplugSlot, Inventory, Presence};
 
 /// What is known of why the inventory changed since the last look.
@@ -16,7 +17,7 @@ pub(super) struct Clues {
     /// The guest was reset.
     pub reset: bool,
     /// The entities that the guest said it ejected by itself.
-    pub ejected: BTreeSet<u32>,
+    pub ejected: BTreeSet<SlotId>,
     /// The entities that QEMU was asked to plug, and for whom.
     pub plugged: Option<Plugging>,
 }
@@ -25,28 +26,28 @@ pub(super) struct Clues {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     /// Its first vCPU.
-    pub first: u32,
+    pub first: SlotId,
     /// All of its vCPUs.
-    pub vcpus: Vec<u32>,
+    pub vcpus: Vec<VcpuId>,
     /// The id that it was plugged with, or empty.
     pub alias: String,
     /// Why.
     pub cause: Cause,
     /// For whom.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
 }
 
 /// Entities that QEMU is asked to plug, by their first vCPUs, and for whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plugging {
-    pub firsts: BTreeSet<u32>,
-    pub uid: u32,
+    pub firsts: BTreeSet<SlotId>,
+    pub uid: Uid,
 }
 
 impl Clues {
-    fn of_arrival(&self, entity: &HotplugSlot) -> (Cause, Option<u32>) {
+    fn of_arrival(&self, entity: &HotplugSlot) -> (Cause, Option<Uid>) {
         match &self.plugged {
-            Some(plugging) if plugging.firsts.contains(&entity.first) => {
+            Some(plugging) if plugging.firsts.contains(&entity.id) => {
                 (Cause::Request, Some(plugging.uid))
             }
             _ if self.reconnected => (Cause::Reconnect, None),
@@ -54,13 +55,13 @@ impl Clues {
         }
     }
 
-    fn of_departure(&self, entity: &HotplugSlot, removals: &Removals) -> (Cause, Option<u32>) {
-        let uid = removals.asked_by(entity.first);
+    fn of_departure(&self, entity: &HotplugSlot, removals: &Removals) -> (Cause, Option<Uid>) {
+        let uid = removals.asked_by(entity.id);
         let cause = if self.reset {
             Cause::Reset
         } else if uid.is_some() {
             Cause::Request
-        } else if self.ejected.contains(&entity.first) {
+        } else if self.ejected.contains(&entity.id) {
             Cause::Guest
         } else if self.reconnected {
             Cause::Reconnect
@@ -80,11 +81,11 @@ pub(super) fn between(
     removals: &Removals,
 ) -> (Vec<Change>, Vec<Change>) {
     let same = |other: &Inventory, entity: &HotplugSlot, presence: &Presence| {
-        let twin = other.entity(entity.first).and_then(|e| e.presence.as_ref());
+        let twin = other.slot(entity.id).and_then(|e| e.presence.as_ref());
         twin.is_some_and(|twin| twin.is_same(presence))
     };
     let change = |entity: &HotplugSlot, (cause, uid)| Change {
-        first: entity.first,
+        first: entity.id,
         vcpus: entity.vcpus().collect(),
         alias: entity.alias().unwrap_or_default().to_owned(),
         cause,
@@ -122,7 +123,10 @@ mod tests {
     }
 
     fn told(changes: &[Change]) -> Vec<(u32, Cause, Option<u32>)> {
-        changes.iter().map(|c| (c.first, c.cause, c.uid)).collect()
+        changes
+            .iter()
+            .map(|c| (c.first.get(), c.cause, c.uid.map(Uid::get)))
+            .collect()
     }
 
     #[test]
@@ -133,16 +137,16 @@ mod tests {
         );
         let mut removals = Removals::default();
         let removal = Removal {
-            vcpus: vec![1],
-            uid: 7,
+            vcpus: vec![VcpuId(1)],
+            uid: Uid(7),
             asked: Instant::now(),
             refused_before: false,
         };
-        removals.ask(1, removal);
+        removals.ask(SlotId(1), removal);
         let clues = Clues {
             plugged: Some(Plugging {
-                firsts: [3].into(),
-                uid: 8,
+                firsts: [SlotId(3)].into(),
+                uid: Uid(8),
             }),
             ..Clues::default()
         };
@@ -163,7 +167,7 @@ mod tests {
             departed[0].cause
         };
         let ejected = |first| Clues {
-            ejected: [first].into(),
+            ejected: [SlotId(first)].into(),
             ..Clues::default()
         };
         assert_eq!(cause(Clues::default()), Cause::External);
@@ -192,7 +196,10 @@ mod tests {
             inventory(&[(0, 10), (1, 99)]),
         );
         let (departed, arrived) = between(&before, &after, &Clues::default(), &Removals::default());
-        assert_eq!((departed[0].first, arrived[0].first), (1, 1));
+        assert_eq!(
+            (departed[0].first, arrived[0].first),
+            (SlotId(1), SlotId(1))
+        );
         let (departed, arrived) =
             between(&before, &before, &Clues::default(), &Removals::default());
         assert!(departed.is_empty() && arrived.is_empty());

@@ -9,6 +9,7 @@ use super::error::Error;
 use super::notice::MachineEvent;
 use super::removal::Due;
 use crate::audit::AuditRecord;
+use crate::ids::Uid;
 use crate::names::message_id;
 
 impl Actor {
@@ -33,30 +34,30 @@ impl Actor {
                 message_id = message_id::VCPU_ADDED,
                 vm_name,
                 vm_uuid,
-                vcpu = vcpu.id,
+                vcpu = vcpu.id.get(),
                 alias = vcpu.alias,
                 cause = vcpu.cause.as_str(),
-                request_uid = vcpu.uid,
+                request_uid = vcpu.uid.map(Uid::get),
                 "vCPU added"
             ),
             MachineEvent::VcpuRemoved(vcpu) => info!(
                 message_id = message_id::VCPU_REMOVED,
                 vm_name,
                 vm_uuid,
-                vcpu = vcpu.id,
+                vcpu = vcpu.id.get(),
                 alias = vcpu.alias,
                 cause = vcpu.cause.as_str(),
-                request_uid = vcpu.uid,
+                request_uid = vcpu.uid.map(Uid::get),
                 "vCPU removed"
             ),
             MachineEvent::VcpuRemovalFailed { vcpu, reason } => warn!(
                 message_id = message_id::VCPU_REMOVAL_FAILED,
                 vm_name,
                 vm_uuid,
-                vcpu = vcpu.id,
+                vcpu = vcpu.id.get(),
                 alias = vcpu.alias,
                 cause = vcpu.cause.as_str(),
-                request_uid = vcpu.uid,
+                request_uid = vcpu.uid.map(Uid::get),
                 reason,
                 "vCPU not removed"
             ),
@@ -103,7 +104,7 @@ impl Actor {
                 vm_name,
                 vm_uuid,
                 vcpus = ?report.pending,
-                request_uid = uid,
+                request_uid = uid.get(),
                 "vCPUs not removed in time, and still pending"
             );
             let wanted = current.saturating_sub(report.pending.len() as u32);
@@ -120,7 +121,7 @@ impl Actor {
     /// Audits how the number of vCPUs changed with `news`, and what was refused. A machine that
     /// changes by itself has a limited number of records.
     pub(super) fn audit_news(&mut self, old: u32, new: u32, news: &[MachineEvent]) {
-        let mut asked: Option<u32> = None;
+        let mut asked: Option<Uid> = None;
         let mut refused = 0;
         let mut refused_uid = None;
         for news in news {
@@ -145,11 +146,11 @@ impl Actor {
     }
 
     /// Writes down that the number of vCPUs went from `old` to `new`, or was to.
-    pub(super) fn audit(&self, old: u32, new: u32, uid: Option<u32>, success: bool) {
+    pub(super) fn audit(&self, old: u32, new: u32, uid: Option<Uid>, success: bool) {
         self.write_audit(false, old, new, uid, success);
     }
 
-    fn write_audit(&self, is_start: bool, old: u32, new: u32, uid: Option<u32>, success: bool) {
+    fn write_audit(&self, is_start: bool, old: u32, new: u32, uid: Option<Uid>, success: bool) {
         let snapshot = self.snapshot();
         self.site.audit.write(&AuditRecord {
             machine: self.source.name.as_str(),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::guest_agent;
+use crate::ids::VcpuId;
 use crate::inventory::{PlanError, Target, numbers};
 use crate::placement::{StepError, Unavailable};
 use crate::qmp;
@@ -65,7 +66,7 @@ pub enum Error {
         /// What was asked for.
         asked: Target,
         /// vCPUs that came.
-        added: Vec<u32>,
+        added: Vec<VcpuId>,
         /// Why.
         reason: guest_agent::Error,
     },
@@ -79,9 +80,9 @@ pub enum Error {
         /// What was asked for.
         asked: Target,
         /// vCPUs that came.
-        added: Vec<u32>,
+        added: Vec<VcpuId>,
         /// The step that failed, by vCPU.
-        failures: Vec<(u32, StepError)>,
+        failures: Vec<(VcpuId, StepError)>,
     },
     /// What was wanted for the vCPUs cannot be had; all is as it was.
     #[error("{0}; nothing was changed")]
@@ -120,7 +121,7 @@ pub enum TuningError {
     #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
     NoSuchVcpu {
         /// The number asked for.
-        vcpu: u32,
+        vcpu: VcpuId,
         /// How many vCPUs the machine can have.
         max: u32,
     },
@@ -133,7 +134,7 @@ pub enum TuningError {
     )]
     NoThread {
         /// Which.
-        vcpu: u32,
+        vcpu: VcpuId,
     },
     /// The host has not what is wanted.
     #[error(transparent)]
@@ -143,7 +144,7 @@ pub enum TuningError {
     Refused(StepError),
     /// The kernel refused, and all was put back.
     #[error("{}", steps(_0))]
-    Failed(Vec<(u32, StepError)>),
+    Failed(Vec<(VcpuId, StepError)>),
 }
 
 /// What came of a request that did not succeed.
@@ -152,11 +153,11 @@ pub struct Report {
     /// What was asked for.
     pub asked: Target,
     /// vCPUs that came all the same.
-    pub added: Vec<u32>,
+    pub added: Vec<VcpuId>,
     /// vCPUs that went all the same.
-    pub removed: Vec<u32>,
+    pub removed: Vec<VcpuId>,
     /// vCPUs that may still go.
-    pub pending: Vec<u32>,
+    pub pending: Vec<VcpuId>,
     /// What was refused.
     pub refused: Vec<Refusal>,
 }
@@ -165,7 +166,7 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The vCPUs of one entity.
-    pub vcpus: Vec<u32>,
+    pub vcpus: Vec<VcpuId>,
     /// Why, in words.
     pub reason: String,
 }
@@ -193,12 +194,12 @@ fn list(refusals: &[Refusal]) -> String {
     refusals.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
-fn steps(failures: &[(u32, StepError)]) -> String {
-    let line = |(vcpu, error): &(u32, StepError)| format!("vCPU {vcpu}: {error}");
+fn steps(failures: &[(VcpuId, StepError)]) -> String {
+    let line = |(vcpu, error): &(VcpuId, StepError)| format!("vCPU {vcpu}: {error}");
     failures.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
-fn came(added: &[u32]) -> String {
+fn came(added: &[VcpuId]) -> String {
     match added {
         [] => String::new(),
         some => format!("added: {}, ", vcpus(some)),
@@ -212,8 +213,8 @@ fn also_refused(refusals: &[Refusal]) -> String {
     }
 }
 
-fn vcpus(numbers: &[u32]) -> String {
-    let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
+fn vcpus(numbers: &[VcpuId]) -> String {
+    let list: Vec<String> = numbers.iter().map(VcpuId::to_string).collect();
     match numbers {
         [_] => format!("vCPU {}", list[0]),
         _ => format!("vCPUs {}", list.join(", ")),

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::error::Error;
 use super::handle::{Handle, Outcome, Request, Wait};
 use crate::guest_agent::{self, GuestAgent, GuestCpu};
+use crate::ids::{Pid, VcpuId};
 use crate::inventory::{HotplugSlot, Inventory, Target};
 
 /// How long the agent may take when somebody only looks.
@@ -47,7 +48,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 struct Seen {
     at: Instant,
-    leader: u32,
+    leader: Pid,
     cpus: Option<Arc<GuestCpus>>,
 }
 
@@ -61,7 +62,7 @@ impl Agent {
     }
 
     /// The guest's CPUs, for who only looks; `None` where there is no agent or no answer.
-    async fn look(&self, leader: u32) -> Option<Arc<GuestCpus>> {
+    async fn look(&self, leader: Pid) -> Option<Arc<GuestCpus>> {
         if let Some(seen) = self.seen(leader) {
             return seen.cpus;
         }
@@ -92,7 +93,7 @@ impl Agent {
         cpus
     }
 
-    fn seen(&self, leader: u32) -> Option<Seen> {
+    fn seen(&self, leader: Pid) -> Option<Seen> {
         let seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_fresh = |seen: &&Seen| {
             let limit = match seen.cpus {
@@ -112,7 +113,7 @@ impl Agent {
     /// The answers that others saw before are outdated then.
     async fn converse<T>(
         &self,
-        leader: u32,
+        leader: Pid,
         limit: Duration,
         what: impl AsyncFnOnce(&mut GuestAgent) -> Result<T, guest_agent::Error>,
     ) -> Result<T, guest_agent::Error> {
@@ -129,7 +130,7 @@ impl Agent {
 
 impl Handle {
     /// Which of the present vCPUs the guest uses; only those of which that is known for sure.
-    pub async fn online(&self) -> BTreeMap<u32, bool> {
+    pub async fn online(&self) -> BTreeMap<VcpuId, bool> {
         let snapshot = self.snapshot();
         let Some(cpus) = self.agent.look(snapshot.leader).await else {
             return BTreeMap::new();
@@ -149,8 +150,8 @@ impl Handle {
         let (target, leader) = (request.target.clone(), snapshot.leader);
         let (plan, _) = snapshot.plan(&target)?;
         let entities = plan.remove.iter();
-        let entities = entities.filter_map(|&first| snapshot.inventory.entity(first));
-        let leaving: BTreeSet<u32> = entities.flat_map(HotplugSlot::vcpus).collect();
+        let entities = entities.filter_map(|&first| snapshot.inventory.slot(first));
+        let leaving: BTreeSet<VcpuId> = entities.flat_map(HotplugSlot::vcpus).collect();
 
         let prepare = async |agent: &mut GuestAgent| {
             let cpus = agent.cpus().await?;
@@ -225,7 +226,7 @@ impl Handle {
             let matched = match_up(&snapshot.inventory, &cpus);
             let is_wanted = |cpu: &&GuestCpu| match target {
                 Target::Present(vcpus) => {
-                    let asked = |(vcpu, of): &(u32, &GuestCpu)| {
+                    let asked = |(vcpu, of): &(VcpuId, &GuestCpu)| {
                         vcpus.contains(vcpu) && of.logical_id == cpu.logical_id
                     };
                     !before.contains_key(&cpu.logical_id) || matched.iter().any(asked)
@@ -245,7 +246,11 @@ impl Handle {
 
 /// The guest's numbers of those of the vCPUs `leaving` that it uses and can do without, where it is
 /// known for sure which they are.
-fn to_take_offline(inventory: &Inventory, cpus: &GuestCpus, leaving: &BTreeSet<u32>) -> Vec<u32> {
+fn to_take_offline(
+    inventory: &Inventory,
+    cpus: &GuestCpus,
+    leaving: &BTreeSet<VcpuId>,
+) -> Vec<u32> {
     let matched = match_up(inventory, cpus).into_iter();
     let taken =
         matched.filter(|(vcpu, cpu)| leaving.contains(vcpu) && cpu.online && cpu.can_offline);
@@ -256,28 +261,31 @@ fn to_take_offline(inventory: &Inventory, cpus: &GuestCpus, leaving: &BTreeSet<u
 ///
 /// The agent tells the guest's numbers only. Linux gives a CPU the number of its place (6.9 and
 /// later), or the next free one when it comes. Where both ways are possible they must agree.
-fn match_up<'a>(inventory: &Inventory, cpus: &'a GuestCpus) -> Vec<(u32, &'a GuestCpu)> {
-    let mut present: Vec<(u32, u32)> = inventory
+fn match_up<'a>(inventory: &Inventory, cpus: &'a GuestCpus) -> Vec<(VcpuId, &'a GuestCpu)> {
+    let mut present: Vec<(u32, VcpuId)> = inventory
         .present()
         .flat_map(|(entity, presence)| entity.vcpus().map(|vcpu| (presence.order, vcpu)))
         .collect();
     present.sort_unstable();
-    let by_place: BTreeMap<u32, u32> = present.iter().map(|&(_, vcpu)| (vcpu, vcpu)).collect();
+    let by_place: BTreeMap<u32, VcpuId> = present
+        .iter()
+        .map(|&(_, vcpu)| (vcpu.get(), vcpu))
+        .collect();
     let by_arrival = present
         .iter()
         .map(|&(_, vcpu)| vcpu)
         .zip(cpus.keys().copied());
-    let by_arrival: BTreeMap<u32, u32> = by_arrival.collect();
+    let by_arrival: BTreeMap<VcpuId, u32> = by_arrival.collect();
     let may_be_by_place = cpus.keys().all(|id| by_place.contains_key(id));
     let may_be_by_arrival = cpus.len() == present.len();
-    let number = |vcpu: u32| match (may_be_by_place, may_be_by_arrival) {
-        (true, true) => (by_arrival.get(&vcpu) == Some(&vcpu)).then_some(vcpu),
-        (true, false) => Some(vcpu),
+    let number = |vcpu: VcpuId| match (may_be_by_place, may_be_by_arrival) {
+        (true, true) => (by_arrival.get(&vcpu) == Some(&vcpu.get())).then_some(vcpu.get()),
+        (true, false) => Some(vcpu.get()),
         (false, true) => by_arrival.get(&vcpu).copied(),
         (false, false) => None,
     };
     let matched = by_place
-        .keys()
+        .values()
         .filter_map(|&vcpu| Some((vcpu, cpus.get(&number(vcpu)?)?)));
     matched.collect()
 }
@@ -314,7 +322,7 @@ mod tests {
         let matched = match_up(&inventory(order), &cpus);
         matched
             .into_iter()
-            .map(|(vcpu, cpu)| (vcpu, cpu.logical_id))
+            .map(|(vcpu, cpu)| (vcpu.get(), cpu.logical_id))
             .collect()
     }
 

@@ -13,6 +13,7 @@ use super::snapshot::{Snapshot, Subject};
 use super::source::MachineConfig;
 use super::tuning::TuningChange;
 use super::worker::on_host;
+use crate::ids::{Uid, VcpuId};
 use crate::inventory::Target;
 use crate::names::MachineName;
 use crate::placer::{Observed, observe};
@@ -22,7 +23,7 @@ use crate::process::Leader;
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) name: MachineName,
-    pub(super) registrant: Option<u32>,
+    pub(super) registrant: Option<Uid>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The process of the machine, while it is known.
@@ -68,7 +69,7 @@ pub struct Request {
     /// Whether the guest agent is to help.
     pub guest_online: bool,
     /// The user who asks.
-    pub uid: u32,
+    pub uid: Uid,
 }
 
 /// Where the result of a request goes.
@@ -90,11 +91,11 @@ pub enum Wait {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// vCPUs that came.
-    pub added: Vec<u32>,
+    pub added: Vec<VcpuId>,
     /// vCPUs that went.
-    pub removed: Vec<u32>,
+    pub removed: Vec<VcpuId>,
     /// vCPUs that QEMU was asked to remove and the guest still holds.
-    pub pending: Vec<u32>,
+    pub pending: Vec<VcpuId>,
 }
 
 impl Handle {
@@ -104,13 +105,13 @@ impl Handle {
     }
 
     /// Returns the user of the QEMU process, if the process is known and has not exited.
-    pub fn owner(&self) -> Option<u32> {
+    pub fn owner(&self) -> Option<Uid> {
         let leader = self.leaders.borrow().clone()?;
         (!leader.has_exited()).then(|| leader.user())
     }
 
     /// Returns the user who registered the machine; `None` for a machine with a socket or a file.
-    pub fn registrant(&self) -> Option<u32> {
+    pub fn registrant(&self) -> Option<Uid> {
         self.registrant
     }
 
@@ -158,7 +159,7 @@ impl Handle {
     }
 
     /// Returns where the vCPUs run that have threads of their own, as the kernel has it now.
-    pub async fn observe(&self) -> BTreeMap<u32, Observed> {
+    pub async fn observe(&self) -> BTreeMap<VcpuId, Observed> {
         let Some(leader) = self.leaders.borrow().clone() else {
             return BTreeMap::new();
         };

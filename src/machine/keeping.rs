@@ -65,7 +65,7 @@ impl Actor {
             Ok(Some(record)) if record.leader == leader.id() => {
                 self.backoff.restore(record.breaches);
                 info!(machine = %self.source.name, removals = record.removals.len(), "remembered");
-                self.recalled = Some(Arc::new(Inventory::recall(record.present)));
+                self.recalled = Some(Arc::new(Inventory::from_record(record.present)));
                 self.removals.recall(record.removals);
                 self.plugging = record.plugging;
                 self.telling = record.telling;
@@ -103,7 +103,7 @@ impl Actor {
         };
         let mut record = Record::new(leader);
         record.breaches = self.backoff.breaches();
-        record.present = inventory.record();
+        record.present = inventory.to_record();
         record.removals = self.removals.record();
         record.plugging = self.plugging.clone();
         record.telling = self.telling.clone();

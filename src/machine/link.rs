@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::worker::on_host;
+use crate::ids::Tid;
 use crate::inventory::{CpuInfoFast, HotpluggableCpu, Inventory, MAX_VCPUS, Slots};
 use crate::limited::Limited;
 use crate::process::Leader;
@@ -48,7 +49,7 @@ pub(super) struct Link {
     /// The CPUs of a QEMU that does not list them; their number never changes.
     counted: OnceCell<(Slots, Option<Text>)>,
     /// The threads of the last look that were tasks of the leader.
-    verified: Mutex<Arc<BTreeSet<u32>>>,
+    verified: Mutex<Arc<BTreeSet<Tid>>>,
 }
 
 /// A connection that did not come about.
@@ -214,10 +215,10 @@ impl Link {
 impl Link {
     /// Returns the threads in `inventory` that are tasks of the leader. They are read again only for
     /// another list: each use of a thread checks it again.
-    async fn tasks_of(&self, inventory: &Inventory) -> Arc<BTreeSet<u32>> {
+    async fn tasks_of(&self, inventory: &Inventory) -> Arc<BTreeSet<Tid>> {
         let threads = inventory.present();
         let threads = threads.flat_map(|(_, presence)| presence.threads.iter());
-        let listed: BTreeSet<u32> = threads.map(|thread| thread.id).collect();
+        let listed: BTreeSet<Tid> = threads.map(|thread| thread.id).collect();
         let mut verified = self.verified.lock().await;
         // Where all were tasks, the same list needs no other look.
         if **verified != listed {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::Handle;
+use crate::ids::{Uid, VcpuId};
 use crate::names::MachineName;
 
 /// How many notices may wait to be passed on before machines wait.
@@ -51,13 +52,13 @@ pub enum MachineEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vcpu {
     /// Its number.
-    pub id: u32,
+    pub id: VcpuId,
     /// The id that it was plugged with; empty where it has none.
     pub alias: String,
     /// What made it happen.
     pub cause: Cause,
     /// The user who asked for it, where one did.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
 }
 
 /// What made a vCPU come, go or stay.

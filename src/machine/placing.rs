@@ -18,6 +18,7 @@ use super::tuning::TuningChange;
 use super::worker::{Worker, on_host};
 use crate::audit::Audit;
 use crate::fd_store::FdStore;
+use crate::ids::{Tid, VcpuId};
 use crate::inventory::Inventory;
 use crate::names::message_id;
 use crate::placement::{
@@ -68,11 +69,11 @@ pub(super) struct Placing {
     cpus: Option<(Instant, Option<HostCpus>)>,
     pub(super) tuning: Arc<Tuning>,
     /// The threads of the last pass, by vCPU.
-    threads: BTreeMap<u32, u32>,
+    threads: BTreeMap<VcpuId, Tid>,
     /// What failed in the last pass, and was logged.
-    failed: BTreeMap<u32, StepError>,
+    failed: BTreeMap<VcpuId, StepError>,
     /// What was found changed from outside, and was logged.
-    drifted: BTreeSet<(u32, Step)>,
+    drifted: BTreeSet<(VcpuId, Step)>,
     due: Option<Instant>,
 }
 
@@ -116,13 +117,13 @@ impl Placing {
     }
 
     /// What failed for one of `vcpus` in the last pass.
-    pub(super) fn failures(&self, vcpus: &[u32]) -> Vec<(u32, StepError)> {
+    pub(super) fn failures(&self, vcpus: &[VcpuId]) -> Vec<(VcpuId, StepError)> {
         let failed = self.failed.iter().filter(|(vcpu, _)| vcpus.contains(vcpu));
         failed.map(|(vcpu, error)| (*vcpu, error.clone())).collect()
     }
 
     /// Makes the groups of vCPUs that are about to come.
-    pub(super) async fn prepare(&mut self, vcpus: Vec<u32>) {
+    pub(super) async fn prepare(&mut self, vcpus: Vec<VcpuId>) {
         let pass = self.worker.pass(move |placer| {
             // A failure here comes again when the threads are there, and is reported then.
             if let Err(error) = placer.prepare(&vcpus) {
@@ -172,7 +173,7 @@ impl Actor {
         };
         // A user's machine stays on the host CPUs that the user confined it to, and a process that
         // is in no unit was put there by another manager.
-        let is_of_user = self.source.registrant.is_some_and(|uid| uid != 0);
+        let is_of_user = self.source.registrant.is_some_and(|uid| !uid.is_root());
         let foreign = is_of_user
             || matches!(
                 found,
@@ -223,7 +224,7 @@ impl Actor {
     /// Brings the vCPUs of `inventory` to where they are wanted, if something changed since the
     /// last pass or one is due.
     pub(super) async fn place(&mut self, inventory: &Inventory) {
-        let threads: BTreeMap<u32, u32> = inventory
+        let threads: BTreeMap<VcpuId, Tid> = inventory
             .vcpus()
             .filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)))
             .collect();
@@ -250,7 +251,7 @@ impl Actor {
 
     fn log_pass(&mut self, report: &Report) {
         let machine = &self.source.name;
-        let failed: BTreeMap<u32, StepError> = report
+        let failed: BTreeMap<VcpuId, StepError> = report
             .failures()
             .map(|(vcpu, error)| (vcpu, error.clone()))
             .collect();
@@ -260,13 +261,13 @@ impl Actor {
             if is_new && self.log_quota.take(now) {
                 let message_id = message_id::VCPU_NOT_PLACED;
                 let vm_name = machine.as_str();
-                warn!(message_id, vm_name, vcpu, %error, "vCPU not placed as wanted");
+                warn!(message_id, vm_name, vcpu = vcpu.get(), %error, "vCPU not placed as wanted");
             }
         }
         for (vcpu, outcome) in &report.vcpus {
             for step in &outcome.drifted {
                 if self.placing.drifted.insert((*vcpu, *step)) && self.log_quota.take(now) {
-                    warn!(%machine, vcpu, %step, "changed from outside, and set again");
+                    warn!(%machine, vcpu = vcpu.get(), %step, "changed from outside, and set again");
                 }
             }
         }
@@ -337,7 +338,11 @@ impl Actor {
         let snapshot = self.snapshot();
         let max = snapshot.inventory.max_vcpus();
         let vcpus = change.vcpus();
-        if let Some(vcpu) = vcpus.and_then(|v| v.last()).copied().filter(|v| *v >= max) {
+        if let Some(vcpu) = vcpus
+            .and_then(|v| v.last())
+            .copied()
+            .filter(|v| v.get() >= max)
+        {
             return Err(TuningError::NoSuchVcpu { vcpu, max });
         }
         if self.leader.is_none() || !self.placing.is_at_home() {
@@ -345,7 +350,7 @@ impl Actor {
         }
         let is_threadless = |vcpu: &crate::inventory::Vcpu<'_>| {
             let is_meant = vcpus.is_none_or(|v| v.is_empty() || v.contains(&vcpu.id));
-            is_meant && vcpu.entity.presence.is_some() && vcpu.thread.is_none()
+            is_meant && vcpu.slot.presence.is_some() && vcpu.thread.is_none()
         };
         if let Some(vcpu) = snapshot.inventory.vcpus().find(is_threadless) {
             return Err(TuningError::NoThread { vcpu: vcpu.id });
@@ -364,7 +369,7 @@ impl Actor {
     async fn put_in_force(
         &mut self,
         old: &Arc<Tuning>,
-        known: BTreeMap<u32, StepError>,
+        known: BTreeMap<VcpuId, StepError>,
     ) -> Result<(), Error> {
         let no_home = || Error::Tuning(TuningError::NoHome);
         let leader = self.leader.clone().ok_or_else(no_home)?;

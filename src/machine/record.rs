@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::Plugging;
 use super::notice::{MachineEvent, Vcpu};
+use crate::ids::{Uid, VcpuId};
 use crate::inventory::PresentSlot;
 use crate::placement::Tuning;
 use crate::process::ProcessId;
@@ -75,9 +76,9 @@ impl PendingEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AskedRemoval {
     /// The vCPUs of the entity.
-    pub vcpus: Vec<u32>,
+    pub vcpus: Vec<VcpuId>,
     /// Who asked last.
-    pub uid: u32,
+    pub uid: Uid,
     /// Whether QEMU agreed to it; else it may not have heard.
     pub agreed: bool,
     /// Whether the guest had refused a former request.
@@ -111,14 +112,18 @@ mod tests {
     use super::super::notice::Cause;
     use super::super::record_file::RecordFile;
     use super::*;
+    use crate::ids::{Pid, SlotId, Tid};
     use crate::placement::Scheduler;
     use crate::text::Text;
 
     fn record() -> Record {
-        let leader = ProcessId { pid: 7, start: 9 };
+        let leader = ProcessId {
+            pid: Pid(7),
+            start: 9,
+        };
         let removal = AskedRemoval {
-            vcpus: vec![4, 5],
-            uid: 1000,
+            vcpus: vec![VcpuId(4), VcpuId(5)],
+            uid: Uid(1000),
             agreed: true,
             refused_before: false,
         };
@@ -131,27 +136,27 @@ mod tests {
     /// A record in which every member is set.
     fn full() -> Record {
         let vcpu = Vcpu {
-            id: 3,
+            id: VcpuId(3),
             alias: "vcpu3".into(),
             cause: Cause::Request,
-            uid: Some(7),
+            uid: Some(Uid(7)),
         };
         let tuning = Tuning {
-            pins: [(1, "0".parse().unwrap())].into(),
-            schedulers: [(1, Scheduler::Fifo(1))].into(),
+            pins: [(VcpuId(1), "0".parse().unwrap())].into(),
+            schedulers: [(VcpuId(1), Scheduler::Fifo(1))].into(),
             ..Tuning::default()
         };
         Record {
             present: vec![PresentSlot {
-                first: 0,
+                id: SlotId(0),
                 width: 1,
-                slot: 0,
+                acpi_slot: 0,
                 qom_path: Text::lossy("/machine/x"),
-                threads: vec![9],
+                threads: vec![Tid(9)],
             }],
             plugging: Some(Plugging {
-                firsts: [3].into(),
-                uid: 7,
+                firsts: [SlotId(3)].into(),
+                uid: Uid(7),
             }),
             telling: vec![PendingEvent::Added(vcpu)],
             tuning: Some(tuning.clone()),
@@ -229,7 +234,10 @@ mod tests {
         };
         let neighbour =
             r#"{"version": 1, "leader": {"pid": 7, "start": 9}, "present": [], "news": [1]}"#;
-        let expected = Record::new(ProcessId { pid: 7, start: 9 });
+        let expected = Record::new(ProcessId {
+            pid: Pid(7),
+            start: 9,
+        });
         assert_eq!(load(neighbour).await.unwrap(), Some(expected));
         let full = serde_json::to_value(full()).unwrap();
         let newer = with_unknown_members(full.clone());

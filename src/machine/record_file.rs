@@ -180,7 +180,10 @@ mod tests {
         let (go_on, waits) = mpsc::channel::<()>();
         let write = file.access(move |file| {
             let _ = waits.recv();
-            file.save(Record::new(ProcessId { pid: 7, start: 9 }))
+            file.save(Record::new(ProcessId {
+                pid: crate::ids::Pid(7),
+                start: 9,
+            }))
         });
         tokio::select! {
             biased;

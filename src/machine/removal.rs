@@ -12,15 +12,16 @@ use tokio::time::Instant;
 use super::error::{Error, Refusal, Report};
 use super::handle::{Answer, Outcome};
 use super::record::AskedRemoval;
+use crate::ids::{SlotId, Uid, VcpuId};
 use crate::inventory::Target;
 
 /// All open removals of a machine, by the first vCPU of the entity, and all who wait.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
-    open: BTreeMap<u32, Removal>,
+    open: BTreeMap<SlotId, Removal>,
     /// Those that QEMU was asked for and has not answered. Where the connection breaks then, they
     /// explain what goes later.
-    asking: BTreeMap<u32, Removal>,
+    asking: BTreeMap<SlotId, Removal>,
     waiters: Vec<Waiting>,
 }
 
@@ -28,9 +29,9 @@ pub(super) struct Removals {
 #[derive(Clone, Debug)]
 pub(super) struct Removal {
     /// The vCPUs of the entity.
-    pub vcpus: Vec<u32>,
+    pub vcpus: Vec<VcpuId>,
     /// Who asked last.
-    pub uid: u32,
+    pub uid: Uid,
     /// When QEMU was last asked.
     pub asked: Instant,
     /// Whether the last that the guest had said of it then was a refusal, of a former request.
@@ -45,13 +46,13 @@ pub(super) struct Waiter {
     /// What was asked for.
     pub asked: Target,
     /// The removals it waits for that are open.
-    pub outstanding: BTreeSet<u32>,
+    pub outstanding: BTreeSet<SlotId>,
     /// vCPUs that QEMU refused to unplug at once.
     pub rejected: Vec<Refusal>,
     /// How long it waits; `None` is not at all, and then what is open is no error.
     pub patience: Option<Duration>,
     /// Who asked.
-    pub uid: u32,
+    pub uid: Uid,
     pub answer: Answer,
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Waiter {
 #[derive(Debug)]
 struct Waiting {
     waiter: Waiter,
-    removed: Vec<u32>,
+    removed: Vec<VcpuId>,
     refused: Vec<Refusal>,
     /// `None` is never.
     deadline: Option<Instant>,
@@ -71,11 +72,11 @@ struct Waiting {
 pub(super) struct Due(Vec<Answered>);
 
 /// Who asked, where the answer goes, and the answer.
-type Answered = (u32, Answer, Result<Outcome, Error>);
+type Answered = (Uid, Answer, Result<Outcome, Error>);
 
 impl Due {
     /// Who asked, and the answers.
-    pub(super) fn results(&self) -> impl Iterator<Item = (u32, &Result<Outcome, Error>)> {
+    pub(super) fn results(&self) -> impl Iterator<Item = (Uid, &Result<Outcome, Error>)> {
         self.0.iter().map(|(uid, _, result)| (*uid, result))
     }
 
@@ -90,20 +91,20 @@ impl Due {
 
 impl Removals {
     /// QEMU is about to be asked to unplug the entity of vCPU `first`.
-    pub(super) fn ask(&mut self, first: u32, removal: Removal) {
+    pub(super) fn ask(&mut self, first: SlotId, removal: Removal) {
         self.asking.insert(first, removal);
     }
 
     /// The last that the guest said of the entity of vCPU `first`, about which QEMU is being
     /// asked, is a refusal of a former request.
-    pub(super) fn refused_before(&mut self, first: u32) {
+    pub(super) fn refused_before(&mut self, first: SlotId) {
         if let Some(removal) = self.asking.get_mut(&first) {
             removal.refused_before = true;
         }
     }
 
     /// QEMU agreed to unplug the entity of vCPU `first`, as it was asked to.
-    pub(super) fn agreed(&mut self, first: u32) {
+    pub(super) fn agreed(&mut self, first: SlotId) {
         if let Some(removal) = self.asking.remove(&first) {
             self.open.insert(first, removal);
         }
@@ -111,28 +112,28 @@ impl Removals {
 
     /// QEMU did not take the request for the entity of vCPU `first`. One that it took before
     /// stands.
-    pub(super) fn rejected(&mut self, first: u32) {
+    pub(super) fn rejected(&mut self, first: SlotId) {
         self.asking.remove(&first);
     }
 
     /// Who asked that the entity of vCPU `first` goes, though QEMU may not have heard.
-    pub(super) fn asked_by(&self, first: u32) -> Option<u32> {
+    pub(super) fn asked_by(&self, first: SlotId) -> Option<Uid> {
         let removal = self.open.get(&first).or_else(|| self.asking.get(&first));
         removal.map(|removal| removal.uid)
     }
 
     /// The open removal of the entity of vCPU `first`.
-    pub(super) fn get(&self, first: u32) -> Option<&Removal> {
+    pub(super) fn get(&self, first: SlotId) -> Option<&Removal> {
         self.open.get(&first)
     }
 
     /// The first vCPUs of all entities that are leaving.
-    pub(super) fn leaving(&self) -> BTreeSet<u32> {
+    pub(super) fn leaving(&self) -> BTreeSet<SlotId> {
         self.open.keys().copied().collect()
     }
 
     /// All vCPUs that are leaving, in ascending order.
-    pub(super) fn pending_vcpus(&self) -> Vec<u32> {
+    pub(super) fn pending_vcpus(&self) -> Vec<VcpuId> {
         self.open.values().flat_map(|r| r.vcpus.clone()).collect()
     }
 
@@ -149,7 +150,7 @@ impl Removals {
     }
 
     /// The entity is gone. Returns its removal, if one was open.
-    pub(super) fn gone(&mut self, first: u32) -> Option<Removal> {
+    pub(super) fn gone(&mut self, first: SlotId) -> Option<Removal> {
         let removal = self.close(first)?;
         for waiting in &mut self.waiters {
             if waiting.waiter.outstanding.remove(&first) {
@@ -161,7 +162,7 @@ impl Removals {
     }
 
     /// The guest refused to give up the entity. Returns its removal, if one was open.
-    pub(super) fn refused(&mut self, first: u32, reason: &str) -> Option<Removal> {
+    pub(super) fn refused(&mut self, first: SlotId, reason: &str) -> Option<Removal> {
         let removal = self.close(first)?;
         for waiting in &mut self.waiters {
             if waiting.waiter.outstanding.remove(&first) {
@@ -174,7 +175,7 @@ impl Removals {
         Some(removal)
     }
 
-    fn close(&mut self, first: u32) -> Option<Removal> {
+    fn close(&mut self, first: SlotId) -> Option<Removal> {
         let unanswered = self.asking.remove(&first);
         self.open.remove(&first).or(unanswered)
     }
@@ -198,6 +199,7 @@ impl Removals {
             let Some(&first) = row.vcpus.first() else {
                 continue;
             };
+            let first = SlotId(first.get());
             let removal = Removal {
                 vcpus: row.vcpus,
                 uid: row.uid,
@@ -263,7 +265,7 @@ impl Removals {
             answer,
         } = waiter;
         let open = outstanding.iter().filter_map(|first| self.open.get(first));
-        let pending: Vec<u32> = open.flat_map(|removal| removal.vcpus.clone()).collect();
+        let pending: Vec<VcpuId> = open.flat_map(|removal| removal.vcpus.clone()).collect();
         let was_rejected = !rejected.is_empty();
         refused.splice(0..0, rejected);
         let patience = patience.filter(|_| !pending.is_empty());
@@ -303,9 +305,10 @@ mod tests {
     type Answered = oneshot::Receiver<Result<Outcome, Error>>;
 
     fn open(removals: &mut Removals, first: u32, width: u32) {
+        let first = SlotId(first);
         let removal = Removal {
-            vcpus: (first..first + width).collect(),
-            uid: 7,
+            vcpus: (first.get()..first.get() + width).map(VcpuId).collect(),
+            uid: Uid(7),
             asked: Instant::now(),
             refused_before: false,
         };
@@ -324,14 +327,14 @@ mod tests {
         rejected: Vec<Refusal>,
     ) -> Answered {
         let (answer, answered) = oneshot::channel();
-        let outstanding = outstanding.iter().copied().collect();
+        let outstanding = outstanding.iter().copied().map(SlotId).collect();
         let asked = Target::Count(1);
         removals.wait(Waiter {
             asked,
             outstanding,
             rejected,
             patience,
-            uid: 7,
+            uid: Uid(7),
             answer,
         });
         answered
@@ -350,12 +353,12 @@ mod tests {
         let mut second = wait(&mut removals, &[8]);
         assert_eq!(removals.pending_vcpus(), [4, 5, 6, 7, 8]);
 
-        assert_eq!(removals.gone(8).unwrap().uid, 7);
+        assert_eq!(removals.gone(SlotId(8)).unwrap().uid, 7);
         removals.take_due(Instant::now()).give();
         assert_eq!(second.try_recv().unwrap().unwrap().removed, [8]);
         assert!(first.try_recv().is_err(), "still waits for 4");
 
-        removals.gone(4).unwrap();
+        removals.gone(SlotId(4)).unwrap();
         removals.take_due(Instant::now()).give();
         assert_eq!(first.try_recv().unwrap().unwrap().removed, [4, 5, 6, 7, 8]);
         assert!(!removals.is_waited_for() && removals.leaving().is_empty());
@@ -367,8 +370,8 @@ mod tests {
         open(&mut removals, 1, 1);
         open(&mut removals, 2, 1);
         let mut waiter = wait(&mut removals, &[1, 2]);
-        removals.refused(2, "busy").unwrap();
-        removals.gone(1).unwrap();
+        removals.refused(SlotId(2), "busy").unwrap();
+        removals.gone(SlotId(1)).unwrap();
         removals.take_due(Instant::now()).give();
         let Err(Error::GuestRefused(report)) = waiter.try_recv().unwrap() else {
             panic!("not refused");
@@ -377,7 +380,7 @@ mod tests {
         assert_eq!(
             report.refused,
             [Refusal {
-                vcpus: vec![2],
+                vcpus: vec![VcpuId(2)],
                 reason: "busy".into()
             }]
         );
@@ -395,14 +398,14 @@ mod tests {
             panic!("not pending");
         };
         assert_eq!(report.pending, [1]);
-        assert_eq!(removals.leaving(), BTreeSet::from([1]));
+        assert_eq!(removals.leaving(), BTreeSet::from([SlotId(1)]));
     }
 
     #[test]
     fn what_was_never_asked_for_is_no_removal() {
         let mut removals = Removals::default();
-        assert!(removals.gone(3).is_none());
-        assert!(removals.refused(3, "busy").is_none());
+        assert!(removals.gone(SlotId(3)).is_none());
+        assert!(removals.refused(SlotId(3), "busy").is_none());
     }
 
     #[test]
@@ -424,7 +427,7 @@ mod tests {
         assert_eq!(patient.try_recv().unwrap().unwrap().pending, [1, 2]);
 
         let mut told = wait_for(&mut removals, &[1, 2], None, vec![]);
-        removals.refused(2, "busy").unwrap();
+        removals.refused(SlotId(2), "busy").unwrap();
         removals.take_due(Instant::now()).give();
         let Err(Error::GuestRefused(report)) = told.try_recv().unwrap() else {
             panic!("not refused");
@@ -437,7 +440,7 @@ mod tests {
         let mut removals = Removals::default();
         open(&mut removals, 1, 1);
         let rejected = vec![Refusal {
-            vcpus: vec![2],
+            vcpus: vec![VcpuId(2)],
             reason: "no".into(),
         }];
         let patience = Some(Duration::from_secs(60));
@@ -446,6 +449,9 @@ mod tests {
         let Err(Error::QmpFailed(report)) = waiter.try_recv().unwrap() else {
             panic!("not rejected");
         };
-        assert_eq!((report.pending, report.refused), (vec![1], rejected));
+        assert_eq!(
+            (report.pending, report.refused),
+            (vec![VcpuId(1)], rejected)
+        );
     }
 }

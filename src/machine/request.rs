@@ -15,6 +15,7 @@ use super::notice::Cause;
 use super::removal::{Removal, Waiter};
 use super::session::removal_failed;
 use super::snapshot::Snapshot;
+use crate::ids::{SlotId, Uid, VcpuId};
 use crate::inventory::{HotplugMethod, HotplugSlot, Inventory, Plan, Presence};
 use crate::qmp::{self, Closed, CommandError, Reply};
 
@@ -67,7 +68,7 @@ impl Actor {
         &mut self,
         link: &mut Link,
         request: Request,
-        firsts: &[u32],
+        firsts: &[SlotId],
     ) -> Result<Outcome, Stop> {
         let before = self.snapshot();
         self.plugging = Some(Plugging {
@@ -78,8 +79,8 @@ impl Actor {
             self.plugging = None;
             return Err(Stop::Failed(error));
         }
-        let entities = firsts.iter().filter_map(|&f| before.inventory.entity(f));
-        let vcpus: Vec<u32> = entities.flat_map(HotplugSlot::vcpus).collect();
+        let entities = firsts.iter().filter_map(|&f| before.inventory.slot(f));
+        let vcpus: Vec<VcpuId> = entities.flat_map(HotplugSlot::vcpus).collect();
         self.placing.prepare(vcpus).await;
         let errors = plug(link, &before.inventory, firsts).await?;
         self.look(link).await?;
@@ -87,10 +88,10 @@ impl Actor {
         let after = self.snapshot();
         let entities = firsts
             .iter()
-            .filter_map(|&first| after.inventory.entity(first));
+            .filter_map(|&first| after.inventory.slot(first));
         let (came, missing): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =
             entities.partition(|e| e.presence.is_some());
-        let added: Vec<u32> = came.iter().flat_map(|e| e.vcpus()).collect();
+        let added: Vec<VcpuId> = came.iter().flat_map(|e| e.vcpus()).collect();
         if missing.is_empty() {
             let failures = self.placing.failures(&added);
             if !failures.is_empty() {
@@ -106,7 +107,7 @@ impl Actor {
             });
         }
         let refusal = |entity: &&HotplugSlot| {
-            let error = errors.iter().find(|(first, _)| *first == entity.first);
+            let error = errors.iter().find(|(first, _)| *first == entity.id);
             let unlisted = "QEMU took the request and does not list the CPU";
             let reason = error.map_or(unlisted.to_owned(), |(_, error)| in_words(error));
             Refusal {
@@ -169,16 +170,16 @@ impl Actor {
         link: &Link,
         before: &Snapshot,
         plan: &Plan,
-        uid: u32,
+        uid: Uid,
     ) -> Result<Vec<Refusal>, Stop> {
         let now = Instant::now();
-        let is_old = |first: &&u32| {
+        let is_old = |first: &&SlotId| {
             let removal = self.removals.get(**first);
             removal.is_some_and(|r| now.duration_since(r.asked) >= ASK_AGAIN_AFTER)
         };
-        let again: Vec<u32> = plan.leaving.iter().filter(is_old).copied().collect();
+        let again: Vec<SlotId> = plan.leaving.iter().filter(is_old).copied().collect();
         let entities = plan.remove.iter().chain(&again).filter_map(|&first| {
-            let entity = before.inventory.entity(first)?;
+            let entity = before.inventory.slot(first)?;
             Some((entity, entity.presence.as_ref()?))
         });
         let entities: Vec<(&HotplugSlot, &Presence)> = entities.collect();
@@ -189,13 +190,13 @@ impl Actor {
                 asked: now,
                 refused_before: false,
             };
-            self.removals.ask(entity.first, removal);
+            self.removals.ask(entity.id, removal);
         }
         if !entities.is_empty()
             && let Err(error) = self.try_remember().await
         {
             for (entity, _) in entities {
-                self.removals.rejected(entity.first);
+                self.removals.rejected(entity.id);
             }
             return Err(Stop::Failed(error));
         }
@@ -214,12 +215,12 @@ impl Actor {
         }
         let mut refused = Vec::new();
         for (entity, reply) in replies {
-            let is_again = again.contains(&entity.first);
+            let is_again = again.contains(&entity.id);
             match refusal(reply).await? {
                 // QEMU still has the first request; that it takes no second is no failure.
-                Some(_) if is_again => self.removals.rejected(entity.first),
+                Some(_) if is_again => self.removals.rejected(entity.id),
                 Some(error) if !is_under_way(&error) => {
-                    self.removals.rejected(entity.first);
+                    self.removals.rejected(entity.id);
                     let reason = in_words(&error);
                     let alias = entity.alias().unwrap_or_default();
                     let count = before.inventory.vcpu_count();
@@ -231,7 +232,7 @@ impl Actor {
                     let vcpus = entity.vcpus().collect();
                     refused.push(Refusal { vcpus, reason });
                 }
-                _ => self.removals.agreed(entity.first),
+                _ => self.removals.agreed(entity.id),
             }
         }
         Ok(refused)
@@ -265,16 +266,16 @@ fn split(result: Result<Outcome, Stop>) -> (Result<Outcome, Error>, Result<(), C
 async fn plug(
     link: &Link,
     inventory: &Inventory,
-    firsts: &[u32],
-) -> Result<Vec<(u32, CommandError)>, Closed> {
+    firsts: &[SlotId],
+) -> Result<Vec<(SlotId, CommandError)>, Closed> {
     let mut refused = Vec::new();
-    let mut left: Vec<&HotplugSlot> = firsts.iter().filter_map(|&f| inventory.entity(f)).collect();
+    let mut left: Vec<&HotplugSlot> = firsts.iter().filter_map(|&f| inventory.slot(f)).collect();
     // Any device may have the id that we would give; then the next free one is taken.
     for attempt in 0..8 {
         let mut replies: Vec<(&HotplugSlot, Reply<IgnoredAny>)> = Vec::new();
         for entity in std::mem::take(&mut left) {
             let (command, arguments) = match inventory.method() {
-                HotplugMethod::CpuAdd => ("cpu-add", json!({"id": entity.first})),
+                HotplugMethod::CpuAdd => ("cpu-add", json!({"id": entity.id})),
                 _ => ("device_add", device_add_arguments(entity, attempt)),
             };
             replies.push((entity, link.client.send(command, Some(arguments))));
@@ -285,7 +286,7 @@ async fn plug(
                 if is_duplicate_id(&error) {
                     left.push(entity);
                 }
-                refused.push((entity.first, error));
+                refused.push((entity.id, error));
             }
         }
         if left.is_empty() {
@@ -299,8 +300,8 @@ async fn plug(
 /// at later attempts `vcpuN-2`, `vcpuN-3`, ….
 fn device_add_arguments(entity: &HotplugSlot, attempt: u32) -> Value {
     let id = match attempt {
-        0 => format!("vcpu{}", entity.first),
-        _ => format!("vcpu{}-{}", entity.first, attempt + 1),
+        0 => format!("vcpu{}", entity.id),
+        _ => format!("vcpu{}-{}", entity.id, attempt + 1),
     };
     let mut arguments = entity.props.arguments();
     arguments.insert("driver".into(), entity.driver.as_str().into());

@@ -16,6 +16,7 @@ use super::link::{Link, Look};
 use super::notice::{Cause, MachineEvent, Vcpu};
 use super::record::PendingEvent;
 use super::snapshot::Snapshot;
+use crate::ids::{SlotId, Uid, VcpuId};
 use crate::inventory::Inventory;
 use crate::process::LeaderError;
 use crate::qmp::{AcpiOst, Closed, Event, Events};
@@ -40,7 +41,7 @@ const RECHECK_INTERVAL_UNWAITED: Duration = Duration::from_secs(10);
 pub(super) struct Attention {
     clues: Clues,
     /// The last refusal of each slot, by its first vCPU.
-    refusals: BTreeMap<u32, Refused>,
+    refusals: BTreeMap<SlotId, Refused>,
     due: Option<Instant>,
     looked: Option<Instant>,
     /// No event leads to a refresh before.
@@ -188,7 +189,7 @@ impl Actor {
 
     /// The open removals that the guest refused while there was no connection to tell. A refusal
     /// that was there before QEMU was asked may be that of a former request, and is none.
-    async fn missed_refusals(&self, link: &Link) -> Result<BTreeMap<u32, Refused>, Closed> {
+    async fn missed_refusals(&self, link: &Link) -> Result<BTreeMap<SlotId, Refused>, Closed> {
         if self.removals.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -196,7 +197,7 @@ impl Actor {
         let refusals = status
             .iter()
             .filter_map(|ost| Some((self.entity_of(ost)?, Refused::by(ost)?)));
-        let is_new = |(first, _): &(u32, Refused)| {
+        let is_new = |(first, _): &(SlotId, Refused)| {
             let removal = self.removals.get(*first);
             removal.is_some_and(|removal| !removal.refused_before)
         };
@@ -273,7 +274,7 @@ impl Actor {
             let rest = path.strip_prefix(presence.qom_path.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         });
-        found.is_some_and(|(entity, _)| self.removals.asked_by(entity.first).is_none())
+        found.is_some_and(|(entity, _)| self.removals.asked_by(entity.id).is_none())
     }
 
     /// The vCPUs as they were last seen, if by a former run of the service.
@@ -282,23 +283,23 @@ impl Actor {
         recalled.unwrap_or(&self.snapshot().inventory).clone()
     }
 
-    fn entity_at(&self, path: &str) -> Option<u32> {
+    fn entity_at(&self, path: &str) -> Option<SlotId> {
         let inventory = self.known_inventory();
         let mut present = inventory.present();
         let found = present.find(|(_, presence)| presence.qom_path.as_str() == path);
-        found.map(|(entity, _)| entity.first)
+        found.map(|(entity, _)| entity.id)
     }
 
     /// The entity that an `_OST` is about: by its id, or by its slot where it has none.
-    pub(super) fn entity_of(&self, ost: &AcpiOst) -> Option<u32> {
+    pub(super) fn entity_of(&self, ost: &AcpiOst) -> Option<SlotId> {
         let inventory = self.known_inventory();
         let slot = ost.slot.as_str().parse::<u32>().ok();
         let mut present = inventory.present();
         let found = present.find(|(entity, _)| match &ost.device {
             Some(device) => entity.alias() == Some(device.as_str()),
-            None => Some(entity.slot) == slot,
+            None => Some(entity.acpi_slot) == slot,
         });
-        found.map(|(entity, _)| entity.first)
+        found.map(|(entity, _)| entity.id)
     }
 
     /// Looks at the machine and takes in what is seen.
@@ -342,7 +343,7 @@ impl Actor {
         mut snapshot: Snapshot,
         look: Look,
         clues: &Clues,
-        refusals: BTreeMap<u32, Refused>,
+        refusals: BTreeMap<SlotId, Refused>,
     ) {
         let news = self.settle(before, &look.inventory, clues, refusals);
         self.place(&look.inventory).await;
@@ -377,7 +378,7 @@ impl Actor {
         before: &Inventory,
         inventory: &Inventory,
         clues: &Clues,
-        refusals: BTreeMap<u32, Refused>,
+        refusals: BTreeMap<SlotId, Refused>,
     ) -> Vec<MachineEvent> {
         let (departed, arrived) = changes::between(before, inventory, clues, &self.removals);
         // What a former run may not have told comes first, and again if it did.
@@ -388,7 +389,7 @@ impl Actor {
             news.extend(told.map(MachineEvent::VcpuRemoved));
         }
         for (first, Refused { cause, reason }) in refusals {
-            let still_there = inventory.entity(first).filter(|e| e.presence.is_some());
+            let still_there = inventory.slot(first).filter(|e| e.presence.is_some());
             let Some(entity) = still_there else { continue };
             let removal = self.removals.refused(first, &reason);
             let cause = match removal {
@@ -424,7 +425,7 @@ impl Snapshot {
 }
 
 impl changes::Change {
-    fn vcpu(&self, id: u32) -> Vcpu {
+    fn vcpu(&self, id: VcpuId) -> Vcpu {
         Vcpu {
             id,
             alias: self.alias.clone(),
@@ -436,10 +437,10 @@ impl changes::Change {
 
 /// One `VcpuRemovalFailed` for every vCPU of an entity.
 pub(super) fn removal_failed(
-    vcpus: impl Iterator<Item = u32>,
+    vcpus: impl Iterator<Item = VcpuId>,
     alias: &str,
     cause: Cause,
-    uid: Option<u32>,
+    uid: Option<Uid>,
     reason: &str,
 ) -> Vec<MachineEvent> {
     let failed = |id| MachineEvent::VcpuRemovalFailed {

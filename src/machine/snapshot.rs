@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::Error;
+use crate::ids::{Pid, SlotId, VcpuId};
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
 use crate::placement::{Tuning, UnitPlacement};
 use crate::process::ProcessId;
@@ -25,7 +26,7 @@ pub struct Snapshot {
     /// QEMU's name of the target.
     pub architecture: Text,
     /// The PID of the QEMU process; 0 where it is not known.
-    pub leader: u32,
+    pub leader: Pid,
     /// The PID and start time of the QEMU process; `None` where it is not known.
     pub process: Option<ProcessId>,
     /// QEMU's word for the run state; what is shown is [`Snapshot::state`].
@@ -43,7 +44,7 @@ pub struct Snapshot {
     /// The host CPUs of vCPUs that have no others of their own, as a list.
     pub affinity: String,
     /// The vCPUs whose removal was asked for and is neither done nor refused.
-    pub pending: Vec<u32>,
+    pub pending: Vec<VcpuId>,
 }
 
 /// The QEMU process and the VM that a caller was authorized for.
@@ -93,9 +94,11 @@ impl Snapshot {
     }
 
     /// The first vCPUs of the entities that are leaving.
-    pub fn leaving(&self) -> BTreeSet<u32> {
-        let is_first = |vcpu: &&u32| self.inventory.entity(**vcpu).is_some();
-        self.pending.iter().filter(is_first).copied().collect()
+    pub fn leaving(&self) -> BTreeSet<SlotId> {
+        let slots = self.pending.iter().map(|vcpu| SlotId(vcpu.get()));
+        slots
+            .filter(|slot| self.inventory.slot(*slot).is_some())
+            .collect()
     }
 
     /// What would be done to reach `target` now, and the number of vCPUs that come of it.

@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use super::placing::PlacementConfig;
 use super::processes::Processes;
 use crate::config::{Limits, Uuid};
+use crate::ids::Uid;
 use crate::names::MachineName;
 use crate::process::{Leader, LeaderError, SocketError, SocketFile};
 use crate::qmp::{self, Closed};
@@ -23,7 +24,7 @@ pub struct Source {
     /// For how long there is such a machine.
     pub tenure: Lifetime,
     /// The user who registered it.
-    pub registrant: Option<u32>,
+    pub registrant: Option<Uid>,
     /// The socket of its guest agent, where there is one.
     pub agent: PathBuf,
     /// The file in which it is remembered over a restart of the service.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ids::VcpuId;
 use crate::placement::{
     Bandwidth, CpuList, HostCpus, Scheduler, Schemata, Step, Tuning, Unavailable,
 };
@@ -11,19 +12,19 @@ use crate::placement::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TuningChange {
     /// The host CPUs of some vCPUs; `None` is back to the default.
-    Pin(BTreeSet<u32>, Option<CpuList>),
+    Pin(BTreeSet<VcpuId>, Option<CpuList>),
     /// The CPU time of every vCPU.
     Bandwidth(Bandwidth),
     /// The scheduler of some vCPUs.
-    Scheduler(BTreeSet<u32>, Scheduler),
+    Scheduler(BTreeSet<VcpuId>, Scheduler),
     /// The caches of some vCPUs; `None` is back to the default. There is no default for all, so
     /// here an empty list is all vCPUs of the machine.
-    Cache(BTreeSet<u32>, Option<Schemata>),
+    Cache(BTreeSet<VcpuId>, Option<Schemata>),
 }
 
 impl TuningChange {
     /// The vCPUs that it names.
-    pub(super) fn vcpus(&self) -> Option<&BTreeSet<u32>> {
+    pub(super) fn vcpus(&self) -> Option<&BTreeSet<VcpuId>> {
         match self {
             Self::Pin(vcpus, _) | Self::Scheduler(vcpus, _) | Self::Cache(vcpus, _) => Some(vcpus),
             Self::Bandwidth(_) => None,
@@ -39,8 +40,8 @@ impl TuningChange {
     }
 
     /// Whether this change determines the value of `step` for `vcpu`, in the resulting `tuning`.
-    pub(super) fn decides(&self, vcpu: u32, step: Step, tuning: &Tuning) -> bool {
-        let names = |vcpus: &BTreeSet<u32>, has_own: bool| match vcpus.is_empty() {
+    pub(super) fn decides(&self, vcpu: VcpuId, step: Step, tuning: &Tuning) -> bool {
+        let names = |vcpus: &BTreeSet<VcpuId>, has_own: bool| match vcpus.is_empty() {
             true => !has_own,
             false => vcpus.contains(&vcpu),
         };
@@ -71,7 +72,11 @@ impl TuningChange {
                 set(&mut tuning.schedulers, vcpus, Some(scheduler));
             }
             Self::Cache(vcpus, schemata) if vcpus.is_empty() => {
-                set(&mut tuning.cache, &(0..max).collect(), schemata.as_ref());
+                set(
+                    &mut tuning.cache,
+                    &(0..max).map(VcpuId).collect(),
+                    schemata.as_ref(),
+                );
             }
             Self::Cache(vcpus, schemata) => set(&mut tuning.cache, vcpus, schemata.as_ref()),
         }
@@ -80,7 +85,7 @@ impl TuningChange {
 }
 
 /// Gives each of `vcpus` this value of its own, or none.
-fn set<T: Clone>(of: &mut BTreeMap<u32, T>, vcpus: &BTreeSet<u32>, value: Option<&T>) {
+fn set<T: Clone>(of: &mut BTreeMap<VcpuId, T>, vcpus: &BTreeSet<VcpuId>, value: Option<&T>) {
     for vcpu in vcpus {
         match value {
             Some(value) => of.insert(*vcpu, value.clone()),
@@ -96,7 +101,9 @@ mod tests {
     #[test]
     fn a_change_is_of_some_vcpus_or_of_all() {
         let cpus = |list: &str| Some(list.parse::<CpuList>().unwrap());
-        let pin = |vcpus: &[u32], list| TuningChange::Pin(vcpus.iter().copied().collect(), list);
+        let pin = |vcpus: &[u32], list| {
+            TuningChange::Pin(vcpus.iter().copied().map(VcpuId).collect(), list)
+        };
         let tuning = pin(&[1, 9], cpus("0-1")).of(&Tuning::default(), 4);
         assert_eq!(tuning.pins.keys().copied().collect::<Vec<_>>(), [1, 9]);
         let tuning = pin(&[], cpus("2")).of(&tuning, 4);
@@ -114,17 +121,18 @@ mod tests {
     #[test]
     fn a_change_decides_over_what_it_names() {
         let tuning = Tuning {
-            pins: [(2, "1".parse().unwrap())].into(),
+            pins: [(VcpuId(2), "1".parse().unwrap())].into(),
             ..Tuning::default()
         };
         let decides = |change: &TuningChange, step| {
-            let decides = |vcpu: &u32| change.decides(*vcpu, step, &tuning);
-            (0..4).filter(decides).collect::<Vec<u32>>()
+            let decides = |vcpu: &VcpuId| change.decides(*vcpu, step, &tuning);
+            let vcpus = (0..4).map(VcpuId);
+            vcpus.filter(decides).collect::<Vec<_>>()
         };
         let default = TuningChange::Pin(BTreeSet::new(), None);
         assert_eq!(decides(&default, Step::Cpus), [0, 1, 3]);
         assert!(decides(&default, Step::Bandwidth).is_empty());
-        let pin = TuningChange::Pin([2, 3].into(), None);
+        let pin = TuningChange::Pin([VcpuId(2), VcpuId(3)].into(), None);
         assert_eq!(decides(&pin, Step::Affinity), [2, 3]);
         let bandwidth = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
         assert_eq!(decides(&bandwidth, Step::Bandwidth), [0, 1, 2, 3]);

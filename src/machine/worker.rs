@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::blocking::{blocking, broken};
+use crate::ids::VcpuId;
 use crate::placement::{Report, StepError};
 use crate::placer::Placer;
 
@@ -13,7 +14,7 @@ use crate::placer::Placer;
 static PLACES: Semaphore = Semaphore::const_new(2);
 
 /// The result of a placement pass: a report, or why everything was put back, by vCPU.
-pub(super) type Passed = Result<Report, Vec<(u32, StepError)>>;
+pub(super) type Passed = Result<Report, Vec<(VcpuId, StepError)>>;
 
 /// The owner of a machine's placer.
 #[derive(Debug, Default)]

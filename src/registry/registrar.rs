@@ -7,6 +7,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::MachineSettings;
+use crate::ids::{Pid, Uid};
 use crate::machine::{ConnectError, EventSender, Handle};
 use crate::names::MachineName;
 use crate::placement::Unavailable;
@@ -25,9 +26,9 @@ pub struct Registration {
     /// What is said of it; `qmp` in it does not count.
     pub settings: MachineSettings,
     /// The PID of its QEMU, where that is not who serves QMP.
-    pub leader: Option<u32>,
+    pub leader: Option<Pid>,
     /// The user who registers it.
-    pub uid: u32,
+    pub uid: Uid,
 }
 
 /// The way to the QMP of a machine that is registered.
@@ -57,7 +58,7 @@ pub enum Error {
     )]
     TooManyOfUser {
         /// The user.
-        uid: u32,
+        uid: Uid,
         /// The limit.
         limit: usize,
     },
@@ -71,7 +72,7 @@ pub enum Error {
     #[error("process {pid} cannot be its leader: {error}")]
     Leader {
         /// Its PID.
-        pid: u32,
+        pid: Pid,
         /// Why.
         error: LeaderError,
     },
@@ -81,9 +82,9 @@ pub enum Error {
     )]
     ForeignLeader {
         /// Its PID.
-        pid: u32,
+        pid: Pid,
         /// The user who named it.
-        uid: u32,
+        uid: Uid,
     },
     /// Its process is another machine.
     #[error("its QEMU process is the machine {0} already; unregister that one first")]
