@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::ids::Pid;
 use crate::inventory::MAX_VCPUS;
 use crate::limited::Limited;
 use crate::process::{self, Leader, SocketError};
@@ -95,7 +96,7 @@ struct Wanted {
 impl GuestAgent {
     /// Begins a conversation over the socket at `path`, which must be of the QEMU `leader`. It
     /// must end within `limit`.
-    pub async fn connect(path: &Path, leader: u32, limit: Duration) -> Result<Self, Error> {
+    pub async fn connect(path: &Path, leader: Pid, limit: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + limit.min(LONGEST);
         let stream = process::connect_to_agent(path)
             .await

@@ -7,6 +7,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The maximum number of vCPUs of a machine. No QEMU machine type has more (4,096 in QEMU 11), and a QEMU
+/// that reports more is not believed.
+pub const MAX_VCPUS: u32 = 16_384;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -86,6 +90,13 @@ impl SlotId {
     /// Returns the first vCPU of the slot.
     pub const fn first(self) -> VcpuId {
         VcpuId(self.0)
+    }
+}
+
+impl Pid {
+    /// Returns the main thread of the process, which has the same number.
+    pub const fn main_thread(self) -> Tid {
+        Tid(self.0)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Which modules of the crate each module may name.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("audit", &[]),
+    ("audit", &["ids"]),
     ("blocking", &[]),
     (
         "bus",

@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, timeout};
 use vcpud::guest_agent::{Error, GuestAgent};
+use vcpud::ids::Pid;
 use vcpud::inventory::MAX_VCPUS;
 
 use super::choice::Choices;
@@ -29,7 +30,7 @@ pub fn agent(data: &[u8]) {
         let start = Instant::now();
         let talk = timeout(2 * LIMIT, async {
             // The guest is in this process, which is thus the QEMU.
-            let mut agent = GuestAgent::connect(&path, std::process::id(), LIMIT).await?;
+            let mut agent = GuestAgent::connect(&path, Pid(std::process::id()), LIMIT).await?;
             let cpus = agent.cpus().await?;
             assert!(cpus.len() <= MAX_VCPUS as usize);
             assert!(cpus.iter().all(|(id, cpu)| *id == cpu.logical_id));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
+use vcpud::ids::{Pid, SlotId, Tid, VcpuId};
 use vcpud::inventory::{
     CpuInfoFast, HotplugSlot, HotpluggableCpu, InconsistentReply, Inventory, MAX_VCPUS,
     MAX_VCPUS_PER_SLOT, PlanError, Slots, Target, count_after, nearest, plan,
@@ -157,33 +158,41 @@ fn adds_up(inventory: &Inventory, slots: &Slots) {
     let max = inventory.max_vcpus();
     assert!(max <= MAX_VCPUS);
     match slots {
-        Slots::Listed(list) => assert_eq!(inventory.entities().len(), list.len()),
+        Slots::Listed(list) => assert_eq!(inventory.slots().len(), list.len()),
         Slots::Counted(count) => assert_eq!(max, *count),
         Slots::Fixed => assert_eq!(inventory.vcpu_count(), max),
     }
     let mut next = 0;
     let mut places = BTreeSet::new();
     let mut paths = BTreeSet::new();
-    for entity in inventory.entities() {
-        assert!((1..=MAX_VCPUS_PER_SLOT).contains(&entity.width));
-        assert_eq!(entity.first, next, "numbers have no gaps");
-        next = entity.vcpus().end;
-        assert!(places.insert(entity.slot) && (entity.slot as usize) < inventory.entities().len());
-        assert_eq!(inventory.entity(entity.first), Some(entity));
-        if let Some(presence) = &entity.presence {
+    for slot in inventory.slots() {
+        assert!((1..=MAX_VCPUS_PER_SLOT).contains(&slot.width));
+        assert_eq!(slot.id, next, "numbers have no gaps");
+        next += slot.width;
+        assert!(slot.vcpus().eq((slot.id.get()..next).map(VcpuId)));
+        assert!(
+            places.insert(slot.acpi_slot) && (slot.acpi_slot as usize) < inventory.slots().len()
+        );
+        assert_eq!(inventory.slot(slot.id), Some(slot));
+        if let Some(presence) = &slot.presence {
             assert!(
                 paths.insert(presence.qom_path.clone()),
-                "a path is one entity"
+                "a path is one slot"
             );
             assert!(presence.is_same(presence));
-            if let Some(alias) = entity.alias() {
+            if let Some(alias) = slot.alias() {
                 assert!(!alias.is_empty() && !alias.contains('/'));
             }
         }
-        assert!(!inventory.is_removable(entity) || (entity.first > 0 && entity.presence.is_some()));
+        assert!(!inventory.is_removable(slot) || (slot.id > SlotId(0) && slot.presence.is_some()));
     }
     assert_eq!(next, max);
-    assert!(inventory.vcpus().map(|vcpu| vcpu.id).eq(0..max));
+    assert!(
+        inventory
+            .vcpus()
+            .map(|vcpu| vcpu.id)
+            .eq((0..max).map(VcpuId))
+    );
     assert!(inventory.vcpu_count() <= max && inventory.vcpus_per_slot() <= max);
     assert!(
         inventory.vcpus().all(|vcpu| vcpu.thread.is_none()),
@@ -193,62 +202,59 @@ fn adds_up(inventory: &Inventory, slots: &Slots) {
 
 /// What is remembered of an inventory is what was there.
 fn survives(inventory: &Inventory) {
-    let recalled = Inventory::recall(inventory.record());
-    let row = |entity: &HotplugSlot| {
-        let presence = entity.presence.clone()?;
-        let threads: Vec<u32> = presence.threads.iter().map(|thread| thread.id).collect();
+    let recalled = Inventory::from_record(inventory.to_record());
+    let row = |slot: &HotplugSlot| {
+        let presence = slot.presence.clone()?;
+        let threads: Vec<Tid> = presence.threads.iter().map(|thread| thread.id).collect();
         Some((
-            entity.first,
-            entity.width,
-            entity.slot,
+            slot.id,
+            slot.width,
+            slot.acpi_slot,
             presence.qom_path,
             threads,
         ))
     };
-    let before = inventory.entities().iter().filter_map(row);
+    let before = inventory.slots().iter().filter_map(row);
     assert!(
         recalled
-            .entities()
+            .slots()
             .iter()
-            .map(|entity| row(entity).expect("it was there"))
+            .map(|slot| row(slot).expect("it was there"))
             .eq(before)
     );
-    assert_eq!(recalled.record(), inventory.record());
+    assert_eq!(recalled.to_record(), inventory.to_record());
 }
 
 /// No thread is used that is not the leader's, is the leader, or is said to be two vCPUs'.
 fn threads(mut inventory: Inventory, choices: &mut Choices<'_>) {
-    let leader = 100 + u32::from(choices.byte());
-    let foreign = 100 + u32::from(choices.byte());
+    let leader = Pid(100 + u32::from(choices.byte()));
+    let foreign = Tid(100 + u32::from(choices.byte()));
     let said = |inventory: &Inventory| {
         let threads = inventory
             .present()
             .flat_map(|(_, presence)| presence.threads.clone());
-        threads.map(|thread| thread.id).collect::<Vec<u32>>()
+        threads.map(|thread| thread.id).collect::<Vec<Tid>>()
     };
     let before = said(&inventory);
     let refused = inventory.trust_threads(leader, |thread| thread != foreign);
     assert_eq!(said(&inventory), before);
     assert!(refused.iter().all(|thread| *thread == foreign));
-    let used: Vec<u32> = inventory.vcpus().filter_map(|vcpu| vcpu.thread).collect();
+    let used: Vec<Tid> = inventory.vcpus().filter_map(|vcpu| vcpu.thread).collect();
     for thread in &used {
-        assert!(![leader, foreign].contains(thread));
+        assert!(![leader.main_thread(), foreign].contains(thread));
         assert_eq!(before.iter().filter(|said| *said == thread).count(), 1);
     }
 }
 
+fn some<T: Copy + Ord>(choices: &mut Choices<'_>, of: &[T]) -> BTreeSet<T> {
+    of.iter().copied().filter(|_| choices.once_in(3)).collect()
+}
+
 fn plans(inventory: &Inventory, choices: &mut Choices<'_>) {
     let max = inventory.max_vcpus();
-    let firsts: Vec<u32> = inventory
-        .entities()
-        .iter()
-        .map(|entity| entity.first)
-        .collect();
-    let some = |choices: &mut Choices<'_>, of: &[u32]| -> BTreeSet<u32> {
-        of.iter().copied().filter(|_| choices.once_in(3)).collect()
-    };
+    let slots: Vec<SlotId> = inventory.slots().iter().map(|slot| slot.id).collect();
     // A machine that was another before may be left with removals of what is not there.
-    let leaving = some(choices, &firsts);
+    let leaving = some(choices, &slots);
     let wanted = [0, 1, max, max + 1, u32::MAX, u32::from(choices.byte())];
     for count in wanted {
         reaches(inventory, &leaving, &Target::Count(count));
@@ -256,19 +262,19 @@ fn plans(inventory: &Inventory, choices: &mut Choices<'_>) {
             assert!((1..=max).contains(&near), "{near} of {max}");
         }
     }
-    let vcpus: Vec<u32> = (0..max.min(64)).collect();
+    let vcpus: Vec<VcpuId> = (0..max.min(64)).map(VcpuId).collect();
     let mut whole = BTreeSet::new();
-    for first in some(choices, &firsts) {
-        whole.extend(inventory.entity(first).expect("it is there").vcpus());
+    for id in some(choices, &slots) {
+        whole.extend(inventory.slot(id).expect("it is there").vcpus());
     }
     let any = some(choices, &vcpus);
     for list in [
         whole,
         any,
         BTreeSet::new(),
-        [0].into(),
-        [max].into(),
-        [u32::MAX].into(),
+        [VcpuId(0)].into(),
+        [VcpuId(max)].into(),
+        [VcpuId(u32::MAX)].into(),
     ] {
         reaches(inventory, &leaving, &Target::Present(list.clone()));
         reaches(inventory, &leaving, &Target::Absent(list));
@@ -276,21 +282,21 @@ fn plans(inventory: &Inventory, choices: &mut Choices<'_>) {
 }
 
 /// Either what was wanted comes of the plan, or there is a reason, in words.
-fn reaches(inventory: &Inventory, leaving: &BTreeSet<u32>, target: &Target) {
+fn reaches(inventory: &Inventory, leaving: &BTreeSet<SlotId>, target: &Target) {
     let _ = target.to_string();
     let plan = match plan(inventory, leaving, target) {
         Ok(plan) => plan,
         Err(denial) => return is_right(&denial, inventory),
     };
-    let presence = |first: &u32| {
-        let entity = inventory.entity(*first).expect("it is an entity");
-        entity.presence.is_some()
+    let presence = |id: &SlotId| {
+        let slot = inventory.slot(*id).expect("it is a slot");
+        slot.presence.is_some()
     };
-    assert!(plan.add.iter().all(|first| !presence(first)));
-    for first in &plan.remove {
-        assert!(!leaving.contains(first), "{first} is asked to leave once");
-        let entity = inventory.entity(*first).expect("it is an entity");
-        assert!(inventory.is_removable(entity), "{first} can leave");
+    assert!(plan.add.iter().all(|id| !presence(id)));
+    for id in &plan.remove {
+        assert!(!leaving.contains(id), "slot {id} is removed once");
+        let slot = inventory.slot(*id).expect("it is a slot");
+        assert!(inventory.is_removable(slot), "slot {id} is removable");
     }
     assert!(plan.add.is_empty() || plan.remove.is_empty());
     let count = count_after(inventory, leaving, &plan);
@@ -305,7 +311,7 @@ fn is_right(denial: &PlanError, inventory: &Inventory) {
     let max = inventory.max_vcpus();
     match denial {
         PlanError::OutOfRange { max: told } => assert_eq!(*told, max),
-        PlanError::NoSuchVcpu { vcpu, max: told } => assert!(vcpu >= told && *told == max),
+        PlanError::NoSuchVcpu { vcpu, max: told } => assert!(vcpu.get() >= *told && *told == max),
         PlanError::PartOfGroup { group } => assert!(group.len() > 1),
         PlanError::NotRemovable { lowest } => assert!(*lowest <= max),
         PlanError::NoHotplug { present } | PlanError::NoUnplug { present, .. } => {
@@ -333,7 +339,7 @@ fn is_one(contradiction: &InconsistentReply, slots: &Slots) {
             let there = list
                 .iter()
                 .filter(|slot| slot.qom_path.as_ref() == Some(path));
-            assert!(there.count() > 1, "{path} is one entity's");
+            assert!(there.count() > 1, "{path} is the path of one slot");
         }
     }
 }

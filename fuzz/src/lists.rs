@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use vcpud::placement::{Cpu, List, Node, Numbered, Vcpu};
+use vcpud::ids::VcpuId;
+use vcpud::placement::{Cpu, List, Node, Numbered};
 
 /// A list has the numbers that its text says, and survives being written.
 pub fn lists(data: &[u8]) {
@@ -11,7 +12,7 @@ pub fn lists(data: &[u8]) {
     };
     check::<Cpu>(text);
     check::<Node>(text);
-    check::<Vcpu>(text);
+    check::<VcpuId>(text);
 }
 
 fn check<K: Numbered>(text: &str) {

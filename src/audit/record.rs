@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::ids::Uid;
+
 /// What happened to the number of a machine's vCPUs.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditRecord<'a> {
@@ -19,7 +21,7 @@ pub struct AuditRecord<'a> {
     /// The number of vCPUs now, or that there were to be.
     pub new: u32,
     /// The user who asked, where one did.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// Whether it came to pass.
     pub success: bool,
 }
@@ -63,7 +65,7 @@ pub struct CallRecord<'a> {
     /// Whether KVM runs it.
     pub kvm: bool,
     /// The user whose call was authorized.
-    pub uid: u32,
+    pub uid: Uid,
     /// The arguments, by words of the service's own.
     pub values: Vec<(&'a String, &'a String)>,
 }
@@ -116,7 +118,7 @@ mod tests {
         is_start: false,
         old: 2,
         new: 4,
-        uid: Some(1000),
+        uid: Some(Uid(1000)),
         success: true,
     };
 
@@ -171,7 +173,7 @@ mod tests {
             machine: Some("web"),
             uuid: "x res=success",
             kvm: false,
-            uid: 1000,
+            uid: Uid(1000),
             values: values.iter().map(|(key, value)| (key, value)).collect(),
         };
         let text = "virt=qemu op=register reason=request vm=\"web\" uuid=? request-uid=1000 \

@@ -20,6 +20,7 @@ use super::error::Error;
 use super::link::Session;
 use super::operation::Records;
 use super::queue::Queue;
+use crate::ids::Uid;
 use crate::names::action_id;
 
 /// How long polkit may think.
@@ -72,12 +73,12 @@ pub struct Authority {
 /// An authorized caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    uid: u32,
+    uid: Uid,
 }
 
 impl Caller {
     /// Its user.
-    pub fn uid(self) -> u32 {
+    pub fn uid(self) -> Uid {
         self.uid
     }
 }
@@ -87,7 +88,7 @@ struct Question<'a> {
     connection: &'a Connection,
     header: &'a Header<'a>,
     sender: &'a UniqueName<'a>,
-    uid: u32,
+    uid: Uid,
     action: &'a str,
 }
 
@@ -117,7 +118,7 @@ impl Authority {
     }
 
     /// Returns the user that sent the method call `header`, while the call is under way.
-    pub(super) fn user_of(&self, header: &Header<'_>) -> Option<u32> {
+    pub(super) fn user_of(&self, header: &Header<'_>) -> Option<Uid> {
         self.session.user_of(header.sender()?)
     }
 
@@ -143,7 +144,7 @@ impl Authority {
             return Err(denied("the connection to the bus is lost"));
         };
         let caller = Caller { uid };
-        if uid == 0 {
+        if uid.is_root() {
             // polkit lets root pass whatever its rules say, if it answers.
             return Ok(caller);
         }
@@ -152,7 +153,7 @@ impl Authority {
         details.insert("uid", &user);
         let interactive = is_interactive(header);
         let action = action.id();
-        debug!(uid, action, "polkit is asked");
+        debug!(uid = uid.get(), action, "polkit is asked");
         let question = Question {
             connection: &connection,
             header,
@@ -172,7 +173,10 @@ impl Authority {
             )),
             Answer::CallerLeft => Err(denied("the caller has left")),
             Answer::None(error) => {
-                warn!(uid, action, error, "polkit did not answer, so denied");
+                warn!(
+                    uid = uid.get(),
+                    action, error, "polkit did not answer, so denied"
+                );
                 Err(denied(&format!(
                     "polkit did not answer ({error}), so only root may"
                 )))

@@ -26,36 +26,36 @@ pub(super) fn place(place: &Observed) -> Dict {
 
 /// Returns the row of a vCPU. A key without a value is absent.
 pub(super) fn vcpu(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
-    let Vcpu { id, entity, thread } = vcpu;
+    let Vcpu { id, slot, thread } = vcpu;
     let inventory = &snapshot.inventory;
     let hotpluggable = inventory.method() != HotplugMethod::None;
     let pending = snapshot.pending.contains(&id);
     let mut dict = Dict::from([
-        ("id", id.into()),
-        ("present", entity.presence.is_some().into()),
+        ("id", id.get().into()),
+        ("present", slot.presence.is_some().into()),
         ("hotpluggable", hotpluggable.into()),
-        ("removable", inventory.is_removable(entity).into()),
+        ("removable", inventory.is_removable(slot).into()),
         ("pending", pending.into()),
     ]);
-    if !entity.driver.as_str().is_empty() {
-        dict.insert("type", entity.driver.to_string().into());
+    if !slot.driver.as_str().is_empty() {
+        dict.insert("type", slot.driver.to_string().into());
     }
-    if let Some(presence) = &entity.presence {
+    if let Some(presence) = &slot.presence {
         dict.insert("qom-path", presence.qom_path.to_string().into());
         if presence.order != 0 {
             dict.insert("order", presence.order.into());
         }
     }
     if let Some(thread) = thread {
-        dict.insert("thread-id", thread.into());
+        dict.insert("thread-id", thread.get().into());
     }
-    if let Some(alias) = entity.alias() {
+    if let Some(alias) = slot.alias() {
         dict.insert("alias", alias.to_owned().into());
     }
-    if let Some(node) = entity.topology.node() {
+    if let Some(node) = slot.topology.node() {
         dict.insert("node-id", node.into());
     }
-    for (level, number) in entity.topology.levels() {
+    for (level, number) in slot.topology.levels() {
         dict.insert(level.dbus_name(), number.into());
     }
     dict

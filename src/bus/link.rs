@@ -12,6 +12,7 @@ use zbus::{Connection, names};
 
 use super::edge::{Gate, attend, connect};
 use crate::idle::Calls;
+use crate::ids::Uid;
 use crate::names::BUS_NAME;
 
 /// How long the bus daemon may take to accept a connection.
@@ -91,7 +92,7 @@ impl Session {
     }
 
     /// The user who sent a call that is under way.
-    pub(super) fn user_of(&self, sender: &names::UniqueName<'_>) -> Option<u32> {
+    pub(super) fn user_of(&self, sender: &names::UniqueName<'_>) -> Option<Uid> {
         self.0.gate.user_of(sender)
     }
 

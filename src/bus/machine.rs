@@ -12,6 +12,7 @@ use super::describe::{self, Dict};
 use super::error::Error;
 use super::operation::Operation;
 use super::options::{self, Options, SetOptions};
+use crate::ids::{SlotId, VcpuId};
 use crate::inventory::{HotplugSlot, MAX_VCPUS, Target, Vcpu};
 use crate::machine::{self, Handle, Request, TuningChange, Wait};
 use crate::placement::{Bandwidth, CpuList, Kind, Scheduler, Schemata, UnitPlacement, VcpuList};
@@ -84,7 +85,8 @@ impl MachineObject {
         };
         let result = self.machine.set_vcpus(request).await;
         let outcome = result.map_err(|error| self.failed(error))?;
-        Ok((outcome.added, outcome.removed, outcome.pending))
+        let [added, removed, pending] = [outcome.added, outcome.removed, outcome.pending].map(raw);
+        Ok((added, removed, pending))
     }
 
     /// Returns the number of vCPUs after a request for `target`, or now if it cannot be reached.
@@ -220,11 +222,11 @@ impl MachineObject {
     fn plan(&self, count: u32, options: Options) -> Result<Dict, Error> {
         options::none(options)?;
         let snapshot = self.machine.snapshot();
-        let vcpus = |firsts: &[u32]| -> Variant<'static> {
-            let entities = firsts.iter().filter_map(|f| snapshot.inventory.entity(*f));
-            let mut vcpus: Vec<u32> = entities.flat_map(HotplugSlot::vcpus).collect();
+        let vcpus = |slots: &[SlotId]| -> Variant<'static> {
+            let slots = slots.iter().filter_map(|id| snapshot.inventory.slot(*id));
+            let mut vcpus: Vec<VcpuId> = slots.flat_map(HotplugSlot::vcpus).collect();
             vcpus.sort_unstable();
-            vcpus.into()
+            raw(vcpus).into()
         };
         Ok(match snapshot.plan(&Target::Count(count)) {
             Ok((plan, _)) => {
@@ -270,7 +272,7 @@ impl MachineObject {
 
     #[zbus(property)]
     fn leader(&self) -> u32 {
-        self.machine.snapshot().leader
+        self.machine.snapshot().leader.get()
     }
 
     #[zbus(property)]
@@ -347,7 +349,7 @@ impl MachineObject {
 
     #[zbus(property)]
     fn pending_removals(&self) -> Vec<u32> {
-        self.machine.snapshot().pending.clone()
+        raw(self.machine.snapshot().pending.clone())
     }
 
     #[zbus(signal)]
@@ -376,15 +378,20 @@ impl MachineObject {
     ) -> zbus::Result<()>;
 }
 
+/// Returns the numbers of `vcpus`, as D-Bus has them.
+fn raw(vcpus: Vec<VcpuId>) -> Vec<u32> {
+    vcpus.into_iter().map(VcpuId::get).collect()
+}
+
 /// Returns the text of `vcpus` for rules and records, such as `0-3,8`.
-fn shown(vcpus: &BTreeSet<u32>) -> String {
+fn shown(vcpus: &BTreeSet<VcpuId>) -> String {
     vcpus.iter().copied().collect::<VcpuList>().to_string()
 }
 
 /// Returns the set of `vcpus`, or an error if it is longer than that of any machine.
-fn list(vcpus: Vec<u32>) -> Result<BTreeSet<u32>, Error> {
+fn list(vcpus: Vec<u32>) -> Result<BTreeSet<VcpuId>, Error> {
     match vcpus.len() {
-        0..=MAX_LIST => Ok(vcpus.into_iter().collect()),
+        0..=MAX_LIST => Ok(vcpus.into_iter().map(VcpuId).collect()),
         length => Err(Error::LimitExceeded(format!(
             "{length} vCPUs in one call; the limit is {MAX_LIST}"
         ))),

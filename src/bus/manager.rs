@@ -13,6 +13,7 @@ use super::error::Error;
 use super::operation::Operation;
 use super::options::{self, Options};
 use crate::config::socket_path;
+use crate::ids::{Pid, Uid};
 use crate::machine::{ConnectError, Handle, QmpEndpoint};
 use crate::names::MachineName;
 use crate::process::{SocketError, SocketFile, adopt, peer_user};
@@ -76,7 +77,7 @@ impl Manager {
         Ok(ObjectPath::from_string_unchecked(name.object_path()).into())
     }
 
-    fn by_pid(&self, pid: u32) -> Result<OwnedObjectPath, Error> {
+    fn by_pid(&self, pid: Pid) -> Result<OwnedObjectPath, Error> {
         let mut machines = self.directory.all().into_iter();
         let machine = machines.find(|machine| pid != 0 && machine.snapshot().leader == pid);
         let none = || Error::NoSuchMachine(format!("whose leader is process {pid}"));
@@ -95,13 +96,13 @@ enum Access {
     },
     Connection {
         stream: UnixStream,
-        owner: Option<u32>,
+        owner: Option<Uid>,
     },
 }
 
 impl Access {
     /// Returns the user of the QEMU process, as far as it is known before the connection is made.
-    fn owner(&self) -> Option<u32> {
+    fn owner(&self) -> Option<Uid> {
         match self {
             Self::Socket { opened, .. } => opened.as_ref().ok().and_then(SocketFile::owner),
             Self::Connection { owner, .. } => *owner,
@@ -117,9 +118,9 @@ impl Access {
     }
 
     /// Returns the endpoint that the registry uses for the authorized user `uid`.
-    fn endpoint(self, uid: u32) -> Result<QmpEndpoint, SocketError> {
+    fn endpoint(self, uid: Uid) -> Result<QmpEndpoint, SocketError> {
         match self {
-            Self::Socket { path, .. } if uid == 0 => {
+            Self::Socket { path, .. } if uid.is_root() => {
                 Ok(QmpEndpoint::Socket(SocketFile::chosen_by_root(path)))
             }
             Self::Socket { opened, .. } => opened.map(QmpEndpoint::Socket),
@@ -204,7 +205,7 @@ impl Manager {
     #[zbus(out_args("machines"))]
     fn list_machines(&self) -> Vec<(String, OwnedObjectPath, u32)> {
         let row = |machine: &Handle| {
-            let leader = machine.snapshot().leader;
+            let leader = machine.snapshot().leader.get();
             (machine.name().to_string(), path(machine), leader)
         };
         self.directory.all().iter().map(row).collect()
@@ -222,12 +223,12 @@ impl Manager {
 
     #[zbus(out_args("machine"))]
     fn get_machine_by_pid(&self, pid: u32) -> Result<OwnedObjectPath, Error> {
-        self.by_pid(pid)
+        self.by_pid(Pid(pid))
     }
 
     #[zbus(name = "GetMachineByPID", out_args("machine"))]
     fn get_machine_by_pid_as_machined_spells_it(&self, pid: u32) -> Result<OwnedObjectPath, Error> {
-        self.by_pid(pid)
+        self.by_pid(Pid(pid))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -13,6 +13,7 @@ use zbus::message::Header;
 use super::authority::{Action, Authority, Caller};
 use super::error::Error;
 use crate::audit::{Audit, CallRecord};
+use crate::ids::Uid;
 use crate::machine::{Handle, Snapshot};
 use crate::names::{MachineName, message_id};
 
@@ -118,7 +119,7 @@ impl Operation {
 
     /// Logs that the call of the user `uid` is denied, with the values that polkit got. Returns the
     /// error with the name of the machine.
-    fn denied(&self, error: Error, uid: Option<u32>) -> Error {
+    fn denied(&self, error: Error, uid: Option<Uid>) -> Error {
         let (prefix, operation) = (self.prefix(), self.name);
         let uid = uid.map_or("unknown".to_owned(), |uid| uid.to_string());
         let shown = self.values(MAX_SHOWN);
@@ -157,7 +158,7 @@ impl Operation {
     }
 
     /// Records that the user `uid` is authorized.
-    fn record(&self, uid: u32, records: &Records) {
+    fn record(&self, uid: Uid, records: &Records) {
         let operation = self.name;
         let vm_name = self.machine.as_ref().map_or("", MachineName::as_str);
         let (values, shown) = (self.values(usize::MAX), self.values(MAX_SHOWN));
@@ -168,7 +169,7 @@ impl Operation {
             vm_uuid = self.uuid,
             operation,
             values,
-            request_uid = uid,
+            request_uid = uid.get(),
             "{prefix}operation \"{operation}\" authorized for uid {uid} ({shown})"
         );
         let is_value = |(key, _): &(&String, &String)| *key != "uuid";

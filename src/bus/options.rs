@@ -7,6 +7,7 @@ use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
 use crate::config::{self, ConfigError, Entry, Item, MachineSettings};
+use crate::ids::Pid;
 use crate::machine::Wait;
 
 /// The maximum number of options of a call.
@@ -83,11 +84,11 @@ pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
 
 /// The options of `RegisterMachine` and `RegisterMachineWithFd`: what a machine's file says, and the
 /// PID of its QEMU.
-pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<u32>), Error> {
+pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<Pid>), Error> {
     check_size(&options)?;
     let leader = match options.remove("leader").as_deref() {
         None => None,
-        Some(Variant::U32(pid)) => Some(*pid),
+        Some(Variant::U32(pid)) => Some(Pid(*pid)),
         Some(other) => return Err(wrong_type("leader", "u", other)),
     };
     let mut entries: Vec<Entry> = options

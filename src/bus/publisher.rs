@@ -251,15 +251,15 @@ impl Publisher {
             MachineEvent::Changed => published.tell_changes(connection).await,
             MachineEvent::VcpuAdded(vcpu) => {
                 let details = details(vcpu);
-                MachineObject::vcpu_added(&emitter, vcpu.id, &vcpu.alias, details).await
+                MachineObject::vcpu_added(&emitter, vcpu.id.get(), &vcpu.alias, details).await
             }
             MachineEvent::VcpuRemoved(vcpu) => {
                 let details = details(vcpu);
-                MachineObject::vcpu_removed(&emitter, vcpu.id, &vcpu.alias, details).await
+                MachineObject::vcpu_removed(&emitter, vcpu.id.get(), &vcpu.alias, details).await
             }
             MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
                 let details = details(vcpu);
-                let (id, alias) = (vcpu.id, &vcpu.alias);
+                let (id, alias) = (vcpu.id.get(), &vcpu.alias);
                 MachineObject::vcpu_removal_failed(&emitter, id, alias, reason, details).await
             }
             MachineEvent::Appeared(_) | MachineEvent::Vanished => Ok(()),
@@ -356,7 +356,7 @@ impl Published {
 fn details(vcpu: &Vcpu) -> HashMap<&'static str, Variant<'static>> {
     let mut details = HashMap::from([("cause", vcpu.cause.as_str().into())]);
     if let Some(uid) = vcpu.uid {
-        details.insert("uid", uid.into());
+        details.insert("uid", uid.get().into());
     }
     details
 }

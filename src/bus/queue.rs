@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::ids::Uid;
+
 /// Questions of one user that polkit has at a time; each may be a dialog that nobody answers.
 const MAX_OF_USER: usize = 8;
 /// Questions of all users. A bus daemon lets a connection wait for 128 replies
@@ -15,7 +17,7 @@ const MAX_OF_ALL: usize = 96;
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     all: Arc<Semaphore>,
-    users: Arc<Mutex<HashMap<u32, Weak<Semaphore>>>>,
+    users: Arc<Mutex<HashMap<Uid, Weak<Semaphore>>>>,
 }
 
 /// A question that may be asked. The turn ends when this is dropped.
@@ -36,7 +38,7 @@ impl Queue {
 
     /// Waits until it is a question's turn that is asked for the user `uid`. First come, first
     /// served.
-    pub(super) async fn turn(&self, uid: u32) -> Turn {
+    pub(super) async fn turn(&self, uid: Uid) -> Turn {
         const OPEN: &str = "it is never closed";
         let of_user = self.user(uid).acquire_owned().await.expect(OPEN);
         let of_all = self.all.clone().acquire_owned().await.expect(OPEN);
@@ -46,7 +48,7 @@ impl Queue {
         }
     }
 
-    fn user(&self, uid: u32) -> Arc<Semaphore> {
+    fn user(&self, uid: Uid) -> Arc<Semaphore> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = users.get(&uid).and_then(Weak::upgrade) {
             return user;
@@ -67,7 +69,7 @@ mod tests {
     #[test]
     fn who_asks_much_waits_for_himself_only() {
         let queue = Queue::new();
-        let turn = |uid| queue.turn(uid).now_or_never();
+        let turn = |uid| queue.turn(Uid(uid)).now_or_never();
         let mut first: Vec<Turn> = (0..MAX_OF_USER).map(|_| turn(1).unwrap()).collect();
         assert!(turn(1).is_none());
         assert!(turn(2).is_some());

@@ -1,6 +1,7 @@
 //! Settings as text, for polkit and the records of registrations.
 
 use super::settings::{MachineSettings, Settings};
+use crate::ids::VcpuId;
 use crate::placement::Schemata;
 
 /// Keys with their values, as a file has them.
@@ -42,7 +43,8 @@ impl Settings {
             values.push(("priority", scheduler.priority().to_string()));
         }
         if let Some(shares) = &self.cache {
-            let share = |(vcpu, schemata): (&u32, &Schemata)| format!("{vcpu}={}", schemata.line());
+            let share =
+                |(vcpu, schemata): (&VcpuId, &Schemata)| format!("{vcpu}={}", schemata.line());
             let shares: Vec<String> = shares.iter().map(share).collect();
             values.push(("cache", shares.join(" ")));
         }

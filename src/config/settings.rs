@@ -13,6 +13,7 @@ use super::nearest::unknown;
 use super::parse::ConfigError;
 use super::uuid::Uuid;
 use super::value::{Entry, Item, Value};
+use crate::ids::VcpuId;
 use crate::placement::{
     Bandwidth, CpuList, NodeList, PlacementMode, Scheduler, SchedulerError, Schemata, Tuning,
     VcpuList,
@@ -82,7 +83,7 @@ pub struct Settings {
     /// The scheduler of vCPUs.
     pub scheduler: Option<Scheduler>,
     /// The share of caches of vCPUs, by number.
-    pub cache: Option<BTreeMap<u32, Schemata>>,
+    pub cache: Option<BTreeMap<VcpuId, Schemata>>,
 }
 
 /// The settings of one machine.
@@ -344,7 +345,7 @@ fn quota(value: &Value) -> Result<i64, String> {
 }
 
 /// The shares of caches: a list of tables, each of some vCPUs.
-fn cache(entry: &Entry) -> Result<BTreeMap<u32, Schemata>, ConfigError> {
+fn cache(entry: &Entry) -> Result<BTreeMap<VcpuId, Schemata>, ConfigError> {
     const EXAMPLE: &str = "[{ vcpus = \"0-3\", schemata = \"L3:0=f\" }]";
     let wrong = |line: usize, text: String| ConfigError {
         line,
@@ -373,7 +374,7 @@ fn cache(entry: &Entry) -> Result<BTreeMap<u32, Schemata>, ConfigError> {
         let at = |entry: &Entry, text| wrong(entry.line, format!("{}: {text}", entry.key));
         let list: VcpuList = list(&vcpus.value).map_err(|text| at(vcpus, text))?;
         let share: Schemata = read(&schemata.value).map_err(|text| at(schemata, text))?;
-        for vcpu in list.iter() {
+        for vcpu in list.iter().map(VcpuId) {
             if shares.insert(vcpu, share.clone()).is_some() {
                 return Err(at(vcpus, format!("vCPU {vcpu} is in more than one list")));
             }

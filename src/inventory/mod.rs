@@ -1,9 +1,9 @@
 //! The inventory: what QEMU's answers say about the vCPUs of a machine.
 //!
-//! Pure data and arithmetic. QEMU hot-plugs *entities*: on most machines one vCPU each, on
-//! pseries a core of several. Here they get the vCPU numbers that everything else speaks of, and
-//! [`plan`] says which entities must come or go for a wanted number of vCPUs. Nothing here
-//! talks to QEMU; a wrong answer of QEMU becomes a [`InconsistentReply`], never a panic.
+//! Pure data and arithmetic. QEMU plugs vCPUs into *slots*: on most machines a slot holds one vCPU, on
+//! pseries a core of several. The inventory numbers the vCPUs, and [`plan`] selects the slots that
+//! must be filled or emptied to reach a wanted number of vCPUs. Nothing here talks to QEMU; a wrong
+//! answer of QEMU becomes an [`InconsistentReply`], never a panic.
 
 mod plan;
 mod props;
@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::ids::MAX_VCPUS;
+use crate::ids::{Pid, SlotId, Tid, VcpuId};
 use crate::text::Text;
 
 pub(crate) use plan::numbers;
@@ -24,9 +26,6 @@ pub use props::{Prop, Props};
 pub use reply::{CpuInfoFast, HotpluggableCpu};
 pub use topology::{Level, Topology};
 
-/// More vCPUs than any QEMU machine type has (4,096 in QEMU 11). A QEMU that reports more is not
-/// believed.
-pub const MAX_VCPUS: u32 = 16_384;
 /// More vCPUs than one slot has on any machine (8 on pseries).
 pub const MAX_VCPUS_PER_SLOT: u32 = 64;
 
@@ -67,21 +66,21 @@ pub enum Slots {
 /// The vCPUs of a machine, present and possible, by number.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inventory {
-    entities: Vec<HotplugSlot>,
+    slots: Vec<HotplugSlot>,
     method: HotplugMethod,
     architecture: Text,
     torn: bool,
 }
 
-/// What QEMU plugs and unplugs as one.
+/// One entry of `query-hotpluggable-cpus`. QEMU plugs and unplugs it as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HotplugSlot {
-    /// The number of its first vCPU, and its name within the inventory.
-    pub first: u32,
-    /// How many vCPUs it brings.
+    /// Its name within the inventory: the number of its first vCPU.
+    pub id: SlotId,
+    /// The number of vCPUs in it.
     pub width: u32,
-    /// Its place in QEMU's own list, which ACPI calls the slot.
-    pub slot: u32,
+    /// Its position in QEMU's own list, from the end. ACPI calls this the slot.
+    pub acpi_slot: u32,
     /// The QOM type, the `driver` of `device_add`.
     pub driver: Text,
     /// The properties that `device_add` needs.
@@ -92,7 +91,7 @@ pub struct HotplugSlot {
     pub presence: Option<Presence>,
 }
 
-/// An entity that is plugged in.
+/// How a slot is plugged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Presence {
     /// Its QOM path, by which it can be unplugged.
@@ -107,35 +106,37 @@ pub struct Presence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thread {
     /// The thread id that QEMU gave.
-    pub id: u32,
+    pub id: Tid,
     /// Whether it was found to be a thread of the leader and of no other vCPU.
     pub trusted: bool,
 }
 
-/// An entity that is plugged in, as it is remembered over a restart of the service.
+/// A plugged slot, as it is saved across restarts of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PresentSlot {
-    /// The number of its first vCPU.
-    pub first: u32,
-    /// How many vCPUs it has.
+    /// Its name within the inventory.
+    #[serde(rename = "first")]
+    pub id: SlotId,
+    /// The number of vCPUs in it.
     pub width: u32,
-    /// Its slot.
-    pub slot: u32,
+    /// Its position in QEMU's own list, from the end.
+    #[serde(rename = "slot")]
+    pub acpi_slot: u32,
     /// Its QOM path.
     pub qom_path: Text,
     /// The thread ids that QEMU gave for its vCPUs.
-    pub threads: Vec<u32>,
+    pub threads: Vec<Tid>,
 }
 
 /// One vCPU, present or possible.
 #[derive(Clone, Copy, Debug)]
 pub struct Vcpu<'a> {
     /// Its number, from 0.
-    pub id: u32,
-    /// The entity that brings it.
-    pub entity: &'a HotplugSlot,
-    /// Its thread, where it is present and the thread is trusted.
-    pub thread: Option<u32>,
+    pub id: VcpuId,
+    /// The slot that holds it.
+    pub slot: &'a HotplugSlot,
+    /// Its thread, if it is present and the thread is trusted.
+    pub thread: Option<Tid>,
 }
 
 /// QEMU's answers cannot be true.
@@ -146,15 +147,16 @@ pub enum InconsistentReply {
         "QEMU reports an impossible number of vCPUs (at most {MAX_VCPUS} are believed, and {MAX_VCPUS_PER_SLOT} in a slot)"
     )]
     Count,
-    /// Two entities at one path.
+    /// Two slots at one path.
     #[error("QEMU reports two hotpluggable CPUs at {0}")]
     SharedPath(Text),
 }
 
 impl HotplugSlot {
-    /// The numbers of its vCPUs.
-    pub fn vcpus(&self) -> std::ops::Range<u32> {
-        self.first..self.first + self.width
+    /// Returns its vCPUs, in ascending order.
+    pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> + use<> {
+        let first = self.id.get();
+        (first..first + self.width).map(VcpuId)
     }
 
     /// The id that it was plugged with: the last part of `/machine/peripheral/ID`.
@@ -182,22 +184,19 @@ impl Inventory {
             .iter()
             .find_map(|cpu| cpu.target.clone())
             .unwrap_or_default();
-        let mut running = group_by_entity(&cpus);
-        let (method, slots) = match slots {
+        let mut running = group_by_slot(&cpus);
+        let (method, reported) = match slots {
             Slots::Listed(list) => (HotplugMethod::DeviceAdd, list),
             Slots::Counted(max) if max > MAX_VCPUS => return Err(InconsistentReply::Count),
-            Slots::Counted(max) => (
-                HotplugMethod::CpuAdd,
-                reply::as_counted_entities(&cpus, max),
-            ),
-            Slots::Fixed => (HotplugMethod::None, reply::as_fixed_entities(&cpus)),
+            Slots::Counted(max) => (HotplugMethod::CpuAdd, reply::as_counted_slots(&cpus, max)),
+            Slots::Fixed => (HotplugMethod::None, reply::as_fixed_slots(&cpus)),
         };
-        let slot_count = u32::try_from(slots.len()).map_err(|_| InconsistentReply::Count)?;
+        let count = u32::try_from(reported.len()).map_err(|_| InconsistentReply::Count)?;
 
-        let mut entities = Vec::with_capacity(slots.len());
+        let mut slots = Vec::with_capacity(reported.len());
         let mut torn = false;
-        // QEMU lists the entities in descending order, so its first is the last slot.
-        for (reported, slot) in slots.into_iter().zip((0..slot_count).rev()) {
+        // QEMU lists the slots in descending order, so its first is the last one.
+        for (reported, acpi_slot) in reported.into_iter().zip((0..count).rev()) {
             let presence = match reported.qom_path {
                 None => None,
                 Some(qom_path) => {
@@ -211,10 +210,10 @@ impl Inventory {
                     })
                 }
             };
-            entities.push(HotplugSlot {
-                first: 0,
+            slots.push(HotplugSlot {
+                id: SlotId(0),
                 width: u32::try_from(reported.vcpus_count).map_err(|_| InconsistentReply::Count)?,
-                slot,
+                acpi_slot,
                 driver: reported.driver,
                 topology: Topology::of(&reported.props),
                 props: reported.props,
@@ -222,10 +221,10 @@ impl Inventory {
             });
         }
         torn |= !running.is_empty();
-        number(&mut entities)?;
-        check_paths(&entities)?;
+        number(&mut slots)?;
+        check_paths(&slots)?;
         Ok(Self {
-            entities,
+            slots,
             method,
             architecture,
             torn,
@@ -238,28 +237,28 @@ impl Inventory {
         self.torn
     }
 
-    /// What is to be remembered of it.
-    pub fn record(&self) -> Vec<PresentSlot> {
-        let row = |(entity, presence): (&HotplugSlot, &Presence)| PresentSlot {
-            first: entity.first,
-            width: entity.width,
-            slot: entity.slot,
+    /// Returns the plugged slots as they are saved.
+    pub fn to_record(&self) -> Vec<PresentSlot> {
+        let row = |(slot, presence): (&HotplugSlot, &Presence)| PresentSlot {
+            id: slot.id,
+            width: slot.width,
+            acpi_slot: slot.acpi_slot,
             qom_path: presence.qom_path.clone(),
             threads: presence.threads.iter().map(|thread| thread.id).collect(),
         };
         self.present().map(row).collect()
     }
 
-    /// An inventory of what was remembered and nothing else, to compare another with.
-    pub fn recall(mut recorded: Vec<PresentSlot>) -> Self {
-        recorded.sort_by_key(|row| row.first);
-        recorded.dedup_by_key(|row| row.first);
+    /// Returns an inventory of the slots that were saved and nothing else, to compare another with.
+    pub fn from_record(mut recorded: Vec<PresentSlot>) -> Self {
+        recorded.sort_by_key(|row| row.id);
+        recorded.dedup_by_key(|row| row.id);
         let trusted = false;
         let thread = |id| Thread { id, trusted };
-        let entity = |row: PresentSlot| HotplugSlot {
-            first: row.first,
+        let slot = |row: PresentSlot| HotplugSlot {
+            id: row.id,
             width: row.width.min(MAX_VCPUS_PER_SLOT),
-            slot: row.slot,
+            acpi_slot: row.acpi_slot,
             driver: Text::default(),
             props: Props::default(),
             topology: Topology::default(),
@@ -270,7 +269,7 @@ impl Inventory {
             }),
         };
         Self {
-            entities: recorded.into_iter().map(entity).collect(),
+            slots: recorded.into_iter().map(slot).collect(),
             ..Self::default()
         }
     }
@@ -285,57 +284,56 @@ impl Inventory {
         self.architecture.as_str()
     }
 
-    /// All entities in the order of their vCPU numbers.
-    pub fn entities(&self) -> &[HotplugSlot] {
-        &self.entities
+    /// Returns all slots, in the order of their vCPU numbers.
+    pub fn slots(&self) -> &[HotplugSlot] {
+        &self.slots
     }
 
-    /// The entity whose first vCPU is `first`.
-    pub fn entity(&self, first: u32) -> Option<&HotplugSlot> {
-        let index = self.entities.binary_search_by_key(&first, |e| e.first);
-        index.ok().map(|i| &self.entities[i])
+    /// Returns the slot `id`, if the machine has it.
+    pub fn slot(&self, id: SlotId) -> Option<&HotplugSlot> {
+        let index = self.slots.binary_search_by_key(&id, |slot| slot.id);
+        index.ok().map(|index| &self.slots[index])
     }
 
-    /// The entities that are plugged in, with their presence.
+    /// Returns the plugged slots, with their presence.
     pub fn present(&self) -> impl Iterator<Item = (&HotplugSlot, &Presence)> {
-        self.entities
-            .iter()
-            .filter_map(|e| e.presence.as_ref().map(|p| (e, p)))
+        let slots = self.slots.iter();
+        slots.filter_map(|slot| Some((slot, slot.presence.as_ref()?)))
     }
 
     /// The number of vCPUs that are present.
     pub fn vcpu_count(&self) -> u32 {
-        self.present().map(|(e, _)| e.width).sum()
+        self.present().map(|(slot, _)| slot.width).sum()
     }
 
     /// The number of vCPUs that can be present.
     pub fn max_vcpus(&self) -> u32 {
-        self.entities.iter().map(|e| e.width).sum()
+        self.slots.iter().map(|slot| slot.width).sum()
     }
 
-    /// How many vCPUs one entity brings.
+    /// Returns the number of vCPUs in the largest slot.
     pub fn vcpus_per_slot(&self) -> u32 {
-        self.entities.iter().map(|e| e.width).max().unwrap_or(0)
+        self.slots.iter().map(|slot| slot.width).max().unwrap_or(0)
     }
 
     /// Every vCPU, present or possible, by number.
     pub fn vcpus(&self) -> impl Iterator<Item = Vcpu<'_>> {
-        self.entities.iter().flat_map(|entity| {
-            let threads = entity.presence.as_ref().map_or(&[][..], |p| &p.threads);
-            entity.vcpus().enumerate().map(move |(i, id)| Vcpu {
+        self.slots.iter().flat_map(|slot| {
+            let threads = slot.presence.as_ref().map_or(&[][..], |p| &p.threads);
+            slot.vcpus().enumerate().map(move |(i, id)| Vcpu {
                 id,
-                entity,
+                slot,
                 thread: threads.get(i).filter(|t| t.trusted).map(|t| t.id),
             })
         })
     }
 
-    /// Whether QEMU can be asked to unplug this entity.
+    /// Returns whether QEMU can be asked to unplug `slot`.
     ///
     /// Only targets that can unplug are ever asked (QEMU 7.2 for aarch64 aborts when asked), and
-    /// the entity of vCPU 0 stays: all of those targets refuse to unplug the boot CPU.
-    pub fn is_removable(&self, entity: &HotplugSlot) -> bool {
-        entity.presence.is_some() && entity.first != 0 && self.can_unplug()
+    /// the slot of vCPU 0 stays: all of those targets refuse to unplug the boot CPU.
+    pub fn is_removable(&self, slot: &HotplugSlot) -> bool {
+        slot.presence.is_some() && slot.id != 0 && self.can_unplug()
     }
 
     /// Whether this kind of machine can unplug vCPUs.
@@ -347,56 +345,55 @@ impl Inventory {
             )
     }
 
-    /// Trusts the threads that `is_task` says are tasks of the leader, unless two vCPUs share
-    /// one or it is the leader itself (single-threaded TCG: then no vCPU has a thread of its
-    /// own). Returns the ids that are no tasks of the leader.
-    pub fn trust_threads(&mut self, leader: u32, is_task: impl Fn(u32) -> bool) -> Vec<u32> {
-        let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
-        let threads = |entities: &mut Vec<HotplugSlot>, f: &mut dyn FnMut(&mut Thread)| {
-            let present = entities.iter_mut().filter_map(|e| e.presence.as_mut());
-            present.flat_map(|p| p.threads.iter_mut()).for_each(f);
-        };
-        threads(&mut self.entities, &mut |t| {
-            *seen.entry(t.id).or_default() += 1;
-        });
-        let mut foreign = Vec::new();
-        threads(&mut self.entities, &mut |t| {
-            let own = t.id != leader && seen[&t.id] == 1;
-            t.trusted = own && is_task(t.id);
-            if own && !t.trusted {
-                foreign.push(t.id);
+    /// Trusts the threads that are tasks of `leader` according to `is_task`, unless two vCPUs share
+    /// a thread or it is the main thread of `leader` (single-threaded TCG: then no vCPU has a thread
+    /// of its own). Returns the ids that are not tasks of `leader`.
+    pub fn trust_threads(&mut self, leader: Pid, is_task: impl Fn(Tid) -> bool) -> Vec<Tid> {
+        let mut uses: BTreeMap<Tid, u32> = BTreeMap::new();
+        for (_, presence) in self.present() {
+            for thread in &presence.threads {
+                *uses.entry(thread.id).or_default() += 1;
             }
-        });
-        foreign
+        }
+        let mut untrusted = Vec::new();
+        let present = self.slots.iter_mut().filter_map(|s| s.presence.as_mut());
+        for thread in present.flat_map(|presence| &mut presence.threads) {
+            let own = thread.id != leader.main_thread() && uses[&thread.id] == 1;
+            thread.trusted = own && is_task(thread.id);
+            if own && !thread.trusted {
+                untrusted.push(thread.id);
+            }
+        }
+        untrusted
     }
 }
 
-/// The order of enabling and the threads of an entity.
+/// The order of enabling and the threads of a slot.
 type Running = (u32, Vec<Thread>);
 
-/// Groups what `query-cpus-fast` lists by the QOM path of the entity.
-fn group_by_entity(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
+/// Groups what `query-cpus-fast` lists by the QOM path of the slot.
+fn group_by_slot(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
     let mut groups: BTreeMap<String, Running> = BTreeMap::new();
     for cpu in cpus {
         let order = groups.len() as u32 + 1;
-        let group = groups.entry(cpu.entity_path().to_owned());
+        let group = groups.entry(cpu.slot_path().to_owned());
         let (_, threads) = group.or_insert((order, Vec::new()));
         threads.push(Thread {
-            id: u32::try_from(cpu.thread_id).unwrap_or(0),
+            id: Tid(u32::try_from(cpu.thread_id).unwrap_or(0)),
             trusted: false,
         });
     }
     groups
 }
 
-/// Sorts the entities by topology and numbers their vCPUs.
-fn number(entities: &mut [HotplugSlot]) -> Result<(), InconsistentReply> {
-    entities.sort_by_key(|e| (e.topology.rank(), e.slot));
+/// Sorts the slots by topology and numbers their vCPUs.
+fn number(slots: &mut [HotplugSlot]) -> Result<(), InconsistentReply> {
+    slots.sort_by_key(|slot| (slot.topology.rank(), slot.acpi_slot));
     let mut next = 0;
-    for entity in entities {
-        entity.first = next;
-        next = match next.checked_add(entity.width) {
-            Some(sum) if is_possible(entity.width) && sum <= MAX_VCPUS => sum,
+    for slot in slots {
+        slot.id = SlotId(next);
+        next = match next.checked_add(slot.width) {
+            Some(sum) if is_possible(slot.width) && sum <= MAX_VCPUS => sum,
             _ => return Err(InconsistentReply::Count),
         };
     }
@@ -408,11 +405,9 @@ fn is_possible(width: u32) -> bool {
 }
 
 /// Checks that no two slots have one path.
-fn check_paths(entities: &[HotplugSlot]) -> Result<(), InconsistentReply> {
-    let mut paths: Vec<&Text> = entities
-        .iter()
-        .filter_map(|e| e.presence.as_ref().map(|p| &p.qom_path))
-        .collect();
+fn check_paths(slots: &[HotplugSlot]) -> Result<(), InconsistentReply> {
+    let present = slots.iter().filter_map(|slot| slot.presence.as_ref());
+    let mut paths: Vec<&Text> = present.map(|presence| &presence.qom_path).collect();
     paths.sort();
     match paths.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(InconsistentReply::SharedPath(pair[0].clone())),

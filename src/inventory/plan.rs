@@ -1,9 +1,10 @@
-//! From what a caller wants to the entities that must come or go, or to why that cannot be.
+//! Selects the slots that must be filled or emptied to reach a target, or says why that is impossible.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{HotplugMethod, HotplugSlot, Inventory};
+use crate::ids::{SlotId, VcpuId};
 
 /// What a caller wants of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,20 +12,20 @@ pub enum Target {
     /// This number of vCPUs.
     Count(u32),
     /// These vCPUs present; the others as they are.
-    Present(BTreeSet<u32>),
-    /// These vCPUs gone; the others as they are.
-    Absent(BTreeSet<u32>),
+    Present(BTreeSet<VcpuId>),
+    /// These vCPUs absent; the others as they are.
+    Absent(BTreeSet<VcpuId>),
 }
 
-/// What brings a machine to a target. Entities are named by their first vCPU.
+/// The changes that bring a machine to a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Entities to plug, lowest first.
-    pub add: Vec<u32>,
-    /// Entities to unplug, highest first.
-    pub remove: Vec<u32>,
-    /// Entities that are leaving already and whose leaving the target needs.
-    pub leaving: Vec<u32>,
+    /// Slots to plug, lowest first.
+    pub add: Vec<SlotId>,
+    /// Slots to unplug, highest first.
+    pub remove: Vec<SlotId>,
+    /// Slots whose removal is pending and which the target needs removed.
+    pub leaving: Vec<SlotId>,
 }
 
 /// Why a target cannot be reached. Nothing was sent to QEMU.
@@ -36,7 +37,7 @@ pub enum PlanError {
         /// The greatest number of this machine.
         max: u32,
     },
-    /// A number that is not a sum of whole entities.
+    /// A number that is not a sum of whole slots.
     #[error(
         "they come and go in groups of {group}; the nearest numbers are {}",
         join(nearest, " and ")
@@ -51,18 +52,18 @@ pub enum PlanError {
     #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
     NoSuchVcpu {
         /// The number asked for.
-        vcpu: u32,
+        vcpu: VcpuId,
         /// How many vCPUs the machine can have.
         max: u32,
     },
-    /// A part of an entity.
+    /// A part of a slot.
     #[error(
         "vCPUs {} come and go together; name all of them or none",
         join(group, ", ")
     )]
     PartOfGroup {
-        /// The vCPUs of the entity.
-        group: Vec<u32>,
+        /// The vCPUs of the slot.
+        group: Vec<VcpuId>,
     },
     /// The vCPUs that could come are still leaving.
     #[error(
@@ -71,7 +72,7 @@ pub enum PlanError {
     )]
     Busy {
         /// The vCPUs that are leaving and would be needed.
-        leaving: Vec<u32>,
+        leaving: Vec<VcpuId>,
     },
     /// The machine's CPUs cannot be plugged at all.
     #[error("its CPUs cannot be hot-plugged; their number stays {present}")]
@@ -98,41 +99,46 @@ pub enum PlanError {
 /// A machine as a planner sees it.
 struct Scene<'a> {
     inventory: &'a Inventory,
-    leaving: &'a BTreeSet<u32>,
+    leaving: &'a BTreeSet<SlotId>,
     /// The number of vCPUs that are present and not leaving.
     current: u32,
-    /// Entities that can be plugged, lowest first.
+    /// Slots that can be plugged, lowest first.
     free: Vec<&'a HotplugSlot>,
-    /// Entities that can be unplugged, highest first.
+    /// Slots that can be unplugged, highest first.
     removable: Vec<&'a HotplugSlot>,
 }
 
-/// Plans the way to `target`. Entities in `leaving` (by first vCPU) count as gone.
+/// Plans the changes that reach `target`. Slots in `leaving` count as absent.
 ///
-/// For a number, the lowest free entities come first, and the highest removable ones go first.
+/// For a number, the lowest free slots are plugged first, and the highest removable ones are unplugged
+/// first.
+///
+/// # Errors
+///
+/// Fails if the target cannot be reached.
 pub fn plan(
     inventory: &Inventory,
-    leaving: &BTreeSet<u32>,
+    leaving: &BTreeSet<SlotId>,
     target: &Target,
 ) -> Result<Plan, PlanError> {
     let scene = Scene::of(inventory, leaving);
     match target {
         Target::Count(count) => scene.to_count(*count),
-        Target::Present(vcpus) => scene.to_presence(&scene.entities_of(vcpus)?),
-        Target::Absent(vcpus) => scene.to_absence(&scene.entities_of(vcpus)?),
+        Target::Present(vcpus) => scene.to_presence(&scene.slots_of(vcpus)?),
+        Target::Absent(vcpus) => scene.to_absence(&scene.slots_of(vcpus)?),
     }
 }
 
 /// The number of vCPUs that the machine has once `plan` is carried out and what leaves has left.
-pub fn count_after(inventory: &Inventory, leaving: &BTreeSet<u32>, plan: &Plan) -> u32 {
-    let width = |first: &u32| inventory.entity(*first).map_or(0, |e| e.width);
-    let sum = |firsts: &[u32]| firsts.iter().map(width).sum::<u32>();
+pub fn count_after(inventory: &Inventory, leaving: &BTreeSet<SlotId>, plan: &Plan) -> u32 {
+    let width = |id: &SlotId| inventory.slot(*id).map_or(0, |slot| slot.width);
+    let sum = |slots: &[SlotId]| slots.iter().map(width).sum::<u32>();
     Scene::of(inventory, leaving).current + sum(&plan.add) - sum(&plan.remove)
 }
 
 /// The numbers nearest to `count` that can be reached now: the greatest below, `count` itself,
 /// the least above, as far as there are such.
-pub fn nearest(inventory: &Inventory, leaving: &BTreeSet<u32>, count: u32) -> Vec<u32> {
+pub fn nearest(inventory: &Inventory, leaving: &BTreeSet<SlotId>, count: u32) -> Vec<u32> {
     let reachable = Scene::of(inventory, leaving).reachable();
     let below = reachable.range(..count).next_back();
     let above = reachable.range(count.saturating_add(1)..).next();
@@ -145,18 +151,19 @@ pub fn nearest(inventory: &Inventory, leaving: &BTreeSet<u32>, count: u32) -> Ve
 }
 
 impl<'a> Scene<'a> {
-    fn of(inventory: &'a Inventory, leaving: &'a BTreeSet<u32>) -> Self {
-        let stays = |e: &HotplugSlot| e.presence.is_some() && !leaving.contains(&e.first);
-        let entities = inventory.entities();
+    fn of(inventory: &'a Inventory, leaving: &'a BTreeSet<SlotId>) -> Self {
+        let stays = |slot: &HotplugSlot| slot.presence.is_some() && !leaving.contains(&slot.id);
+        let slots = inventory.slots();
         let can_grow = inventory.method() != HotplugMethod::None;
-        let free = |e: &&HotplugSlot| e.presence.is_none() && can_grow;
-        let removable = |e: &&HotplugSlot| inventory.is_removable(e) && stays(e);
+        let free = |slot: &&HotplugSlot| slot.presence.is_none() && can_grow;
+        let removable = |slot: &&HotplugSlot| inventory.is_removable(slot) && stays(slot);
+        let staying = slots.iter().filter(|slot| stays(slot));
         Self {
             inventory,
             leaving,
-            current: entities.iter().filter(|e| stays(e)).map(|e| e.width).sum(),
-            free: entities.iter().filter(free).collect(),
-            removable: entities.iter().rev().filter(removable).collect(),
+            current: staying.map(|slot| slot.width).sum(),
+            free: slots.iter().filter(free).collect(),
+            removable: slots.iter().rev().filter(removable).collect(),
         }
     }
 
@@ -199,14 +206,14 @@ impl<'a> Scene<'a> {
         })
     }
 
-    fn to_presence(&self, entities: &[&HotplugSlot]) -> Result<Plan, PlanError> {
-        let absent = entities.iter().filter(|e| e.presence.is_none());
-        let add: Vec<u32> = absent.map(|e| e.first).collect();
+    fn to_presence(&self, slots: &[&HotplugSlot]) -> Result<Plan, PlanError> {
+        let absent = slots.iter().filter(|slot| slot.presence.is_none());
+        let add: Vec<SlotId> = absent.map(|slot| slot.id).collect();
         if !add.is_empty() {
             self.can_plug()?;
         }
-        let busy = entities.iter().filter(|e| self.leaving.contains(&e.first));
-        let leaving: Vec<u32> = busy.flat_map(|e| e.vcpus()).collect();
+        let busy = slots.iter().filter(|slot| self.leaving.contains(&slot.id));
+        let leaving: Vec<VcpuId> = busy.flat_map(|slot| slot.vcpus()).collect();
         if !leaving.is_empty() {
             return Err(PlanError::Busy { leaving });
         }
@@ -216,39 +223,37 @@ impl<'a> Scene<'a> {
         })
     }
 
-    fn to_absence(&self, entities: &[&HotplugSlot]) -> Result<Plan, PlanError> {
-        let present = entities.iter().rev().filter(|e| e.presence.is_some());
+    fn to_absence(&self, slots: &[&HotplugSlot]) -> Result<Plan, PlanError> {
+        let present = slots.iter().rev().filter(|slot| slot.presence.is_some());
         let (leaving, remove): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =
-            present.partition(|e| self.leaving.contains(&e.first));
+            present.partition(|slot| self.leaving.contains(&slot.id));
         if !remove.is_empty() {
             self.can_unplug()?;
         }
-        if !remove.iter().all(|e| self.inventory.is_removable(e)) {
+        if !remove.iter().all(|slot| self.inventory.is_removable(slot)) {
             return Err(self.not_removable());
         }
         Ok(Plan {
             add: Vec::new(),
-            remove: remove.iter().map(|e| e.first).collect(),
-            leaving: leaving.iter().rev().map(|e| e.first).collect(),
+            remove: remove.iter().map(|slot| slot.id).collect(),
+            leaving: leaving.iter().rev().map(|slot| slot.id).collect(),
         })
     }
 
-    /// The entities that `vcpus` are, all of each.
-    fn entities_of(&self, vcpus: &BTreeSet<u32>) -> Result<Vec<&'a HotplugSlot>, PlanError> {
+    /// Returns the slots that hold `vcpus`, which must be all vCPUs of each of them.
+    fn slots_of(&self, vcpus: &BTreeSet<VcpuId>) -> Result<Vec<&'a HotplugSlot>, PlanError> {
         let max = self.inventory.max_vcpus();
-        if let Some(&vcpu) = vcpus.range(max..).next() {
+        if let Some(&vcpu) = vcpus.range(VcpuId(max)..).next() {
             return Err(PlanError::NoSuchVcpu { vcpu, max });
         }
-        let named = |e: &&HotplugSlot| e.vcpus().any(|vcpu| vcpus.contains(&vcpu));
-        let entities: Vec<&HotplugSlot> = self.inventory.entities().iter().filter(named).collect();
-        match entities
-            .iter()
-            .find(|e| !e.vcpus().all(|vcpu| vcpus.contains(&vcpu)))
-        {
+        let named = |slot: &&HotplugSlot| slot.vcpus().any(|vcpu| vcpus.contains(&vcpu));
+        let is_part = |slot: &&&HotplugSlot| !slot.vcpus().all(|vcpu| vcpus.contains(&vcpu));
+        let slots: Vec<&HotplugSlot> = self.inventory.slots().iter().filter(named).collect();
+        match slots.iter().find(is_part) {
             Some(part) => Err(PlanError::PartOfGroup {
                 group: part.vcpus().collect(),
             }),
-            None => Ok(entities),
+            None => Ok(slots),
         }
     }
 
@@ -282,25 +287,23 @@ impl<'a> Scene<'a> {
         }
     }
 
-    fn leaving_vcpus(&self) -> Vec<u32> {
-        let entities = self
-            .leaving
-            .iter()
-            .filter_map(|first| self.inventory.entity(*first));
-        entities.flat_map(HotplugSlot::vcpus).collect()
+    fn leaving_vcpus(&self) -> Vec<VcpuId> {
+        let slots = self.leaving.iter();
+        let slots = slots.filter_map(|id| self.inventory.slot(*id));
+        slots.flat_map(HotplugSlot::vcpus).collect()
     }
 
-    /// The numbers that come about when entities come or go one after the other.
+    /// Returns the numbers of vCPUs that result from plugging or unplugging slots one after the other.
     fn reachable(&self) -> BTreeSet<u32> {
         let mut up = self.current;
         let mut down = self.current;
         let mut reachable = BTreeSet::from([self.current]);
-        reachable.extend(self.free.iter().map(|e| {
-            up += e.width;
+        reachable.extend(self.free.iter().map(|slot| {
+            up += slot.width;
             up
         }));
-        reachable.extend(self.removable.iter().map(|e| {
-            down -= e.width;
+        reachable.extend(self.removable.iter().map(|slot| {
+            down -= slot.width;
             down
         }));
         reachable.remove(&0);
@@ -308,25 +311,25 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Takes entities in order, leaving out those that would be too much; `None` if no sum fits.
-fn choose(candidates: &[&HotplugSlot], vcpus: u32) -> Option<Vec<u32>> {
+/// Chooses slots in order, without those that would be too much. Returns `None` if no sum fits.
+fn choose(candidates: &[&HotplugSlot], vcpus: u32) -> Option<Vec<SlotId>> {
     let mut missing = vcpus;
-    let fits = |e: &&&HotplugSlot| {
-        let fits = e.width <= missing;
-        missing -= if fits { e.width } else { 0 };
+    let fits = |slot: &&&HotplugSlot| {
+        let fits = slot.width <= missing;
+        missing -= if fits { slot.width } else { 0 };
         fits
     };
-    let chosen = candidates.iter().filter(fits).map(|e| e.first).collect();
+    let chosen = candidates.iter().filter(fits).map(|slot| slot.id).collect();
     (missing == 0).then_some(chosen)
 }
 
-fn total(entities: &[&HotplugSlot]) -> u32 {
-    entities.iter().map(|e| e.width).sum()
+fn total(slots: &[&HotplugSlot]) -> u32 {
+    slots.iter().map(|slot| slot.width).sum()
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |vcpus: &BTreeSet<u32>| join(&vcpus.iter().copied().collect::<Vec<_>>(), ", ");
+        let list = |vcpus: &BTreeSet<VcpuId>| join(vcpus, ", ");
         match self {
             Self::Count(count) => write!(f, "{count} vCPUs"),
             Self::Present(vcpus) => write!(f, "vCPUs {} to be plugged", list(vcpus)),
@@ -343,7 +346,7 @@ pub(crate) fn numbers(max: u32) -> String {
     }
 }
 
-fn join(numbers: &[u32], separator: &str) -> String {
-    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+fn join(numbers: impl IntoIterator<Item: ToString>, separator: &str) -> String {
+    let numbers: Vec<String> = numbers.into_iter().map(|n| n.to_string()).collect();
     numbers.join(separator)
 }

@@ -28,7 +28,7 @@ pub struct CpuInfoFast {
     /// QEMU's own number of the CPU.
     #[serde(rename = "cpu-index", alias = "CPU")]
     pub cpu_index: i64,
-    /// The QOM path of the CPU, which may be one thread of an entity.
+    /// The QOM path of the CPU, which may be one thread of a slot.
     #[serde(rename = "qom-path", alias = "qom_path")]
     pub qom_path: Text,
     /// The host thread that runs it.
@@ -46,11 +46,11 @@ pub struct CpuInfoFast {
 }
 
 impl CpuInfoFast {
-    /// The QOM path of the entity: one pseries core holds `…/thread[0]`, `…/thread[1]`, ….
-    pub fn entity_path(&self) -> &str {
+    /// Returns the QOM path of the slot: one pseries core holds `…/thread[0]`, `…/thread[1]`, ….
+    pub fn slot_path(&self) -> &str {
         let path = self.qom_path.as_str();
         match path.rsplit_once('/') {
-            Some((entity, last)) if is_thread(last) => entity,
+            Some((slot, last)) if is_thread(last) => slot,
             _ => path,
         }
     }
@@ -64,23 +64,23 @@ fn is_thread(element: &str) -> bool {
         .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The CPUs of a machine that has no hotpluggable ones, each as an entity, in the descending
+/// The CPUs of a machine that has no hotpluggable ones, each as a slot, in the descending
 /// order of `query-hotpluggable-cpus`.
-pub(super) fn as_fixed_entities(cpus: &[CpuInfoFast]) -> Vec<HotpluggableCpu> {
-    cpus.iter().rev().map(CpuInfoFast::as_entity).collect()
+pub(super) fn as_fixed_slots(cpus: &[CpuInfoFast]) -> Vec<HotpluggableCpu> {
+    cpus.iter().rev().map(CpuInfoFast::as_slot).collect()
 }
 
 /// The CPUs 0 to `max` - 1 of a machine that only counts them, in the same order.
-pub(super) fn as_counted_entities(cpus: &[CpuInfoFast], max: u32) -> Vec<HotpluggableCpu> {
-    let entity = |index: u32| {
+pub(super) fn as_counted_slots(cpus: &[CpuInfoFast], max: u32) -> Vec<HotpluggableCpu> {
+    let slot = |index: u32| {
         let present = cpus.iter().find(|cpu| cpu.cpu_index == i64::from(index));
-        present.map_or_else(HotpluggableCpu::default, CpuInfoFast::as_entity)
+        present.map_or_else(HotpluggableCpu::default, CpuInfoFast::as_slot)
     };
-    (0..max).rev().map(entity).collect()
+    (0..max).rev().map(slot).collect()
 }
 
 impl CpuInfoFast {
-    fn as_entity(&self) -> HotpluggableCpu {
+    fn as_slot(&self) -> HotpluggableCpu {
         HotpluggableCpu {
             driver: self.qom_type.clone().unwrap_or_default(),
             props: self.props.clone().unwrap_or_default(),

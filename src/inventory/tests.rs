@@ -25,14 +25,11 @@ fn recorded(name: &str) -> Inventory {
     Inventory::read(slots, cpus).unwrap()
 }
 
-/// The numbers of the vCPUs that are present, with alias and order.
+/// The slots that are present, with alias and order.
 fn present(inventory: &Inventory) -> Vec<(u32, Option<&str>, u32)> {
-    let row = |(e, p): (&'_ HotplugSlot, &Presence)| (e.first, p.order);
-    let rows: Vec<_> = inventory.present().map(row).collect();
-    let alias = |first| inventory.entity(first).and_then(|e| e.alias());
-    rows.into_iter()
-        .map(|(first, order)| (first, alias(first), order))
-        .collect()
+    let present = inventory.present();
+    let row = present.map(|(slot, presence)| (slot.id.get(), slot.alias(), presence.order));
+    row.collect()
 }
 
 /// QEMU, machine → vCPUs present, possible, a slot; can grow, can shrink.
@@ -89,29 +86,40 @@ fn numbers_follow_topology_and_order_follows_plugging() {
 #[test]
 fn one_pseries_core_is_four_vcpus() {
     let mut inventory = recorded("pseries");
-    let core = &inventory.entities()[0];
-    assert_eq!(core.vcpus(), 0..4);
+    let core = &inventory.slots()[0];
+    assert_eq!(core.vcpus().collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(core.presence.as_ref().unwrap().threads.len(), 4);
-    assert_eq!(inventory.entity(4).unwrap().topology.node(), Some(0));
+    assert_eq!(inventory.slot(SlotId(4)).unwrap().topology.node(), Some(0));
 
-    let foreign = inventory.trust_threads(1, |thread| thread != 8845);
+    let foreign = inventory.trust_threads(Pid(1), |thread| thread != 8845);
     assert_eq!(foreign, [8845]);
     let threads: Vec<_> = inventory.vcpus().take(5).map(|v| v.thread).collect();
-    assert_eq!(threads, [Some(8844), None, Some(8846), Some(8847), None]);
+    let trusted = [Some(8844), None, Some(8846), Some(8847), None];
+    assert_eq!(threads, trusted.map(|thread| thread.map(Tid)));
+}
+
+/// The next version of the service reads the files of this one, and the previous version does so too.
+#[test]
+fn saved_slots_keep_their_member_names() {
+    let record = recorded("x86-7.2").to_record();
+    let row = serde_json::to_value(&record[1]).unwrap();
+    let path = "/machine/peripheral/X";
+    let saved = json!({"first": 1, "width": 1, "slot": 1, "qom_path": path, "threads": [22934]});
+    assert_eq!(row, saved);
 }
 
 #[test]
 fn one_thread_for_all_is_nobodys_thread() {
     let mut inventory = recorded("x86-single-thread");
-    assert!(inventory.trust_threads(1, |_| true).is_empty());
+    assert!(inventory.trust_threads(Pid(1), |_| true).is_empty());
     assert!(inventory.vcpus().all(|vcpu| vcpu.thread.is_none()));
 }
 
 #[test]
 fn the_leader_is_no_vcpu_thread() {
     let mut inventory = recorded("x86-7.2");
-    let threads: Vec<u32> = inventory.present().map(|(_, p)| p.threads[0].id).collect();
-    inventory.trust_threads(threads[0], |_| true);
+    let threads: Vec<Tid> = inventory.present().map(|(_, p)| p.threads[0].id).collect();
+    inventory.trust_threads(Pid(threads[0].get()), |_| true);
     let trusted: Vec<_> = inventory.vcpus().filter_map(|v| v.thread).collect();
     assert_eq!(trusted, threads[1..]);
 }
@@ -146,19 +154,19 @@ fn a_qemu_that_only_counts_its_cpus_can_grow() {
 }
 
 #[test]
-fn what_cannot_be_true_is_a_contradiction() {
-    let entity = |count: u64, path: Option<&str>| -> HotpluggableCpu {
+fn refuses_impossible_replies() {
+    let slot = |count: u64, path: Option<&str>| -> HotpluggableCpu {
         let value = json!({"type": "cpu", "vcpus-count": count, "props": {}, "qom-path": path});
         serde_json::from_value(value).unwrap()
     };
     for counts in [&[0][..], &[4_000_000_000], &[u64::MAX], &[1, 16_384]] {
-        let slots = counts.iter().map(|&count| entity(count, None)).collect();
+        let slots = counts.iter().map(|&count| slot(count, None)).collect();
         assert_eq!(
             Inventory::read(Slots::Listed(slots), vec![]),
             Err(InconsistentReply::Count)
         );
     }
-    let twins = vec![entity(1, Some("/a")), entity(1, Some("/a"))];
+    let twins = vec![slot(1, Some("/a")), slot(1, Some("/a"))];
     let result = Inventory::read(Slots::Listed(twins), vec![]);
     assert!(
         matches!(result, Err(InconsistentReply::SharedPath(_))),
@@ -172,7 +180,7 @@ fn aliases_are_ids_of_peripherals_only() {
         let value = json!({"type": "cpu", "vcpus-count": 1, "props": {}, "qom-path": path});
         let slots = vec![serde_json::from_value(value).unwrap()];
         let inventory = Inventory::read(Slots::Listed(slots), vec![]).unwrap();
-        inventory.entities()[0].alias().map(str::to_owned)
+        inventory.slots()[0].alias().map(str::to_owned)
     };
     assert_eq!(alias("/machine/peripheral/vcpu3").as_deref(), Some("vcpu3"));
     assert_eq!(alias("/machine/peripheral-anon/device[0]"), None);
@@ -238,7 +246,7 @@ fn a_machine_that_is_not_made_yet_has_no_vcpu() {
     // As with `-preconfig`.
     let none = BTreeSet::new();
     let inventory = Inventory::read(Slots::Fixed, vec![]).unwrap();
-    let denial = plan(&inventory, &none, &Target::Absent([0].into())).unwrap_err();
+    let denial = plan(&inventory, &none, &Target::Absent([VcpuId(0)].into())).unwrap_err();
     assert_eq!(
         denial.to_string(),
         "there is no vCPU 0; the machine has none"
@@ -248,12 +256,12 @@ fn a_machine_that_is_not_made_yet_has_no_vcpu() {
 #[test]
 fn what_is_leaving_counts_as_gone() {
     let gaps = recorded("x86-gaps");
-    let leaving = BTreeSet::from([5]);
+    let leaving = BTreeSet::from([SlotId(5)]);
     let same = plan(&gaps, &leaving, &Target::Count(4)).unwrap();
     assert_eq!(
         same,
         Plan {
-            leaving: vec![5],
+            leaving: vec![SlotId(5)],
             ..Plan::default()
         },
         "asked again"
@@ -264,14 +272,19 @@ fn what_is_leaving_counts_as_gone() {
         "another slot"
     );
     let further = plan(&gaps, &leaving, &Target::Count(3)).unwrap();
-    assert_eq!((further.remove, further.leaving), (vec![4], vec![5]));
-    let denial = PlanError::Busy { leaving: vec![5] };
+    assert_eq!(
+        (further.remove, further.leaving),
+        (vec![SlotId(4)], vec![SlotId(5)])
+    );
+    let denial = PlanError::Busy {
+        leaving: vec![VcpuId(5)],
+    };
     assert_eq!(plan(&gaps, &leaving, &Target::Count(8)), Err(denial));
 }
 
 #[test]
 fn lists_are_planned_as_they_are() {
-    let list = |vcpus: &[u32]| vcpus.iter().copied().collect::<BTreeSet<_>>();
+    let list = |vcpus: &[u32]| vcpus.iter().copied().map(VcpuId).collect::<BTreeSet<_>>();
     let none = BTreeSet::new();
     let gaps = recorded("x86-gaps");
     let present = |vcpus| plan(&gaps, &none, &Target::Present(list(vcpus)));
@@ -286,14 +299,25 @@ fn lists_are_planned_as_they_are() {
     assert_eq!(absent(&[0, 5]), Err(PlanError::NotRemovable { lowest: 1 }));
     assert_eq!(
         present(&[8]),
-        Err(PlanError::NoSuchVcpu { vcpu: 8, max: 8 })
+        Err(PlanError::NoSuchVcpu {
+            vcpu: VcpuId(8),
+            max: 8
+        })
     );
 
-    let leaving = list(&[5]);
+    let leaving = BTreeSet::from([SlotId(5)]);
     let again = plan(&gaps, &leaving, &Target::Absent(list(&[4, 5]))).unwrap();
-    assert_eq!((again.remove, again.leaving), (vec![4], vec![5]));
+    assert_eq!(
+        (again.remove, again.leaving),
+        (vec![SlotId(4)], vec![SlotId(5)])
+    );
     let back = plan(&gaps, &leaving, &Target::Present(list(&[2, 5])));
-    assert_eq!(back, Err(PlanError::Busy { leaving: vec![5] }));
+    assert_eq!(
+        back,
+        Err(PlanError::Busy {
+            leaving: vec![VcpuId(5)],
+        })
+    );
 
     let pseries = recorded("pseries");
     let core = plan(&pseries, &none, &Target::Present(list(&[4, 5, 6, 7]))).unwrap();
@@ -303,7 +327,7 @@ fn lists_are_planned_as_they_are() {
     assert_eq!(
         part,
         Err(PlanError::PartOfGroup {
-            group: vec![4, 5, 6, 7]
+            group: [4, 5, 6, 7].map(VcpuId).into()
         })
     );
 
@@ -323,15 +347,15 @@ fn the_nearest_numbers_are_reachable() {
     assert_eq!(nearest(&recorded("aarch64"), &none, 1), [2]);
 }
 
-/// Any machine: entities of any widths, plugged or not, leaving or not.
-fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<u32>)> {
-    let entity = (
+/// Any machine: slots of any widths, plugged or not, leaving or not.
+fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<SlotId>)> {
+    let slot = (
         prop_oneof![4 => Just(1u64), 1 => 1u64..9],
         any::<bool>(),
         any::<bool>(),
     );
     let architecture = prop_oneof![4 => Just("x86_64"), 1 => Just("s390x")];
-    (prop::collection::vec(entity, 1..24), architecture).prop_map(|(entities, architecture)| {
+    (prop::collection::vec(slot, 1..24), architecture).prop_map(|(all, architecture)| {
         let slot = |(i, &(width, plugged, _)): (usize, &(u64, bool, bool))| {
             // QEMU never unplugs the first.
             let path = (plugged || i == 0).then(|| format!("/machine/peripheral/c{i}"));
@@ -340,7 +364,7 @@ fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<u32>)> {
                 json!({"type": "cpu", "vcpus-count": width, "props": props, "qom-path": path});
             serde_json::from_value(value).unwrap()
         };
-        let slots: Vec<HotpluggableCpu> = entities.iter().enumerate().rev().map(slot).collect();
+        let slots: Vec<HotpluggableCpu> = all.iter().enumerate().rev().map(slot).collect();
         let cpus = slots
             .iter()
             .filter_map(|s| s.qom_path.clone())
@@ -353,9 +377,9 @@ fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<u32>)> {
                 qom_type: None,
             });
         let inventory = Inventory::read(Slots::Listed(slots.clone()), cpus.collect()).unwrap();
-        let leaving = inventory.entities().iter().zip(&entities);
+        let leaving = inventory.slots().iter().zip(&all);
         let leaving = leaving.filter(|(e, (_, _, leaves))| *leaves && inventory.is_removable(e));
-        let leaving = leaving.map(|(e, _)| e.first).collect();
+        let leaving = leaving.map(|(slot, _)| slot.id).collect();
         (inventory, leaving)
     })
 }
@@ -367,8 +391,8 @@ proptest! {
     /// about the numbers that it names.
     #[test]
     fn plans_add_up((inventory, leaving) in any_machine(), wanted in 0u32..100) {
-        let width = |first: &u32| inventory.entity(*first).unwrap().width;
-        let staying = inventory.present().filter(|(e, _)| !leaving.contains(&e.first));
+        let width = |id: &SlotId| inventory.slot(*id).unwrap().width;
+        let staying = inventory.present().filter(|(slot, _)| !leaving.contains(&slot.id));
         let current: u32 = staying.map(|(e, _)| e.width).sum();
         match plan(&inventory, &leaving, &Target::Count(wanted)) {
             Ok(plan) => {
@@ -377,12 +401,12 @@ proptest! {
                 prop_assert_eq!(current + added - removed, wanted);
                 prop_assert!(plan.add.is_empty() || plan.remove.is_empty());
                 prop_assert!(plan.add.is_sorted() && plan.remove.is_sorted_by(|a, b| a > b));
-                for first in &plan.add {
-                    prop_assert!(inventory.entity(*first).unwrap().presence.is_none());
+                for id in &plan.add {
+                    prop_assert!(inventory.slot(*id).unwrap().presence.is_none());
                 }
-                for first in &plan.remove {
-                    prop_assert!(inventory.is_removable(inventory.entity(*first).unwrap()));
-                    prop_assert!(!leaving.contains(first));
+                for id in &plan.remove {
+                    prop_assert!(inventory.is_removable(inventory.slot(*id).unwrap()));
+                    prop_assert!(!leaving.contains(id));
                 }
                 let waits = wanted <= current;
                 prop_assert_eq!(plan.leaving, leaving.into_iter().filter(|_| waits).collect::<Vec<_>>());
@@ -421,7 +445,7 @@ proptest! {
             };
             let slots = places.iter().map(slot).collect();
             let inventory = Inventory::read(Slots::Listed(slots), vec![]).unwrap();
-            inventory.entities().iter().map(|e| e.props.clone()).collect::<Vec<_>>()
+            inventory.slots().iter().map(|e| e.props.clone()).collect::<Vec<_>>()
         };
         prop_assert_eq!(read(&slots), read(&shuffled));
     }

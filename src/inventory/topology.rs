@@ -1,4 +1,4 @@
-//! Where an entity sits in the machine, as far as QEMU says.
+//! The position of a slot in the machine, as far as QEMU says.
 
 use super::props::Props;
 
@@ -52,7 +52,7 @@ impl Level {
     }
 }
 
-/// The place of an entity: its number on each level that QEMU names, and its NUMA node.
+/// The position of a slot: its number on each level that QEMU names, and its NUMA node.
 ///
 /// The NUMA node is no level: it is a property that the administrator gives, and vCPU numbers
 /// do not depend on it.

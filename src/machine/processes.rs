@@ -50,7 +50,10 @@ mod tests {
     #[test]
     fn a_claimed_process_has_no_other_name() {
         let processes = Processes::default();
-        let process = ProcessId { pid: 7, start: 9 };
+        let process = ProcessId {
+            pid: crate::ids::Pid(7),
+            start: 9,
+        };
         let [web, db]: [MachineName; 2] = ["web", "db"].map(|name| name.parse().unwrap());
         assert_eq!(processes.claim(process, &web), Ok(()));
         assert_eq!(processes.claim(process, &web), Ok(()));

@@ -1,4 +1,4 @@
-//! Lists of host CPUs and of memory nodes, in the list syntax of the kernel (`cpuset(7)`,
+//! Lists of host CPUs, of memory nodes and of vCPUs, in the list syntax of the kernel (`cpuset(7)`,
 //! "List format"): `0-3,8`.
 
 use std::fmt::{self, Debug};
@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
+
+use crate::ids::{MAX_VCPUS, VcpuId};
 
 /// What a [`List`] numbers.
 pub trait Numbered: Copy + Debug + Default + Eq + Hash {
@@ -36,13 +38,9 @@ impl Numbered for Node {
     const LIMIT: u32 = 1024;
 }
 
-/// vCPUs of a machine, by number; at most 16,384, far more than any QEMU has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Vcpu;
-
-impl Numbered for Vcpu {
+impl Numbered for VcpuId {
     const NOUN: &'static str = "vCPU";
-    const LIMIT: u32 = 16_384;
+    const LIMIT: u32 = MAX_VCPUS;
 }
 
 /// A set of host CPUs.
@@ -50,7 +48,7 @@ pub type CpuList = List<Cpu>;
 /// A set of memory nodes.
 pub type NodeList = List<Node>;
 /// A set of vCPUs.
-pub type VcpuList = List<Vcpu>;
+pub type VcpuList = List<VcpuId>;
 
 /// A set of numbers below [`Numbered::LIMIT`], which reads and writes the kernel's list syntax.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -192,6 +190,12 @@ impl<K: Numbered> FromIterator<u32> for List<K> {
             list.insert(number..=number);
         }
         list
+    }
+}
+
+impl FromIterator<VcpuId> for VcpuList {
+    fn from_iter<I: IntoIterator<Item = VcpuId>>(vcpus: I) -> Self {
+        vcpus.into_iter().map(VcpuId::get).collect()
     }
 }
 

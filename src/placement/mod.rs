@@ -10,7 +10,7 @@ mod tuning;
 mod unit;
 
 pub use bandwidth::{Bandwidth, BandwidthError, Change};
-pub use list::{Cpu, CpuList, List, ListError, Node, NodeList, Numbered, Vcpu, VcpuList};
+pub use list::{Cpu, CpuList, List, ListError, Node, NodeList, Numbered, VcpuList};
 pub use report::{Controller, Outcome, Reason, Report, Step, StepError};
 pub use scheduler::{Scheduler, SchedulerError};
 pub use schemata::{Schemata, SchemataError};

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::CpuList;
+use crate::ids::VcpuId;
 
 /// The steps for one vCPU, in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,12 +99,12 @@ pub struct Outcome {
 /// What came of one pass over a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The vCPUs with a thread, by number.
-    pub vcpus: BTreeMap<u32, Outcome>,
+    /// The vCPUs with a thread.
+    pub vcpus: BTreeMap<VcpuId, Outcome>,
     /// Why the threads that are no vCPUs are not all in their group.
     pub emulator: Option<StepError>,
     /// The vCPUs that are gone while their group would not go yet.
-    pub lingering: Vec<u32>,
+    pub lingering: Vec<VcpuId>,
 }
 
 impl Step {
@@ -160,7 +161,7 @@ impl StepError {
 
 impl Report {
     /// The vCPUs that are not where they are wanted, with the step that failed.
-    pub fn failures(&self) -> impl Iterator<Item = (u32, &StepError)> {
+    pub fn failures(&self) -> impl Iterator<Item = (VcpuId, &StepError)> {
         self.vcpus
             .iter()
             .filter_map(|(vcpu, outcome)| Some((*vcpu, outcome.failed.as_ref()?)))

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Bandwidth, CpuList, NodeList, Scheduler, Schemata};
+use crate::ids::VcpuId;
 
 /// What is wanted for the vCPUs of one machine, whether they are there or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +15,7 @@ pub struct Tuning {
     /// isolated.
     pub affinity: Option<CpuList>,
     /// The host CPUs of some vCPUs, by number.
-    pub pins: BTreeMap<u32, CpuList>,
+    pub pins: BTreeMap<VcpuId, CpuList>,
     /// The memory nodes of all vCPUs. `None`: as the unit has them.
     pub memory_nodes: Option<NodeList>,
     /// The CPU time of every vCPU. `None`: no limit.
@@ -22,9 +23,9 @@ pub struct Tuning {
     /// The scheduler of vCPUs without one of their own. `None`: as QEMU was started.
     pub scheduler: Option<Scheduler>,
     /// The scheduler of some vCPUs, by number.
-    pub schedulers: BTreeMap<u32, Scheduler>,
+    pub schedulers: BTreeMap<VcpuId, Scheduler>,
     /// The share of caches of some vCPUs, by number.
-    pub cache: BTreeMap<u32, Schemata>,
+    pub cache: BTreeMap<VcpuId, Schemata>,
 }
 
 /// What is wanted for one vCPU.
@@ -130,14 +131,14 @@ impl HostCpus {
 }
 
 impl Tuning {
-    /// What is wanted for vCPU `number`.
-    pub fn of(&self, number: u32) -> Wanted<'_> {
+    /// Returns the values for `vcpu`.
+    pub fn of(&self, vcpu: VcpuId) -> Wanted<'_> {
         Wanted {
-            cpus: self.pins.get(&number).or(self.affinity.as_ref()),
+            cpus: self.pins.get(&vcpu).or(self.affinity.as_ref()),
             nodes: self.memory_nodes.as_ref(),
             bandwidth: self.bandwidth.unwrap_or(Bandwidth::UNLIMITED),
-            scheduler: self.schedulers.get(&number).copied().or(self.scheduler),
-            cache: self.cache.get(&number),
+            scheduler: self.schedulers.get(&vcpu).copied().or(self.scheduler),
+            cache: self.cache.get(&vcpu),
         }
     }
 
@@ -149,10 +150,10 @@ impl Tuning {
             if before == after { own } else { after }.clone()
         }
         fn each<T: PartialEq + Clone>(
-            own: &BTreeMap<u32, T>,
-            before: &BTreeMap<u32, T>,
-            after: &BTreeMap<u32, T>,
-        ) -> BTreeMap<u32, T> {
+            own: &BTreeMap<VcpuId, T>,
+            before: &BTreeMap<VcpuId, T>,
+            after: &BTreeMap<VcpuId, T>,
+        ) -> BTreeMap<VcpuId, T> {
             let all = own.keys().chain(after.keys());
             let picked = all.filter_map(|vcpu| {
                 let [own, before, after] = [own, before, after].map(|map| map.get(vcpu));
@@ -224,7 +225,7 @@ mod tests {
                 ..Tuning::default()
             };
             let as_pin = Tuning {
-                pins: [(7, cpus)].into(),
+                pins: [(VcpuId(7), cpus)].into(),
                 ..Tuning::default()
             };
             for tuning in [as_default, as_pin] {
@@ -244,16 +245,16 @@ mod tests {
     fn a_vcpus_own_goes_before_the_default() {
         let tuning = Tuning {
             affinity: Some("0-1".parse().unwrap()),
-            pins: [(2, "3".parse().unwrap())].into(),
+            pins: [(VcpuId(2), "3".parse().unwrap())].into(),
             scheduler: Some(Scheduler::Batch),
-            schedulers: [(2, Scheduler::Fifo(5))].into(),
+            schedulers: [(VcpuId(2), Scheduler::Fifo(5))].into(),
             ..Tuning::default()
         };
-        let cpus = |n| tuning.of(n).cpus.unwrap().to_string();
+        let cpus = |n| tuning.of(VcpuId(n)).cpus.unwrap().to_string();
         assert_eq!((cpus(0), cpus(2)), ("0-1".into(), "3".into()));
-        assert_eq!(tuning.of(0).scheduler, Some(Scheduler::Batch));
-        assert_eq!(tuning.of(2).scheduler, Some(Scheduler::Fifo(5)));
-        assert_eq!(tuning.of(0).bandwidth, Bandwidth::UNLIMITED);
+        assert_eq!(tuning.of(VcpuId(0)).scheduler, Some(Scheduler::Batch));
+        assert_eq!(tuning.of(VcpuId(2)).scheduler, Some(Scheduler::Fifo(5)));
+        assert_eq!(tuning.of(VcpuId(0)).bandwidth, Bandwidth::UNLIMITED);
         let json = serde_json::to_string(&tuning).unwrap();
         assert_eq!(serde_json::from_str::<Tuning>(&json).unwrap(), tuning);
     }
@@ -265,29 +266,29 @@ mod tests {
         let before = Tuning {
             affinity: cpus("0-1"),
             scheduler: Some(Scheduler::Batch),
-            cache: [(0, share("L3:0=f")), (1, share("L3:0=f"))].into(),
+            cache: [(VcpuId(0), share("L3:0=f")), (VcpuId(1), share("L3:0=f"))].into(),
             ..Tuning::default()
         };
         // By calls.
         let changed = Tuning {
             affinity: cpus("2"),
             scheduler: Some(Scheduler::Idle),
-            pins: [(1, "3".parse().unwrap())].into(),
-            cache: [(0, share("L3:0=1")), (1, share("L3:0=1"))].into(),
+            pins: [(VcpuId(1), "3".parse().unwrap())].into(),
+            cache: [(VcpuId(0), share("L3:0=1")), (VcpuId(1), share("L3:0=1"))].into(),
             ..Tuning::default()
         };
         assert_eq!(changed.rebased(&before, &before), changed);
         let after = Tuning {
             affinity: None,
             scheduler: Some(Scheduler::Batch),
-            cache: [(0, share("L3:0=f")), (2, share("L3:0=3"))].into(),
+            cache: [(VcpuId(0), share("L3:0=f")), (VcpuId(2), share("L3:0=3"))].into(),
             ..Tuning::default()
         };
         let rebased = changed.rebased(&before, &after);
         assert_eq!(rebased.affinity, None);
         assert_eq!(rebased.scheduler, Some(Scheduler::Idle));
         assert_eq!(rebased.pins, changed.pins);
-        let shares = [(0, share("L3:0=1")), (2, share("L3:0=3"))];
+        let shares = [(VcpuId(0), share("L3:0=1")), (VcpuId(2), share("L3:0=3"))];
         assert_eq!(rebased.cache, shares.into());
         assert_eq!(before.rebased(&before, &after), after);
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Pid;
+
 /// What is wanted of a machine's unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -74,7 +76,7 @@ pub enum Decision {
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
     /// Its PID.
-    pub pid: u32,
+    pub pid: Pid,
     /// What holds it.
     pub pidfd: BorrowedFd<'a>,
 }

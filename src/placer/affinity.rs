@@ -3,13 +3,14 @@
 use std::io;
 
 use super::thread_id;
+use crate::ids::Tid;
 use crate::placement::{Cpu, CpuList, Numbered};
 use crate::process::sys::{self, Word};
 
 const BITS: usize = Word::BITS as usize;
 
 /// The host CPUs of `thread`, as the kernel has them: those that are online only.
-pub fn affinity(thread: u32) -> io::Result<CpuList> {
+pub fn affinity(thread: Tid) -> io::Result<CpuList> {
     let mut mask = vec![0; Cpu::LIMIT as usize / BITS];
     sys::get_affinity(thread_id(thread)?, &mut mask)?;
     let set = |number: &u32| mask[*number as usize / BITS] >> (*number as usize % BITS) & 1 == 1;
@@ -18,7 +19,7 @@ pub fn affinity(thread: u32) -> io::Result<CpuList> {
 
 /// Lets `thread` run on `cpus`. The kernel leaves out those that are offline or outside of the
 /// thread's cpuset; if none is left, it refuses with `EINVAL`.
-pub fn set_affinity(thread: u32, cpus: &CpuList) -> io::Result<()> {
+pub fn set_affinity(thread: Tid, cpus: &CpuList) -> io::Result<()> {
     let last = cpus.iter().last().unwrap_or(0) as usize;
     let mut mask: Vec<Word> = vec![0; last / BITS + 1];
     for number in cpus.iter() {
@@ -32,11 +33,9 @@ mod tests {
     use super::*;
 
     /// On this thread alone: the kernel's own.
-    fn own() -> u32 {
-        rustix::thread::gettid()
-            .as_raw_nonzero()
-            .get()
-            .unsigned_abs()
+    fn own() -> Tid {
+        let own = rustix::thread::gettid();
+        Tid(own.as_raw_nonzero().get().unsigned_abs())
     }
 
     #[test]
@@ -60,7 +59,7 @@ mod tests {
         let none = set_affinity(own(), &CpuList::default()).unwrap_err();
         assert_eq!(none.raw_os_error(), Some(libc::EINVAL));
         for nobody in [0, u32::MAX] {
-            let error = affinity(nobody).unwrap_err();
+            let error = affinity(Tid(nobody)).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
         }
     }

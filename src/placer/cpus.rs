@@ -35,6 +35,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::ids::Tid;
 
     /// A directory tree with files as sysfs has them.
     #[test]
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn a_real_host_has_cpus() {
         let host = host_cpus(Path::new("/sys/devices/system")).unwrap();
-        let own = crate::placer::affinity(std::process::id()).unwrap();
+        let own = crate::placer::affinity(Tid(std::process::id())).unwrap();
         assert!(own.difference(&host.online).is_empty());
         assert!(!host.default_cpus().is_empty());
     }

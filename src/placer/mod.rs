@@ -18,6 +18,8 @@ mod resctrl;
 mod scheduler;
 mod unit_lookup;
 
+use crate::ids::Tid;
+
 pub use affinity::{affinity, set_affinity};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
@@ -27,8 +29,8 @@ pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use unit_lookup::{ScopeRequest, UnitLookupError, find_unit};
 
 /// Returns `thread` as the kernel takes it. 0, which would mean the calling thread, is no thread.
-fn thread_id(thread: u32) -> std::io::Result<libc::pid_t> {
-    match libc::pid_t::try_from(thread) {
+fn thread_id(thread: Tid) -> std::io::Result<libc::pid_t> {
+    match libc::pid_t::try_from(thread.get()) {
         Ok(thread) if thread > 0 => Ok(thread),
         _ => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{Membership, affinity, scheduling};
+use crate::ids::Tid;
 use crate::placement::CpuList;
 use crate::process::{Dir, Tasks};
 
@@ -20,7 +21,7 @@ pub struct Observed {
 }
 
 /// Where `thread`, a task of `leader`, is now.
-pub fn observe(thread: u32, leader: &dyn Tasks) -> io::Result<Observed> {
+pub fn observe(thread: Tid, leader: &dyn Tasks) -> io::Result<Observed> {
     let scheduling = scheduling(thread)?;
     let affinity = affinity(thread)?;
     let task = format!("/proc/{}/task/{thread}", leader.pid());
@@ -40,7 +41,7 @@ pub fn observe(thread: u32, leader: &dyn Tasks) -> io::Result<Observed> {
 /// The control groups that the process of `leader` is in.
 pub fn memberships(leader: &dyn Tasks) -> io::Result<Membership> {
     let text = Dir::open(format!("/proc/{}", leader.pid()))?.read("cgroup")?;
-    match leader.has_task(leader.pid()) {
+    match leader.has_task(leader.pid().main_thread()) {
         true => Ok(Membership::parse(&text)),
         false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
     }
@@ -49,6 +50,7 @@ pub fn memberships(leader: &dyn Tasks) -> io::Result<Membership> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Pid;
 
     /// This process, which may be said to be gone.
     struct Own {
@@ -56,11 +58,11 @@ mod tests {
     }
 
     impl Tasks for Own {
-        fn pid(&self) -> u32 {
-            std::process::id()
+        fn pid(&self) -> Pid {
+            Pid(std::process::id())
         }
 
-        fn has_task(&self, _: u32) -> bool {
+        fn has_task(&self, _: Tid) -> bool {
             self.is_there
         }
     }
@@ -68,13 +70,13 @@ mod tests {
     #[test]
     fn what_was_seen_of_a_thread_that_is_gone_is_not_told() {
         let there = Own { is_there: true };
-        let seen = observe(there.pid(), &there).unwrap();
+        let seen = observe(there.pid().main_thread(), &there).unwrap();
         assert_eq!((seen.scheduler, seen.priority), ("other", 0));
         assert!(memberships(&there).is_ok());
-        assert!(there.tasks().unwrap().contains(&there.pid()));
+        assert!(there.tasks().unwrap().contains(&there.pid().main_thread()));
 
         let gone = Own { is_there: false };
-        assert!(observe(gone.pid(), &gone).is_err());
+        assert!(observe(gone.pid().main_thread(), &gone).is_err());
         assert!(memberships(&gone).is_err());
         assert!(gone.tasks().is_err());
     }

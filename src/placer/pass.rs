@@ -3,6 +3,7 @@
 use super::cgroup::Groups;
 use super::resctrl::{self, Resctrl};
 use super::{affinity, scheduling, set_affinity, set_scheduler};
+use crate::ids::{Tid, VcpuId};
 use crate::placement::{
     Bandwidth, Controller, CpuList, HostCpus, NodeList, Outcome, Reason, Scheduler, Schemata, Step,
     StepError, Wanted,
@@ -12,7 +13,7 @@ use crate::process::{Task, Tasks};
 /// What was last put in force for one vCPU.
 #[derive(Debug, Default)]
 pub(super) struct Place {
-    pub(super) thread: u32,
+    pub(super) thread: Tid,
     /// Whether the thread is in the vCPU's group.
     pub(super) entered: bool,
     cpus: Option<CpuList>,
@@ -32,7 +33,7 @@ pub(super) struct Pass<'a> {
     pub(super) foreign: bool,
     pub(super) resctrl: Option<&'a Resctrl>,
     pub(super) cpus: &'a HostCpus,
-    pub(super) vcpu: u32,
+    pub(super) vcpu: VcpuId,
     pub(super) leader: &'a dyn Tasks,
     pub(super) place: Place,
     pub(super) outcome: Outcome,
@@ -42,7 +43,7 @@ pub(super) struct Pass<'a> {
 
 impl Place {
     /// Nothing was put in force for `thread` yet.
-    pub(super) fn of(thread: u32) -> Self {
+    pub(super) fn of(thread: Tid) -> Self {
         Self {
             thread,
             ..Self::default()
@@ -334,7 +335,7 @@ impl<'a> Pass<'a> {
             _ => Err(error),
         });
         if let Err(error) = undone.and_then(|()| groups.remove(self.vcpu)) {
-            tracing::warn!(vcpu = self.vcpu, %error, "a control group could not be undone");
+            tracing::warn!(vcpu = self.vcpu.get(), %error, "a control group could not be undone");
         }
         self.place = Place {
             own_scheduler: self.place.own_scheduler,

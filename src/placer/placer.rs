@@ -8,6 +8,7 @@ use super::cgroup::{self, Groups, Mounts};
 use super::host_cpus;
 use super::pass::{Pass, Place};
 use super::resctrl::{self, Resctrl};
+use crate::ids::{Tid, VcpuId};
 use crate::placement::{
     Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, UnitPlacement,
     Wanted,
@@ -51,9 +52,9 @@ pub struct Placer {
     /// Whether another manager decides what nobody asked for here.
     foreign: bool,
     resctrl: Option<Resctrl>,
-    places: BTreeMap<u32, Place>,
+    places: BTreeMap<VcpuId, Place>,
     /// The vCPUs whose group was made before they are there.
-    prepared: BTreeSet<u32>,
+    prepared: BTreeSet<VcpuId>,
 }
 
 impl Placer {
@@ -117,7 +118,7 @@ impl Placer {
 
     /// Makes the groups of vCPUs that are about to come. The next [`Placer::reconcile`] removes
     /// those of vCPUs that did not.
-    pub fn prepare(&mut self, vcpus: &[u32]) -> Result<(), StepError> {
+    pub fn prepare(&mut self, vcpus: &[VcpuId]) -> Result<(), StepError> {
         let Some(groups) = &self.groups else {
             return Ok(());
         };
@@ -137,7 +138,7 @@ impl Placer {
     pub fn reconcile(
         &mut self,
         tuning: &Tuning,
-        threads: &BTreeMap<u32, u32>,
+        threads: &BTreeMap<VcpuId, Tid>,
         leader: &dyn Tasks,
     ) -> Report {
         let mut report = Report::default();
@@ -174,10 +175,10 @@ impl Placer {
         &mut self,
         old: &Tuning,
         new: &Tuning,
-        threads: &BTreeMap<u32, u32>,
+        threads: &BTreeMap<VcpuId, Tid>,
         leader: &dyn Tasks,
-        known: &BTreeMap<u32, StepError>,
-    ) -> Result<Report, Vec<(u32, StepError)>> {
+        known: &BTreeMap<VcpuId, StepError>,
+    ) -> Result<Report, Vec<(VcpuId, StepError)>> {
         let report = self.reconcile(new, threads, leader);
         let failures = report.failures();
         let reasons = failures.filter(|(vcpu, error)| known.get(vcpu) != Some(error));
@@ -222,19 +223,21 @@ impl Placer {
             return Ok(());
         };
         let placed = self.places.values().filter(|place| place.entered);
-        let vcpus: BTreeSet<u32> = placed.map(|place| place.thread).collect();
+        let vcpus: BTreeSet<Tid> = placed.map(|place| place.thread).collect();
         groups.sweep(leader, &vcpus)
     }
 
     /// Removes the groups of vCPUs that are not in `threads`. Returns those that would not go.
-    fn remove_all_but(&self, threads: &BTreeMap<u32, u32>) -> Vec<u32> {
+    fn remove_all_but(&self, threads: &BTreeMap<VcpuId, Tid>) -> Vec<VcpuId> {
         let Some(groups) = &self.groups else {
             return Vec::new();
         };
-        let stays = |vcpu: &u32| {
+        let stays = |vcpu: &VcpuId| {
             let removed = groups.remove(*vcpu);
             removed
-                .inspect_err(|error| tracing::debug!(vcpu, %error, "a group stays for now"))
+                .inspect_err(
+                    |error| tracing::debug!(vcpu = vcpu.get(), %error, "a group stays for now"),
+                )
                 .is_err()
         };
         let there = groups.vcpus().unwrap_or_default();
@@ -245,8 +248,8 @@ impl Placer {
     /// Brings one vCPU to where it is wanted.
     fn place(
         &mut self,
-        vcpu: u32,
-        thread: u32,
+        vcpu: VcpuId,
+        thread: Tid,
         wanted: &Wanted<'_>,
         cpus: &HostCpus,
         leader: &dyn Tasks,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::ids::Tid;
 use crate::placement::{Reason, Schemata, Step, StepError};
 use crate::process::Dir;
 
@@ -57,7 +58,7 @@ impl Resctrl {
     /// none. `verify` is asked right before. Tells whether anything was changed.
     pub(super) fn enter(
         &self,
-        thread: u32,
+        thread: Tid,
         schemata: &Schemata,
         place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
@@ -78,7 +79,7 @@ impl Resctrl {
     fn fill(
         &self,
         group: &Dir,
-        thread: u32,
+        thread: Tid,
         schemata: &Schemata,
         place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
@@ -109,7 +110,7 @@ impl Resctrl {
     /// whether it was.
     pub(super) fn leave(
         &self,
-        thread: u32,
+        thread: Tid,
         place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
         for group in self.groups()? {
@@ -186,7 +187,7 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-fn threads(group: &Dir) -> Result<Vec<u32>, StepError> {
+fn threads(group: &Dir) -> Result<Vec<Tid>, StepError> {
     let tasks = group.numbers("tasks");
     tasks.map_err(|error| Step::Cache.refused(group.at("tasks"), &error))
 }
@@ -262,7 +263,7 @@ mod tests {
             undo();
             Err(Step::Cache.failed("/proc/1/task/42", Reason::Foreign))
         };
-        assert!(resctrl.enter(42, &narrow(), ended).is_err());
+        assert!(resctrl.enter(Tid(42), &narrow(), ended).is_err());
         assert_eq!(tree.get("tasks"), "42");
     }
 
@@ -276,14 +277,14 @@ mod tests {
         let resctrl = tree.resctrl();
         let name = resctrl.name(&narrow());
         tree.group(&name);
-        assert!(resctrl.enter(42, &narrow(), freely).unwrap());
+        assert!(resctrl.enter(Tid(42), &narrow(), freely).unwrap());
         assert_eq!(tree.get(&format!("{name}/schemata")), "L3:0=f;1=f\n");
         assert_eq!(tree.get(&format!("{name}/tasks")), "42");
-        assert!(!resctrl.enter(42, &narrow(), freely).unwrap());
+        assert!(!resctrl.enter(Tid(42), &narrow(), freely).unwrap());
 
-        assert!(resctrl.leave(42, freely).unwrap());
+        assert!(resctrl.leave(Tid(42), freely).unwrap());
         assert_eq!(tree.get("tasks"), "42");
-        assert!(!resctrl.leave(43, freely).unwrap());
+        assert!(!resctrl.leave(Tid(43), freely).unwrap());
         // A group with a thread stays, an empty one goes.
         resctrl.tidy().unwrap();
         tree.put(&format!("{name}/tasks"), "");
@@ -297,7 +298,7 @@ mod tests {
         let tree = Tree::new();
         let resctrl = tree.resctrl();
         // The tree makes no files in a new group.
-        let error = resctrl.enter(42, &narrow(), freely).unwrap_err();
+        let error = resctrl.enter(Tid(42), &narrow(), freely).unwrap_err();
         assert_eq!(
             (error.step, error.errno()),
             (Step::Cache, Some(libc::ENOENT))
@@ -313,10 +314,10 @@ mod tests {
         tree.group(&name);
         let foreign =
             |_: Move<'_>, _: &dyn Fn()| Err(Step::Cache.failed("/proc/1/task/42", Reason::Foreign));
-        assert!(resctrl.enter(42, &narrow(), foreign).is_err());
+        assert!(resctrl.enter(Tid(42), &narrow(), foreign).is_err());
         assert_eq!(tree.get(&format!("{name}/tasks")), "");
         tree.put(&format!("{name}/tasks"), "42\n");
-        assert!(resctrl.leave(42, foreign).is_err());
+        assert!(resctrl.leave(Tid(42), foreign).is_err());
         assert_eq!(tree.get("tasks"), "");
     }
 
@@ -345,12 +346,12 @@ mod tests {
         let resctrl = tree.resctrl();
         let other = Dir::open(tree.0.path()).unwrap();
         flock(&other, FlockOperation::LockExclusive).unwrap();
-        let error = resctrl.enter(42, &narrow(), freely).unwrap_err();
+        let error = resctrl.enter(Tid(42), &narrow(), freely).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EWOULDBLOCK));
         assert_eq!(resctrl.patience.load(Ordering::Relaxed), 1);
         flock(&other, FlockOperation::Unlock).unwrap();
         tree.group(&resctrl.name(&narrow()));
-        assert!(resctrl.enter(42, &narrow(), freely).unwrap());
+        assert!(resctrl.enter(Tid(42), &narrow(), freely).unwrap());
         assert_eq!(resctrl.patience.load(Ordering::Relaxed), TRIES);
         assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
     }

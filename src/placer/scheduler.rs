@@ -3,6 +3,7 @@
 use std::io;
 
 use super::thread_id;
+use crate::ids::Tid;
 use crate::placement::Scheduler;
 use crate::process::sys;
 
@@ -40,7 +41,7 @@ impl Scheduling {
 const SCHED_EXT: i32 = 7;
 
 /// How `thread` is scheduled.
-pub fn scheduling(thread: u32) -> io::Result<Scheduling> {
+pub fn scheduling(thread: Tid) -> io::Result<Scheduling> {
     let (policy, priority) = sys::get_scheduler(thread_id(thread)?)?;
     Ok(Scheduling {
         policy: policy & !libc::SCHED_RESET_ON_FORK,
@@ -49,7 +50,7 @@ pub fn scheduling(thread: u32) -> io::Result<Scheduling> {
 }
 
 /// Gives `thread` a scheduler.
-pub fn set_scheduler(thread: u32, scheduler: Scheduler) -> io::Result<()> {
+pub fn set_scheduler(thread: Tid, scheduler: Scheduler) -> io::Result<()> {
     let policy = match scheduler {
         Scheduler::Other => libc::SCHED_OTHER,
         Scheduler::Batch => libc::SCHED_BATCH,
@@ -66,10 +67,8 @@ mod tests {
 
     #[test]
     fn a_thread_is_scheduled_as_told() {
-        let own = rustix::thread::gettid()
-            .as_raw_nonzero()
-            .get()
-            .unsigned_abs();
+        let own = rustix::thread::gettid();
+        let own = Tid(own.as_raw_nonzero().get().unsigned_abs());
         for scheduler in [
             Scheduler::Batch,
             Scheduler::Idle,
@@ -85,6 +84,9 @@ mod tests {
                 (scheduler.policy(), scheduler.priority())
             );
         }
-        assert_eq!(scheduling(0).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert_eq!(
+            scheduling(Tid(0)).unwrap_err().raw_os_error(),
+            Some(libc::ESRCH)
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use rustix::fs::{
     AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, fchmod, mkdirat, openat, unlinkat,
@@ -128,8 +129,8 @@ impl Dir {
         }
     }
 
-    /// The numbers in the file `name`, one a line.
-    pub fn numbers(&self, name: &str) -> io::Result<Vec<u32>> {
+    /// Returns the numbers in the file `name`, which has one on each line.
+    pub fn numbers<T: FromStr>(&self, name: &str) -> io::Result<Vec<T>> {
         let text = self.read(name)?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }

@@ -5,29 +5,31 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{Pid, Uid};
+
 /// Names one process among all processes since the host started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Its PID.
-    pub pid: u32,
+    pub pid: Pid,
     /// Its start time, in clock ticks after the start of the host.
     pub start: u64,
 }
 
 /// The real, effective, saved and file-system user of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Users(pub [u32; 4]);
+pub struct Users(pub [Uid; 4]);
 
 impl Users {
     /// Returns the user, if all four are the same.
-    pub fn single(self) -> Option<u32> {
+    pub fn single(self) -> Option<Uid> {
         let [real, rest @ ..] = self.0;
         rest.iter().all(|user| *user == real).then_some(real)
     }
 }
 
 /// Reads the start time and the users of the process that has the PID `pid` now.
-pub(super) fn read(pid: u32) -> io::Result<(u64, Users)> {
+pub(super) fn read(pid: Pid) -> io::Result<(u64, Users)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let identity = start_time(&stat).zip(users(&status));
@@ -43,7 +45,7 @@ fn start_time(stat: &str) -> Option<u64> {
 /// Returns the numbers of `Uid` in `/proc/PID/status`.
 fn users(status: &str) -> Option<Users> {
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    let users: Vec<u32> = line
+    let users: Vec<Uid> = line
         .split_ascii_whitespace()
         .map(|user| user.parse().ok())
         .collect::<Option<_>>()?;
@@ -52,7 +54,7 @@ fn users(status: &str) -> Option<Users> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Users, start_time, users};
+    use super::{Uid, Users, start_time, users};
 
     #[test]
     fn reads_all_four_users() {
@@ -60,9 +62,9 @@ mod tests {
         let status =
             "Name:\tqemu\\nUid:\t0 0\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t5\t6\t7\t8\n";
         let mixed = users(status).unwrap();
-        assert_eq!(mixed, Users([1000, 0, 0, 0]));
+        assert_eq!(mixed, Users([1000, 0, 0, 0].map(Uid)));
         assert_eq!(mixed.single(), None);
-        assert_eq!(Users([7; 4]).single(), Some(7));
+        assert_eq!(Users([Uid(7); 4]).single(), Some(Uid(7)));
         assert_eq!(users("Name:\tqemu\n"), None);
         assert_eq!(users("Uid:\t1\t2\n"), None);
     }

@@ -6,19 +6,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{getsockopt, sockopt};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use super::identity::{self, ProcessId, Users};
 use super::task::Tasks;
 use crate::blocking::blocking;
+use crate::ids::{Pid, Tid, Uid};
 
 /// A process held by a pidfd (`pidfd_open(2)`), with the user that it had when it was first held.
 #[derive(Debug)]
 pub struct Leader {
     id: ProcessId,
-    user: u32,
+    user: Uid,
     pidfd: AsyncFd<OwnedFd>,
 }
 
@@ -35,9 +36,9 @@ pub enum LeaderError {
     #[error("user {then} listened on the QMP socket with a process that is user {now}'s now")]
     OtherUser {
         /// The user that listened.
-        then: u32,
+        then: Uid,
         /// The user of the process.
-        now: u32,
+        now: Uid,
     },
     /// It acts for several users at once, so that it is not known whose it is.
     #[error(
@@ -45,7 +46,7 @@ pub enum LeaderError {
     )]
     MixedUsers {
         /// Its PID.
-        pid: u32,
+        pid: Pid,
         /// Its users.
         users: Users,
     },
@@ -53,11 +54,11 @@ pub enum LeaderError {
     #[error("process {pid} was user {then}'s and is user {now}'s now")]
     Changed {
         /// Its PID.
-        pid: u32,
+        pid: Pid,
         /// Its user when it was first held.
-        then: u32,
+        then: Uid,
         /// Its user now.
-        now: u32,
+        now: Uid,
     },
     /// The kernel refused.
     #[error("the process that listens on the QMP socket cannot be held: {0}")]
@@ -65,11 +66,11 @@ pub enum LeaderError {
 }
 
 impl Tasks for Leader {
-    fn pid(&self) -> u32 {
+    fn pid(&self) -> Pid {
         self.pid()
     }
 
-    fn has_task(&self, thread: u32) -> bool {
+    fn has_task(&self, thread: Tid) -> bool {
         self.has_task(thread)
     }
 }
@@ -83,22 +84,25 @@ impl Leader {
     /// to listen.
     pub async fn of_peer(stream: &UnixStream) -> Result<Self, LeaderError> {
         let peer = stream.peer_cred()?;
-        let pid = peer.pid().and_then(Pid::from_raw);
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+        // 0 is a process of a PID namespace that is not ours.
+        let pid = pid.filter(|pid| *pid != 0).map(Pid);
         let pid = pid.ok_or(LeaderError::Invisible)?;
         let pidfd = match getsockopt(stream, sockopt::PeerPidfd) {
-            Ok(pidfd) => pidfd,
-            Err(_) => pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
-                rustix::io::Errno::SRCH => LeaderError::Invisible,
-                other => LeaderError::Kernel(other.into()),
-            })?,
+            Ok(pidfd) => Ok(pidfd),
+            Err(_) => open_pidfd(pid),
         };
-        let leader = Self::hold(pid, pidfd).await.map_err(|error| match error {
+        let invisible = |error| match error {
             LeaderError::NoProcess => LeaderError::Invisible,
             other => other,
-        })?;
+        };
+        let leader = Self::hold(pid, pidfd.map_err(invisible)?).await;
+        let leader = leader.map_err(invisible)?;
         // A process that root started may have changed to any user since.
-        match (peer.uid(), leader.user) {
-            (then, now) if then != 0 && then != now => Err(LeaderError::OtherUser { then, now }),
+        match (Uid(peer.uid()), leader.user) {
+            (then, now) if !then.is_root() && then != now => {
+                Err(LeaderError::OtherUser { then, now })
+            }
             _ => Ok(leader),
         }
     }
@@ -109,8 +113,7 @@ impl Leader {
     /// Fails like [`Leader::of_peer`], and where the process that was held has exited.
     pub async fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         let peer = Self::of_peer(stream).await?;
-        let pid = i32::try_from(peer.pid()).ok().and_then(Pid::from_raw);
-        let held = Self::hold(pid.ok_or(LeaderError::Invisible)?, pidfd).await?;
+        let held = Self::hold(peer.pid(), pidfd).await?;
         // If the process that was held has exited, the PID may be another's now.
         match held.has_exited() {
             true => Err(LeaderError::Invisible),
@@ -122,21 +125,11 @@ impl Leader {
     ///
     /// # Errors
     /// Fails where no process has this PID, and where it has several users.
-    pub async fn of_pid(pid: u32) -> Result<Self, LeaderError> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(LeaderError::NoProcess)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
-            // A thread that leads no process is EINVAL, or ENOENT in newer kernels.
-            rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => {
-                LeaderError::NoProcess
-            }
-            other => LeaderError::Kernel(other.into()),
-        })?;
-        Self::hold(pid, pidfd).await
+    pub async fn of_pid(pid: Pid) -> Result<Self, LeaderError> {
+        Self::hold(pid, open_pidfd(pid)?).await
     }
 
     async fn hold(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
-        let pid = pid.as_raw_pid().unsigned_abs();
         let (looked, pidfd) = blocking(move || (look(pid, &pidfd), pidfd)).await;
         let (start, user) = looked?;
         #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
@@ -164,12 +157,12 @@ impl Leader {
     }
 
     /// Returns the user that it had when it was first held.
-    pub fn user(&self) -> u32 {
+    pub fn user(&self) -> Uid {
         self.user
     }
 
     /// Returns its PID, which no other process has as long as it did not exit.
-    pub fn pid(&self) -> u32 {
+    pub fn pid(&self) -> Pid {
         self.id.pid
     }
 
@@ -195,15 +188,29 @@ impl Leader {
     }
 
     /// Returns whether `thread` is a task of this process, now. This blocks.
-    pub fn has_task(&self, thread: u32) -> bool {
+    pub fn has_task(&self, thread: Tid) -> bool {
         let path = format!("/proc/{}/task/{thread}", self.pid());
         // Alive after the look, so the directory was this process's and not a successor's.
         thread != 0 && fs::metadata(path).is_ok() && !self.has_exited()
     }
 }
 
+/// Opens a pidfd of the process that has the PID `pid` now.
+fn open_pidfd(pid: Pid) -> Result<OwnedFd, LeaderError> {
+    let raw = i32::try_from(pid.get()).ok();
+    let raw = raw.and_then(rustix::process::Pid::from_raw);
+    let raw = raw.ok_or(LeaderError::NoProcess)?;
+    pidfd_open(raw, PidfdFlags::empty()).map_err(|errno| match errno {
+        // A thread that leads no process is EINVAL, or ENOENT in newer kernels.
+        rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => {
+            LeaderError::NoProcess
+        }
+        other => LeaderError::Kernel(other.into()),
+    })
+}
+
 /// Reads the start time and the user of the process that `pidfd` holds.
-fn look(pid: u32, pidfd: &OwnedFd) -> Result<(u64, u32), LeaderError> {
+fn look(pid: Pid, pidfd: &OwnedFd) -> Result<(u64, Uid), LeaderError> {
     let identity = identity::read(pid);
     // Alive after both files were read, so they were this process's and not a successor's.
     if has_exited(pidfd) {
@@ -247,6 +254,10 @@ mod tests {
             }
             this
         }
+
+        fn pid(&self) -> Pid {
+            Pid(self.0.id())
+        }
     }
 
     impl Drop for Bystander {
@@ -262,16 +273,16 @@ mod tests {
             return;
         }
         let own = Bystander::start(&["--reuid=65534"]);
-        assert_eq!(Leader::of_pid(own.0.id()).await.unwrap().user(), 65534);
+        assert_eq!(Leader::of_pid(own.pid()).await.unwrap().user(), 65534);
         let acts_for_another = Bystander::start(&["--ruid=65534"]);
-        let error = Leader::of_pid(acts_for_another.0.id()).await.unwrap_err();
+        let error = Leader::of_pid(acts_for_another.pid()).await.unwrap_err();
         assert!(matches!(error, LeaderError::MixedUsers { .. }), "{error}");
     }
 
     #[tokio::test]
     async fn a_process_that_has_exited_is_not_verified() {
         let process = Bystander::start(&[]);
-        let leader = Arc::new(Leader::of_pid(process.0.id()).await.unwrap());
+        let leader = Arc::new(Leader::of_pid(process.pid()).await.unwrap());
         leader.verify().await.unwrap();
         drop(process);
         assert!(matches!(leader.verify().await, Err(LeaderError::NoProcess)));

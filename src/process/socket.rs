@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::blocking::blocking;
+use crate::ids::Uid;
 
 /// The maximum number of paths of unprivileged users that are opened at a time, and of sockets of
 /// guest agents.
@@ -41,9 +42,9 @@ pub enum SocketError {
     #[error("the socket is user {owner}'s, and user {listener} listens on it")]
     NotTheOwner {
         /// Whose file it is.
-        owner: u32,
+        owner: Uid,
         /// The user of the process that listens.
-        listener: u32,
+        listener: Uid,
     },
     /// Nobody listens on it.
     #[error("nobody listens on the socket")]
@@ -84,8 +85,8 @@ pub fn adopt(connection: OwnedFd) -> Result<UnixStream, SocketError> {
 }
 
 /// The user of the process on the other side, as it was when it listened.
-pub fn peer_user(connection: &UnixStream) -> io::Result<u32> {
-    Ok(connection.peer_cred()?.uid())
+pub fn peer_user(connection: &UnixStream) -> io::Result<Uid> {
+    Ok(Uid(connection.peer_cred()?.uid()))
 }
 
 /// Connects to the socket of a guest agent at `path`, which must not be a symbolic link.
@@ -146,7 +147,7 @@ fn open_without_links(path: &Path) -> Result<OwnedFd, SocketError> {
 #[derive(Debug)]
 struct Opened {
     file: OwnedFd,
-    owner: u32,
+    owner: Uid,
 }
 
 impl SocketFile {
@@ -175,7 +176,7 @@ impl SocketFile {
     }
 
     /// The owner of the file, if it is open.
-    pub fn owner(&self) -> Option<u32> {
+    pub fn owner(&self) -> Option<Uid> {
         self.opened.as_ref().map(|opened| opened.owner)
     }
 
@@ -212,7 +213,7 @@ impl SocketFile {
         let (stream, owner) = self.chooser.access(connect).await?;
         let stream = UnixStream::from_std(stream).map_err(SocketError::Io)?;
         let listener = peer_user(&stream).map_err(SocketError::Io)?;
-        let is_roots = !is_users && (listener == 0 || owner == 0);
+        let is_roots = !is_users && (listener.is_root() || owner.is_root());
         match is_roots || listener == owner {
             true => Ok(stream),
             false => Err(SocketError::NotTheOwner { owner, listener }),
@@ -260,7 +261,7 @@ impl Opened {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
             return Err(SocketError::NotASocket);
         }
-        let owner = stat.st_uid;
+        let owner = Uid(stat.st_uid);
         Ok(Self { file, owner })
     }
 
@@ -288,7 +289,7 @@ mod tests {
     async fn only_a_connection_is_taken_over() {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let adopted = adopt(one.into()).unwrap();
-        let own = rustix::process::geteuid().as_raw();
+        let own = Uid(rustix::process::geteuid().as_raw());
         assert_eq!(peer_user(&adopted).unwrap(), own);
         drop(other);
         let directory = tempfile::tempdir().unwrap();
@@ -314,7 +315,7 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         let first = UnixListener::bind(at("qmp")).unwrap();
         let mut socket = SocketFile::open_for_user(at("qmp")).await.unwrap();
-        let own = rustix::process::geteuid().as_raw();
+        let own = Uid(rustix::process::geteuid().as_raw());
         assert_eq!(socket.owner(), Some(own));
         std::fs::rename(at("qmp"), at("moved")).unwrap();
         let second = UnixListener::bind(at("qmp")).unwrap();

@@ -3,17 +3,18 @@
 use std::io;
 
 use super::Dir;
+use crate::ids::{Pid, Tid};
 
 /// The threads of one process, which is held so that no other can take its PID.
 pub trait Tasks {
     /// Returns the PID of the process.
-    fn pid(&self) -> u32;
+    fn pid(&self) -> Pid;
 
     /// Returns whether `thread` is a task of the process, now.
-    fn has_task(&self, thread: u32) -> bool;
+    fn has_task(&self, thread: Tid) -> bool;
 
     /// Holds `thread`, if it is a task of the process.
-    fn hold(&self, thread: u32) -> Option<Task> {
+    fn hold(&self, thread: Tid) -> Option<Task> {
         // Opened before the check, so that it is the directory of the thread that was checked.
         let dir = Dir::open(format!("/proc/{}/task/{thread}", self.pid())).ok()?;
         self.has_task(thread).then_some(Task(dir))
@@ -23,10 +24,10 @@ pub trait Tasks {
     ///
     /// # Errors
     /// Fails where the process has ended.
-    fn tasks(&self) -> io::Result<Vec<u32>> {
+    fn tasks(&self) -> io::Result<Vec<Tid>> {
         let tasks = Dir::open(format!("/proc/{}/task", self.pid()))?.children()?;
         // Read before the check, so that they were not a successor's.
-        match self.has_task(self.pid()) {
+        match self.has_task(self.pid().main_thread()) {
             true => Ok(tasks.iter().filter_map(|task| task.parse().ok()).collect()),
             false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
@@ -56,17 +57,17 @@ mod tests {
     struct Own;
 
     impl Tasks for Own {
-        fn pid(&self) -> u32 {
-            std::process::id()
+        fn pid(&self) -> Pid {
+            Pid(std::process::id())
         }
 
-        fn has_task(&self, thread: u32) -> bool {
+        fn has_task(&self, thread: Tid) -> bool {
             self.tasks_now().contains(&thread)
         }
     }
 
     impl Own {
-        fn tasks_now(&self) -> Vec<u32> {
+        fn tasks_now(&self) -> Vec<Tid> {
             let tasks = Dir::open("/proc/self/task").unwrap().children().unwrap();
             tasks.iter().map(|task| task.parse().unwrap()).collect()
         }
@@ -80,7 +81,7 @@ mod tests {
             sender.send(rustix::thread::gettid()).unwrap();
             let _ = ended.recv();
         });
-        let id = id.recv().unwrap().as_raw_nonzero().get().unsigned_abs();
+        let id = Tid(id.recv().unwrap().as_raw_nonzero().get().unsigned_abs());
         let task = Own.hold(id).unwrap();
         assert!(task.is_alive());
         drop(end);

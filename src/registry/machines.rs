@@ -15,6 +15,7 @@ use super::registrations::Registrations;
 use super::sockets;
 use crate::blocking::blocking;
 use crate::config::{Configuration, Directories, MachineSettings, Settings};
+use crate::ids::Uid;
 use crate::machine::{
     self, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineSpec, PlacementConfig,
     Processes, QmpEndpoint, Running,
@@ -61,7 +62,7 @@ pub(super) enum Origin {
     /// It has a file with its socket.
     File(PathBuf),
     /// A user registered it.
-    Registration(u32),
+    Registration(Uid),
 }
 
 /// What makes a machine, beside the configuration.
@@ -272,7 +273,7 @@ impl Machines {
         let Configuration {
             service, defaults, ..
         } = &self.configuration;
-        let user = origin.user().filter(|uid| *uid != 0);
+        let user = origin.user().filter(|uid| !uid.is_root());
         let defaults = match user.filter(|_| !service.defaults_for_users) {
             Some(uid) => Settings {
                 slice: Some(format!("user-{uid}.slice")),
@@ -365,7 +366,7 @@ impl Origin {
     }
 
     /// The user who registered it.
-    pub(super) fn user(&self) -> Option<u32> {
+    pub(super) fn user(&self) -> Option<Uid> {
         match self {
             Self::Registration(uid) => Some(*uid),
             Self::Socket | Self::File(_) => None,

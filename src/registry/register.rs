@@ -10,6 +10,7 @@ use super::machines::{Machines, New, Origin};
 use super::registrar::{Answer, Error, Registration};
 use super::registrations::Registered;
 use crate::blocking::blocking;
+use crate::ids::{Pid, Uid};
 use crate::machine::{ConnectError, Lifetime, QmpEndpoint};
 use crate::names::MachineName;
 use crate::placer::Host;
@@ -137,12 +138,12 @@ impl Machines {
             return Err(Error::Disabled(file.path.clone()));
         }
         let users = self.known.values().filter_map(|known| known.origin.user());
-        let users: Vec<u32> = users.collect();
+        let users: Vec<Uid> = users.collect();
         let own = users.iter().filter(|user| *user == uid).count();
         if users.len() >= LIMIT {
             return Err(Error::TooMany(LIMIT));
         }
-        if *uid != 0 && own >= LIMIT_OF_USER {
+        if !uid.is_root() && own >= LIMIT_OF_USER {
             let (uid, limit) = (*uid, LIMIT_OF_USER);
             return Err(Error::TooManyOfUser { uid, limit });
         }
@@ -223,26 +224,27 @@ async fn check_host(host: &Host, registration: &Registration) -> Result<(), Erro
 }
 
 /// The socket file at `path`, which the user `uid` chose.
-fn socket_file(path: &Path, uid: u32) -> SocketFile {
-    match uid {
-        0 => SocketFile::chosen_by_root(path.to_owned()),
-        _ => SocketFile::chosen_by_user(path.to_owned()),
+fn socket_file(path: &Path, uid: Uid) -> SocketFile {
+    if uid.is_root() {
+        SocketFile::chosen_by_root(path.to_owned())
+    } else {
+        SocketFile::chosen_by_user(path.to_owned())
     }
 }
 
 /// Holds the process `pid`, which must be of user `uid`, unless that is root.
-async fn hold_leader(pid: u32, uid: u32) -> Result<Leader, Error> {
+async fn hold_leader(pid: Pid, uid: Uid) -> Result<Leader, Error> {
     let wrong = |error| Error::Leader { pid, error };
     let leader = Leader::of_pid(pid).await.map_err(wrong)?;
-    match uid == 0 || uid == leader.user() {
-        true => Ok(leader),
-        false => Err(Error::ForeignLeader { pid, uid }),
+    if !uid.is_root() && uid != leader.user() {
+        return Err(Error::ForeignLeader { pid, uid });
     }
+    Ok(leader)
 }
 
 /// Holds the process `id`, which user `uid` registered with a previous instance. Returns `None` if
 /// it has ended, or is another user's now.
-async fn recall_leader(id: ProcessId, uid: u32) -> Option<Arc<Leader>> {
+async fn recall_leader(id: ProcessId, uid: Uid) -> Option<Arc<Leader>> {
     let leader = hold_leader(id.pid, uid).await.ok()?;
     (leader.id() == id).then(|| Arc::new(leader))
 }

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::MachineSettings;
+use crate::ids::{Pid, Uid};
 use crate::machine::{ConnectError, EventSender, Handle, QmpEndpoint};
 use crate::names::MachineName;
 use crate::placement::Unavailable;
@@ -24,9 +25,9 @@ pub struct Registration {
     /// What is said of it; `qmp` in it does not count.
     pub settings: MachineSettings,
     /// The PID of its QEMU, where that is not who serves QMP.
-    pub leader: Option<u32>,
+    pub leader: Option<Pid>,
     /// The user who registers it.
-    pub uid: u32,
+    pub uid: Uid,
 }
 
 /// Why a machine is not registered or unregistered.
@@ -47,7 +48,7 @@ pub enum Error {
     )]
     TooManyOfUser {
         /// The user.
-        uid: u32,
+        uid: Uid,
         /// The limit.
         limit: usize,
     },
@@ -61,7 +62,7 @@ pub enum Error {
     #[error("process {pid} cannot be its leader: {error}")]
     Leader {
         /// Its PID.
-        pid: u32,
+        pid: Pid,
         /// Why.
         error: LeaderError,
     },
@@ -71,9 +72,9 @@ pub enum Error {
     )]
     ForeignLeader {
         /// Its PID.
-        pid: u32,
+        pid: Pid,
         /// The user who named it.
-        uid: u32,
+        uid: Uid,
     },
     /// Its process is another machine.
     #[error("its QEMU process is the machine {0} already; unregister that one first")]

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::blocking::blocking;
 use crate::config::MachineSettings;
+use crate::ids::Uid;
 use crate::names::MachineName;
 use crate::process::ProcessId;
 use crate::state_file;
@@ -24,7 +25,7 @@ const MAX_SIZE: u64 = 1 << 20;
 pub(super) struct Registered {
     version: u32,
     /// The user who registered the machine.
-    pub uid: u32,
+    pub uid: Uid,
     /// What he said of it; without `qmp` where he passed a connection.
     pub settings: MachineSettings,
     /// Its QEMU, where that is not who serves QMP.
@@ -33,7 +34,7 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    pub(super) fn new(uid: u32, settings: MachineSettings, leader: Option<ProcessId>) -> Self {
+    pub(super) fn new(uid: Uid, settings: MachineSettings, leader: Option<ProcessId>) -> Self {
         Self {
             version: VERSION,
             uid,
@@ -144,6 +145,7 @@ fn read(file: &Path) -> io::Result<Registered> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Pid;
 
     #[tokio::test]
     async fn loads_what_is_saved_and_deletes_the_rest() {
@@ -154,8 +156,14 @@ mod tests {
         let settings = crate::config::parse_machine(
             "qmp = '/run/a'\nscheduler = 'rr'\npriority = 2\ncache = [{ vcpus = '1', schemata = 'L3:0=f' }]",
         );
-        let registered =
-            Registered::new(7, settings.unwrap(), Some(ProcessId { pid: 1, start: 2 }));
+        let registered = Registered::new(
+            Uid(7),
+            settings.unwrap(),
+            Some(ProcessId {
+                pid: Pid(1),
+                start: 2,
+            }),
+        );
         let names: [MachineName; 2] = ["web".parse().unwrap(), "web.1".parse().unwrap()];
         for name in &names {
             let prepared = registrations.prepare(name, registered.clone());

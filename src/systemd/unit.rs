@@ -103,9 +103,10 @@ impl Systemd {
         let by_pidfd = manager.get_unit_by_pidfd(process.pidfd.into()).await;
         let path = match by_pidfd {
             Ok((path, ..)) => path,
-            Err(error) if is_unknown(&error) => {
-                manager.get_unit_by_pid(process.pid).await.map_err(said)?
-            }
+            Err(error) if is_unknown(&error) => manager
+                .get_unit_by_pid(process.pid.get())
+                .await
+                .map_err(said)?,
             Err(error) => return Err(said(error)),
         };
         self.facts(&path).await
@@ -223,7 +224,7 @@ async fn begin(
     let by_pidfd = ("PIDFDs", Variant::from(vec![Fd::from(process.pidfd)]));
     match call(manager, scope, by_pidfd).await {
         Err(error) if is_unknown(&error) => {
-            let by_pid = ("PIDs", Variant::from(vec![process.pid]));
+            let by_pid = ("PIDs", Variant::from(vec![process.pid.get()]));
             call(manager, scope, by_pid).await
         }
         answer => answer,

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use vcpud::audit::Audit;
 use vcpud::config::Limits;
 use vcpud::fd_store::FdStore;
+use vcpud::ids::{Uid, VcpuId};
 use vcpud::inventory::Target;
 use vcpud::machine::{
     self, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineEvent,
@@ -86,8 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// What was told.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Told {
-    Came(u32),
-    Went(u32),
+    Came(VcpuId),
+    Went(VcpuId),
     /// The service started anew. What was told just before its end may be told once more.
     Anew,
 }
@@ -160,8 +161,8 @@ impl Story {
     async fn take(&mut self, step: Step) {
         match step {
             Step::SetCount(count) => self.request(Target::Count(count)).await,
-            Step::Plug(vcpu) => self.request(Target::Present([vcpu].into())).await,
-            Step::Unplug(vcpu) => self.request(Target::Absent([vcpu].into())).await,
+            Step::Plug(vcpu) => self.request(Target::Present([VcpuId(vcpu)].into())).await,
+            Step::Unplug(vcpu) => self.request(Target::Absent([VcpuId(vcpu)].into())).await,
             Step::GiveUp(choice) => {
                 let held = self.held.lock().unwrap().clone();
                 if let Some(n) = pick(&held, choice) {
@@ -242,7 +243,7 @@ impl Story {
             count,
             wait,
             guest_online: false,
-            uid: 7,
+            uid: Uid(7),
         };
         let answer = self.handle().set_vcpus(request);
         // Whether it succeeds is not the matter here, only that it is answered.
@@ -303,7 +304,11 @@ impl Story {
         if !self.connected {
             self.reconnect().await;
         }
-        let numbers = |set: BTreeSet<usize>| set.into_iter().map(|n| n as u32).collect::<Vec<_>>();
+        let numbers = |set: BTreeSet<usize>| {
+            set.into_iter()
+                .map(|n| VcpuId(n as u32))
+                .collect::<Vec<_>>()
+        };
         let (there, held) = (
             numbers(self.there()),
             numbers(self.held.lock().unwrap().clone()),
@@ -314,7 +319,8 @@ impl Story {
             let mut pending = snapshot.pending.iter();
             let is_pending = held.iter().all(|vcpu| snapshot.pending.contains(vcpu))
                 && pending.all(|vcpu| held.contains(vcpu) || doubtful.contains(vcpu));
-            let present: Vec<u32> = snapshot.inventory.present().map(|(e, _)| e.first).collect();
+            let present = snapshot.inventory.present();
+            let present: Vec<VcpuId> = present.map(|(slot, _)| slot.id.first()).collect();
             // The snapshot comes first and what it means is told after it, so both are awaited.
             snapshot.state() == "running"
                 && is_pending
@@ -335,8 +341,8 @@ impl Story {
     }
 
     /// The vCPUs that are there if what was told is all true.
-    fn sum_of_told(&self) -> Vec<u32> {
-        let mut sum = BTreeSet::from([0, 1]);
+    fn sum_of_told(&self) -> Vec<VcpuId> {
+        let mut sum = BTreeSet::from([VcpuId(0), VcpuId(1)]);
         let mut repeatable = BTreeSet::new();
         let told = self.told.lock().unwrap().clone();
         for (i, news) in told.iter().enumerate() {
@@ -344,7 +350,7 @@ impl Story {
                 Told::Came(vcpu) => (*vcpu, sum.insert(*vcpu)),
                 Told::Went(vcpu) => (*vcpu, sum.remove(vcpu)),
                 Told::Anew => {
-                    repeatable = (0..MAX).collect();
+                    repeatable = (0..MAX).map(VcpuId).collect();
                     continue;
                 }
             };

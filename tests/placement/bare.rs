@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use vcpud::ids::VcpuId;
 use vcpud::placement::{Bandwidth, Controller, Kind, Scheduler, Step, Tuning, UnitPlacement};
 use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity};
 
@@ -22,16 +23,20 @@ fn without_groups_there_are_affinity_and_schedulers() {
     };
     let mut placer = Placer::new(host, "test", home).unwrap();
     let tuning = Tuning {
-        pins: [(2, first.clone())].into(),
-        schedulers: [(1, Scheduler::Fifo(1)), (3, Scheduler::Rr(99))].into(),
+        pins: [(VcpuId(2), first.clone())].into(),
+        schedulers: [
+            (VcpuId(1), Scheduler::Fifo(1)),
+            (VcpuId(3), Scheduler::Rr(99)),
+        ]
+        .into(),
         ..Tuning::default()
     };
     assert_eq!(placer.supports(&tuning), Ok(()));
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     assert_eq!(applied(&report)[1], [Step::Scheduler]);
-    assert_eq!(affinity(vcpus[&2]).unwrap(), first);
+    assert_eq!(affinity(vcpus[&VcpuId(2)]).unwrap(), first);
     let seen = |vcpu: u32| {
-        let is = scheduling(vcpus[&vcpu]).unwrap();
+        let is = scheduling(vcpus[&VcpuId(vcpu)]).unwrap();
         (is.name(), is.priority)
     };
     assert_eq!(
@@ -72,7 +77,7 @@ fn what_fails_already_does_not_forbid_to_change_the_rest() {
     };
     let mut placer = Placer::new(host, "test", home).unwrap();
     let old = Tuning {
-        pins: [(2, "8191".parse().unwrap())].into(),
+        pins: [(VcpuId(2), "8191".parse().unwrap())].into(),
         ..Tuning::default()
     };
     let report = placer.reconcile(&old, &vcpus, &qemu);
@@ -82,7 +87,7 @@ fn what_fails_already_does_not_forbid_to_change_the_rest() {
         scheduler: Some(Scheduler::Batch),
         ..old.clone()
     };
-    let is_batch = |vcpu: u32| scheduling(vcpus[&vcpu]).unwrap().name() == "batch";
+    let is_batch = |vcpu: u32| scheduling(vcpus[&VcpuId(vcpu)]).unwrap().name() == "batch";
     let change = placer.change(&old, &new, &vcpus, &qemu, &BTreeMap::new());
     assert_eq!(change.unwrap_err().len(), 1);
     assert!(!is_batch(0));
@@ -99,8 +104,8 @@ fn what_nobody_asked_for_is_left_to_another_manager() {
     let host = Host::this().unwrap();
     let (first, second) = two_cpus(&host);
     let default = host.cpus().unwrap().default_cpus();
-    set_affinity(vcpus[&0], &first).unwrap();
-    set_affinity(vcpus[&1], &first).unwrap();
+    set_affinity(vcpus[&VcpuId(0)], &first).unwrap();
+    set_affinity(vcpus[&VcpuId(1)], &first).unwrap();
     let home = UnitPlacement {
         kind: Kind::None,
         unit: r"machine-qemu\x2d1\x2dweb.scope".into(),
@@ -110,21 +115,21 @@ fn what_nobody_asked_for_is_left_to_another_manager() {
     let mut placer = placer.beside_another();
     let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
     assert!(applied(&report).iter().all(Vec::is_empty));
-    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
+    assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
 
     // What was asked for is so, and is taken back; then it is the other's again.
     let tuning = Tuning {
-        pins: [(1, second.clone())].into(),
+        pins: [(VcpuId(1), second.clone())].into(),
         ..Tuning::default()
     };
     placer.reconcile(&tuning, &vcpus, &qemu);
-    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
-    assert_eq!(affinity(vcpus[&1]).unwrap(), second);
+    assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), second);
     placer.reconcile(&Tuning::default(), &vcpus, &qemu);
-    assert_eq!(affinity(vcpus[&1]).unwrap(), default);
-    set_affinity(vcpus[&1], &first).unwrap();
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), default);
+    set_affinity(vcpus[&VcpuId(1)], &first).unwrap();
     placer.reconcile(&Tuning::default(), &vcpus, &qemu);
-    assert_eq!(affinity(vcpus[&1]).unwrap(), first);
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), first);
 }
 
 /// A real QEMU, and a directory tree with files as resctrl has them, because hosts that have it
@@ -139,7 +144,7 @@ fn shares_of_caches_are_given_and_taken_back() {
         control_group: String::new(),
     };
     let tuning = Tuning {
-        cache: [(1, "L3:0=f".parse().unwrap())].into(),
+        cache: [(VcpuId(1), "L3:0=f".parse().unwrap())].into(),
         ..Tuning::default()
     };
     let mut host = Host::this().unwrap();
@@ -148,7 +153,7 @@ fn shares_of_caches_are_given_and_taken_back() {
     assert!(placer.supports(&tuning).unwrap_err().is_unsupported());
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     let failures: Vec<_> = report.failures().collect();
-    assert!(matches!(failures[..], [(1, error)] if error.is_unsupported()));
+    assert!(matches!(failures[..], [(VcpuId(1), error)] if error.is_unsupported()));
 
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("tasks"), "").unwrap();
@@ -170,15 +175,18 @@ fn shares_of_caches_are_given_and_taken_back() {
     assert_eq!(applied(&report)[1], [Step::Cache]);
     let read = |file| fs::read_to_string(file).unwrap();
     assert_eq!(read(group.join("schemata")), "L3:0=f\n");
-    assert_eq!(read(group.join("tasks")), vcpus[&1].to_string());
+    assert_eq!(read(group.join("tasks")), vcpus[&VcpuId(1)].to_string());
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     assert!(applied(&report).iter().all(Vec::is_empty));
 
     fs::write(group.join("schemata"), "    L3:0=fffff\n").unwrap();
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
-    assert_eq!(report.vcpus[&1].drifted, [Step::Cache]);
+    assert_eq!(report.vcpus[&VcpuId(1)].drifted, [Step::Cache]);
 
     let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
     assert_eq!(applied(&report)[1], [Step::Cache]);
-    assert_eq!(read(tree.path().join("tasks")), vcpus[&1].to_string());
+    assert_eq!(
+        read(tree.path().join("tasks")),
+        vcpus[&VcpuId(1)].to_string()
+    );
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+use vcpud::ids::{Pid, Tid, VcpuId};
 use vcpud::placement::{CpuList, Report, Step};
 use vcpud::placer::Host;
 use vcpud::process::Tasks;
@@ -21,7 +22,7 @@ pub(crate) fn not_run(why: &str) {
 pub(crate) struct Qemu {
     pub(crate) child: Child,
     /// vCPU → thread, as QEMU says.
-    vcpus: BTreeMap<u32, u32>,
+    vcpus: BTreeMap<VcpuId, Tid>,
 }
 
 impl Qemu {
@@ -50,24 +51,29 @@ impl Qemu {
         let reply: Value = serde_json::from_str(&lines.nth(2).unwrap().unwrap()).unwrap();
         let number = |cpu: &Value, name: &str| cpu[name].as_u64().unwrap() as u32;
         let vcpus = reply["return"].as_array().expect("it is a list").iter();
-        let vcpus = vcpus.map(|cpu| (number(cpu, "cpu-index"), number(cpu, "thread-id")));
+        let vcpus = vcpus.map(|cpu| {
+            (
+                VcpuId(number(cpu, "cpu-index")),
+                Tid(number(cpu, "thread-id")),
+            )
+        });
         Self {
             vcpus: vcpus.collect(),
             child,
         }
     }
 
-    pub(crate) fn vcpus(&self) -> BTreeMap<u32, u32> {
+    pub(crate) fn vcpus(&self) -> BTreeMap<VcpuId, Tid> {
         self.vcpus.clone()
     }
 }
 
 impl Tasks for Qemu {
-    fn pid(&self) -> u32 {
-        self.child.id()
+    fn pid(&self) -> Pid {
+        Pid(self.child.id())
     }
 
-    fn has_task(&self, thread: u32) -> bool {
+    fn has_task(&self, thread: Tid) -> bool {
         Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists()
     }
 }
@@ -88,8 +94,8 @@ impl Bystander {
         Self(cat.expect("cat can be started"))
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.0.id()
+    pub(crate) fn thread(&self) -> Tid {
+        Tid(self.0.id())
     }
 }
 
@@ -110,7 +116,7 @@ pub(crate) fn remove_groups(group: &Path) {
 }
 
 /// The threads in a file of a group.
-pub(crate) fn threads_in(file: &Path) -> BTreeSet<u32> {
+pub(crate) fn threads_in(file: &Path) -> BTreeSet<Tid> {
     let text = fs::read_to_string(file).unwrap();
     text.lines().map(|line| line.parse().unwrap()).collect()
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use vcpud::ids::{Pid, Tid, VcpuId};
 use vcpud::placement::{Kind, Reason, Scheduler, Step, Tuning, UnitPlacement};
 use vcpud::placer::{Host, Placer, affinity, scheduling};
 use vcpud::process::Tasks;
@@ -16,7 +17,7 @@ use super::parts::{Bystander, not_run, two_cpus};
 /// This process with a thread that ends when it was asked for a number of times. Another process
 /// has its number then.
 struct Treacherous {
-    thread: u32,
+    thread: Tid,
     asked: Cell<usize>,
     ends_at: usize,
     parked: RefCell<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
@@ -31,7 +32,7 @@ impl Treacherous {
             sender.send(rustix::thread::gettid()).unwrap();
             let _ = ended.recv();
         });
-        let thread = id.recv().unwrap().as_raw_nonzero().get().unsigned_abs();
+        let thread = Tid(id.recv().unwrap().as_raw_nonzero().get().unsigned_abs());
         Self {
             thread,
             asked: Cell::new(0),
@@ -49,12 +50,12 @@ impl Treacherous {
         while self.path().exists() {
             thread::yield_now();
         }
-        let before = (self.thread - 1).to_string();
+        let before = (self.thread.get() - 1).to_string();
         let successor = loop {
             // Any other process of the host may be faster.
             fs::write(LAST_PID, &before).unwrap();
             let process = Bystander::start();
-            if process.id() == self.thread {
+            if process.thread() == self.thread {
                 break process;
             }
         };
@@ -67,11 +68,11 @@ impl Treacherous {
 }
 
 impl Tasks for Treacherous {
-    fn pid(&self) -> u32 {
-        std::process::id()
+    fn pid(&self) -> Pid {
+        Pid(std::process::id())
     }
 
-    fn has_task(&self, thread: u32) -> bool {
+    fn has_task(&self, thread: Tid) -> bool {
         let is_there = Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists();
         self.asked.set(self.asked.get() + 1);
         if self.asked.get() == self.ends_at {
@@ -96,7 +97,7 @@ fn a_process_that_takes_the_number_of_a_thread_is_put_back() {
     }
     let host = Host::this().unwrap();
     let (first, _) = two_cpus(&host);
-    let own = affinity(std::process::id()).unwrap();
+    let own = affinity(Tid(std::process::id())).unwrap();
     // The first check comes before all steps; then each step has one.
     for (ends_at, step) in [(2, Step::Affinity), (3, Step::Scheduler)] {
         let home = UnitPlacement {
@@ -111,16 +112,17 @@ fn a_process_that_takes_the_number_of_a_thread_is_put_back() {
             ..Tuning::default()
         };
         let qemu = Treacherous::start(ends_at);
-        let vcpus = BTreeMap::from([(0, qemu.thread)]);
+        let vcpus = BTreeMap::from([(VcpuId(0), qemu.thread)]);
         let report = placer.reconcile(&tuning, &vcpus, &qemu);
         let failures: Vec<_> = report.failures().collect();
-        let [(0, error)] = failures[..] else {
+        let [(VcpuId(0), error)] = failures[..] else {
             panic!("{report:#?}");
         };
         assert_eq!((error.step, &error.reason), (step, &Reason::Ended));
         let successor = qemu.successor.take().unwrap();
-        assert_eq!(successor.id(), qemu.thread);
-        assert_eq!(affinity(successor.id()).unwrap(), own);
-        assert_eq!(scheduling(successor.id()).unwrap().name(), "other");
+        let successor_thread = successor.thread();
+        assert_eq!(successor_thread, qemu.thread);
+        assert_eq!(affinity(successor_thread).unwrap(), own);
+        assert_eq!(scheduling(successor_thread).unwrap().name(), "other");
     }
 }

@@ -13,6 +13,7 @@ use zbus::object_server::SignalEmitter;
 use zbus::{Connection, DBusError, fdo, interface};
 
 use tokio::process::{Child, Command};
+use vcpud::ids::Pid;
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::systemd::Systemd;
 use zbus::{Fd, ObjectPath, OwnedVariant, Variant};
@@ -218,7 +219,7 @@ impl World {
 /// This process; any descriptor does.
 fn process(held: &UnixStream) -> Process<'_> {
     Process {
-        pid: std::process::id(),
+        pid: Pid(std::process::id()),
         pidfd: held.as_fd(),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use vcpud::ids::{Tid, VcpuId};
 use vcpud::placement::{Bandwidth, Kind, Scheduler, Step, Tuning, UnitPlacement};
 use vcpud::placer::{Host, Mounts, Placer, affinity, observe, set_affinity};
 use vcpud::process::Tasks;
@@ -42,11 +43,11 @@ impl World {
             host,
             unit,
         };
-        world.enter(world.qemu.pid());
+        world.enter(world.qemu.pid().main_thread());
         Some(world)
     }
 
-    fn enter(&self, process: u32) {
+    fn enter(&self, process: Tid) {
         fs::write(self.unit.join("cgroup.procs"), process.to_string()).unwrap();
     }
 
@@ -65,7 +66,7 @@ impl World {
         text.trim().to_owned()
     }
 
-    fn threads(&self, group: &str) -> BTreeSet<u32> {
+    fn threads(&self, group: &str) -> BTreeSet<Tid> {
         threads_in(&self.unit.join("vcpud").join(group).join("cgroup.threads"))
     }
 }
@@ -87,18 +88,18 @@ fn a_machine_lives_and_ends_in_version_2() {
     let mut vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
     let other = Bystander::start();
-    world.enter(other.id());
+    world.enter(other.thread());
     let tuning = Tuning {
-        pins: [(1, first.clone())].into(),
+        pins: [(VcpuId(1), first.clone())].into(),
         affinity: Some(last.clone()),
         memory_nodes: Some("0".parse().unwrap()),
         bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
-        schedulers: [(2, Scheduler::Batch)].into(),
+        schedulers: [(VcpuId(2), Scheduler::Batch)].into(),
         ..Tuning::default()
     };
     let mut placer = world.placer();
     assert_eq!(placer.missing(), []);
-    placer.prepare(&[3]).unwrap();
+    placer.prepare(&[VcpuId(3)]).unwrap();
     applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
 
     assert_eq!(world.read("cgroup.type"), "domain threaded");
@@ -111,9 +112,9 @@ fn a_machine_lives_and_ends_in_version_2() {
         ""
     );
     assert_eq!(world.threads(""), BTreeSet::new());
-    let mut others: BTreeSet<u32> = world.qemu.tasks().unwrap().into_iter().collect();
+    let mut others: BTreeSet<Tid> = world.qemu.tasks().unwrap().into_iter().collect();
     others.retain(|task| !vcpus.values().any(|thread| thread == task));
-    others.insert(other.id());
+    others.insert(other.thread());
     assert_eq!(world.threads("emulator"), others);
     for (vcpu, thread) in &vcpus {
         let pinned = if *vcpu == 1 { &first } else { &last };
@@ -139,11 +140,11 @@ fn a_machine_lives_and_ends_in_version_2() {
     // Drift.
     fs::write(world.unit.join("vcpud/vcpu0/cpu.max"), "max 100000").unwrap();
     let emulator = world.unit.join("vcpud/emulator/cgroup.threads");
-    fs::write(emulator, vcpus[&3].to_string()).unwrap();
+    fs::write(emulator, vcpus[&VcpuId(3)].to_string()).unwrap();
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
     assert!(report.is_complete(), "{report:#?}");
-    assert_eq!(report.vcpus[&0].drifted, [Step::Bandwidth]);
-    assert!(report.vcpus[&3].drifted.contains(&Step::Thread));
+    assert_eq!(report.vcpus[&VcpuId(0)].drifted, [Step::Bandwidth]);
+    assert!(report.vcpus[&VcpuId(3)].drifted.contains(&Step::Thread));
     if first != last {
         fs::write(
             world.unit.join("vcpud/vcpu2/cpuset.cpus"),
@@ -152,19 +153,19 @@ fn a_machine_lives_and_ends_in_version_2() {
         .unwrap();
         let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
         assert!(
-            report.vcpus[&2].drifted.contains(&Step::Cpus),
+            report.vcpus[&VcpuId(2)].drifted.contains(&Step::Cpus),
             "{report:#?}"
         );
-        assert_eq!(affinity(vcpus[&2]).unwrap(), last);
+        assert_eq!(affinity(vcpus[&VcpuId(2)]).unwrap(), last);
         // Less than is wanted.
         let both = Tuning {
             affinity: Some(first.union(&last)),
             ..Tuning::default()
         };
         applied(&placer.reconcile(&both, &vcpus, &world.qemu));
-        set_affinity(vcpus[&0], &first).unwrap();
+        set_affinity(vcpus[&VcpuId(0)], &first).unwrap();
         let report = placer.reconcile(&both, &vcpus, &world.qemu);
-        assert_eq!(report.vcpus[&0].drifted, [Step::Affinity]);
+        assert_eq!(report.vcpus[&VcpuId(0)].drifted, [Step::Affinity]);
     }
 
     // Nodes that there are not.
@@ -186,10 +187,10 @@ fn a_machine_lives_and_ends_in_version_2() {
     assert_eq!(world.read("vcpu1/cpuset.mems"), effective("cpuset.mems"));
     assert_eq!(world.read("vcpu1/cpu.max"), "max 100000");
     let default = world.host.cpus().unwrap().default_cpus();
-    assert_eq!(affinity(vcpus[&1]).unwrap(), default);
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), default);
 
     // A vCPU that is gone, and the end.
-    let gone = vcpus.remove(&3).unwrap();
+    let gone = vcpus.remove(&VcpuId(3)).unwrap();
     let report = placer.reconcile(&Tuning::default(), &vcpus, &world.qemu);
     assert!(report.lingering.is_empty());
     assert!(!world.unit.join("vcpud/vcpu3").exists());
@@ -255,7 +256,10 @@ fn only_differences_are_written() {
         [Step::Thread, Step::Cpus, Step::Bandwidth]
     );
     let read = |file: &str| fs::read_to_string(path(file)).unwrap();
-    assert_eq!(read("vcpud/vcpu3/cgroup.threads"), vcpus[&3].to_string());
+    assert_eq!(
+        read("vcpud/vcpu3/cgroup.threads"),
+        vcpus[&VcpuId(3)].to_string()
+    );
     assert_eq!(read("vcpud/vcpu3/cpuset.cpus"), all.to_string());
     assert_eq!(read("vcpud/vcpu3/cpu.max"), "10000 50000");
 

@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use vcpud::audit::Audit;
 use vcpud::config::Limits;
 use vcpud::fd_store::FdStore;
+use vcpud::ids::{SlotId, Uid, VcpuId};
 use vcpud::inventory::Target;
 use vcpud::machine::{
     self, BusMessage, DISCONNECTED, Error, EventSender, Handle, HostServices, Lifetime,
@@ -74,9 +75,9 @@ struct Story<'a> {
 /// The vCPUs that are there if what was told is true.
 #[derive(Default)]
 struct Told {
-    there: BTreeSet<u32>,
+    there: BTreeSet<VcpuId>,
     /// Of which it may be told once more what was told just before the service ended.
-    repeatable: BTreeSet<u32>,
+    repeatable: BTreeSet<VcpuId>,
     /// Whether QEMU keeps to what an entity is. Where it does not, what is told of vCPUs is as wrong.
     is_strict: bool,
 }
@@ -113,11 +114,13 @@ impl<'a> Story<'a> {
             0 | 1 => self.pause(choices).await,
             2 => self.request(Target::Count(choices.below(28) as u32), choices),
             3 => {
-                let list = (0..24).filter(|_| choices.once_in(4)).collect();
+                let list = (0..24).filter(|_| choices.once_in(4));
+                let list = list.map(VcpuId).collect();
                 self.request(Target::Absent(list), choices);
             }
             4 => {
-                let list = (0..24).filter(|_| choices.once_in(4)).collect();
+                let list = (0..24).filter(|_| choices.once_in(4));
+                let list = list.map(VcpuId).collect();
                 self.request(Target::Present(list), choices);
             }
             5 => self.eject(choices),
@@ -168,7 +171,7 @@ impl<'a> Story<'a> {
             count,
             wait,
             guest_online: false,
-            uid: 7,
+            uid: Uid(7),
         };
         let call = async move { handle.set_vcpus(request).await };
         self.calls.push(tokio::spawn(call));
@@ -249,7 +252,7 @@ impl<'a> Story<'a> {
 
     async fn restart(&mut self) {
         self.service.end().await;
-        lock(&self.told).repeatable = (0..64).collect();
+        lock(&self.told).repeatable = (0..64).map(VcpuId).collect();
         self.service = Service::start(self.directory, self.told.clone()).await;
     }
 
@@ -262,8 +265,8 @@ impl<'a> Story<'a> {
             return;
         }
         let present = inventory.present().flat_map(|(entity, _)| entity.vcpus());
-        let present: Vec<u32> = present.collect();
-        let told: Vec<u32> = lock(&self.told).there.iter().copied().collect();
+        let present: Vec<VcpuId> = present.collect();
+        let told: Vec<VcpuId> = lock(&self.told).there.iter().copied().collect();
         assert_eq!(told, present, "what was told, and what is shown");
         for vcpu in &snapshot.pending {
             assert!(present.contains(vcpu), "{vcpu} of {present:?} is leaving");
@@ -304,10 +307,10 @@ impl<'a> Story<'a> {
     }
 }
 
-/// The first vCPUs of the entities that are shown as present.
-fn present(snapshot: &Snapshot) -> Vec<u32> {
+/// The slots that are shown as present.
+fn present(snapshot: &Snapshot) -> Vec<SlotId> {
     let present = snapshot.inventory.present();
-    present.map(|(entity, _)| entity.first).collect()
+    present.map(|(entity, _)| entity.id).collect()
 }
 
 /// No vCPU is in an answer twice, and the answer can be shown.
@@ -319,7 +322,7 @@ fn answered(answer: &Result<Outcome, Error>) {
             pending,
         }) => {
             let all = [&added[..], removed, pending].concat();
-            let different: BTreeSet<u32> = all.iter().copied().collect();
+            let different: BTreeSet<VcpuId> = all.iter().copied().collect();
             assert_eq!(different.len(), all.len(), "{answer:?}");
         }
         Err(error) => drop(error.to_string()),
@@ -412,7 +415,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Told>>)
 }
 
 impl Told {
-    fn check(&mut self, vcpu: u32, is_news: bool) {
+    fn check(&mut self, vcpu: VcpuId, is_news: bool) {
         let may_be_again = self.repeatable.remove(&vcpu);
         assert!(
             is_news || may_be_again || !self.is_strict,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use vcpud::placement::{ListError, VcpuList};
 
 /// Add and remove virtual CPUs of running QEMU virtual machines.
 ///
@@ -50,7 +51,7 @@ pub(crate) enum Command {
         /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for the default of all that have no
         /// pin of their own.
         #[arg(value_parser = parse_vcpus)]
-        vcpus: List,
+        vcpus: VcpuList,
         /// The host CPUs, such as "0-3,8"; "default" for what all others have.
         cpus: String,
     },
@@ -71,7 +72,7 @@ pub(crate) enum Command {
         name: String,
         /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for the default of all.
         #[arg(value_parser = parse_vcpus)]
-        vcpus: List,
+        vcpus: VcpuList,
         /// The policy.
         #[arg(value_parser = ["other", "batch", "idle", "fifo", "rr"])]
         policy: String,
@@ -85,7 +86,7 @@ pub(crate) enum Command {
         name: String,
         /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for all of the machine.
         #[arg(value_parser = parse_vcpus)]
-        vcpus: List,
+        vcpus: VcpuList,
         /// The share as resctrl writes it, such as "L3:0=f"; "default" for the host's default.
         schemata: String,
     },
@@ -165,7 +166,7 @@ pub(crate) struct These {
     pub name: String,
     /// The vCPUs, such as "2" or "2,4-7".
     #[arg(value_parser = parse_list)]
-    pub vcpus: List,
+    pub vcpus: VcpuList,
     #[command(flatten)]
     pub wait: Wait,
 }
@@ -185,10 +186,6 @@ pub(crate) struct Wait {
     #[arg(long)]
     pub guest_online: bool,
 }
-
-/// A list of vCPU numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct List(pub Vec<u32>);
 
 /// An amount of CPU time; `None` is without limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,34 +207,19 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
 }
 
 /// A list, or "all", which is the empty list.
-fn parse_vcpus(text: &str) -> Result<List, String> {
+fn parse_vcpus(text: &str) -> Result<VcpuList, String> {
     match text {
-        "all" => Ok(List(Vec::new())),
+        "all" => Ok(VcpuList::default()),
         list => parse_list(list),
     }
 }
 
-fn parse_list(text: &str) -> Result<List, String> {
-    /// A list longer than any machine has vCPUs is a slip of the keyboard.
-    const MAX: u32 = 65_535;
-    let number = |text: &str| match text.trim().parse::<u32>() {
-        Ok(number) if number <= MAX => Ok(number),
-        _ => Err(format!("{text:?} is no vCPU number")),
-    };
-    let mut vcpus = Vec::new();
-    for part in text.split(',') {
-        match part.split_once('-') {
-            None => vcpus.push(number(part)?),
-            Some((first, last)) => {
-                let (first, last) = (number(first)?, number(last)?);
-                if first > last {
-                    return Err(format!("{part:?} runs backwards"));
-                }
-                vcpus.extend(first..=last);
-            }
-        }
+fn parse_list(text: &str) -> Result<VcpuList, String> {
+    let list: VcpuList = text.parse().map_err(|error: ListError| error.to_string())?;
+    if list.is_empty() {
+        return Err("the list is empty".to_owned());
     }
-    Ok(List(vcpus))
+    Ok(list)
 }
 
 const REMOVAL_HELP: &str = "\
@@ -259,8 +241,8 @@ mod tests {
 
     #[test]
     fn lists_of_vcpus() {
-        assert_eq!(parse_list("2"), Ok(List(vec![2])));
-        assert_eq!(parse_list("2,4-6"), Ok(List(vec![2, 4, 5, 6])));
+        assert_eq!(parse_list("2"), Ok(VcpuList::from_iter([2])));
+        assert_eq!(parse_list("2,4-6"), Ok(VcpuList::from_iter([2, 4, 5, 6])));
         for bad in ["", "a", "1,", "3-1", "-1", "1-", "0-4000000000"] {
             assert!(parse_list(bad).is_err(), "{bad}");
         }
@@ -268,8 +250,8 @@ mod tests {
 
     #[test]
     fn all_vcpus_and_no_limit_have_words() {
-        assert_eq!(parse_vcpus("all"), Ok(List(vec![])));
-        assert_eq!(parse_vcpus("1"), Ok(List(vec![1])));
+        assert_eq!(parse_vcpus("all"), Ok(VcpuList::default()));
+        assert_eq!(parse_vcpus("1"), Ok(VcpuList::from_iter([1])));
         assert_eq!(parse_quota("unlimited"), Ok(Quota(None)));
         let quota = Quota(Some(Duration::from_millis(20)));
         assert_eq!(parse_quota("20ms"), Ok(quota));

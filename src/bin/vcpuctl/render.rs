@@ -5,6 +5,7 @@ use std::fmt;
 
 use comfy_table::presets::NOTHING;
 use serde_json::{Map, Number, Value as Json};
+use vcpud::placement::VcpuList;
 use zbus::{OwnedVariant, Variant};
 
 /// A table without lines, as systemctl(1) prints them.
@@ -48,27 +49,9 @@ pub(crate) fn text(value: Option<&OwnedVariant>) -> String {
     }
 }
 
-/// A list of vCPU numbers as a list of ranges: `1-3,8`.
-pub(crate) fn ranges(numbers: &[u32]) -> String {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_unstable();
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for number in sorted {
-        match runs.last_mut() {
-            Some((_, last)) if number <= last.saturating_add(1) => *last = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    let run = |(first, last): &(u32, u32)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
-    runs.iter().map(run).collect::<Vec<_>>().join(",")
-}
-
 fn numbers(values: impl Iterator<Item = Json>) -> String {
-    let numbers = values.filter_map(|v| u32::try_from(v.as_u64()?).ok());
-    ranges(&numbers.collect::<Vec<_>>())
+    let numbers = values.filter_map(|value| u32::try_from(value.as_u64()?).ok());
+    numbers.collect::<VcpuList>().to_string()
 }
 
 /// A dictionary as a JSON object.
@@ -111,19 +94,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_become_ranges() {
-        assert_eq!(ranges(&[]), "");
-        assert_eq!(ranges(&[3]), "3");
-        assert_eq!(ranges(&[3, 1, 2, 8]), "1-3,8");
-        assert_eq!(ranges(&[0, 2, 4, 5]), "0,2,4-5");
-    }
-
-    #[test]
     fn what_is_empty_is_a_dash() {
         assert_eq!(text(None), "-");
         let value = |v: Variant<'static>| OwnedVariant::try_from(v).unwrap();
         assert_eq!(text(Some(&value("".into()))), "-");
         assert_eq!(text(Some(&value(7u32.into()))), "7");
-        assert_eq!(text(Some(&value(vec![1u32, 2].into()))), "1-2");
+        assert_eq!(text(Some(&value(vec![3u32, 1, 2, 8].into()))), "1-3,8");
     }
 }

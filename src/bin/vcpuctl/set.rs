@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 
 use futures_util::StreamExt;
 use serde_json::json;
+use vcpud::placement::VcpuList;
 use vcpud::proxy::{Changed, MachineProxy};
 use zbus::Connection;
 use zbus::Variant;
@@ -31,7 +32,8 @@ pub(crate) async fn change(
     json: bool,
 ) -> Result<(), Failure> {
     let machine = query::machine(bus, &these.name).await?;
-    let call = machine.set_vcpu(&these.vcpus.0, online, options(&these.wait));
+    let vcpus: Vec<u32> = these.vcpus.iter().collect();
+    let call = machine.set_vcpu(&vcpus, online, options(&these.wait));
     carry_out(&machine, &these.name, call, json).await
 }
 
@@ -91,7 +93,7 @@ async fn carry_out(
     let parts = [("added", added), ("removed", removed), ("leaving", pending)];
     let parts = parts.iter().filter(|(_, vcpus)| !vcpus.is_empty());
     let mut parts: Vec<String> = parts
-        .map(|(what, vcpus)| format!("{what} {}", render::ranges(vcpus)))
+        .map(|(what, vcpus)| format!("{what} {}", vcpus.iter().copied().collect::<VcpuList>()))
         .collect();
     if parts.is_empty() {
         parts.push("nothing to do".to_owned());

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use vcpud::placement::VcpuList;
 use zbus::Connection;
 
-use crate::cli::{List, Quota};
+use crate::cli::Quota;
 use crate::failure::Failure;
 use crate::query;
 
@@ -16,12 +17,13 @@ const DEFAULT: &str = "default";
 pub(crate) async fn pin(
     bus: &Connection,
     name: &str,
-    vcpus: &List,
+    vcpus: &VcpuList,
     cpus: &str,
 ) -> Result<(), Failure> {
     let machine = query::machine(bus, name).await?;
     let cpus = if cpus == DEFAULT { "" } else { cpus };
-    Ok(machine.pin_vcpus(&vcpus.0, cpus, HashMap::new()).await?)
+    let vcpus: Vec<u32> = vcpus.iter().collect();
+    Ok(machine.pin_vcpus(&vcpus, cpus, HashMap::new()).await?)
 }
 
 pub(crate) async fn bandwidth(
@@ -41,23 +43,25 @@ pub(crate) async fn bandwidth(
 pub(crate) async fn scheduler(
     bus: &Connection,
     name: &str,
-    vcpus: &List,
+    vcpus: &VcpuList,
     policy: &str,
     priority: i32,
 ) -> Result<(), Failure> {
     let machine = query::machine(bus, name).await?;
-    let call = machine.set_scheduler(&vcpus.0, policy, priority, HashMap::new());
+    let vcpus: Vec<u32> = vcpus.iter().collect();
+    let call = machine.set_scheduler(&vcpus, policy, priority, HashMap::new());
     Ok(call.await?)
 }
 
 pub(crate) async fn cache(
     bus: &Connection,
     name: &str,
-    vcpus: &List,
+    vcpus: &VcpuList,
     schemata: &str,
 ) -> Result<(), Failure> {
     let machine = query::machine(bus, name).await?;
     let schemata = if schemata == DEFAULT { "" } else { schemata };
-    let call = machine.set_cache_allocation(&vcpus.0, schemata, HashMap::new());
+    let vcpus: Vec<u32> = vcpus.iter().collect();
+    let call = machine.set_cache_allocation(&vcpus, schemata, HashMap::new());
     Ok(call.await?)
 }

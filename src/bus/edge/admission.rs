@@ -9,6 +9,7 @@
 //! root has limits of its own, so no other user can use them up, and is trusted to read.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use super::count::{self, Class, Count};
@@ -18,13 +19,14 @@ use super::limits::{
     BYTES_OF_GROUP, HELD_OF_SENDER, LONGEST_PAUSE, PAUSE_FACTOR, READS_OF_GROUP, READS_OF_USER,
     SENDERS, SLOW, UNREAD_OF_GROUP, UNREAD_OF_USER, UNREAD_UNASKED, WAITING_OF_GROUP,
 };
+use crate::ids::Uid;
 use crate::names::error_name;
 
 /// The calls of each user, and the senders.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     senders: HashMap<String, Sender>,
-    users: BTreeMap<u32, User>,
+    users: BTreeMap<Uid, User>,
     /// Calls of senders whose user is not known yet.
     unknown: HashMap<String, Vec<Frame>>,
     /// Number of calls in `unknown`, and their bytes.
@@ -35,12 +37,12 @@ pub(super) struct Admission {
     root: Total,
     others: Total,
     /// The user that was served last.
-    last: u32,
+    last: Uid,
 }
 
 #[derive(Debug)]
 struct Sender {
-    uid: u32,
+    uid: Uid,
     under_way: usize,
     /// Reply bytes that it may not have read.
     unread: u64,
@@ -62,7 +64,7 @@ type Total = Count;
 
 #[derive(Debug)]
 struct UnderWay {
-    uid: u32,
+    uid: Uid,
     class: Class,
     no_reply: bool,
     member: String,
@@ -130,7 +132,7 @@ impl Admission {
 
     /// Records the user of `sender`, and returns its calls, which arrive now. Without a user the
     /// sender has left the bus.
-    pub(super) fn identify(&mut self, sender: &str, uid: Option<u32>) -> Vec<Frame> {
+    pub(super) fn identify(&mut self, sender: &str, uid: Option<Uid>) -> Vec<Frame> {
         let held = self.unknown.remove(sender).unwrap_or_default();
         self.held.0 -= held.len();
         self.held.1 -= held.iter().map(|call| call.bytes.len()).sum::<usize>();
@@ -138,7 +140,7 @@ impl Admission {
             return Vec::new();
         };
         if self.senders.len() >= SENDERS {
-            let waits = |uid: u32| {
+            let waits = |uid: Uid| {
                 let user = self.users.get(&uid);
                 user.is_some_and(|user| !user.waiting.is_empty())
             };
@@ -158,7 +160,7 @@ impl Admission {
     }
 
     /// The user of `sender`, where it is known.
-    pub(super) fn user_of(&self, sender: &str) -> Option<u32> {
+    pub(super) fn user_of(&self, sender: &str) -> Option<Uid> {
         self.senders.get(sender).map(|sender| sender.uid)
     }
 
@@ -187,12 +189,15 @@ impl Admission {
     }
 
     /// The user whose turn it is.
-    fn next_reader(&mut self) -> Option<u32> {
-        let after = self.users.range(self.last + 1..).map(|(uid, _)| *uid);
+    fn next_reader(&mut self) -> Option<Uid> {
+        let after = self
+            .users
+            .range((Excluded(self.last), Unbounded))
+            .map(|(uid, _)| *uid);
         let before = self.users.range(..=self.last).map(|(uid, _)| *uid);
-        let mut turns = std::iter::once(0).chain(after).chain(before);
+        let mut turns = std::iter::once(Uid::ROOT).chain(after).chain(before);
         let uid = turns.find(|uid| self.may_read(*uid))?;
-        if uid != 0 {
+        if !uid.is_root() {
             self.last = uid;
         }
         Some(uid)
@@ -202,7 +207,7 @@ impl Admission {
     fn end_pauses(&mut self, now: Instant) {
         let is_over = |user: &User| user.paused_until.is_some_and(|end| end <= now);
         let over = self.users.iter().filter(|(_, user)| is_over(user));
-        let over: Vec<u32> = over.map(|(uid, _)| *uid).collect();
+        let over: Vec<Uid> = over.map(|(uid, _)| *uid).collect();
         for uid in over {
             if let Some(user) = self.users.get_mut(&uid) {
                 user.paused_until = None;
@@ -220,20 +225,22 @@ impl Admission {
 
     /// Notes that the bus daemon took `time` to read a reply to `sender`.
     pub(super) fn written(&mut self, sender: &str, time: Duration, now: Instant) {
-        let uid = self.user_of(sender).filter(|uid| *uid != 0 && time >= SLOW);
+        let uid = self
+            .user_of(sender)
+            .filter(|uid| !uid.is_root() && time >= SLOW);
         if let Some(uid) = uid {
             let pause = (time * PAUSE_FACTOR).min(LONGEST_PAUSE);
             self.users.entry(uid).or_default().paused_until = Some(now + pause);
         }
     }
 
-    fn may_read(&self, uid: u32) -> bool {
+    fn may_read(&self, uid: Uid) -> bool {
         let Some(user) = self.users.get(&uid) else {
             return false;
         };
         let group = self.group(uid);
         let limit = match uid {
-            0 => READS_OF_GROUP,
+            Uid::ROOT => READS_OF_GROUP,
             _ => READS_OF_USER,
         };
         !user.waiting.is_empty()
@@ -267,7 +274,7 @@ impl Admission {
 
     /// Counts `bytes` that are sent to `sender`.
     pub(super) fn sent(&mut self, sender: &str, bytes: usize) {
-        let Some(sender) = self.senders.get_mut(sender).filter(|s| s.uid != 0) else {
+        let Some(sender) = self.senders.get_mut(sender).filter(|s| !s.uid.is_root()) else {
             return;
         };
         sender.unread += bytes as u64;
@@ -325,37 +332,37 @@ impl Admission {
     }
 
     /// Whether a user leaves too much unread.
-    fn is_deaf(&self, uid: u32) -> bool {
+    fn is_deaf(&self, uid: Uid) -> bool {
         let unread = self.users.get(&uid).map_or(0, |user| user.count.unread);
-        uid != 0
+        !uid.is_root()
             && (unread >= UNREAD_OF_USER || (self.others.unread >= UNREAD_OF_GROUP && unread > 0))
     }
 
     /// The limit that one more call of `class` and `bytes` would exceed, in words.
-    fn exceeded(&self, uid: u32, class: Class, bytes: usize) -> Option<String> {
+    fn exceeded(&self, uid: Uid, class: Class, bytes: usize) -> Option<String> {
         let none = Count::default();
         let user = self.users.get(&uid).map_or(&none, |user| &user.count);
         count::exceeded(uid, user, self.group(uid), class, bytes)
     }
 
-    fn group(&self, uid: u32) -> &Total {
+    fn group(&self, uid: Uid) -> &Total {
         match uid {
-            0 => &self.root,
+            Uid::ROOT => &self.root,
             _ => &self.others,
         }
     }
 
     /// Changes the counts of a user and of its group.
-    fn count(&mut self, uid: u32, change: impl Fn(&mut Count)) {
+    fn count(&mut self, uid: Uid, change: impl Fn(&mut Count)) {
         change(&mut self.users.entry(uid).or_default().count);
         change(match uid {
-            0 => &mut self.root,
+            Uid::ROOT => &mut self.root,
             _ => &mut self.others,
         });
         self.forget_idle(uid);
     }
 
-    fn begin(&mut self, uid: u32, call: &Frame, class: Class) {
+    fn begin(&mut self, uid: Uid, call: &Frame, class: Class) {
         self.count(uid, |count| match class {
             Class::Change => count.changes += 1,
             Class::Read => count.reads += 1,
@@ -374,7 +381,7 @@ impl Admission {
     }
 
     /// Forgets a user without calls and without unread bytes.
-    fn forget_idle(&mut self, uid: u32) {
+    fn forget_idle(&mut self, uid: Uid) {
         let Some(user) = self.users.get(&uid) else {
             return;
         };
@@ -408,7 +415,7 @@ mod tests {
     fn with(senders: &[(&str, u32)]) -> Admission {
         let mut admission = Admission::default();
         for (sender, uid) in senders {
-            assert!(admission.identify(sender, Some(*uid)).is_empty());
+            assert!(admission.identify(sender, Some(Uid(*uid))).is_empty());
         }
         admission
     }
@@ -453,7 +460,7 @@ mod tests {
     fn many_users_leave_the_share_of_root() {
         let mut admission = with(&[(":1.0", 0)]);
         for uid in 1..20 {
-            admission.identify(&format!(":1.{uid}"), Some(uid));
+            admission.identify(&format!(":1.{uid}"), Some(Uid(uid)));
             accept(&mut admission, &format!(":1.{uid}"), 1..20, Class::Read);
         }
         assert_eq!(taken(&mut admission).len(), READS_OF_GROUP);
@@ -500,8 +507,8 @@ mod tests {
         let second = admission.arrive(call(":1.1", 2), Class::Read);
         assert_eq!(second, Arrival::Accepted);
         assert!(admission.next(Instant::now()).is_none());
-        assert_eq!(admission.identify(":1.1", Some(7)).len(), 2);
-        assert_eq!(admission.user_of(":1.1"), Some(7));
+        assert_eq!(admission.identify(":1.1", Some(Uid(7))).len(), 2);
+        assert_eq!(admission.user_of(":1.1"), Some(Uid(7)));
         admission.arrive(call(":1.2", 1), Class::Read);
         assert_eq!(admission.identify(":1.2", None).len(), 0);
         assert_eq!(admission.held, (0, 0));
@@ -571,7 +578,7 @@ mod tests {
         refused.refusal = Some((error_name::LIMIT_EXCEEDED, "too long".to_owned()));
         let arrival = admission.arrive(refused, Class::Read);
         assert_eq!(arrival, Arrival::Dropped);
-        assert_eq!(admission.users[&1000].count.changes, 1);
+        assert_eq!(admission.users[&Uid(1000)].count.changes, 1);
         let mut silent = call(":1.1", 2);
         silent.refusal = Some((error_name::LIMIT_EXCEEDED, "too long".to_owned()));
         silent.no_reply = true;
@@ -593,13 +600,13 @@ mod tests {
         let share = UNREAD_UNASKED as usize - 1;
         let users = UNREAD_OF_GROUP as usize / share + 1;
         for uid in 1..=users as u32 {
-            admission.identify(&format!(":1.{uid}"), Some(uid));
+            admission.identify(&format!(":1.{uid}"), Some(Uid(uid)));
             admission.sent(&format!(":1.{uid}"), share);
         }
         let dropped = admission.arrive(call(":1.3", 1), Class::Read);
         assert_eq!(dropped, Arrival::Dropped);
         assert!(admission.ask_about().is_some());
-        admission.identify(":2.1", Some(90_000));
+        admission.identify(":2.1", Some(Uid(90_000)));
         accept(&mut admission, ":2.1", 1..2, Class::Read);
         assert!(admission.next(Instant::now()).is_some());
     }

@@ -17,6 +17,8 @@ use zbus::{Connection, Message};
 
 use super::gate::{Errands, Gate};
 
+use crate::ids::Uid;
+
 /// How long the bus daemon may take for an answer.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Users that are asked for at a time.
@@ -87,11 +89,11 @@ async fn identify(connection: &Connection, gate: &Gate, strangers: mpsc::Receive
     strangers.for_each_concurrent(QUESTIONS, identify).await;
 }
 
-async fn user_of(connection: &Connection, sender: &str) -> zbus::Result<u32> {
+async fn user_of(connection: &Connection, sender: &str) -> zbus::Result<Uid> {
     let bus = DBusProxy::builder(connection).cache_properties(CacheProperties::No);
     let bus = bus.build().await?;
     let ask = bus.get_connection_unix_user(BusName::try_from(sender)?);
-    in_time(ask).await
+    in_time(ask).await.map(Uid)
 }
 
 /// Asks the bus daemon how much it still holds for callers that may leave replies unread.

@@ -5,6 +5,8 @@ use super::limits::{
     WAITING_OF_USER,
 };
 
+use crate::ids::Uid;
+
 /// The kind of a call, which determines its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -27,14 +29,14 @@ pub(super) struct Count {
 /// Returns the limit, in words, that one more call of `class` and `bytes` would exceed, of the user
 /// `uid` with the count `user`, in a group with the count `group`.
 pub(super) fn exceeded(
-    uid: u32,
+    uid: Uid,
     user: &Count,
     group: &Count,
     class: Class,
     bytes: usize,
 ) -> Option<String> {
     let of_user = format!("user {uid}");
-    let of_group = if uid == 0 { "root" } else { "all users" };
+    let of_group = if uid.is_root() { "root" } else { "all users" };
     let refuse = |is_exceeded: bool, limit: usize, whose: &str| {
         let text = || {
             format!(
@@ -58,5 +60,6 @@ pub(super) fn exceeded(
             WAITING_OF_USER,
         ),
     };
-    refuse(of_all, all_limit, of_group).or_else(|| refuse(uid != 0 && of_one, one_limit, &of_user))
+    refuse(of_all, all_limit, of_group)
+        .or_else(|| refuse(!uid.is_root() && of_one, one_limit, &of_user))
 }

@@ -12,6 +12,7 @@ use super::decision::{Arrival, Reply};
 use super::frame::{FIXED, Frame};
 use super::limits::{MAX_CALL, MAX_LIST_CALL, REFUSALS, STRANGERS};
 use crate::idle::Calls;
+use crate::ids::Uid;
 use crate::names::error_name;
 use crate::process::PassedFds;
 
@@ -90,7 +91,7 @@ impl Gate {
     }
 
     /// The user of a caller whose call is under way.
-    pub(in crate::bus) fn user_of(&self, sender: &UniqueName<'_>) -> Option<u32> {
+    pub(in crate::bus) fn user_of(&self, sender: &UniqueName<'_>) -> Option<Uid> {
         self.admission().user_of(sender.as_str())
     }
 
@@ -161,7 +162,7 @@ impl Gate {
     }
 
     /// Records the user of `sender`, or that it has left.
-    pub(super) fn identify(&self, sender: &str, uid: Option<u32>) {
+    pub(super) fn identify(&self, sender: &str, uid: Option<Uid>) {
         let calls = self.admission().identify(sender, uid);
         for call in calls {
             self.arrive(call);

@@ -302,6 +302,7 @@ mod tests {
 
     use super::super::writer::Writer;
     use super::*;
+    use crate::ids::Uid;
 
     const PEER: &str = "org.freedesktop.DBus.Peer";
     /// Longer than an answer takes, even on a busy machine.
@@ -317,7 +318,7 @@ mod tests {
         });
         let (gate, _errands) = Gate::new(Default::default());
         for number in 0..10 {
-            gate.identify(&format!(":1.{number}"), Some(0));
+            gate.identify(&format!(":1.{number}"), Some(Uid::ROOT));
         }
         let (gate, ours) = (Arc::new(gate), Arc::new(ours));
         let reader = Box::new(Reader::new(ours.clone(), gate.clone()));

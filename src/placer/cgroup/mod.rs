@@ -12,7 +12,9 @@ mod v2;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
+use std::str::FromStr;
 
+use crate::ids::{Tid, VcpuId};
 use crate::placement::{
     Bandwidth, Controller, CpuList, List, NodeList, Numbered, Reason, Step, StepError,
 };
@@ -34,23 +36,23 @@ pub(super) trait Groups: Debug + Send + Sync {
 
     /// Moves all tasks of `leader`, and the other threads of the unit, into the emulator's group,
     /// except `vcpus`.
-    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<u32>) -> Result<(), StepError>;
+    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError>;
 
     /// The vCPUs that have a group.
-    fn vcpus(&self) -> Result<Vec<u32>, StepError>;
+    fn vcpus(&self) -> Result<Vec<VcpuId>, StepError>;
 
     /// Makes the group of `vcpu`, where there is none. Tells whether it was made. Where it
     /// cannot be made whole, nothing of it stays.
-    fn make(&self, vcpu: u32) -> Result<bool, StepError>;
+    fn make(&self, vcpu: VcpuId) -> Result<bool, StepError>;
 
     /// Whether `thread` is in the group of `vcpu`.
-    fn holds(&self, vcpu: u32, thread: u32) -> Result<bool, StepError>;
+    fn holds(&self, vcpu: VcpuId, thread: Tid) -> Result<bool, StepError>;
 
     /// Moves `thread` into the group of `vcpu`.
-    fn enter(&self, vcpu: u32, thread: u32) -> Result<(), StepError>;
+    fn enter(&self, vcpu: VcpuId, thread: Tid) -> Result<(), StepError>;
 
     /// Moves `thread` into the group of the emulator.
-    fn leave(&self, thread: u32) -> Result<(), StepError>;
+    fn leave(&self, thread: Tid) -> Result<(), StepError>;
 
     /// The host CPUs of a group that may use all that the groups above it may.
     fn inherited_cpus(&self) -> Result<CpuList, StepError>;
@@ -60,26 +62,26 @@ pub(super) trait Groups: Debug + Send + Sync {
 
     /// The host CPUs of the group of `vcpu`; none in version 2 means all that the groups above
     /// have.
-    fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError>;
+    fn cpus(&self, vcpu: VcpuId) -> Result<CpuList, StepError>;
 
     /// Gives the group of `vcpu` host CPUs.
-    fn set_cpus(&self, vcpu: u32, cpus: &CpuList) -> Result<(), StepError>;
+    fn set_cpus(&self, vcpu: VcpuId, cpus: &CpuList) -> Result<(), StepError>;
 
     /// The memory nodes of the group of `vcpu`; none in version 2 means all that the groups
     /// above have.
-    fn nodes(&self, vcpu: u32) -> Result<NodeList, StepError>;
+    fn nodes(&self, vcpu: VcpuId) -> Result<NodeList, StepError>;
 
     /// Gives the group of `vcpu` memory nodes.
-    fn set_nodes(&self, vcpu: u32, nodes: &NodeList) -> Result<(), StepError>;
+    fn set_nodes(&self, vcpu: VcpuId, nodes: &NodeList) -> Result<(), StepError>;
 
     /// The CPU time of the group of `vcpu`.
-    fn bandwidth(&self, vcpu: u32) -> Result<Bandwidth, StepError>;
+    fn bandwidth(&self, vcpu: VcpuId) -> Result<Bandwidth, StepError>;
 
     /// Gives the group of `vcpu` CPU time. If it is refused, it has what it had.
-    fn set_bandwidth(&self, vcpu: u32, bandwidth: Bandwidth) -> Result<(), StepError>;
+    fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError>;
 
     /// Removes the group of `vcpu`, which must be empty.
-    fn remove(&self, vcpu: u32) -> Result<(), StepError>;
+    fn remove(&self, vcpu: VcpuId) -> Result<(), StepError>;
 
     /// Removes the groups of the machine that has ended, as far as they are empty.
     fn dismantle(&self) -> Result<(), StepError>;
@@ -102,13 +104,13 @@ pub(super) fn establish(mounts: &Mounts, unit: &str) -> Result<Box<dyn Groups>, 
 }
 
 /// The name of a vCPU's group.
-fn name(vcpu: u32) -> String {
+fn name(vcpu: VcpuId) -> String {
     format!("vcpu{vcpu}")
 }
 
 /// The vCPUs that have a group in `ours`; none where systemd removed the unit and all in it.
-fn vcpus_in(ours: &Dir) -> Result<Vec<u32>, StepError> {
-    let number = |group: &String| -> Option<u32> {
+fn vcpus_in(ours: &Dir) -> Result<Vec<VcpuId>, StepError> {
+    let number = |group: &String| -> Option<VcpuId> {
         let number = group.strip_prefix("vcpu")?.parse().ok()?;
         // Not `vcpu+1` or `vcpu01`, which are not ours.
         (name(number) == *group).then_some(number)
@@ -139,7 +141,7 @@ fn write(step: Step, dir: &Dir, file: &str, text: &str) -> Result<(), StepError>
         .map_err(|error| step.refused(dir.at(file), &error))
 }
 
-fn numbers(step: Step, dir: &Dir, file: &str) -> Result<Vec<u32>, StepError> {
+fn numbers<T: FromStr>(step: Step, dir: &Dir, file: &str) -> Result<Vec<T>, StepError> {
     dir.numbers(file)
         .map_err(|error| step.refused(dir.at(file), &error))
 }
@@ -182,7 +184,7 @@ fn is_gone(error: &StepError) -> bool {
     error.errno() == Some(libc::ESRCH)
 }
 
-fn tasks(leader: &dyn Tasks) -> Result<Vec<u32>, StepError> {
+fn tasks(leader: &dyn Tasks) -> Result<Vec<Tid>, StepError> {
     let path = || format!("/proc/{}/task", leader.pid());
     let tasks = leader.tasks();
     tasks.map_err(|error| Step::Thread.refused(path(), &error))
@@ -192,22 +194,22 @@ fn tasks(leader: &dyn Tasks) -> Result<Vec<u32>, StepError> {
 /// Each task is checked before and after. The kernel's own threads may refuse to be moved.
 fn sweep(
     leader: &dyn Tasks,
-    tasks: &[u32],
-    others: &[u32],
-    vcpus: &BTreeSet<u32>,
-    there: &[u32],
-    enter: impl Fn(u32) -> Result<(), StepError>,
+    tasks: &[Tid],
+    others: &[Tid],
+    vcpus: &BTreeSet<Tid>,
+    there: &[Tid],
+    enter: impl Fn(Tid) -> Result<(), StepError>,
 ) -> Result<(), StepError> {
-    let there: BTreeSet<u32> = there.iter().copied().collect();
+    let there: BTreeSet<Tid> = there.iter().copied().collect();
     // 0 is a thread of another PID namespace; written, it would be the service itself.
-    let moves = |thread: &&u32| **thread != 0 && !vcpus.contains(thread) && !there.contains(thread);
+    let moves = |thread: &&Tid| **thread != 0 && !vcpus.contains(thread) && !there.contains(thread);
     for other in others
         .iter()
         .filter(moves)
         .filter(|other| !tasks.contains(other))
     {
         if let Err(error) = enter(*other) {
-            tracing::debug!(thread = other, %error, "not moved");
+            tracing::debug!(thread = other.get(), %error, "not moved");
         }
     }
     let mut ended = Ok(());

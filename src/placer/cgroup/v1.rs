@@ -12,6 +12,7 @@ use super::{
     Controller, Dir, EMULATOR, Groups, Mounts, OURS, Reason, Step, StepError, child, make, name,
     numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
 };
+use crate::ids::{Tid, VcpuId};
 use crate::placement::{Bandwidth, Change, CpuList, NodeList};
 use crate::process::Tasks;
 
@@ -80,7 +81,7 @@ impl Tree {
     }
 
     /// The group of a vCPU in the hierarchy of a controller.
-    fn group(&self, step: Step, controller: Controller, vcpu: u32) -> Result<Dir, StepError> {
+    fn group(&self, step: Step, controller: Controller, vcpu: VcpuId) -> Result<Dir, StepError> {
         child(step, self.of(step, controller)?.ours(), &name(vcpu))
     }
 }
@@ -149,7 +150,7 @@ impl Hierarchy {
     }
 
     /// Moves a thread to a group of ours.
-    fn enter(&self, group: &Dir, thread: u32) -> Result<(), StepError> {
+    fn enter(&self, group: &Dir, thread: Tid) -> Result<(), StepError> {
         let hint = match self.controllers.contains("cpuset") {
             true => "the group's cpuset has no CPU or no memory node that is online",
             false => "a thread of real-time policy needs cpu.rt_runtime_us in its group",
@@ -193,7 +194,7 @@ impl Groups for Tree {
         Ok(())
     }
 
-    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
+    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError> {
         let tasks = tasks(leader)?;
         for hierarchy in &self.hierarchies {
             let others = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
@@ -205,7 +206,7 @@ impl Groups for Tree {
         Ok(())
     }
 
-    fn vcpus(&self) -> Result<Vec<u32>, StepError> {
+    fn vcpus(&self) -> Result<Vec<VcpuId>, StepError> {
         let mut all = BTreeSet::new();
         for hierarchy in &self.hierarchies {
             all.extend(vcpus_in(hierarchy.ours())?);
@@ -213,7 +214,7 @@ impl Groups for Tree {
         Ok(all.into_iter().collect())
     }
 
-    fn make(&self, vcpu: u32) -> Result<bool, StepError> {
+    fn make(&self, vcpu: VcpuId) -> Result<bool, StepError> {
         let mut any = false;
         for hierarchy in &self.hierarchies {
             let filled = make(hierarchy.ours(), &name(vcpu)).and_then(|(group, made)| {
@@ -233,7 +234,7 @@ impl Groups for Tree {
         Ok(any)
     }
 
-    fn holds(&self, vcpu: u32, thread: u32) -> Result<bool, StepError> {
+    fn holds(&self, vcpu: VcpuId, thread: Tid) -> Result<bool, StepError> {
         for hierarchy in &self.hierarchies {
             let group = child(Step::Thread, hierarchy.ours(), &name(vcpu))?;
             if !numbers(Step::Thread, &group, "tasks")?.contains(&thread) {
@@ -243,7 +244,7 @@ impl Groups for Tree {
         Ok(true)
     }
 
-    fn enter(&self, vcpu: u32, thread: u32) -> Result<(), StepError> {
+    fn enter(&self, vcpu: VcpuId, thread: Tid) -> Result<(), StepError> {
         for hierarchy in &self.hierarchies {
             let group = child(Step::Thread, hierarchy.ours(), &name(vcpu))?;
             hierarchy.enter(&group, thread)?;
@@ -251,7 +252,7 @@ impl Groups for Tree {
         Ok(())
     }
 
-    fn leave(&self, thread: u32) -> Result<(), StepError> {
+    fn leave(&self, thread: Tid) -> Result<(), StepError> {
         for hierarchy in &self.hierarchies {
             hierarchy.enter(&hierarchy.emulator, thread)?;
         }
@@ -268,27 +269,27 @@ impl Groups for Tree {
         read_list(Step::Nodes, cpuset.ours(), "cpuset.mems")
     }
 
-    fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError> {
+    fn cpus(&self, vcpu: VcpuId) -> Result<CpuList, StepError> {
         let group = self.group(Step::Cpus, Controller::Cpuset, vcpu)?;
         read_list(Step::Cpus, &group, "cpuset.cpus")
     }
 
-    fn set_cpus(&self, vcpu: u32, cpus: &CpuList) -> Result<(), StepError> {
+    fn set_cpus(&self, vcpu: VcpuId, cpus: &CpuList) -> Result<(), StepError> {
         let group = self.group(Step::Cpus, Controller::Cpuset, vcpu)?;
         write_list(Step::Cpus, &group, "cpuset.cpus", cpus)
     }
 
-    fn nodes(&self, vcpu: u32) -> Result<NodeList, StepError> {
+    fn nodes(&self, vcpu: VcpuId) -> Result<NodeList, StepError> {
         let group = self.group(Step::Nodes, Controller::Cpuset, vcpu)?;
         read_list(Step::Nodes, &group, "cpuset.mems")
     }
 
-    fn set_nodes(&self, vcpu: u32, nodes: &NodeList) -> Result<(), StepError> {
+    fn set_nodes(&self, vcpu: VcpuId, nodes: &NodeList) -> Result<(), StepError> {
         let group = self.group(Step::Nodes, Controller::Cpuset, vcpu)?;
         write_list(Step::Nodes, &group, "cpuset.mems", nodes)
     }
 
-    fn bandwidth(&self, vcpu: u32) -> Result<Bandwidth, StepError> {
+    fn bandwidth(&self, vcpu: VcpuId) -> Result<Bandwidth, StepError> {
         let group = self.group(Step::Bandwidth, Controller::Cpu, vcpu)?;
         let number = |change| -> Result<i64, StepError> {
             let text = read(Step::Bandwidth, &group, file(change))?;
@@ -300,7 +301,7 @@ impl Groups for Tree {
             .map_err(|_| unexpected(Step::Bandwidth, &group, file(Change::Quota)))
     }
 
-    fn set_bandwidth(&self, vcpu: u32, bandwidth: Bandwidth) -> Result<(), StepError> {
+    fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError> {
         let group = self.group(Step::Bandwidth, Controller::Cpu, vcpu)?;
         let old = self.bandwidth(vcpu)?;
         let hint = "a group above has less CPU time";
@@ -320,7 +321,7 @@ impl Groups for Tree {
         })
     }
 
-    fn remove(&self, vcpu: u32) -> Result<(), StepError> {
+    fn remove(&self, vcpu: VcpuId) -> Result<(), StepError> {
         let remove = |hierarchy: &Hierarchy| remove(hierarchy.ours(), &name(vcpu));
         self.hierarchies
             .iter()
@@ -375,7 +376,7 @@ mod tests {
         let tree = Tree::establish(&mounts, "/x.scope").unwrap();
         assert_eq!(tree.missing(), []);
         // The tree makes no files in the new group of the cpuset hierarchy.
-        let error = tree.make(7).unwrap_err();
+        let error = tree.make(VcpuId(7)).unwrap_err();
         assert_eq!(
             (error.step, error.errno()),
             (Step::Cpus, Some(libc::ENOENT))
@@ -387,7 +388,7 @@ mod tests {
         let one = Mounts::parse(&mount("cpuset"));
         let tree = Tree::establish(&one, "/x.scope").unwrap();
         assert_eq!(tree.missing(), [Controller::Cpu]);
-        let error = tree.bandwidth(0).unwrap_err();
+        let error = tree.bandwidth(VcpuId(0)).unwrap_err();
         assert_eq!(error.reason, Reason::NoController(Controller::Cpu));
     }
 }

@@ -14,6 +14,7 @@ use super::{
     Controller, Dir, EMULATOR, Groups, Mount, OURS, Reason, Step, StepError, child, is_gone, make,
     name, numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
 };
+use crate::ids::{Pid, Tid, VcpuId};
 use crate::placement::{Bandwidth, CpuList, NodeList};
 use crate::process::Tasks;
 
@@ -57,7 +58,7 @@ impl Tree {
         })
     }
 
-    fn group(&self, step: Step, vcpu: u32) -> Result<Dir, StepError> {
+    fn group(&self, step: Step, vcpu: VcpuId) -> Result<Dir, StepError> {
         child(step, &self.ours, &name(vcpu))
     }
 
@@ -71,10 +72,10 @@ impl Tree {
 
 /// Moves all processes, and those that they start meanwhile.
 fn move_processes(from: &Dir, to: &Dir) -> Result<(), StepError> {
-    let mut seen = BTreeSet::from([0]);
+    let mut seen = BTreeSet::from([Pid(0)]);
     loop {
         let there = numbers(Step::Group, from, "cgroup.procs")?;
-        let new: Vec<u32> = there.into_iter().filter(|pid| seen.insert(*pid)).collect();
+        let new: Vec<Pid> = there.into_iter().filter(|pid| seen.insert(*pid)).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -126,7 +127,7 @@ impl Groups for Tree {
         enable(&self.ours, &self.there)
     }
 
-    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<u32>) -> Result<(), StepError> {
+    fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError> {
         let others = numbers(Step::Thread, &self.ours, "cgroup.threads")?;
         let there = numbers(Step::Thread, &self.emulator, "cgroup.threads")?;
         let tasks = tasks(leader)?;
@@ -135,25 +136,25 @@ impl Groups for Tree {
         })
     }
 
-    fn vcpus(&self) -> Result<Vec<u32>, StepError> {
+    fn vcpus(&self) -> Result<Vec<VcpuId>, StepError> {
         vcpus_in(&self.ours)
     }
 
-    fn make(&self, vcpu: u32) -> Result<bool, StepError> {
+    fn make(&self, vcpu: VcpuId) -> Result<bool, StepError> {
         threaded(&self.ours, &name(vcpu)).map(|(_, made)| made)
     }
 
-    fn holds(&self, vcpu: u32, thread: u32) -> Result<bool, StepError> {
+    fn holds(&self, vcpu: VcpuId, thread: Tid) -> Result<bool, StepError> {
         let group = self.group(Step::Thread, vcpu)?;
         Ok(numbers(Step::Thread, &group, "cgroup.threads")?.contains(&thread))
     }
 
-    fn enter(&self, vcpu: u32, thread: u32) -> Result<(), StepError> {
+    fn enter(&self, vcpu: VcpuId, thread: Tid) -> Result<(), StepError> {
         let group = self.group(Step::Thread, vcpu)?;
         write(Step::Thread, &group, "cgroup.threads", &thread.to_string())
     }
 
-    fn leave(&self, thread: u32) -> Result<(), StepError> {
+    fn leave(&self, thread: Tid) -> Result<(), StepError> {
         let thread = thread.to_string();
         write(Step::Thread, &self.emulator, "cgroup.threads", &thread)
     }
@@ -166,29 +167,29 @@ impl Groups for Tree {
         read_list(Step::Nodes, &self.ours, "cpuset.mems.effective")
     }
 
-    fn cpus(&self, vcpu: u32) -> Result<CpuList, StepError> {
+    fn cpus(&self, vcpu: VcpuId) -> Result<CpuList, StepError> {
         self.need(Step::Cpus, Controller::Cpuset)?;
         let group = self.group(Step::Cpus, vcpu)?;
         read_list(Step::Cpus, &group, "cpuset.cpus")
     }
 
-    fn set_cpus(&self, vcpu: u32, cpus: &CpuList) -> Result<(), StepError> {
+    fn set_cpus(&self, vcpu: VcpuId, cpus: &CpuList) -> Result<(), StepError> {
         let group = self.group(Step::Cpus, vcpu)?;
         write_list(Step::Cpus, &group, "cpuset.cpus", cpus)
     }
 
-    fn nodes(&self, vcpu: u32) -> Result<NodeList, StepError> {
+    fn nodes(&self, vcpu: VcpuId) -> Result<NodeList, StepError> {
         self.need(Step::Nodes, Controller::Cpuset)?;
         let group = self.group(Step::Nodes, vcpu)?;
         read_list(Step::Nodes, &group, "cpuset.mems")
     }
 
-    fn set_nodes(&self, vcpu: u32, nodes: &NodeList) -> Result<(), StepError> {
+    fn set_nodes(&self, vcpu: VcpuId, nodes: &NodeList) -> Result<(), StepError> {
         let group = self.group(Step::Nodes, vcpu)?;
         write_list(Step::Nodes, &group, "cpuset.mems", nodes)
     }
 
-    fn bandwidth(&self, vcpu: u32) -> Result<Bandwidth, StepError> {
+    fn bandwidth(&self, vcpu: VcpuId) -> Result<Bandwidth, StepError> {
         self.need(Step::Bandwidth, Controller::Cpu)?;
         let group = self.group(Step::Bandwidth, vcpu)?;
         let text = read(Step::Bandwidth, &group, "cpu.max")?;
@@ -203,12 +204,12 @@ impl Groups for Tree {
         bandwidth().ok_or_else(|| unexpected(Step::Bandwidth, &group, "cpu.max"))
     }
 
-    fn set_bandwidth(&self, vcpu: u32, bandwidth: Bandwidth) -> Result<(), StepError> {
+    fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError> {
         let group = self.group(Step::Bandwidth, vcpu)?;
         write(Step::Bandwidth, &group, "cpu.max", &bandwidth.to_string())
     }
 
-    fn remove(&self, vcpu: u32) -> Result<(), StepError> {
+    fn remove(&self, vcpu: VcpuId) -> Result<(), StepError> {
         remove(&self.ours, &name(vcpu))
     }
 
@@ -296,7 +297,7 @@ mod tests {
             assert_eq!(unit.get(enabled), "+cpu +cpuset");
         }
         assert_eq!(unit.get("vcpud/emulator/cgroup.type"), "threaded");
-        assert!(!groups.make(1).unwrap());
+        assert!(!groups.make(VcpuId(1)).unwrap());
         assert_eq!(unit.get("vcpud/vcpu1/cgroup.type"), "threaded");
         // What is systemd's stays as it is.
         for (file, text) in [
@@ -308,7 +309,7 @@ mod tests {
             assert_eq!(unit.get(file), text, "{file}");
         }
         // The tree makes no files in a new group.
-        assert_eq!(groups.make(9).unwrap_err().step, Step::Group);
+        assert_eq!(groups.make(VcpuId(9)).unwrap_err().step, Step::Group);
         assert!(!unit.path("vcpud/vcpu9").exists());
         // What somebody disabled is enabled again; what is enabled is not.
         unit.put("cgroup.subtree_control", "cpu");
@@ -323,41 +324,48 @@ mod tests {
     fn limits_are_written_in_the_words_of_version_2() {
         let unit = Unit::new("cpuset cpu");
         let groups = unit.groups().unwrap();
-        assert_eq!(groups.bandwidth(0).unwrap(), Bandwidth::UNLIMITED);
+        assert_eq!(groups.bandwidth(VcpuId(0)).unwrap(), Bandwidth::UNLIMITED);
         let limited = Bandwidth::new(50_000, 10_000).unwrap();
-        groups.set_bandwidth(0, limited).unwrap();
+        groups.set_bandwidth(VcpuId(0), limited).unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "10000 50000");
-        assert_eq!(groups.bandwidth(0).unwrap(), limited);
-        groups.set_bandwidth(0, Bandwidth::UNLIMITED).unwrap();
+        assert_eq!(groups.bandwidth(VcpuId(0)).unwrap(), limited);
+        groups
+            .set_bandwidth(VcpuId(0), Bandwidth::UNLIMITED)
+            .unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "max 100000");
 
-        groups.set_cpus(0, &"0-3,8".parse().unwrap()).unwrap();
+        groups
+            .set_cpus(VcpuId(0), &"0-3,8".parse().unwrap())
+            .unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cpuset.cpus"), "0-3,8");
-        assert_eq!(groups.cpus(0).unwrap().to_string(), "0-3,8");
-        groups.set_nodes(0, &"0".parse().unwrap()).unwrap();
+        assert_eq!(groups.cpus(VcpuId(0)).unwrap().to_string(), "0-3,8");
+        groups.set_nodes(VcpuId(0), &"0".parse().unwrap()).unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cpuset.mems"), "0");
-        assert_eq!(groups.nodes(0).unwrap().to_string(), "0");
-        assert!(groups.cpus(1).unwrap().is_empty());
+        assert_eq!(groups.nodes(VcpuId(0)).unwrap().to_string(), "0");
+        assert!(groups.cpus(VcpuId(1)).unwrap().is_empty());
         assert_eq!(groups.inherited_cpus().unwrap().to_string(), "0-15");
         assert_eq!(groups.inherited_nodes().unwrap().to_string(), "0-1");
         unit.put("vcpud/vcpu0/cpu.max", "nonsense");
-        assert_eq!(groups.bandwidth(0).unwrap_err().step, Step::Bandwidth);
+        assert_eq!(
+            groups.bandwidth(VcpuId(0)).unwrap_err().step,
+            Step::Bandwidth
+        );
     }
 
     /// This process, which is said to have a thread 1050, and to have had a thread 1051.
     struct Own;
 
     impl Tasks for Own {
-        fn pid(&self) -> u32 {
-            std::process::id()
+        fn pid(&self) -> Pid {
+            Pid(std::process::id())
         }
 
-        fn has_task(&self, thread: u32) -> bool {
-            thread == self.pid()
+        fn has_task(&self, thread: Tid) -> bool {
+            thread == self.pid().main_thread()
         }
 
-        fn tasks(&self) -> std::io::Result<Vec<u32>> {
-            Ok(vec![self.pid(), 1050, 1051])
+        fn tasks(&self) -> std::io::Result<Vec<Tid>> {
+            Ok(vec![self.pid().main_thread(), Tid(1050), Tid(1051)])
         }
     }
 
@@ -365,20 +373,20 @@ mod tests {
     fn threads_are_moved_one_by_one() {
         let unit = Unit::new("cpuset cpu");
         let groups = unit.groups().unwrap();
-        groups.enter(0, 1050).unwrap();
+        groups.enter(VcpuId(0), Tid(1050)).unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cgroup.threads"), "1050");
-        assert!(groups.holds(0, 1050).unwrap());
-        assert!(!groups.holds(1, 1050).unwrap());
+        assert!(groups.holds(VcpuId(0), Tid(1050)).unwrap());
+        assert!(!groups.holds(VcpuId(1), Tid(1050)).unwrap());
         let there = format!("{}\n", Own.pid());
         unit.put("vcpud/emulator/cgroup.threads", &there);
-        groups.sweep(&Own, &[1050].into()).unwrap();
+        groups.sweep(&Own, &[Tid(1050)].into()).unwrap();
         assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), there);
         unit.put("vcpud/cgroup.threads", &format!("{there}1060\n1050\n0\n"));
-        groups.sweep(&Own, &[1050].into()).unwrap();
+        groups.sweep(&Own, &[Tid(1050)].into()).unwrap();
         assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), "1060");
         unit.put("vcpud/emulator/cgroup.threads", "");
         unit.put("vcpud/cgroup.threads", "");
-        groups.sweep(&Own, &[1050].into()).unwrap();
+        groups.sweep(&Own, &[Tid(1050)].into()).unwrap();
         let moved = Own.pid().to_string();
         assert_eq!(unit.get("vcpud/emulator/cgroup.threads"), moved);
         let mut vcpus = groups.vcpus().unwrap();
@@ -392,7 +400,7 @@ mod tests {
         let groups = unit.groups().unwrap();
         assert_eq!(groups.missing(), [Controller::Cpu, Controller::Cpuset]);
         assert_eq!(unit.get("cgroup.subtree_control"), "");
-        let error = groups.bandwidth(0).unwrap_err();
+        let error = groups.bandwidth(VcpuId(0)).unwrap_err();
         assert_eq!(error.reason, Reason::NoController(Controller::Cpu));
         assert!(error.is_unsupported());
         let unit = Unit::new("cpuset");

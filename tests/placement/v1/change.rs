@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use vcpud::ids::{Tid, VcpuId};
 use vcpud::placement::{Bandwidth, CpuList, Reason, Scheduler, Step, Tuning};
 use vcpud::placer::{affinity, set_affinity, set_scheduler};
 
@@ -59,13 +60,13 @@ fn bandwidth_goes_up_and_down_under_a_limit() {
     assert_eq!(world.bandwidth(0), ("20000".into(), "10000".into()));
 
     // A vCPU that comes under such a tuning has no group.
-    let three: BTreeMap<u32, u32> = vcpus.range(..3).map(|(v, t)| (*v, *t)).collect();
+    let three: BTreeMap<VcpuId, Tid> = vcpus.range(..VcpuId(3)).map(|(v, t)| (*v, *t)).collect();
     placer.reconcile(&Tuning::default(), &three, &world.qemu);
     assert!(!world.vcpu(3, "tasks").exists());
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
-    assert!(report.vcpus[&3].failed.is_some());
+    assert!(report.vcpus[&VcpuId(3)].failed.is_some());
     assert!(!world.vcpu(3, "tasks").exists());
-    assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&vcpus[&3]));
+    assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&vcpus[&VcpuId(3)]));
     assert!(world.vcpu(2, "tasks").exists());
 }
 
@@ -89,11 +90,11 @@ fn drift_is_repaired_and_told_once() {
     applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
 
     fs::write(world.vcpu(0, "cpu.cfs_quota_us"), "-1").unwrap();
-    set_affinity(vcpus[&1], &first).unwrap();
+    set_affinity(vcpus[&VcpuId(1)], &first).unwrap();
     fs::write(world.vcpu(2, "cpuset.cpus"), last.to_string()).unwrap();
     let emulator = world.cpu.join("vcpud/emulator/tasks");
-    fs::write(emulator, vcpus[&3].to_string()).unwrap();
-    set_scheduler(vcpus[&3], Scheduler::Idle).unwrap();
+    fs::write(emulator, vcpus[&VcpuId(3)].to_string()).unwrap();
+    set_scheduler(vcpus[&VcpuId(3)], Scheduler::Idle).unwrap();
 
     // As a host CPU that was off and on leaves a cpuset.
     let cpuset = world.cpuset.join("vcpud/emulator/cpuset.cpus");
@@ -103,7 +104,7 @@ fn drift_is_repaired_and_told_once() {
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
     assert!(report.is_complete(), "{report:#?}");
     assert_eq!(fs::read_to_string(&cpuset).unwrap(), inherited);
-    let drifted = |vcpu: u32| report.vcpus[&vcpu].drifted.clone();
+    let drifted = |vcpu: u32| report.vcpus[&VcpuId(vcpu)].drifted.clone();
     assert_eq!(drifted(0), [Step::Bandwidth]);
     assert_eq!(drifted(1), [Step::Affinity]);
     assert!(drifted(2).contains(&Step::Cpus));
@@ -115,10 +116,10 @@ fn drift_is_repaired_and_told_once() {
             .all(|outcome| outcome.applied.is_empty())
     );
     assert_eq!(world.bandwidth(0).1, "10000");
-    assert_eq!(affinity(vcpus[&2]).unwrap(), first.union(&last));
+    assert_eq!(affinity(vcpus[&VcpuId(2)]).unwrap(), first.union(&last));
     assert_eq!(
         threads_in(&world.cpu.join("vcpud/vcpu3")),
-        [vcpus[&3]].into()
+        [vcpus[&VcpuId(3)]].into()
     );
 
     let again = placer.reconcile(&tuning, &vcpus, &world.qemu);
@@ -143,23 +144,23 @@ fn host_cpus_that_come_and_go_are_followed() {
     let vcpus = world.qemu.vcpus();
     let both = first.union(&last);
     let tuning = Tuning {
-        pins: [(1, both.clone())].into(),
+        pins: [(VcpuId(1), both.clone())].into(),
         ..Tuning::default()
     };
     let mut placer = world.placer();
     for online in [&both, &first, &both] {
         list("online", online);
         applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
-        assert_eq!(&affinity(vcpus[&0]).unwrap(), online);
-        assert_eq!(&affinity(vcpus[&1]).unwrap(), online);
+        assert_eq!(&affinity(vcpus[&VcpuId(0)]).unwrap(), online);
+        assert_eq!(&affinity(vcpus[&VcpuId(1)]).unwrap(), online);
         assert_eq!(&cpus(&world.read(1, "cpuset.cpus")), online);
     }
     if first != last {
         list("isolated", &first);
         applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
-        assert_eq!(affinity(vcpus[&0]).unwrap(), last);
+        assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), last);
         assert_eq!(
-            affinity(vcpus[&1]).unwrap(),
+            affinity(vcpus[&VcpuId(1)]).unwrap(),
             both,
             "a pin may name isolated CPUs"
         );
@@ -168,20 +169,18 @@ fn host_cpus_that_come_and_go_are_followed() {
     // A pin whose CPUs are all off.
     list("online", &"4095".parse().unwrap());
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
-    let error = report.vcpus[&1].failed.as_ref().unwrap();
+    let error = report.vcpus[&VcpuId(1)].failed.as_ref().unwrap();
     assert_eq!(error.reason, Reason::Offline(both.clone()));
     assert!(world.vcpu(1, "tasks").exists(), "it was in force before");
 
     // The mask of who does it does not matter.
     list("online", &real.online);
     list("isolated", &real.isolated);
-    let own = affinity(std::process::id()).unwrap();
-    let thread = rustix::thread::gettid()
-        .as_raw_nonzero()
-        .get()
-        .unsigned_abs();
+    let own = affinity(Tid(std::process::id())).unwrap();
+    let thread = rustix::thread::gettid();
+    let thread = Tid(thread.as_raw_nonzero().get().unsigned_abs());
     set_affinity(thread, &first).unwrap();
     applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
-    assert_eq!(affinity(vcpus[&1]).unwrap(), real.default_cpus());
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), real.default_cpus());
     set_affinity(thread, &own).unwrap();
 }

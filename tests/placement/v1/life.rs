@@ -6,6 +6,7 @@ use std::process::Command;
 
 use rustix::fs::Mode;
 use rustix::process::umask;
+use vcpud::ids::{Tid, VcpuId};
 use vcpud::placement::{Bandwidth, Scheduler, Step, Tuning};
 use vcpud::placer::{affinity, observe, scheduling};
 use vcpud::process::Tasks;
@@ -20,15 +21,15 @@ fn every_thread_is_where_it_belongs() {
     let vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
     let tuning = Tuning {
-        pins: [(1, first.clone()), (7, last.clone())].into(),
+        pins: [(VcpuId(1), first.clone()), (VcpuId(7), last.clone())].into(),
         affinity: Some(last.clone()),
         bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
-        schedulers: [(2, Scheduler::Batch)].into(),
+        schedulers: [(VcpuId(2), Scheduler::Batch)].into(),
         ..Tuning::default()
     };
     let other = Bystander::start();
     let procs = world.cpu.join("cgroup.procs");
-    fs::write(procs, other.id().to_string()).unwrap();
+    fs::write(procs, other.thread().to_string()).unwrap();
     let mut placer = world.placer();
     assert_eq!(placer.missing(), []);
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
@@ -38,24 +39,27 @@ fn every_thread_is_where_it_belongs() {
     }
 
     // What else is in the unit, such as the kernel's workers for it.
-    assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&other.id()));
+    assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&other.thread()));
     drop(other);
     for hierarchy in [&world.cpu, &world.cpuset] {
         for (vcpu, thread) in &vcpus {
             let group = hierarchy.join(format!("vcpud/vcpu{vcpu}"));
             assert_eq!(threads_in(&group), BTreeSet::from([*thread]));
         }
-        let all: BTreeSet<u32> = world.qemu.tasks().unwrap().into_iter().collect();
-        let others: BTreeSet<u32> = vcpus.values().copied().collect();
-        let others: BTreeSet<u32> = all.difference(&others).copied().collect();
-        assert!(others.contains(&world.qemu.pid()));
+        let all: BTreeSet<Tid> = world.qemu.tasks().unwrap().into_iter().collect();
+        let others: BTreeSet<Tid> = vcpus.values().copied().collect();
+        let others: BTreeSet<Tid> = all.difference(&others).copied().collect();
+        assert!(others.contains(&world.qemu.pid().main_thread()));
         assert_eq!(threads_in(&hierarchy.join("vcpud/emulator")), others);
         assert!(threads_in(hierarchy).is_empty());
     }
     for (vcpu, thread) in &vcpus {
         let pinned = if *vcpu == 1 { &first } else { &last };
-        assert_eq!(&cpus(&world.read(*vcpu, "cpuset.cpus")), pinned);
-        assert_eq!(world.bandwidth(*vcpu), ("50000".into(), "10000".into()));
+        assert_eq!(&cpus(&world.read(vcpu.get(), "cpuset.cpus")), pinned);
+        assert_eq!(
+            world.bandwidth(vcpu.get()),
+            ("50000".into(), "10000".into())
+        );
         let seen = observe(*thread, &world.qemu).unwrap();
         assert_eq!(&seen.affinity, pinned);
         let scheduler = if *vcpu == 2 { "batch" } else { "other" };
@@ -78,7 +82,7 @@ fn every_thread_is_where_it_belongs() {
     for (vcpu, thread) in &vcpus {
         assert_eq!(affinity(*thread).unwrap(), default);
         assert_eq!(scheduling(*thread).unwrap().name(), "other");
-        assert_eq!(world.bandwidth(*vcpu), ("100000".into(), "-1".into()));
+        assert_eq!(world.bandwidth(vcpu.get()), ("100000".into(), "-1".into()));
     }
 }
 
@@ -90,19 +94,19 @@ fn groups_come_before_and_go_after_their_vcpus() {
         return;
     };
     let mut vcpus = world.qemu.vcpus();
-    let third = vcpus.remove(&3).unwrap();
+    let third = vcpus.remove(&VcpuId(3)).unwrap();
     let mut placer = world.placer();
-    placer.prepare(&[3, 4]).unwrap();
+    placer.prepare(&[VcpuId(3), VcpuId(4)]).unwrap();
     assert!(world.vcpu(3, "cpuset.cpus").exists());
-    vcpus.insert(3, third);
+    vcpus.insert(VcpuId(3), third);
     let report = placer.reconcile(&Tuning::default(), &vcpus, &world.qemu);
     assert!(!applied(&report)[3].contains(&Step::Group));
     assert!(!world.vcpu(4, "tasks").exists());
 
     // Another process is in the way.
     let other = Bystander::start();
-    fs::write(world.vcpu(3, "tasks"), other.id().to_string()).unwrap();
-    vcpus.remove(&3);
+    fs::write(world.vcpu(3, "tasks"), other.thread().to_string()).unwrap();
+    vcpus.remove(&VcpuId(3));
     for _ in 0..2 {
         let report = placer.reconcile(&Tuning::default(), &vcpus, &world.qemu);
         assert_eq!(report.lingering, [3]);
@@ -154,7 +158,7 @@ fn every_user_reads_the_statistics_whatever_the_umask() {
     for vcpu in vcpus.keys() {
         let output = Command::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"])
-            .arg(world.vcpu(*vcpu, "cpu.stat"))
+            .arg(world.vcpu(vcpu.get(), "cpu.stat"))
             .output()
             .expect("setpriv can be started");
         let error = String::from_utf8_lossy(&output.stderr);

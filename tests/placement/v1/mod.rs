@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use vcpud::ids::Tid;
 use vcpud::placement::{Kind, UnitPlacement};
 use vcpud::placer::{Host, Placer};
 use vcpud::process::Tasks;
@@ -93,6 +94,6 @@ impl Drop for World {
 }
 
 /// The threads in a group.
-fn threads_in(group: &Path) -> BTreeSet<u32> {
+fn threads_in(group: &Path) -> BTreeSet<Tid> {
     super::parts::threads_in(&group.join("tasks"))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use vcpud::ids::{Tid, VcpuId};
 use vcpud::placement::{Bandwidth, Reason, Scheduler, Step, Tuning};
 use vcpud::placer::{affinity, observe, scheduling};
 
@@ -35,10 +36,13 @@ fn a_refused_change_leaves_what_was() {
     assert_eq!(failures.len(), 4);
     assert!(failures.iter().all(|(_, error)| error.step == Step::Nodes));
     for vcpu in vcpus.keys() {
-        assert_eq!(cpus(&world.read(*vcpu, "cpuset.cpus")), first);
-        assert_eq!(world.bandwidth(*vcpu), ("50000".into(), "10000".into()));
+        assert_eq!(cpus(&world.read(vcpu.get(), "cpuset.cpus")), first);
+        assert_eq!(
+            world.bandwidth(vcpu.get()),
+            ("50000".into(), "10000".into())
+        );
     }
-    assert_eq!(affinity(vcpus[&0]).unwrap(), first);
+    assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
     let again = placer.reconcile(&old, &vcpus, &world.qemu);
     assert!(applied(&again).iter().all(Vec::is_empty), "{again:#?}");
 }
@@ -48,17 +52,18 @@ fn a_refused_change_leaves_what_was() {
 fn a_thread_of_another_process_is_not_touched() {
     let Some(world) = World::new() else { return };
     let other = Bystander::start();
-    let before = fs::read_to_string(format!("/proc/{}/cgroup", other.id())).unwrap();
-    let mask = affinity(other.id()).unwrap();
+    let before = fs::read_to_string(format!("/proc/{}/cgroup", other.thread())).unwrap();
+    let mask = affinity(other.thread()).unwrap();
     let (first, _) = two_cpus(&world.host);
     let tuning = Tuning {
         affinity: Some(first),
         scheduler: Some(Scheduler::Idle),
         ..Tuning::default()
     };
-    let vcpus = BTreeMap::from([(0, other.id()), (1, 0), (2, u32::MAX)]);
+    let vcpus = [other.thread(), Tid(0), Tid(u32::MAX)];
+    let vcpus: BTreeMap<VcpuId, Tid> = (0..).map(VcpuId).zip(vcpus).collect();
     let mut placer = world.placer();
-    placer.prepare(&[0]).unwrap();
+    placer.prepare(&[VcpuId(0)]).unwrap();
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
     assert_eq!(report.failures().count(), 3);
     for (vcpu, error) in report.failures() {
@@ -66,13 +71,13 @@ fn a_thread_of_another_process_is_not_touched() {
             (error.step, &error.reason),
             (Step::Thread, &Reason::Foreign)
         );
-        assert!(!world.vcpu(vcpu, "tasks").exists());
+        assert!(!world.vcpu(vcpu.get(), "tasks").exists());
     }
-    let after = fs::read_to_string(format!("/proc/{}/cgroup", other.id())).unwrap();
+    let after = fs::read_to_string(format!("/proc/{}/cgroup", other.thread())).unwrap();
     assert_eq!(after, before);
-    assert_eq!(affinity(other.id()).unwrap(), mask);
-    assert_eq!(scheduling(other.id()).unwrap().name(), "other");
-    assert!(observe(other.id(), &world.qemu).is_err());
+    assert_eq!(affinity(other.thread()).unwrap(), mask);
+    assert_eq!(scheduling(other.thread()).unwrap().name(), "other");
+    assert!(observe(other.thread(), &world.qemu).is_err());
 }
 
 /// A real QEMU and version 1, in whose groups no thread has real-time runtime.
@@ -85,13 +90,13 @@ fn a_refused_scheduler_undoes_a_new_group() {
     }
     let vcpus = world.qemu.vcpus();
     let tuning = Tuning {
-        schedulers: [(1, Scheduler::Fifo(1))].into(),
+        schedulers: [(VcpuId(1), Scheduler::Fifo(1))].into(),
         ..Tuning::default()
     };
     let mut placer = world.placer();
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
     let failures: Vec<_> = report.failures().collect();
-    let [(1, error)] = failures[..] else {
+    let [(VcpuId(1), error)] = failures[..] else {
         panic!("{report:#?}");
     };
     assert_eq!(
@@ -100,5 +105,5 @@ fn a_refused_scheduler_undoes_a_new_group() {
     );
     assert!(!world.vcpu(1, "tasks").exists());
     assert!(world.vcpu(0, "tasks").exists());
-    assert!(threads_in(&world.cpuset.join("vcpud/emulator")).contains(&vcpus[&1]));
+    assert!(threads_in(&world.cpuset.join("vcpud/emulator")).contains(&vcpus[&VcpuId(1)]));
 }

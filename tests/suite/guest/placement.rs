@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use vcpud::ids::Tid;
 use vcpud::names::error_name;
 use vcpud::placement::CpuList;
 use vcpud::placer::{affinity, scheduling};
@@ -19,7 +20,7 @@ const FIRMWARE: Boot = Boot {
 
 /// What the kernel has for a vCPU's thread: its host CPUs and its scheduler.
 fn of_thread(row: &Dict) -> (CpuList, &'static str) {
-    let thread = row["thread-id"].as_u64().expect("a number") as u32;
+    let thread = Tid(row["thread-id"].as_u64().expect("a number") as u32);
     let affinity = affinity(thread).expect("the thread is there");
     let scheduling = scheduling(thread).expect("the thread is there");
     (affinity, scheduling.name())
