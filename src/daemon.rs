@@ -122,7 +122,7 @@ impl Service {
             units: Arc::new(Systemd::on(link.connections())),
             host: blocking(Host::this).await?,
             audit,
-            keeper: store.clone(),
+            fd_store: store.clone(),
         };
         let registry =
             Registry::start(directories, configuration, site, outbox.clone(), requests).await?;

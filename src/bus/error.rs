@@ -107,12 +107,13 @@ fn name_of(error: &machine::Error) -> &'static str {
         Error::PlacementFailed { .. } => error_name::PLACEMENT_FAILED,
         Error::Tuning(error) => match error {
             TuningError::NoSuchVcpu { .. } => error_name::INVALID_VCPU,
-            TuningError::NoHome | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
+            TuningError::NoUnit | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
             TuningError::Unavailable(_) => error_name::CPU_UNAVAILABLE,
             TuningError::Refused(step) if step.is_unsupported() => error_name::NOT_SUPPORTED,
             TuningError::Refused(_) | TuningError::Failed(_) => error_name::PLACEMENT_FAILED,
         },
-        Error::NotRemembered(_) => error_name::IO_ERROR,
+        Error::NotSaved(_) => error_name::IO_ERROR,
+        Error::NotStarted { .. } => error_name::QMP_TIMEOUT,
         Error::Gone => error_name::NO_SUCH_MACHINE,
     }
 }

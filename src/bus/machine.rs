@@ -43,7 +43,7 @@ impl MachineObject {
 
     fn of_home(&self, look: impl FnOnce(&UnitPlacement) -> String) -> String {
         let snapshot = self.machine.snapshot();
-        snapshot.home.as_ref().map(look).unwrap_or_default()
+        snapshot.unit.as_ref().map(look).unwrap_or_default()
     }
 
     fn bandwidth(&self) -> Bandwidth {
@@ -78,12 +78,12 @@ impl MachineObject {
         let request = Request {
             target,
             subject: snapshot.subject(),
-            count,
+            authorized_count: count,
             wait,
             guest_online,
             uid: caller.uid(),
         };
-        let result = self.machine.set_vcpus(request).await;
+        let result = machine::set_vcpus(&self.machine, request).await;
         let outcome = result.map_err(|error| self.failed(error))?;
         let [added, removed, pending] = [outcome.added, outcome.removed, outcome.pending].map(raw);
         Ok((added, removed, pending))
@@ -246,7 +246,7 @@ impl MachineObject {
 
     #[zbus(out_args("vcpus"))]
     async fn list_vcpus(&self) -> Vec<Dict> {
-        let online = self.machine.online().await;
+        let online = machine::online(&self.machine).await;
         let places = self.machine.observe().await;
         let snapshot = self.machine.snapshot();
         let row = |vcpu: Vcpu<'_>| {
@@ -272,7 +272,7 @@ impl MachineObject {
 
     #[zbus(property)]
     fn leader(&self) -> u32 {
-        self.machine.snapshot().leader.get()
+        self.machine.snapshot().leader().get()
     }
 
     #[zbus(property)]
@@ -328,7 +328,7 @@ impl MachineObject {
     #[zbus(property)]
     fn placement(&self) -> String {
         let snapshot = self.machine.snapshot();
-        let kind = snapshot.home.as_ref().map_or(Kind::None, |home| home.kind);
+        let kind = snapshot.unit.as_ref().map_or(Kind::None, |home| home.kind);
         kind.to_string()
     }
 

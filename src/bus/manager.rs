@@ -79,7 +79,7 @@ impl Manager {
 
     fn by_pid(&self, pid: Pid) -> Result<OwnedObjectPath, Error> {
         let mut machines = self.directory.all().into_iter();
-        let machine = machines.find(|machine| pid != 0 && machine.snapshot().leader == pid);
+        let machine = machines.find(|machine| pid != 0 && machine.snapshot().leader() == pid);
         let none = || Error::NoSuchMachine(format!("whose leader is process {pid}"));
         machine.as_ref().map(path).ok_or_else(none)
     }
@@ -205,7 +205,7 @@ impl Manager {
     #[zbus(out_args("machines"))]
     fn list_machines(&self) -> Vec<(String, OwnedObjectPath, u32)> {
         let row = |machine: &Handle| {
-            let leader = machine.snapshot().leader.get();
+            let leader = machine.snapshot().leader().get();
             (machine.name().to_string(), path(machine), leader)
         };
         self.directory.all().iter().map(row).collect()

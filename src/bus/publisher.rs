@@ -22,7 +22,7 @@ use super::manager::{Manager, path};
 use super::operation::Records;
 use super::queue::Queue;
 use crate::idle::Calls;
-use crate::machine::{BusMessage, Handle, MachineEvent, Vcpu};
+use crate::machine::{BusMessage, Handle, MachineEvent, VcpuChange};
 use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH};
 use crate::registry::Registrar;
 
@@ -214,8 +214,9 @@ impl Publisher {
         match notice {
             BusMessage::Reply(_) => Ok(()),
             BusMessage::Problems(problems) => self.publish_problems(connection, problems).await,
-            BusMessage::MachineEvent { machine, news } => {
-                self.publish_news(connection, machine, news).await
+            BusMessage::Appeared(machine) => self.add(connection, machine.clone()).await,
+            BusMessage::Event { machine, event } => {
+                self.publish_event(connection, machine, event).await
             }
         }
     }
@@ -232,22 +233,20 @@ impl Publisher {
             .await
     }
 
-    async fn publish_news(
+    async fn publish_event(
         &mut self,
         connection: &Connection,
         machine: &MachineName,
-        news: &MachineEvent,
+        event: &MachineEvent,
     ) -> zbus::Result<()> {
-        match news {
-            MachineEvent::Appeared(handle) => return self.add(connection, handle.clone()).await,
-            MachineEvent::Vanished => return self.remove(connection, machine).await,
-            _ => {}
+        if let MachineEvent::Vanished = event {
+            return self.remove(connection, machine).await;
         }
         let Some(published) = self.published.get_mut(machine) else {
             return Ok(());
         };
         let emitter = published.emitter.clone();
-        match news {
+        match event {
             MachineEvent::Changed => published.tell_changes(connection).await,
             MachineEvent::VcpuAdded(vcpu) => {
                 let details = details(vcpu);
@@ -262,7 +261,7 @@ impl Publisher {
                 let (id, alias) = (vcpu.id.get(), &vcpu.alias);
                 MachineObject::vcpu_removal_failed(&emitter, id, alias, reason, details).await
             }
-            MachineEvent::Appeared(_) | MachineEvent::Vanished => Ok(()),
+            MachineEvent::Appeared | MachineEvent::Vanished => Ok(()),
         }
     }
 
@@ -353,7 +352,7 @@ impl Published {
     }
 }
 
-fn details(vcpu: &Vcpu) -> HashMap<&'static str, Variant<'static>> {
+fn details(vcpu: &VcpuChange) -> HashMap<&'static str, Variant<'static>> {
     let mut details = HashMap::from([("cause", vcpu.cause.as_str().into())]);
     if let Some(uid) = vcpu.uid {
         details.insert("uid", uid.get().into());

@@ -301,6 +301,11 @@ impl Inventory {
         slots.filter_map(|slot| Some((slot, slot.presence.as_ref()?)))
     }
 
+    /// Returns whether `vcpu` is present.
+    pub fn is_present(&self, vcpu: VcpuId) -> bool {
+        self.present().any(|(slot, _)| slot.vcpus().any(|id| id == vcpu))
+    }
+
     /// The number of vCPUs that are present.
     pub fn vcpu_count(&self) -> u32 {
         self.present().map(|(slot, _)| slot.width).sum()

@@ -48,7 +48,7 @@ pub async fn set_vcpus(machine: &Handle, request: Request) -> Result<Outcome, Er
     let assist = Assist {
         machine,
         agent: machine.agent(),
-        leader: Pid(snapshot.leader()),
+        leader: snapshot.leader(),
         limit: match request.wait {
             Wait::UpTo(Some(limit)) => limit,
             Wait::UpTo(None) | Wait::No => machine.removal_timeout(),
@@ -73,7 +73,7 @@ pub async fn set_vcpus(machine: &Handle, request: Request) -> Result<Outcome, Er
 /// Returns which of the present vCPUs the guest uses; only those about which that is certain.
 pub async fn online(machine: &Handle) -> BTreeMap<VcpuId, bool> {
     let snapshot = machine.snapshot();
-    let Some(cpus) = machine.agent().look(Pid(snapshot.leader())).await else {
+    let Some(cpus) = machine.agent().look(snapshot.leader()).await else {
         return BTreeMap::new();
     };
     let matched = match_up(&snapshot.inventory, &cpus).into_iter();

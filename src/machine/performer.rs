@@ -188,7 +188,9 @@ impl Performer {
             Effect::Emit(event) => self.emit(event),
             Effect::Flush(flush) => {
                 let sender = self.flush.clone();
-                let reply = Reply::calling(move || drop(sender.send(flush)));
+                let reply = Reply::calling(move || {
+                    let _ = sender.send(flush);
+                });
                 self.outbox.send(BusMessage::Reply(reply));
             }
             Effect::Reply(id, answer) => {
@@ -411,7 +413,7 @@ impl Performer {
         let agent = self.handle.agent().clone();
         let (leader, limit) = (self.snapshot.borrow().leader(), self.handle.removal_timeout());
         let restore = async move {
-            let restored = agent.bring_back(leader.into(), limit, &cpus).await;
+            let restored = agent.bring_back(leader, limit, &cpus).await;
             let restored = restored.map_err(|error| error.to_string());
             Done::Inputs(vec![Input::GuestRestored(restored)])
         };

@@ -58,21 +58,18 @@ impl PlacementWorker {
             description: &description,
         };
         let request = ScopeRequest {
-            mode: config.mode,
+            wish: config.mode,
             scope,
         };
         let found = find_unit(self.services.units.as_ref(), &leader, &request).await;
-        let is_transient = match &found {
-            Ok((_, reason)) => reason.as_ref().is_some_and(NoCgroupsReason::is_transient),
-            Err(error) => error.is_transient(),
-        };
+        let is_transient = false;
         let is_managed_elsewhere = self.is_managed_elsewhere(&found);
         let unit = self.unit_of(found);
         let mut placer = self.placer.clone().lock_owned().await;
         on_host(move || {
             *placer = self.create_placer(unit, is_managed_elsewhere);
             UnitFound {
-                unit: placer.as_ref().map(|placer| placer.unit().clone()),
+                unit: placer.as_ref().map(|placer| placer.home().clone()),
                 is_transient,
                 default_cpus: default_cpus(&self.services.host),
             }
@@ -120,12 +117,12 @@ impl PlacementWorker {
         match placer {
             Ok(placer) => {
                 let missing = placer.missing();
-                if placer.unit().kind != Kind::None && !missing.is_empty() {
-                    let unit = &placer.unit().unit;
+                if placer.home().kind != Kind::None && !missing.is_empty() {
+                    let unit = &placer.home().unit;
                     warn!(%machine, unit, ?missing, "{machine}: controllers are not available in {unit}");
                 }
                 Some(if is_managed_elsewhere {
-                    placer.managed_elsewhere()
+                    placer.beside_another()
                 } else {
                     placer
                 })

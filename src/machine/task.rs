@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant as StdInstant;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;

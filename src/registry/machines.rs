@@ -233,7 +233,7 @@ impl Machines {
             warn!("{problem}");
         }
         self.problems.clone_from(&problems);
-        self.outbox.tell_problems(problems).await;
+        self.outbox.send_problems(problems).await;
     }
 
     fn origin(&self, name: &MachineName) -> Option<&Origin> {
@@ -288,7 +288,7 @@ impl Machines {
         MachineConfig {
             limits: settings.limits(),
             placement: PlacementConfig {
-                wish: settings.placement.unwrap_or_default(),
+                mode: settings.placement.unwrap_or_default(),
                 slice: settings.slice().to_owned(),
                 tuning: settings.tuning(),
             },
@@ -353,7 +353,7 @@ impl New {
         Self {
             origin,
             endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(socket)),
-            lifetime: Lifetime::Place,
+            lifetime: Lifetime::Endpoint,
             own: MachineSettings::default(),
             leader: None,
         }

@@ -55,7 +55,7 @@ impl Machines {
             let new = New {
                 origin: Origin::Registration(registered.uid),
                 endpoint,
-                lifetime: Lifetime::Remembered,
+                lifetime: Lifetime::Restored,
                 own: registered.settings,
                 leader,
             };
@@ -121,7 +121,7 @@ impl Machines {
         Ok(New {
             origin: Origin::Registration(uid),
             endpoint,
-            lifetime: Lifetime::Registration,
+            lifetime: Lifetime::Registered,
             own: settings,
             leader,
         })

@@ -24,13 +24,12 @@ mod saves;
 pub(super) mod snapshot;
 #[cfg(test)]
 pub(super) mod testing;
-#[cfg(test)]
-mod tests;
 mod tune;
 pub(super) mod tuning;
 mod turns;
 mod unannounced;
 
+#[cfg(test)]
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -116,11 +116,6 @@ impl PlacementState {
         self.due.filter(|_| self.unit.is_some())
     }
 
-    /// Makes a pass due at the next refresh.
-    pub(super) fn expire(&mut self) {
-        self.due = None;
-    }
-
     /// Begins a pass over `inventory`, if one is needed: because threads came or went, or one is due.
     pub(super) fn begin_pass(&mut self, now: Instant, inventory: &Inventory) -> Option<Threads> {
         self.unit.as_ref()?;

@@ -195,7 +195,7 @@ impl Process {
             cx.out.push(Effect::Flush(self.unannounced.last()));
         }
         let inventory = cx.out.snapshot().inventory.clone();
-        if self.offline.retain_present(|vcpu| inventory.has(vcpu)) || !is_saved {
+        if self.offline.retain_present(|vcpu| inventory.is_present(vcpu)) || !is_saved {
             self.save(cx.out);
         }
         if let Then::Start = then {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::Error;
-use crate::ids::{SlotId, VcpuId};
+use crate::ids::{Pid, SlotId, VcpuId};
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
 use crate::placement::{Tuning, UnitPlacement};
 use crate::process::ProcessId;
@@ -74,8 +74,8 @@ impl Snapshot {
     }
 
     /// Returns the PID of the QEMU process; 0 if it is not known.
-    pub fn leader(&self) -> u32 {
-        self.process.map_or(0, |process| process.pid.get())
+    pub fn leader(&self) -> Pid {
+        self.process.map_or(Pid(0), |process| process.pid)
     }
 
     /// Returns the run state in QEMU's words, or [`DISCONNECTED`].
