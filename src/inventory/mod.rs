@@ -303,7 +303,8 @@ impl Inventory {
 
     /// Returns whether `vcpu` is present.
     pub fn is_present(&self, vcpu: VcpuId) -> bool {
-        self.present().any(|(slot, _)| slot.vcpus().any(|id| id == vcpu))
+        self.present()
+            .any(|(slot, _)| slot.vcpus().any(|id| id == vcpu))
     }
 
     /// The number of vCPUs that are present.

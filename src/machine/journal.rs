@@ -149,17 +149,33 @@ impl Journal {
     fn state_entry(&self, entry: LogEntry) {
         let (machine, endpoint) = (&self.name, &self.endpoint);
         match entry {
-            LogEntry::Restored(removals) => info!(%machine, removals, "{machine}: restored the state of the previous instance"),
-            LogEntry::NotRestored(error) => warn!(%machine, error, "{machine}: cannot read the persisted state: {error}"),
-            LogEntry::Connected(qemu, vcpus, max) => info!(%machine, %qemu, vcpus, max, "{machine}: connected to QEMU {qemu}, {vcpus} of {max} vCPUs present"),
-            LogEntry::Disconnected(reason) => warn!(%machine, reason, "{machine}: disconnected: {reason}"),
-            LogEntry::NotConnected(reason, true) => debug!(%machine, endpoint, reason, "{machine}: no machine at {endpoint}: {reason}"),
-            LogEntry::NotConnected(reason, false) => warn!(%machine, endpoint, reason, "{machine}: cannot connect to {endpoint}: {reason}"),
+            LogEntry::Restored(removals) => {
+                info!(%machine, removals, "{machine}: restored the state of the previous instance")
+            }
+            LogEntry::NotRestored(error) => {
+                warn!(%machine, error, "{machine}: cannot read the persisted state: {error}")
+            }
+            LogEntry::Connected(qemu, vcpus, max) => {
+                info!(%machine, %qemu, vcpus, max, "{machine}: connected to QEMU {qemu}, {vcpus} of {max} vCPUs present")
+            }
+            LogEntry::Disconnected(reason) => {
+                warn!(%machine, reason, "{machine}: disconnected: {reason}")
+            }
+            LogEntry::NotConnected(reason, true) => {
+                debug!(%machine, endpoint, reason, "{machine}: no machine at {endpoint}: {reason}")
+            }
+            LogEntry::NotConnected(reason, false) => {
+                warn!(%machine, endpoint, reason, "{machine}: cannot connect to {endpoint}: {reason}")
+            }
             LogEntry::Unresponsive(text) => warn!(%machine, "{machine}: {text}"),
             LogEntry::Gone => info!(%machine, "{machine}: gone"),
-            LogEntry::NotSaved(error) => warn!(%machine, error, "{machine}: cannot save the state: {error}; until it can be saved, requests are refused, and a restart of the service may emit signals again"),
+            LogEntry::NotSaved(error) => {
+                warn!(%machine, error, "{machine}: cannot save the state: {error}; until it can be saved, requests are refused, and a restart of the service may emit signals again")
+            }
             LogEntry::SavedAgain => info!(%machine, "{machine}: the state is saved again"),
-            LogEntry::GuestNotRestored(cpus, error) => warn!(%machine, ?cpus, error, "{machine}: cannot bring the CPUs {cpus:?} of the guest online again: {error}"),
+            LogEntry::GuestNotRestored(cpus, error) => {
+                warn!(%machine, ?cpus, error, "{machine}: cannot bring the CPUs {cpus:?} of the guest online again: {error}")
+            }
             LogEntry::Started(_) | LogEntry::Count { .. } | LogEntry::StillPending { .. } => {}
         }
     }

@@ -411,7 +411,10 @@ impl Performer {
 
     fn restore_guest(&mut self, cpus: Vec<u32>) {
         let agent = self.handle.agent().clone();
-        let (leader, limit) = (self.snapshot.borrow().leader(), self.handle.removal_timeout());
+        let (leader, limit) = (
+            self.snapshot.borrow().leader(),
+            self.handle.removal_timeout(),
+        );
         let restore = async move {
             let restored = agent.bring_back(leader, limit, &cpus).await;
             let restored = restored.map_err(|error| error.to_string());

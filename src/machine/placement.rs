@@ -48,10 +48,7 @@ impl PlacementWorker {
 
     /// Searches the unit of `leader`, starts a scope if that is needed, and creates the placer.
     pub(super) async fn find_unit(self, leader: Arc<Leader>, config: PlacementConfig) -> UnitFound {
-        let (scope, description) = (
-            self.name.scope(),
-            format!("Virtual machine {}", self.name),
-        );
+        let (scope, description) = (self.name.scope(), format!("Virtual machine {}", self.name));
         let scope = NewScope {
             name: &scope,
             slice: &config.slice,
@@ -197,8 +194,8 @@ impl PlacementWorker {
             threads,
             known,
         } = switch;
-        let changed = self
-            .run(move |placer| placer.change(&old, &new, &threads, leader.as_ref(), &known));
+        let changed =
+            self.run(move |placer| placer.change(&old, &new, &threads, leader.as_ref(), &known));
         changed.await.unwrap_or_else(|| Ok(Report::default()))
     }
 

@@ -72,7 +72,14 @@ pub fn create(
         configs,
         cancel: cancel.clone(),
         callers: Callers::default(),
-        performer: Performer::new(spec, services, handle.clone(), state_file.clone(), journal, outlets),
+        performer: Performer::new(
+            spec,
+            services,
+            handle.clone(),
+            state_file.clone(),
+            journal,
+            outlets,
+        ),
     };
     let running = Running {
         handle,
@@ -210,9 +217,7 @@ fn now() -> StdInstant {
     Instant::now().into_std()
 }
 
-async fn next_event(
-    events: &mut Option<crate::qmp::Events>,
-) -> Option<Result<Event, Closed>> {
+async fn next_event(events: &mut Option<crate::qmp::Events>) -> Option<Result<Event, Closed>> {
     match events {
         Some(events) => events.recv().await,
         None => std::future::pending().await,

@@ -358,7 +358,8 @@ impl Model {
                 error,
                 ConnectError::Connect(SocketError::Refused | SocketError::Missing)
             );
-            self.out.log(LogEntry::NotConnected(text.clone(), is_absent));
+            self.out
+                .log(LogEntry::NotConnected(text.clone(), is_absent));
         }
         if self.out.is_visible() || error.is_silence() {
             self.show_disconnected(&text);

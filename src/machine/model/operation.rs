@@ -184,9 +184,9 @@ impl Operation {
     /// Returns when the caller of the removal that goes on has to be answered.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Saving(_, Ask::Remove(remove)) | Self::Exchanging(Ask::Remove(remove)) => {
-                remove.deadline.filter(|_| !remove.is_answered && remove.patience.is_some())
-            }
+            Self::Saving(_, Ask::Remove(remove)) | Self::Exchanging(Ask::Remove(remove)) => remove
+                .deadline
+                .filter(|_| !remove.is_answered && remove.patience.is_some()),
             _ => None,
         }
     }

@@ -285,11 +285,18 @@ impl Process {
     }
 
     /// Notes the result of a write.
-    pub(super) fn note_saved(&mut self, id: SaveId, result: &Result<(), SaveError>, out: &mut Output) {
+    pub(super) fn note_saved(
+        &mut self,
+        id: SaveId,
+        result: &Result<(), SaveError>,
+        out: &mut Output,
+    ) {
         if let Some(entry) = self.saves.end(result) {
             out.log(entry);
         }
-        let (saved, unsaved) = std::mem::take(&mut self.unsaved).into_iter().partition(|(of, _)| *of <= id);
+        let (saved, unsaved) = std::mem::take(&mut self.unsaved)
+            .into_iter()
+            .partition(|(of, _)| *of <= id);
         self.unsaved = unsaved;
         for (_, caller) in saved {
             let answer = result.as_ref().map(|()| Outcome::default());

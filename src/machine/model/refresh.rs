@@ -105,7 +105,10 @@ impl Process {
     }
 
     /// Applies a state: ends removals, and lets the placer work if threads came or went.
-    #[expect(clippy::too_many_arguments, reason = "they differ for the first state of a connection")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they differ for the first state of a connection"
+    )]
     fn apply(
         &mut self,
         cx: &mut Context<'_>,
@@ -195,7 +198,11 @@ impl Process {
             cx.out.push(Effect::Flush(self.unannounced.last()));
         }
         let inventory = cx.out.snapshot().inventory.clone();
-        if self.offline.retain_present(|vcpu| inventory.is_present(vcpu)) || !is_saved {
+        if self
+            .offline
+            .retain_present(|vcpu| inventory.is_present(vcpu))
+            || !is_saved
+        {
             self.save(cx.out);
         }
         if let Then::Start = then {

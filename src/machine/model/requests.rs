@@ -284,12 +284,7 @@ impl Process {
     }
 
     /// Answers a request that adds vCPUs.
-    pub(super) fn answer_add(
-        &self,
-        add: Add,
-        errors: &[(SlotId, CommandError)],
-        out: &mut Output,
-    ) {
+    pub(super) fn answer_add(&self, add: Add, errors: &[(SlotId, CommandError)], out: &mut Output) {
         let inventory = out.snapshot().inventory.clone();
         let slots = add.slots.iter().filter_map(|id| inventory.slot(*id));
         let (came, missing): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =

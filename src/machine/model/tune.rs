@@ -36,11 +36,7 @@ impl Process {
 
     /// Saves the tuning before it is enforced: one that is enforced and not saved would be undone by
     /// a restart.
-    pub(super) fn tuning_checked(
-        &mut self,
-        cx: &mut Context<'_>,
-        result: Result<(), TuningError>,
-    ) {
+    pub(super) fn tuning_checked(&mut self, cx: &mut Context<'_>, result: Result<(), TuningError>) {
         match std::mem::take(&mut self.operation) {
             Operation::Checking(mut tune) => match result {
                 Ok(()) => {

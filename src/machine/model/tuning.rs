@@ -7,23 +7,23 @@ use crate::placement::{
     Bandwidth, CpuList, HostCpus, Scheduler, Schemata, Step, Tuning, Unavailable,
 };
 
-/// A change of the tuning of a machine. An empty list of vCPUs stands for the default, which applies
-/// to all vCPUs without a value of their own.
+/// A change of the tuning of a machine. An empty list of vCPUs is the default, which applies to all vCPUs
+/// without a value of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TuningChange {
-    /// The host CPUs of some vCPUs; `None` is back to the default.
+    /// The host CPUs of some vCPUs; `None` restores the default.
     Pin(BTreeSet<VcpuId>, Option<CpuList>),
     /// The CPU time of every vCPU.
     Bandwidth(Bandwidth),
     /// The scheduler of some vCPUs.
     Scheduler(BTreeSet<VcpuId>, Scheduler),
-    /// The caches of some vCPUs; `None` is back to the default. There is no default for all, so
-    /// here an empty list is all vCPUs of the machine.
+    /// The caches of some vCPUs; `None` restores the default. There is no default for all vCPUs, so an
+    /// empty list here is all vCPUs of the machine.
     Cache(BTreeSet<VcpuId>, Option<Schemata>),
 }
 
 impl TuningChange {
-    /// The vCPUs that it names.
+    /// Returns the vCPUs that it names, if it is about single vCPUs.
     pub(in crate::machine) fn vcpus(&self) -> Option<&BTreeSet<VcpuId>> {
         match self {
             Self::Pin(vcpus, _) | Self::Scheduler(vcpus, _) | Self::Cache(vcpus, _) => Some(vcpus),
@@ -31,7 +31,10 @@ impl TuningChange {
         }
     }
 
-    /// Whether the host has the CPUs of this change. Earlier settings may name CPUs that are offline.
+    /// Checks that the host has the CPUs of this change. Earlier settings may name CPUs that are offline.
+    ///
+    /// # Errors
+    /// Names the CPUs that the host does not have.
     pub(in crate::machine) fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
         match self {
             Self::Pin(_, Some(cpus)) => host.check_cpus(cpus),
@@ -39,11 +42,14 @@ impl TuningChange {
         }
     }
 
-    /// Whether this change determines the value of `step` for `vcpu`, in the resulting `tuning`.
+    /// Returns whether this change determines the value of `step` for `vcpu`, in the resulting `tuning`.
     pub(in crate::machine) fn decides(&self, vcpu: VcpuId, step: Step, tuning: &Tuning) -> bool {
-        let names = |vcpus: &BTreeSet<VcpuId>, has_own: bool| match vcpus.is_empty() {
-            true => !has_own,
-            false => vcpus.contains(&vcpu),
+        let names = |vcpus: &BTreeSet<VcpuId>, has_own: bool| {
+            if vcpus.is_empty() {
+                !has_own
+            } else {
+                vcpus.contains(&vcpu)
+            }
         };
         match (self, step) {
             (Self::Pin(vcpus, _), Step::Cpus | Step::Affinity) => {
@@ -58,7 +64,7 @@ impl TuningChange {
         }
     }
 
-    /// `tuning` after it, for a machine of at most `max` vCPUs.
+    /// Returns `tuning` after the change, for a machine of at most `max` vCPUs.
     pub(in crate::machine) fn of(&self, tuning: &Tuning, max: u32) -> Tuning {
         let mut tuning = tuning.clone();
         match self {
@@ -72,7 +78,11 @@ impl TuningChange {
                 set(&mut tuning.schedulers, vcpus, Some(scheduler));
             }
             Self::Cache(vcpus, schemata) if vcpus.is_empty() => {
-                set(&mut tuning.cache, &(0..max).map(VcpuId).collect(), schemata.as_ref());
+                set(
+                    &mut tuning.cache,
+                    &(0..max).map(VcpuId).collect(),
+                    schemata.as_ref(),
+                );
             }
             Self::Cache(vcpus, schemata) => set(&mut tuning.cache, vcpus, schemata.as_ref()),
         }
@@ -97,7 +107,9 @@ mod tests {
     #[test]
     fn a_change_is_of_some_vcpus_or_of_all() {
         let cpus = |list: &str| Some(list.parse::<CpuList>().unwrap());
-        let pin = |vcpus: &[u32], list| TuningChange::Pin(vcpus.iter().copied().collect(), list);
+        let pin = |vcpus: &[u32], list| {
+            TuningChange::Pin(vcpus.iter().copied().map(VcpuId).collect(), list)
+        };
         let tuning = pin(&[1, 9], cpus("0-1")).of(&Tuning::default(), 4);
         assert_eq!(tuning.pins.keys().copied().collect::<Vec<_>>(), [1, 9]);
         let tuning = pin(&[], cpus("2")).of(&tuning, 4);
@@ -115,17 +127,18 @@ mod tests {
     #[test]
     fn a_change_decides_over_what_it_names() {
         let tuning = Tuning {
-            pins: [(2, "1".parse().unwrap())].into(),
+            pins: [(VcpuId(2), "1".parse().unwrap())].into(),
             ..Tuning::default()
         };
         let decides = |change: &TuningChange, step| {
-            let decides = |vcpu: &u32| change.decides(*vcpu, step, &tuning);
-            (0..4).filter(decides).collect::<Vec<u32>>()
+            let decides = |vcpu: &VcpuId| change.decides(*vcpu, step, &tuning);
+            let vcpus = (0..4).map(VcpuId);
+            vcpus.filter(decides).collect::<Vec<_>>()
         };
         let default = TuningChange::Pin(BTreeSet::new(), None);
         assert_eq!(decides(&default, Step::Cpus), [0, 1, 3]);
         assert!(decides(&default, Step::Bandwidth).is_empty());
-        let pin = TuningChange::Pin([2, 3].into(), None);
+        let pin = TuningChange::Pin([VcpuId(2), VcpuId(3)].into(), None);
         assert_eq!(decides(&pin, Step::Affinity), [2, 3]);
         let bandwidth = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
         assert_eq!(decides(&bandwidth, Step::Bandwidth), [0, 1, 2, 3]);

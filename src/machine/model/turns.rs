@@ -89,7 +89,9 @@ impl Process {
             self.answer((id, uid, Err(error)), cx.out);
         }
         let is_late = |queued: &Queued| queued.deadline.is_some_and(|at| at <= cx.now);
-        let (late, queue) = std::mem::take(&mut self.queue).into_iter().partition(is_late);
+        let (late, queue) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(is_late);
         self.queue = queue;
         for Queued { id, since, .. } in late {
             let waited = cx.now - since;
