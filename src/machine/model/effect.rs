@@ -148,6 +148,7 @@ pub(super) struct Output {
     effects: VecDeque<Effect>,
     snapshot: Arc<Snapshot>,
     is_visible: bool,
+    is_ready: bool,
 }
 
 impl Output {
@@ -198,6 +199,20 @@ impl Output {
         if !self.is_visible {
             self.is_visible = true;
             self.emit(MachineEvent::Appeared);
+            self.report_ready(Ok(()));
+        }
+    }
+
+    /// Returns whether it was reported that there is a machine, or that there is none.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// Reports once whether there is a machine.
+    pub(super) fn report_ready(&mut self, result: Result<(), ConnectError>) {
+        if !self.is_ready {
+            self.is_ready = true;
+            self.push(Effect::Ready(result));
         }
     }
 

@@ -74,8 +74,6 @@ pub(crate) struct Model {
     backoff: Backoff,
     /// Whether the only connection was used.
     is_spent: bool,
-    /// Whether it was reported that there is a machine, or that there is none.
-    is_ready: bool,
     /// The reason for which there is no connection, as it was logged last.
     last_reason: String,
     out: Output,
@@ -91,7 +89,6 @@ impl Model {
             process: None,
             backoff: Backoff::default(),
             is_spent: false,
-            is_ready: false,
             last_reason: String::new(),
             out: Output::default(),
         };
@@ -180,9 +177,6 @@ impl Model {
             self.disconnected(now, &Closed::Malformed(text.into()));
         }
         self.start_session(now);
-        if self.out.is_visible() {
-            self.report_ready(Ok(()));
-        }
         let placement = self.config.placement.clone();
         self.with_process(now, |process, cx| {
             if process.placement.begin_search(cx.now) {
@@ -226,7 +220,7 @@ impl Model {
 
     /// Returns whether QEMU must answer at this attempt, or there is no machine.
     fn is_on_trial(&self) -> bool {
-        self.facts.lifetime == Lifetime::Registered && !self.is_ready
+        self.facts.lifetime == Lifetime::Registered && !self.out.is_ready()
     }
 
     /// Returns whether there can be no such machine any more.
@@ -364,7 +358,7 @@ impl Model {
         if self.out.is_visible() || error.is_silence() {
             self.show_disconnected(&text);
         }
-        self.report_ready(Ok(()));
+        self.out.report_ready(Ok(()));
         self.pause(now);
     }
 
@@ -421,7 +415,6 @@ impl Model {
         }
         self.out.publish(snapshot);
         self.out.appear();
-        self.report_ready(Ok(()));
     }
 
     /// Counts a breach of the limits of the protocol, if there was one.
@@ -442,13 +435,6 @@ impl Model {
         is_new
     }
 
-    fn report_ready(&mut self, result: Result<(), ConnectError>) {
-        if !self.is_ready {
-            self.is_ready = true;
-            self.out.push(Effect::Ready(result));
-        }
-    }
-
     /// Notes that the process has exited. A machine with a socket or a file waits for another one.
     fn end_process(&mut self, now: Instant) {
         if self.facts.lifetime.ends_with_process() {
@@ -457,7 +443,7 @@ impl Model {
         }
         self.out.push(Effect::Close);
         self.forget_process();
-        self.report_ready(Ok(()));
+        self.out.report_ready(Ok(()));
         self.pause(now);
     }
 
@@ -467,7 +453,7 @@ impl Model {
         self.out.push(Effect::Close);
         self.out.push(Effect::End);
         self.forget_process();
-        self.report_ready(Err(reason));
+        self.out.report_ready(Err(reason));
     }
 
     /// Forgets the process: nothing that was known about it is true any more.

@@ -26,6 +26,10 @@ use crate::placement::Tuning;
 use crate::qmp::CommandError;
 use crate::text::Text;
 
+/// A caller that limits its time gives QEMU at least this time for the commands of its request and of
+/// those before it. A removal that the guest has not completed is reported at the caller's limit.
+pub(super) const QEMU_TIME: Duration = Duration::from_secs(1);
+
 /// What a machine does now.
 #[derive(Debug, Default)]
 pub(super) enum Operation {
@@ -82,8 +86,8 @@ pub(super) struct Remove {
     pub wanted_vcpus: Vec<VcpuId>,
     /// How long it waits; `None` is not at all.
     pub patience: Option<Duration>,
-    /// The end of that time; `None` is never.
-    pub deadline: Option<Instant>,
+    /// The begin of that time.
+    pub since: Instant,
     /// Whether the caller has its answer, because its time ran out.
     pub is_answered: bool,
 }
@@ -184,9 +188,11 @@ impl Operation {
     /// Returns when the caller of the removal that goes on has to be answered.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Saving(_, Ask::Remove(remove)) | Self::Exchanging(Ask::Remove(remove)) => remove
-                .deadline
-                .filter(|_| !remove.is_answered && remove.patience.is_some()),
+            Self::Saving(_, Ask::Remove(remove)) | Self::Exchanging(Ask::Remove(remove))
+                if !remove.is_answered =>
+            {
+                remove.since.checked_add(remove.patience?.max(QEMU_TIME))
+            }
             _ => None,
         }
     }

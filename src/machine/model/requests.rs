@@ -23,12 +23,19 @@ const REPEAT_AFTER: Duration = Duration::from_secs(5);
 impl Process {
     /// Begins a request whose turn has come.
     pub(super) fn begin(&mut self, cx: &mut Context<'_>, queued: Queued) {
-        let Queued { id, command, .. } = queued;
+        let Queued {
+            id,
+            command,
+            since,
+            deadline,
+        } = queued;
+        // The configured limit is for the guest only, not for the time in the queue.
+        let since = deadline.map_or(cx.now, |_| since);
         match command {
             QueuedCommand::SetVcpus(request) => match plan(&request, cx.out) {
                 Ok(plan) if plan == Plan::default() => cx.out.reply(id, Ok(Outcome::default())),
                 Ok(plan) if plan.add.is_empty() => {
-                    self.begin_removal(cx, id, request, &plan, queued.deadline);
+                    self.begin_removal(cx, id, request, &plan, since);
                 }
                 Ok(plan) => self.begin_addition(cx, id, request, plan.add),
                 Err(error) => cx.out.reply(id, Err(error)),
@@ -74,7 +81,7 @@ impl Process {
         id: RequestId,
         request: Request,
         plan: &Plan,
-        deadline: Option<Instant>,
+        since: Instant,
     ) {
         let patience = match request.wait {
             Wait::No => None,
@@ -122,7 +129,7 @@ impl Process {
             wanted: wanted.into_iter().collect(),
             wanted_vcpus,
             patience,
-            deadline: deadline.or_else(|| cx.now.checked_add(patience?)),
+            since,
             is_answered: false,
         };
         if remove.slots.is_empty() {
@@ -278,7 +285,9 @@ impl Process {
             outstanding: &self.removals.slots() & &remove.wanted,
             rejected,
             patience: remove.patience,
-            deadline: remove.deadline,
+            deadline: remove
+                .since
+                .checked_add(remove.patience.unwrap_or_default()),
             uid: remove.uid,
         });
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::effect::{Effect, LogEntry, Output};
 use super::error::Error;
-use super::operation::{Queued, QueuedCommand};
+use super::operation::{QEMU_TIME, Queued, QueuedCommand};
 use super::process::{Context, Process};
 use super::request::{Command, Outcome, RequestId, Wait};
 use crate::ids::VcpuId;
@@ -40,14 +40,13 @@ impl Process {
             id,
             command,
             since: cx.now,
-            deadline: limit.and_then(|limit| cx.now.checked_add(limit)),
+            deadline: limit.and_then(|limit| cx.now.checked_add(limit.max(QEMU_TIME))),
         });
     }
 
     /// Does what is due: answers callers whose time ran out, and begins the next operation if none goes
     /// on.
     pub(super) fn proceed(&mut self, cx: &mut Context<'_>) {
-        self.answer_late(cx);
         while self.is_connected && self.operation.is_idle() {
             let Some(queued) = self.queue.pop_front() else {
                 break;
@@ -60,6 +59,7 @@ impl Process {
                 self.refresh(cx.out);
             }
         }
+        self.answer_late(cx);
         self.restore_guest(cx);
     }
 
