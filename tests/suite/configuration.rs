@@ -59,7 +59,7 @@ async fn a_bad_file_disables_one_machine_and_everybody_can_see_why() {
     failure.assert(error_name::NO_SUCH_MACHINE, &["db"]);
     let call = manager.register_machine("db", "/run/db.sock", Default::default());
     let failure = Failure::of(call.await.unwrap_err());
-    failure.assert(error_name::MACHINE_EXISTS, &["db.toml has mistakes"]);
+    failure.assert(error_name::MACHINE_EXISTS, &["db.toml has errors"]);
     assert_eq!(manager.configuration_errors().await.unwrap(), lines);
     let log = world.service.as_ref().unwrap().log();
     for line in &lines {
@@ -212,7 +212,7 @@ async fn a_name_has_one_machine_and_the_first_stays() {
         .await;
     let errors = manager.configuration_errors().await.unwrap();
     assert_eq!(errors.len(), 1);
-    for part in ["qmp/web.sock: passed over", "a registration by user 0"] {
+    for part in ["qmp/web.sock: ignored", "a registration by user 0"] {
         assert!(errors[0].contains(part), "{errors:?}");
     }
     assert_eq!(
@@ -234,7 +234,7 @@ async fn a_name_has_one_machine_and_the_first_stays() {
     let (status, _, complaint) = world.vcpuctl(&["register", "web", address]).await;
     assert_eq!(status, 1);
     assert!(
-        complaint.contains("machine web: there is one already"),
+        complaint.contains("machine web: it already exists"),
         "{complaint}"
     );
     assert_eq!(first.clients(), 1);

@@ -236,7 +236,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
             at("good"),
             vec![("uuid", "x".into())],
             invalid,
-            &["uuid", "no UUID"],
+            &["uuid", "not a UUID"],
         ),
         (
             "web",
@@ -600,7 +600,7 @@ async fn a_user_has_a_limited_number_of_registrations() {
             registered.await.unwrap_err()
         })
         .await;
-    let parts = ["vm", "user 65534", "64 machines registered"];
+    let parts = ["vm", "user 65534", "64 registered machines"];
     failure.assert(error_name::LIMIT_EXCEEDED, &parts);
     // One that went does not count.
     let mark = world.signals.mark().await;

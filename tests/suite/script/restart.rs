@@ -152,7 +152,7 @@ async fn what_cannot_be_written_down_is_not_begun() {
     let leader = || [("leader", process.pid().into())].into();
     let registered = manager.register_machine("other", address, leader());
     let failure = Failure::of(registered.await.unwrap_err());
-    failure.assert(IO_ERROR, &["other", "cannot be written down"]);
+    failure.assert(IO_ERROR, &["other", "cannot be saved"]);
     assert_eq!(other.clients(), 0);
     let log = world.service.as_ref().expect("it runs").log();
     assert_eq!(log.matches("what is to be remembered cannot").count(), 1);
