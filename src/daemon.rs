@@ -187,10 +187,10 @@ impl Service {
         systemd::stopping();
         self.link.release_name().await;
         self.calls.last_calls().await;
-        match has_nothing_to_do(machines, &self.sockets).await {
-            true => Ok(()),
-            false => Err(Error::NeededAgain),
+        if !has_nothing_to_do(machines, &self.sockets).await {
+            return Err(Error::NeededAgain);
         }
+        Ok(())
     }
 }
 

@@ -129,7 +129,7 @@ fn what_is_said_of_a_machine_goes_before_the_defaults() {
 }
 
 #[test]
-fn an_error_has_its_line_its_key_and_a_way_out() {
+fn an_error_names_its_line_and_key_and_suggests_a_correction() {
     assert_eq!(
         errors("# one\n[defaults]\naffinty = \"0\"\nqmp-timeout = 5\n\n[sevrice]\nx = 1\n"),
         [
@@ -255,7 +255,7 @@ fn what_is_no_toml_is_told_with_its_line() {
 }
 
 #[test]
-fn errors_in_the_syntax_are_told_by_line() {
+fn syntax_errors_have_their_line() {
     let lines: Vec<String> = errors("a = \"x\nb\n\nc\n")
         .iter()
         .map(|error| error.split(':').next().unwrap().to_owned())
@@ -264,7 +264,7 @@ fn errors_in_the_syntax_are_told_by_line() {
 }
 
 #[test]
-fn what_is_right_beside_an_error_counts_for_the_service() {
+fn settings_beside_an_error_apply_to_the_service() {
     let (_, settings, errors) = parse_service("[defaults]\naffinty = '0'\nslice = 'a.slice'");
     assert_eq!(errors.len(), 1);
     assert_eq!(settings.slice(), "a.slice");
@@ -289,19 +289,57 @@ fn configuration(service: &str, web: &str) -> Configuration {
 }
 
 #[test]
-fn what_is_in_force_stays_where_a_file_has_an_error() {
-    let former = configuration("[defaults]\nqmp-timeout = '1s'", "affinity = '1'");
-    let is = |service, web| configuration(service, web).replacing(&former);
+fn previous_settings_stay_if_a_file_has_an_error() {
+    let previous = configuration("[defaults]\nqmp-timeout = '1s'", "affinity = '1'");
+    let is = |service, web| configuration(service, web).replacing(&previous);
     let new = is("[defaults]\nqmp-timeout = '2s'", "affinity = '2'");
     assert_eq!(new.defaults.limits().qmp_timeout, Duration::from_secs(2));
-    assert_ne!(new.machines, former.machines);
+    assert_ne!(new.machines, previous.machines);
     let bad = is("[defaults]\nqmp-timeuot = '2s'", "affinty = '2'");
-    assert_eq!(bad.defaults, former.defaults);
-    assert_eq!(bad.machines, former.machines);
-    // At a start nothing is in force.
+    assert_eq!(bad.defaults, previous.defaults);
+    assert_eq!(bad.machines, previous.machines);
+    // The first configuration has no previous settings.
     let first = configuration("[defaults]\nx = 1\nqmp-timeout = '2s'", "affinty = '2'");
     let first = first.replacing(&Configuration::default());
     assert_eq!(first.machines["web"].settings, None);
+}
+
+#[test]
+fn a_registration_takes_precedence_over_the_file_and_the_defaults() {
+    let web: MachineName = "web".parse().unwrap();
+    let own = Settings {
+        slice: Some("own.slice".to_owned()),
+        ..Settings::default()
+    };
+    let service = "[defaults]\nqmp-timeout = '2s'\naffinity = '1'\nmemory-nodes = '0'";
+    let all = configuration(service, "affinity = '2'\nslice = 'file.slice'");
+    let affinity = |settings: &Settings| settings.affinity.as_ref().map(ToString::to_string);
+
+    let settings = all.settings_of(&web, None);
+    assert_eq!(affinity(&settings).as_deref(), Some("2"));
+    assert_eq!(settings.slice(), "file.slice");
+    assert!(settings.memory_nodes.is_some());
+    let settings = all.settings_of(&web, Some((Uid::ROOT, &own)));
+    assert_eq!(affinity(&settings).as_deref(), Some("2"));
+    assert_eq!(settings.slice(), "own.slice");
+    assert!(settings.memory_nodes.is_some());
+}
+
+#[test]
+fn a_registration_by_a_user_gets_only_the_time_limits_of_the_defaults() {
+    let db: MachineName = "db".parse().unwrap();
+    let none = Settings::default();
+    let service = "[defaults]\nqmp-timeout = '2s'\naffinity = '1'\nplacement = 'scope'";
+    let settings = configuration(service, "").settings_of(&db, Some((Uid(1000), &none)));
+    assert_eq!(settings.limits().qmp_timeout, Duration::from_secs(2));
+    assert_eq!(settings.affinity, None);
+    assert_eq!(settings.placement, Some(PlacementMode::None));
+    assert_eq!(settings.slice(), "user-1000.slice");
+    let root = configuration(service, "").settings_of(&db, Some((Uid::ROOT, &none)));
+    assert_eq!(root.placement, Some(PlacementMode::Scope));
+    let service = format!("[service]\ndefaults-for-users = true\n{service}");
+    let settings = configuration(&service, "").settings_of(&db, Some((Uid(1000), &none)));
+    assert_eq!(settings.placement, Some(PlacementMode::Scope));
 }
 
 /// A directory of files with these texts.
@@ -324,7 +362,7 @@ fn errors_in(directory: &tempfile::TempDir) -> Vec<String> {
 }
 
 #[test]
-fn later_files_go_before_earlier_ones() {
+fn later_files_take_precedence() {
     let directory = directory(&[
         (
             "vcpud.toml",

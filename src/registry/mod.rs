@@ -21,6 +21,7 @@ mod registration;
 mod registrations;
 mod sockets;
 mod supervisor;
+mod tasks;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -130,7 +131,7 @@ impl Service {
                 }
                 Some(request) = self.requests.0.recv() => self.handle(request).await?,
                 Some(trial) = self.trials.join_next() => self.supervisor.conclude(trial?).await?,
-                ended = self.supervisor.next_ended() => self.supervisor.task_ended(ended?).await?,
+                ended = self.supervisor.next_ended() => self.supervisor.end(&ended?).await?,
             }
             self.count.send_replace(self.supervisor.claims.count());
             self.supervisor.report_errors().await;

@@ -1,16 +1,17 @@
 //! The owner of the tasks of all machines.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::task::{self, JoinSet};
+use tokio::task;
 use tracing::warn;
 
 use super::claims::{Claims, Decision, socket_of};
 use super::error::SupervisorError;
 use super::registrations::{Registered, Registrations};
+use super::tasks::Tasks;
 use crate::blocking::blocking;
 use crate::config::{Configuration, Directories, Settings};
 use crate::ids::Uid;
@@ -31,9 +32,7 @@ pub(super) struct Supervisor {
     /// The files of registrations.
     pub(super) registrations: Registrations,
     machines: BTreeMap<MachineName, Machine>,
-    tasks: JoinSet<()>,
-    /// Tasks whose end was seen while the supervisor waited for another one.
-    ended: HashSet<task::Id>,
+    tasks: Tasks,
     processes: Processes,
     /// The configuration errors and conflicts that were reported last.
     reported: Vec<String>,
@@ -42,7 +41,8 @@ pub(super) struct Supervisor {
 /// A machine and its task.
 struct Machine {
     running: Running,
-    task: task::Id,
+    /// Its task; `None` after the end of the task was reported.
+    task: Option<task::Id>,
     /// The user that registered it, and the settings of the registration.
     registration: Option<(Uid, Settings)>,
 }
@@ -71,8 +71,7 @@ impl Supervisor {
             events,
             configuration,
             machines: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            ended: HashSet::new(),
+            tasks: Tasks::default(),
             processes: Processes::default(),
             reported: Vec::new(),
         }
@@ -152,10 +151,10 @@ impl Supervisor {
             config,
         };
         let (running, task) = machine::create(spec, self.services.clone(), self.events.clone());
-        let task = self.tasks.spawn(task).id();
+        let task = self.tasks.spawn(task);
         let machine = Machine {
             running,
-            task,
+            task: Some(task),
             registration,
         };
         self.machines.insert(name.clone(), machine);
@@ -182,47 +181,27 @@ impl Supervisor {
             self.registrations.remove(name).await;
         }
         machine.running.cancel();
-        self.join(machine.task).await
-    }
-
-    /// Waits for the end of `task`, and notes the end of others.
-    async fn join(&mut self, task: task::Id) -> Result<(), SupervisorError> {
-        while !self.ended.remove(&task) {
-            match self.tasks.join_next_with_id().await {
-                Some(ended) => self.ended.insert(ended?.0),
-                None => return Ok(()),
-            };
+        if let Some(task) = machine.task {
+            self.tasks.join(task).await?;
         }
         Ok(())
     }
 
-    /// Waits for the end of any task. No end is lost if the call is cancelled.
+    /// Waits for the end of the task of any machine, and returns the name of the machine. No end is lost if
+    /// the call is cancelled.
     ///
     /// # Errors
     /// Fails if the task failed.
-    pub(super) async fn next_ended(&mut self) -> Result<task::Id, SupervisorError> {
-        if let Some(task) = self.ended.iter().next().copied() {
-            self.ended.remove(&task);
-            return Ok(task);
+    pub(super) async fn next_ended(&mut self) -> Result<MachineName, SupervisorError> {
+        loop {
+            let task = self.tasks.next().await?;
+            let mut machines = self.machines.iter_mut();
+            if let Some((name, machine)) = machines.find(|(_, machine)| machine.task == Some(task))
+            {
+                machine.task = None;
+                return Ok(name.clone());
+            }
         }
-        match self.tasks.join_next_with_id().await {
-            Some(ended) => Ok(ended?.0),
-            None => std::future::pending().await,
-        }
-    }
-
-    /// The task `task` ended. If it was the task of a machine, the machine is removed.
-    ///
-    /// # Errors
-    /// Fails if another task failed.
-    pub(super) async fn task_ended(&mut self, task: task::Id) -> Result<(), SupervisorError> {
-        let mut machines = self.machines.iter();
-        let ended = machines.find(|(_, machine)| machine.task == task);
-        let Some(name) = ended.map(|(name, _)| name.clone()) else {
-            return Ok(());
-        };
-        self.ended.insert(task);
-        self.end(&name).await
     }
 
     /// Removes the machine `name`, which has ended or is about to.
@@ -238,7 +217,7 @@ impl Supervisor {
     /// Returns whether `task` is the task of the machine `name`.
     pub(super) fn is_current(&self, name: &MachineName, task: task::Id) -> bool {
         let machine = self.machines.get(name);
-        machine.is_some_and(|machine| machine.task == task)
+        machine.is_some_and(|machine| machine.task == Some(task))
     }
 
     /// Returns the machine `name`.
