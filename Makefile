@@ -36,7 +36,7 @@ audit:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --test lab --test model -- -D warnings
+	$(CARGO) clippy --locked --test lab -- -D warnings
 
 # Does not build, so that it can run as root after `make` as a user.
 install:

@@ -26,7 +26,7 @@ use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
 use vcpud::qmp::Codec;
 
-#[path = "suite/harness/wait.rs"]
+#[path = "integration/harness/wait.rs"]
 mod wait;
 use wait::within;
 

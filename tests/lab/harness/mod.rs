@@ -1,18 +1,18 @@
 //! What the tests of the lab are made of: the parts of the host they run in, and what the suite
 //! outside has of use here.
 
-// The suite needs all of these modules, the lab some of what is in them.
+// The integration tests use everything in these modules, the lab a part.
 #[allow(dead_code)]
-#[path = "../../suite/harness/json.rs"]
+#[path = "../../integration/harness/json.rs"]
 mod json;
 #[allow(dead_code)]
-#[path = "../../suite/harness/machine.rs"]
+#[path = "../../integration/harness/machine.rs"]
 mod machine;
 #[allow(dead_code)]
-#[path = "../../suite/harness/process.rs"]
+#[path = "../../integration/harness/process.rs"]
 mod process;
 #[allow(dead_code)]
-#[path = "../../suite/harness/signals.rs"]
+#[path = "../../integration/harness/signals.rs"]
 mod signals;
 
 mod groups;

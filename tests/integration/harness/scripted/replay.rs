@@ -1,6 +1,6 @@
 //! A recorded conversation with a real QEMU, played again.
 //!
-//! `tests/recorded/conversations` has them: a line for the machine as it was at the start, then
+//! `tests/fixtures/conversations` has them: a line for the machine as it was at the start, then
 //! one for each command that mattered, each reply and each event, in their order. Times and
 //! queries are left out; what queries told is in `came`, `gone` and `status`, at the moment from
 //! which it was so, and in `listed` and `is`, where it was asked.
@@ -163,7 +163,7 @@ impl Replay {
 
 impl Tape {
     fn read(name: &str) -> Self {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorded/conversations");
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/conversations");
         let file = Path::new(directory).join(format!("{name}.jsonl"));
         let text = fs::read_to_string(&file);
         let text = text.unwrap_or_else(|error| panic!("{}: {error}", file.display()));

@@ -1,4 +1,4 @@
-//! The one time limit of the suite: whatever is waited for has to come within it.
+//! The time limit of all waits in tests.
 
 use std::panic::Location;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The tests of the suite as they are run, `MODULE::…::NAME`.
+/// Adds the integration tests by the names that libtest gives them, `MODULE::…::NAME`.
 fn tests_in(directory: &Path, module: &str, tests: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).expect("the sources are there") {
         let path = entry.expect("it can be read").path();
@@ -41,7 +41,11 @@ fn source_of(directory: &Path) -> String {
 #[test]
 fn every_cell_of_the_table_names_tests_that_exist() {
     let mut tests = BTreeSet::new();
-    tests_in(&Path::new(PROJECT).join("tests/suite"), "", &mut tests);
+    tests_in(
+        &Path::new(PROJECT).join("tests/integration"),
+        "",
+        &mut tests,
+    );
     let page = fs::read_to_string(Path::new(PROJECT).join("doc/machine-types.md"));
     let page = page.expect("the page is there");
     let rows: Vec<Vec<&str>> = page
@@ -71,8 +75,8 @@ fn tests_named_in(text: &str) -> impl Iterator<Item = &str> {
 /// No part but the files.
 #[test]
 fn every_recorded_conversation_is_played() {
-    let players = source_of(&Path::new(PROJECT).join("tests/suite/replay"));
-    let recorded = Path::new(PROJECT).join("tests/recorded/conversations");
+    let players = source_of(&Path::new(PROJECT).join("tests/integration/recorded"));
+    let recorded = Path::new(PROJECT).join("tests/fixtures/conversations");
     for file in fs::read_dir(recorded).expect("the recordings are there") {
         let name = file.expect("it can be read").file_name();
         let name = name.to_str().expect("names are UTF-8");

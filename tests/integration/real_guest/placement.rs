@@ -1,5 +1,5 @@
 //! Where the threads of vCPUs run on this host. There is no systemd on the test's bus, so there are
-//! no control groups: those are seen to in tests/placement and in the lab.
+//! no control groups: those are seen to in tests/cgroups and in the lab.
 
 use std::collections::HashMap;
 

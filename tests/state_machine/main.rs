@@ -6,10 +6,14 @@
 //! wrong is shrunk and printed, with its seed. `PROPTEST_CASES` says how many rounds of
 //! [`STORIES`] there are.
 
-#[path = "../suite/harness/scripted/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the suite uses the rest")]
+#[path = "../integration/harness/scripted/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the integration tests use the rest"
+)]
 mod scripted;
-#[path = "../suite/harness/wait.rs"]
+#[path = "../integration/harness/wait.rs"]
 mod wait;
 
 use std::collections::BTreeSet;
