@@ -34,8 +34,8 @@ audit:
 	tests/dependencies --advisories
 
 lint:
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --test lab -- -D warnings
 
 # Does not build, so that it can run as root after `make` as a user.

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use vcpud::placement::{Kind, Reason, Scheduler, Step, Tuning, UnitPlacement};
 use vcpud::placer::{Host, Placer, affinity, scheduling};
@@ -46,8 +47,9 @@ impl Treacherous {
         let (end, parked) = self.parked.take().unwrap();
         drop(end);
         parked.join().unwrap();
+        // The kernel removes the directory after the join, and emits no event.
         while self.path().exists() {
-            thread::yield_now();
+            thread::sleep(Duration::from_millis(1));
         }
         let before = (self.thread - 1).to_string();
         let successor = loop {

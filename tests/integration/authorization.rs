@@ -80,7 +80,7 @@ async fn whom_polkit_does_not_let_pass_changes_nothing() {
     assert_eq!(world.signals.since(mark).await, []);
     assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
     // Root may, and everyone may read.
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     let call = [
         "org.vcpud1",
         machine.path(),
@@ -123,7 +123,7 @@ async fn without_polkit_only_root_may() {
         failure.assert(error_name::ACCESS_DENIED, &["polkit did not answer"]);
     }
     assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
 }
 
 /// Scripted QEMUs, dbus-daemon, polkitd, busctl as nobody.
@@ -183,13 +183,17 @@ async fn so_many_calls_and_no_more_may_be_under_way() {
     let path = peer.model().unplug(2);
     peer.send(&deleted(&path));
     while let Some(answer) = calls.join_next().await {
-        let (added, removed, pending) = answer.unwrap().unwrap();
+        let Outcome {
+            added,
+            removed,
+            pending,
+        } = answer.unwrap().unwrap();
         // One that was slow found nothing left to do.
         assert!(removed.is_empty() || removed == [2]);
         assert!(added.is_empty() && pending.is_empty());
     }
     assert_eq!(peer.count("device_del"), 1);
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
 }
 
 /// Authorizes nobody for just the calls whose details are `expected`: all details that are there, by
@@ -409,12 +413,8 @@ async fn a_qemu_that_takes_the_place_of_another_while_polkit_is_asked_is_not_cha
     ];
     let other_uuid = "00000000-1111-4222-8333-444444444444";
     let replace = async {
-        within("both questions", async {
-            while service.log().matches("polkit is asked").count() < 2 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let are_asked = |log: &str| log.matches("polkit is asked").count() >= 2;
+        service.logs("both questions", are_asked).await;
         drop(first);
         std::fs::remove_file(&socket).unwrap();
         let second = Peer::start(&socket, Model::x86(1, 4));

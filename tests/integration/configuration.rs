@@ -108,7 +108,7 @@ async fn reload_brings_machines_and_takes_them() {
     assert_eq!(manager.list_machines().await.unwrap(), []);
     manager.reload().await.unwrap();
     let machine = world.machine("web").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     // Nothing has changed.
     let mark = world.signals.mark().await;
     manager.reload().await.unwrap();

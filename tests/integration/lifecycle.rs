@@ -38,7 +38,7 @@ async fn a_machine_that_stalls_does_not_keep_the_service_from_starting() {
         world.serve().await;
         assert_eq!(peer.clients(), 1, "it was waited for until it was given up");
         let machine = world.machine("web").await;
-        assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+        assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
         let slow = world.machine("slow").await;
         assert_eq!(slow.state().await.unwrap(), "disconnected", "{stalled}");
         assert_eq!(peer.clients(), 1);

@@ -116,7 +116,7 @@ async fn a_machine_is_registered_by_its_socket_and_unregistered() {
         assert_eq!(told, came("web", &path));
         let machine = world.machine("web").await;
         let now = round + 1;
-        assert_eq!(machine.set(now + 1).await, Ok((vec![now], vec![], vec![])));
+        assert_eq!(machine.set(now + 1).await, Ok(Outcome::added([now])));
 
         let mark = world.signals.mark().await;
         manager.unregister_machine("web").await.unwrap();
@@ -140,7 +140,7 @@ async fn a_machine_is_registered_by_its_connection_and_goes_with_it() {
         let peer = Peer::on(ours, Model::x86(1, 4));
         let path = register_fd(&manager, "web", theirs).await.unwrap();
         let machine = world.machine("web").await;
-        assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+        assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
         let mark = world.signals.mark().await;
         peer.hang_up();
         let told = world.removal_of("web", mark).await;
@@ -486,7 +486,7 @@ async fn a_connection_that_was_passed_outlives_the_service() {
     world.service = Some(Service::start_under(&world.bus, &systemd));
     owned(&world.connection, "org.vcpud1").await;
     let machine = world.machine("web").await;
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     let mark = world.signals.mark().await;
     peer.hang_up();
     world.removal_of("web", mark).await;
@@ -649,15 +649,9 @@ async fn registrations_by_the_hundred_leave_nothing() {
         fs::read_dir(directory).unwrap().count() == 0
     };
     // The service cleans up after it reported the end of a machine.
-    let released = async {
-        while service.descriptors() > before + 1
-            || !is_empty("machines")
-            || !is_empty("registrations")
-        {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the end of descriptors and files", released).await;
+    let are_released =
+        || service.descriptors() <= before + 1 && is_empty("machines") && is_empty("registrations");
+    until("the end of descriptors and files", are_released).await;
 }
 
 /// Scripted QEMU in front of nobody's socat, dbus-daemon, polkitd, a client as nobody.
@@ -802,26 +796,17 @@ async fn a_process_that_became_another_users_is_disconnected() {
     let mut process = Process::spawn("sh", &mut command);
     let pid = process.pid();
     let comm = format!("/proc/{pid}/comm");
-    within("sh", async {
-        while fs::read_to_string(&comm).unwrap() != "sh\n" {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("sh", || fs::read_to_string(&comm).unwrap() == "sh\n").await;
     let leader = [("leader", Variant::from(pid))];
     let address = socket.display().to_string();
     register(&manager, "web", &address, &leader).await.unwrap();
     let machine = world.machine("web").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 
     let mut stdin = process.child.stdin.take().unwrap();
     stdin.write_all(b"\n").await.unwrap();
-    within("the setuid program", async {
-        while fs::read_to_string(&comm).unwrap() != "sleep\n" {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let runs = || fs::read_to_string(&comm).unwrap() == "sleep\n";
+    until("the setuid program", runs).await;
     let failure = machine.set(3).await.unwrap_err();
     let parts = ["web", &format!("process {pid}"), "65534, 0, 0, 0"];
     failure.assert(error_name::DISCONNECTED, &parts);

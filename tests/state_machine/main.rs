@@ -6,27 +6,17 @@
 //! wrong is shrunk and printed, with its seed. `PROPTEST_CASES` says how many rounds of
 //! [`STORIES`] there are.
 
-#[path = "../integration/harness/scripted/mod.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the integration tests use the rest"
-)]
-mod scripted;
-#[path = "../integration/harness/wait.rs"]
-mod wait;
-
 use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use fake_qemu::{Model, Peer, Removal, deleted, event, ost, within};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use proptest::prelude::*;
-use scripted::{Model, Peer, Removal, deleted, event, ost};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use vcpud::audit::Audit;
 use vcpud::config::Limits;
@@ -39,7 +29,6 @@ use vcpud::machine::{
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
 use vcpud::process::SocketFile;
-use wait::within;
 
 /// How many stories go on at once.
 const STORIES: usize = 16;
@@ -110,7 +99,8 @@ struct Story {
     kept_again: BTreeSet<usize>,
     /// Those of them whose event may be lost.
     doubtful: BTreeSet<usize>,
-    told: Arc<Mutex<Vec<Told>>>,
+    /// Everything that was reported. Each message of the machine marks it as changed.
+    told: watch::Sender<Vec<Told>>,
     connected: bool,
     plugs: usize,
     steps: Vec<Step>,
@@ -144,7 +134,7 @@ impl Story {
             }
             _ => None,
         });
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let told = watch::Sender::default();
         let service = Service::start(directory, told.clone()).await;
         Self {
             directory: directory.to_owned(),
@@ -222,7 +212,7 @@ impl Story {
             Step::Restart if self.connected => {
                 self.service.take().expect("it runs").end().await;
                 self.doubtful.append(&mut self.kept_again);
-                self.told.lock().unwrap().push(Told::Anew);
+                self.told.send_modify(|told| told.push(Told::Anew));
                 self.service = Some(Service::start(&self.directory, self.told.clone()).await);
             }
             Step::Refuse(_) | Step::HangUp | Step::Accept | Step::Restart => {}
@@ -292,10 +282,10 @@ impl Story {
         self.peer.accept();
         self.peer.had_clients(clients + 1).await;
         // What a QEMU tells a client that has not asked for anything yet is told to nobody.
+        let mut told = self.told.subscribe();
         let connected = async {
             while self.handle().snapshot().state() != "running" {
-                self.service().outbox.barrier().await;
-                tokio::task::yield_now().await;
+                told.changed().await.expect("the story has the sender");
             }
         };
         within("the connection", connected).await;
@@ -325,10 +315,10 @@ impl Story {
                 && present == there
                 && self.sum_of_told() == there
         };
+        let mut told = self.told.subscribe();
         let known = async {
             while !is_known() {
-                self.service().outbox.barrier().await;
-                tokio::task::yield_now().await;
+                told.changed().await.expect("the story has the sender");
             }
         };
         let what = format!(
@@ -342,7 +332,7 @@ impl Story {
     fn sum_of_told(&self) -> Vec<u32> {
         let mut sum = BTreeSet::from([0, 1]);
         let mut repeatable = BTreeSet::new();
-        let told = self.told.lock().unwrap().clone();
+        let told = self.told.borrow().clone();
         for (i, news) in told.iter().enumerate() {
             let (vcpu, is_news) = match news {
                 Told::Came(vcpu) => (*vcpu, sum.insert(*vcpu)),
@@ -374,7 +364,7 @@ struct Service {
 
 impl Service {
     /// Starts it for the machine in `directory`; what it tells goes to `told`.
-    async fn start(directory: &Path, told: Arc<Mutex<Vec<Told>>>) -> Self {
+    async fn start(directory: &Path, told: watch::Sender<Vec<Told>>) -> Self {
         let (outbox, mut notices) = EventSender::new();
         let spec = MachineSpec {
             name: "machine".parse().unwrap(),
@@ -457,17 +447,16 @@ fn site() -> HostServices {
 }
 
 /// Keeps what is told of vCPUs that came and went.
-async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Vec<Told>>>) {
+async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec<Told>>) {
     while let Some(notice) = notices.recv().await {
-        let mut told = told.lock().unwrap();
         match notice {
             BusMessage::Reply(reply) => reply.complete(),
             BusMessage::Problems(_) => {}
-            BusMessage::MachineEvent { news, .. } => match news {
+            BusMessage::MachineEvent { news, .. } => told.send_modify(|told| match news {
                 MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
                 MachineEvent::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),
                 _ => {}
-            },
+            }),
         }
     }
 }

@@ -79,6 +79,6 @@ async fn a_descriptor_whose_close_blocks_does_not_stop_the_service() {
         assert!(nobody.reply(serial).await.error.is_some());
         served.assert_untouched("a socket that lingers").await;
     }
-    assert_eq!(served.machine.set(3).await.unwrap().0, [2]);
+    assert_eq!(served.machine.set(3).await.unwrap().added, [2]);
     drop(peers);
 }

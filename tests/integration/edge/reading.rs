@@ -56,8 +56,8 @@ async fn calls_beyond_the_limit_are_refused_and_root_is_served() {
     for _ in 0..8 {
         clients.push(caller(&served, 128).await);
     }
-    assert_eq!(served.machine.set(3).await.unwrap().0, [2]);
-    assert_eq!(served.machine.set(2).await.unwrap().1, [2]);
+    assert_eq!(served.machine.set(3).await.unwrap().added, [2]);
+    assert_eq!(served.machine.set(2).await.unwrap().removed, [2]);
     let (mut answered, mut refused) = (0, 0);
     for nobody in &mut clients {
         for _ in 0..128 {

@@ -23,7 +23,7 @@ async fn a_restart_of_the_bus_loses_nothing() {
     owned(&world.connection, "org.vcpud1").await;
     let machine = world.machine("web").await;
     machine.wait_for("Vcpus", 1u32).await;
-    assert_eq!(machine.set(3).await.unwrap().0, [1, 2]);
+    assert_eq!(machine.set(3).await.unwrap().added, [1, 2]);
     assert_eq!(world.service.as_ref().unwrap().pid(), pid);
     assert_eq!(peer.clients(), clients, "QEMU is not connected to again");
     assert!(owner(&world).await.starts_with(':'));
@@ -57,6 +57,6 @@ async fn an_authorization_ends_with_the_bus_that_it_began_on() {
     polkit.resume();
     world.reconnect().await;
     owned(&world.connection, "org.vcpud1").await;
-    assert_eq!(world.machine("web").await.set(2).await.unwrap().0, [1]);
+    assert_eq!(world.machine("web").await.set(2).await.unwrap().added, [1]);
     assert_eq!(peer.count("device_add"), 1);
 }

@@ -31,7 +31,7 @@ async fn a_removal_that_completes_while_disconnected_is_found_and_told() {
 
     let path = peer.model().unplug(1);
     peer.send(&deleted(&path));
-    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(waiting.await.unwrap(), Ok(Outcome::removed([1, 2])));
     let told = world.signals.since(mark).await;
     let asked_for = [2, 1].map(|vcpu| Vcpu::by_request("web", vcpu, ""));
     assert_eq!(removed(&told), asked_for);
@@ -64,7 +64,7 @@ async fn a_qemu_that_does_not_greet_is_there_and_disconnected_until_it_does() {
     assert_eq!(machine.vcpus().await.unwrap(), 2);
     // Nobody was told that there were none, so none came.
     assert_eq!(added(&world.signals.since(mark).await), []);
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
 }
 
 /// Scripted QEMU, dbus-daemon.
@@ -94,7 +94,7 @@ async fn a_reply_that_never_comes_ends_the_connection_and_others_never_notice() 
 
     let waiting = machine.start_set(2);
     peer.asked("device_add", 1).await;
-    assert_eq!(neighbour.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(neighbour.set(3).await, Ok(Outcome::added([1, 2])));
     assert_eq!(machine.state().await.unwrap(), "running");
     assert!(!waiting.is_finished());
     let failure = waiting.await.unwrap().unwrap_err();
@@ -103,7 +103,7 @@ async fn a_reply_that_never_comes_ends_the_connection_and_others_never_notice() 
     peer.had_clients(2).await;
     machine.wait_for("State", "running").await;
     peer.script(|_, _| None);
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     assert_eq!(other.clients(), 1);
 }
 

@@ -30,7 +30,7 @@ async fn vcpus_that_come_and_go_together_are_counted_and_told_one_by_one() {
 
     let mark = world.signals.mark().await;
     let result = machine.set(8).await;
-    assert_eq!(result, Ok((vec![4, 5, 6, 7], vec![], vec![])));
+    assert_eq!(result, Ok(Outcome::added([4, 5, 6, 7])));
     assert_eq!(peer.calls("device_add")[0].arguments["core-id"], 4);
     let came = added(&world.signals.since(mark).await);
     let four = [4, 5, 6, 7].map(|id| Vcpu::by_request("power", id, "vcpu4"));
@@ -44,7 +44,7 @@ async fn vcpus_that_come_and_go_together_are_counted_and_told_one_by_one() {
 
     let mark = world.signals.mark().await;
     let result = machine.set_patiently(4).await;
-    assert_eq!(result, Ok((vec![], vec![4, 5, 6, 7], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([4, 5, 6, 7])));
     let told = world.signals.since(mark).await;
     assert_eq!(removed(&told), four);
     assert_eq!(changes_of(&told, "Vcpus"), [4]);

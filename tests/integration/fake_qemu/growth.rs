@@ -56,7 +56,7 @@ async fn all_vcpus_are_asked_for_at_once_with_qemus_own_properties() {
     });
 
     let looks = peer.count("query-hotpluggable-cpus");
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
     assert_eq!(peer.count("query-hotpluggable-cpus"), looks + 1);
     let arguments = peer
         .calls("device_add")
@@ -81,7 +81,7 @@ async fn an_id_that_is_taken_is_avoided() {
     peer.model().ids.insert("vcpu1".to_owned());
 
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     let came = added(&world.signals.since(mark).await);
     assert_eq!(ids(&came), [1, 2]);
     let alias = &came.iter().find(|vcpu| vcpu.id == 1).unwrap().alias;
@@ -106,7 +106,7 @@ async fn a_vcpu_that_another_client_plugged_is_noticed() {
     let came = added(&told.await);
     assert_eq!(came, [Vcpu::by_cause("web", 2, "other", "external")]);
     // The lowest free ones come first, and the gap is one.
-    assert_eq!(machine.set(3).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1])));
 }
 
 /// Scripted QEMU, dbus-daemon.

@@ -108,7 +108,7 @@ async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
     machine.wait_for("Vcpus", 4u32).await;
     assert!(!call.is_finished());
     agent.cpus.lock().unwrap().extend([(2, false), (3, true)]);
-    assert_eq!(call.await.unwrap(), Ok((vec![2, 3], vec![], vec![])));
+    assert_eq!(call.await.unwrap(), Ok(Outcome::added([2, 3])));
     assert_eq!(agent.set(), [(2, true)]);
     assert_eq!(
         machine.online().await,
@@ -117,15 +117,12 @@ async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
 
     // Without the option it is left alone.
     agent.cpus.lock().unwrap().insert(4, false);
-    assert_eq!(machine.set(5).await, Ok((vec![4], vec![], vec![])));
+    assert_eq!(machine.set(5).await, Ok(Outcome::added([4])));
     assert_eq!(agent.set().len(), 1);
     // To ask again brings online what is not, however long that may take.
     let mut options = WITH_GUEST.to_vec();
     options.push(("timeout-usec", u64::MAX.into()));
-    assert_eq!(
-        machine.set_with(5, &options).await,
-        Ok((vec![], vec![], vec![]))
-    );
+    assert_eq!(machine.set_with(5, &options).await, Ok(Outcome::default()));
     assert_eq!(agent.set().last(), Some(&(4, true)));
 }
 
@@ -148,7 +145,7 @@ async fn vcpus_are_taken_offline_before_qemu_is_asked() {
     });
     assert_eq!(
         machine.set_with(2, &WITH_GUEST).await,
-        Ok((vec![], vec![2], vec![]))
+        Ok(Outcome::removed([2]))
     );
     assert_eq!(*seen.lock().unwrap(), Some(vec![(2, false)]));
 }

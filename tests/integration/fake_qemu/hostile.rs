@@ -72,7 +72,7 @@ async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
     let machine = world.machine("web").await;
     machine.wait_for("State", "running").await;
     peer.send_raw(flood);
-    assert_eq!(neighbour.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(neighbour.set(2).await, Ok(Outcome::added([1])));
     assert_eq!(other.clients(), 1);
     peer.model().unplug(1);
     machine.wait_for("Vcpus", 1u32).await;
@@ -97,7 +97,7 @@ async fn a_peer_that_breaks_the_protocol_repeatedly_is_left_alone_across_restart
     failure.assert(error_name::DISCONNECTED, &parts);
     // After a pause it is tried again.
     machine.wait_for("State", "running").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 }
 
 /// What a terminal would obey, and other than it looks.

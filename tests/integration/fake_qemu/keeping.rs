@@ -33,7 +33,7 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
     systemd.keeps(&["pidfd-web", "qmp-web"]).await;
     let machine = world.machine("web").await;
     let pending = machine.set_async(2).await;
-    assert_eq!(pending, Ok((vec![], vec![], vec![2, 3])));
+    assert_eq!(pending, Ok(Outcome::pending([2, 3])));
 
     let mark = world.signals.mark().await;
     kill(&mut world).await;
@@ -53,7 +53,7 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
     assert_eq!(removal_failed(&told)[0].0, Vcpu::by_request("web", 2, ""));
     assert_eq!(peer.clients(), 1, "it was never left");
     assert_eq!(peer.count("device_del"), 2);
-    assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
 }
 
 /// Scripted QEMU and systemd, dbus-daemon.
@@ -77,7 +77,7 @@ async fn a_service_that_ends_in_peace_leaves_its_connection_open() {
     assert_eq!(ids(&removed(&told.await)), [1]);
     assert_eq!(peer.clients(), 1, "it was never left");
     systemd.keeps(&["pidfd-web", "qmp-web"]).await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 }
 
 /// Scripted QEMU and systemd, dbus-daemon.
@@ -136,7 +136,7 @@ async fn a_connection_that_broke_is_not_kept() {
     systemd.keeps(&["pidfd-web", "qmp-web"]).await;
     assert_eq!(systemd.kept().len(), 2);
     let machine = world.machine("web").await;
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
 }
 
 /// Scripted QEMU and systemd, dbus-daemon.
@@ -153,12 +153,12 @@ async fn a_machine_that_was_registered_with_a_connection_goes_on() {
     registered.await.unwrap();
     drop(connection);
     let machine = world.machine("own").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     systemd.keeps(&["pidfd-own", "qmp-own"]).await;
 
     kill(&mut world).await;
     serve(&mut world, &systemd).await;
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     assert_eq!(peer.clients(), 1);
 
     // Nobody can connect to it again.
@@ -182,7 +182,7 @@ async fn a_service_with_nothing_to_do_ends_and_not_before() {
     let peer = world.peer("web", Model::x86(1, 4));
     serve(&mut world, &systemd).await;
     let machine = world.machine("web").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 
     let mark = world.signals.mark().await;
     drop(peer);
@@ -243,10 +243,7 @@ async fn a_real_qemu_goes_on_with_the_next_service() {
     serve(&mut world, &systemd).await;
     let machine = world.machine("web").await;
     for count in 2..5 {
-        assert_eq!(
-            machine.set(count).await,
-            Ok((vec![count - 1], vec![], vec![]))
-        );
+        assert_eq!(machine.set(count).await, Ok(Outcome::added([count - 1])));
         kill(&mut world).await;
         // Told while nobody listens, and heard all the same.
         let mark = world.signals.mark().await;
@@ -283,14 +280,17 @@ async fn a_service_that_is_killed_again_and_again_tells_the_whole_truth() {
     for _ in 0..KILLS {
         let client = machine.clone();
         let count = 1 + next(&mut seed) as u32 % 8;
-        // Who asks is not answered where the service is killed meanwhile.
-        let request = tokio::spawn(async move {
+        // The request gets no reply if the service is killed before.
+        let mut request = tokio::spawn(async move {
             let options = std::collections::HashMap::new();
             let _ = client.set_vcpus(count, options).await;
         });
-        // The moment is after some more commands, so it is in the middle of what they are for.
+        // The service is killed after a few more commands, so in the middle of the request.
         let moment = peer.all_calls() + next(&mut seed) as usize % 12;
-        peer.asked_at_all(moment, &request).await;
+        tokio::select! {
+            () = peer.asked_at_all(moment) => {}
+            _ = &mut request => {}
+        }
         kill(&mut world).await;
         request.abort();
         serve(&mut world, &systemd).await;

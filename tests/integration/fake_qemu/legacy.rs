@@ -64,7 +64,7 @@ async fn a_qemu_before_2_7_grows_by_cpu_add_and_does_not_shrink() {
     assert_eq!(machine.max_vcpus().await.unwrap(), 4);
 
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set(4).await, Ok((vec![2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([2, 3])));
     assert_eq!(*there.lock().unwrap(), 4);
     assert_eq!(ids(&added(&world.signals.since(mark).await)), [2, 3]);
     let failure = machine.set(5).await.unwrap_err();

@@ -17,18 +17,15 @@ async fn exactly_the_vcpus_of_a_list_come_and_go() {
     let mark = world.signals.mark().await;
     assert_eq!(
         machine.set_these(&[5, 3, 1], true).await,
-        Ok((vec![3, 5], vec![], vec![]))
+        Ok(Outcome::added([3, 5]))
     );
     assert_eq!(machine.present().await, [0, 1, 3, 5]);
     assert_eq!(
         machine.set_these(&[1, 5, 7], false).await,
-        Ok((vec![], vec![1, 5], vec![]))
+        Ok(Outcome::removed([1, 5]))
     );
     assert_eq!(machine.present().await, [0, 3]);
-    assert_eq!(
-        machine.set_these(&[3], true).await,
-        Ok((vec![], vec![], vec![]))
-    );
+    assert_eq!(machine.set_these(&[3], true).await, Ok(Outcome::default()));
 
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&added(&told)), [3, 5]);
@@ -56,7 +53,7 @@ async fn a_list_that_cannot_be_is_denied_whole() {
         &["power", "4, 5, 6, 7 come and go together"],
     );
     let core = power.set_these(&[4, 5, 6, 7], true).await;
-    assert_eq!(core, Ok((vec![4, 5, 6, 7], vec![], vec![])));
+    assert_eq!(core, Ok(Outcome::added([4, 5, 6, 7])));
     assert_eq!(cores.count("device_add"), 1);
     assert_eq!(peer.count("device_add") + peer.count("device_del"), 0);
 }
@@ -69,16 +66,13 @@ async fn what_is_leaving_cannot_be_asked_back_before_it_has_left() {
     model.removal = Removal::Held;
     let peer = world.peer("web", model);
     let machine = world.machine("web").await;
-    assert_eq!(machine.set_async(3).await, Ok((vec![], vec![], vec![3])));
+    assert_eq!(machine.set_async(3).await, Ok(Outcome::pending([3])));
     let busy = machine.set_these(&[3], true).await.unwrap_err();
     busy.assert(error_name::BUSY, &["web", "still leaving: vCPU 3"]);
     let path = peer.model().unplug(3);
     peer.send(&deleted(&path));
     machine.wait_for("Vcpus", 3u32).await;
-    assert_eq!(
-        machine.set_these(&[3], true).await,
-        Ok((vec![3], vec![], vec![]))
-    );
+    assert_eq!(machine.set_these(&[3], true).await, Ok(Outcome::added([3])));
 }
 
 /// Scripted QEMU, dbus-daemon.
@@ -96,7 +90,7 @@ async fn a_plan_is_what_would_be_done_and_changes_nothing() {
 
     assert_eq!(plan(6).await, json!({"added": [4, 5], "removed": []}));
     assert_eq!(plan(4).await, json!({"added": [], "removed": []}));
-    assert_eq!(machine.set_async(3).await, Ok((vec![], vec![], vec![3])));
+    assert_eq!(machine.set_async(3).await, Ok(Outcome::pending([3])));
     assert_eq!(plan(2).await, json!({"added": [], "removed": [2, 3]}));
 
     let denied = plan(9).await;

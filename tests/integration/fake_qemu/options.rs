@@ -27,9 +27,9 @@ async fn an_option_that_is_not_known_or_of_another_type_is_an_error() {
 
     let options = [("async", false.into()), ("timeout-usec", u64::MAX.into())];
     let result = machine.set_with(2, &options).await;
-    assert_eq!(result, Ok((vec![1], vec![], vec![])));
+    assert_eq!(result, Ok(Outcome::added([1])));
     let result = machine.set_with(1, &options).await;
-    assert_eq!(result, Ok((vec![], vec![1], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1])));
 }
 
 /// Scripted QEMU, dbus-daemon.

@@ -48,7 +48,7 @@ async fn a_refusal_of_linux_reaches_the_caller_and_can_be_asked_again() {
 
     peer.model().removal = Removal::Willing;
     let result = machine.set_patiently(1).await;
-    assert_eq!(result, Ok((vec![], vec![1], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1])));
 }
 
 /// Scripted QEMU, dbus-daemon.

@@ -58,7 +58,7 @@ async fn an_event_that_names_only_a_part_of_the_cpu_is_enough() {
     machine.wait_for("PendingRemovals", vec![1u32]).await;
     let path = peer.model().unplug(1);
     peer.send(&deleted(&format!("{path}/lapic")));
-    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![1], vec![])));
+    assert_eq!(waiting.await.unwrap(), Ok(Outcome::removed([1])));
 }
 
 /// Scripted QEMU, dbus-daemon.
@@ -72,7 +72,7 @@ async fn no_event_at_all_is_needed_for_a_removal_that_is_waited_for() {
     let waiting = machine.start_set(1);
     machine.wait_for("PendingRemovals", vec![1u32]).await;
     peer.model().unplug(1);
-    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![1], vec![])));
+    assert_eq!(waiting.await.unwrap(), Ok(Outcome::removed([1])));
 }
 
 /// Scripted QEMU, dbus-daemon.
@@ -90,7 +90,7 @@ async fn an_event_may_come_before_the_reply_of_its_command() {
 
     let mark = world.signals.mark().await;
     let result = machine.set_patiently(1).await;
-    assert_eq!(result, Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1, 2])));
     let told = world.signals.since(mark).await;
     let mut gone = removed(&told);
     gone.sort_by_key(|vcpu| vcpu.id);
@@ -111,7 +111,7 @@ async fn an_event_of_a_cpu_that_is_alive_changes_nothing() {
     peer.send(&deleted(&peer.model().path(1)));
     peer.asked("query-hotpluggable-cpus", looks + 1).await;
     // Answered after the look that the event led to.
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     let told = world.signals.since(mark).await;
     assert_eq!(removed(&told), []);
     assert_eq!(added(&told), [Vcpu::by_request("web", 2, "vcpu2")]);
@@ -125,7 +125,7 @@ async fn a_reset_that_completes_a_removal_is_its_cause() {
     let peer = world.peer("web", Model::x86(2, 4));
     let machine = world.machine("web").await;
     peer.model().removal = Removal::Held;
-    assert_eq!(machine.set_async(1).await, Ok((vec![], vec![], vec![1])));
+    assert_eq!(machine.set_async(1).await, Ok(Outcome::pending([1])));
 
     let mark = world.signals.mark().await;
     peer.model().unplug(1);

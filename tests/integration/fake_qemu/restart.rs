@@ -19,7 +19,7 @@ async fn a_removal_that_completes_while_the_service_is_down_is_told_with_who_ask
     let peer = world.peer("web", model);
     let machine = world.machine("web").await;
     let pending = machine.set_async(2).await;
-    assert_eq!(pending, Ok((vec![], vec![], vec![2, 3])));
+    assert_eq!(pending, Ok(Outcome::pending([2, 3])));
 
     let mark = world.signals.mark().await;
     restart(&mut world, || {
@@ -46,7 +46,7 @@ async fn a_removal_that_completes_while_the_service_is_down_is_told_with_who_ask
     let mark = world.signals.mark().await;
     let path = peer.model().unplug(2);
     peer.send(&deleted(&path));
-    assert_eq!(waiting.await.unwrap(), Ok((vec![], vec![2], vec![])));
+    assert_eq!(waiting.await.unwrap(), Ok(Outcome::removed([2])));
     let told = world.signals.since(mark).await;
     assert_eq!(removed(&told), [Vcpu::by_request("web", 2, "")]);
     assert_eq!(peer.count("device_del"), 2, "nothing is asked for twice");
@@ -58,10 +58,10 @@ async fn a_restart_without_news_tells_nothing() {
     let mut world = World::without_polkit().await;
     let _peer = world.peer("web", Model::x86(2, 4));
     let machine = world.machine("web").await;
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     let mark = world.signals.mark().await;
     restart(&mut world, || {}).await;
-    assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     let told = world.signals.since(mark).await;
     assert_eq!(added(&told), [Vcpu::by_request("web", 3, "vcpu3")]);
     assert_eq!(removed(&told), []);
@@ -160,10 +160,10 @@ async fn what_cannot_be_written_down_is_not_begun() {
     for path in &wrong {
         std::fs::remove_file(path).unwrap();
     }
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     let registered = manager.register_machine("other", address, leader());
     registered.await.unwrap();
     restart(&mut world, || ()).await;
-    assert_eq!(machine.set(1).await, Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(machine.set(1).await, Ok(Outcome::removed([1, 2])));
     assert_eq!(world.machine("other").await.vcpus().await, Ok(1));
 }

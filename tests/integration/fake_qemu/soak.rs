@@ -30,7 +30,7 @@ async fn live(world: &World, name: &str) {
     let machine = world.machine(name).await;
     // On a busy machine the peer may be slow.
     machine.wait_for("State", "running").await;
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
     machine.set_patiently(1).await.unwrap();
     drop(peer);
     fs::remove_file(world.socket(name)).unwrap();

@@ -12,7 +12,7 @@ async fn a_machine_that_cannot_unplug_is_not_asked_to() {
     model.target = "s390x";
     let peer = world.peer("mainframe", model);
     let machine = world.machine("mainframe").await;
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     let failure = machine.set(2).await.unwrap_err();
     failure.assert(error_name::NOT_SUPPORTED, &["mainframe", "s390x"]);
     assert_eq!(peer.count("device_del"), 0);

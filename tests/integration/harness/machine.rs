@@ -32,8 +32,49 @@ pub(crate) struct Failure {
     pub(crate) text: String,
 }
 
-/// What a call comes to.
-pub(crate) type Outcome = Result<Changed, Failure>;
+/// The vCPUs that a successful call changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) added: Vec<u32>,
+    pub(crate) removed: Vec<u32>,
+    pub(crate) pending: Vec<u32>,
+}
+
+impl Outcome {
+    /// Returns the outcome of a call that only added `vcpus`.
+    pub(crate) fn added(vcpus: impl IntoIterator<Item = u32>) -> Self {
+        Self {
+            added: Vec::from_iter(vcpus),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the outcome of a call that only removed `vcpus`.
+    pub(crate) fn removed(vcpus: impl IntoIterator<Item = u32>) -> Self {
+        Self {
+            removed: Vec::from_iter(vcpus),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the outcome of a call after which the removal of `vcpus` is pending.
+    pub(crate) fn pending(vcpus: impl IntoIterator<Item = u32>) -> Self {
+        Self {
+            pending: Vec::from_iter(vcpus),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Changed> for Outcome {
+    fn from((added, removed, pending): Changed) -> Self {
+        Self {
+            added,
+            removed,
+            pending,
+        }
+    }
+}
 
 impl Deref for Machine {
     type Target = MachineProxy<'static>;
@@ -62,19 +103,23 @@ impl Machine {
     }
 
     /// `SetVcpus` without options.
-    pub(crate) async fn set(&self, count: u32) -> Outcome {
+    pub(crate) async fn set(&self, count: u32) -> Result<Outcome, Failure> {
         self.set_with(count, &[]).await
     }
 
     /// `SetVcpus` with options.
-    pub(crate) async fn set_with(&self, count: u32, options: &[(&str, Variant<'_>)]) -> Outcome {
+    pub(crate) async fn set_with(
+        &self,
+        count: u32,
+        options: &[(&str, Variant<'_>)],
+    ) -> Result<Outcome, Failure> {
         let call = self.proxy.set_vcpus(count, as_dict(options));
         let result = within(format!("the answer to SetVcpus({count})"), call).await;
-        result.map_err(Failure::of)
+        result.map(Outcome::from).map_err(Failure::of)
     }
 
     /// `SetVcpu` without options.
-    pub(crate) async fn set_these(&self, vcpus: &[u32], online: bool) -> Outcome {
+    pub(crate) async fn set_these(&self, vcpus: &[u32], online: bool) -> Result<Outcome, Failure> {
         self.set_these_with(vcpus, online, &[]).await
     }
 
@@ -84,26 +129,26 @@ impl Machine {
         vcpus: &[u32],
         online: bool,
         options: &[(&str, Variant<'_>)],
-    ) -> Outcome {
+    ) -> Result<Outcome, Failure> {
         let call = self.proxy.set_vcpu(vcpus, online, as_dict(options));
         let result = within(format!("the answer to SetVcpu({vcpus:?})"), call).await;
-        result.map_err(Failure::of)
+        result.map(Outcome::from).map_err(Failure::of)
     }
 
     /// `SetVcpus` that does not wait for removals.
-    pub(crate) async fn set_async(&self, count: u32) -> Outcome {
+    pub(crate) async fn set_async(&self, count: u32) -> Result<Outcome, Failure> {
         self.set_with(count, &[("async", true.into())]).await
     }
 
     /// `SetVcpus` that waits for removals as long as it takes.
-    pub(crate) async fn set_patiently(&self, count: u32) -> Outcome {
+    pub(crate) async fn set_patiently(&self, count: u32) -> Result<Outcome, Failure> {
         let limit = Duration::from_secs(600).as_micros() as u64;
         self.set_with(count, &[("timeout-usec", limit.into())])
             .await
     }
 
     /// Starts a `SetVcpus` that waits for removals as long as it takes.
-    pub(crate) fn start_set(&self, count: u32) -> JoinHandle<Outcome> {
+    pub(crate) fn start_set(&self, count: u32) -> JoinHandle<Result<Outcome, Failure>> {
         let machine = self.clone();
         tokio::spawn(async move { machine.set_patiently(count).await })
     }

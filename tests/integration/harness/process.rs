@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::process::ExitStatus;
 
+use fake_qemu::until;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
@@ -30,12 +31,8 @@ pub(crate) async fn sleeper(mut command: Command) -> Process {
     let process = Process::spawn("sleep", command.arg("600"));
     // setpriv has changed the user when it becomes sleep.
     let comm = format!("/proc/{}/comm", process.pid());
-    let sleeps = async {
-        while std::fs::read_to_string(&comm).expect("it runs") != "sleep\n" {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("a process to sleep", sleeps).await;
+    let sleeps = || std::fs::read_to_string(&comm).expect("it runs") == "sleep\n";
+    until("a process to sleep", sleeps).await;
     process
 }
 

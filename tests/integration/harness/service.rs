@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::thread;
 
+use futures_util::StreamExt;
+use inotify::{Inotify, WatchMask};
 use rustix::process::Signal;
 
 use super::bus::Bus;
@@ -72,12 +74,23 @@ impl Service {
 
     /// Waits until it has logged something with `text` in it.
     pub(crate) async fn has_logged(&self, text: &str) {
+        let what = format!("{text:?} in the log");
+        self.logs(&what, |log| log.contains(text)).await;
+    }
+
+    /// Waits for `what`: a log for which `condition` is true.
+    pub(crate) async fn logs(&self, what: &str, condition: impl Fn(&str) -> bool) {
+        let inotify = Inotify::init().expect("a watch is free");
+        let watched = inotify.watches().add(&self.log, WatchMask::MODIFY);
+        watched.expect("the log exists");
+        let events = inotify.into_event_stream([0; 4096]);
+        let mut events = events.expect("a descriptor is free");
         let logged = async {
-            while !self.log().contains(text) {
-                tokio::task::yield_now().await;
+            while !condition(&self.log()) {
+                events.next().await;
             }
         };
-        within(format!("{text:?} in the log"), logged).await;
+        within(what, logged).await;
     }
 
     /// The most memory that it had, in MiB (`VmHWM` in `proc_pid_status(5)`).

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use fake_qemu::{Model, Peer, until};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::net::UnixStream;
@@ -20,7 +21,6 @@ use super::guest::follow;
 use super::machine::{Failure, Machine};
 use super::polkit::Polkit;
 use super::process::{Process, command, command_of_nobody};
-use super::scripted::{Model, Peer};
 use super::service::Service;
 use super::signals::{Signal, Signals};
 use super::wait::within;
@@ -247,17 +247,12 @@ impl World {
         // A socket file appears before the socket listens.
         const ACCEPTS: &str = " 00010000 ";
         let path = format!(" {}", socket.display());
-        let listens = async {
-            loop {
-                let sockets = fs::read_to_string("/proc/net/unix").expect("Linux has it");
-                let mut own = sockets.lines().filter(|line| line.ends_with(&path));
-                if own.any(|line| line.contains(ACCEPTS)) {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
+        let listens = || {
+            let sockets = fs::read_to_string("/proc/net/unix").expect("Linux has it");
+            let mut own = sockets.lines().filter(|line| line.ends_with(&path));
+            own.any(|line| line.contains(ACCEPTS))
         };
-        within("socat to listen", listens).await;
+        until("socat to listen", listens).await;
         (process, UnixStream::from_std(ours).expect("it is a socket"))
     }
 

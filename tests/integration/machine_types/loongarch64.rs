@@ -24,9 +24,9 @@ async fn a_loongarch64_grows() {
     assert_eq!(machine.vcpus_per_slot().await.unwrap(), 1);
 
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     let result = machine.set_these(&[7], true).await;
-    assert_eq!(result, Ok((vec![7], vec![], vec![])));
+    assert_eq!(result, Ok(Outcome::added([7])));
     let told = world.signals.since(mark).await;
     let expected = [1, 2, 7].map(|id| Vcpu::by_request("dragon", id, &format!("vcpu{id}")));
     assert_eq!(added(&told), expected);
@@ -43,7 +43,7 @@ async fn what_a_loongarch64_is_asked_to_give_up_is_pending() {
     machine.set(3).await.unwrap();
 
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set_async(2).await, Ok((vec![], vec![], vec![2])));
+    assert_eq!(machine.set_async(2).await, Ok(Outcome::pending([2])));
     let told = world.signals.since(mark).await;
     assert_eq!(changes_of(&told, "PendingRemovals"), [json!([2])]);
     assert_eq!(removed(&told), []);

@@ -19,10 +19,10 @@ async fn a_pc_grows_and_shrinks() {
     assert_eq!(machine.vcpus_per_slot().await.unwrap(), 1);
 
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     qemu.online("0-2").await;
     let result = machine.set_patiently(1).await;
-    assert_eq!(result, Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1, 2])));
     qemu.online("0").await;
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&added(&told)), [1, 2]);

@@ -31,7 +31,7 @@ async fn a_pseries_grows_and_shrinks_by_single_vcpus_where_cores_have_one_thread
     assert_eq!(machine.max_vcpus().await.unwrap(), 64);
 
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
     let three = [1, 2, 3].map(|id| Vcpu::by_request("power", id, &format!("vcpu{id}")));
     assert_eq!(added(&world.signals.since(mark).await), three);
     assert_eq!(qemu.threads().await.len(), 4);
@@ -39,7 +39,7 @@ async fn a_pseries_grows_and_shrinks_by_single_vcpus_where_cores_have_one_thread
     // The firmware gives up every core at once: none is ever pending.
     let mark = world.signals.mark().await;
     let result = machine.set_these(&[1, 3], false).await;
-    assert_eq!(result, Ok((vec![], vec![1, 3], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1, 3])));
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&removed(&told)), [1, 3]);
     assert_eq!(changes_of(&told, "Vcpus"), [2]);
@@ -47,8 +47,8 @@ async fn a_pseries_grows_and_shrinks_by_single_vcpus_where_cores_have_one_thread
     assert_eq!(machine.present().await, [0, 2]);
 
     // The gap is filled first.
-    assert_eq!(machine.set(3).await, Ok((vec![1], vec![], vec![])));
-    assert_eq!(machine.set(1).await, Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1])));
+    assert_eq!(machine.set(1).await, Ok(Outcome::removed([1, 2])));
     assert_eq!(qemu.threads().await.len(), 1);
 }
 
@@ -64,7 +64,7 @@ async fn a_pseries_grows_and_shrinks_by_whole_cores() {
 
     let mark = world.signals.mark().await;
     let eight: Vec<u32> = (4..12).collect();
-    assert_eq!(machine.set(12).await, Ok((eight.clone(), vec![], vec![])));
+    assert_eq!(machine.set(12).await, Ok(Outcome::added(eight.clone())));
     let told = world.signals.since(mark).await;
     let expected: Vec<Vcpu> = (4..12)
         .map(|id| Vcpu::by_request("power", id, &format!("vcpu{}", id / 4 * 4)))
@@ -82,7 +82,7 @@ async fn a_pseries_grows_and_shrinks_by_whole_cores() {
 
     let mark = world.signals.mark().await;
     let result = machine.set(4).await;
-    assert_eq!(result, Ok((vec![], eight.clone(), vec![])));
+    assert_eq!(result, Ok(Outcome::removed(eight.clone())));
     let told = world.signals.since(mark).await;
     let mut gone = removed(&told);
     gone.sort_by_key(|vcpu| vcpu.id);
@@ -120,9 +120,9 @@ async fn a_part_of_a_pseries_core_is_denied() {
     assert_eq!(qemu.count("device_del"), 0);
 
     let result = machine.set_these(&[4, 5, 6, 7], false).await;
-    assert_eq!(result, Ok((vec![], vec![4, 5, 6, 7], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([4, 5, 6, 7])));
     let gap = machine.set_these(&[12, 13, 14, 15], true).await;
-    assert_eq!(gap, Ok((vec![12, 13, 14, 15], vec![], vec![])));
+    assert_eq!(gap, Ok(Outcome::added([12, 13, 14, 15])));
     assert_eq!(qemu.threads().await.len(), 8);
 }
 
@@ -141,10 +141,10 @@ async fn a_linux_on_a_pseries_takes_and_gives_up_whole_cores() {
 
     let mark = world.signals.mark().await;
     let four = vec![4, 5, 6, 7];
-    assert_eq!(machine.set(8).await, Ok((four.clone(), vec![], vec![])));
+    assert_eq!(machine.set(8).await, Ok(Outcome::added(four.clone())));
     qemu.online("0-7").await;
     let result = machine.set_patiently(4).await;
-    assert_eq!(result, Ok((vec![], four.clone(), vec![])));
+    assert_eq!(result, Ok(Outcome::removed(four.clone())));
     qemu.online("0-3").await;
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&added(&told)), four);
@@ -165,7 +165,7 @@ async fn a_linux_on_a_pseries_keeps_a_core_that_it_needs() {
     let mut qemu = Qemu::start(&world, "power", &boot).await;
     let machine = world.machine("power").await;
     qemu.online("0").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     qemu.online("0-1").await;
     qemu.order("offline 0").await;
     qemu.online("1").await;
@@ -183,7 +183,7 @@ async fn a_linux_on_a_pseries_keeps_a_core_that_it_needs() {
     qemu.order("online 0").await;
     qemu.online("0-1").await;
     let result = machine.set_patiently(1).await;
-    assert_eq!(result, Ok((vec![], vec![1], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1])));
     qemu.online("0").await;
 }
 
@@ -207,7 +207,7 @@ async fn a_reset_of_a_pseries_completes_a_removal() {
     let four = vec![4, 5, 6, 7];
     assert_eq!(
         machine.set_async(4).await,
-        Ok((vec![], vec![], four.clone()))
+        Ok(Outcome::pending(four.clone()))
     );
     assert_eq!(machine.pending().await, four);
     let mark = world.signals.mark().await;

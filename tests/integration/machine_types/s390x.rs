@@ -26,11 +26,11 @@ async fn an_s390x_grows() {
     assert_eq!(machine.vcpus_per_slot().await.unwrap(), 1);
 
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     // Drawer 1 starts at 32.
     assert_eq!(
         machine.set_these(&[40], true).await,
-        Ok((vec![40], vec![], vec![]))
+        Ok(Outcome::added([40]))
     );
     let told = world.signals.since(mark).await;
     let expected = [1, 2, 40].map(|id| Vcpu::by_request("frame", id, &format!("vcpu{id}")));

@@ -18,7 +18,7 @@ async fn boot_vcpus_are_removed_but_for_the_first() {
 
     let mark = world.signals.mark().await;
     let result = machine.set_patiently(2).await;
-    assert_eq!(result, Ok((vec![], vec![2, 3], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([2, 3])));
     qemu.online("0-1").await;
     let gone = removed(&world.signals.since(mark).await);
     assert_eq!(ids(&gone), [2, 3]);
@@ -26,10 +26,10 @@ async fn boot_vcpus_are_removed_but_for_the_first() {
     assert_eq!(machine.present().await, [0, 1]);
 
     // One that came in the place of a boot vCPU goes as any other.
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     qemu.online("0-2").await;
     let result = machine.set_patiently(1).await;
-    assert_eq!(result, Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1, 2])));
     let failure = machine.set(0).await.unwrap_err();
     failure.assert(error_name::OUT_OF_RANGE, &["1 to 64"]);
 }

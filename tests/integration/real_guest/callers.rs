@@ -15,14 +15,14 @@ async fn two_callers_at_once_both_get_a_true_answer() {
     let told = world.signals.since(mark).await;
     let (three, five) = (three.unwrap(), five.unwrap());
     // One of them was first, and so was a growth; the other found what that had left.
-    let (came, went) = if three.1.is_empty() {
-        assert_eq!(three.0, [1, 2]);
-        assert_eq!(five, (vec![3, 4], vec![], vec![]));
+    let (came, went) = if three.removed.is_empty() {
+        assert_eq!(three.added, [1, 2]);
+        assert_eq!(five, Outcome::added([3, 4]));
         qemu.online("0-4").await;
         (vec![1, 2, 3, 4], vec![])
     } else {
-        assert_eq!(five, (vec![1, 2, 3, 4], vec![], vec![]));
-        assert_eq!(three, (vec![], vec![3, 4], vec![]));
+        assert_eq!(five, Outcome::added([1, 2, 3, 4]));
+        assert_eq!(three, Outcome::removed([3, 4]));
         qemu.online("0-2").await;
         (vec![1, 2, 3, 4], vec![3, 4])
     };

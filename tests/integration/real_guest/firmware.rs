@@ -14,7 +14,7 @@ async fn what_qemu_says_reaches_the_caller_where_no_guest_can_give_up_a_cpu() {
     };
     let mut qemu = Qemu::start(&world, "bare", &boot).await;
     let machine = world.machine("bare").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 
     let mark = world.signals.mark().await;
     let failure = machine.set(1).await.unwrap_err();

@@ -22,7 +22,7 @@ async fn a_guest_grows_and_shrinks() {
 
 async fn grows(world: &World, machine: &Machine, qemu: &mut Qemu) {
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
 
     let told = world.signals.since(mark).await;
     let expected: Vec<Vcpu> = (1..4)
@@ -74,7 +74,7 @@ async fn does_not_grow_too_far(world: &World, machine: &Machine, qemu: &mut Qemu
 async fn shrinks(world: &World, machine: &Machine, qemu: &mut Qemu) {
     let mark = world.signals.mark().await;
     let removals = machine.set_patiently(1).await;
-    assert_eq!(removals, Ok((vec![], vec![1, 2, 3], vec![])));
+    assert_eq!(removals, Ok(Outcome::removed([1, 2, 3])));
 
     let told = world.signals.since(mark).await;
     let mut gone = removed(&told);

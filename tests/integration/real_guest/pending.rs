@@ -18,7 +18,7 @@ async fn a_removal_that_nobody_waits_for_is_pending_until_the_guest_gave_up_the_
     qemu.execute("stop", json!({})).await;
     machine.wait_for("State", "paused").await;
     let mark = world.signals.mark().await;
-    assert_eq!(machine.set_async(1).await, Ok((vec![], vec![], vec![1, 2])));
+    assert_eq!(machine.set_async(1).await, Ok(Outcome::pending([1, 2])));
     let told = world.signals.since(mark).await;
     assert_eq!(changes_of(&told, "PendingRemovals"), [json!([1, 2])]);
     assert_eq!(machine.pending().await, [1, 2]);

@@ -53,7 +53,7 @@ async fn vcpus_run_where_they_are_pinned_whenever_they_come() {
     assert_eq!(rows[1]["priority"], 0);
 
     // One that is not there yet has its pin when the call returns.
-    assert_eq!(machine.set(4).await, Ok((vec![2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([2, 3])));
     let rows = machine.rows().await;
     assert_eq!(of_thread(&rows[2]).0, cpus(&all));
     assert_eq!(of_thread(&rows[3]).0, cpus("0"));

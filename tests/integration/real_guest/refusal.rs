@@ -36,6 +36,6 @@ async fn a_guest_that_refuses_can_be_asked_again() {
 
     qemu.order("unrefuse 1").await;
     let result = machine.set_patiently(1).await;
-    assert_eq!(result, Ok((vec![], vec![1], vec![])));
+    assert_eq!(result, Ok(Outcome::removed([1])));
     qemu.online("0").await;
 }

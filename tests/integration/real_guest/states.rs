@@ -24,7 +24,7 @@ async fn a_machine_that_is_paused_grows() {
     let mark = world.signals.mark().await;
     qemu.execute("stop", json!({})).await;
     machine.wait_for("State", "paused").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     qemu.execute("system_reset", json!({})).await;
     qemu.execute("cont", json!({})).await;
     machine.wait_for("State", "running").await;
@@ -66,7 +66,7 @@ async fn a_machine_that_is_migrated_neither_grows_nor_shrinks_until_that_is_over
 
     qemu.execute("migrate_cancel", json!({})).await;
     qemu.migration("cancelled").await;
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
 
     qemu.execute("migrate-set-parameters", limit(1 << 30)).await;
     qemu.execute("migrate", to_nowhere).await;
@@ -106,5 +106,5 @@ async fn a_machine_that_is_not_made_yet_has_no_vcpus_and_gets_none() {
         came,
         [0, 1].map(|id| Vcpu::by_cause("web", id, "", "external"))
     );
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
 }

@@ -112,16 +112,13 @@ async fn a_thousand_cpus_are_one_look() {
     let mark = world.signals.mark().await;
     let looks = peer.count("query-hotpluggable-cpus");
     let hundred: Vec<u32> = (1..100).collect();
-    assert_eq!(
-        machine.set(100).await,
-        Ok((hundred.clone(), vec![], vec![]))
-    );
+    assert_eq!(machine.set(100).await, Ok(Outcome::added(hundred.clone())));
     assert_eq!(peer.count("query-hotpluggable-cpus"), looks + 1);
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&added(&told)), hundred);
     assert_eq!(changes_of(&told, "Vcpus"), [100]);
     let result = machine.set_these(&[1023], true).await;
-    assert_eq!(result, Ok((vec![1023], vec![], vec![])));
+    assert_eq!(result, Ok(Outcome::added([1023])));
 }
 
 /// Scripted QEMU, dbus-daemon.
@@ -148,10 +145,10 @@ async fn the_order_of_qemus_list_is_of_no_consequence_and_holes_in_it_neither() 
     let mark = world.signals.mark().await;
     for (count, socket) in [(3, 2), (4, 5), (5, 6)] {
         let vcpu = count - 1;
-        assert_eq!(machine.set(count).await, Ok((vec![vcpu], vec![], vec![])));
+        assert_eq!(machine.set(count).await, Ok(Outcome::added([vcpu])));
         assert_eq!(machine.rows().await[vcpu as usize]["socket-id"], socket);
     }
-    assert_eq!(machine.set(2).await, Ok((vec![], vec![2, 3, 4], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::removed([2, 3, 4])));
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&added(&told)), [2, 3, 4]);
     assert_eq!(ids(&removed(&told)), [2, 3, 4]);
@@ -178,7 +175,7 @@ async fn passes_on_properties_that_it_does_not_know() {
     });
     world.serve().await;
     let machine = world.machine("web").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     let arguments = &peer.calls("device_add")[0].arguments;
     assert_eq!(arguments["ring-id"], ring);
     assert_eq!(arguments["label"], label);

@@ -31,7 +31,7 @@ pub(super) struct Player {
 
 /// A `SetVcpu` that waits for removals.
 struct Waiting {
-    call: JoinHandle<Outcome>,
+    call: JoinHandle<Result<Outcome, Failure>>,
     outstanding: BTreeSet<String>,
     removed: Vec<u32>,
     refused: Vec<String>,
@@ -259,7 +259,7 @@ impl Player {
         }
         vcpus.sort_unstable();
         let result = self.machine.set_these(&vcpus, true).await;
-        assert_eq!(result, Ok((vcpus.clone(), vec![], vec![])));
+        assert_eq!(result, Ok(Outcome::added(vcpus.clone())));
         let width = vcpus.len() / commands.len();
         for group in vcpus.chunks(width) {
             let alias = format!("vcpu{}", group[0]);
@@ -437,7 +437,7 @@ impl Player {
             let outcome = within("the answer to SetVcpu", call).await;
             let outcome = outcome.expect("the call does not panic");
             if refused.is_empty() {
-                assert_eq!(outcome, Ok((vec![], removed, vec![])));
+                assert_eq!(outcome, Ok(Outcome::removed(removed)));
             } else {
                 let reasons: Vec<&str> = refused.iter().map(String::as_str).collect();
                 outcome

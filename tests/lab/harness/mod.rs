@@ -1,5 +1,4 @@
-//! What the tests of the lab are made of: the parts of the host they run in, and what the suite
-//! outside has of use here.
+//! The parts of the tests in the lab: those of the host, and some of the integration tests.
 
 // The integration tests use everything in these modules, the lab a part.
 #[allow(dead_code)]
@@ -27,7 +26,7 @@ pub(crate) use groups::{Groups, list_of, scheduling_of};
 pub(crate) use guest::Guest;
 pub(crate) use host::{Host, output};
 pub(crate) use json::Dict;
-pub(crate) use machine::{Failure, Machine};
+pub(crate) use machine::{Failure, Machine, Outcome};
 pub(crate) use place::Place;
 pub(crate) use process::{Process, command};
 pub(crate) use signals::{Signal, Vcpu, added, ids, removed};

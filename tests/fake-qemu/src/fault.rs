@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The command is not executed, and the connection ends.
     Unheard,
     /// The connection ends before the message.
@@ -34,7 +34,7 @@ pub(crate) enum Fault {
 }
 
 /// What comes of a message, and whether more comes after it.
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// These bytes.
     Bytes(Vec<u8>),
     /// These, and then the connection ends.
@@ -45,7 +45,7 @@ pub(crate) enum Outcome {
 
 impl Fault {
     /// All faults.
-    pub(crate) const ALL: [Self; 13] = [
+    pub const ALL: [Self; 13] = [
         Self::Unheard,
         Self::HangUp,
         Self::Half,
@@ -62,7 +62,7 @@ impl Fault {
     ];
 
     /// What it makes of `message`.
-    pub(crate) fn befall(self, message: &Value) -> Outcome {
+    pub fn befall(self, message: &Value) -> Outcome {
         let line = |message: &Value| format!("{message}\r\n").into_bytes();
         let mut wrong = message.clone();
         let bytes = match self {

@@ -1,10 +1,15 @@
-//! A QMP peer that does what a real QEMU cannot be made to do. It lives in the test's process,
-//! which is thus the leader of its machine.
+//! A fake QEMU for tests: a QMP peer that does things that a test cannot make a real QEMU do. It runs in
+//! the process of the test, which is therefore the leader of its machine.
+//!
+//! [`Peer`] has a [`Model`] of the vCPUs, and can be scripted. [`Replay`] replays a recorded conversation.
+//! [`Canned`] sends fixed replies.
 
+mod canned;
 mod fault;
 mod model;
 mod replay;
 mod thread;
+mod wait;
 
 use std::io;
 use std::path::Path;
@@ -18,18 +23,19 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::wait::within;
 use fault::Outcome;
 
-pub(crate) use fault::Fault;
-pub(crate) use model::{Call, Model, Removal, Threads, UUID, deleted, event, ost};
-pub(crate) use replay::{Command, Next, Replay, Sent};
+pub use canned::Canned;
+pub use fault::Fault;
+pub use model::{Call, Model, Removal, Threads, UUID, deleted, event, ost};
+pub use replay::{Command, Next, Replay, Sent};
+pub use wait::{until, within};
 
 /// What to send instead of what the model answers; `None` for what it answers.
 type Script = Box<dyn FnMut(&mut Model, &Call) -> Option<Vec<Value>> + Send>;
 
 /// A scripted QEMU. It ends when this is dropped.
-pub(crate) struct Peer {
+pub struct Peer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -61,38 +67,38 @@ enum Outgoing {
 
 impl Peer {
     /// Listens at `socket` with `model`.
-    pub(crate) fn start(socket: &Path, model: Model) -> Self {
+    pub fn start(socket: &Path, model: Model) -> Self {
         Self::listen(socket, Shared::new(model))
     }
 
     /// Listens at `socket` and greets clients with `opening`.
-    pub(crate) fn start_with(socket: &Path, opening: &'static str) -> Self {
+    pub fn start_with(socket: &Path, opening: &'static str) -> Self {
         let mut shared = Shared::new(Model::x86(1, 1));
         shared.opening = Some(opening);
         Self::listen(socket, shared)
     }
 
     /// Listens, and `fault` befalls the message of that number: the first greeting is number 0.
-    pub(crate) fn start_faulty(socket: &Path, model: Model, fault: Option<(usize, Fault)>) -> Self {
+    pub fn start_faulty(socket: &Path, model: Model, fault: Option<(usize, Fault)>) -> Self {
         let mut shared = Shared::new(model);
         shared.fault = fault;
         Self::listen(socket, shared)
     }
 
     /// How many messages it has sent by itself, over all connections.
-    pub(crate) fn sent(&self) -> usize {
+    pub fn sent(&self) -> usize {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// Listens, but says nothing until [`Peer::accept`].
-    pub(crate) fn start_silent(socket: &Path, model: Model) -> Self {
+    pub fn start_silent(socket: &Path, model: Model) -> Self {
         let mut shared = Shared::new(model);
         shared.accepting = watch::Sender::new(false);
         Self::listen(socket, shared)
     }
 
     /// Speaks over a connection that is there, and no other.
-    pub(crate) fn on(stream: UnixStream, model: Model) -> Self {
+    pub fn on(stream: UnixStream, model: Model) -> Self {
         let shared = Arc::new(Shared::new(model));
         let served = shared.clone();
         let task = tokio::spawn(async move { served.serve_one(stream).await });
@@ -107,12 +113,12 @@ impl Peer {
     }
 
     /// The model, to look at or to change.
-    pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
+    pub fn model(&self) -> MutexGuard<'_, Model> {
         lock(&self.shared.model)
     }
 
     /// From now on `script` decides what is sent when a command comes.
-    pub(crate) fn script(
+    pub fn script(
         &self,
         script: impl FnMut(&mut Model, &Call) -> Option<Vec<Value>> + Send + 'static,
     ) {
@@ -120,23 +126,23 @@ impl Peer {
     }
 
     /// Sends an event, or any other message.
-    pub(crate) fn send(&self, message: &Value) {
+    pub fn send(&self, message: &Value) {
         self.send_raw(format!("{message}\r\n").into_bytes());
     }
 
     /// Sends anything.
-    pub(crate) fn send_raw(&self, bytes: impl Into<Vec<u8>>) {
+    pub fn send_raw(&self, bytes: impl Into<Vec<u8>>) {
         self.tell(Outgoing::Bytes(bytes.into()));
     }
 
     /// Closes the connection, and greets no other until [`Peer::accept`].
-    pub(crate) fn hang_up(&self) {
+    pub fn hang_up(&self) {
         self.shared.accepting.send_replace(false);
         self.tell(Outgoing::HangUp);
     }
 
     /// Greets who has connected, and who will.
-    pub(crate) fn accept(&self) {
+    pub fn accept(&self) {
         self.shared.accepting.send_replace(true);
     }
 
@@ -146,25 +152,25 @@ impl Peer {
     }
 
     /// How often it was asked `command`.
-    pub(crate) fn count(&self, command: &str) -> usize {
+    pub fn count(&self, command: &str) -> usize {
         self.calls(command).len()
     }
 
     /// What it was asked with `command`.
-    pub(crate) fn calls(&self, command: &str) -> Vec<Call> {
+    pub fn calls(&self, command: &str) -> Vec<Call> {
         let calls = self.shared.calls.borrow();
         let of_command = calls.iter().filter(|call| call.command == command);
         of_command.cloned().collect()
     }
 
     /// How often it was asked anything.
-    pub(crate) fn all_calls(&self) -> usize {
+    pub fn all_calls(&self) -> usize {
         self.shared.calls.borrow().len()
     }
 
     /// Waits until it was asked `command` `count` times in all.
     #[track_caller]
-    pub(crate) fn asked(&self, command: &str, count: usize) -> impl Future<Output = ()> {
+    pub fn asked(&self, command: &str, count: usize) -> impl Future<Output = ()> {
         let mut calls = self.shared.calls.subscribe();
         let what = format!("{command} number {count}");
         let command = command.to_owned();
@@ -177,29 +183,23 @@ impl Peer {
         })
     }
 
-    /// Waits until it was asked anything `count` times in all, or `request` has ended.
-    pub(crate) async fn asked_at_all(&self, count: usize, request: &JoinHandle<()>) {
+    /// Waits until it has received `count` commands in all.
+    #[track_caller]
+    pub fn asked_at_all(&self, count: usize) -> impl Future<Output = ()> {
         let mut calls = self.shared.calls.subscribe();
-        let asked = async {
-            let mut end = std::pin::pin!(calls.wait_for(|calls| calls.len() >= count));
-            while !request.is_finished() {
-                tokio::select! {
-                    _ = &mut end => return,
-                    () = tokio::task::yield_now() => {}
-                }
-            }
-        };
-        within(format!("command number {count}"), asked).await;
+        within(format!("command number {count}"), async move {
+            let _ = calls.wait_for(|calls| calls.len() >= count).await;
+        })
     }
 
     /// How many clients it has had.
-    pub(crate) fn clients(&self) -> u32 {
+    pub fn clients(&self) -> u32 {
         *self.shared.clients.borrow()
     }
 
     /// Waits until it has had `count` clients.
     #[track_caller]
-    pub(crate) fn had_clients(&self, count: u32) -> impl Future<Output = ()> {
+    pub fn had_clients(&self, count: u32) -> impl Future<Output = ()> {
         let mut clients = self.shared.clients.subscribe();
         within(format!("client number {count}"), async move {
             let _ = clients.wait_for(|clients| *clients >= count).await;

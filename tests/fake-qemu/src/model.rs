@@ -7,29 +7,29 @@ use serde_json::{Map, Value, json};
 use super::thread::Parked;
 
 /// A machine of hotpluggable entities: a CPU each on x86, a core of several on pseries.
-pub(crate) struct Model {
+pub struct Model {
     /// QEMU's name of what it emulates.
-    pub(crate) target: &'static str,
+    pub target: &'static str,
     driver: &'static str,
     /// How many vCPUs an entity has.
     width: usize,
     slots: Vec<Slot>,
     plugged: u64,
     /// Ids that devices have, CPUs or others.
-    pub(crate) ids: BTreeSet<String>,
+    pub ids: BTreeSet<String>,
     /// What becomes of `device_del`.
-    pub(crate) removal: Removal,
+    pub removal: Removal,
     /// Whose threads run the vCPUs.
-    pub(crate) threads: Threads,
+    pub threads: Threads,
     /// QEMU's word for the run state.
-    pub(crate) status: &'static str,
+    pub status: &'static str,
     /// What it was asked for though it was so already.
     superfluous: Vec<String>,
 }
 
 /// What a guest does when it is asked to give up a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Removal {
+pub enum Removal {
     /// It gives it up at once.
     Willing,
     /// It takes its time.
@@ -38,7 +38,7 @@ pub(crate) enum Removal {
 
 /// Whose threads QEMU names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Threads {
+pub enum Threads {
     /// The peer's own.
     Own,
     /// Those of a process that is not the peer.
@@ -47,10 +47,13 @@ pub(crate) enum Threads {
 
 /// A command as the peer got it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Call {
-    pub(crate) command: String,
-    pub(crate) arguments: Value,
-    pub(crate) id: Value,
+pub struct Call {
+    /// The name of the command.
+    pub command: String,
+    /// Its arguments; null without any.
+    pub arguments: Value,
+    /// The id that the reply must have.
+    pub id: Value,
 }
 
 struct Slot {
@@ -70,25 +73,25 @@ const OTHER_PROCESS: u32 = 1;
 
 impl Call {
     /// The reply that says it was done.
-    pub(crate) fn reply(&self, value: Value) -> Value {
+    pub fn reply(&self, value: Value) -> Value {
         json!({"return": value, "id": self.id})
     }
 
     /// The reply that says it was not.
-    pub(crate) fn refusal(&self, text: &str) -> Value {
+    pub fn refusal(&self, text: &str) -> Value {
         json!({"error": {"class": "GenericError", "desc": text}, "id": self.id})
     }
 }
 
 impl Model {
     /// A PC with `present` of `max` CPUs, which are entities of one vCPU each.
-    pub(crate) fn x86(present: usize, max: usize) -> Self {
+    pub fn x86(present: usize, max: usize) -> Self {
         let props = |n| json!({"socket-id": n, "core-id": 0, "thread-id": 0});
         Self::new("x86_64", "qemu64-x86_64-cpu", 1, present, max, props)
     }
 
     /// A pseries machine with `present` of `max` cores of four vCPUs each.
-    pub(crate) fn pseries(present: usize, max: usize) -> Self {
+    pub fn pseries(present: usize, max: usize) -> Self {
         let props = |n| json!({"core-id": 4 * n});
         Self::new(
             "ppc64",
@@ -131,18 +134,18 @@ impl Model {
     }
 
     /// What it was asked for though it was so already, or by a name that something else has.
-    pub(crate) fn superfluous(&self) -> &[String] {
+    pub fn superfluous(&self) -> &[String] {
         &self.superfluous
     }
 
     /// Plugs entity `n` with `id`, as another QMP client would.
-    pub(crate) fn plug(&mut self, n: usize, id: &str) {
+    pub fn plug(&mut self, n: usize, id: &str) {
         self.ids.insert(id.to_owned());
         self.insert(n, format!("/machine/peripheral/{id}"));
     }
 
     /// Takes entity `n` away. Returns its QOM path.
-    pub(crate) fn unplug(&mut self, n: usize) -> String {
+    pub fn unplug(&mut self, n: usize) -> String {
         let gone = self.slots[n].plugged.take().expect("it is plugged in");
         if let Some(id) = gone.path.strip_prefix("/machine/peripheral/") {
             self.ids.remove(id);
@@ -151,19 +154,19 @@ impl Model {
     }
 
     /// The QOM path of entity `n`, which is plugged in.
-    pub(crate) fn path(&self, n: usize) -> String {
+    pub fn path(&self, n: usize) -> String {
         let plugged = self.slots[n].plugged.as_ref().expect("it is plugged in");
         plugged.path.clone()
     }
 
     /// The entity at the QOM path `path`.
-    pub(crate) fn at(&self, path: &str) -> Option<usize> {
+    pub fn at(&self, path: &str) -> Option<usize> {
         let is_there = |slot: &Slot| slot.plugged.as_ref().is_some_and(|p| p.path == path);
         self.slots.iter().position(is_there)
     }
 
     /// The host threads of entity `n`.
-    pub(crate) fn threads_of(&self, n: usize) -> Vec<u32> {
+    pub fn threads_of(&self, n: usize) -> Vec<u32> {
         let plugged = self.slots[n].plugged.as_ref();
         plugged.map_or_else(Vec::new, |plugged| plugged.threads.clone())
     }
@@ -181,7 +184,7 @@ impl Model {
     }
 
     /// What QEMU sends when it is asked `call`: its reply, and events.
-    pub(crate) fn answer(&mut self, call: &Call) -> Vec<Value> {
+    pub fn answer(&mut self, call: &Call) -> Vec<Value> {
         let value = match call.command.as_str() {
             "qmp_capabilities" => json!({}),
             "query-commands" => COMMANDS.iter().map(|name| json!({"name": name})).collect(),
@@ -283,7 +286,7 @@ impl Model {
 }
 
 /// `DEVICE_DELETED` of what was at `path`.
-pub(crate) fn deleted(path: &str) -> Value {
+pub fn deleted(path: &str) -> Value {
     let mut data = json!({"path": path});
     if let Some(id) = path.strip_prefix("/machine/peripheral/")
         && !id.contains('/')
@@ -294,7 +297,7 @@ pub(crate) fn deleted(path: &str) -> Value {
 }
 
 /// `ACPI_DEVICE_OST` for CPU slot `slot`, with the `device` where QEMU names it.
-pub(crate) fn ost(slot: usize, device: Option<&str>, source: u32, status: u32) -> Value {
+pub fn ost(slot: usize, device: Option<&str>, source: u32, status: u32) -> Value {
     let mut info = json!({
         "slot-type": "CPU", "slot": slot.to_string(), "source": source, "status": status,
     });
@@ -305,13 +308,13 @@ pub(crate) fn ost(slot: usize, device: Option<&str>, source: u32, status: u32) -
 }
 
 /// The event `name` with `data`.
-pub(crate) fn event(name: &str, data: Value) -> Value {
+pub fn event(name: &str, data: Value) -> Value {
     let timestamp = json!({"seconds": 1_795_231_039, "microseconds": 42});
     json!({"event": name, "data": data, "timestamp": timestamp})
 }
 
 /// The UUID of every scripted machine.
-pub(crate) const UUID: &str = "c0ffee00-1234-4abc-8def-0123456789ab";
+pub const UUID: &str = "c0ffee00-1234-4abc-8def-0123456789ab";
 
 const COMMANDS: &[&str] = &[
     "device_add",

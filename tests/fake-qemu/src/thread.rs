@@ -1,10 +1,10 @@
-//! Threads that stand for vCPUs: they are there and do nothing.
+//! Threads in the place of vCPU threads. They do nothing.
 
 use std::fs;
 use std::sync::mpsc;
 use std::thread;
 
-/// A thread of this process that lives as long as this.
+/// A thread of this process. It ends when this is dropped.
 pub(crate) struct Parked {
     id: u32,
     _release: mpsc::Sender<()>,
@@ -29,7 +29,7 @@ impl Parked {
         }
     }
 
-    /// Its thread id.
+    /// Returns its thread id.
     pub(crate) fn id(&self) -> u32 {
         self.id
     }

@@ -21,14 +21,15 @@ use super::thread::Parked;
 use super::{Peer, lock};
 
 /// A scripted QEMU that repeats what a real one did.
-pub(crate) struct Replay {
-    pub(crate) peer: Peer,
+pub struct Replay {
+    /// The peer that speaks with the service.
+    pub peer: Peer,
     tape: Arc<Mutex<Tape>>,
 }
 
 /// What comes next in the recording.
 #[derive(Clone, Debug)]
-pub(crate) enum Next {
+pub enum Next {
     /// Commands that were sent at once, with their replies.
     Commands(Vec<Command>),
     /// An event.
@@ -41,22 +42,25 @@ pub(crate) enum Next {
 
 /// A recorded command.
 #[derive(Clone, Debug)]
-pub(crate) struct Command {
-    pub(crate) name: String,
+pub struct Command {
+    /// The name of the command.
+    pub name: String,
     /// The id and the properties of the CPU to plug, or where the one to unplug is now.
-    pub(crate) arguments: Map<String, Value>,
+    pub arguments: Map<String, Value>,
     /// QEMU's words, where it refused.
-    pub(crate) error: Option<String>,
+    pub error: Option<String>,
     id: Value,
 }
 
 /// An event as it was sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Sent {
-    pub(crate) name: String,
-    pub(crate) data: Value,
+pub struct Sent {
+    /// The name of the event.
+    pub name: String,
+    /// Its data.
+    pub data: Value,
     /// The QOM paths of the CPUs that are not listed from then on.
-    pub(crate) gone: Vec<String>,
+    pub gone: Vec<String>,
 }
 
 /// What is left of the recording, and how the machine is now.
@@ -87,7 +91,7 @@ struct Plugged {
 
 impl Replay {
     /// Listens at `socket` and plays the recording `name`.
-    pub(crate) fn start(socket: &Path, name: &str) -> Self {
+    pub fn start(socket: &Path, name: &str) -> Self {
         let tape = Arc::new(Mutex::new(Tape::read(name)));
         let peer = Peer::start(socket, Model::x86(1, 1));
         let player = tape.clone();
@@ -96,29 +100,29 @@ impl Replay {
     }
 
     /// What comes next.
-    pub(crate) fn next(&self) -> Next {
+    pub fn next(&self) -> Next {
         self.tape().next()
     }
 
     /// The QOM paths of the CPUs that are there now.
-    pub(crate) fn paths(&self) -> Vec<String> {
+    pub fn paths(&self) -> Vec<String> {
         let tape = self.tape();
         tape.plugged.iter().map(|cpu| cpu.path.clone()).collect()
     }
 
     /// QEMU's word for the run state.
-    pub(crate) fn status(&self) -> String {
+    pub fn status(&self) -> String {
         self.tape().status.clone()
     }
 
     /// The same at the start.
-    pub(crate) fn first_status(&self) -> String {
+    pub fn first_status(&self) -> String {
         let tape = self.tape();
         tape.head["status"].as_str().expect("a word").to_owned()
     }
 
     /// The properties of the entity that the recorded `device_add` plugs.
-    pub(crate) fn props(&self, command: &Command) -> Map<String, Value> {
+    pub fn props(&self, command: &Command) -> Map<String, Value> {
         let tape = self.tape();
         let slot = tape.slot_of(command);
         let props = tape.slots[slot].0["props"].as_object();
@@ -126,7 +130,7 @@ impl Replay {
     }
 
     /// Carries out the next command as another client's.
-    pub(crate) fn by_another_client(&self) -> Vec<Sent> {
+    pub fn by_another_client(&self) -> Vec<Sent> {
         let (messages, sent) = self.tape().by_another_client();
         for message in messages {
             self.peer.send(&message);
@@ -135,7 +139,7 @@ impl Replay {
     }
 
     /// Sends the next event.
-    pub(crate) fn send_event(&self) -> Sent {
+    pub fn send_event(&self) -> Sent {
         let mut tape = self.tape();
         let step = tape.steps.pop_front().expect("an event is next");
         let (message, sent) = tape.play_event(&step);
@@ -147,7 +151,7 @@ impl Replay {
 
     /// Hangs up, and lets come about what the recorded client missed. Returns the paths of the
     /// CPUs that went.
-    pub(crate) fn detach(&self) -> Vec<String> {
+    pub fn detach(&self) -> Vec<String> {
         self.peer.hang_up();
         let mut tape = self.tape();
         let step = tape.steps.pop_front().expect("a pause is next");
@@ -163,7 +167,7 @@ impl Replay {
 
 impl Tape {
     fn read(name: &str) -> Self {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/conversations");
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/conversations");
         let file = Path::new(directory).join(format!("{name}.jsonl"));
         let text = fs::read_to_string(&file);
         let text = text.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
