@@ -6,11 +6,17 @@ use std::fs;
 use vcpud::placement::{Bandwidth, Controller, Kind, Scheduler, Step, Tuning, UnitPlacement};
 use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity};
 
-use super::parts::{Qemu, applied, two_cpus};
+use super::parts::{Qemu, Ran, applied, two_cpus};
+
+tests![
+    without_groups_there_are_affinity_and_schedulers,
+    what_fails_already_does_not_forbid_to_change_the_rest,
+    what_nobody_asked_for_is_left_to_another_manager,
+    shares_of_caches_are_given_and_taken_back,
+];
 
 /// A real QEMU without control groups of its own: affinity and schedulers, and nothing else.
-#[test]
-fn without_groups_there_are_affinity_and_schedulers() {
+fn without_groups_there_are_affinity_and_schedulers() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
@@ -56,12 +62,12 @@ fn without_groups_there_are_affinity_and_schedulers() {
         assert_eq!(report.failures().count(), 4);
         assert!(report.failures().all(|(_, error)| error.is_unsupported()));
     }
+    Ok(())
 }
 
 /// A real QEMU with a pin on a host CPU that went offline: that stands in the way of no change
 /// but its own.
-#[test]
-fn what_fails_already_does_not_forbid_to_change_the_rest() {
+fn what_fails_already_does_not_forbid_to_change_the_rest() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
@@ -89,11 +95,11 @@ fn what_fails_already_does_not_forbid_to_change_the_rest() {
     let change = placer.change(&old, &new, &vcpus, &qemu, &known);
     assert_eq!(change.unwrap().failures().count(), 1);
     assert!(is_batch(0) && is_batch(3) && !is_batch(2));
+    Ok(())
 }
 
 /// A real QEMU where another manager decides where it runs.
-#[test]
-fn what_nobody_asked_for_is_left_to_another_manager() {
+fn what_nobody_asked_for_is_left_to_another_manager() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
@@ -125,12 +131,12 @@ fn what_nobody_asked_for_is_left_to_another_manager() {
     set_affinity(vcpus[&1], &first).unwrap();
     placer.reconcile(&Tuning::default(), &vcpus, &qemu);
     assert_eq!(affinity(vcpus[&1]).unwrap(), first);
+    Ok(())
 }
 
 /// A real QEMU, and a directory tree with files as resctrl has them, because hosts that have it
 /// are rare.
-#[test]
-fn shares_of_caches_are_given_and_taken_back() {
+fn shares_of_caches_are_given_and_taken_back() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let home = UnitPlacement {
@@ -181,4 +187,5 @@ fn shares_of_caches_are_given_and_taken_back() {
     let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
     assert_eq!(applied(&report)[1], [Step::Cache]);
     assert_eq!(read(tree.path().join("tasks")), vcpus[&1].to_string());
+    Ok(())
 }

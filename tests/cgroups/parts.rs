@@ -1,4 +1,4 @@
-//! What the tests are made of: a real QEMU, other processes, and what is asked of reports.
+//! The parts of the tests: the list of tests, a real QEMU, and other processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,10 +11,67 @@ use vcpud::placement::{CpuList, Report, Step};
 use vcpud::placer::Host;
 use vcpud::process::Tasks;
 
-/// Says that a test did not run, and why, even where the output of tests is captured.
-pub(crate) fn not_run(why: &str) {
-    let line = format!("NOT RUN: {why}\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
+/// A test of this program.
+pub(crate) struct Test {
+    /// The path of the function, with the name of the program.
+    pub(crate) name: &'static str,
+    pub(crate) run: fn() -> Ran,
+}
+
+/// Lists the tests of a module in its function `tests`.
+macro_rules! tests {
+    ($($name:ident),+ $(,)?) => {
+        pub(super) fn tests() -> Vec<$crate::parts::Test> {
+            vec![$($crate::parts::Test {
+                name: concat!(module_path!(), "::", stringify!($name)),
+                run: $name,
+            }),+]
+        }
+    };
+}
+
+/// The result of a test. A test that fails panics.
+pub(crate) type Ran = Result<(), NotRun>;
+
+/// This host cannot run the test.
+#[derive(Debug)]
+pub(crate) struct NotRun {
+    /// The missing part of the host.
+    pub(crate) reason: &'static str,
+    /// Whether the host cannot have it, because it has the other version of control groups.
+    pub(crate) is_expected: bool,
+}
+
+/// Returns why the test does not run: `reason`.
+pub(crate) fn not_run(reason: &'static str) -> NotRun {
+    let is_expected = false;
+    NotRun {
+        reason,
+        is_expected,
+    }
+}
+
+/// The controllers that the tests need.
+const CONTROLLERS: [&str; 2] = ["cpu", "cpuset"];
+
+/// Returns whether the host has both controllers in hierarchies of version 1.
+pub(crate) fn has_version_1(host: &Host) -> bool {
+    let controllers = &host.mounts.controllers;
+    CONTROLLERS
+        .iter()
+        .all(|name| controllers.contains_key(*name))
+}
+
+/// Returns whether both controllers are enabled below the root of the hierarchy of version 2. The tests do
+/// not enable them.
+pub(crate) fn has_version_2(host: &Host) -> bool {
+    let Some(mount) = &host.mounts.unified else {
+        return false;
+    };
+    let enabled = fs::read_to_string(mount.point.join("cgroup.subtree_control"));
+    let enabled = enabled.unwrap_or_default();
+    let is_enabled = |wanted: &&str| enabled.split_whitespace().any(|name| name == *wanted);
+    CONTROLLERS.iter().all(is_enabled)
 }
 
 /// A QEMU of four vCPUs that does not run yet. It is killed when this is dropped.

@@ -12,7 +12,9 @@ use vcpud::placement::{Kind, Reason, Scheduler, Step, Tuning, UnitPlacement};
 use vcpud::placer::{Host, Placer, affinity, scheduling};
 use vcpud::process::Tasks;
 
-use super::parts::{Bystander, not_run, two_cpus};
+use super::parts::{Bystander, Ran, not_run, two_cpus};
+
+tests![a_process_that_takes_the_number_of_a_thread_is_put_back,];
 
 /// This process with a thread that ends when it was asked for a number of times. Another process
 /// has its number then.
@@ -87,14 +89,14 @@ impl Tasks for Treacherous {
 const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 
 /// A thread of the test, and a process that takes its number.
-#[test]
-fn a_process_that_takes_the_number_of_a_thread_is_put_back() {
+fn a_process_that_takes_the_number_of_a_thread_is_put_back() -> Ran {
     if fs::read_to_string(LAST_PID)
         .and_then(|last| fs::write(LAST_PID, last))
         .is_err()
     {
-        not_run("this host does not let the test choose process ids");
-        return;
+        return Err(not_run(
+            "this host does not let the test choose process ids",
+        ));
     }
     let host = Host::this().unwrap();
     let (first, _) = two_cpus(&host);
@@ -125,4 +127,5 @@ fn a_process_that_takes_the_number_of_a_thread_is_put_back() {
         assert_eq!(affinity(successor.id()).unwrap(), own);
         assert_eq!(scheduling(successor.id()).unwrap().name(), "other");
     }
+    Ok(())
 }

@@ -9,7 +9,15 @@ use vcpud::placement::{Bandwidth, Kind, Scheduler, Step, Tuning, UnitPlacement};
 use vcpud::placer::{Host, Mounts, Placer, affinity, observe, set_affinity};
 use vcpud::process::Tasks;
 
-use super::parts::{Bystander, Qemu, applied, not_run, remove_groups, threads_in, two_cpus};
+use super::parts::{
+    Bystander, NotRun, Qemu, Ran, applied, has_version_1, has_version_2, remove_groups, threads_in,
+    two_cpus,
+};
+
+tests![
+    a_machine_lives_and_ends_in_version_2,
+    only_differences_are_written,
+];
 
 /// A group of a test's own, as systemd leaves a delegated unit, with a QEMU in it.
 struct World {
@@ -19,22 +27,21 @@ struct World {
 }
 
 impl World {
-    /// `None` on a host whose hierarchy of version 2 has not both controllers below its root;
-    /// they are not enabled for a test.
-    fn new() -> Option<Self> {
+    /// Fails on a host without both controllers in version 2.
+    fn new() -> Result<Self, NotRun> {
         let host = Host::this().unwrap();
-        let root = host.mounts.unified.as_ref().map(|mount| &mount.point);
-        let has = |root: &&PathBuf| {
-            let enabled = fs::read_to_string(root.join("cgroup.subtree_control"));
-            let enabled = enabled.unwrap_or_default();
-            ["cpu", "cpuset"]
-                .iter()
-                .all(|wanted| enabled.split_whitespace().any(|name| name == *wanted))
-        };
-        let Some(root) = root.filter(has) else {
-            not_run("this host has no cpu and cpuset controllers of version 2");
-            return None;
-        };
+        if !has_version_2(&host) {
+            return Err(NotRun {
+                reason: "the root of this host has no controllers cpu and cpuset of version 2",
+                is_expected: has_version_1(&host),
+            });
+        }
+        let root = host
+            .mounts
+            .unified
+            .as_ref()
+            .map(|mount| &mount.point)
+            .unwrap();
         let unit = root.join(format!("vcpud-test-{}", std::process::id()));
         fs::create_dir(&unit).expect("control groups can be made; these tests run as root");
         let world = Self {
@@ -43,7 +50,7 @@ impl World {
             unit,
         };
         world.enter(world.qemu.pid());
-        Some(world)
+        Ok(world)
     }
 
     fn enter(&self, process: u32) {
@@ -79,11 +86,8 @@ impl Drop for World {
 }
 
 /// A real QEMU and version 2: the tree, the limits, drift, a refusal, and the end.
-#[test]
-fn a_machine_lives_and_ends_in_version_2() {
-    let Some(mut world) = World::new() else {
-        return;
-    };
+fn a_machine_lives_and_ends_in_version_2() -> Ran {
+    let mut world = World::new()?;
     let mut vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
     let other = Bystander::start();
@@ -202,12 +206,12 @@ fn a_machine_lives_and_ends_in_version_2() {
     assert!(!world.unit.join("vcpud").exists());
     fs::remove_dir(&world.unit).unwrap();
     placer.dismantle().unwrap();
+    Ok(())
 }
 
 /// A real QEMU and a directory tree with files as cgroup v2 has them: one pass writes what is
 /// wanted, the next nothing, however the kernel spells it.
-#[test]
-fn only_differences_are_written() {
+fn only_differences_are_written() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let tree = tempfile::tempdir().unwrap();
@@ -266,4 +270,5 @@ fn only_differences_are_written() {
     applied(&placer.reconcile(&tuning, &vcpus, &qemu));
     assert_eq!(read("vcpud/vcpu3/cpuset.cpus"), spelt.join(","));
     assert_eq!(read("vcpud/vcpu3/cpu.max"), "10000 50000\n");
+    Ok(())
 }

@@ -6,14 +6,19 @@ use std::fs;
 use vcpud::placement::{Bandwidth, CpuList, Reason, Scheduler, Step, Tuning};
 use vcpud::placer::{affinity, set_affinity, set_scheduler};
 
-use super::super::parts::{applied, cpus, not_run, two_cpus};
+use super::super::parts::{Ran, applied, cpus, not_run, two_cpus};
 use super::{World, threads_in};
+
+tests![
+    bandwidth_goes_up_and_down_under_a_limit,
+    drift_is_repaired_and_told_once,
+    host_cpus_that_come_and_go_are_followed,
+];
 
 /// A real QEMU and version 1: any way from one bandwidth to another under a group above that
 /// has no more than the greatest of them.
-#[test]
-fn bandwidth_goes_up_and_down_under_a_limit() {
-    let Some(world) = World::new() else { return };
+fn bandwidth_goes_up_and_down_under_a_limit() -> Ran {
+    let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let mut placer = world.placer();
     fs::write(world.cpu.join("cpu.cfs_quota_us"), "50000").unwrap();
@@ -67,17 +72,16 @@ fn bandwidth_goes_up_and_down_under_a_limit() {
     assert!(!world.vcpu(3, "tasks").exists());
     assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&vcpus[&3]));
     assert!(world.vcpu(2, "tasks").exists());
+    Ok(())
 }
 
 /// A real QEMU and version 1: what is changed from outside is set again and told once.
-#[test]
-fn drift_is_repaired_and_told_once() {
-    let Some(world) = World::new() else { return };
+fn drift_is_repaired_and_told_once() -> Ran {
+    let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
     if first == last {
-        not_run("this host has one CPU");
-        return;
+        return Err(not_run("this host has one CPU"));
     }
     let tuning = Tuning {
         affinity: Some(cpus(&format!("{first},{last}"))),
@@ -123,15 +127,13 @@ fn drift_is_repaired_and_told_once() {
 
     let again = placer.reconcile(&tuning, &vcpus, &world.qemu);
     assert!(applied(&again).iter().all(Vec::is_empty), "{again:#?}");
+    Ok(())
 }
 
 /// A real QEMU and version 1, and CPU lists of a host in a directory tree, because no CPU of
 /// this one is switched off for a test.
-#[test]
-fn host_cpus_that_come_and_go_are_followed() {
-    let Some(mut world) = World::new() else {
-        return;
-    };
+fn host_cpus_that_come_and_go_are_followed() -> Ran {
+    let mut world = World::new()?;
     let real = world.host.cpus().unwrap();
     let (first, last) = two_cpus(&world.host);
     let system = tempfile::tempdir().unwrap();
@@ -184,4 +186,5 @@ fn host_cpus_that_come_and_go_are_followed() {
     applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
     assert_eq!(affinity(vcpus[&1]).unwrap(), real.default_cpus());
     set_affinity(thread, &own).unwrap();
+    Ok(())
 }

@@ -10,13 +10,19 @@ use vcpud::placement::{Bandwidth, Scheduler, Step, Tuning};
 use vcpud::placer::{affinity, observe, scheduling};
 use vcpud::process::Tasks;
 
-use super::super::parts::{Bystander, applied, cpus, remove_groups, two_cpus};
+use super::super::parts::{Bystander, Ran, applied, cpus, remove_groups, two_cpus};
 use super::{World, threads_in};
 
+tests![
+    every_thread_is_where_it_belongs,
+    groups_come_before_and_go_after_their_vcpus,
+    a_unit_that_is_gone_leaves_nothing,
+    every_user_reads_the_statistics_whatever_the_umask,
+];
+
 /// A real QEMU and version 1: the tree, the limits, and a second pass that writes nothing.
-#[test]
-fn every_thread_is_where_it_belongs() {
-    let Some(world) = World::new() else { return };
+fn every_thread_is_where_it_belongs() -> Ran {
+    let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
     let tuning = Tuning {
@@ -80,15 +86,13 @@ fn every_thread_is_where_it_belongs() {
         assert_eq!(scheduling(*thread).unwrap().name(), "other");
         assert_eq!(world.bandwidth(*vcpu), ("100000".into(), "-1".into()));
     }
+    Ok(())
 }
 
 /// A real QEMU and version 1: a group made before its vCPU, one of a vCPU that never came, one
 /// that something is still in, and the end.
-#[test]
-fn groups_come_before_and_go_after_their_vcpus() {
-    let Some(mut world) = World::new() else {
-        return;
-    };
+fn groups_come_before_and_go_after_their_vcpus() -> Ran {
+    let mut world = World::new()?;
     let mut vcpus = world.qemu.vcpus();
     let third = vcpus.remove(&3).unwrap();
     let mut placer = world.placer();
@@ -121,14 +125,12 @@ fn groups_come_before_and_go_after_their_vcpus() {
     assert!(!world.cpu.join("vcpud").exists());
     assert!(world.cpu.exists(), "the unit's group is systemd's");
     assert!(!world.cpuset.exists());
+    Ok(())
 }
 
 /// A real QEMU and version 1, where systemd removes the unit of the QEMU that has ended.
-#[test]
-fn a_unit_that_is_gone_leaves_nothing() {
-    let Some(mut world) = World::new() else {
-        return;
-    };
+fn a_unit_that_is_gone_leaves_nothing() -> Ran {
+    let mut world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let mut placer = world.placer();
     applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
@@ -138,12 +140,12 @@ fn a_unit_that_is_gone_leaves_nothing() {
     placer.dismantle().unwrap();
     assert!(!world.cpuset.exists());
     placer.dismantle().unwrap();
+    Ok(())
 }
 
 /// A real QEMU and version 1. The reader is the user nobody; the service runs with `UMask=0077`.
-#[test]
-fn every_user_reads_the_statistics_whatever_the_umask() {
-    let Some(world) = World::new() else { return };
+fn every_user_reads_the_statistics_whatever_the_umask() -> Ran {
+    let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let former = umask(Mode::from_raw_mode(0o077));
     let report = world
@@ -161,4 +163,5 @@ fn every_user_reads_the_statistics_whatever_the_umask() {
         assert!(output.status.success(), "{error}");
         assert!(output.stdout.starts_with(b"nr_periods "));
     }
+    Ok(())
 }

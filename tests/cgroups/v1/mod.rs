@@ -14,7 +14,12 @@ use vcpud::placement::{Kind, UnitPlacement};
 use vcpud::placer::{Host, Placer};
 use vcpud::process::Tasks;
 
-use super::parts::{Qemu, not_run, remove_groups};
+use super::parts::{NotRun, Qemu, Test, has_version_1, has_version_2, remove_groups};
+
+pub(super) fn tests() -> Vec<Test> {
+    let tests = [change::tests(), life::tests(), refusals::tests()];
+    tests.into_iter().flatten().collect()
+}
 
 /// Groups of a test's own in the hierarchies of version 1, with a QEMU in them.
 struct World {
@@ -26,16 +31,19 @@ struct World {
 }
 
 impl World {
-    /// `None` on a host without version 1.
-    fn new() -> Option<Self> {
+    /// Fails on a host without version 1.
+    fn new() -> Result<Self, NotRun> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let mut host = Host::this().unwrap();
+        if !has_version_1(&host) {
+            return Err(NotRun {
+                reason: "this host has no hierarchies of version 1 for cpu and cpuset",
+                is_expected: has_version_2(&host),
+            });
+        }
         let controllers = &mut host.mounts.controllers;
         controllers.retain(|name, _| name == "cpu" || name == "cpuset");
-        let (Some(cpu), Some(cpuset)) = (controllers.get("cpu"), controllers.get("cpuset")) else {
-            not_run("this host has no cpu and cpuset hierarchies of version 1");
-            return None;
-        };
+        let (cpu, cpuset) = (&controllers["cpu"], &controllers["cpuset"]);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("vcpud-test-{}-{next}", std::process::id());
         let (cpu, cpuset) = (cpu.point.join(&name), cpuset.point.join(&name));
@@ -49,7 +57,7 @@ impl World {
             cpuset,
         };
         fs::write(world.cpu.join("cgroup.procs"), world.qemu.pid().to_string()).unwrap();
-        Some(world)
+        Ok(world)
     }
 
     fn placer(&self) -> Placer {

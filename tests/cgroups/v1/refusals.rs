@@ -6,13 +6,18 @@ use std::fs;
 use vcpud::placement::{Bandwidth, Reason, Scheduler, Step, Tuning};
 use vcpud::placer::{affinity, observe, scheduling};
 
-use super::super::parts::{Bystander, applied, cpus, not_run, two_cpus};
+use super::super::parts::{Bystander, Ran, applied, cpus, not_run, two_cpus};
 use super::{World, threads_in};
 
+tests![
+    a_refused_change_leaves_what_was,
+    a_thread_of_another_process_is_not_touched,
+    a_refused_scheduler_undoes_a_new_group,
+];
+
 /// A real QEMU and version 1, and memory nodes that this host has not.
-#[test]
-fn a_refused_change_leaves_what_was() {
-    let Some(world) = World::new() else { return };
+fn a_refused_change_leaves_what_was() -> Ran {
+    let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let (first, _) = two_cpus(&world.host);
     let old = Tuning {
@@ -41,12 +46,12 @@ fn a_refused_change_leaves_what_was() {
     assert_eq!(affinity(vcpus[&0]).unwrap(), first);
     let again = placer.reconcile(&old, &vcpus, &world.qemu);
     assert!(applied(&again).iter().all(Vec::is_empty), "{again:#?}");
+    Ok(())
 }
 
 /// A real QEMU, version 1, and a thread of another process: it is refused and not touched.
-#[test]
-fn a_thread_of_another_process_is_not_touched() {
-    let Some(world) = World::new() else { return };
+fn a_thread_of_another_process_is_not_touched() -> Ran {
+    let world = World::new()?;
     let other = Bystander::start();
     let before = fs::read_to_string(format!("/proc/{}/cgroup", other.id())).unwrap();
     let mask = affinity(other.id()).unwrap();
@@ -73,15 +78,14 @@ fn a_thread_of_another_process_is_not_touched() {
     assert_eq!(affinity(other.id()).unwrap(), mask);
     assert_eq!(scheduling(other.id()).unwrap().name(), "other");
     assert!(observe(other.id(), &world.qemu).is_err());
+    Ok(())
 }
 
 /// A real QEMU and version 1, in whose groups no thread has real-time runtime.
-#[test]
-fn a_refused_scheduler_undoes_a_new_group() {
-    let Some(world) = World::new() else { return };
+fn a_refused_scheduler_undoes_a_new_group() -> Ran {
+    let world = World::new()?;
     if !world.cpu.join("cpu.rt_runtime_us").exists() {
-        not_run("this kernel does not group real-time threads");
-        return;
+        return Err(not_run("this kernel does not group real-time threads"));
     }
     let vcpus = world.qemu.vcpus();
     let tuning = Tuning {
@@ -101,4 +105,5 @@ fn a_refused_scheduler_undoes_a_new_group() {
     assert!(!world.vcpu(1, "tasks").exists());
     assert!(world.vcpu(0, "tasks").exists());
     assert!(threads_in(&world.cpuset.join("vcpud/emulator")).contains(&vcpus[&1]));
+    Ok(())
 }
