@@ -34,9 +34,9 @@ audit:
 	tests/dependencies --advisories
 
 lint:
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --test lab --test model -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --test lab -- -D warnings
 
 # Does not build, so that it can run as root after `make` as a user.
 install:

@@ -5,8 +5,12 @@
 //! what came of it and the placement of the thread cost. Real dbus-daemon, vcpud and QEMUs without
 //! a guest; root, so no polkit.
 
-#[path = "../tests/suite/harness/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the suite uses the rest")]
+#[path = "../tests/integration/harness/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the integration tests use the rest"
+)]
 mod harness;
 #[allow(dead_code, reason = "the other benches use the rest")]
 mod timing;

@@ -6,8 +6,12 @@
 //! has to carry the flood too, and so has the machine that this runs on.
 //! Real dbus-daemon, polkitd and vcpud; scripted QEMUs.
 
-#[path = "../tests/suite/harness/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the suite uses the rest")]
+#[path = "../tests/integration/harness/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the integration tests use the rest"
+)]
 mod harness;
 #[allow(dead_code, reason = "the other benches use the rest")]
 mod timing;

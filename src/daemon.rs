@@ -22,7 +22,7 @@ use crate::idle::Calls;
 use crate::machine::{EventSender, HostServices};
 use crate::names::ROOT_PATH;
 use crate::placer::Host;
-use crate::registry::{self, Registrar, Registry, WatchError};
+use crate::registry::{self, Registrar, Registry, SupervisorError};
 use crate::systemd::{self, Store, Systemd};
 
 /// What every D-Bus peer answers to.
@@ -40,12 +40,9 @@ pub enum Error {
     /// A task ended that lasts as long as the service.
     #[error("an essential task ended: {0}")]
     TaskEnded(String),
-    /// Machines cannot be found.
+    /// The registry cannot start or continue.
     #[error(transparent)]
-    Watch(#[from] WatchError),
-    /// Machines cannot be found any more.
-    #[error("the directory of QMP sockets cannot be watched any more: {0}")]
-    WatchLost(io::Error),
+    Registry(#[from] SupervisorError),
     /// It had begun to end when there was something to do again. systemd starts it anew.
     #[error("a machine came while the service was about to end; it is to be started again")]
     NeededAgain,
@@ -63,7 +60,7 @@ struct Service {
     registry: Registry,
     sockets: PathBuf,
     /// The tasks that last as long as the service. The end of one ends it.
-    tasks: JoinSet<Result<(), NameError>>,
+    tasks: JoinSet<Result<(), Error>>,
 }
 
 /// Runs the service until `SIGTERM` or `SIGINT`, or until it has nothing to do. `SIGHUP` reloads
@@ -103,7 +100,7 @@ impl Service {
         let configuration = blocking(move || Configuration::read(&files)).await;
         let (directory, link, calls) = (Directory::default(), Link::default(), Calls::default());
         let (outbox, notices) = EventSender::new();
-        let (registrar, requests) = Registrar::new(outbox.clone());
+        let (registrar, requests) = Registrar::new();
         let audit = Arc::new(Audit::open());
         let publisher = Publisher::connect(
             link.clone(),
@@ -114,7 +111,7 @@ impl Service {
         );
         let publisher = publisher.await?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(publisher.run(notices));
+        tasks.spawn(async move { Ok(publisher.run(notices).await?) });
 
         // Machines are served before the name is owned, so a client that sees the name finds its
         // machine.
@@ -124,8 +121,9 @@ impl Service {
             audit,
             fd_store: store.clone(),
         };
-        let registry =
+        let (registry, supervision) =
             Registry::start(directories, configuration, site, outbox.clone(), requests).await?;
+        tasks.spawn(async move { match supervision.await? {} });
         outbox.barrier().await;
         link.own_name().await?;
         outbox.open();
@@ -164,7 +162,6 @@ impl Service {
                 // It only fails when the service ends.
                 _ = &mut reloading => systemd::ready(),
                 Some(ended) = self.tasks.join_next() => break Err(task_ended(ended)),
-                error = self.registry.failed() => break Err(Error::WatchLost(error)),
                 () = idle(&self.calls, limits.clone(), &machines, &self.sockets) => {
                     return self.end_idle(&machines).await;
                 }
@@ -190,17 +187,17 @@ impl Service {
         systemd::stopping();
         self.link.release_name().await;
         self.calls.last_calls().await;
-        match has_nothing_to_do(machines, &self.sockets).await {
-            true => Ok(()),
-            false => Err(Error::NeededAgain),
+        if !has_nothing_to_do(machines, &self.sockets).await {
+            return Err(Error::NeededAgain);
         }
+        Ok(())
     }
 }
 
 /// Why the service ends with one of its tasks.
-fn task_ended(ended: Result<Result<(), NameError>, JoinError>) -> Error {
+fn task_ended(ended: Result<Result<(), Error>, JoinError>) -> Error {
     match ended {
-        Ok(Err(error)) => error.into(),
+        Ok(Err(error)) => error,
         Ok(Ok(())) => Error::TaskEnded("it had nothing more to do".to_owned()),
         Err(error) => Error::TaskEnded(error.to_string()),
     }
@@ -241,11 +238,7 @@ async fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) ->
 
 /// Notifies the watchdog of systemd as long as the service answers a call over the bus, and passes
 /// on what machines report. A service that waits for the bus is alive too.
-async fn feed_watchdog(
-    link: Link,
-    outbox: EventSender,
-    directory: Directory,
-) -> Result<(), NameError> {
+async fn feed_watchdog(link: Link, outbox: EventSender, directory: Directory) -> Result<(), Error> {
     let Some(interval) = systemd::watchdog() else {
         return std::future::pending().await;
     };

@@ -7,13 +7,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cap::Cap;
+use fake_qemu::{Canned, within};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use vcpud::audit::Audit;
 use vcpud::config::Limits;
@@ -25,10 +25,6 @@ use vcpud::machine::{
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
 use vcpud::qmp::Codec;
-
-#[path = "suite/harness/wait.rs"]
-mod wait;
-use wait::within;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -42,28 +38,17 @@ const AGENT_LINE: usize = (2 << 20) - 100;
 /// The greatest number of vCPUs in a slot.
 const WIDTH: usize = 64;
 
-/// The answers of a QEMU and its guest agent.
+/// The replies of a QEMU and its guest agent.
 #[derive(Clone)]
 struct Script {
-    commands: Arc<str>,
-    slots: Arc<str>,
-    cpus: Arc<str>,
-    /// Sent after the first refresh.
-    events: Arc<str>,
+    qemu: Canned,
     agent: Arc<str>,
 }
 
-impl Default for Script {
-    fn default() -> Self {
-        let commands = ["query-hotpluggable-cpus", "query-cpus-fast"];
-        let commands = commands.map(|name| format!(r#"{{"name":"{name}"}}"#));
-        Self {
-            commands: format!("[{}]", commands.join(",")).into(),
-            slots: slots(1, 1, |_| r#"{"core-id":0}"#.to_owned()),
-            cpus: "[]".into(),
-            events: "".into(),
-            agent: r#"{"return":[]}"#.into(),
-        }
+impl From<Canned> for Script {
+    fn from(qemu: Canned) -> Self {
+        let agent = r#"{"return":[]}"#.into();
+        Self { qemu, agent }
     }
 }
 
@@ -113,49 +98,53 @@ fn scripts() -> Vec<(&'static str, bool, Script)> {
         format!("{{{}}}", members.join(","))
     };
     let refusal = r#"{"event":"ACPI_DEVICE_OST","data":{"info":{"source":3,"status":1,"slot":"0","slot-type":"CPU"}},"timestamp":{"seconds":1,"microseconds":2}}"#;
-    let script = Script::default;
+    let script = Canned::default;
     vec![
         (
             "the largest inventory",
             true,
-            Script {
+            Canned {
                 slots: slots(16_384, 1, |n| format!(r#"{{"core-id":{n}}}"#)),
                 cpus: cpus(16_384),
                 ..script()
-            },
+            }
+            .into(),
         ),
         (
             "the largest number of properties",
             true,
-            Script {
+            Canned {
                 slots: slots(16_384, 1, sixteen),
                 ..script()
-            },
+            }
+            .into(),
         ),
         (
             "properties that are trees",
             false,
-            Script {
+            Canned {
                 slots: slots(1, 1, |_| format!(r#"{{"a":[{bomb}]}}"#)),
                 ..script()
-            },
+            }
+            .into(),
         ),
         (
             "slots without end",
             false,
-            Script {
+            Canned {
                 slots: format!(
                     "[{}]",
                     repeated(r#"{"props":{},"vcpus-count":1,"type":""}"#, LINE)
                 )
                 .into(),
                 ..script()
-            },
+            }
+            .into(),
         ),
         (
             "commands without end",
             true,
-            Script {
+            Canned {
                 commands: format!(
                     "{},{}]",
                     script().commands.trim_end_matches(']'),
@@ -163,23 +152,25 @@ fn scripts() -> Vec<(&'static str, bool, Script)> {
                 )
                 .into(),
                 ..script()
-            },
+            }
+            .into(),
         ),
         (
             "refusals of a wide slot",
             true,
-            Script {
+            Canned {
                 slots: slots(1, WIDTH, |_| r#"{"core-id":0}"#.to_owned()),
                 events: vec![refusal; 1000].join("\n").into(),
                 ..script()
-            },
+            }
+            .into(),
         ),
         (
             "an agent's list without end",
             true,
             Script {
+                qemu: script(),
                 agent: format!(r#"{{"return":[{}]}}"#, repeated(r#"{"a":0}"#, AGENT_LINE)).into(),
-                ..script()
             },
         ),
     ]
@@ -226,22 +217,19 @@ async fn meet(
     let agent_socket = directory.join("agent");
     let _ = std::fs::remove_file(&agent_socket);
     let listener = UnixListener::bind(&agent_socket).expect("the socket can be made");
-    let peer = tokio::spawn(be_qemu(far, script.clone()));
+    let peer = tokio::spawn(script.qemu.clone().serve(far));
     let agent = tokio::spawn(be_agent(listener, script.agent.clone()));
-    let refusals = Arc::new(AtomicUsize::new(0));
+    let refusals = watch::Sender::new(0);
     let (outbox, notices) = EventSender::new();
     outbox.open();
     let listener = tokio::spawn(listen(notices, refusals.clone()));
     let (mut running, machine) = start(directory, near, site.clone(), outbox);
     let settled = within(what, running.settled()).await;
     assert_eq!(settled.is_ok(), lives, "{what}: {settled:?}");
-    if !script.events.is_empty() {
-        let expected = within("the refusals", async {
-            while refusals.load(Ordering::Relaxed) < WIDTH {
-                tokio::task::yield_now().await;
-            }
-        });
-        expected.await;
+    if !script.qemu.events.is_empty() {
+        let mut reported = refusals.subscribe();
+        let expected = reported.wait_for(|refusals| *refusals >= WIDTH);
+        drop(within("the refusals", expected).await);
     }
     if lives {
         let handle = handle(&running);
@@ -294,7 +282,7 @@ fn start(
     (running, tokio::spawn(task))
 }
 
-async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: Arc<AtomicUsize>) {
+async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: watch::Sender<usize>) {
     while let Some(notice) = notices.recv().await {
         match notice {
             BusMessage::Reply(reply) => reply.complete(),
@@ -302,48 +290,14 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: Arc<AtomicUsi
                 news: MachineEvent::VcpuRemovalFailed { .. },
                 ..
             } => {
-                refusals.fetch_add(1, Ordering::Relaxed);
+                refusals.send_modify(|refusals| *refusals += 1);
             }
             _ => {}
         }
     }
 }
 
-/// Answers one client with parts that were allocated before the measurement.
-async fn be_qemu(stream: UnixStream, script: Script) {
-    let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read).lines();
-    let mut events = Some(script.events);
-    let _ = write
-        .write_all(b"{\"QMP\":{\"version\":{},\"capabilities\":[]}}\n")
-        .await;
-    while let Ok(Some(line)) = lines.next_line().await {
-        let call: serde_json::Value = serde_json::from_str(&line).expect("the client writes JSON");
-        let value = match call["execute"].as_str().expect("a command") {
-            "query-commands" => &script.commands,
-            "query-hotpluggable-cpus" => &script.slots,
-            "query-cpus-fast" => &script.cpus,
-            "query-version" => r#"{"qemu":{"major":10,"minor":0,"micro":0}}"#,
-            "query-uuid" => r#"{"UUID":"00000000-0000-0000-0000-000000000000"}"#,
-            "query-target" => r#"{"arch":"x86_64"}"#,
-            "query-kvm" => r#"{"enabled":true}"#,
-            "query-status" => r#"{"status":"running"}"#,
-            _ => "{}",
-        };
-        let id = format!("{{\"id\":{},\"return\":", call["id"]);
-        for part in [id.as_bytes(), value.as_bytes(), b"}\n"] {
-            // A client that hangs up is no failure.
-            let _ = write.write_all(part).await;
-        }
-        if call["execute"] == "query-status"
-            && let Some(events) = events.take()
-        {
-            let _ = write.write_all(events.as_bytes()).await;
-            let _ = write.write_all(b"\n").await;
-        }
-    }
-}
-
+/// Serves as a guest agent with `answer` to each command.
 async fn be_agent(listener: UnixListener, answer: Arc<str>) {
     while let Ok((stream, _)) = listener.accept().await {
         let (read, mut write) = stream.into_split();

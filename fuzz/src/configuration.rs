@@ -2,27 +2,28 @@
 
 use vcpud::config::{ConfigError, Settings, parse_machine, parse_service};
 
-/// Every mistake has its place in the text, whatever is wrong with it; what is taken can be used
-/// and survives being written.
+/// Every error has a line of the text. Accepted settings can be used, and survive a
+/// serialization.
 pub fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let (service, settings, mistakes) = parse_service(text);
-    check(text, &mistakes);
+    let (service, settings, errors) = parse_service(text);
+    check(text, &errors);
     used(&settings);
 
     // A line before it moves everything by one, and changes nothing else.
     if !text.starts_with('\u{feff}') {
         let moved = format!("\n{text}");
-        let (service_moved, settings_moved, mistakes_moved) = parse_service(&moved);
+        let (service_moved, settings_moved, errors_moved) = parse_service(&moved);
         assert_eq!((service_moved, settings_moved), (service, settings));
-        let down = |mistake: &ConfigError| ConfigError {
-            line: mistake.line + usize::from(mistake.line > 0),
-            ..mistake.clone()
+        let down = |error: &ConfigError| {
+            let mut error = error.clone();
+            error.location.line += usize::from(error.location.line > 0);
+            error
         };
-        let expected: Vec<ConfigError> = mistakes.iter().map(down).collect();
-        assert_eq!(mistakes_moved, expected);
+        let expected: Vec<ConfigError> = errors.iter().map(down).collect();
+        assert_eq!(errors_moved, expected);
     }
 
     match parse_machine(text) {
@@ -35,21 +36,21 @@ pub fn configuration(data: &[u8]) {
                 "{written}"
             );
         }
-        Err(mistakes) => {
-            assert!(!mistakes.is_empty());
-            check(text, &mistakes);
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            check(text, &errors);
         }
     }
 }
 
-fn check(text: &str, mistakes: &[ConfigError]) {
+fn check(text: &str, errors: &[ConfigError]) {
     let lines = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    for mistake in mistakes {
-        assert!(mistake.line <= lines, "{mistake:?} of {lines} lines");
-        assert!(mistake.key.chars().count() <= 64, "{mistake:?}");
-        assert!(!mistake.text.is_empty(), "{mistake:?}");
+    for error in errors {
+        assert!(error.location.line <= lines, "{error:?} of {lines} lines");
+        assert!(error.key.chars().count() <= 64, "{error:?}");
+        assert!(!error.text.is_empty(), "{error:?}");
     }
-    assert!(mistakes.is_sorted(), "{mistakes:?}");
+    assert!(errors.is_sorted(), "{errors:?}");
 }
 
 fn used(settings: &Settings) {

@@ -13,7 +13,7 @@ use super::choice::Choices;
 
 /// What is believed adds up, and every plan leads to what was wanted.
 ///
-/// The bytes are answers as JSON (as in `tests/recorded`), or choices of which some are made.
+/// The bytes are answers as JSON (as in `tests/fixtures`), or choices that result in answers.
 pub fn inventory(data: &[u8]) {
     let (answers, mut choices) = match data.first() {
         Some(b'{') => {

@@ -71,13 +71,14 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
 fn check(directories: &Directories) -> ExitCode {
-    let problems = Configuration::read(&directories.configuration).problems;
-    for problem in &problems {
-        println!("{problem}");
+    let errors = Configuration::read(&directories.configuration).errors;
+    for error in &errors {
+        println!("{error}");
     }
-    match problems.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+    if errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

@@ -145,7 +145,7 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
             | ConnectError::LeftAlone { .. }
             | ConnectError::Gone => error_name::DISCONNECTED,
         },
-        Error::NotRemembered(_) => error_name::IO_ERROR,
+        Error::NotSaved(_) => error_name::IO_ERROR,
         Error::Ending => error_name::DISCONNECTED,
     }
 }

@@ -70,7 +70,7 @@ impl Manager {
             name: name.clone(),
             settings,
             leader,
-            uid,
+            uid: uid.into(),
         };
         let result = self.registrar.register(registration).await;
         result.map_err(|error| failed(&name, error))?;

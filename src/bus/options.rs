@@ -96,9 +96,9 @@ pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<
         .map(|(key, value)| entry(key, value))
         .collect();
     entries.sort_by(|a, b| a.key.cmp(&b.key));
-    let settings = config::options(&entries).map_err(|mistakes| {
-        let text = |mistake: ConfigError| format!("option {:?}: {}", mistake.key, mistake.text);
-        let texts: Vec<String> = mistakes.into_iter().map(text).collect();
+    let settings = config::options(&entries).map_err(|errors| {
+        let text = |error: ConfigError| format!("option {:?}: {}", error.key, error.text);
+        let texts: Vec<String> = errors.into_iter().map(text).collect();
         Error::InvalidArgs(texts.join("; "))
     })?;
     Ok((settings, leader))
@@ -116,7 +116,7 @@ fn entry(key: &str, value: &Variant<'_>) -> Entry {
 fn setting(value: &Variant<'_>) -> config::Value {
     let integer = |number: Option<i64>| match number {
         Some(number) => config::Value::Integer(number),
-        None => config::Value::Other("an integer beyond all bounds"),
+        None => config::Value::Other("an integer outside the range of 64 bits"),
     };
     match value {
         Variant::Str(text) => config::Value::Text(text.to_string()),

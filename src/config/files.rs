@@ -1,5 +1,5 @@
-//! Reads the configuration files. The service is root and does what they say, so it does not read a
-//! file that other users can write to.
+//! Reads the configuration files. The service runs as root, so it does not read a file that other users
+//! can write to.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -7,13 +7,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::error::ConfigError;
 use super::parse::add_service;
-use super::{ConfigError, Configuration, MachineFile, Problem, parse_machine};
+use super::{Configuration, MachineFile, parse_machine};
 use crate::names::MachineName;
 
-/// More than anybody writes by hand.
+/// The maximum size of a file, in bytes.
 const MAX_SIZE: u64 = 256 << 10;
-/// More machines than a host has.
+/// The maximum number of files in a directory.
 const MAX_FILES: usize = 16_384;
 
 /// Reads all files below `directory`.
@@ -24,11 +25,11 @@ pub(super) fn read(directory: &Path) -> Configuration {
         reader.read_machines(&directory.join("machines.d"));
     }
     let mut configuration = reader.0;
-    configuration.problems.sort();
+    configuration.errors.sort();
     configuration
 }
 
-/// The result so far.
+/// Reads the files into a configuration.
 #[derive(Default)]
 struct Reader(Configuration);
 
@@ -40,15 +41,14 @@ impl Reader {
             let Configuration {
                 service, defaults, ..
             } = &mut self.0;
-            let mistakes = match contents(&file) {
+            let errors = match contents(&file) {
                 Ok(Some(text)) => add_service(&text, service, defaults),
                 Ok(None) => Vec::new(),
-                Err(text) => vec![whole(text)],
+                Err(text) => vec![ConfigError::whole(text)],
             };
-            self.note(&file, mistakes);
+            self.note(&file, errors);
         }
-        // Those of the machines are not read yet.
-        self.0.has_mistakes = !self.0.problems.is_empty();
+        self.0.has_service_errors = !self.0.errors.is_empty();
     }
 
     fn read_machines(&mut self, directory: &Path) {
@@ -57,23 +57,23 @@ impl Reader {
             let name: MachineName = match stem.parse() {
                 Ok(name) => name,
                 Err(error) => {
-                    self.note(&path, vec![whole(format!("{error}"))]);
+                    self.note(&path, vec![ConfigError::whole(format!("{error}"))]);
                     continue;
                 }
             };
             let settings = match contents(&path) {
                 Ok(Some(text)) => parse_machine(&text),
-                // It went just now.
+                // The file was removed in the meantime.
                 Ok(None) => continue,
-                Err(text) => Err(vec![whole(text)]),
+                Err(text) => Err(vec![ConfigError::whole(text)]),
             };
-            let settings = settings.map_err(|mistakes| self.note(&path, mistakes));
+            let settings = settings.map_err(|errors| self.note(&path, errors));
             let settings = settings.ok();
             self.0.machines.insert(name, MachineFile { path, settings });
         }
     }
 
-    /// The files `*.toml` of `directory`, in the order of their names.
+    /// Returns the files `*.toml` of `directory`, sorted by name.
     fn list(&mut self, directory: &Path) -> Vec<PathBuf> {
         if !self.trusts(directory) {
             return Vec::new();
@@ -85,50 +85,48 @@ impl Reader {
         };
         match list() {
             Ok(mut files) => {
-                files.retain(|file| is_meant(file));
+                files.retain(|file| is_configuration(file));
                 files.sort();
                 files
             }
             Err(error) => {
-                self.note(directory, vec![whole(format!("cannot be listed: {error}"))]);
+                self.note(
+                    directory,
+                    vec![ConfigError::whole(format!("cannot be listed: {error}"))],
+                );
                 Vec::new()
             }
         }
     }
 
-    /// Whether `directory` is there and only the administrator can put files in it.
+    /// Returns whether `directory` exists and only root can create files in it. Notes the error of a
+    /// directory that other users can write to.
     fn trusts(&mut self, directory: &Path) -> bool {
         let wrong = match fs::metadata(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
             Err(error) => Some(format!("cannot be read: {error}")),
-            Ok(metadata) if !metadata.is_dir() => Some("is no directory".to_owned()),
+            Ok(metadata) if !metadata.is_dir() => Some("is not a directory".to_owned()),
             Ok(metadata) => distrust(&metadata),
         };
         let is_trusted = wrong.is_none();
-        self.note(directory, wrong.map(whole).into_iter().collect());
+        self.note(
+            directory,
+            wrong.map(ConfigError::whole).into_iter().collect(),
+        );
         is_trusted
     }
 
-    fn note(&mut self, file: &Path, mistakes: Vec<ConfigError>) {
-        let problem = |mistake| Problem {
-            file: file.to_owned(),
-            mistake,
-        };
-        self.0.problems.extend(mistakes.into_iter().map(problem));
+    /// Adds the `errors` of `file`.
+    fn note(&mut self, file: &Path, errors: Vec<ConfigError>) {
+        let errors = errors.into_iter();
+        self.0
+            .errors
+            .extend(errors.map(|error| error.in_file(file)));
     }
 }
 
-/// A mistake of a file as a whole.
-fn whole(text: String) -> ConfigError {
-    ConfigError {
-        line: 0,
-        key: String::new(),
-        text,
-    }
-}
-
-/// Whether a file is `*.toml`, and not hidden as editors hide theirs.
-fn is_meant(file: &Path) -> bool {
+/// Returns whether a file is `*.toml`, and is not hidden like the temporary files of editors.
+fn is_configuration(file: &Path) -> bool {
     let is_hidden = file
         .file_name()
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
@@ -137,7 +135,7 @@ fn is_meant(file: &Path) -> bool {
 
 /// Returns the text of a file; `None` if the file does not exist.
 fn contents(path: &Path) -> Result<Option<String>, String> {
-    // A pipe would keep us waiting.
+    // The open of a pipe would wait for a writer.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = match file {
@@ -155,17 +153,17 @@ fn contents(path: &Path) -> Result<Option<String>, String> {
 fn bounded(file: File) -> io::Result<Vec<u8>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("is no file"));
+        return Err(io::Error::other("is not a file"));
     }
     if let Some(reason) = distrust(&metadata) {
         return Err(io::Error::other(reason));
     }
     let mut text = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut text)?;
-    match text.len() as u64 > MAX_SIZE {
-        true => Err(io::Error::other(format!("is larger than {MAX_SIZE} bytes"))),
-        false => Ok(text),
+    if text.len() as u64 > MAX_SIZE {
+        return Err(io::Error::other(format!("is larger than {MAX_SIZE} bytes")));
     }
+    Ok(text)
 }
 
 /// Returns why a file or directory with this `metadata` is not read: a user other than root can

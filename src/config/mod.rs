@@ -1,16 +1,17 @@
-//! Where the service finds its world, and what the administrator wants of it.
+//! The directories of the service, and its configuration.
 //!
 //! ```text
 //!   vcpud.toml, vcpud.toml.d/*.toml ──▶ Service, and the Settings of all machines ─┐
 //!   machines.d/NAME.toml ─────────────▶ the Settings of machine NAME ──────────────┼▶ Configuration
-//!                                       what is wrong: file, line, key ────────────┘
+//!                                       ConfigErrors with file, line and key ──────┘
 //! ```
 //!
-//! [`parse`] turns text into settings or a list of mistakes and touches nothing; `files` reads, and
-//! trusts no file that users other than root can write to. The service never ends for a mistake: it
-//! reports each one, and uses the rest of the configuration.
+//! [`parse`] is pure: it turns text into settings or a list of errors. `files` reads the files, except
+//! those that users other than root can write to. An error never ends the service. The service reports
+//! each error, and uses the rest of the configuration.
 
 mod describe;
+mod error;
 mod files;
 mod nearest;
 mod parse;
@@ -21,18 +22,19 @@ mod uuid;
 mod value;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use parse::{ConfigError, options, parse_machine, parse_service};
+pub use error::{ConfigError, Location};
+pub use parse::{options, parse_machine, parse_service};
 pub use settings::{Limits, MachineSettings, Settings, socket_path};
 pub use uuid::Uuid;
 pub use value::{Entry, Item, Value};
 
+use crate::ids::Uid;
 use crate::names::MachineName;
 
-/// The directories of one run of the service.
+/// The directories of one instance of the service.
 #[derive(Clone, Debug)]
 pub struct Directories {
     /// State that lives until the next boot; `qmp/` in it holds the QMP sockets.
@@ -75,10 +77,10 @@ impl Directories {
     }
 }
 
-/// How the service itself behaves: the table `[service]`.
+/// The settings of the service itself: the table `[service]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// How long it stays when there is nothing to do.
+    /// How long the service stays without a machine and without a call.
     pub idle_exit: Duration,
     /// Whether `[defaults]` applies to machines that unprivileged users register.
     pub defaults_for_users: bool,
@@ -96,71 +98,77 @@ impl Default for Service {
 /// The file of one machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineFile {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its settings; `None` if it has a mistake, and then the machine does not exist.
+    /// Its settings; `None` if the file has an error. Such a file starts no machine, and no other
+    /// machine can have its name.
     pub settings: Option<MachineSettings>,
 }
 
-/// A mistake in a file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// The file or directory.
-    pub file: PathBuf,
-    /// Where in it and what; without a line where it is about the file as a whole.
-    pub mistake: ConfigError,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConfigError { line, key, text } = &self.mistake;
-        write!(f, "{}:", self.file.display())?;
-        if *line > 0 {
-            write!(f, "{line}:")?;
-        }
-        match key.is_empty() {
-            true => write!(f, " {text}"),
-            false => write!(f, " {key}: {text}"),
-        }
-    }
-}
-
-/// What all files say.
+/// The content of all configuration files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
-    /// How the service behaves.
+    /// The settings of the service itself.
     pub service: Service,
     /// The settings of machines that have no settings of their own.
     pub defaults: Settings,
-    /// Whether the files of these two have a mistake.
-    pub has_mistakes: bool,
+    /// Whether `service` and `defaults` lack settings because their files have errors.
+    pub has_service_errors: bool,
     /// The machines that have files.
     pub machines: BTreeMap<MachineName, MachineFile>,
-    /// All mistakes, by file and line.
-    pub problems: Vec<Problem>,
+    /// All errors, sorted by file and line.
+    pub errors: Vec<ConfigError>,
 }
 
 impl Configuration {
-    /// Reads all files below `directory`; none need be there.
+    /// Reads all files below `directory`. A file or directory that does not exist is not an error.
     pub fn read(directory: &Path) -> Self {
         files::read(directory)
     }
 
-    /// Returns this configuration as it replaces `former`: a file that has a mistake now does not
-    /// replace its former settings.
+    /// Returns this configuration as the successor of `previous`. The previous settings of a file that
+    /// has an error now stay in force.
     #[must_use]
-    pub fn replacing(mut self, former: &Self) -> Self {
-        if self.has_mistakes {
-            self.service = former.service.clone();
-            self.defaults = former.defaults.clone();
+    pub fn replacing(mut self, previous: &Self) -> Self {
+        if self.has_service_errors {
+            self.service = previous.service.clone();
+            self.defaults = previous.defaults.clone();
         }
         for (name, file) in &mut self.machines {
             if file.settings.is_none()
-                && let Some(former) = former.machines.get(name)
+                && let Some(previous) = previous.machines.get(name)
             {
-                file.settings.clone_from(&former.settings);
+                file.settings.clone_from(&previous.settings);
             }
         }
         self
+    }
+
+    /// Returns the settings of the machine `name`. The settings of its `registration` by a user take
+    /// precedence over those of its file, and these over the defaults.
+    ///
+    /// Of the defaults, only the time limits apply to a machine that a user except root registered, unless
+    /// `defaults-for-users` is set. The scope of such a machine is in the slice of the user.
+    pub fn settings_of(
+        &self,
+        name: &MachineName,
+        registration: Option<(Uid, &Settings)>,
+    ) -> Settings {
+        let file = self.machines.get(name);
+        let file = file.and_then(|file| file.settings.as_ref());
+        let user = registration.map(|(uid, _)| uid);
+        let user = user.filter(|uid| !uid.is_root() && !self.service.defaults_for_users);
+        let defaults = match user {
+            Some(uid) => Settings {
+                slice: Some(format!("user-{uid}.slice")),
+                ..self.defaults.for_users()
+            },
+            None => self.defaults.clone(),
+        };
+        let own = registration.map(|(_, own)| own.clone()).unwrap_or_default();
+        match file {
+            Some(file) => own.over(&file.settings).over(&defaults),
+            None => own.over(&defaults),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Suggestions for unknown keys.
 
-/// `unknown key`, with the key of `known` that is nearest to `key`, or with all of them where none
-/// is near.
+/// Returns the text "unknown key", with the key of `known` that is nearest to `key`, or with all keys if
+/// none is near.
 pub(super) fn unknown(what: &str, key: &str, known: &[&str]) -> String {
     let key: String = key.chars().take(64).collect();
     let distance = |known: &&&str| strsim::damerau_levenshtein(&key.to_lowercase(), known);
@@ -10,7 +10,7 @@ pub(super) fn unknown(what: &str, key: &str, known: &[&str]) -> String {
     let near = near.filter(|known| distance(known) <= known.len().div_ceil(3));
     match near {
         Some(near) => format!("unknown {what}; did you mean {near:?}?"),
-        None => format!("unknown {what}; there are {}", known.join(", ")),
+        None => format!("unknown {what}; the known ones are {}", known.join(", ")),
     }
 }
 
@@ -24,7 +24,10 @@ mod tests {
         let is = |key| unknown("key", key, &known);
         assert_eq!(is("affinty"), "unknown key; did you mean \"affinity\"?");
         assert_eq!(is("Slcie"), "unknown key; did you mean \"slice\"?");
-        assert_eq!(is("color"), "unknown key; there are affinity, slice");
-        assert_eq!(is(""), "unknown key; there are affinity, slice");
+        assert_eq!(
+            is("color"),
+            "unknown key; the known ones are affinity, slice"
+        );
+        assert_eq!(is(""), "unknown key; the known ones are affinity, slice");
     }
 }

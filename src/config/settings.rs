@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::ConfigError;
 use super::nearest::unknown;
-use super::parse::ConfigError;
 use super::uuid::Uuid;
 use super::value::{Entry, Item, Value};
 use crate::ids::VcpuId;
@@ -39,15 +39,15 @@ pub(super) const MACHINE_KEYS: [&str; 3] = ["qmp", "guest-agent", "uuid"];
 const SLICE: &str = "machine.slice";
 /// The maximum of time limits.
 pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long QEMU may take: one that is given less time than this would be lost again and again.
+/// The range of `qmp-timeout`. With less time, the service would lose the connection again and again.
 const QMP_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=WEEK;
 
 /// The time limits for one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long a call waits for removals, unless it says otherwise.
+    /// How long a call waits for removals by default.
     pub removal_timeout: Duration,
-    /// How long QEMU may take for one reply.
+    /// The maximum time of QEMU for one reply.
     pub qmp_timeout: Duration,
 }
 
@@ -66,23 +66,23 @@ impl Default for Limits {
 pub struct Settings {
     /// How long a call waits for removals.
     pub removal_timeout: Option<Duration>,
-    /// How long QEMU may take for one reply.
+    /// The maximum time of QEMU for one reply.
     pub qmp_timeout: Option<Duration>,
-    /// In which unit of systemd machines are.
+    /// The unit of systemd for the machine.
     pub placement: Option<PlacementMode>,
-    /// In which slice they get scopes of their own.
+    /// The slice for a scope of its own.
     pub slice: Option<String>,
-    /// The host CPUs of their vCPUs.
+    /// The host CPUs of the vCPUs.
     pub affinity: Option<CpuList>,
-    /// The memory nodes of their vCPUs.
+    /// The memory nodes of the vCPUs.
     pub memory_nodes: Option<NodeList>,
     /// The period of CPU time, in microseconds.
     pub bandwidth_period: Option<u64>,
-    /// The CPU time of every vCPU in each period, in microseconds; -1 is no limit.
+    /// The CPU time of each vCPU in a period, in microseconds; -1 means no limit.
     pub bandwidth_quota: Option<i64>,
-    /// The scheduler of vCPUs.
+    /// The scheduler of the vCPUs.
     pub scheduler: Option<Scheduler>,
-    /// The share of caches of vCPUs, by number.
+    /// The share of the caches of each vCPU, by its number.
     pub cache: Option<BTreeMap<VcpuId, Schemata>>,
 }
 
@@ -90,18 +90,18 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct MachineSettings {
-    /// Its QMP socket; `None` where that is found elsewhere.
+    /// The QMP socket; `None` if the file does not set it.
     pub qmp: Option<PathBuf>,
     /// The socket of its guest agent.
     pub guest_agent: Option<PathBuf>,
-    /// The UUID that its QEMU must have, if it has any.
+    /// The UUID of the VM. A VM without a UUID matches.
     pub uuid: Option<Uuid>,
-    /// How it is treated.
+    /// The settings that `[defaults]` has too.
     pub settings: Settings,
 }
 
 impl Settings {
-    /// These, and where they say nothing what `below` says.
+    /// Returns these settings, with the values of `below` for the keys that are not set.
     #[must_use]
     pub fn over(self, below: &Self) -> Self {
         let below = below.clone();
@@ -131,7 +131,7 @@ impl Settings {
         }
     }
 
-    /// The time limits.
+    /// Returns the time limits.
     pub fn limits(&self) -> Limits {
         let default = Limits::default();
         Limits {
@@ -140,7 +140,7 @@ impl Settings {
         }
     }
 
-    /// The slice.
+    /// Returns the slice.
     pub fn slice(&self) -> &str {
         self.slice.as_deref().unwrap_or(SLICE)
     }
@@ -151,7 +151,7 @@ impl Settings {
         let quota = self.bandwidth_quota;
         let bandwidth = (period.is_some() || quota.is_some()).then(|| {
             let period = period.unwrap_or(Bandwidth::UNLIMITED.period());
-            // Each is in its range, and all pairs of these are allowed.
+            // Both are in their ranges, and all pairs are allowed.
             Bandwidth::new(period, quota.unwrap_or(-1)).unwrap_or(Bandwidth::UNLIMITED)
         });
         Tuning {
@@ -164,7 +164,7 @@ impl Settings {
         }
     }
 
-    /// Takes `entry`, one of `all` of its table. Returns `None` for an unknown key.
+    /// Sets the key of `entry`. `all` are the entries of its table. Returns `None` for an unknown key.
     pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), ConfigError>> {
         let value = &entry.value;
         let result = match entry.key.as_str() {
@@ -179,10 +179,10 @@ impl Settings {
             "bandwidth-period" => period(value).map(|usec| self.bandwidth_period = Some(usec)),
             "bandwidth-quota" => quota(value).map(|usec| self.bandwidth_quota = Some(usec)),
             "scheduler" => return Some(self.take_scheduler(entry, all)),
-            "priority" => match all.iter().any(|entry| entry.key == "scheduler") {
-                true => integer(value).map(|_| ()),
-                false => Err("there is no scheduler beside it".to_owned()),
-            },
+            "priority" if all.iter().any(|entry| entry.key == "scheduler") => {
+                integer(value).map(|_| ())
+            }
+            "priority" => Err("it requires the key \"scheduler\"".to_owned()),
             "cache" => return Some(cache(entry).map(|shares| self.cache = Some(shares))),
             _ => return None,
         };
@@ -192,7 +192,7 @@ impl Settings {
     fn take_scheduler(&mut self, entry: &Entry, all: &[Entry]) -> Result<(), ConfigError> {
         let policy = text(&entry.value).map_err(|text| ConfigError::at(entry, text))?;
         let beside = all.iter().find(|entry| entry.key == "priority");
-        // A priority that is not an integer is a mistake of its own entry.
+        // A priority that is not an integer is an error of its own entry.
         let priority = beside.and_then(|entry| integer(&entry.value).ok());
         let priority = i32::try_from(priority.unwrap_or(0)).unwrap_or(i32::MAX);
         let scheduler = Scheduler::new(policy, priority).map_err(|error| {
@@ -208,7 +208,7 @@ impl Settings {
 }
 
 impl MachineSettings {
-    /// Takes `entry`, one of `all` of the file. Returns `None` for an unknown key.
+    /// Sets the key of `entry`. `all` are the entries of the file. Returns `None` for an unknown key.
     pub(super) fn take(&mut self, entry: &Entry, all: &[Entry]) -> Option<Result<(), ConfigError>> {
         let value = &entry.value;
         let path = |value| text(value).and_then(socket_path);
@@ -244,7 +244,7 @@ pub fn socket_path(address: &str) -> Result<PathBuf, String> {
     Ok(path.into())
 }
 
-/// The time in `value`, which must be within `range`.
+/// Returns the time in `value`, which must be within `range`.
 pub(super) fn time(value: &Value, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let example = "a time such as \"5s\" or \"1min 30s\"";
     let Value::Text(text) = value else {
@@ -252,14 +252,12 @@ pub(super) fn time(value: &Value, range: RangeInclusive<Duration>) -> Result<Dur
     };
     let time = humantime::parse_duration(text);
     let time = time.map_err(|_| format!("{} is not {example}", shown(text)))?;
-    match range.contains(&time) {
-        true => Ok(time),
-        false => {
-            let (from, to) = (*range.start(), *range.end());
-            let [from, to] = [from, to].map(humantime::format_duration);
-            Err(format!("{} is not between {from} and {to}", shown(text)))
-        }
+    if !range.contains(&time) {
+        let (from, to) = (*range.start(), *range.end());
+        let [from, to] = [from, to].map(humantime::format_duration);
+        return Err(format!("{} is not between {from} and {to}", shown(text)));
     }
+    Ok(time)
 }
 
 /// Returns the beginning of a text in quotes, for errors.
@@ -294,7 +292,7 @@ fn read<T: FromStr<Err: fmt::Display>>(value: &Value) -> Result<T, String> {
     parsed.map_err(|error: T::Err| error.to_string())
 }
 
-/// A list of numbers that is not empty.
+/// Returns a list of numbers that is not empty.
 fn list<T: FromStr<Err: fmt::Display>>(value: &Value) -> Result<T, String> {
     match text(value)?.trim() {
         "" => Err("the list is empty".to_owned()),
@@ -306,16 +304,16 @@ fn slice(value: &Value) -> Result<String, String> {
     let name = text(value)?;
     let valid = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b);
     let stem = name.strip_suffix(".slice").unwrap_or_default();
-    match !stem.is_empty() && name.len() < 256 && stem.bytes().all(valid) {
-        true => Ok(name.to_owned()),
-        false => Err(format!(
-            "{} is no slice of systemd, such as \"{SLICE}\"",
-            shown(name)
-        )),
+    if stem.is_empty() || name.len() >= 256 || !stem.bytes().all(valid) {
+        let name = shown(name);
+        return Err(format!(
+            "{name} is not a slice of systemd, such as \"{SLICE}\""
+        ));
     }
+    Ok(name.to_owned())
 }
 
-/// Microseconds: an integer, or a time in words.
+/// Returns the microseconds in `value`: an integer, or a time such as "100ms".
 fn microseconds(value: &Value) -> Result<i64, String> {
     const EXAMPLE: &str = "a time such as \"100ms\", or microseconds";
     match value {
@@ -331,7 +329,7 @@ fn microseconds(value: &Value) -> Result<i64, String> {
 
 fn period(value: &Value) -> Result<u64, String> {
     let usec = microseconds(value)?;
-    // A negative one is as far out of range as can be.
+    // 0 is out of range, as a negative number is.
     let usec = u64::try_from(usec).unwrap_or(0);
     let bandwidth = Bandwidth::new(usec, -1).map_err(|error| error.to_string())?;
     Ok(bandwidth.period())
@@ -344,14 +342,10 @@ fn quota(value: &Value) -> Result<i64, String> {
     Ok(bandwidth.signed_quota())
 }
 
-/// The shares of caches: a list of tables, each of some vCPUs.
+/// Returns the shares of the caches: a list of tables, each for some vCPUs.
 fn cache(entry: &Entry) -> Result<BTreeMap<VcpuId, Schemata>, ConfigError> {
     const EXAMPLE: &str = "[{ vcpus = \"0-3\", schemata = \"L3:0=f\" }]";
-    let wrong = |line: usize, text: String| ConfigError {
-        line,
-        key: entry.key.clone(),
-        text,
-    };
+    let wrong = |line: usize, text: String| ConfigError::in_line(line, &entry.key, text);
     let not_a_list = || wrong(entry.line, format!("it must be a list such as {EXAMPLE}"));
     let Value::List(items) = &entry.value else {
         return Err(not_a_list());

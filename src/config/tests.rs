@@ -1,4 +1,4 @@
-//! What files say, and what is said of those that are wrong.
+//! Tests of the settings in files, and of the errors in them.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -23,24 +23,24 @@ priority = 5
 cache = [{ vcpus = "0-1", schemata = "L3:0=f" }, { vcpus = "3", schemata = "L3:0=1" }]
 "#;
 
-fn mistakes(text: &str) -> Vec<String> {
-    let shown = |m: &ConfigError| format!("{}: {}: {}", m.line, m.key, m.text);
-    let (_, _, mistakes) = parse_service(text);
-    mistakes.iter().map(shown).collect()
+fn errors(text: &str) -> Vec<String> {
+    let shown = |m: &ConfigError| format!("{}: {}: {}", m.location.line, m.key, m.text);
+    let (_, _, errors) = parse_service(text);
+    errors.iter().map(shown).collect()
 }
 
-fn machine_mistakes(text: &str) -> Vec<String> {
-    let shown = |m: &ConfigError| format!("{}: {}: {}", m.line, m.key, m.text);
-    let mistakes = parse_machine(text).expect_err(text);
-    mistakes.iter().map(shown).collect()
+fn machine_errors(text: &str) -> Vec<String> {
+    let shown = |m: &ConfigError| format!("{}: {}: {}", m.location.line, m.key, m.text);
+    let errors = parse_machine(text).expect_err(text);
+    errors.iter().map(shown).collect()
 }
 
 #[test]
 fn every_key_is_read() {
     let own = "idle-exit = \"2min\"\ndefaults-for-users = true";
     let text = format!("[service]\n{own}\n[defaults]\n{ALL}");
-    let (service, settings, mistakes) = parse_service(&text);
-    assert_eq!(mistakes, []);
+    let (service, settings, errors) = parse_service(&text);
+    assert_eq!(errors, []);
     assert_eq!(service.idle_exit, Duration::from_secs(120));
     assert!(service.defaults_for_users);
     let limits = settings.limits();
@@ -72,8 +72,8 @@ fn every_key_is_read() {
 
 #[test]
 fn nothing_said_is_the_default() {
-    let (service, settings, mistakes) = parse_service("");
-    assert_eq!(mistakes, []);
+    let (service, settings, errors) = parse_service("");
+    assert_eq!(errors, []);
     assert_eq!(service.idle_exit, Duration::from_secs(30));
     assert!(!service.defaults_for_users);
     assert_eq!(settings, Settings::default());
@@ -129,9 +129,9 @@ fn what_is_said_of_a_machine_goes_before_the_defaults() {
 }
 
 #[test]
-fn a_mistake_has_its_line_its_key_and_a_way_out() {
+fn an_error_names_its_line_and_key_and_suggests_a_correction() {
     assert_eq!(
-        mistakes("# one\n[defaults]\naffinty = \"0\"\nqmp-timeout = 5\n\n[sevrice]\nx = 1\n"),
+        errors("# one\n[defaults]\naffinty = \"0\"\nqmp-timeout = 5\n\n[sevrice]\nx = 1\n"),
         [
             "3: affinty: unknown key; did you mean \"affinity\"?",
             "4: qmp-timeout: an integer is not a time such as \"5s\" or \"1min 30s\"",
@@ -139,14 +139,14 @@ fn a_mistake_has_its_line_its_key_and_a_way_out() {
         ]
     );
     assert_eq!(
-        mistakes("affinity = \"0\"\nidle-exit = \"5s\"\n[service]\nidle-exit = \"5 parsecs\""),
+        errors("affinity = \"0\"\nidle-exit = \"5s\"\n[service]\nidle-exit = \"5 parsecs\""),
         [
             "1: affinity: it belongs below [defaults]",
             "2: idle-exit: it belongs below [service]",
             "4: idle-exit: \"5 parsecs\" is not a time such as \"5s\" or \"1min 30s\"",
         ]
     );
-    for (text, mistake) in [
+    for (text, error) in [
         (
             "qmp-timeout = '1ms'",
             "qmp-timeout: \"1ms\" is not between 100ms and 7days",
@@ -170,7 +170,7 @@ fn a_mistake_has_its_line_its_key_and_a_way_out() {
         ),
         (
             "slice = '../a.slice'",
-            "slice: \"../a.slice\" is no slice of systemd",
+            "slice: \"../a.slice\" is not a slice of systemd",
         ),
         (
             "bandwidth-period = '1us'",
@@ -197,7 +197,7 @@ fn a_mistake_has_its_line_its_key_and_a_way_out() {
             "scheduler = 'rr'\\npriority = 100",
             "priority: rr takes a priority from 1 to 99",
         ),
-        ("priority = 1", "priority: there is no scheduler beside it"),
+        ("priority = 1", "priority: it requires the key"),
         ("cache = 'L3:0=f'", "cache: it must be a list such as"),
         (
             "cache = [{ vcpus = '0' }]",
@@ -223,31 +223,31 @@ fn a_mistake_has_its_line_its_key_and_a_way_out() {
             "guest-agent = '/run/../web.sock'",
             "guest-agent: \"/run/../web.sock\" contains the component",
         ),
-        ("uuid = 'web'", "uuid: \"web\" is no UUID"),
+        ("uuid = 'web'", "uuid: \"web\" is not a UUID"),
         (
             "removal_timeout = '5s'",
             "removal_timeout: unknown key; did you mean \"removal-timeout\"?",
         ),
     ] {
-        let found = machine_mistakes(&text.replace("\\n", "\n"));
+        let found = machine_errors(&text.replace("\\n", "\n"));
         assert!(
-            found.len() == 1 && found[0].contains(mistake),
+            found.len() == 1 && found[0].contains(error),
             "{text}: {found:?}"
         );
     }
     let twice =
         "cache = [\n{ vcpus = '0-2', schemata = 'L3:0=f' },\n{ vcpus = '2', schemata = 'L3:0=f' }]";
     assert_eq!(
-        machine_mistakes(twice),
+        machine_errors(twice),
         ["3: cache: vcpus: vCPU 2 is in more than one list"]
     );
 }
 
 #[test]
 fn what_is_no_toml_is_told_with_its_line() {
-    let found = machine_mistakes("affinity = '0'\n\nslice = machine.slice\n");
+    let found = machine_errors("affinity = '0'\n\nslice = machine.slice\n");
     assert!(found[0].starts_with("3: "), "{found:?}");
-    let found = machine_mistakes("affinity = '0'\naffinity = '1'\n");
+    let found = machine_errors("affinity = '0'\naffinity = '1'\n");
     assert!(
         found[0].starts_with("2: ") && found[0].contains("duplicate"),
         "{found:?}"
@@ -255,18 +255,18 @@ fn what_is_no_toml_is_told_with_its_line() {
 }
 
 #[test]
-fn mistakes_in_the_syntax_are_told_by_line() {
-    let lines: Vec<String> = mistakes("a = \"x\nb\n\nc\n")
+fn syntax_errors_have_their_line() {
+    let lines: Vec<String> = errors("a = \"x\nb\n\nc\n")
         .iter()
-        .map(|mistake| mistake.split(':').next().unwrap().to_owned())
+        .map(|error| error.split(':').next().unwrap().to_owned())
         .collect();
     assert_eq!(lines, ["1", "2", "4"]);
 }
 
 #[test]
-fn what_is_right_beside_a_mistake_counts_for_the_service() {
-    let (_, settings, mistakes) = parse_service("[defaults]\naffinty = '0'\nslice = 'a.slice'");
-    assert_eq!(mistakes.len(), 1);
+fn settings_beside_an_error_apply_to_the_service() {
+    let (_, settings, errors) = parse_service("[defaults]\naffinty = '0'\nslice = 'a.slice'");
+    assert_eq!(errors.len(), 1);
     assert_eq!(settings.slice(), "a.slice");
 }
 
@@ -278,30 +278,68 @@ fn machine(text: &str) -> MachineFile {
 }
 
 fn configuration(service: &str, web: &str) -> Configuration {
-    let (service, defaults, mistakes) = parse_service(service);
+    let (service, defaults, errors) = parse_service(service);
     Configuration {
         service,
         defaults,
-        has_mistakes: !mistakes.is_empty(),
+        has_service_errors: !errors.is_empty(),
         machines: [("web".parse().unwrap(), machine(web))].into(),
-        problems: Vec::new(),
+        errors: Vec::new(),
     }
 }
 
 #[test]
-fn what_is_in_force_stays_where_a_file_has_a_mistake() {
-    let former = configuration("[defaults]\nqmp-timeout = '1s'", "affinity = '1'");
-    let is = |service, web| configuration(service, web).replacing(&former);
+fn previous_settings_stay_if_a_file_has_an_error() {
+    let previous = configuration("[defaults]\nqmp-timeout = '1s'", "affinity = '1'");
+    let is = |service, web| configuration(service, web).replacing(&previous);
     let new = is("[defaults]\nqmp-timeout = '2s'", "affinity = '2'");
     assert_eq!(new.defaults.limits().qmp_timeout, Duration::from_secs(2));
-    assert_ne!(new.machines, former.machines);
+    assert_ne!(new.machines, previous.machines);
     let bad = is("[defaults]\nqmp-timeuot = '2s'", "affinty = '2'");
-    assert_eq!(bad.defaults, former.defaults);
-    assert_eq!(bad.machines, former.machines);
-    // At a start nothing is in force.
+    assert_eq!(bad.defaults, previous.defaults);
+    assert_eq!(bad.machines, previous.machines);
+    // The first configuration has no previous settings.
     let first = configuration("[defaults]\nx = 1\nqmp-timeout = '2s'", "affinty = '2'");
     let first = first.replacing(&Configuration::default());
     assert_eq!(first.machines["web"].settings, None);
+}
+
+#[test]
+fn a_registration_takes_precedence_over_the_file_and_the_defaults() {
+    let web: MachineName = "web".parse().unwrap();
+    let own = Settings {
+        slice: Some("own.slice".to_owned()),
+        ..Settings::default()
+    };
+    let service = "[defaults]\nqmp-timeout = '2s'\naffinity = '1'\nmemory-nodes = '0'";
+    let all = configuration(service, "affinity = '2'\nslice = 'file.slice'");
+    let affinity = |settings: &Settings| settings.affinity.as_ref().map(ToString::to_string);
+
+    let settings = all.settings_of(&web, None);
+    assert_eq!(affinity(&settings).as_deref(), Some("2"));
+    assert_eq!(settings.slice(), "file.slice");
+    assert!(settings.memory_nodes.is_some());
+    let settings = all.settings_of(&web, Some((Uid::ROOT, &own)));
+    assert_eq!(affinity(&settings).as_deref(), Some("2"));
+    assert_eq!(settings.slice(), "own.slice");
+    assert!(settings.memory_nodes.is_some());
+}
+
+#[test]
+fn a_registration_by_a_user_gets_only_the_time_limits_of_the_defaults() {
+    let db: MachineName = "db".parse().unwrap();
+    let none = Settings::default();
+    let service = "[defaults]\nqmp-timeout = '2s'\naffinity = '1'\nplacement = 'scope'";
+    let settings = configuration(service, "").settings_of(&db, Some((Uid(1000), &none)));
+    assert_eq!(settings.limits().qmp_timeout, Duration::from_secs(2));
+    assert_eq!(settings.affinity, None);
+    assert_eq!(settings.placement, Some(PlacementMode::None));
+    assert_eq!(settings.slice(), "user-1000.slice");
+    let root = configuration(service, "").settings_of(&db, Some((Uid::ROOT, &none)));
+    assert_eq!(root.placement, Some(PlacementMode::Scope));
+    let service = format!("[service]\ndefaults-for-users = true\n{service}");
+    let settings = configuration(&service, "").settings_of(&db, Some((Uid(1000), &none)));
+    assert_eq!(settings.placement, Some(PlacementMode::Scope));
 }
 
 /// A directory of files with these texts.
@@ -316,15 +354,15 @@ fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
     directory
 }
 
-fn problems(directory: &tempfile::TempDir) -> Vec<String> {
-    let problems = Configuration::read(directory.path()).problems;
+fn errors_in(directory: &tempfile::TempDir) -> Vec<String> {
+    let errors = Configuration::read(directory.path()).errors;
     let root = format!("{}/", directory.path().display());
-    let shown = |problem: &Problem| problem.to_string().replace(&root, "");
-    problems.iter().map(shown).collect()
+    let shown = |error: &ConfigError| error.to_string().replace(&root, "");
+    errors.iter().map(shown).collect()
 }
 
 #[test]
-fn later_files_go_before_earlier_ones() {
+fn later_files_take_precedence() {
     let directory = directory(&[
         (
             "vcpud.toml",
@@ -340,7 +378,7 @@ fn later_files_go_before_earlier_ones() {
         ("machines.d/web.toml", "qmp = '/run/web.sock'"),
     ]);
     let configuration = Configuration::read(directory.path());
-    assert_eq!(configuration.problems, []);
+    assert_eq!(configuration.errors, []);
     assert_eq!(configuration.defaults.slice(), "c.slice");
     assert_eq!(configuration.defaults.placement, Some(PlacementMode::None));
     assert_eq!(configuration.defaults.affinity, Some("0".parse().unwrap()));
@@ -359,10 +397,10 @@ fn a_bad_file_disables_one_machine() {
         ("machines.d/-x.toml", ""),
     ]);
     let configuration = Configuration::read(directory.path());
-    assert!(!configuration.has_mistakes);
+    assert!(!configuration.has_service_errors);
     assert_eq!(configuration.machines["web"].settings, None);
     assert!(configuration.machines["db"].settings.is_some());
-    let found = problems(&directory);
+    let found = errors_in(&directory);
     assert!(
         found[0].starts_with("machines.d/-x.toml: \"-x\" is not a machine name"),
         "{found:?}"
@@ -391,20 +429,20 @@ fn refuses_what_all_users_can_write_to() {
     symlink("/dev/zero", path("machines.d/zero.toml")).unwrap();
     mode("vcpud.toml", 0o666);
     assert_eq!(
-        problems(&directory),
+        errors_in(&directory),
         [
             "machines.d/big.toml: is larger than 262144 bytes",
-            "machines.d/directory.toml: is no file",
+            "machines.d/directory.toml: is not a file",
             "machines.d/text.toml: is not UTF-8",
-            "machines.d/zero.toml: is no file",
+            "machines.d/zero.toml: is not a file",
             "vcpud.toml: is not used: all users can write to it (chmod o-w)",
             "vcpud.toml.d/link.toml: is not used: all users can write to it (chmod o-w)",
         ]
     );
     mode("machines.d", 0o777);
-    assert_eq!(problems(&directory).len(), 3);
+    assert_eq!(errors_in(&directory).len(), 3);
     mode("", 0o777);
-    assert_eq!(problems(&directory).len(), 1);
+    assert_eq!(errors_in(&directory).len(), 1);
 }
 
 #[test]
@@ -421,28 +459,28 @@ fn refuses_what_a_group_other_than_roots_can_write_to() {
     };
     share("vcpud.toml", 0);
     share("machines.d", 0);
-    assert_eq!(problems(&directory), [] as [&str; 0]);
+    assert_eq!(errors_in(&directory), [] as [&str; 0]);
     share("vcpud.toml", 100);
     share("machines.d", 100);
     let text = "is not used: group 100 can write to it (chmod g-w)";
     let expected = [format!("machines.d: {text}"), format!("vcpud.toml: {text}")];
-    assert_eq!(problems(&directory), expected);
+    assert_eq!(errors_in(&directory), expected);
 }
 
 proptest! {
     #[test]
     fn no_text_is_too_strange(text in ".{0,200}") {
-        let (_, _, mistakes) = parse_service(&text);
+        let (_, _, errors) = parse_service(&text);
         let lines = 1 + text.matches('\n').count();
-        prop_assert!(mistakes.iter().all(|mistake| mistake.line <= lines));
+        prop_assert!(errors.iter().all(|error| error.location.line <= lines));
         let _ = parse_machine(&text);
     }
 
     #[test]
     fn no_line_is_too_strange(key in "[a-z-]{1,20}", value in r#"(-?[0-9]{1,25}|"[^"\\\n]{0,30}"|\[.{0,20}\])"#) {
-        for mistake in parse_machine(&format!("\n{key} = {value}")).err().into_iter().flatten() {
-            prop_assert!(mistake.line <= 2);
-            prop_assert!(!mistake.text.is_empty());
+        for error in parse_machine(&format!("\n{key} = {value}")).err().into_iter().flatten() {
+            prop_assert!(error.location.line <= 2);
+            prop_assert!(!error.text.is_empty());
         }
     }
 

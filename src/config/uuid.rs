@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::shown;
 
-/// A UUID in the form of RFC 9562, in small letters.
+/// A UUID in the form of RFC 9562, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Uuid(String);
 
 impl Uuid {
-    /// The UUID as text.
+    /// Returns the UUID as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -33,13 +33,13 @@ impl FromStr for Uuid {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         };
-        match text.len() == 36 && text.bytes().enumerate().all(is_valid) {
-            true => Ok(Self(text.to_ascii_lowercase())),
-            false => Err(format!(
-                "{} is no UUID, such as \"c0ffee00-1234-4abc-8def-0123456789ab\"",
-                shown(text)
-            )),
+        if text.len() != 36 || !text.bytes().enumerate().all(is_valid) {
+            let text = shown(text);
+            return Err(format!(
+                "{text} is not a UUID, such as \"c0ffee00-1234-4abc-8def-0123456789ab\""
+            ));
         }
+        Ok(Self(text.to_ascii_lowercase()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Values as files and calls give them, before it is known what they mean.
+//! Values of files and calls, before they are interpreted.
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -16,14 +16,14 @@ pub enum Value {
     List(Vec<Item>),
     /// A table.
     Table(Vec<Entry>),
-    /// What no key takes, by the name of its kind.
+    /// A value that no key accepts, by the name of its kind.
     Other(&'static str),
 }
 
-/// One of a list.
+/// An element of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// The line in the file, from 1; 0 where there is no file.
+    /// The line in the file, from 1; 0 for a value that was not read from a file.
     pub line: usize,
     /// The value.
     pub value: Value,
@@ -34,14 +34,14 @@ pub struct Item {
 pub struct Entry {
     /// The key.
     pub key: String,
-    /// The line of the key in the file, from 1; 0 where there is no file.
+    /// The line of the key in the file, from 1; 0 for a value that was not read from a file.
     pub line: usize,
     /// The value.
     pub value: Value,
 }
 
 impl Value {
-    /// What kind of value it is, for people.
+    /// Returns the kind of the value, for error texts.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a text",
@@ -54,7 +54,7 @@ impl Value {
     }
 }
 
-/// The entries of a document, in the order of their lines.
+/// Returns the entries of a document, sorted by line.
 pub(super) fn entries(text: &str, table: &DeTable<'_>) -> Vec<Entry> {
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| Entry {
         key: <_ as AsRef<str>>::as_ref(key.get_ref()).to_owned(),
@@ -66,7 +66,7 @@ pub(super) fn entries(text: &str, table: &DeTable<'_>) -> Vec<Entry> {
     entries
 }
 
-/// The number of the line in which byte `at` is.
+/// Returns the number of the line that contains byte `at`.
 pub(super) fn line(text: &str, at: usize) -> usize {
     let before = text.bytes().take(at);
     1 + before.filter(|byte| *byte == b'\n').count()
@@ -77,7 +77,7 @@ fn convert(text: &str, value: &DeValue<'_>) -> Value {
         DeValue::String(value) => Value::Text(value.to_string()),
         DeValue::Integer(value) => match i64::from_str_radix(value.as_str(), value.radix()) {
             Ok(value) => Value::Integer(value),
-            Err(_) => Value::Other("an integer beyond all bounds"),
+            Err(_) => Value::Other("an integer outside the range of 64 bits"),
         },
         DeValue::Float(_) => Value::Other("a number with a fraction"),
         DeValue::Boolean(value) => Value::Boolean(*value),

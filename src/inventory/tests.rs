@@ -1,4 +1,4 @@
-//! The inventory against answers recorded from real QEMUs (`tests/recorded`), and the planner
+//! The inventory against answers recorded from real QEMUs (`tests/fixtures`), and the planner
 //! against every inventory that can be made up.
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ struct Recorded {
 }
 
 fn recorded(name: &str) -> Inventory {
-    let path = format!("{}/tests/recorded/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let Recorded { hotpluggable, cpus } = serde_json::from_str(&text).unwrap();
     let slots = hotpluggable.map_or(Slots::Fixed, Slots::Listed);

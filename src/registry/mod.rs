@@ -1,177 +1,193 @@
-//! The registry: which machines there are, and the actor of each.
+//! The registry: the machines of the service, their names, and their tasks.
 //!
 //! ```text
-//!   qmp/NAME.sock appears, goes ──▶ ┐
-//!   machines.d/NAME.toml, Reload ─▶ ├ Machines ──▶ an actor each
-//!   Registrar: register, … ───────▶ ┘    │
-//!                                        └──▶ what is wrong: files, and names claimed twice
+//!   qmp/NAME.sock appears, disappears ─▶ ┐               decisions
+//!   machines.d/NAME.toml, Reload ──────▶ ├ Supervisor ◀────────────▶ Claims (pure)
+//!   Registrar: register, unregister ───▶ ┘   │
+//!                                            └─▶ a task for each machine (JoinSet)
 //! ```
 //!
-//! A name has one machine, and the first stays. Who comes later is told so if it is a call, and
-//! passed over, visibly, if it is a socket or a file; when the name is free it is his turn.
+//! [`claims`] decides about the owner of a name. A machine with a socket or a file exists as long as these. A
+//! registered machine exists as long as its QEMU, across restarts of the service.
 //!
-//! A machine with a socket or a file is there as long as those are. One that was registered is
-//! there as long as its QEMU, and remembered over a restart of the service.
+//! The supervisor owns the tasks of all machines. The end of a task removes its machine; a task that
+//! panics ends the service with an error. Replies to requests travel in the event queue, so each follows
+//! the events of its request.
 
-mod machines;
-mod register;
+mod claims;
+mod error;
 mod registrar;
+mod registration;
 mod registrations;
 mod sockets;
+mod supervisor;
+mod tasks;
 
-use std::io;
-use std::path::PathBuf;
+use std::convert::Infallible;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
-use self::machines::Machines;
 use self::registrar::Request;
+use self::registration::Trials;
 use self::sockets::{SocketEvent, Sockets};
+use self::supervisor::Supervisor;
 use crate::config::{Configuration, Directories};
 use crate::machine::{EventSender, HostServices};
-use crate::names::MachineName;
 
-pub use registrar::{Error, Registrar, Registration, Requests};
+pub use error::{Error, SupervisorError};
+pub use registrar::{Registrar, Registration, Requests};
 pub use sockets::is_empty;
 
-/// The machines of a service, at work as long as the process is.
+/// The state of the registry, for those that decide about the end of the service.
 #[derive(Debug)]
 pub struct Registry {
-    task: JoinHandle<io::Error>,
     count: watch::Receiver<usize>,
     idle_exit: watch::Receiver<Duration>,
 }
 
-/// The directory of QMP sockets cannot be watched.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot watch {} for QMP sockets: {source}", directory.display())]
-pub struct WatchError {
-    directory: PathBuf,
-    source: io::Error,
+/// The registry at work.
+struct Service {
+    supervisor: Supervisor,
+    sockets: Sockets,
+    requests: Requests,
+    trials: Trials,
+    count: watch::Sender<usize>,
+    idle_exit: watch::Sender<Duration>,
 }
 
 impl Registry {
-    /// Starts to watch, and to do what is asked by `requests`; returns when every machine at hand
-    /// has answered or was given its time to. Their news go to `outbox`.
+    /// Starts the machines, and waits until each has answered, or its time limit is over. Events are
+    /// sent to `events`.
+    ///
+    /// Returns the registry and the future that drives it. The caller spawns the future, which ends only
+    /// with an error.
+    ///
+    /// # Errors
+    /// Fails if the directory of QMP sockets cannot be created, watched or listed.
     pub async fn start(
         directories: &Directories,
         configuration: Configuration,
-        site: HostServices,
-        outbox: EventSender,
+        services: HostServices,
+        events: EventSender,
         requests: Requests,
-    ) -> Result<Self, WatchError> {
+    ) -> Result<
+        (
+            Self,
+            impl Future<Output = Result<Infallible, SupervisorError>> + Send + use<>,
+        ),
+        SupervisorError,
+    > {
         let directory = directories.qmp();
-        let failed = |source| WatchError {
-            directory: directory.clone(),
-            source,
+        let sockets = Sockets::watch(directory.clone()).await;
+        let sockets = sockets.map_err(|source| SupervisorError::Watch { directory, source })?;
+        let mut supervisor = Supervisor::new(directories.clone(), configuration, services, events);
+        supervisor.restore().await;
+        supervisor.apply_configuration().await?;
+        // The watch began before, so a socket that appears now is seen twice, and none is missed.
+        let listed = sockets.list().await;
+        let listed = listed.map_err(|source| sockets.lost(source))?;
+        let decisions = supervisor.claims.sockets_listed(&listed);
+        supervisor.perform(decisions).await?;
+        supervisor.remove_other_records().await;
+        supervisor.report_errors().await;
+        supervisor.settled().await;
+        let (counter, count) = watch::channel(supervisor.claims.count());
+        let (limit, idle_exit) = watch::channel(supervisor.configuration().service.idle_exit);
+        let service = Service {
+            supervisor,
+            sockets,
+            requests,
+            trials: Trials::new(),
+            count: counter,
+            idle_exit: limit,
         };
-        let sockets = Sockets::watch(directory.clone()).await.map_err(failed)?;
-        let mut machines = Machines::new(directories.clone(), configuration, site, outbox);
-        machines.recall().await;
-        machines.start_configured();
-        // Watched first, listed second: what comes in between is seen twice, not never.
-        machines
-            .set_sockets(sockets.list().await.map_err(failed)?)
-            .await;
-        machines.forget_departed().await;
-        machines.tell_problems().await;
-        machines.settled().await;
-        let (counter, count) = watch::channel(machines.count());
-        let (limit, idle_exit) = watch::channel(machines.configuration.service.idle_exit);
-        let task = tokio::spawn(follow(machines, sockets, requests, counter, limit));
-        Ok(Self {
-            task,
-            count,
-            idle_exit,
-        })
+        Ok((Self { count, idle_exit }, service.run()))
     }
 
-    /// How many machines there are or may come to be where they are awaited: at a socket, at that of
-    /// a file, or as a registration.
+    /// Returns the number of machines. It includes sockets and files whose QEMU does not run, and
+    /// registrations whose QEMU has not answered yet.
     pub fn count(&self) -> watch::Receiver<usize> {
         self.count.clone()
     }
 
-    /// How long the service is to stay when there is nothing to do, as the configuration in force
-    /// says.
+    /// Returns how long the service stays without a machine and without a call, according to the
+    /// configuration in force.
     pub fn idle_exit(&self) -> watch::Receiver<Duration> {
         self.idle_exit.clone()
     }
-
-    /// Waits until the directory cannot be watched any more, which should never be.
-    pub async fn failed(&mut self) -> io::Error {
-        (&mut self.task).await.unwrap_or_else(io::Error::other)
-    }
 }
 
-/// Does what happens and what is asked, one after the other.
-async fn follow(
-    mut machines: Machines,
-    mut sockets: Sockets,
-    mut requests: Requests,
-    counter: watch::Sender<usize>,
-    limit: watch::Sender<Duration>,
-) -> io::Error {
-    loop {
-        tokio::select! {
-            event = sockets.next() => match event {
-                Ok(event) => {
-                    let sight = sockets.sight(event).await;
-                    take_in(&mut machines, &sockets, sight).await;
+impl Service {
+    /// Handles events and requests, one after the other.
+    async fn run(mut self) -> Result<Infallible, SupervisorError> {
+        loop {
+            tokio::select! {
+                event = self.sockets.next() => {
+                    let event = event.map_err(|source| self.sockets.lost(source))?;
+                    let event = self.sockets.interpret(event).await;
+                    self.handle_socket(event).await?;
                 }
-                Err(error) => return error,
-            },
-            Some(request) = requests.0.recv() => match request {
-                Request::Register(registration, answer) => {
-                    machines.register(*registration, answer).await;
-                }
-                Request::Unregister(name, answer) => {
-                    let _ = answer.send(machines.unregister(&name).await);
-                }
-                Request::Reload(answer) => {
-                    let sockets = list(&sockets).await;
-                    let handles = machines.reload(sockets).await;
-                    limit.send_replace(machines.configuration.service.idle_exit);
-                    // Before the answer, so that who asked can read it.
-                    machines.tell_problems().await;
-                    let _ = answer.send(handles);
-                }
-            },
-            Some(event) = machines.events.next() => machines.take(event).await,
+                Some(request) = self.requests.0.recv() => self.handle(request).await?,
+                Some(trial) = self.trials.join_next() => self.supervisor.conclude(trial?).await?,
+                ended = self.supervisor.next_ended() => self.supervisor.end(&ended?).await?,
+            }
+            self.count.send_replace(self.supervisor.claims.count());
+            self.supervisor.report_errors().await;
         }
-        counter.send_replace(machines.count());
-        machines.tell_problems().await;
     }
-}
 
-/// Starts and stops machines because of `sight`.
-async fn take_in(machines: &mut Machines, sockets: &Sockets, sight: Option<SocketEvent>) {
-    match sight {
-        Some(SocketEvent::Came(name)) => {
-            // A rename may replace a socket without an event for the old socket.
-            machines.remove_socket(&name).await;
-            machines.add_socket(&name);
-        }
-        Some(SocketEvent::Went(name)) => machines.remove_socket(&name).await,
-        Some(SocketEvent::Lost) => {
-            warn!("events of the socket directory were lost: listing it again");
-            if let Some(names) = list(sockets).await {
-                machines.set_sockets(names).await;
+    async fn handle(&mut self, request: Request) -> Result<(), SupervisorError> {
+        let supervisor = &mut self.supervisor;
+        match request {
+            Request::Register(registration, answer) => {
+                let trials = &mut self.trials;
+                supervisor.register(*registration, answer, trials).await
+            }
+            Request::Unregister(name, answer) => supervisor.unregister(&name, answer).await,
+            Request::Reload(answer) => {
+                let machines = supervisor.reload().await?;
+                self.list_sockets().await?;
+                let supervisor = &mut self.supervisor;
+                let idle_exit = supervisor.configuration().service.idle_exit;
+                self.idle_exit.send_replace(idle_exit);
+                // The errors are reported before the reply, so the caller can read them.
+                supervisor.report_errors().await;
+                supervisor.events.reply(answer, machines).await;
+                Ok(())
             }
         }
-        None => {}
     }
-}
 
-/// Returns the names of the machines whose sockets are in the directory, or `None` if it cannot be
-/// read.
-async fn list(sockets: &Sockets) -> Option<Vec<MachineName>> {
-    let failed = |error: &io::Error| {
-        error!(directory = %sockets.directory().display(), %error, "cannot list QMP sockets");
-    };
-    sockets.list().await.inspect_err(failed).ok()
+    /// Starts and stops machines after `event` in the directory of sockets.
+    async fn handle_socket(&mut self, event: Option<SocketEvent>) -> Result<(), SupervisorError> {
+        let claims = &mut self.supervisor.claims;
+        let decisions = match event {
+            Some(SocketEvent::Appeared(name)) => claims.socket_appeared(&name),
+            Some(SocketEvent::Removed(name)) => claims.socket_removed(&name),
+            Some(SocketEvent::Overflow) => {
+                warn!("events of the socket directory were lost: listing it again");
+                return self.list_sockets().await;
+            }
+            None => return Ok(()),
+        };
+        self.supervisor.perform(decisions).await
+    }
+
+    /// Lists the directory of sockets, and starts and stops machines accordingly. Does nothing if it
+    /// cannot be listed.
+    async fn list_sockets(&mut self) -> Result<(), SupervisorError> {
+        match self.sockets.list().await {
+            Ok(names) => {
+                let decisions = self.supervisor.claims.sockets_listed(&names);
+                self.supervisor.perform(decisions).await
+            }
+            Err(error) => {
+                let directory = self.sockets.directory().display();
+                error!(%directory, %error, "cannot list the QMP sockets in {directory}: {error}");
+                Ok(())
+            }
+        }
+    }
 }

@@ -1,160 +1,100 @@
-//! How others reach the registry: who registers machines, or wants the configuration read again.
-
-use std::path::PathBuf;
+//! Requests to the registry: to register and unregister machines, and to reload the configuration.
 
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
+use super::error::Error;
 use crate::config::MachineSettings;
 use crate::ids::{Pid, Uid};
-use crate::machine::{ConnectError, EventSender, Handle, QmpEndpoint};
+use crate::machine::{Handle, QmpEndpoint};
 use crate::names::MachineName;
-use crate::placement::Unavailable;
-use crate::process::LeaderError;
 
-/// How many requests may wait before who makes more waits too.
+/// The number of requests that may wait. Further callers wait until the queue has room.
 const QUEUE: usize = 64;
 
-/// A machine that somebody registers.
+/// A machine that a user registers.
 #[derive(Debug)]
 pub struct Registration {
-    /// Its name.
+    /// The name of the machine.
     pub name: MachineName,
     /// How the service reaches its QMP.
     pub endpoint: QmpEndpoint,
-    /// What is said of it; `qmp` in it does not count.
+    /// The settings of the machine. The registry replaces `qmp` by the path of `endpoint`.
     pub settings: MachineSettings,
-    /// The PID of its QEMU, where that is not who serves QMP.
+    /// The PID of its QEMU, if another process serves QMP.
     pub leader: Option<Pid>,
-    /// The user who registers it.
+    /// The user that registers it.
     pub uid: Uid,
 }
 
-/// Why a machine is not registered or unregistered.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The name is taken.
-    #[error("there is one already, from {0}; choose another name, or unregister that one first")]
-    Exists(String),
-    /// It has a file, with mistakes in it, so it is not known what it is to be.
-    #[error("its file {} has mistakes, which vcpuctl status shows; correct and reload it, or choose another name", _0.display())]
-    Disabled(PathBuf),
-    /// There is none.
-    #[error("there is none; ListMachines tells which there are")]
-    NoSuchMachine,
-    /// The user has too many.
-    #[error(
-        "user {uid} has {limit} machines registered, and nobody but root may have more; unregister some"
-    )]
-    TooManyOfUser {
-        /// The user.
-        uid: Uid,
-        /// The limit.
-        limit: usize,
-    },
-    /// There are too many.
-    #[error("{0} machines are registered, and the service takes no more; unregister some")]
-    TooMany(usize),
-    /// The host has not what is wanted.
-    #[error("{0}")]
-    Unavailable(Unavailable),
-    /// The process that should be its QEMU cannot be.
-    #[error("process {pid} cannot be its leader: {error}")]
-    Leader {
-        /// Its PID.
-        pid: Pid,
-        /// Why.
-        error: LeaderError,
-    },
-    /// The process that should be its QEMU is another user's.
-    #[error(
-        "process {pid} cannot be its leader: it is not of user {uid}, and only root may name another user's"
-    )]
-    ForeignLeader {
-        /// Its PID.
-        pid: Pid,
-        /// The user who named it.
-        uid: Uid,
-    },
-    /// Its process is another machine.
-    #[error("its QEMU process is the machine {0} already; unregister that one first")]
-    OtherMachine(MachineName),
-    /// There is no QEMU that answers.
-    #[error(
-        "it was not registered: {0}; see that QEMU runs and has this QMP socket, and that no other client is attached to it"
-    )]
-    ConnectError(ConnectError),
-    /// A restart of the service would forget it.
-    #[error(
-        "it was not registered, as it cannot be written down for a restart of the service: {0}; make room in the runtime directory and ask again"
-    )]
-    NotRemembered(String),
-    /// The service ends.
-    #[error("the service is ending; ask again")]
-    Ending,
-}
-
-/// Where the result of a request goes.
+/// The sender of the reply to a request.
 pub(super) type Answer = oneshot::Sender<Result<(), Error>>;
 
-/// What the registry can be asked.
+/// A request to the registry.
 #[derive(Debug)]
 pub(super) enum Request {
     Register(Box<Registration>, Answer),
     Unregister(MachineName, Answer),
-    /// To read the configuration again. The answer is who takes it up.
+    /// To read the configuration again. The reply contains the machines, which apply it themselves.
     Reload(oneshot::Sender<Vec<Handle>>),
 }
 
-/// The way to ask the registry.
+/// The sender of requests to the registry.
 #[derive(Clone, Debug)]
 pub struct Registrar {
     requests: mpsc::Sender<Request>,
-    outbox: EventSender,
 }
 
-/// What the registry is asked through its [`Registrar`].
+/// The receiver of the requests of a [`Registrar`].
 #[derive(Debug)]
 pub struct Requests(pub(super) mpsc::Receiver<Request>);
 
 impl Registrar {
-    /// A registrar, and what it asks. What it tells goes to `outbox`, as all of the registry does.
-    pub fn new(outbox: EventSender) -> (Self, Requests) {
-        let (requests, requested) = mpsc::channel(QUEUE);
-        (Self { requests, outbox }, Requests(requested))
+    /// Returns a registrar, and the receiver of its requests for the registry.
+    pub fn new() -> (Self, Requests) {
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        (Self { requests }, Requests(receiver))
     }
 
-    /// Registers a machine. Returns when it has answered, and that was passed on to those who
-    /// listen; after a failure there is nothing left of it.
+    /// Registers a machine. Returns after its QEMU has answered and its first event was emitted.
+    ///
+    /// # Errors
+    /// Fails if the registry refuses the registration, or if no QEMU answers in time. Nothing is left of
+    /// the registration then.
     pub async fn register(&self, registration: Registration) -> Result<(), Error> {
-        self.ask(|answer| Request::Register(Box::new(registration), answer))
-            .await
+        self.call(|answer| Request::Register(Box::new(registration), answer))
+            .await?
     }
 
-    /// Forgets the machine `name`; the VM runs on as it is. Returns when that was passed on to
-    /// those who listen.
+    /// Unregisters the machine `name`, of whatever origin; its VM continues to run. Returns after the last
+    /// event of the machine was emitted.
+    ///
+    /// # Errors
+    /// Fails if the machine does not exist.
     pub async fn unregister(&self, name: MachineName) -> Result<(), Error> {
-        self.ask(|answer| Request::Unregister(name, answer)).await
+        self.call(|answer| Request::Unregister(name, answer))
+            .await?
     }
 
-    /// Reads the configuration again. Returns when it is in force, and what it changed was passed
-    /// on to those who listen.
+    /// Reads the configuration again. Returns when it is in force in all machines, and its events were
+    /// emitted.
+    ///
+    /// # Errors
+    /// Fails only if the service is ending. Errors in the files are reported by an event.
     pub async fn reload(&self) -> Result<(), Error> {
-        let (answer, handles) = oneshot::channel();
-        let sent = self.requests.send(Request::Reload(answer)).await;
-        sent.map_err(|_| Error::Ending)?;
-        let handles = handles.await.map_err(|_| Error::Ending)?;
-        join_all(handles.iter().map(Handle::config_applied)).await;
-        self.outbox.barrier().await;
+        let machines = self.call(Request::Reload).await?;
+        join_all(machines.iter().map(Handle::config_applied)).await;
         Ok(())
     }
 
-    async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), Error> {
-        let (answer, result) = oneshot::channel();
+    /// Sends a request, and waits for its reply.
+    async fn call<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Error> {
+        let (answer, reply) = oneshot::channel();
         let sent = self.requests.send(request(answer)).await;
         sent.map_err(|_| Error::Ending)?;
-        let result = result.await.unwrap_or(Err(Error::Ending));
-        self.outbox.barrier().await;
-        result
+        reply.await.map_err(|_| Error::Ending)
     }
 }

@@ -1,4 +1,4 @@
-//! Registrations, remembered over a restart of the service: a file each, JSON, replaced as a whole.
+//! The persisted registrations: a JSON file for each, which is replaced as a whole.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,9 +15,9 @@ use crate::names::MachineName;
 use crate::process::ProcessId;
 use crate::state_file;
 
-/// The version of the files. A file of a version that is not known is not read.
+/// The version of the files. A file of another version is not read.
 const VERSION: u32 = 1;
-/// More than any of them has.
+/// The maximum size of a file, in bytes.
 const MAX_SIZE: u64 = 1 << 20;
 
 /// A registration that was successful.
@@ -26,9 +26,9 @@ pub(super) struct Registered {
     version: u32,
     /// The user who registered the machine.
     pub uid: Uid,
-    /// What he said of it; without `qmp` where he passed a connection.
+    /// The settings of the registration; without `qmp` for a machine that was registered with a connection.
     pub settings: MachineSettings,
-    /// Its QEMU, where that is not who serves QMP.
+    /// Its QEMU, if another process serves QMP.
     #[serde(default)]
     pub leader: Option<ProcessId>,
 }
@@ -44,7 +44,7 @@ impl Registered {
     }
 }
 
-/// The directory of their files, which are accessed on the blocking pool.
+/// The directory of the files, which are accessed on the blocking pool.
 #[derive(Debug)]
 pub(super) struct Registrations {
     directory: PathBuf,
@@ -61,10 +61,10 @@ impl Registrations {
         blocking(move || load(&directory)).await
     }
 
-    /// Writes the registration of `name` to a file that does not count before [`Self::confirm`].
+    /// Writes the registration of `name` to a file that has no effect before [`Self::commit`].
     ///
     /// # Errors
-    /// Fails where the file cannot be written.
+    /// Fails if the file cannot be written.
     pub(super) async fn prepare(
         &self,
         name: &MachineName,
@@ -74,8 +74,8 @@ impl Registrations {
         blocking(move || state_file::write_new(&file, &registered, MAX_SIZE)).await
     }
 
-    /// Makes the prepared registration of `name` count. That needs no free space.
-    pub(super) async fn confirm(&self, name: &MachineName) {
+    /// Puts the prepared registration of `name` in force. That needs no free space.
+    pub(super) async fn commit(&self, name: &MachineName) {
         let (new, file) = (self.new_file(name), self.file(name));
         if let Err(error) = blocking(move || fs::rename(new, file)).await {
             warn!(machine = %name, %error, "{name}: cannot persist the registration: {error}; it is lost when the service restarts");
@@ -86,7 +86,7 @@ impl Registrations {
     pub(super) async fn remove(&self, name: &MachineName) {
         let (new, file) = (self.new_file(name), self.file(name));
         let removed = blocking(move || {
-            // The next instance removes what is left.
+            // The next instance removes a file that is left.
             let _ = fs::remove_file(new);
             fs::remove_file(file)
         });
@@ -99,7 +99,7 @@ impl Registrations {
     }
 
     fn file(&self, name: &MachineName) -> PathBuf {
-        // A name may have dots in it, so its ending is not for with_extension() to replace.
+        // A name may contain dots, so with_extension() would replace a part of it.
         self.directory.join(format!("{name}.json"))
     }
 
@@ -159,16 +159,13 @@ mod tests {
         let registered = Registered::new(
             Uid(7),
             settings.unwrap(),
-            Some(ProcessId {
-                pid: Pid(1),
-                start: 2,
-            }),
+            Some(ProcessId { pid: Pid(1), start: 2 }),
         );
         let names: [MachineName; 2] = ["web".parse().unwrap(), "web.1".parse().unwrap()];
         for name in &names {
             let prepared = registrations.prepare(name, registered.clone());
             prepared.await.unwrap();
-            registrations.confirm(name).await;
+            registrations.commit(name).await;
         }
         let other: MachineName = "other".parse().unwrap();
         let prepared = registrations.prepare(&other, registered.clone());

@@ -1,5 +1,6 @@
-//! The directory of QMP sockets: what comes there and goes, watched (`inotify(7)`), not polled.
+//! The directory of QMP sockets. It is watched with `inotify(7)`.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -10,24 +11,25 @@ use futures_util::StreamExt;
 use inotify::{Event, EventMask, EventStream, Inotify, WatchMask};
 use tracing::warn;
 
+use super::error::SupervisorError;
 use crate::blocking::blocking;
 use crate::names::MachineName;
 
-/// What was seen in the directory.
+/// An event in the directory.
 #[derive(Debug)]
 pub(super) enum SocketEvent {
-    /// A socket came, instead of another if there was one.
-    Came(MachineName),
-    /// A socket went.
-    Went(MachineName),
-    /// More than could be told of; the directory is to be listed anew.
-    Lost,
+    /// A socket appeared. It may replace another one.
+    Appeared(MachineName),
+    /// A socket disappeared.
+    Removed(MachineName),
+    /// Events were lost, so the directory must be listed again.
+    Overflow,
 }
 
-/// The directory, watched.
+/// The watched directory.
 pub(super) struct Sockets {
     directory: PathBuf,
-    /// What does not fit in the buffer waits in the kernel.
+    /// Events that do not fit in the buffer wait in the kernel.
     events: EventStream<[u8; 4096]>,
 }
 
@@ -35,7 +37,6 @@ impl Sockets {
     /// Watches `directory`. Creates it if it does not exist, so that every user can read it.
     ///
     /// # Errors
-    ///
     /// Fails if the directory cannot be created or watched.
     pub(super) async fn watch(directory: PathBuf) -> io::Result<Self> {
         let watched = directory.clone();
@@ -44,42 +45,46 @@ impl Sockets {
         Ok(Self { directory, events })
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Waits for the next event. No event is lost if the call is given up.
+    /// Returns the error for a directory that cannot be watched or listed because of `source`.
+    pub(super) fn lost(&self, source: io::Error) -> SupervisorError {
+        let directory = self.directory.clone();
+        SupervisorError::Watch { directory, source }
+    }
+
+    /// Waits for the next event. No event is lost if the call is cancelled.
     ///
     /// # Errors
-    /// Fails if the directory is gone or cannot be watched any more.
+    /// Fails if the directory was removed or cannot be watched any more.
     pub(super) async fn next(&mut self) -> io::Result<Event<OsString>> {
         let event = self.events.next().await;
         let event = event.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))?;
-        match event
-            .mask
-            .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF)
-        {
-            true => Err(io::ErrorKind::NotFound.into()),
-            false => Ok(event),
+        let is_gone = EventMask::DELETE_SELF | EventMask::MOVE_SELF;
+        if event.mask.intersects(is_gone) {
+            return Err(io::ErrorKind::NotFound.into());
         }
+        Ok(event)
     }
 
-    /// Returns what `event` means, or `None` if it is about no socket of a machine.
-    pub(super) async fn sight(&self, event: Event<OsString>) -> Option<SocketEvent> {
+    /// Returns the meaning of `event`, or `None` if it does not concern the socket of a machine.
+    pub(super) async fn interpret(&self, event: Event<OsString>) -> Option<SocketEvent> {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
-            return Some(SocketEvent::Lost);
+            return Some(SocketEvent::Overflow);
         }
         let file = event.name?;
-        let came = event
+        let appeared = event
             .mask
             .intersects(EventMask::CREATE | EventMask::MOVED_TO);
         let path = self.directory.join(&file);
-        let is_socket = came && is_socket(path.clone()).await;
+        let is_socket = appeared && is_socket(path.clone()).await;
         match machine_name(&file) {
-            // A rename may put a file of another type in the place of a socket.
-            Some(name) if is_socket => Some(SocketEvent::Came(name)),
-            Some(name) => Some(SocketEvent::Went(name)),
+            // A rename may replace a socket by a file of another type.
+            Some(name) if is_socket => Some(SocketEvent::Appeared(name)),
+            Some(name) => Some(SocketEvent::Removed(name)),
             None => {
                 if is_socket {
                     warn_of(&path);
@@ -93,7 +98,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Fails if the directory cannot be read.
-    pub(super) async fn list(&self) -> io::Result<Vec<MachineName>> {
+    pub(super) async fn list(&self) -> io::Result<BTreeSet<MachineName>> {
         let directory = self.directory.clone();
         blocking(move || list(&directory)).await
     }
@@ -115,26 +120,23 @@ fn start_watch(directory: &Path) -> io::Result<Inotify> {
 }
 
 /// Lists the machines whose sockets are in `directory`.
-fn list(directory: &Path) -> io::Result<Vec<MachineName>> {
-    let mut names = Vec::new();
+fn list(directory: &Path) -> io::Result<BTreeSet<MachineName>> {
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         match machine_name(&entry.file_name()) {
             _ if !is_socket_now(&entry.path()) => {}
-            Some(name) => names.push(name),
+            Some(name) => {
+                names.insert(name);
+            }
             None => warn_of(&entry.path()),
         }
     }
     Ok(names)
 }
 
-/// The file of the QMP socket of the machine `name`.
-pub(super) fn file(directory: &Path, name: &MachineName) -> PathBuf {
-    directory.join(format!("{name}.sock"))
-}
-
-/// Returns whether there is a socket at `path`, and not only a link to one.
-pub(super) async fn is_socket(path: PathBuf) -> bool {
+/// Returns whether `path` is a socket, and not a link to one.
+async fn is_socket(path: PathBuf) -> bool {
     blocking(move || is_socket_now(&path)).await
 }
 
@@ -142,13 +144,13 @@ fn is_socket_now(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// Returns whether the directory exists and has no file.
+/// Returns whether `directory` exists and is empty.
 pub async fn is_empty(directory: PathBuf) -> bool {
     let is_empty = |mut files: fs::ReadDir| files.next().is_none();
     blocking(move || fs::read_dir(directory).is_ok_and(is_empty)).await
 }
 
-/// Creates `directory` with the mode 0755, whatever the umask, unless it exists.
+/// Creates `directory` with the mode 0755, independently of the umask, unless it exists.
 fn create_public(directory: &Path) -> io::Result<()> {
     if let Some(parent) = directory.parent() {
         DirBuilder::new()
@@ -169,7 +171,7 @@ fn warn_of(socket: &Path) {
     warn!("ignored the socket {name:?}: the file name is not NAME.sock with the name of a machine");
 }
 
-/// NAME of `NAME.sock`, if it is a machine's name.
+/// Returns NAME of `NAME.sock`, if it is the name of a machine.
 fn machine_name(file: &OsStr) -> Option<MachineName> {
     file.to_str()?.strip_suffix(".sock")?.parse().ok()
 }

@@ -74,5 +74,5 @@ async fn an_unprivileged_users_attempts_all_fail() {
     assert_eq!(host.signals.since(mark).await, []);
     assert_eq!(host.unit("MainPID").await, service);
     assert_eq!(guest.vcpu_threads(), [0]);
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 }

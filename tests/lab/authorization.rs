@@ -79,7 +79,7 @@ async fn a_polkit_that_hangs_keeps_out_only_whom_it_is_asked_about() {
     // One after the other: root does not wait for polkit, not even once.
     for count in 2..=6 {
         let set = machine.set(count).await;
-        assert_eq!(set, Ok((vec![count - 1], vec![], vec![])));
+        assert_eq!(set, Ok(Outcome::added([count - 1])));
         assert_eq!(machine.vcpus().await, Ok(count));
     }
     assert!(!asking.is_finished(), "{:?}", asking.await);

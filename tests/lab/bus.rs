@@ -12,7 +12,7 @@ async fn the_service_survives_a_restart_of_the_bus() {
         (&["kill", "--signal=KILL", "dbus.service"], 2, 6),
     ] {
         let grown = machine.set(2 * vcpu).await;
-        assert_eq!(grown, Ok((vec![vcpu], vec![], vec![])));
+        assert_eq!(grown, Ok(Outcome::added([vcpu])));
         let former = host.unit("MainPID").await;
         output("systemctl", command).await;
         let id = format!("mine{plugged}");
@@ -26,6 +26,6 @@ async fn the_service_survives_a_restart_of_the_bus() {
     }
     // systemd-logind does not connect to the new bus by itself, and later logins would wait for it.
     output("systemctl", &["restart", "systemd-logind.service"]).await;
-    assert_eq!(machine.set(6).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(machine.set(6).await, Ok(Outcome::added([3])));
     assert_eq!(machine.present().await, [0, 1, 2, 3, 6, 7]);
 }

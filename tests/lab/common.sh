@@ -21,7 +21,7 @@ source "$project/tests/packages.sh"
 
 # All that decides what is in the host's image.
 recipe() {
-	(cd "$project" && cat tests/lab/build tests/lab/host/* tests/guest/{init,deadline.c} | sha256sum | cut -c 1-16)
+	(cd "$project" && cat tests/lab/build tests/lab/host/* tests/guest-image/{init,deadline.c} | sha256sum | cut -c 1-16)
 }
 
 image=$cache/lab-$(recipe) # host.ext4, vmlinuz, initrd, and the latter two in v1

@@ -61,7 +61,7 @@ async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told
     let mut guest = Guest::paused("web").await;
     let other = Guest::paused_outside("other").await;
     let machine = host.machine_of(&guest).await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 
     disk.fill();
     let parts = &["No space left on device", "nothing was changed"];
@@ -103,11 +103,11 @@ async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told
     disk.free();
     until("the vCPUs that are written down", 3, || written("web")).await;
     assert_eq!(host.said(WRITTEN).await, 1);
-    assert_eq!(machine.set(4).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([2])));
     let mark = host.signals.mark().await;
     assert!(host.kill_service().await);
     let machine = host.machine_of(&guest).await;
-    assert_eq!(machine.set(5).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(machine.set(5).await, Ok(Outcome::added([3])));
     assert_eq!(ids(&added(&host.signals.since(mark).await)), [3]);
     let registered = manager.register_machine("other", &address, Default::default());
     registered.await.unwrap();

@@ -18,12 +18,12 @@ async fn a_guest_grows_and_shrinks_ten_times_and_nothing_leaks() {
     let mut after_first = None;
     for cycle in 1..=CYCLES {
         let grown = machine.set(4).await;
-        assert_eq!(grown, Ok((vec![1, 2, 3], vec![], vec![])), "cycle {cycle}");
+        assert_eq!(grown, Ok(Outcome::added([1, 2, 3])), "cycle {cycle}");
         assert_eq!(guest.vcpu_threads(), [0, 1, 2, 3]);
         guest.online("0-3").await;
 
         let shrunk = machine.set_patiently(1).await;
-        assert_eq!(shrunk, Ok((vec![], vec![1, 2, 3], vec![])), "cycle {cycle}");
+        assert_eq!(shrunk, Ok(Outcome::removed([1, 2, 3])), "cycle {cycle}");
         assert_eq!(guest.vcpu_threads(), [0]);
         guest.online("0").await;
 

@@ -1,8 +1,6 @@
 //! KVM cannot destroy a vCPU. QEMU parks what it has of one that was unplugged, and takes it again
 //! for the next of the same number; vCPUs may come in any order.
 
-use std::collections::HashMap;
-
 use crate::harness::*;
 
 #[tokio::test]
@@ -20,8 +18,8 @@ async fn a_vcpu_that_comes_again_has_the_descriptor_that_was_parked() {
     assert_eq!(guest.vcpu_descriptors(), before);
 
     // Not by order of coming: the last goes first.
-    let only = machine.set_vcpu(&[2], true, HashMap::new()).await;
-    assert_eq!(only, Ok((vec![2], vec![], vec![])));
+    let only = machine.set_these(&[2], true).await;
+    assert_eq!(only, Ok(Outcome::added([2])));
     assert_eq!(guest.vcpu_threads(), [0, 2]);
     assert_eq!(guest.vcpu_descriptors(), before);
     guest.online("0,2").await;
@@ -46,14 +44,14 @@ async fn vcpus_may_come_in_any_order_and_by_anyone() {
     assert_eq!(added(&told), [Vcpu::by_cause("web", 5, "mine", "external")]);
     assert_eq!(guest.vcpu_threads(), [0, 5]);
 
-    let next = machine.set_vcpu(&[4], true, HashMap::new()).await;
-    assert_eq!(next, Ok((vec![4], vec![], vec![])));
+    let next = machine.set_these(&[4], true).await;
+    assert_eq!(next, Ok(Outcome::added([4])));
     assert_eq!(machine.present().await, [0, 4, 5]);
     assert_eq!(guest.vcpu_threads(), [0, 4, 5]);
     guest.online("0,4-5").await;
 
     let shrunk = machine.set_patiently(1).await;
-    assert_eq!(shrunk, Ok((vec![], vec![4, 5], vec![])));
+    assert_eq!(shrunk, Ok(Outcome::removed([4, 5])));
     let parked = guest.vcpu_descriptors();
     let numbers: Vec<u32> = parked.iter().map(|(vcpu, _)| *vcpu).collect();
     assert_eq!(numbers, [0, 4, 5]);

@@ -64,7 +64,7 @@ async fn the_service_works_with_a_qemu_of_another_user() {
     let machine = host.machine("theirs").await;
 
     assert_eq!(machine.leader().await, Ok(guest.pid()));
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ async fn a_restart_in_peace_leaves_every_connection_open_and_nothing_behind() {
         output("systemctl", command).await;
         let mark = host.signals.mark().await;
         let set = machine.set(vcpus).await;
-        assert_eq!(set, Ok((vec![vcpus - 1], vec![], vec![])), "{command:?}");
+        assert_eq!(set, Ok(Outcome::added([vcpus - 1])), "{command:?}");
         let told = added(&host.signals.since(mark).await);
         let alias = format!("vcpu{}", vcpus - 1);
         let expected = Vcpu::by_request("web", vcpus - 1, &alias);
@@ -56,7 +56,7 @@ async fn where_systemd_has_no_room_for_a_connection_nothing_is_lost() {
         let mut guests = [Guest::paused("one").await, Guest::paused("two").await];
         let machines = [host.machine("one").await, host.machine("two").await];
         for machine in &machines {
-            assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+            assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
         }
         keeps(&host, room).await;
         assert_eq!(host.said(FULL).await, 1);
@@ -77,7 +77,7 @@ async fn where_systemd_has_no_room_for_a_connection_nothing_is_lost() {
         for (guest, name) in guests.iter().zip(["one", "two"]) {
             let machine = host.machine_of(guest).await;
             machine.wait_for("Vcpus", 5u32).await;
-            assert_eq!(machine.set(6).await, Ok((vec![4], vec![], vec![])));
+            assert_eq!(machine.set(6).await, Ok(Outcome::added([4])));
             let told = host.signals.since(mark).await;
             let mut told = added(&told);
             told.retain(|vcpu| vcpu.machine == name);

@@ -347,7 +347,7 @@ fn file(change: Change) -> &'static str {
 }
 
 /// On a directory tree with files as cgroup v1 has them: what a kernel does not do when told to.
-/// All else is tried on a real one, in `tests/placement`.
+/// `tests/cgroups` tests the rest on a real one.
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -1,18 +1,17 @@
-//! What the tests of the lab are made of: the parts of the host they run in, and what the suite
-//! outside has of use here.
+//! The parts of the tests in the lab: those of the host, and some of the integration tests.
 
-// The suite needs all of these modules, the lab some of what is in them.
+// The integration tests use everything in these modules, the lab a part.
 #[allow(dead_code)]
-#[path = "../../suite/harness/json.rs"]
+#[path = "../../integration/harness/json.rs"]
 mod json;
 #[allow(dead_code)]
-#[path = "../../suite/harness/machine.rs"]
+#[path = "../../integration/harness/machine.rs"]
 mod machine;
 #[allow(dead_code)]
-#[path = "../../suite/harness/process.rs"]
+#[path = "../../integration/harness/process.rs"]
 mod process;
 #[allow(dead_code)]
-#[path = "../../suite/harness/signals.rs"]
+#[path = "../../integration/harness/signals.rs"]
 mod signals;
 
 mod groups;
@@ -27,7 +26,7 @@ pub(crate) use groups::{Groups, list_of, scheduling_of};
 pub(crate) use guest::Guest;
 pub(crate) use host::{Host, output};
 pub(crate) use json::Dict;
-pub(crate) use machine::{Failure, Machine};
+pub(crate) use machine::{Failure, Machine, Outcome};
 pub(crate) use place::Place;
 pub(crate) use process::{Process, command};
 pub(crate) use signals::{Signal, Vcpu, added, ids, removed};

@@ -12,7 +12,7 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
     let host = Host::enter().await;
     let mut guest = Guest::busy_in(Place::Scope, 2, "web").await;
     let machine = host.machine("web").await;
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     guest.online("0-1").await;
     let groups = Groups::of(&machine).await;
     assert_eq!(limit(&machine, PERIOD, QUOTA as i64).await, Ok(()));
@@ -39,7 +39,7 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
 
     // It is too slow to leave soon, and leaves all the same.
     let shrunk = machine.set_patiently(1).await;
-    assert_eq!(shrunk, Ok((vec![], vec![1], vec![])));
+    assert_eq!(shrunk, Ok(Outcome::removed([1])));
     until(
         "the groups",
         vec!["emulator".to_owned(), "vcpu0".to_owned()],

@@ -94,7 +94,7 @@ async fn a_delegated_service_is_used_as_it_is() {
     let groups = Groups::of(&machine).await;
     assert_eq!(groups.unit, "/system.slice/lab-web.service");
     assert_placed(&groups, &guest);
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     assert_placed(&groups, &guest);
     assert_eq!(
         show("lab-web.service", "MainPID").await,

@@ -51,7 +51,7 @@ async fn a_domain_of_libvirt_stays_as_libvirt_placed_it() {
     refused.assert("org.vcpud1.Error.NotSupported", &["no control groups"]);
 
     // What the service plugs is where QEMU put it, and nothing else is another.
-    assert_eq!(machine.set(3).await, Ok((vec![2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     assert!(seen(pid).starts_with(&before), "{} {before}", seen(pid));
     drop(domain);
 }

@@ -22,7 +22,7 @@ const UNLIMITED: i64 = -1;
 async fn four_vcpus(host: &Host, name: &str) -> (Guest, Machine, Groups) {
     let mut guest = Guest::boot_in(Place::Scope, name).await;
     let machine = host.machine(name).await;
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
     guest.online("0-3").await;
     let groups = Groups::of(&machine).await;
     (guest, machine, groups)

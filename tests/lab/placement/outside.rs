@@ -83,7 +83,7 @@ async fn what_is_done_with_systemd_does_not_touch_what_is_below_its_unit() {
     let guest = Guest::paused_in(Place::Scope, "web").await;
     let machine = host.machine("web").await;
     let groups = Groups::of(&machine).await;
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     assert_eq!(pin(&machine, &[1], "1-2").await, Ok(()));
     assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
     let all = online();
@@ -113,7 +113,7 @@ async fn what_is_done_with_systemd_does_not_touch_what_is_below_its_unit() {
     assert_eq!(groups.read("cpu.max"), "150000 100000");
     as_wanted().await;
     // Growth goes on as before.
-    assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     assert_placed(&groups, &guest);
     assert_eq!(groups.of_vcpu(3, "cpu.max"), "40000 50000");
     assert_eq!(log.of("changed from outside").await, []);
@@ -147,7 +147,7 @@ async fn host_cpus_that_go_and_come_back_are_followed() {
     let guest = Guest::paused_in(Place::Scope, "web").await;
     let machine = host.machine("web").await;
     let groups = Groups::of(&machine).await;
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     assert_eq!(pin(&machine, &[1], "1-2").await, Ok(()));
     assert_eq!(pin(&machine, &[2], "1").await, Ok(()));
     let lists = || -> Vec<String> {
@@ -162,7 +162,7 @@ async fn host_cpus_that_go_and_come_back_are_followed() {
     until("the pin", "2".to_owned(), || lists().swap_remove(1)).await;
     machine.wait_for("Affinity", "0,2-3").await;
     // What is new follows too, and what cannot be had is said.
-    assert_eq!(machine.set(4).await, Ok((vec![3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     assert_eq!(list_of(guest.thread(3)), "0,2-3");
     let said = log
         .values("none of the host CPUs 1 is online", "VCPU")

@@ -37,9 +37,9 @@ async fn a_killed_service_ends_what_it_began() {
     assert_eq!(machine.affinity().await.as_deref(), Ok("0-1"));
     assert_eq!(
         machine.set_patiently(2).await,
-        Ok((vec![], vec![2, 3, 4], vec![]))
+        Ok(Outcome::removed([2, 3, 4]))
     );
-    assert_eq!(machine.set(4).await, Ok((vec![2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([2, 3])));
     assert_placed(&groups, &guest);
     assert_eq!(
         affinities(&machine, &groups, &guest).await,

@@ -31,7 +31,7 @@ async fn pins_are_kept_over_unplug_and_replug() {
     assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
     assert_eq!(pin(&machine, &[2, 3], "2-3").await, Ok(()));
     assert_eq!(affinities(&machine, &groups, &guest).await, ["1"]);
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
     let pinned = ["1", &all, "2-3", "2-3"];
     assert_eq!(affinities(&machine, &groups, &guest).await, pinned);
     assert_placed(&groups, &guest);
@@ -52,7 +52,7 @@ async fn pins_are_kept_over_unplug_and_replug() {
     })
     .await;
     guest.online("0").await;
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
     assert_eq!(affinities(&machine, &groups, &guest).await, pinned);
     assert_placed(&groups, &guest);
 
@@ -88,7 +88,7 @@ async fn limits_and_schedulers_are_those_of_every_vcpu() {
     assert_eq!(schedule(&machine, &[2], "fifo", 5).await, Ok(()));
     assert_eq!(schedule(&machine, &[3], "rr", 7).await, Ok(()));
 
-    assert_eq!(machine.set(4).await, Ok((vec![1, 2, 3], vec![], vec![])));
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([1, 2, 3])));
     guest.online("0-3").await;
     assert_eq!(of_all(&groups, &guest, "cpu.max"), ["40000 50000"; 4]);
     assert_eq!(machine.bandwidth_period_usec().await, Ok(50_000));

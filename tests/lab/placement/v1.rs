@@ -163,7 +163,7 @@ async fn a_scope_of_its_own_has_groups_in_each_hierarchy_and_ends_with_its_qemu(
     assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
     assert_eq!(pin(&machine, &[2], "2-3").await, Ok(()));
     assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
-    assert_eq!(machine.set(3).await, Ok((vec![1, 2], vec![], vec![])));
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     guest.online("0-2").await;
     groups.assert_placed(&guest);
     let pinned = ["1", &all, "2-3"];
@@ -180,7 +180,7 @@ async fn a_scope_of_its_own_has_groups_in_each_hierarchy_and_ends_with_its_qemu(
     assert_eq!(groups.limits(&guest), limited);
 
     let shrunk = machine.set_patiently(1).await;
-    assert_eq!(shrunk, Ok((vec![], vec![1, 2], vec![])));
+    assert_eq!(shrunk, Ok(Outcome::removed([1, 2])));
     for hierarchy in ["cpu", "cpuset"] {
         let one = ["vcpud", "vcpud/emulator", "vcpud/vcpu0"].map(str::to_owned);
         until("the groups", one.to_vec(), || groups.below(hierarchy)).await;
@@ -204,7 +204,7 @@ async fn a_delegated_service_is_used_as_it_is() {
     let groups = groups_of(&machine, "unit", service, group).await;
     groups.assert_placed(&guest);
     assert_eq!(pin(&machine, &[], "0-1").await, Ok(()));
-    assert_eq!(machine.set(2).await, Ok((vec![1], vec![], vec![])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     groups.assert_placed(&guest);
     assert_eq!(groups.affinities(&machine, &guest).await, ["0-1"; 2]);
 

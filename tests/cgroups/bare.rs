@@ -1,0 +1,199 @@
+//! Machines without control groups of their own.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use vcpud::ids::VcpuId;
+use vcpud::placement::{Bandwidth, Controller, Kind, Scheduler, Step, Tuning, UnitPlacement};
+use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity};
+
+use super::parts::{Qemu, Ran, applied, two_cpus};
+
+tests![
+    without_groups_there_are_affinity_and_schedulers,
+    what_fails_already_does_not_forbid_to_change_the_rest,
+    what_nobody_asked_for_is_left_to_another_manager,
+    shares_of_caches_are_given_and_taken_back,
+];
+
+/// A real QEMU without control groups of its own: affinity and schedulers, and nothing else.
+fn without_groups_there_are_affinity_and_schedulers() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let host = Host::this().unwrap();
+    let (first, _) = two_cpus(&host);
+    let home = UnitPlacement {
+        kind: Kind::None,
+        unit: "x.service".into(),
+        control_group: "/system.slice/x.service".into(),
+    };
+    let mut placer = Placer::new(host, "test", home).unwrap();
+    let tuning = Tuning {
+        pins: [(VcpuId(2), first.clone())].into(),
+        schedulers: [
+            (VcpuId(1), Scheduler::Fifo(1)),
+            (VcpuId(3), Scheduler::Rr(99)),
+        ]
+        .into(),
+        ..Tuning::default()
+    };
+    assert_eq!(placer.supports(&tuning), Ok(()));
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(applied(&report)[1], [Step::Scheduler]);
+    assert_eq!(affinity(vcpus[&VcpuId(2)]).unwrap(), first);
+    let seen = |vcpu: u32| {
+        let is = scheduling(vcpus[&VcpuId(vcpu)]).unwrap();
+        (is.name(), is.priority)
+    };
+    assert_eq!(
+        (seen(0), seen(1), seen(3)),
+        (("other", 0), ("fifo", 1), ("rr", 99))
+    );
+
+    assert_eq!(placer.missing(), [Controller::Cpu, Controller::Cpuset]);
+    for tuning in [
+        Tuning {
+            bandwidth: Some(Bandwidth::new(100_000, 50_000).unwrap()),
+            ..Tuning::default()
+        },
+        Tuning {
+            memory_nodes: Some("0".parse().unwrap()),
+            ..Tuning::default()
+        },
+    ] {
+        let error = placer.supports(&tuning).unwrap_err();
+        assert!(error.is_unsupported(), "{error}");
+        let report = placer.reconcile(&tuning, &vcpus, &qemu);
+        assert_eq!(report.failures().count(), 4);
+        assert!(report.failures().all(|(_, error)| error.is_unsupported()));
+    }
+    Ok(())
+}
+
+/// A real QEMU with a pin on a host CPU that went offline: that stands in the way of no change
+/// but its own.
+fn what_fails_already_does_not_forbid_to_change_the_rest() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let host = Host::this().unwrap();
+    let home = UnitPlacement {
+        kind: Kind::None,
+        unit: String::new(),
+        control_group: String::new(),
+    };
+    let mut placer = Placer::new(host, "test", home).unwrap();
+    let old = Tuning {
+        pins: [(VcpuId(2), "8191".parse().unwrap())].into(),
+        ..Tuning::default()
+    };
+    let report = placer.reconcile(&old, &vcpus, &qemu);
+    let failures = report.failures();
+    let known = failures.map(|(vcpu, e)| (vcpu, e.clone())).collect();
+    let new = Tuning {
+        scheduler: Some(Scheduler::Batch),
+        ..old.clone()
+    };
+    let is_batch = |vcpu: u32| scheduling(vcpus[&VcpuId(vcpu)]).unwrap().name() == "batch";
+    let change = placer.change(&old, &new, &vcpus, &qemu, &BTreeMap::new());
+    assert_eq!(change.unwrap_err().len(), 1);
+    assert!(!is_batch(0));
+    let change = placer.change(&old, &new, &vcpus, &qemu, &known);
+    assert_eq!(change.unwrap().failures().count(), 1);
+    assert!(is_batch(0) && is_batch(3) && !is_batch(2));
+    Ok(())
+}
+
+/// A real QEMU where another manager decides where it runs.
+fn what_nobody_asked_for_is_left_to_another_manager() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let host = Host::this().unwrap();
+    let (first, second) = two_cpus(&host);
+    let default = host.cpus().unwrap().default_cpus();
+    set_affinity(vcpus[&VcpuId(0)], &first).unwrap();
+    set_affinity(vcpus[&VcpuId(1)], &first).unwrap();
+    let home = UnitPlacement {
+        kind: Kind::None,
+        unit: r"machine-qemu\x2d1\x2dweb.scope".into(),
+        control_group: String::new(),
+    };
+    let placer = Placer::new(host, "test", home).unwrap();
+    let mut placer = placer.beside_another();
+    let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert!(applied(&report).iter().all(Vec::is_empty));
+    assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
+
+    // What was asked for is so, and is taken back; then it is the other's again.
+    let tuning = Tuning {
+        pins: [(VcpuId(1), second.clone())].into(),
+        ..Tuning::default()
+    };
+    placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), second);
+    placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), default);
+    set_affinity(vcpus[&VcpuId(1)], &first).unwrap();
+    placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), first);
+    Ok(())
+}
+
+/// A real QEMU, and a directory tree with files as resctrl has them, because hosts that have it
+/// are rare.
+fn shares_of_caches_are_given_and_taken_back() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let home = UnitPlacement {
+        kind: Kind::None,
+        unit: String::new(),
+        control_group: String::new(),
+    };
+    let tuning = Tuning {
+        cache: [(VcpuId(1), "L3:0=f".parse().unwrap())].into(),
+        ..Tuning::default()
+    };
+    let mut host = Host::this().unwrap();
+    host.mounts.resctrl = None;
+    let mut placer = Placer::new(host.clone(), "web", home.clone()).unwrap();
+    assert!(placer.supports(&tuning).unwrap_err().is_unsupported());
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    let failures: Vec<_> = report.failures().collect();
+    assert!(matches!(failures[..], [(VcpuId(1), error)] if error.is_unsupported()));
+
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("tasks"), "").unwrap();
+    host.mounts.resctrl = Some(tree.path().to_owned());
+    let mut placer = Placer::new(host, "web", home).unwrap();
+    assert_eq!(placer.supports(&tuning), Ok(()));
+    // The tree makes no files in the new group. The error says where they are to be.
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    let (_, error) = report.failures().next().unwrap();
+    assert_eq!(error.step, Step::Cache);
+    let group = error.path.parent().unwrap().to_owned();
+    let name = group.file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with("vcpud-web-"), "{name}");
+    fs::create_dir(&group).unwrap();
+    fs::write(group.join("schemata"), "    L3:0=fffff;1=fffff\n").unwrap();
+    fs::write(group.join("tasks"), "").unwrap();
+
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(applied(&report)[1], [Step::Cache]);
+    let read = |file| fs::read_to_string(file).unwrap();
+    assert_eq!(read(group.join("schemata")), "L3:0=f\n");
+    assert_eq!(read(group.join("tasks")), vcpus[&VcpuId(1)].to_string());
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert!(applied(&report).iter().all(Vec::is_empty));
+
+    fs::write(group.join("schemata"), "    L3:0=fffff\n").unwrap();
+    let report = placer.reconcile(&tuning, &vcpus, &qemu);
+    assert_eq!(report.vcpus[&VcpuId(1)].drifted, [Step::Cache]);
+
+    let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(applied(&report)[1], [Step::Cache]);
+    assert_eq!(
+        read(tree.path().join("tasks")),
+        vcpus[&VcpuId(1)].to_string()
+    );
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! A guest agent that helps, or does not.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use vcpud::names::error_name;
+
+use crate::harness::*;
+
+/// A scripted agent: the guest's CPUs and whether it uses them.
+struct Agent {
+    cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
+    /// What it was told to set.
+    set: Arc<Mutex<Vec<(u64, bool)>>>,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    fn start(world: &World, name: &str, cpus: &[(u64, bool)]) -> Self {
+        let listener = UnixListener::bind(world.agent_socket(name)).unwrap();
+        let cpus = Arc::new(Mutex::new(cpus.iter().copied().collect()));
+        let set = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(serve(listener, cpus.clone(), set.clone()));
+        Self { cpus, set, task }
+    }
+
+    fn set(&self) -> Vec<(u64, bool)> {
+        self.set.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Serves one client after the other. CPU 0 cannot be taken offline; asking for 3 fails.
+async fn serve(
+    listener: UnixListener,
+    cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
+    set: Arc<Mutex<Vec<(u64, bool)>>>,
+) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("it listens");
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).split(b'\n');
+        // What a former client left.
+        write.write_all(b"{\"return\": {}}\n").await.unwrap();
+        while let Ok(Some(line)) = lines.next_segment().await {
+            let text = line.rsplit(|b| *b == 0xff).next().unwrap();
+            let call: Value = serde_json::from_slice(text).expect("JSON");
+            let answer = match call["execute"].as_str().unwrap() {
+                "guest-sync-delimited" => {
+                    write.write_all(&[0xff]).await.unwrap();
+                    json!({"return": call["arguments"]["id"]})
+                }
+                "guest-get-vcpus" => {
+                    let cpus = cpus.lock().unwrap();
+                    let list = cpus.iter().map(|(id, online)| {
+                        json!({"logical-id": id, "online": online, "can-offline": *id != 0})
+                    });
+                    json!({"return": list.collect::<Vec<_>>()})
+                }
+                "guest-set-vcpus" => {
+                    // One at a time, as it may.
+                    let first = &call["arguments"]["vcpus"][0];
+                    let id = first["logical-id"].as_u64().unwrap();
+                    let online = first["online"].as_bool().unwrap();
+                    set.lock().unwrap().push((id, online));
+                    if id == 3 && !online {
+                        json!({"error": {"class": "GenericError", "desc": "CPU 3 is dear to me"}})
+                    } else {
+                        cpus.lock().unwrap().insert(id, online);
+                        json!({"return": 1})
+                    }
+                }
+                other => panic!("asked for {other}"),
+            };
+            write
+                .write_all(format!("{answer}\n").as_bytes())
+                .await
+                .unwrap();
+        }
+    }
+}
+
+/// Scripted QEMU and guest agent, dbus-daemon.
+#[tokio::test]
+async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 6));
+    let agent = Agent::start(&world, "web", &[(0, true), (1, true)]);
+    let machine = world.machine("web").await;
+    assert_eq!(machine.online().await, [(0, true), (1, true)]);
+
+    let call = tokio::spawn({
+        let machine = machine.clone();
+        async move { machine.set_with(4, &WITH_GUEST).await }
+    });
+    peer.asked("device_add", 2).await;
+    // The guest takes its time.
+    machine.wait_for("Vcpus", 4u32).await;
+    assert!(!call.is_finished());
+    agent.cpus.lock().unwrap().extend([(2, false), (3, true)]);
+    assert_eq!(call.await.unwrap(), Ok(Outcome::added([2, 3])));
+    assert_eq!(agent.set(), [(2, true)]);
+    assert_eq!(
+        machine.online().await,
+        [(0, true), (1, true), (2, true), (3, true)]
+    );
+
+    // Without the option it is left alone.
+    agent.cpus.lock().unwrap().insert(4, false);
+    assert_eq!(machine.set(5).await, Ok(Outcome::added([4])));
+    assert_eq!(agent.set().len(), 1);
+    // To ask again brings online what is not, however long that may take.
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", u64::MAX.into()));
+    assert_eq!(machine.set_with(5, &options).await, Ok(Outcome::default()));
+    assert_eq!(agent.set().last(), Some(&(4, true)));
+}
+
+/// Scripted QEMU and guest agent, dbus-daemon.
+#[tokio::test]
+async fn vcpus_are_taken_offline_before_qemu_is_asked() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(3, 6));
+    let agent = Agent::start(&world, "web", &[(0, true), (1, true), (2, true)]);
+    let machine = world.machine("web").await;
+    let (seen, set) = (Arc::new(Mutex::new(None)), agent.set.clone());
+    peer.script({
+        let seen = seen.clone();
+        move |_, call| {
+            if call.command == "device_del" {
+                *seen.lock().unwrap() = Some(set.lock().unwrap().clone());
+            }
+            None
+        }
+    });
+    assert_eq!(
+        machine.set_with(2, &WITH_GUEST).await,
+        Ok(Outcome::removed([2]))
+    );
+    assert_eq!(*seen.lock().unwrap(), Some(vec![(2, false)]));
+}
+
+/// Scripted QEMU and guest agent, dbus-daemon.
+#[tokio::test]
+async fn what_the_agent_refuses_is_put_back_and_qemu_is_not_asked() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(4, 6));
+    let cpus = [(0, true), (1, true), (2, true), (3, true)];
+    let agent = Agent::start(&world, "web", &cpus);
+    let machine = world.machine("web").await;
+    let failure = machine.set_with(2, &WITH_GUEST).await.unwrap_err();
+    let text = ["web", "CPU 3 is dear to me", "nothing was changed"];
+    failure.assert(error_name::GUEST_REFUSED, &text);
+    assert_eq!(agent.set(), [(2, false), (3, false), (2, true)]);
+    assert_eq!(peer.count("device_del"), 0);
+}
+
+/// Scripted QEMU and guest agent, dbus-daemon.
+#[tokio::test]
+async fn what_qemu_does_not_remove_is_brought_online_again() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(3, 6));
+    let agent = Agent::start(&world, "web", &[(0, true), (1, true), (2, true)]);
+    let machine = world.machine("web").await;
+    peer.script(|_, call| (call.command == "device_del").then(|| vec![call.refusal("not today")]));
+    let failure = machine.set_with(2, &WITH_GUEST).await.unwrap_err();
+    failure.assert(error_name::QMP_FAILED, &["not today"]);
+    assert_eq!(agent.set(), [(2, false), (2, true)]);
+}
+
+/// Scripted QEMU and guest agent, dbus-daemon.
+#[tokio::test]
+async fn without_an_agent_nothing_is_done() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 6));
+    let machine = world.machine("web").await;
+    let failure = machine.set_with(3, &WITH_GUEST).await.unwrap_err();
+    failure.assert(error_name::NOT_SUPPORTED, &["web", "no guest agent socket"]);
+
+    // One that listens and says nothing.
+    let _silent = UnixListener::bind(world.agent_socket("web")).unwrap();
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", 1000u64.into()));
+    let failure = machine.set_with(3, &options).await.unwrap_err();
+    failure.assert(error_name::GUEST_REFUSED, &["web", "does not answer"]);
+    assert_eq!(peer.count("device_add"), 0);
+    assert_eq!(machine.online().await, []);
+    assert_eq!(machine.present().await, [0, 1]);
+}
+
+/// Scripted QEMU and guest agent, dbus-daemon.
+#[tokio::test]
+async fn a_guest_that_does_not_take_a_vcpu_is_told() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 6));
+    let _agent = Agent::start(&world, "web", &[(0, true)]);
+    let machine = world.machine("web").await;
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", 200_000u64.into()));
+    let failure = machine.set_with(2, &options).await.unwrap_err();
+    let text = ["web", "added: vCPU 1", "does not use all"];
+    failure.assert(error_name::GUEST_REFUSED, &text);
+    assert_eq!(machine.present().await, [0, 1]);
+}
+
+/// Scripted QEMU, an agent's socket that answers nothing, dbus-daemon.
+#[tokio::test]
+async fn waiting_for_the_agent_ends_at_the_callers_own_limit() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let listener = UnixListener::bind(world.agent_socket("web")).unwrap();
+    let with_limit = |limit: Duration| {
+        let limit = limit.as_micros() as u64;
+        [
+            ("guest-online", true.into()),
+            ("timeout-usec", limit.into()),
+        ]
+    };
+    let long = {
+        let machine = machine.clone();
+        let options = with_limit(Duration::from_secs(24 * 60 * 60));
+        tokio::spawn(async move { machine.set_with(2, &options).await })
+    };
+    let (mut first, _) = within("the first conversation", listener.accept())
+        .await
+        .unwrap();
+    let options = with_limit(Duration::from_millis(10));
+    let failure = machine.set_with(2, &options).await.unwrap_err();
+    failure.assert(error_name::GUEST_REFUSED, &["web", "does not answer"]);
+    assert!(!long.is_finished());
+    assert_eq!(peer.count("device_add"), 0);
+    first.shutdown().await.unwrap();
+    drop(listener);
+    long.abort();
+}

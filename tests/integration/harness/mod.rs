@@ -1,0 +1,29 @@
+//! The parts of the tests: real ones if possible, and a fake QEMU.
+
+mod bus;
+mod guest;
+mod json;
+mod machine;
+mod polkit;
+mod process;
+mod raw;
+mod service;
+mod signals;
+mod systemd;
+mod wait;
+mod world;
+
+pub(crate) use bus::{is_owned, owned};
+pub(crate) use fake_qemu::{
+    Call, Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event,
+    ost, until, within,
+};
+pub(crate) use guest::{Boot, Hardware, MAX_VCPUS, Qemu};
+pub(crate) use json::{Dict, dict};
+pub(crate) use machine::{Failure, Machine, Outcome, WITH_GUEST};
+pub(crate) use process::{Process, command, command_of_nobody, sleeper};
+pub(crate) use raw::RawClient;
+pub(crate) use service::Service;
+pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
+pub(crate) use systemd::Systemd;
+pub(crate) use world::{Interaction, Lines, World};

@@ -1,0 +1,173 @@
+//! Where the threads of vCPUs run on this host. There is no systemd on the test's bus, so there are
+//! no control groups: those are seen to in tests/cgroups and in the lab.
+
+use std::collections::HashMap;
+
+use vcpud::ids::Tid;
+use vcpud::names::error_name;
+use vcpud::placement::CpuList;
+use vcpud::placer::{affinity, scheduling};
+
+use crate::harness::*;
+
+const FIRMWARE: Boot = Boot {
+    hardware: Hardware::Q35,
+    vcpus: 2,
+    accelerator: "tcg,thread=multi",
+    linux: false,
+    agent: false,
+};
+
+/// What the kernel has for a vCPU's thread: its host CPUs and its scheduler.
+fn of_thread(row: &Dict) -> (CpuList, &'static str) {
+    let thread = Tid(row["thread-id"].as_u64().expect("a number") as u32);
+    let affinity = affinity(thread).expect("the thread is there");
+    let scheduling = scheduling(thread).expect("the thread is there");
+    (affinity, scheduling.name())
+}
+
+fn cpus(list: &str) -> CpuList {
+    list.parse().expect("a list")
+}
+
+/// Calls `PinVcpus`.
+async fn pin(machine: &Machine, vcpus: &[u32], cpus: &str) -> Result<(), Failure> {
+    let call = machine.pin_vcpus(vcpus, cpus, HashMap::new());
+    within("PinVcpus", call).await.map_err(Failure::of)
+}
+
+/// Real QEMU with firmware only, dbus-daemon.
+#[tokio::test]
+async fn vcpus_run_where_they_are_pinned_whenever_they_come() {
+    let mut world = World::without_polkit().await;
+    let _qemu = Qemu::start(&world, "web", &FIRMWARE).await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.placement().await.unwrap(), "none");
+    let all = machine.affinity().await.unwrap();
+
+    pin(&machine, &[1, 3], "0").await.unwrap();
+    let rows = machine.rows().await;
+    assert_eq!(of_thread(&rows[0]).0, cpus(&all));
+    assert_eq!(of_thread(&rows[1]).0, cpus("0"));
+    assert_eq!(rows[1]["affinity"], "0");
+    assert_eq!(rows[1]["scheduler"], "other");
+    assert_eq!(rows[1]["priority"], 0);
+
+    // One that is not there yet has its pin when the call returns.
+    assert_eq!(machine.set(4).await, Ok(Outcome::added([2, 3])));
+    let rows = machine.rows().await;
+    assert_eq!(of_thread(&rows[2]).0, cpus(&all));
+    assert_eq!(of_thread(&rows[3]).0, cpus("0"));
+
+    // The default is for those without a pin; it is told.
+    let mark = world.signals.mark().await;
+    pin(&machine, &[], "0").await.unwrap();
+    let told = world.signals.since(mark).await;
+    assert_eq!(changes_of(&told, "Affinity"), ["0"]);
+    assert_eq!(of_thread(&machine.rows().await[2]).0, cpus("0"));
+
+    let batch = machine.set_scheduler(&[2], "batch", 0, HashMap::new());
+    batch.await.unwrap();
+    assert_eq!(of_thread(&machine.rows().await[2]).1, "batch");
+
+    // All of it outlives the service.
+    let mut service = world.service.take().expect("it runs");
+    service.kill().await;
+    world.serve().await;
+    assert_eq!(machine.affinity().await.unwrap(), "0");
+    pin(&machine, &[], "").await.unwrap();
+    let rows = machine.rows().await;
+    assert_eq!(of_thread(&rows[0]).0, cpus(&all));
+    assert_eq!(of_thread(&rows[1]).0, cpus("0"));
+    assert_eq!(of_thread(&rows[2]).1, "batch");
+    pin(&machine, &[1, 3], "").await.unwrap();
+    assert_eq!(of_thread(&machine.rows().await[1]).0, cpus(&all));
+}
+
+/// Real QEMU with firmware only, dbus-daemon.
+#[tokio::test]
+async fn what_cannot_be_had_is_said_and_nothing_is_changed() {
+    let world = World::without_polkit().await;
+    let _qemu = Qemu::start(&world, "web", &FIRMWARE).await;
+    let machine = world.machine("web").await;
+    let before = machine.rows().await;
+
+    let failed = async |vcpus: &[u32], list: &str| pin(&machine, vcpus, list).await.unwrap_err();
+    failed(&[0], "0-")
+        .await
+        .assert(error_name::INVALID_CPU_LIST, &[]);
+    failed(&[0], "3-1")
+        .await
+        .assert(error_name::INVALID_CPU_LIST, &["3-1"]);
+    let text = ["web", "no CPU 8000", "nothing was changed"];
+    failed(&[0], "0,8000")
+        .await
+        .assert(error_name::CPU_UNAVAILABLE, &text);
+    let text = ["web", "no vCPU 64", "0 to 63"];
+    failed(&[1, 64], "0")
+        .await
+        .assert(error_name::INVALID_VCPU, &text);
+
+    let options = HashMap::new;
+    let failure = machine.set_bandwidth(100_000, 50_000, options()).await;
+    let text = ["web", "no control groups of its own"];
+    Failure::of(failure.unwrap_err()).assert(error_name::NOT_SUPPORTED, &text);
+    let failure = machine.set_bandwidth(999, 50_000, options()).await;
+    Failure::of(failure.unwrap_err()).assert(error_name::INVALID_ARGS, &["999"]);
+    let failure = machine
+        .set_cache_allocation(&[0], "L3:0=f", options())
+        .await;
+    Failure::of(failure.unwrap_err()).assert(error_name::NOT_SUPPORTED, &["resctrl"]);
+    let failure = machine.set_scheduler(&[0], "fifo", 100, options()).await;
+    Failure::of(failure.unwrap_err()).assert(error_name::INVALID_ARGS, &["fifo", "100"]);
+    let failure = machine.set_scheduler(&[0], "deadline", 1, options()).await;
+    Failure::of(failure.unwrap_err()).assert(error_name::INVALID_ARGS, &["deadline"]);
+    assert_eq!(machine.rows().await, before);
+}
+
+/// Real QEMU with firmware only, dbus-daemon.
+#[tokio::test]
+async fn a_vcpu_without_a_thread_of_its_own_cannot_be_pinned() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        accelerator: "tcg,thread=single",
+        ..FIRMWARE
+    };
+    let _qemu = Qemu::start(&world, "web", &boot).await;
+    let machine = world.machine("web").await;
+    let failure = pin(&machine, &[1], "0").await.unwrap_err();
+    failure.assert(
+        error_name::NOT_SUPPORTED,
+        &["web", "vCPU 1", "thread=single"],
+    );
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd.
+#[tokio::test]
+async fn an_unauthorized_caller_places_nothing() {
+    let world = World::with_polkit("").await;
+    let _peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    let before = machine.affinity().await.unwrap();
+    let path = machine.path();
+    for call in [
+        ["PinVcpus", "ausa{sv}", "0", "0", "0"].as_slice(),
+        // Whether the vCPU and the host CPU exist is only checked for an authorized caller.
+        &["PinVcpus", "ausa{sv}", "1", "999", "8191", "0"],
+        &["SetBandwidth", "txa{sv}", "100000", "1000", "0"],
+        &["SetScheduler", "ausia{sv}", "0", "fifo", "1", "0"],
+        &["SetCacheAllocation", "ausa{sv}", "0", "L3:0=f", "0"],
+    ] {
+        let method = ["org.vcpud1", path, "org.vcpud1.Machine"];
+        let call = [&method[..], call].concat();
+        let failure = world
+            .as_nobody(Interaction::Forbidden, &call)
+            .await
+            .unwrap_err();
+        failure.assert(
+            error_name::INTERACTIVE_AUTHORIZATION_REQUIRED,
+            &["tune-vcpus"],
+        );
+    }
+    assert_eq!(machine.affinity().await.unwrap(), before);
+}

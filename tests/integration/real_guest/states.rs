@@ -1,0 +1,110 @@
+//! A machine that does not just run.
+
+use serde_json::json;
+use vcpud::names::error_name;
+
+use crate::harness::*;
+
+const FIRMWARE: Boot = Boot {
+    hardware: Hardware::Q35,
+    vcpus: 1,
+    accelerator: "tcg,thread=multi",
+    linux: false,
+    agent: false,
+};
+
+/// Real QEMU with firmware only, dbus-daemon.
+#[tokio::test]
+async fn a_machine_that_is_paused_grows() {
+    let world = World::without_polkit().await;
+    let mut qemu = Qemu::start(&world, "web", &FIRMWARE).await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.state().await.unwrap(), "running");
+
+    let mark = world.signals.mark().await;
+    qemu.execute("stop", json!({})).await;
+    machine.wait_for("State", "paused").await;
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
+    qemu.execute("system_reset", json!({})).await;
+    qemu.execute("cont", json!({})).await;
+    machine.wait_for("State", "running").await;
+    let told = world.signals.since(mark).await;
+    let states = changes_of(&told, "State");
+    // What was so short that nobody could see it may not be told.
+    assert_eq!(states.first(), Some(&"paused".into()), "{states:?}");
+    assert_eq!(states.last(), Some(&"running".into()), "{states:?}");
+    assert_eq!(ids(&added(&told)), [1]);
+    assert_eq!(machine.present().await, [0, 1]);
+}
+
+/// Real QEMU with firmware only, dbus-daemon.
+#[tokio::test]
+async fn a_machine_that_is_migrated_neither_grows_nor_shrinks_until_that_is_over() {
+    let world = World::without_polkit().await;
+    let mut qemu = Qemu::start(&world, "web", &FIRMWARE).await;
+    let machine = world.machine("web").await;
+    machine.set(2).await.unwrap();
+
+    // So slow that it does not end by itself.
+    let limit = |bandwidth: u64| json!({"max-bandwidth": bandwidth});
+    let to_nowhere = json!({"uri": "exec:cat >/dev/null"});
+    qemu.execute("migrate-set-parameters", limit(4096)).await;
+    qemu.execute("migrate", to_nowhere.clone()).await;
+    let mark = world.signals.mark().await;
+    let meaning = "ask again when the migration is over";
+    let grow = machine.set(3).await.unwrap_err();
+    let text = "device_add not allowed while migrating";
+    grow.assert(error_name::QMP_FAILED, &["web", "vCPU 2", text, meaning]);
+    let shrink = machine.set(1).await.unwrap_err();
+    let text = "device_del not allowed while migrating";
+    shrink.assert(error_name::QMP_FAILED, &["web", "vCPU 1", text, meaning]);
+    let told = world.signals.since(mark).await;
+    assert_eq!(added(&told), []);
+    assert_eq!(removal_failed(&told).len(), 1, "{told:?}");
+    assert_eq!(machine.pending().await, [] as [u32; 0]);
+    assert_eq!(machine.present().await, [0, 1]);
+
+    qemu.execute("migrate_cancel", json!({})).await;
+    qemu.migration("cancelled").await;
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+
+    qemu.execute("migrate-set-parameters", limit(1 << 30)).await;
+    qemu.execute("migrate", to_nowhere).await;
+    machine.wait_for("State", "postmigrate").await;
+    assert_eq!(machine.present().await, [0, 1, 2]);
+}
+
+/// Real QEMU with firmware only, dbus-daemon.
+#[tokio::test]
+async fn a_machine_that_is_not_made_yet_has_no_vcpus_and_gets_none() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        hardware: Hardware::PRECONFIG,
+        vcpus: 2,
+        ..FIRMWARE
+    };
+    let mut qemu = Qemu::start(&world, "web", &boot).await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.state().await.unwrap(), "prelaunch");
+    assert_eq!(machine.vcpus().await.unwrap(), 0);
+    assert_eq!(machine.max_vcpus().await.unwrap(), MAX_VCPUS);
+
+    let failure = machine.set(3).await.unwrap_err();
+    let text = "permitted only after machine initialization has completed";
+    failure.assert(error_name::QMP_FAILED, &["web", "vCPU 0", text]);
+    assert_eq!(machine.vcpus().await.unwrap(), 0);
+
+    let mark = world.signals.mark().await;
+    qemu.execute("x-exit-preconfig", json!({})).await;
+    machine.wait_for("State", "running").await;
+    machine.wait_for("Vcpus", 2u32).await;
+    let told = world
+        .signals
+        .wait("VcpuAdded", mark, |told| added(told).len() == 2);
+    let came = added(&told.await);
+    assert_eq!(
+        came,
+        [0, 1].map(|id| Vcpu::by_cause("web", id, "", "external"))
+    );
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+}

@@ -1,0 +1,506 @@
+//! Any story of a machine: whatever is asked of it, whatever its guest and its other clients do,
+//! in any order, with the connection lost at any point. At the end of each story the numbers,
+//! the pending removals and the notices add up to what QEMU has.
+//!
+//! The machine's actor is real and speaks QMP over a socket; QEMU is scripted. A story that goes
+//! wrong is shrunk and printed, with its seed. `PROPTEST_CASES` says how many rounds of
+//! [`STORIES`] there are.
+
+use std::collections::BTreeSet;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use fake_qemu::{Model, Peer, Removal, deleted, event, ost, within};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all, ready};
+use proptest::prelude::*;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use vcpud::audit::Audit;
+use vcpud::config::Limits;
+use vcpud::fd_store::FdStore;
+use vcpud::ids::{Uid, VcpuId};
+use vcpud::inventory::Target;
+use vcpud::machine::{
+    self, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineEvent,
+    MachineSpec, PlacementConfig, Processes, QmpEndpoint, Request, Wait,
+};
+use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
+use vcpud::placer::Host;
+use vcpud::process::SocketFile;
+
+/// How many stories go on at once.
+const STORIES: usize = 16;
+/// How many vCPUs there can be.
+const MAX: u32 = 6;
+
+/// What can happen. Numbers choose among what there is.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    SetCount(u32),
+    Plug(u32),
+    Unplug(u32),
+    /// The guest gives up a CPU that it was asked for.
+    GiveUp(usize),
+    /// The guest refuses to.
+    Refuse(usize),
+    /// The guest ejects any CPU.
+    Eject(usize),
+    /// The guest is reset, which completes what is pending.
+    Reset,
+    /// Another client plugs a CPU.
+    External(usize),
+    /// An event of a CPU that is alive.
+    Stale(usize),
+    HangUp,
+    Accept,
+    /// The service ends, at any moment, and starts again.
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..=MAX + 1).prop_map(Step::SetCount),
+        3 => (0..MAX).prop_map(Step::Plug),
+        3 => (0..MAX).prop_map(Step::Unplug),
+        6 => any::<usize>().prop_map(Step::GiveUp),
+        3 => any::<usize>().prop_map(Step::Refuse),
+        2 => any::<usize>().prop_map(Step::Eject),
+        1 => Just(Step::Reset),
+        2 => any::<usize>().prop_map(Step::External),
+        1 => any::<usize>().prop_map(Step::Stale),
+        1 => Just(Step::HangUp),
+        1 => Just(Step::Accept),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// What was told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Told {
+    Came(VcpuId),
+    Went(VcpuId),
+    /// The service started anew. What was told just before its end may be told once more.
+    Anew,
+}
+
+/// A machine, its QEMU, and what was told of it.
+struct Story {
+    directory: PathBuf,
+    service: Option<Service>,
+    peer: Peer,
+    /// The entities that QEMU was asked to unplug and that the guest holds.
+    held: Arc<Mutex<BTreeSet<usize>>>,
+    /// The entities of which the guest said last that it keeps them.
+    kept: Arc<Mutex<BTreeSet<usize>>>,
+    /// Those that it kept twice in a row. QEMU's list shows no difference, so where the event of the
+    /// second refusal is lost with the connection, nobody can know that there was one.
+    kept_again: BTreeSet<usize>,
+    /// Those of them whose event may be lost.
+    doubtful: BTreeSet<usize>,
+    /// Everything that was reported. Each message of the machine marks it as changed.
+    told: watch::Sender<Vec<Told>>,
+    connected: bool,
+    plugs: usize,
+    steps: Vec<Step>,
+}
+
+impl Story {
+    async fn begin(directory: &Path) -> Self {
+        let mut model = Model::x86(2, MAX as usize);
+        model.removal = Removal::Held;
+        let socket = directory.join("machine.sock");
+        let peer = Peer::start(&socket, model);
+        let held = Arc::new(Mutex::new(BTreeSet::new()));
+        let kept = Arc::new(Mutex::new(BTreeSet::new()));
+        let (asked, refused) = (held.clone(), kept.clone());
+        peer.script(move |model, call| match call.command.as_str() {
+            "device_del" => {
+                let n = model.at(call.arguments["id"].as_str()?).filter(|n| *n > 0);
+                asked.lock().unwrap().extend(n);
+                None
+            }
+            "query-commands" => {
+                let mut reply = model.answer(call).remove(0);
+                let commands = reply["return"].as_array_mut().expect("a list");
+                commands.push(json!({"name": "query-acpi-ospm-status"}));
+                Some(vec![reply])
+            }
+            "query-acpi-ospm-status" => {
+                let refused = refused.lock().unwrap();
+                let status = refused.iter().map(|n| refusal(*n)["data"]["info"].clone());
+                Some(vec![call.reply(status.collect())])
+            }
+            _ => None,
+        });
+        let told = watch::Sender::default();
+        let service = Service::start(directory, told.clone()).await;
+        Self {
+            directory: directory.to_owned(),
+            service: Some(service),
+            peer,
+            held,
+            kept,
+            kept_again: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            told,
+            connected: true,
+            plugs: 0,
+            steps: Vec::new(),
+        }
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::SetCount(count) => self.request(Target::Count(count)).await,
+            Step::Plug(vcpu) => self.request(Target::Present([VcpuId(vcpu)].into())).await,
+            Step::Unplug(vcpu) => self.request(Target::Absent([VcpuId(vcpu)].into())).await,
+            Step::GiveUp(choice) => {
+                let held = self.held.lock().unwrap().clone();
+                if let Some(n) = pick(&held, choice) {
+                    self.eject(n);
+                }
+            }
+            Step::Refuse(choice) if self.connected => {
+                let held = self.held.lock().unwrap().clone();
+                if let Some(n) = pick(&held, choice) {
+                    self.held.lock().unwrap().remove(&n);
+                    if !self.kept.lock().unwrap().insert(n) {
+                        self.kept_again.insert(n);
+                    }
+                    self.peer.send(&refusal(n));
+                }
+            }
+            Step::Eject(choice) => {
+                if let Some(n) = pick(&self.there(), choice).filter(|n| *n > 0) {
+                    self.eject(n);
+                }
+            }
+            Step::Reset => {
+                let held = std::mem::take(&mut *self.held.lock().unwrap());
+                for n in held {
+                    self.take_away(n);
+                }
+                self.send(&event("RESET", serde_json::json!({})));
+            }
+            Step::External(choice) => {
+                let there = self.there();
+                let free: BTreeSet<usize> =
+                    (0..MAX as usize).filter(|n| !there.contains(n)).collect();
+                if let Some(n) = pick(&free, choice) {
+                    self.plugs += 1;
+                    let id = format!("other{}", self.plugs);
+                    self.peer.model().plug(n, &id);
+                    self.send(&ost(n, Some(&id), 1, 0));
+                }
+            }
+            Step::Stale(choice) => {
+                if let Some(n) = pick(&self.there(), choice) {
+                    let path = self.peer.model().path(n);
+                    self.send(&deleted(&path));
+                }
+            }
+            Step::HangUp if self.connected => {
+                self.connected = false;
+                self.doubtful.append(&mut self.kept_again);
+                self.peer.hang_up();
+            }
+            Step::Accept if !self.connected => {
+                self.reconnect().await;
+            }
+            Step::Restart if self.connected => {
+                self.service.take().expect("it runs").end().await;
+                self.doubtful.append(&mut self.kept_again);
+                self.told.send_modify(|told| told.push(Told::Anew));
+                self.service = Some(Service::start(&self.directory, self.told.clone()).await);
+            }
+            Step::Refuse(_) | Step::HangUp | Step::Accept | Step::Restart => {}
+        }
+    }
+
+    /// Asks as the bus does: with the number that comes of it, and without waiting.
+    async fn request(&self, target: Target) {
+        let count = match &target {
+            Target::Count(count) => *count,
+            list => self
+                .handle()
+                .snapshot()
+                .plan(list)
+                .map_or(0, |(_, count)| count),
+        };
+        let wait = Wait::No;
+        let request = Request {
+            target,
+            subject: self.handle().snapshot().subject(),
+            count,
+            wait,
+            guest_online: false,
+            uid: Uid(7),
+        };
+        let answer = self.handle().set_vcpus(request);
+        // Whether it succeeds is not the matter here, only that it is answered.
+        let _ = within("an answer", answer).await;
+    }
+
+    fn service(&self) -> &Service {
+        self.service.as_ref().expect("it runs")
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.service().handle
+    }
+
+    fn there(&self) -> BTreeSet<usize> {
+        let model = self.peer.model();
+        (0..MAX as usize)
+            .filter(|n| !model.threads_of(*n).is_empty())
+            .collect()
+    }
+
+    fn eject(&mut self, n: usize) {
+        self.held.lock().unwrap().remove(&n);
+        let path = self.take_away(n);
+        self.send(&deleted(&format!("{path}/lapic")));
+    }
+
+    fn take_away(&mut self, n: usize) -> String {
+        self.kept.lock().unwrap().remove(&n);
+        self.kept_again.remove(&n);
+        self.doubtful.remove(&n);
+        self.peer.model().unplug(n)
+    }
+
+    fn send(&self, message: &serde_json::Value) {
+        if self.connected {
+            self.peer.send(message);
+        }
+    }
+
+    async fn reconnect(&mut self) {
+        let clients = self.peer.clients();
+        self.peer.accept();
+        self.peer.had_clients(clients + 1).await;
+        // What a QEMU tells a client that has not asked for anything yet is told to nobody.
+        let mut told = self.told.subscribe();
+        let connected = async {
+            while self.handle().snapshot().state() != "running" {
+                told.changed().await.expect("the story has the sender");
+            }
+        };
+        within("the connection", connected).await;
+        self.connected = true;
+    }
+
+    /// Waits until the machine is known to be as QEMU has it, and all of that was told.
+    async fn settle(&mut self) {
+        if !self.connected {
+            self.reconnect().await;
+        }
+        let numbers = |set: BTreeSet<usize>| {
+            set.into_iter()
+                .map(|n| VcpuId(n as u32))
+                .collect::<Vec<_>>()
+        };
+        let (there, held) = (
+            numbers(self.there()),
+            numbers(self.held.lock().unwrap().clone()),
+        );
+        let doubtful = numbers(self.doubtful.clone());
+        let is_known = || {
+            let snapshot = self.handle().snapshot();
+            let mut pending = snapshot.pending.iter();
+            let is_pending = held.iter().all(|vcpu| snapshot.pending.contains(vcpu))
+                && pending.all(|vcpu| held.contains(vcpu) || doubtful.contains(vcpu));
+            let present = snapshot.inventory.present();
+            let present: Vec<VcpuId> = present.map(|(slot, _)| slot.id.first()).collect();
+            // The snapshot comes first and what it means is told after it, so both are awaited.
+            snapshot.state() == "running"
+                && is_pending
+                && present == there
+                && self.sum_of_told() == there
+        };
+        let mut told = self.told.subscribe();
+        let known = async {
+            while !is_known() {
+                told.changed().await.expect("the story has the sender");
+            }
+        };
+        let what = format!(
+            "{there:?} present and {held:?} pending after {:?}",
+            self.steps
+        );
+        within(what, known).await;
+    }
+
+    /// The vCPUs that are there if what was told is all true.
+    fn sum_of_told(&self) -> Vec<VcpuId> {
+        let mut sum = BTreeSet::from([VcpuId(0), VcpuId(1)]);
+        let mut repeatable = BTreeSet::new();
+        let told = self.told.borrow().clone();
+        for (i, news) in told.iter().enumerate() {
+            let (vcpu, is_news) = match news {
+                Told::Came(vcpu) => (*vcpu, sum.insert(*vcpu)),
+                Told::Went(vcpu) => (*vcpu, sum.remove(vcpu)),
+                Told::Anew => {
+                    repeatable = (0..MAX).map(VcpuId).collect();
+                    continue;
+                }
+            };
+            assert!(
+                is_news || repeatable.contains(&vcpu),
+                "vCPU {vcpu} came or went twice: {:?}",
+                &told[..=i]
+            );
+            repeatable.remove(&vcpu);
+        }
+        sum.into_iter().collect()
+    }
+}
+
+/// The service, as far as one machine needs it.
+struct Service {
+    running: machine::Running,
+    task: JoinHandle<()>,
+    outbox: EventSender,
+    handle: Handle,
+    listener: JoinHandle<()>,
+}
+
+impl Service {
+    /// Starts it for the machine in `directory`; what it tells goes to `told`.
+    async fn start(directory: &Path, told: watch::Sender<Vec<Told>>) -> Self {
+        let (outbox, mut notices) = EventSender::new();
+        let spec = MachineSpec {
+            name: "machine".parse().unwrap(),
+            registrant: None,
+            endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(
+                directory.join("machine.sock"),
+            )),
+            lifetime: Lifetime::Place,
+            uuid: None,
+            leader: None,
+            processes: Processes::default(),
+            agent: directory.join("agent.sock"),
+            record: directory.join("machine.json"),
+            config: MachineConfig {
+                limits: Limits::default(),
+                placement: PlacementConfig::default(),
+            },
+        };
+        let (running, task) = machine::create(spec, site(), outbox.clone());
+        let task = tokio::spawn(task);
+        let first = within("the machine", notices.recv()).await;
+        let Some(BusMessage::MachineEvent {
+            news: MachineEvent::Appeared(handle),
+            ..
+        }) = first
+        else {
+            panic!("{first:?} comes first");
+        };
+        outbox.open();
+        let listener = tokio::spawn(listen(notices, told));
+        Self {
+            running,
+            task,
+            outbox,
+            handle,
+            listener,
+        }
+    }
+
+    /// Ends it in the middle of whatever it does.
+    async fn end(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        self.running.finish().await;
+        drop((self.running, self.outbox, self.handle));
+        within("the last word", self.listener).await.unwrap();
+    }
+}
+
+/// A host without systemd.
+fn site() -> HostServices {
+    #[derive(Debug)]
+    struct Nobody;
+    impl Units for Nobody {
+        fn unit_of<'a>(&'a self, _: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>> {
+            ready(Err(UnitError::Absent("nobody is there".to_owned()))).boxed()
+        }
+
+        fn start_scope<'a>(
+            &'a self,
+            _: NewScope<'a>,
+            _: Process<'a>,
+        ) -> BoxFuture<'a, Result<String, UnitError>> {
+            panic!("nobody was asked where the machine is")
+        }
+    }
+    impl FdStore for Nobody {
+        fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
+        fn release(&self, _: &str) {}
+        fn take(&self, _: &str) -> Option<OwnedFd> {
+            None
+        }
+    }
+    HostServices {
+        units: Arc::new(Nobody),
+        host: Host::this().unwrap(),
+        audit: Arc::new(Audit::open()),
+        keeper: Arc::new(Nobody),
+    }
+}
+
+/// Keeps what is told of vCPUs that came and went.
+async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec<Told>>) {
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            BusMessage::Reply(reply) => reply.complete(),
+            BusMessage::Problems(_) => {}
+            BusMessage::MachineEvent { news, .. } => told.send_modify(|told| match news {
+                MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
+                MachineEvent::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),
+                _ => {}
+            }),
+        }
+    }
+}
+
+/// The guest keeps CPU `n`.
+fn refusal(n: usize) -> serde_json::Value {
+    ost(n, None, 3, 130)
+}
+
+fn pick(set: &BTreeSet<usize>, choice: usize) -> Option<usize> {
+    set.iter().nth(choice % set.len().max(1)).copied()
+}
+
+async fn tell(steps: Vec<Step>) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut story = Story::begin(directory.path()).await;
+    for step in steps {
+        story.steps.push(step);
+        story.take(step).await;
+    }
+    story.settle().await;
+    story.service.take().expect("it runs").end().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(24),
+        // Each story that goes wrong takes a minute to do so, in milliseconds.
+        max_shrink_time: 180_000,
+        ..ProptestConfig::default()
+    })]
+
+    /// Scripted QEMU.
+    #[test]
+    fn any_story_ends_with_the_truth(
+        stories in prop::collection::vec(prop::collection::vec(step(), 0..16), STORIES)
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(join_all(stories.into_iter().map(tell)));
+    }
+}
