@@ -208,13 +208,13 @@ impl Actor {
         match placer.await {
             Ok(mut placer) => {
                 if foreign {
-                    placer = placer.beside_another();
+                    placer = placer.managed_elsewhere();
                 }
-                let (unit, missing) = (&placer.home().unit, placer.missing());
-                if placer.home().kind != Kind::None && !missing.is_empty() {
+                let (unit, missing) = (&placer.placement().unit, placer.missing());
+                if placer.placement().kind != Kind::None && !missing.is_empty() {
                     warn!(%machine, unit, ?missing, "controllers are not available");
                 }
-                self.placing.home = Some(placer.home().clone());
+                self.placing.home = Some(placer.placement().clone());
                 self.placing.worker = Worker::Idle(Box::new(placer));
             }
             Err(error) => warn!(%machine, %error, "vCPUs are not placed"),
@@ -360,8 +360,15 @@ impl Actor {
         let cpus = on_host(move || host.cpus()).await;
         let cpus = cpus.map_err(TuningError::Refused)?;
         change.check(&cpus).map_err(TuningError::Unavailable)?;
-        let placer = self.placing.worker.placer().ok_or(TuningError::NoHome)?;
-        placer.supports(&new).map_err(TuningError::Refused)?;
+        let (sender, supported) = tokio::sync::oneshot::channel();
+        let tuning = new.clone();
+        let pass = self.placing.worker.pass(move |placer| {
+            let _ = sender.send(placer.supports(&tuning));
+            Ok(Report::default())
+        });
+        pass.await;
+        let supported = supported.await.map_err(|_| TuningError::NoHome)?;
+        supported.map_err(TuningError::Refused)?;
         Ok(new)
     }
 

@@ -30,6 +30,7 @@ pub(super) enum Worker {
 
 impl Worker {
     /// Returns the placer, unless a pass is under way.
+    #[cfg(test)]
     pub(super) fn placer(&self) -> Option<&Placer> {
         match self {
             Self::Idle(placer) => Some(placer),

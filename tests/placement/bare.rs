@@ -112,7 +112,7 @@ fn what_nobody_asked_for_is_left_to_another_manager() {
         control_group: String::new(),
     };
     let placer = Placer::new(host, "test", home).unwrap();
-    let mut placer = placer.beside_another();
+    let mut placer = placer.managed_elsewhere();
     let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
     assert!(applied(&report).iter().all(Vec::is_empty));
     assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
