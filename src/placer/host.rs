@@ -15,6 +15,8 @@ pub struct Host {
     pub system: PathBuf,
     /// The mounts of control groups and resctrl when this was created.
     pub mounts: Mounts,
+    /// The directory with the current `mountinfo`: `/proc/PID` of vcpud.
+    pub process: PathBuf,
 }
 
 impl Host {
@@ -24,10 +26,11 @@ impl Host {
     ///
     /// Fails if the mounts cannot be read.
     pub fn this() -> io::Result<Self> {
-        let own = Dir::open(format!("/proc/{}", std::process::id()))?;
+        let process = PathBuf::from(format!("/proc/{}", std::process::id()));
         Ok(Self {
             system: "/sys/devices/system".into(),
-            mounts: Mounts::parse(&own.read("mountinfo")?),
+            mounts: read_mounts(&process)?,
+            process,
         })
     }
 
@@ -40,8 +43,14 @@ impl Host {
         host_cpus(&self.system).map_err(|(path, error)| Step::Affinity.refused(path, &error))
     }
 
-    /// Returns the directory where resctrl is mounted, if it is.
+    /// Returns the directory where resctrl is mounted, if it is. Administrators may mount it at any time,
+    /// so the mounts are read again if it was not mounted before. Blocks.
     pub(super) fn resctrl(&self) -> Option<PathBuf> {
-        self.mounts.resctrl.clone()
+        let known = self.mounts.resctrl.clone();
+        known.or_else(|| read_mounts(&self.process).ok()?.resctrl)
     }
+}
+
+fn read_mounts(process: &PathBuf) -> io::Result<Mounts> {
+    Ok(Mounts::parse(&Dir::open(process)?.read("mountinfo")?))
 }

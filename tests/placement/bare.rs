@@ -132,10 +132,10 @@ fn what_nobody_asked_for_is_left_to_another_manager() {
     assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), first);
 }
 
-/// A real QEMU, and a directory tree with files as resctrl has them, because hosts that have it
-/// are rare.
+/// Uses a real QEMU, and a directory tree with files as resctrl has them, because few hosts have it. The
+/// tree is mounted after the placer was made.
 #[test]
-fn shares_of_caches_are_given_and_taken_back() {
+fn allocates_caches_once_resctrl_is_mounted() {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let home = UnitPlacement {
@@ -148,8 +148,12 @@ fn shares_of_caches_are_given_and_taken_back() {
         ..Tuning::default()
     };
     let mut host = Host::this().unwrap();
+    let process = tempfile::tempdir().unwrap();
+    let mountinfo = |text: &str| fs::write(process.path().join("mountinfo"), text).unwrap();
+    mountinfo("");
     host.mounts.resctrl = None;
-    let mut placer = Placer::new(host.clone(), "web", home.clone()).unwrap();
+    host.process = process.path().to_owned();
+    let mut placer = Placer::new(host, "web", home).unwrap();
     assert!(placer.supports(&tuning).unwrap_err().is_unsupported());
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     let failures: Vec<_> = report.failures().collect();
@@ -157,8 +161,8 @@ fn shares_of_caches_are_given_and_taken_back() {
 
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("tasks"), "").unwrap();
-    host.mounts.resctrl = Some(tree.path().to_owned());
-    let mut placer = Placer::new(host, "web", home).unwrap();
+    let point = tree.path().display();
+    mountinfo(&format!("30 25 0:27 / {point} rw - resctrl resctrl rw\n"));
     assert_eq!(placer.supports(&tuning), Ok(()));
     // The tree makes no files in the new group. The error says where they are to be.
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
