@@ -23,7 +23,7 @@ use crate::inventory::Inventory;
 use crate::names::message_id;
 use crate::placement::{
     HostCpus, Kind, NewScope, NoCgroupsReason, PlacementMode, Report, Step, StepError, Tuning,
-    UnitError, UnitPlacement, Units,
+    UnitPlacement, Units,
 };
 use crate::placer::{Host, Placer, ScopeRequest, UnitLookupError, find_unit};
 use crate::process::Leader;
@@ -93,8 +93,8 @@ pub(super) async fn look_for_home(
         slice: &placement.slice,
         description: &description,
     };
-    let wish = placement.wish;
-    find_unit(site.units.as_ref(), &leader, &ScopeRequest { wish, scope }).await
+    let mode = placement.wish;
+    find_unit(site.units.as_ref(), &leader, &ScopeRequest { mode, scope }).await
 }
 
 impl Placing {
@@ -174,17 +174,8 @@ impl Actor {
         // A user's machine stays on the host CPUs that the user confined it to, and a process that
         // is in no unit was put there by another manager.
         let is_of_user = self.source.registrant.is_some_and(|uid| !uid.is_root());
-        let foreign = is_of_user
-            || matches!(
-                found,
-                Ok((
-                    _,
-                    Some(
-                        NoCgroupsReason::Foreign { .. }
-                            | NoCgroupsReason::Unknown(UnitError::Refused(_))
-                    )
-                ))
-            );
+        let foreign =
+            is_of_user || matches!(&found, Ok((_, Some(reason))) if reason.is_managed_elsewhere());
         let home = match found {
             Ok((home, None)) => home,
             Ok((home, Some(reason))) => {
