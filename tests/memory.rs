@@ -331,7 +331,7 @@ fn site() -> HostServices {
         units: Arc::new(Nothing),
         host: Host::this().expect("this is a host"),
         audit: Arc::new(Audit::none()),
-        keeper: Arc::new(Nothing),
+        fd_store: Arc::new(Nothing),
     }
 }
 

@@ -321,7 +321,7 @@ async fn a_scope_that_is_about_to_go_is_waited_for() {
     let error = world.systemd.start_scope(SCOPE, process(&held)).await;
     assert_eq!(
         error,
-        Err(UnitError::Refused("Unit was already loaded".to_owned()))
+        Err(UnitError::Busy("Unit was already loaded".to_owned()))
     );
 }
 

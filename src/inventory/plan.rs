@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{HotplugMethod, HotplugSlot, Inventory};
+use super::inventory::Inventory;
+use super::slot::{HotplugMethod, HotplugSlot};
 use crate::ids::{SlotId, VcpuId};
 
-/// What a caller wants of a machine.
+/// The vCPUs that a caller wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// This number of vCPUs.
@@ -28,35 +29,35 @@ pub struct Plan {
     pub leaving: Vec<SlotId>,
 }
 
-/// Why a target cannot be reached. Nothing was sent to QEMU.
+/// The reason why a target cannot be reached. QEMU was not asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// A number below 1 or above the maximum.
+    /// The number is below 1 or above the maximum.
     #[error("it can have 1 to {max} vCPUs")]
     OutOfRange {
         /// The greatest number of this machine.
         max: u32,
     },
-    /// A number that is not a sum of whole slots.
+    /// The number is not a sum of whole slots.
     #[error(
         "they come and go in groups of {group}; the nearest numbers are {}",
         join(nearest, " and ")
     )]
     Unreachable {
-        /// How many vCPUs come and go together.
+        /// The number of vCPUs in a slot.
         group: u32,
-        /// The nearest numbers below and above that can be had.
+        /// The nearest possible numbers below and above.
         nearest: Vec<u32>,
     },
-    /// A vCPU that the machine does not have.
+    /// The machine does not have the vCPU.
     #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
     NoSuchVcpu {
         /// The number asked for.
         vcpu: VcpuId,
-        /// How many vCPUs the machine can have.
+        /// The maximum number of vCPUs of the machine.
         max: u32,
     },
-    /// A part of a slot.
+    /// The list has a part of a slot.
     #[error(
         "vCPUs {} come and go together; name all of them or none",
         join(group, ", ")
@@ -65,42 +66,42 @@ pub enum PlanError {
         /// The vCPUs of the slot.
         group: Vec<VcpuId>,
     },
-    /// The vCPUs that could come are still leaving.
+    /// The removal of vCPUs that would be added is still pending.
     #[error(
         "still leaving: vCPU {}; wait for VcpuRemoved or VcpuRemovalFailed and ask again",
         join(leaving, ", ")
     )]
     Busy {
-        /// The vCPUs that are leaving and would be needed.
+        /// Those vCPUs.
         leaving: Vec<VcpuId>,
     },
-    /// The machine's CPUs cannot be plugged at all.
+    /// The machine's CPUs cannot be plugged.
     #[error("its CPUs cannot be hot-plugged; their number stays {present}")]
     NoHotplug {
-        /// The number of vCPUs it has.
+        /// The number of vCPUs of the machine.
         present: u32,
     },
-    /// The machine's CPUs can be plugged, not unplugged.
+    /// The machine's CPUs can be plugged and not unplugged.
     #[error("{machine} cannot unplug vCPUs; their number can grow from {present}, not shrink")]
     NoUnplug {
-        /// What kind of machine it is.
+        /// The kind of machine.
         machine: String,
-        /// The number of vCPUs it has.
+        /// The number of vCPUs of the machine.
         present: u32,
     },
-    /// The vCPUs that would have to go cannot.
+    /// The boot CPU cannot be removed.
     #[error("QEMU does not unplug the boot CPU, vCPU 0; the lowest number of vCPUs is {lowest}")]
     NotRemovable {
-        /// The lowest number that can be had.
+        /// The lowest possible number.
         lowest: u32,
     },
 }
 
-/// A machine as a planner sees it.
-struct Scene<'a> {
+/// A machine with its pending removals, as the planner sees it.
+struct Planner<'a> {
     inventory: &'a Inventory,
     leaving: &'a BTreeSet<SlotId>,
-    /// The number of vCPUs that are present and not leaving.
+    /// The number of vCPUs that are present without a pending removal.
     current: u32,
     /// Slots that can be plugged, lowest first.
     free: Vec<&'a HotplugSlot>,
@@ -121,25 +122,25 @@ pub fn plan(
     leaving: &BTreeSet<SlotId>,
     target: &Target,
 ) -> Result<Plan, PlanError> {
-    let scene = Scene::of(inventory, leaving);
+    let planner = Planner::new(inventory, leaving);
     match target {
-        Target::Count(count) => scene.to_count(*count),
-        Target::Present(vcpus) => scene.to_presence(&scene.slots_of(vcpus)?),
-        Target::Absent(vcpus) => scene.to_absence(&scene.slots_of(vcpus)?),
+        Target::Count(count) => planner.to_count(*count),
+        Target::Present(vcpus) => planner.to_presence(&planner.slots_of(vcpus)?),
+        Target::Absent(vcpus) => planner.to_absence(&planner.slots_of(vcpus)?),
     }
 }
 
-/// The number of vCPUs that the machine has once `plan` is carried out and what leaves has left.
+/// Returns the number of vCPUs after `plan` and all pending removals are carried out.
 pub fn count_after(inventory: &Inventory, leaving: &BTreeSet<SlotId>, plan: &Plan) -> u32 {
     let width = |id: &SlotId| inventory.slot(*id).map_or(0, |slot| slot.width);
     let sum = |slots: &[SlotId]| slots.iter().map(width).sum::<u32>();
-    Scene::of(inventory, leaving).current + sum(&plan.add) - sum(&plan.remove)
+    Planner::new(inventory, leaving).current + sum(&plan.add) - sum(&plan.remove)
 }
 
-/// The numbers nearest to `count` that can be reached now: the greatest below, `count` itself,
-/// the least above, as far as there are such.
+/// Returns the reachable numbers nearest to `count`: the greatest below, `count` itself, and the least above.
+/// Numbers that do not exist are left out.
 pub fn nearest(inventory: &Inventory, leaving: &BTreeSet<SlotId>, count: u32) -> Vec<u32> {
-    let reachable = Scene::of(inventory, leaving).reachable();
+    let reachable = Planner::new(inventory, leaving).reachable();
     let below = reachable.range(..count).next_back();
     let above = reachable.range(count.saturating_add(1)..).next();
     let same = reachable.get(&count);
@@ -150,8 +151,8 @@ pub fn nearest(inventory: &Inventory, leaving: &BTreeSet<SlotId>, count: u32) ->
         .collect()
 }
 
-impl<'a> Scene<'a> {
-    fn of(inventory: &'a Inventory, leaving: &'a BTreeSet<SlotId>) -> Self {
+impl<'a> Planner<'a> {
+    fn new(inventory: &'a Inventory, leaving: &'a BTreeSet<SlotId>) -> Self {
         let stays = |slot: &HotplugSlot| slot.presence.is_some() && !leaving.contains(&slot.id);
         let slots = inventory.slots();
         let can_grow = inventory.method() != HotplugMethod::None;
@@ -338,7 +339,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// Which numbers the vCPUs of a machine have that can have `max`. Before it is made it has none.
+/// Returns a text with the vCPU numbers of a machine with at most `max` vCPUs. A machine that QEMU has not
+/// created yet has no vCPUs.
 pub(crate) fn numbers(max: u32) -> String {
     match max.checked_sub(1) {
         Some(last) => format!("they are numbered 0 to {last}"),

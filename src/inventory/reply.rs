@@ -1,4 +1,4 @@
-//! QEMU's answers, as far as the inventory reads them; unknown members are skipped.
+//! The replies of QEMU that the inventory reads. Unknown members are ignored.
 
 use serde::Deserialize;
 
@@ -11,18 +11,18 @@ pub struct HotpluggableCpu {
     /// The QOM type.
     #[serde(rename = "type")]
     pub driver: Text,
-    /// How many vCPUs it stands for.
+    /// The number of vCPUs in the slot.
     #[serde(rename = "vcpus-count")]
     pub vcpus_count: u64,
-    /// What `device_add` needs.
+    /// The properties that `device_add` needs.
     pub props: Props,
-    /// Where it is plugged in.
+    /// The QOM path of the vCPUs, if they are plugged.
     #[serde(rename = "qom-path", default)]
     pub qom_path: Option<Text>,
 }
 
-/// One element of the reply of `query-cpus-fast` (`CpuInfoFast`), or of its forerunner
-/// `query-cpus` (before QEMU 2.12), which has other names for the same.
+/// One element of the reply of `query-cpus-fast` (`CpuInfoFast`), or of its predecessor
+/// `query-cpus` (before QEMU 2.12), which has other names for the members.
 #[derive(Clone, Debug, Deserialize)]
 pub struct CpuInfoFast {
     /// QEMU's own number of the CPU.
@@ -34,7 +34,7 @@ pub struct CpuInfoFast {
     /// The host thread that runs it.
     #[serde(rename = "thread-id", alias = "thread_id")]
     pub thread_id: i64,
-    /// Its place.
+    /// Its position.
     #[serde(default)]
     pub props: Option<Props>,
     /// The architecture that QEMU emulates.
@@ -56,7 +56,7 @@ impl CpuInfoFast {
     }
 }
 
-/// Whether `element` is `thread[N]`.
+/// Returns whether `element` is `thread[N]`.
 fn is_thread(element: &str) -> bool {
     element
         .strip_prefix("thread[")
@@ -64,13 +64,13 @@ fn is_thread(element: &str) -> bool {
         .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The CPUs of a machine that has no hotpluggable ones, each as a slot, in the descending
+/// Returns the CPUs of a machine without hotpluggable ones, each as a slot, in the descending
 /// order of `query-hotpluggable-cpus`.
 pub(super) fn as_fixed_slots(cpus: &[CpuInfoFast]) -> Vec<HotpluggableCpu> {
     cpus.iter().rev().map(CpuInfoFast::as_slot).collect()
 }
 
-/// The CPUs 0 to `max` - 1 of a machine that only counts them, in the same order.
+/// Returns the CPUs 0 to `max` - 1 of a QEMU that only reports their number, in the same order.
 pub(super) fn as_counted_slots(cpus: &[CpuInfoFast], max: u32) -> Vec<HotpluggableCpu> {
     let slot = |index: u32| {
         let present = cpus.iter().find(|cpu| cpu.cpu_index == i64::from(index));
@@ -91,7 +91,7 @@ impl CpuInfoFast {
 }
 
 impl Default for HotpluggableCpu {
-    /// One vCPU that is not there, of a machine that does not say what it would be.
+    /// Returns a free slot for one vCPU of an unknown type.
     fn default() -> Self {
         Self {
             driver: Text::default(),

@@ -1,5 +1,5 @@
-//! The inventory against answers recorded from real QEMUs (`tests/fixtures`), and the planner
-//! against every inventory that can be made up.
+//! Tests the inventory with replies of real QEMUs (`tests/recorded`), and the planner with generated
+//! inventories.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::*;
+use crate::ids::{Pid, SlotId, Tid, VcpuId};
+use crate::text::Text;
 
 #[derive(Deserialize)]
 struct Recorded {
@@ -18,7 +20,7 @@ struct Recorded {
 }
 
 fn recorded(name: &str) -> Inventory {
-    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/recorded/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let Recorded { hotpluggable, cpus } = serde_json::from_str(&text).unwrap();
     let slots = hotpluggable.map_or(Slots::Fixed, Slots::Listed);
@@ -32,9 +34,9 @@ fn present(inventory: &Inventory) -> Vec<(u32, Option<&str>, u32)> {
     row.collect()
 }
 
-/// QEMU, machine → vCPUs present, possible, a slot; can grow, can shrink.
+/// Recording → present vCPUs, maximum, vCPUs in a slot, can grow, can shrink.
 #[test]
-fn recorded_machines_are_counted() {
+fn counts_the_vcpus_of_recorded_machines() {
     for (name, vcpus, max, width, grows, shrinks) in [
         ("x86-7.2", 2, 4, 1, true, true),
         ("x86-gaps", 5, 8, 1, true, true),
@@ -60,7 +62,7 @@ fn recorded_machines_are_counted() {
 }
 
 #[test]
-fn numbers_follow_topology_and_order_follows_plugging() {
+fn numbers_vcpus_by_topology() {
     assert_eq!(
         present(&recorded("x86-gaps")),
         [
@@ -71,7 +73,7 @@ fn numbers_follow_topology_and_order_follows_plugging() {
             (5, Some("c5"), 3)
         ]
     );
-    // The NUMA node does not decide: socket 1 comes after socket 0.
+    // The NUMA node does not matter: socket 1 comes after socket 0.
     assert_eq!(
         present(&recorded("x86-numa")),
         [
@@ -84,7 +86,7 @@ fn numbers_follow_topology_and_order_follows_plugging() {
 }
 
 #[test]
-fn one_pseries_core_is_four_vcpus() {
+fn a_pseries_core_has_four_vcpus() {
     let mut inventory = recorded("pseries");
     let core = &inventory.slots()[0];
     assert_eq!(core.vcpus().collect::<Vec<_>>(), [0, 1, 2, 3]);
@@ -109,14 +111,14 @@ fn saved_slots_keep_their_member_names() {
 }
 
 #[test]
-fn one_thread_for_all_is_nobodys_thread() {
+fn does_not_trust_a_thread_of_several_vcpus() {
     let mut inventory = recorded("x86-single-thread");
     assert!(inventory.trust_threads(Pid(1), |_| true).is_empty());
     assert!(inventory.vcpus().all(|vcpu| vcpu.thread.is_none()));
 }
 
 #[test]
-fn the_leader_is_no_vcpu_thread() {
+fn does_not_trust_the_main_thread() {
     let mut inventory = recorded("x86-7.2");
     let threads: Vec<Tid> = inventory.present().map(|(_, p)| p.threads[0].id).collect();
     inventory.trust_threads(Pid(threads[0].get()), |_| true);
@@ -125,14 +127,14 @@ fn the_leader_is_no_vcpu_thread() {
 }
 
 #[test]
-fn a_cpu_in_one_answer_only_is_torn() {
+fn a_cpu_in_one_reply_only_is_torn() {
     // Recorded with a device_add between the two queries.
     assert!(recorded("x86-anonymous").is_torn());
     assert!(recorded("x86-single-thread").is_torn());
 }
 
 #[test]
-fn a_qemu_that_only_counts_its_cpus_can_grow() {
+fn a_qemu_before_2_7_can_grow() {
     // As QEMU 2.6 answers query-cpus.
     let cpu = |n: u32| {
         let path = format!("/machine/unattached/device[{n}]");
@@ -147,8 +149,8 @@ fn a_qemu_that_only_counts_its_cpus_can_grow() {
         plan(&inventory, &none, &Target::Count(4)).unwrap().add,
         [1, 3]
     );
-    let denial = plan(&inventory, &none, &Target::Count(1)).unwrap_err();
-    assert!(matches!(denial, PlanError::NoUnplug { .. }), "{denial}");
+    let error = plan(&inventory, &none, &Target::Count(1)).unwrap_err();
+    assert!(matches!(error, PlanError::NoUnplug { .. }), "{error}");
     let too_many = Inventory::read(Slots::Counted(u32::MAX), vec![]);
     assert_eq!(too_many, Err(InconsistentReply::Count));
 }
@@ -175,7 +177,7 @@ fn refuses_impossible_replies() {
 }
 
 #[test]
-fn aliases_are_ids_of_peripherals_only() {
+fn only_peripherals_have_an_alias() {
     let alias = |path: &str| {
         let value = json!({"type": "cpu", "vcpus-count": 1, "props": {}, "qom-path": path});
         let slots = vec![serde_json::from_value(value).unwrap()];
@@ -189,7 +191,7 @@ fn aliases_are_ids_of_peripherals_only() {
 }
 
 #[test]
-fn the_planner_on_recorded_machines() {
+fn plans_a_number_on_recorded_machines() {
     let none = BTreeSet::new();
     let gaps = recorded("x86-gaps");
     assert_eq!(
@@ -209,8 +211,8 @@ fn the_planner_on_recorded_machines() {
     );
     assert_eq!(plan(&gaps, &none, &Target::Count(5)), Ok(Plan::default()));
     for count in [0, 9] {
-        let denial = PlanError::OutOfRange { max: 8 };
-        assert_eq!(plan(&gaps, &none, &Target::Count(count)), Err(denial));
+        let error = PlanError::OutOfRange { max: 8 };
+        assert_eq!(plan(&gaps, &none, &Target::Count(count)), Err(error));
     }
 
     let pseries = recorded("pseries");
@@ -218,8 +220,8 @@ fn the_planner_on_recorded_machines() {
         plan(&pseries, &none, &Target::Count(12)).unwrap().add,
         [4, 8]
     );
-    let denial = plan(&pseries, &none, &Target::Count(6)).unwrap_err();
-    assert!(denial.to_string().contains("4 and 8"), "{denial}");
+    let error = plan(&pseries, &none, &Target::Count(6)).unwrap_err();
+    assert!(error.to_string().contains("4 and 8"), "{error}");
 
     let s390x = recorded("s390x");
     assert_eq!(plan(&s390x, &none, &Target::Count(2)).unwrap().add, [1]);
@@ -242,19 +244,19 @@ fn refuses_more_than_64_vcpus_in_a_slot() {
 }
 
 #[test]
-fn a_machine_that_is_not_made_yet_has_no_vcpu() {
+fn a_machine_before_its_creation_has_no_vcpu() {
     // As with `-preconfig`.
     let none = BTreeSet::new();
     let inventory = Inventory::read(Slots::Fixed, vec![]).unwrap();
-    let denial = plan(&inventory, &none, &Target::Absent([VcpuId(0)].into())).unwrap_err();
+    let error = plan(&inventory, &none, &Target::Absent([VcpuId(0)].into())).unwrap_err();
     assert_eq!(
-        denial.to_string(),
+        error.to_string(),
         "there is no vCPU 0; the machine has none"
     );
 }
 
 #[test]
-fn what_is_leaving_counts_as_gone() {
+fn slots_with_pending_removals_count_as_absent() {
     let gaps = recorded("x86-gaps");
     let leaving = BTreeSet::from([SlotId(5)]);
     let same = plan(&gaps, &leaving, &Target::Count(4)).unwrap();
@@ -276,14 +278,14 @@ fn what_is_leaving_counts_as_gone() {
         (further.remove, further.leaving),
         (vec![SlotId(4)], vec![SlotId(5)])
     );
-    let denial = PlanError::Busy {
+    let error = PlanError::Busy {
         leaving: vec![VcpuId(5)],
     };
-    assert_eq!(plan(&gaps, &leaving, &Target::Count(8)), Err(denial));
+    assert_eq!(plan(&gaps, &leaving, &Target::Count(8)), Err(error));
 }
 
 #[test]
-fn lists_are_planned_as_they_are() {
+fn plans_exactly_the_vcpus_of_a_list() {
     let list = |vcpus: &[u32]| vcpus.iter().copied().map(VcpuId).collect::<BTreeSet<_>>();
     let none = BTreeSet::new();
     let gaps = recorded("x86-gaps");
@@ -332,12 +334,12 @@ fn lists_are_planned_as_they_are() {
     );
 
     let s390x = recorded("s390x");
-    let denial = plan(&s390x, &none, &Target::Absent(list(&[0]))).unwrap_err();
-    assert!(matches!(denial, PlanError::NoUnplug { .. }));
+    let error = plan(&s390x, &none, &Target::Absent(list(&[0]))).unwrap_err();
+    assert!(matches!(error, PlanError::NoUnplug { .. }));
 }
 
 #[test]
-fn the_nearest_numbers_are_reachable() {
+fn nearest_numbers_are_reachable() {
     let none = BTreeSet::new();
     assert_eq!(nearest(&recorded("pseries"), &none, 6), [4, 8]);
     assert_eq!(nearest(&recorded("pseries"), &none, 1000), [16]);
@@ -357,7 +359,7 @@ fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<SlotId>)> {
     let architecture = prop_oneof![4 => Just("x86_64"), 1 => Just("s390x")];
     (prop::collection::vec(slot, 1..24), architecture).prop_map(|(all, architecture)| {
         let slot = |(i, &(width, plugged, _)): (usize, &(u64, bool, bool))| {
-            // QEMU never unplugs the first.
+            // QEMU never unplugs the first slot.
             let path = (plugged || i == 0).then(|| format!("/machine/peripheral/c{i}"));
             let props = json!({"core-id": i});
             let value =
@@ -387,10 +389,9 @@ fn any_machine() -> impl Strategy<Value = (Inventory, BTreeSet<SlotId>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
-    /// A plan leads to exactly the wanted number by ways that QEMU allows; a denial is right
-    /// about the numbers that it names.
+    /// A plan reaches exactly the wanted number with allowed changes. The numbers in an error are correct.
     #[test]
-    fn plans_add_up((inventory, leaving) in any_machine(), wanted in 0u32..100) {
+    fn a_plan_reaches_the_number_or_its_error_is_correct((inventory, leaving) in any_machine(), wanted in 0u32..100) {
         let width = |id: &SlotId| inventory.slot(*id).unwrap().width;
         let staying = inventory.present().filter(|(slot, _)| !leaving.contains(&slot.id));
         let current: u32 = staying.map(|(e, _)| e.width).sum();
@@ -425,13 +426,12 @@ proptest! {
             Err(PlanError::NoUnplug { present, .. }) => {
                 prop_assert!(wanted < present && inventory.architecture() == "s390x");
             }
-            Err(denial) => prop_assert!(false, "not for a number on this machine: {}", denial),
+            Err(error) => prop_assert!(false, "not for a number on this machine: {}", error),
         }
     }
 
-    /// Numbers do not depend on the order of QEMU's answers.
     #[test]
-    fn numbers_do_not_depend_on_the_order_of_answers(
+    fn numbers_do_not_depend_on_the_order_of_replies(
         (slots, shuffled) in prop::collection::vec((0i64..4, 0i64..4, 0i64..2), 1..20)
             .prop_map(|places| places.into_iter().collect::<BTreeSet<_>>())
             .prop_map(|places| places.into_iter().collect::<Vec<_>>())

@@ -1,4 +1,4 @@
-//! The position of a slot in the machine, as far as QEMU says.
+//! The position of a slot in the machine, as QEMU reports it.
 
 use super::props::Props;
 
@@ -17,7 +17,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// All levels, in the order that vCPUs are numbered by.
+    /// All levels, in the order by which vCPUs are numbered.
     pub const ALL: [Self; 8] = [
         Self::Drawer,
         Self::Book,
@@ -29,7 +29,7 @@ impl Level {
         Self::Thread,
     ];
 
-    /// QEMU's name of the level (`CpuInstanceProperties` in `qapi/machine.json`).
+    /// Returns QEMU's name of the level (`CpuInstanceProperties` in `qapi/machine.json`).
     pub fn qemu_name(self) -> &'static str {
         match self {
             Self::Drawer => "drawer-id",
@@ -43,7 +43,7 @@ impl Level {
         }
     }
 
-    /// The name on D-Bus, where `thread-id` is the host's thread.
+    /// Returns the name on D-Bus, where `thread-id` is the host's thread.
     pub fn dbus_name(self) -> &'static str {
         match self {
             Self::Thread => "thread-id-in-core",
@@ -52,10 +52,9 @@ impl Level {
     }
 }
 
-/// The position of a slot: its number on each level that QEMU names, and its NUMA node.
+/// The position of a slot: its number on each level that QEMU reports, and its NUMA node.
 ///
-/// The NUMA node is no level: it is a property that the administrator gives, and vCPU numbers
-/// do not depend on it.
+/// The NUMA node is not a level: the administrator chooses it, and vCPU numbers do not depend on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     levels: [Option<i64>; Level::ALL.len()],
@@ -63,7 +62,7 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Takes the known members of `props` that are integers.
+    /// Returns the position in `props`. Members that are not integers are ignored.
     pub fn of(props: &Props) -> Self {
         Self {
             levels: Level::ALL.map(|level| props.number(level.qemu_name())),
@@ -71,17 +70,17 @@ impl Topology {
         }
     }
 
-    /// What vCPUs are numbered by: the levels, outermost first, without the NUMA node.
+    /// Returns the key by which vCPUs are numbered: the levels, outermost first, without the NUMA node.
     pub(super) fn rank(&self) -> impl Ord + use<> {
         self.levels
     }
 
-    /// The NUMA node.
+    /// Returns the NUMA node.
     pub fn node(&self) -> Option<i64> {
         self.node
     }
 
-    /// The levels that QEMU names, outermost first.
+    /// Returns the levels that QEMU reports, outermost first.
     pub fn levels(&self) -> impl Iterator<Item = (Level, i64)> {
         Level::ALL
             .into_iter()

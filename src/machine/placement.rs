@@ -14,8 +14,7 @@ use crate::blocking::blocking;
 use crate::ids::VcpuId;
 use crate::names::MachineName;
 use crate::placement::{
-    CpuList, HostCpus, Kind, NewScope, NoCgroupsReason, Report, StepError, Tuning, UnitError,
-    UnitPlacement,
+    CpuList, HostCpus, Kind, NewScope, NoCgroupsReason, Report, StepError, Tuning, UnitPlacement,
 };
 use crate::placer::{Host, Placer, ScopeRequest, UnitLookupError, find_unit};
 use crate::process::{Leader, LeaderError};
@@ -55,18 +54,21 @@ impl PlacementWorker {
             description: &description,
         };
         let request = ScopeRequest {
-            wish: config.mode,
+            mode: config.mode,
             scope,
         };
         let found = find_unit(self.services.units.as_ref(), &leader, &request).await;
-        let is_transient = false;
+        let is_transient = match &found {
+            Ok((_, reason)) => reason.as_ref().is_some_and(NoCgroupsReason::is_transient),
+            Err(error) => error.is_transient(),
+        };
         let is_managed_elsewhere = self.is_managed_elsewhere(&found);
         let unit = self.unit_of(found);
         let mut placer = self.placer.clone().lock_owned().await;
         on_host(move || {
             *placer = self.create_placer(unit, is_managed_elsewhere);
             UnitFound {
-                unit: placer.as_ref().map(|placer| placer.home().clone()),
+                unit: placer.as_ref().map(|placer| placer.placement().clone()),
                 is_transient,
                 default_cpus: default_cpus(&self.services.host),
             }
@@ -78,14 +80,8 @@ impl PlacementWorker {
     /// stays on the host CPUs that the user confined it to, and a process that is in no unit was put
     /// there by another manager.
     fn is_managed_elsewhere(&self, found: &Found) -> bool {
-        let is_foreign = |reason: &NoCgroupsReason| {
-            matches!(
-                reason,
-                NoCgroupsReason::Foreign { .. } | NoCgroupsReason::Unknown(UnitError::Refused(_))
-            )
-        };
         let reason = found.as_ref().ok().and_then(|(_, reason)| reason.as_ref());
-        self.is_of_user || reason.is_some_and(is_foreign)
+        self.is_of_user || reason.is_some_and(NoCgroupsReason::is_managed_elsewhere)
     }
 
     /// Returns the unit, or the lack of one. Logs the reason of the latter.
@@ -114,12 +110,12 @@ impl PlacementWorker {
         match placer {
             Ok(placer) => {
                 let missing = placer.missing();
-                if placer.home().kind != Kind::None && !missing.is_empty() {
-                    let unit = &placer.home().unit;
+                if placer.placement().kind != Kind::None && !missing.is_empty() {
+                    let unit = &placer.placement().unit;
                     warn!(%machine, unit, ?missing, "{machine}: controllers are not available in {unit}");
                 }
                 Some(if is_managed_elsewhere {
-                    placer.beside_another()
+                    placer.managed_elsewhere()
                 } else {
                     placer
                 })

@@ -69,8 +69,10 @@ pub enum Reason {
     /// The machine has no control groups of its own, so this cannot be had.
     #[error("the machine has no control groups of its own")]
     NoGroups,
-    /// The kernel has no resctrl, so this cannot be had.
-    #[error("this host does not allocate caches: resctrl is not mounted")]
+    /// resctrl is not mounted, so no share of caches can be had.
+    #[error(
+        "resctrl is not mounted on this host; run \"mount -t resctrl resctrl /sys/fs/resctrl\" and try again"
+    )]
     NoResctrl,
     /// The thread is not one of the machine's QEMU.
     #[error("it is not a thread of the machine's QEMU")]

@@ -1,4 +1,4 @@
-//! In which unit of systemd a machine has its control groups.
+//! The unit of systemd that has the control groups of a machine.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -10,74 +10,74 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::Pid;
 
-/// What is wanted of a machine's unit.
+/// The setting `placement`: which unit has the control groups of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlacementMode {
-    /// Its present unit where that is delegated to it, a new scope where that is harmless, else
-    /// none.
+    /// The present unit if it delegates control groups, else a new scope if that takes the machine from
+    /// no service, else none.
     #[default]
     Auto,
     /// A scope of its own.
     Scope,
-    /// The unit that it is in.
+    /// The present unit.
     Unit,
-    /// None: affinity and schedulers only.
+    /// None. vcpud sets affinity and schedulers only.
     None,
 }
 
-/// What is in force.
+/// The kind of unit that a machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A scope that was made for the machine.
+    /// A scope that vcpud started for the machine.
     Scope,
-    /// The unit that QEMU was started in.
+    /// The unit in which QEMU was started.
     Unit,
-    /// No control groups.
+    /// A unit without control groups of vcpud.
     None,
 }
 
-/// Where a machine is.
+/// The unit of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitPlacement {
-    /// What kind of place it is.
+    /// The kind of unit.
     pub kind: Kind,
-    /// The unit, or empty where it is not known.
+    /// The name of the unit, or empty if it is not known.
     pub unit: String,
     /// The unit's control group as systemd writes it, or empty.
     pub control_group: String,
 }
 
-/// What systemd and the kernel say about a process.
+/// The properties of the unit of a process, from systemd and the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitFacts {
     /// The name of its unit.
     pub unit: String,
-    /// Whether systemd leaves what is below the unit's control group to the unit (`Delegate=`).
+    /// Whether the unit has `Delegate=`: systemd leaves the groups below the unit's control group alone.
     pub delegated: bool,
     /// The unit's control group.
     pub control_group: String,
-    /// Every control group that the process is in; several in version 1.
+    /// All control groups of the process; several in version 1.
     pub memberships: Vec<String>,
 }
 
-/// What is to be done for a machine's unit.
+/// The decision about the unit of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Use the unit that it is in, which is a home of this kind.
+    /// Use the present unit, which is of this kind.
     Stay(Kind),
-    /// Start a scope and move it there.
+    /// Start a scope and move the process there.
     NewScope,
-    /// Do without control groups.
+    /// Use no control groups.
     Without(NoCgroupsReason),
 }
 
-/// A process, held so that no other can take its PID.
+/// A process. The pidfd keeps other processes from getting its PID.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
     /// Its PID.
     pub pid: Pid,
-    /// What holds it.
+    /// Its pidfd.
     pub pidfd: BorrowedFd<'a>,
 }
 
@@ -86,19 +86,27 @@ pub struct Process<'a> {
 pub struct NewScope<'a> {
     /// Its name, which ends in `.scope`.
     pub name: &'a str,
-    /// The slice that it is put in.
+    /// Its slice.
     pub slice: &'a str,
-    /// What people are told that it is.
+    /// Its description for people.
     pub description: &'a str,
 }
 
-/// Who keeps the units of the host: systemd.
+/// The manager of the host's units: systemd.
 pub trait Units: fmt::Debug + Send + Sync {
-    /// The unit of a process: all of its facts but the memberships, which the kernel knows.
+    /// Returns the facts about the unit of `process`, without the memberships.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the process is in no unit, or if systemd does not answer.
     fn unit_of<'a>(&'a self, process: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>>;
 
-    /// Starts a scope and moves the process there. Returns when it is done, with the scope's
-    /// control group.
+    /// Starts a scope and moves the process there. Returns the scope's control group when the job is
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the scope cannot be started.
     fn start_scope<'a>(
         &'a self,
         scope: NewScope<'a>,
@@ -106,30 +114,34 @@ pub trait Units: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<String, UnitError>>;
 }
 
-/// What systemd did not do.
+/// The reason why systemd did not do what vcpud asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    /// It is not there.
+    /// systemd is not on the bus, or the connection to the bus is lost.
     #[error("systemd is not on the system bus: {0}")]
     Absent(String),
-    /// It said no, in its words.
+    /// systemd refused, with its text.
     #[error("systemd refused: {0}")]
     Refused(String),
-    /// It began and did not succeed; this is its word for how the job ended.
+    /// systemd refused for a reason that passes, such as another unit of the same name that is about to
+    /// stop. The text is systemd's.
+    #[error("systemd cannot do it at the moment: {0}")]
+    Busy(String),
+    /// The job did not succeed; this is its result.
     #[error("systemd's job ended as \"{0}\"")]
     Job(String),
-    /// It did not answer, or did not finish.
+    /// systemd did not answer within this time.
     #[error("systemd did not do it within {} s", .0.as_secs())]
     Silent(Duration),
 }
 
-/// Why a machine has no control groups of its own.
+/// The reason why a machine has no control groups of vcpud.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoCgroupsReason {
-    /// It was wished so.
-    #[error("no control groups were asked for")]
-    Wished,
-    /// Moving it would take it from the service that looks after it.
+    /// The setting says so.
+    #[error("placement is \"none\"")]
+    Disabled,
+    /// A new scope would take the machine from the service that manages it.
     #[error(
         "{unit} does not delegate control groups (set Delegate=yes in it, or placement \"scope\")"
     )]
@@ -137,47 +149,78 @@ pub enum NoCgroupsReason {
         /// The service.
         unit: String,
     },
-    /// systemd could not say where it is.
-    #[error("systemd does not say in which unit it is: {0}")]
+    /// systemd does not say which unit it is in.
+    #[error("the unit of the process is not known: {0}")]
     Unknown(UnitError),
-    /// Another manager keeps groups there, such as libvirt.
+    /// Another manager has groups in the unit, such as libvirt.
     #[error("the control groups in {unit} are kept by another manager")]
-    Foreign {
+    ManagedElsewhere {
         /// The unit.
         unit: String,
     },
 }
 
+impl UnitError {
+    /// Returns whether the same request may succeed later without a change by the administrator.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Absent(_) | Self::Busy(_) | Self::Silent(_) => true,
+            // The results of jobs are in org.freedesktop.systemd1(5).
+            Self::Job(result) => ["timeout", "canceled", "collected"].contains(&result.as_str()),
+            Self::Refused(_) => false,
+        }
+    }
+}
+
+impl NoCgroupsReason {
+    /// Returns whether the machine may get control groups later without a change by the administrator.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unknown(error) => error.is_transient(),
+            Self::Disabled | Self::NotDelegated { .. } | Self::ManagedElsewhere { .. } => false,
+        }
+    }
+
+    /// Returns whether another manager decides the placement of the machine: it has groups in the unit, or
+    /// it started the process outside of all units.
+    pub fn is_managed_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            Self::ManagedElsewhere { .. } | Self::Unknown(UnitError::Refused(_))
+        )
+    }
+}
+
 impl PlacementMode {
-    /// Whether `reason` is what was wished, or may come of it. Else the wish cannot be granted.
+    /// Returns whether a machine may be without control groups for `reason`. If not, that is an error.
     pub fn allows(self, reason: &NoCgroupsReason) -> bool {
         match self {
             Self::Auto => true,
-            Self::None => *reason == NoCgroupsReason::Wished,
+            Self::None => *reason == NoCgroupsReason::Disabled,
             Self::Scope | Self::Unit => false,
         }
     }
 }
 
-/// What is to be done for a process with these `facts`, whose own scope would be `scope`.
+/// Decides about the unit of a process with these `facts`. A scope of its own would have the name `scope`.
 ///
-/// Where another manager keeps groups nothing is changed, whatever was wished.
-pub fn decide(wish: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
+/// Groups of another manager are left alone in every mode.
+pub fn decide(mode: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
     let unit = facts.unit.clone();
-    if wish == PlacementMode::None {
-        return Decision::Without(NoCgroupsReason::Wished);
+    if mode == PlacementMode::None {
+        return Decision::Without(NoCgroupsReason::Disabled);
     }
     if unit == scope {
         return Decision::Stay(Kind::Scope);
     }
-    let users = is_user_manager(&unit).then(|| users_unit(facts)).flatten();
-    if is_kept_by_another(facts) && users.is_none() {
-        return Decision::Without(NoCgroupsReason::Foreign { unit });
+    let users_unit = is_user_manager(&unit).then(|| users_unit(facts)).flatten();
+    if is_managed_elsewhere(facts) && users_unit.is_none() {
+        return Decision::Without(NoCgroupsReason::ManagedElsewhere { unit });
     }
-    // What a user's manager was delegated is the manager's, not the process's.
+    // The groups of a user's manager are delegated to the manager, not to its units.
     let delegated = facts.delegated && !is_user_manager(&unit);
-    let innermost = users.unwrap_or(&unit);
-    match wish {
+    let innermost = users_unit.unwrap_or(&unit);
+    match mode {
         PlacementMode::Auto | PlacementMode::Unit if delegated => Decision::Stay(Kind::Unit),
         PlacementMode::Scope => Decision::NewScope,
         PlacementMode::Auto if !innermost.ends_with(".service") => Decision::NewScope,
@@ -187,12 +230,13 @@ pub fn decide(wish: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
     }
 }
 
-/// Whether the unit is the manager of a user's own units (`user@.service(5)`).
+/// Returns whether the unit is the manager of a user's units (`user@.service(5)`).
 fn is_user_manager(unit: &str) -> bool {
     unit.starts_with("user@") && unit.ends_with(".service")
 }
 
-/// The unit of a user's manager that the process is in, unless it is in a group below one.
+/// Returns the unit of a user's manager that the process is in. `None`: the process is in a group below
+/// such a unit.
 fn users_unit(facts: &UnitFacts) -> Option<&str> {
     let below = |path: &'_ &String| below(path, &facts.control_group).is_some();
     let path = facts.memberships.iter().find(below)?;
@@ -203,15 +247,15 @@ fn users_unit(facts: &UnitFacts) -> Option<&str> {
     is_unit.then_some(last)
 }
 
-/// Whether the process is in a group below the unit's which is not of our making, or the unit
-/// is one that libvirt makes.
-fn is_kept_by_another(facts: &UnitFacts) -> bool {
-    let ours = |below: &str| below == "vcpud" || below.starts_with("vcpud/");
-    let kept = |path: &String| below(path, &facts.control_group).is_some_and(|b| !ours(b));
-    facts.unit.starts_with(r"machine-qemu\x2d") || facts.memberships.iter().any(kept)
+/// Returns whether libvirt made the unit, or the process is in a group below the unit's that vcpud did not
+/// create.
+fn is_managed_elsewhere(facts: &UnitFacts) -> bool {
+    let is_ours = |below: &str| below == "vcpud" || below.starts_with("vcpud/");
+    let is_other = |path: &String| below(path, &facts.control_group).is_some_and(|b| !is_ours(b));
+    facts.unit.starts_with(r"machine-qemu\x2d") || facts.memberships.iter().any(is_other)
 }
 
-/// The part of `path` that is below control group `unit`, if it is.
+/// Returns the part of `path` below control group `unit`, if it is below.
 fn below<'a>(path: &'a str, unit: &str) -> Option<&'a str> {
     let below = path.strip_prefix(unit)?.strip_prefix('/')?;
     (!unit.is_empty() && !below.is_empty()).then_some(below)
@@ -220,7 +264,7 @@ fn below<'a>(path: &'a str, unit: &str) -> Option<&'a str> {
 impl FromStr for PlacementMode {
     type Err = String;
 
-    /// Reads the word; the error says which there are.
+    /// Reads the setting. The error lists the valid values.
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
             "auto" => Ok(Self::Auto),
@@ -266,7 +310,7 @@ mod tests {
     const LIBVIRT: &str = r"/machine.slice/machine-qemu\x2d1\x2dweb.scope";
     const MANAGER: &str = "/user.slice/user-1000.slice/user@1000.service";
 
-    /// A process in `group`, which is or is below that of its unit.
+    /// Returns the facts of a process in `group`, which is below the control group of its unit or empty.
     fn facts(control_group: &str, delegated: bool, group: &str) -> UnitFacts {
         UnitFacts {
             unit: control_group.rsplit('/').next().unwrap().to_owned(),
@@ -285,14 +329,14 @@ mod tests {
         Decision::Without(NoCgroupsReason::NotDelegated { unit })
     }
 
-    fn foreign(unit: &str) -> Decision {
+    fn managed_elsewhere(unit: &str) -> Decision {
         let unit = unit.to_owned();
-        Decision::Without(NoCgroupsReason::Foreign { unit })
+        Decision::Without(NoCgroupsReason::ManagedElsewhere { unit })
     }
 
-    /// Where QEMU is → what is done for `auto`, `scope` and `unit`.
+    /// The unit of QEMU → the decisions for `auto`, `scope` and `unit`.
     #[test]
-    fn each_place_has_its_answer() {
+    fn decides_by_the_unit_and_the_mode() {
         let session = "/user.slice/user-0.slice/session-3.scope";
         let run = "/system.slice/run-rab.scope";
         let service = "/system.slice/vm.service";
@@ -345,9 +389,9 @@ mod tests {
             (
                 "a delegated service that keeps its own groups",
                 facts(service, true, "/payload"),
-                foreign("vm.service"),
-                foreign("vm.service"),
-                foreign("vm.service"),
+                managed_elsewhere("vm.service"),
+                managed_elsewhere("vm.service"),
+                managed_elsewhere("vm.service"),
             ),
             (
                 "a plain service",
@@ -359,16 +403,16 @@ mod tests {
             (
                 "libvirt",
                 facts(LIBVIRT, true, "/libvirt/emulator"),
-                foreign(libvirt),
-                foreign(libvirt),
-                foreign(libvirt),
+                managed_elsewhere(libvirt),
+                managed_elsewhere(libvirt),
+                managed_elsewhere(libvirt),
             ),
             (
                 "libvirt before it made its groups",
                 facts(LIBVIRT, true, ""),
-                foreign(libvirt),
-                foreign(libvirt),
-                foreign(libvirt),
+                managed_elsewhere(libvirt),
+                managed_elsewhere(libvirt),
+                managed_elsewhere(libvirt),
             ),
             (
                 "our own scope",
@@ -394,33 +438,71 @@ mod tests {
             (
                 "a group below a user's unit",
                 facts(MANAGER, true, "/app.slice/vm.service/payload"),
-                foreign("user@1000.service"),
-                foreign("user@1000.service"),
-                foreign("user@1000.service"),
+                managed_elsewhere("user@1000.service"),
+                managed_elsewhere("user@1000.service"),
+                managed_elsewhere("user@1000.service"),
             ),
         ] {
-            for (wish, wanted) in [
+            for (mode, expected) in [
                 (PlacementMode::Auto, auto),
                 (PlacementMode::Scope, scope),
                 (PlacementMode::Unit, unit),
                 (
                     PlacementMode::None,
-                    Decision::Without(NoCgroupsReason::Wished),
+                    Decision::Without(NoCgroupsReason::Disabled),
                 ),
             ] {
-                assert_eq!(decide(wish, &facts, OWN), wanted, "{what}: {wish:?}");
+                assert_eq!(decide(mode, &facts, OWN), expected, "{what}: {mode:?}");
             }
         }
     }
 
     #[test]
-    fn a_wish_that_cannot_be_granted_is_told_from_one_that_need_not_be() {
+    fn only_auto_allows_a_unit_that_does_not_delegate() {
         let unit = "x".to_owned();
         let reason = NoCgroupsReason::NotDelegated { unit };
         assert!(PlacementMode::Auto.allows(&reason));
         assert!(!PlacementMode::Unit.allows(&reason));
-        assert!(PlacementMode::None.allows(&NoCgroupsReason::Wished));
+        assert!(PlacementMode::None.allows(&NoCgroupsReason::Disabled));
         assert_eq!("unit".parse(), Ok(PlacementMode::Unit));
         assert!("Scope".parse::<PlacementMode>().is_err());
+    }
+
+    #[test]
+    fn reasons_that_pass_are_transient() {
+        let text = String::new;
+        let job = |result: &str| UnitError::Job(result.to_owned());
+        for (error, expected) in [
+            (UnitError::Absent(text()), true),
+            (UnitError::Busy(text()), true),
+            (UnitError::Silent(Duration::from_secs(10)), true),
+            (job("timeout"), true),
+            (job("canceled"), true),
+            (job("collected"), true),
+            (job("failed"), false),
+            (job("dependency"), false),
+            (UnitError::Refused(text()), false),
+        ] {
+            assert_eq!(error.is_transient(), expected, "{error}");
+            let reason = NoCgroupsReason::Unknown(error);
+            assert_eq!(reason.is_transient(), expected, "{reason}");
+        }
+        let unit = text;
+        for reason in [
+            NoCgroupsReason::Disabled,
+            NoCgroupsReason::NotDelegated { unit: unit() },
+            NoCgroupsReason::ManagedElsewhere { unit: unit() },
+        ] {
+            assert!(!reason.is_transient(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_process_outside_of_all_units_is_managed_elsewhere() {
+        let refused = UnitError::Refused("PID 7 does not belong to any loaded unit.".into());
+        assert!(NoCgroupsReason::Unknown(refused).is_managed_elsewhere());
+        let silent = UnitError::Silent(Duration::from_secs(10));
+        assert!(!NoCgroupsReason::Unknown(silent).is_managed_elsewhere());
+        assert!(!NoCgroupsReason::Disabled.is_managed_elsewhere());
     }
 }

@@ -1,4 +1,4 @@
-//! Which CPUs and memory nodes the host has (the kernel's `sysfs-devices-system-cpu`).
+//! The CPUs and memory nodes of the host (the kernel's `sysfs-devices-system-cpu`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::placement::{CpuList, HostCpus, List, NodeList, Numbered};
 use crate::process::Dir;
 
-/// Reads the CPUs and memory nodes below `system`, which is `/sys/devices/system` on a real
-/// host. Kernels without NUMA have node 0.
+/// Reads the CPUs and memory nodes below `system`, which is `/sys/devices/system` on a real host. A kernel
+/// without NUMA has node 0.
+///
+/// # Errors
+///
+/// Fails with the path of a file that cannot be read.
 pub fn host_cpus(system: &Path) -> Result<HostCpus, (PathBuf, io::Error)> {
     let at = |name: &str| system.join(name);
     let cpu = Dir::open(at("cpu")).map_err(|error| (at("cpu"), error))?;
@@ -37,9 +41,9 @@ mod tests {
     use super::*;
     use crate::ids::Tid;
 
-    /// A directory tree with files as sysfs has them.
+    /// Uses a directory tree with files as sysfs has them.
     #[test]
-    fn the_kernels_lists_are_read() {
+    fn reads_the_lists_of_the_kernel() {
         let tree = tempfile::tempdir().unwrap();
         fs::create_dir_all(tree.path().join("cpu")).unwrap();
         let (path, error) = host_cpus(tree.path()).unwrap_err();
@@ -62,7 +66,7 @@ mod tests {
         assert_eq!(host.nodes.to_string(), "0-1");
     }
 
-    /// On the real host: every CPU that a thread can have is one that is online.
+    /// Uses the real host. A thread can run on online CPUs only.
     #[test]
     fn a_real_host_has_cpus() {
         let host = host_cpus(Path::new("/sys/devices/system")).unwrap();

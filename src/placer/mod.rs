@@ -2,11 +2,12 @@
 //! the scheduler and the caches.
 //!
 //! The module owns all writes to control groups, resctrl and thread attributes. Its calls block, so
-//! they run on the blocking pool. What is wanted is decided elsewhere ([`crate::placement`]).
+//! they run on the blocking pool. [`crate::placement`] decides about the wanted values.
 
 mod affinity;
 mod cgroup;
 mod cpus;
+mod host;
 mod observe;
 mod pass;
 #[expect(
@@ -16,22 +17,14 @@ mod pass;
 mod placer;
 mod resctrl;
 mod scheduler;
+mod tunable;
 mod unit_lookup;
-
-use crate::ids::Tid;
 
 pub use affinity::{affinity, set_affinity};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
+pub use host::Host;
 pub use observe::{Observed, memberships, observe};
-pub use placer::{Host, Placer};
+pub use placer::Placer;
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use unit_lookup::{ScopeRequest, UnitLookupError, find_unit};
-
-/// Returns `thread` as the kernel takes it. 0, which would mean the calling thread, is no thread.
-fn thread_id(thread: Tid) -> std::io::Result<libc::pid_t> {
-    match libc::pid_t::try_from(thread.get()) {
-        Ok(thread) if thread > 0 => Ok(thread),
-        _ => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
-    }
-}

@@ -1,32 +1,38 @@
-//! Where a thread is, as the kernel has it and not as it is remembered.
+//! The placement of a thread as the kernel has it.
 
 use std::io;
 
-use super::{Membership, affinity, scheduling};
+use super::affinity::affinity;
+use super::cgroup::Membership;
+use super::scheduler::scheduling;
 use crate::ids::Tid;
 use crate::placement::CpuList;
 use crate::process::{Dir, Tasks};
 
-/// Where a thread is.
+/// The placement of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// The host CPUs that it may run on, of those that are online.
+    /// The online host CPUs that it may run on.
     pub affinity: CpuList,
-    /// Its policy.
+    /// The name of its policy.
     pub scheduler: &'static str,
-    /// 1 to 99 where the policy has priorities, else 0.
+    /// 1 to 99 if the policy has priorities, else 0.
     pub priority: i32,
-    /// The control group that decides over its CPU time, where there are any.
+    /// The control group that limits its CPU time. `None`: the host has no control groups.
     pub control_group: Option<String>,
 }
 
-/// Where `thread`, a task of `leader`, is now.
+/// Returns the placement of `thread`, a task of `leader`.
+///
+/// # Errors
+///
+/// Fails if the thread has ended.
 pub fn observe(thread: Tid, leader: &dyn Tasks) -> io::Result<Observed> {
     let scheduling = scheduling(thread)?;
     let affinity = affinity(thread)?;
     let task = format!("/proc/{}/task/{thread}", leader.pid());
     let cgroup = Dir::open(task)?.read("cgroup").unwrap_or_default();
-    // Looked at by its number alone, so it must have been the same until here.
+    // The calls above name it by its number, so it must have been the same thread until here.
     if !leader.has_task(thread) {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
@@ -38,13 +44,17 @@ pub fn observe(thread: Tid, leader: &dyn Tasks) -> io::Result<Observed> {
     })
 }
 
-/// The control groups that the process of `leader` is in.
+/// Returns the control groups of the process of `leader`.
+///
+/// # Errors
+///
+/// Fails if the process has exited.
 pub fn memberships(leader: &dyn Tasks) -> io::Result<Membership> {
     let text = Dir::open(format!("/proc/{}", leader.pid()))?.read("cgroup")?;
-    match leader.has_task(leader.pid().main_thread()) {
-        true => Ok(Membership::parse(&text)),
-        false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    if !leader.has_task(leader.pid().main_thread()) {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
+    Ok(Membership::parse(&text))
 }
 
 #[cfg(test)]
@@ -52,9 +62,9 @@ mod tests {
     use super::*;
     use crate::ids::Pid;
 
-    /// This process, which may be said to be gone.
+    /// This process, which the test may report as exited.
     struct Own {
-        is_there: bool,
+        is_alive: bool,
     }
 
     impl Tasks for Own {
@@ -63,21 +73,21 @@ mod tests {
         }
 
         fn has_task(&self, _: Tid) -> bool {
-            self.is_there
+            self.is_alive
         }
     }
 
     #[test]
-    fn what_was_seen_of_a_thread_that_is_gone_is_not_told() {
-        let there = Own { is_there: true };
-        let seen = observe(there.pid().main_thread(), &there).unwrap();
+    fn does_not_report_a_thread_that_has_ended() {
+        let alive = Own { is_alive: true };
+        let seen = observe(alive.pid().main_thread(), &alive).unwrap();
         assert_eq!((seen.scheduler, seen.priority), ("other", 0));
-        assert!(memberships(&there).is_ok());
-        assert!(there.tasks().unwrap().contains(&there.pid().main_thread()));
+        assert!(memberships(&alive).is_ok());
+        assert!(alive.tasks().unwrap().contains(&alive.pid().main_thread()));
 
-        let gone = Own { is_there: false };
-        assert!(observe(gone.pid().main_thread(), &gone).is_err());
-        assert!(memberships(&gone).is_err());
-        assert!(gone.tasks().is_err());
+        let exited = Own { is_alive: false };
+        assert!(observe(exited.pid().main_thread(), &exited).is_err());
+        assert!(memberships(&exited).is_err());
+        assert!(exited.tasks().is_err());
     }
 }

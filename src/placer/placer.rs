@@ -1,97 +1,78 @@
-//! Brings the threads of one machine's vCPUs to where they are wanted, and keeps them there.
+//! Brings the vCPU threads of one machine to their wanted placement, and keeps it in force.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::PathBuf;
 
-use super::cgroup::{self, Groups, Mounts};
-use super::host_cpus;
-use super::pass::{Pass, Place};
+use super::cgroup::{self, Groups};
+use super::host::Host;
+use super::pass::VcpuPass;
 use super::resctrl::{self, Resctrl};
+use super::tunable::{AppliedVcpu, VcpuThread};
 use crate::ids::{Tid, VcpuId};
 use crate::placement::{
     Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, UnitPlacement,
-    Wanted,
 };
-use crate::process::{Dir, Tasks};
+use crate::process::Tasks;
 
-/// Where the host's kernel shows what is used here.
-#[derive(Clone, Debug)]
-pub struct Host {
-    /// Its CPUs and memory nodes: `/sys/devices/system`.
-    pub system: PathBuf,
-    /// Its control groups and caches.
-    pub mounts: Mounts,
-}
-
-impl Host {
-    /// The host that this runs on, with what is mounted now.
-    pub fn this() -> io::Result<Self> {
-        let own = Dir::open(format!("/proc/{}", std::process::id()))?;
-        Ok(Self {
-            system: "/sys/devices/system".into(),
-            mounts: Mounts::parse(&own.read("mountinfo")?),
-        })
-    }
-
-    /// Its CPUs and memory nodes, now.
-    pub fn cpus(&self) -> Result<HostCpus, StepError> {
-        host_cpus(&self.system).map_err(|(path, error)| Step::Affinity.refused(path, &error))
-    }
-}
-
-/// What is in force for the vCPUs of one machine: the only writer of their groups and threads'
-/// attributes.
+/// The placement of the vCPUs of one machine. It is the only writer of their groups and of the
+/// attributes of their threads.
 ///
-/// Its calls ask the kernel and nobody else, so they are short, but they block.
+/// Its calls ask the kernel only, so they are short, but they block.
 #[derive(Debug)]
 pub struct Placer {
     host: Host,
-    home: UnitPlacement,
+    machine: String,
+    placement: UnitPlacement,
     groups: Option<Box<dyn Groups>>,
-    /// Whether another manager decides what nobody asked for here.
-    foreign: bool,
+    /// Whether another manager decides the default affinity.
+    managed_elsewhere: bool,
     resctrl: Option<Resctrl>,
-    places: BTreeMap<VcpuId, Place>,
-    /// The vCPUs whose group was made before they are there.
+    applied: BTreeMap<VcpuId, AppliedVcpu>,
+    /// The vCPUs whose group was created before they were added.
     prepared: BTreeSet<VcpuId>,
 }
 
 impl Placer {
-    /// Makes the groups of `machine` where `home` is, and moves its processes there.
-    pub fn new(host: Host, machine: &str, home: UnitPlacement) -> Result<Self, StepError> {
-        let groups = match home.kind {
+    /// Creates the groups of `machine` in the unit of `placement`, and moves its processes there. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel refuses.
+    pub fn new(host: Host, machine: &str, placement: UnitPlacement) -> Result<Self, StepError> {
+        let groups = match placement.kind {
             Kind::None => None,
-            Kind::Scope | Kind::Unit => Some(cgroup::establish(&host.mounts, &home.control_group)?),
+            Kind::Scope | Kind::Unit => {
+                Some(cgroup::create(&host.mounts, &placement.control_group)?)
+            }
         };
-        let resctrl = host.mounts.resctrl.as_ref();
-        let resctrl = resctrl
-            .map(|root| Resctrl::open(root, machine))
-            .transpose()?;
-        Ok(Self {
+        let mut placer = Self {
             host,
-            home,
+            machine: machine.to_owned(),
+            placement,
             groups,
-            foreign: false,
-            resctrl,
-            places: BTreeMap::new(),
+            managed_elsewhere: false,
+            resctrl: None,
+            applied: BTreeMap::new(),
             prepared: BTreeSet::new(),
-        })
+        };
+        placer.open_resctrl()?;
+        Ok(placer)
     }
 
-    /// The same where another manager places the machine: a vCPU for which nothing is asked for
-    /// stays as that wants it.
-    pub fn beside_another(self) -> Self {
-        let foreign = true;
-        Self { foreign, ..self }
+    /// Returns the same placer for a machine that another manager places: a vCPU without a wanted affinity
+    /// keeps the one that this manager gave it.
+    pub fn managed_elsewhere(self) -> Self {
+        Self {
+            managed_elsewhere: true,
+            ..self
+        }
     }
 
-    /// Where the machine is.
-    pub fn home(&self) -> &UnitPlacement {
-        &self.home
+    /// Returns the unit of the machine.
+    pub fn placement(&self) -> &UnitPlacement {
+        &self.placement
     }
 
-    /// The controllers that are not there for the machine, and so what cannot be had.
+    /// Returns the controllers that the machine's groups do not have.
     pub fn missing(&self) -> &[Controller] {
         match &self.groups {
             Some(groups) => groups.missing(),
@@ -99,25 +80,35 @@ impl Placer {
         }
     }
 
-    /// Whether all that `tuning` asks for can be had here at all. To be asked, beside
-    /// [`Tuning::check`], before anything is changed.
+    /// Checks that the host and the unit have all that `tuning` needs. Call it, and [`Tuning::check`],
+    /// before any change. Blocks.
     ///
-    /// [`Tuning::check`]: crate::placement::Tuning::check
-    pub fn supports(&self, tuning: &Tuning) -> Result<(), StepError> {
+    /// # Errors
+    ///
+    /// Fails if a controller or resctrl is missing.
+    pub fn supports(&mut self, tuning: &Tuning) -> Result<(), StepError> {
         if tuning.memory_nodes.is_some() {
             self.need(Step::Nodes, Controller::Cpuset)?;
         }
         if tuning.bandwidth.is_some_and(|b| b.quota().is_some()) {
             self.need(Step::Bandwidth, Controller::Cpu)?;
         }
-        match tuning.cache.is_empty() || self.resctrl.is_some() {
-            true => Ok(()),
-            false => Err(resctrl::unsupported()),
+        if tuning.cache.is_empty() {
+            return Ok(());
+        }
+        self.open_resctrl()?;
+        match self.resctrl {
+            Some(_) => Ok(()),
+            None => Err(resctrl::unsupported()),
         }
     }
 
-    /// Makes the groups of vCPUs that are about to come. The next [`Placer::reconcile`] removes
-    /// those of vCPUs that did not.
+    /// Creates the groups of vCPUs that are about to be added. The next [`Placer::reconcile`] removes those
+    /// of vCPUs that were not added. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel refuses.
     pub fn prepare(&mut self, vcpus: &[VcpuId]) -> Result<(), StepError> {
         let Some(groups) = &self.groups else {
             return Ok(());
@@ -130,9 +121,8 @@ impl Placer {
         Ok(())
     }
 
-    /// Brings each vCPU of `threads` (vCPU → thread) to where `tuning` wants it, and everything
-    /// else of the machine to the emulator's group; removes the groups of vCPUs that are gone.
-    /// Only what differs is written, so it can be called as often as one likes.
+    /// Brings each vCPU of `threads` to the values of `tuning`, and all other threads of the machine to the
+    /// emulator's group. Removes the groups of other vCPUs. Only differences are written. Blocks.
     ///
     /// Each thread must be one of `leader`, which is asked again right before each use.
     pub fn reconcile(
@@ -142,13 +132,19 @@ impl Placer {
         leader: &dyn Tasks,
     ) -> Report {
         let mut report = Report::default();
-        let cpus = self.host.cpus();
+        let host = self.host.cpus();
         if let Some(groups) = &self.groups {
             report.emulator = groups.follow().err();
         }
-        for (vcpu, thread) in threads {
-            let outcome = match &cpus {
-                Ok(cpus) => self.place(*vcpu, *thread, &tuning.of(*vcpu), cpus, leader),
+        if !tuning.cache.is_empty()
+            && let Err(error) = self.open_resctrl()
+        {
+            tracing::debug!(%error, "cannot open resctrl");
+        }
+        for (vcpu, id) in threads {
+            let thread = VcpuThread { id: *id, leader };
+            let outcome = match &host {
+                Ok(host) => self.place(*vcpu, thread, tuning, host),
                 Err(error) => Outcome {
                     failed: Some(error.clone()),
                     ..Outcome::default()
@@ -156,21 +152,25 @@ impl Placer {
             };
             report.vcpus.insert(*vcpu, outcome);
         }
-        self.places.retain(|vcpu, _| threads.contains_key(vcpu));
+        self.applied.retain(|vcpu, _| threads.contains_key(vcpu));
         self.prepared.clear();
         if let Err(error) = self.sweep(leader) {
             report.emulator.get_or_insert(error);
         }
-        report.lingering = self.remove_all_but(threads);
+        report.lingering = self.remove_others(threads);
         if let Some(Err(error)) = self.resctrl.as_ref().map(Resctrl::tidy) {
-            tracing::debug!(%error, "a group of resctrl stays for now");
+            tracing::debug!(%error, "cannot remove a group of resctrl yet");
         }
         report
     }
 
-    /// Puts `new` in force instead of `old`. Where a vCPU cannot have it, all have gone back to
-    /// `old`, and this is why, and for which. What failed before and does so still is no reason,
-    /// if it is in `known`.
+    /// Puts `new` in force instead of `old`. An error of `known`, which an earlier pass had for the same
+    /// vCPU, is not a reason to fail. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a vCPU cannot get the new values, with the reasons by vCPU. Then all have the values of
+    /// `old` again.
     pub fn change(
         &mut self,
         old: &Tuning,
@@ -190,10 +190,13 @@ impl Placer {
         Err(reasons)
     }
 
-    /// Removes all groups of a machine that has ended. What something is still in stays, with
-    /// an error: to be called again.
+    /// Removes all groups of a machine whose QEMU has exited. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a group is not empty yet. Then it can be called again.
     pub fn dismantle(&mut self) -> Result<(), StepError> {
-        self.places.clear();
+        self.applied.clear();
         if let Some(resctrl) = &self.resctrl {
             resctrl.tidy()?;
         }
@@ -206,6 +209,16 @@ impl Placer {
         groups.dismantle()
     }
 
+    /// Opens resctrl if it is mounted. It may have been mounted since the last call.
+    fn open_resctrl(&mut self) -> Result<(), StepError> {
+        if self.resctrl.is_none()
+            && let Some(root) = self.host.resctrl()
+        {
+            self.resctrl = Some(Resctrl::open(&root, &self.machine)?);
+        }
+        Ok(())
+    }
+
     fn need(&self, step: Step, controller: Controller) -> Result<(), StepError> {
         let reason = match &self.groups {
             None => Reason::NoGroups,
@@ -214,62 +227,59 @@ impl Placer {
             }
             Some(_) => return Ok(()),
         };
-        Err(step.failed(&self.home.control_group, reason))
+        Err(step.failed(&self.placement.control_group, reason))
     }
 
-    /// Everything of the machine that is no vCPU goes to the emulator's group.
+    /// Moves all threads of the machine that are not vCPUs to the emulator's group.
     fn sweep(&self, leader: &dyn Tasks) -> Result<(), StepError> {
         let Some(groups) = &self.groups else {
             return Ok(());
         };
-        let placed = self.places.values().filter(|place| place.entered);
-        let vcpus: BTreeSet<Tid> = placed.map(|place| place.thread).collect();
-        groups.sweep(leader, &vcpus)
+        let vcpus = self.applied.values().filter(|vcpu| vcpu.is_in_group());
+        groups.sweep(leader, &vcpus.map(|vcpu| vcpu.thread).collect())
     }
 
-    /// Removes the groups of vCPUs that are not in `threads`. Returns those that would not go.
-    fn remove_all_but(&self, threads: &BTreeMap<VcpuId, Tid>) -> Vec<VcpuId> {
+    /// Removes the groups of vCPUs that are not in `threads`. Returns those that cannot be removed yet.
+    fn remove_others(&self, threads: &BTreeMap<VcpuId, Tid>) -> Vec<VcpuId> {
         let Some(groups) = &self.groups else {
             return Vec::new();
         };
         let stays = |vcpu: &VcpuId| {
             let removed = groups.remove(*vcpu);
             removed
-                .inspect_err(
-                    |error| tracing::debug!(vcpu = vcpu.get(), %error, "a group stays for now"),
-                )
+                .inspect_err(|error| {
+                    tracing::debug!(vcpu = vcpu.get(), %error, "cannot remove a group yet");
+                })
                 .is_err()
         };
-        let there = groups.vcpus().unwrap_or_default();
-        let gone = there.into_iter().filter(|vcpu| !threads.contains_key(vcpu));
-        gone.filter(stays).collect()
+        let existing = groups.vcpus().unwrap_or_default().into_iter();
+        let others = existing.filter(|vcpu| !threads.contains_key(vcpu));
+        others.filter(stays).collect()
     }
 
-    /// Brings one vCPU to where it is wanted.
+    /// Makes a pass over one vCPU.
     fn place(
         &mut self,
         vcpu: VcpuId,
-        thread: Tid,
-        wanted: &Wanted<'_>,
-        cpus: &HostCpus,
-        leader: &dyn Tasks,
+        thread: VcpuThread<'_>,
+        tuning: &Tuning,
+        host: &HostCpus,
     ) -> Outcome {
-        let place = self.places.remove(&vcpu);
-        let pass = Pass {
+        let applied = self.applied.remove(&vcpu);
+        let applied = applied.filter(|applied| applied.thread == thread.id);
+        let pass = VcpuPass {
             groups: self.groups.as_deref(),
-            foreign: self.foreign,
+            managed_elsewhere: self.managed_elsewhere,
             resctrl: self.resctrl.as_ref(),
-            cpus,
+            host,
             vcpu,
-            leader,
-            place: place
-                .filter(|place| place.thread == thread)
-                .unwrap_or_else(|| Place::of(thread)),
+            thread,
+            applied: applied.unwrap_or_else(|| AppliedVcpu::new(thread.id)),
             outcome: Outcome::default(),
-            made: self.prepared.contains(&vcpu),
+            is_group_new: self.prepared.contains(&vcpu),
         };
-        let (place, outcome) = pass.run(wanted);
-        self.places.insert(vcpu, place);
+        let (applied, outcome) = pass.run(&tuning.of(vcpu));
+        self.applied.insert(vcpu, applied);
         outcome
     }
 }

@@ -39,7 +39,7 @@ impl Drop for Lock<'_> {
 }
 
 /// Moves a thread to another group.
-type Move<'a> = &'a dyn Fn() -> Result<(), StepError>;
+pub(super) type Move<'a> = &'a dyn Fn() -> Result<(), StepError>;
 
 impl Resctrl {
     /// The groups of `machine` in the resctrl file system at `root`.
@@ -202,7 +202,7 @@ fn write(dir: &Dir, file: &str, text: &str) -> Result<(), StepError> {
         .map_err(|error| Step::Cache.refused(dir.at(file), &error))
 }
 
-/// The error of a host without resctrl.
+/// Returns the error of a host without resctrl.
 pub(super) fn unsupported() -> StepError {
     Step::Cache.failed("/sys/fs/resctrl", Reason::NoResctrl)
 }

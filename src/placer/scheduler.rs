@@ -1,14 +1,12 @@
-//! How a thread is scheduled (`sched_setscheduler(2)`).
+//! The scheduling policy and the priority of a thread (`sched_setscheduler(2)`).
 
 use std::io;
 
-use super::thread_id;
 use crate::ids::Tid;
 use crate::placement::Scheduler;
 use crate::process::sys;
 
-/// A policy and a priority as the kernel has them; the policy may be one that vCPUs are never
-/// given.
+/// A policy and a priority as the kernel has them. vCPUs never get some of the policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheduling {
     policy: i32,
@@ -17,7 +15,7 @@ pub struct Scheduling {
 }
 
 impl Scheduling {
-    /// The policy's name.
+    /// Returns the name of the policy.
     pub fn name(self) -> &'static str {
         match self.policy {
             libc::SCHED_OTHER => "other",
@@ -31,34 +29,50 @@ impl Scheduling {
         }
     }
 
-    /// The same as something that vCPUs are given, if it is.
+    /// Returns the scheduler, if vCPUs can get one of this policy.
     pub fn scheduler(self) -> Option<Scheduler> {
         Scheduler::new(self.name(), self.priority).ok()
+    }
+}
+
+impl From<Scheduler> for Scheduling {
+    fn from(scheduler: Scheduler) -> Self {
+        let policy = match scheduler {
+            Scheduler::Other => libc::SCHED_OTHER,
+            Scheduler::Batch => libc::SCHED_BATCH,
+            Scheduler::Idle => libc::SCHED_IDLE,
+            Scheduler::Fifo(_) => libc::SCHED_FIFO,
+            Scheduler::Rr(_) => libc::SCHED_RR,
+        };
+        let priority = scheduler.priority();
+        Self { policy, priority }
     }
 }
 
 /// `SCHED_EXT` of Linux 6.12.
 const SCHED_EXT: i32 = 7;
 
-/// How `thread` is scheduled.
+/// Returns the policy and the priority of `thread`.
+///
+/// # Errors
+///
+/// Fails if the thread does not exist.
 pub fn scheduling(thread: Tid) -> io::Result<Scheduling> {
-    let (policy, priority) = sys::get_scheduler(thread_id(thread)?)?;
+    let (policy, priority) = sys::get_scheduler(thread)?;
     Ok(Scheduling {
         policy: policy & !libc::SCHED_RESET_ON_FORK,
         priority,
     })
 }
 
-/// Gives `thread` a scheduler.
+/// Sets the scheduler of `thread`.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses or the thread does not exist.
 pub fn set_scheduler(thread: Tid, scheduler: Scheduler) -> io::Result<()> {
-    let policy = match scheduler {
-        Scheduler::Other => libc::SCHED_OTHER,
-        Scheduler::Batch => libc::SCHED_BATCH,
-        Scheduler::Idle => libc::SCHED_IDLE,
-        Scheduler::Fifo(_) => libc::SCHED_FIFO,
-        Scheduler::Rr(_) => libc::SCHED_RR,
-    };
-    sys::set_scheduler(thread_id(thread)?, policy, scheduler.priority())
+    let Scheduling { policy, priority } = scheduler.into();
+    sys::set_scheduler(thread, policy, priority)
 }
 
 #[cfg(test)]
@@ -66,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_is_scheduled_as_told() {
+    fn a_thread_has_the_scheduler_that_was_set() {
         let own = rustix::thread::gettid();
         let own = Tid(own.as_raw_nonzero().get().unsigned_abs());
         for scheduler in [

@@ -1,9 +1,9 @@
-//! Finding, or making, the unit in which a machine has its control groups.
+//! Finds the unit that has the control groups of a machine, or starts a scope.
 
 use std::io;
 use std::sync::Arc;
 
-use super::memberships;
+use super::observe::memberships;
 use crate::blocking::blocking;
 use crate::placement::{
     Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, UnitError, UnitFacts,
@@ -11,62 +11,77 @@ use crate::placement::{
 };
 use crate::process::Leader;
 
-/// What is wanted of a machine's unit.
+/// A request for the unit of a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct ScopeRequest<'a> {
-    /// What kind of place.
-    pub wish: PlacementMode,
-    /// The scope, where it is to have one of its own.
+    /// The setting of the machine.
+    pub mode: PlacementMode,
+    /// The scope, if the machine gets one of its own.
     pub scope: NewScope<'a>,
 }
 
-/// Why a machine has no home, not even one without control groups.
+/// The reason why the unit of a machine is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum UnitLookupError {
-    /// What was asked for cannot be had where QEMU is.
-    #[error("placement cannot be as asked for: {0}")]
+    /// The mode needs control groups, and the machine cannot have them.
+    #[error("placement is not possible as configured: {0}")]
     NoCgroupsReason(#[from] NoCgroupsReason),
     /// The scope could not be started.
     #[error("{scope} could not be started: {error}")]
     Scope {
         /// Its name.
         scope: String,
-        /// Why.
+        /// The reason.
         error: UnitError,
     },
-    /// QEMU has ended.
-    #[error("the QEMU process has ended")]
+    /// QEMU has exited.
+    #[error("the QEMU process has exited")]
     Ended,
-    /// The kernel does not say where QEMU is.
+    /// The kernel does not return the control groups of QEMU.
     #[error("the control groups of QEMU cannot be read: {0}")]
     Kernel(#[source] io::Error),
 }
 
-/// Finds the place for the machine of `leader`, and makes it where it has to be made. Where it
-/// has no control groups although some were welcome, it is told why.
+impl UnitLookupError {
+    /// Returns whether the same request may succeed later without a change by the administrator.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoCgroupsReason(reason) => reason.is_transient(),
+            Self::Scope { error, .. } => error.is_transient(),
+            Self::Ended => false,
+            // vcpud or the host was out of descriptors or memory.
+            Self::Kernel(error) => matches!(
+                error.raw_os_error(),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+            ),
+        }
+    }
+}
+
+/// Finds the unit of the machine of `leader`, and starts a scope if it needs one. If the mode allows
+/// control groups and the machine gets none, the reason is returned too.
+///
+/// # Errors
+///
+/// Fails if the mode needs control groups and the machine cannot have them, if the scope cannot be started,
+/// and if QEMU has exited.
 pub async fn find_unit(
     units: &dyn Units,
     leader: &Arc<Leader>,
-    housing: &ScopeRequest<'_>,
+    request: &ScopeRequest<'_>,
 ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
     let process = Process {
         pid: leader.pid(),
         pidfd: leader.pidfd(),
     };
-    let (facts, decision) = match (housing.wish, units.unit_of(process).await) {
+    let (facts, decision) = match (request.mode, units.unit_of(process).await) {
         (PlacementMode::None, facts) => {
             let facts = facts.unwrap_or_default();
-            (facts, Decision::Without(NoCgroupsReason::Wished))
+            (facts, Decision::Without(NoCgroupsReason::Disabled))
         }
-        (wish, Ok(mut facts)) => {
-            let process = leader.clone();
-            let groups = blocking(move || memberships(process.as_ref())).await;
-            let groups = groups.map_err(|error| match leader.has_exited() {
-                true => UnitLookupError::Ended,
-                false => UnitLookupError::Kernel(error),
-            })?;
-            facts.memberships = groups.paths().map(str::to_owned).collect();
-            let decision = decide(wish, &facts, housing.scope.name);
+        (mode, Ok(mut facts)) => {
+            facts.memberships = memberships_of(leader).await?;
+            let decision = decide(mode, &facts, request.scope.name);
             (facts, decision)
         }
         (_, Err(error)) => {
@@ -74,25 +89,32 @@ pub async fn find_unit(
             (UnitFacts::default(), unknown)
         }
     };
-    let (home, reason) = match decision {
-        Decision::Stay(kind) => (home(kind, facts), None),
-        Decision::NewScope => (new_scope(units, process, housing.scope).await?, None),
-        Decision::Without(reason) if housing.wish.allows(&reason) => {
-            (home(Kind::None, facts), Some(reason))
+    let (placement, reason) = match decision {
+        Decision::Stay(kind) => (unit_placement(kind, facts), None),
+        Decision::NewScope => (new_scope(units, process, request.scope).await?, None),
+        Decision::Without(reason) if request.mode.allows(&reason) => {
+            (unit_placement(Kind::None, facts), Some(reason))
         }
         Decision::Without(reason) => return Err(reason.into()),
     };
-    // systemd was asked by PID where it is old.
-    match leader.has_exited() {
-        true => Err(UnitLookupError::Ended),
-        false => Ok((
-            home,
-            reason.filter(|reason| *reason != NoCgroupsReason::Wished),
-        )),
+    // An old systemd was asked by PID, which another process may have now.
+    if leader.has_exited() {
+        return Err(UnitLookupError::Ended);
+    }
+    let reason = reason.filter(|reason| *reason != NoCgroupsReason::Disabled);
+    Ok((placement, reason))
+}
+
+async fn memberships_of(leader: &Arc<Leader>) -> Result<Vec<String>, UnitLookupError> {
+    let process = leader.clone();
+    match blocking(move || memberships(process.as_ref())).await {
+        Ok(groups) => Ok(groups.paths().map(str::to_owned).collect()),
+        Err(_) if leader.has_exited() => Err(UnitLookupError::Ended),
+        Err(error) => Err(UnitLookupError::Kernel(error)),
     }
 }
 
-fn home(kind: Kind, facts: UnitFacts) -> UnitPlacement {
+fn unit_placement(kind: Kind, facts: UnitFacts) -> UnitPlacement {
     UnitPlacement {
         kind,
         unit: facts.unit,
@@ -126,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// A systemd that says what it is told to; the process is this one.
+    /// A systemd with scripted answers; the process is this one.
     #[derive(Debug)]
     struct Scripted {
         unit: Result<UnitFacts, UnitError>,
@@ -152,8 +174,8 @@ mod tests {
         }
     }
 
-    async fn home_of(
-        wish: PlacementMode,
+    async fn lookup(
+        mode: PlacementMode,
         systemd: &Scripted,
     ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
         let (stream, _other) = UnixStream::pair().unwrap();
@@ -163,7 +185,7 @@ mod tests {
             slice: "machine.slice",
             description: "a test",
         };
-        find_unit(systemd, &leader, &ScopeRequest { wish, scope }).await
+        find_unit(systemd, &leader, &ScopeRequest { mode, scope }).await
     }
 
     fn in_unit(unit: &str, delegated: bool) -> Scripted {
@@ -179,52 +201,76 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scope_is_started_where_it_is_needed() {
+    async fn starts_a_scope_for_a_process_of_a_session() {
         let systemd = in_unit("session-1.scope", false);
-        let (home, reason) = home_of(PlacementMode::Auto, &systemd).await.unwrap();
-        assert_eq!(home.kind, Kind::Scope);
-        assert_eq!(home.unit, "vcpud-web.scope");
-        assert_eq!(home.control_group, "/machine.slice/vcpud-web.scope");
+        let (placement, reason) = lookup(PlacementMode::Auto, &systemd).await.unwrap();
+        assert_eq!(placement.kind, Kind::Scope);
+        assert_eq!(placement.unit, "vcpud-web.scope");
+        assert_eq!(placement.control_group, "/machine.slice/vcpud-web.scope");
         assert_eq!(reason, None);
 
         let refusing = Scripted {
             scope: Err(UnitError::Job("failed".to_owned())),
             ..systemd
         };
-        let error = home_of(PlacementMode::Auto, &refusing).await.unwrap_err();
+        let error = lookup(PlacementMode::Auto, &refusing).await.unwrap_err();
         let text = "vcpud-web.scope could not be started: systemd's job ended as \"failed\"";
         assert_eq!(error.to_string(), text);
     }
 
     #[tokio::test]
-    async fn a_service_is_left_where_it_is_and_why_is_told() {
-        let (home, reason) = home_of(PlacementMode::Auto, &in_unit("vm.service", true))
+    async fn uses_a_service_only_if_it_delegates() {
+        let (placement, reason) = lookup(PlacementMode::Auto, &in_unit("vm.service", true))
             .await
             .unwrap();
-        assert_eq!((home.kind, reason), (Kind::Unit, None));
-        assert_eq!(home.control_group, "/system.slice/vm.service");
+        assert_eq!((placement.kind, reason), (Kind::Unit, None));
+        assert_eq!(placement.control_group, "/system.slice/vm.service");
 
         let plain = in_unit("vm.service", false);
-        let (home, reason) = home_of(PlacementMode::Auto, &plain).await.unwrap();
-        assert_eq!((home.kind, home.unit.as_str()), (Kind::None, "vm.service"));
+        let (placement, reason) = lookup(PlacementMode::Auto, &plain).await.unwrap();
+        assert_eq!(
+            (placement.kind, placement.unit.as_str()),
+            (Kind::None, "vm.service")
+        );
         assert!(matches!(reason, Some(NoCgroupsReason::NotDelegated { .. })));
-        let error = home_of(PlacementMode::Unit, &plain).await.unwrap_err();
+        let error = lookup(PlacementMode::Unit, &plain).await.unwrap_err();
         assert!(matches!(error, UnitLookupError::NoCgroupsReason(_)));
-        let (home, reason) = home_of(PlacementMode::None, &plain).await.unwrap();
-        assert_eq!((home.kind, reason), (Kind::None, None));
+        let (placement, reason) = lookup(PlacementMode::None, &plain).await.unwrap();
+        assert_eq!((placement.kind, reason), (Kind::None, None));
     }
 
     #[tokio::test]
-    async fn without_systemd_there_are_no_groups() {
+    async fn uses_no_groups_without_systemd() {
         let absent = Scripted {
             unit: Err(UnitError::Absent("no such name".to_owned())),
             scope: Err(UnitError::Absent("no such name".to_owned())),
         };
-        let (home, reason) = home_of(PlacementMode::Auto, &absent).await.unwrap();
-        assert_eq!(home.kind, Kind::None);
+        let (placement, reason) = lookup(PlacementMode::Auto, &absent).await.unwrap();
+        assert_eq!(placement.kind, Kind::None);
         assert!(matches!(reason, Some(NoCgroupsReason::Unknown(_))));
-        assert!(home_of(PlacementMode::Scope, &absent).await.is_err());
-        let (home, reason) = home_of(PlacementMode::None, &absent).await.unwrap();
-        assert_eq!((home.kind, reason), (Kind::None, None));
+        assert!(lookup(PlacementMode::Scope, &absent).await.is_err());
+        let (placement, reason) = lookup(PlacementMode::None, &absent).await.unwrap();
+        assert_eq!((placement.kind, reason), (Kind::None, None));
+    }
+
+    #[test]
+    fn a_lookup_may_succeed_later_if_its_reason_is_transient() {
+        let scope = |error| UnitLookupError::Scope {
+            scope: "vcpud-web.scope".to_owned(),
+            error,
+        };
+        let kernel = |errno| UnitLookupError::Kernel(io::Error::from_raw_os_error(errno));
+        let absent = || UnitError::Absent("no such name".to_owned());
+        for (error, expected) in [
+            (scope(UnitError::Job("timeout".to_owned())), true),
+            (scope(UnitError::Refused("Access denied".to_owned())), false),
+            (NoCgroupsReason::Unknown(absent()).into(), true),
+            (NoCgroupsReason::Disabled.into(), false),
+            (kernel(libc::EMFILE), true),
+            (kernel(libc::EACCES), false),
+            (UnitLookupError::Ended, false),
+        ] {
+            assert_eq!(error.is_transient(), expected, "{error}");
+        }
     }
 }

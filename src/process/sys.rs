@@ -1,9 +1,9 @@
 //! The system calls that no safe wrapper covers: the only unsafe code of the crate.
 //!
-//! nix and rustix end affinity masks at 1024 CPUs and have no `sched_setscheduler(2)`, and nobody
-//! can know but the service itself that the descriptors it was started with are its own. Each
-//! function here checks its arguments, hands the kernel memory that it owns for the time of the
-//! call, and returns the kernel's answer.
+//! The affinity masks of nix and rustix end at 1024 CPUs, neither has `sched_setscheduler(2)`, and only
+//! vcpud itself knows that it owns the descriptors that it was started with. Each function checks its
+//! arguments, passes memory to the kernel that lives as long as the call, and returns the kernel's
+//! answer.
 
 #![allow(unsafe_code)]
 
@@ -12,12 +12,19 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Words of the kernel's CPU masks, lowest CPUs first.
+use crate::ids::Tid;
+
+/// A word of the kernel's CPU masks, which start with the lowest CPUs.
 pub(crate) type Word = libc::c_ulong;
 
-/// The mask of `thread` into `mask`, whose length is what the caller is ready for; less than the
-/// kernel needs is `EINVAL` (`sched_getaffinity(2)`).
-pub(crate) fn get_affinity(thread: libc::pid_t, mask: &mut [Word]) -> io::Result<()> {
+/// Reads the affinity mask of `thread` into `mask` (`sched_getaffinity(2)`).
+///
+/// # Errors
+///
+/// Fails with `EINVAL` if `mask` is shorter than the kernel's masks, and with `ESRCH` if the thread does
+/// not exist.
+pub(crate) fn get_affinity(thread: Tid, mask: &mut [Word]) -> io::Result<()> {
+    let thread = raw(thread)?;
     mask.fill(0);
     // SAFETY: the pointer and the length are those of `mask`, which is borrowed exclusively and
     // made of the unsigned longs that a `cpu_set_t` is made of. No bit pattern is invalid.
@@ -26,16 +33,26 @@ pub(crate) fn get_affinity(thread: libc::pid_t, mask: &mut [Word]) -> io::Result
     check(result)
 }
 
-/// Makes `mask` the mask of `thread` (`sched_setaffinity(2)`).
-pub(crate) fn set_affinity(thread: libc::pid_t, mask: &[Word]) -> io::Result<()> {
+/// Sets the affinity mask of `thread` (`sched_setaffinity(2)`).
+///
+/// # Errors
+///
+/// Fails with `EINVAL` if the thread may run on none of the CPUs, and with `ESRCH` if it does not exist.
+pub(crate) fn set_affinity(thread: Tid, mask: &[Word]) -> io::Result<()> {
+    let thread = raw(thread)?;
     // SAFETY: the pointer and the length are those of `mask`, which the kernel only reads.
     let result =
         unsafe { libc::sched_setaffinity(thread, size_of_val(mask), mask.as_ptr().cast()) };
     check(result)
 }
 
-/// The policy and the priority of `thread` (`sched_getscheduler(2)`, `sched_getparam(2)`).
-pub(crate) fn get_scheduler(thread: libc::pid_t) -> io::Result<(i32, i32)> {
+/// Returns the policy and the priority of `thread` (`sched_getscheduler(2)`, `sched_getparam(2)`).
+///
+/// # Errors
+///
+/// Fails with `ESRCH` if the thread does not exist.
+pub(crate) fn get_scheduler(thread: Tid) -> io::Result<(i32, i32)> {
+    let thread = raw(thread)?;
     let mut parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: takes a number only.
     let policy = unsafe { libc::sched_getscheduler(thread) };
@@ -48,8 +65,13 @@ pub(crate) fn get_scheduler(thread: libc::pid_t) -> io::Result<(i32, i32)> {
     Ok((policy, parameters.sched_priority))
 }
 
-/// Gives `thread` a policy and a priority (`sched_setscheduler(2)`).
-pub(crate) fn set_scheduler(thread: libc::pid_t, policy: i32, priority: i32) -> io::Result<()> {
+/// Sets the policy and the priority of `thread` (`sched_setscheduler(2)`).
+///
+/// # Errors
+///
+/// Fails if the kernel refuses, and with `ESRCH` if the thread does not exist.
+pub(crate) fn set_scheduler(thread: Tid, policy: i32, priority: i32) -> io::Result<()> {
+    let thread = raw(thread)?;
     let parameters = libc::sched_param {
         sched_priority: priority,
     };
@@ -58,8 +80,8 @@ pub(crate) fn set_scheduler(thread: libc::pid_t, policy: i32, priority: i32) -> 
     check(result)
 }
 
-/// Takes the ownership of the descriptors that the service was started with, by name; of several
-/// with one name the last. Later calls find none.
+/// Takes the descriptors that the service was started with, by name; the last one of several with the same
+/// name. A second call returns none.
 pub fn inherited(descriptors: Vec<(String, RawFd)>) -> BTreeMap<String, OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -89,5 +111,13 @@ fn check(result: libc::c_int) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Returns `thread` as the kernel takes it. 0 would be the calling thread, so it is refused.
+fn raw(thread: Tid) -> io::Result<libc::pid_t> {
+    match libc::pid_t::try_from(thread.get()) {
+        Ok(thread) if thread > 0 => Ok(thread),
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
     }
 }

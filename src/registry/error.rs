@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::task::JoinError;
 
-use crate::ids::Uid;
+use crate::ids::{Pid, Uid};
 use crate::machine::ConnectError;
 use crate::names::MachineName;
 use crate::placement::Unavailable;
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("process {pid} cannot be its leader: {error}")]
     Leader {
         /// The PID of the process.
-        pid: u32,
+        pid: Pid,
         /// The reason.
         error: LeaderError,
     },
@@ -53,7 +53,7 @@ pub enum Error {
     )]
     ForeignLeader {
         /// The PID of the process.
-        pid: u32,
+        pid: Pid,
         /// The user that named it.
         uid: Uid,
     },

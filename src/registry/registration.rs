@@ -11,7 +11,7 @@ use super::registrar::{Answer, Registration};
 use super::registrations::Registered;
 use super::supervisor::{NewMachine, Supervisor};
 use crate::blocking::blocking;
-use crate::ids::Uid;
+use crate::ids::{Pid, Uid};
 use crate::machine::{ConnectError, Lifetime, QmpEndpoint};
 use crate::names::MachineName;
 use crate::placement::Tuning;
@@ -52,7 +52,7 @@ impl Supervisor {
             self.claims.register(&name, uid, socket);
             let new = NewMachine {
                 endpoint,
-                lifetime: Lifetime::Remembered,
+                lifetime: Lifetime::Restored,
                 registration: Some(registered),
                 leader,
             };
@@ -125,7 +125,7 @@ impl Supervisor {
         self.claims.register(&name, uid, socket);
         Ok(NewMachine {
             endpoint,
-            lifetime: Lifetime::Registration,
+            lifetime: Lifetime::Registered,
             registration: Some(registered),
             leader,
         })
@@ -203,7 +203,7 @@ fn socket_file(path: &Path, uid: Uid) -> SocketFile {
 }
 
 /// Holds the process `pid`. It must belong to the user `uid`, unless that is root.
-async fn hold_leader(pid: u32, uid: Uid) -> Result<Leader, Error> {
+async fn hold_leader(pid: Pid, uid: Uid) -> Result<Leader, Error> {
     let leader = Leader::of_pid(pid).await;
     let leader = leader.map_err(|error| Error::Leader { pid, error })?;
     if !uid.is_root() && uid != leader.user() {

@@ -159,7 +159,10 @@ mod tests {
         let registered = Registered::new(
             Uid(7),
             settings.unwrap(),
-            Some(ProcessId { pid: Pid(1), start: 2 }),
+            Some(ProcessId {
+                pid: Pid(1),
+                start: 2,
+            }),
         );
         let names: [MachineName; 2] = ["web".parse().unwrap(), "web.1".parse().unwrap()];
         for name in &names {

@@ -142,7 +142,7 @@ impl Supervisor {
             name: name.clone(),
             endpoint: new.endpoint,
             lifetime: new.lifetime,
-            registrant: registrant.map(u32::from),
+            registrant,
             agent: agent.unwrap_or_else(|| socket_of(&self.directories.guest_agents(), name)),
             record: self.directories.records().join(format!("{name}.json")),
             uuid: own.uuid.or_else(|| file?.uuid.clone()),
@@ -165,7 +165,7 @@ impl Supervisor {
     fn start_at(&mut self, name: &MachineName, socket: PathBuf) {
         let new = NewMachine {
             endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(socket)),
-            lifetime: Lifetime::Place,
+            lifetime: Lifetime::Endpoint,
             registration: None,
             leader: None,
         };
@@ -252,7 +252,7 @@ impl Supervisor {
             warn!("{error}");
         }
         self.reported.clone_from(&errors);
-        self.events.tell_problems(errors).await;
+        self.events.send_problems(errors).await;
     }
 
     /// Returns the configuration of the machine `name`.
@@ -266,7 +266,7 @@ impl Supervisor {
         MachineConfig {
             limits: settings.limits(),
             placement: PlacementConfig {
-                wish: settings.placement.unwrap_or_default(),
+                mode: settings.placement.unwrap_or_default(),
                 slice: settings.slice().to_owned(),
                 tuning: settings.tuning(),
             },

@@ -280,7 +280,19 @@ fn is_unknown(error: &zbus::Error) -> bool {
     UNKNOWN.iter().any(|name| is_called(error, name))
 }
 
-/// What systemd, or the bus in its place, said.
+/// The errors of systemd, or of the bus in its place, that pass by themselves.
+const TEMPORARY: [&str; 7] = [
+    EXISTS,
+    // A stop job of the unit is queued.
+    "org.freedesktop.systemd1.TransactionIsDestructive",
+    "org.freedesktop.DBus.Error.NoReply",
+    "org.freedesktop.DBus.Error.Timeout",
+    "org.freedesktop.DBus.Error.TimedOut",
+    "org.freedesktop.DBus.Error.LimitsExceeded",
+    "org.freedesktop.DBus.Error.NoMemory",
+];
+
+/// Returns the error that systemd, or the bus in its place, replied.
 fn said(error: zbus::Error) -> UnitError {
     let Some((name, said)) = error_reply(&error) else {
         return UnitError::Absent(error.to_string());
@@ -288,7 +300,9 @@ fn said(error: zbus::Error) -> UnitError {
     match name.as_str() {
         "org.freedesktop.DBus.Error.ServiceUnknown"
         | "org.freedesktop.DBus.Error.NameHasNoOwner"
-        | "org.freedesktop.DBus.Error.Spawn.ChildExited" => UnitError::Absent(said),
+        | "org.freedesktop.DBus.Error.Disconnected" => UnitError::Absent(said),
+        name if name.starts_with("org.freedesktop.DBus.Error.Spawn.") => UnitError::Absent(said),
+        name if TEMPORARY.contains(&name) => UnitError::Busy(said),
         _ => UnitError::Refused(said),
     }
 }

@@ -13,7 +13,7 @@ tests![
     without_groups_there_are_affinity_and_schedulers,
     what_fails_already_does_not_forbid_to_change_the_rest,
     what_nobody_asked_for_is_left_to_another_manager,
-    shares_of_caches_are_given_and_taken_back,
+    allocates_caches_once_resctrl_is_mounted,
 ];
 
 /// A real QEMU without control groups of its own: affinity and schedulers, and nothing else.
@@ -118,7 +118,7 @@ fn what_nobody_asked_for_is_left_to_another_manager() -> Ran {
         control_group: String::new(),
     };
     let placer = Placer::new(host, "test", home).unwrap();
-    let mut placer = placer.beside_another();
+    let mut placer = placer.managed_elsewhere();
     let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
     assert!(applied(&report).iter().all(Vec::is_empty));
     assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
@@ -139,9 +139,9 @@ fn what_nobody_asked_for_is_left_to_another_manager() -> Ran {
     Ok(())
 }
 
-/// A real QEMU, and a directory tree with files as resctrl has them, because hosts that have it
-/// are rare.
-fn shares_of_caches_are_given_and_taken_back() -> Ran {
+/// Uses a real QEMU, and a directory tree with files as resctrl has them, because few hosts have it. The
+/// tree is mounted after the placer was made.
+fn allocates_caches_once_resctrl_is_mounted() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let home = UnitPlacement {
@@ -154,8 +154,12 @@ fn shares_of_caches_are_given_and_taken_back() -> Ran {
         ..Tuning::default()
     };
     let mut host = Host::this().unwrap();
+    let process = tempfile::tempdir().unwrap();
+    let mountinfo = |text: &str| fs::write(process.path().join("mountinfo"), text).unwrap();
+    mountinfo("");
     host.mounts.resctrl = None;
-    let mut placer = Placer::new(host.clone(), "web", home.clone()).unwrap();
+    host.process = process.path().to_owned();
+    let mut placer = Placer::new(host, "web", home).unwrap();
     assert!(placer.supports(&tuning).unwrap_err().is_unsupported());
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     let failures: Vec<_> = report.failures().collect();
@@ -163,8 +167,8 @@ fn shares_of_caches_are_given_and_taken_back() -> Ran {
 
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("tasks"), "").unwrap();
-    host.mounts.resctrl = Some(tree.path().to_owned());
-    let mut placer = Placer::new(host, "web", home).unwrap();
+    let point = tree.path().display();
+    mountinfo(&format!("30 25 0:27 / {point} rw - resctrl resctrl rw\n"));
     assert_eq!(placer.supports(&tuning), Ok(()));
     // The tree makes no files in the new group. The error says where they are to be.
     let report = placer.reconcile(&tuning, &vcpus, &qemu);

@@ -234,12 +234,12 @@ impl Story {
         let request = Request {
             target,
             subject: self.handle().snapshot().subject(),
-            count,
+            authorized_count: count,
             wait,
             guest_online: false,
             uid: Uid(7),
         };
-        let answer = self.handle().set_vcpus(request);
+        let answer = machine::set_vcpus(self.handle(), request);
         // Whether it succeeds is not the matter here, only that it is answered.
         let _ = within("an answer", answer).await;
     }
@@ -378,7 +378,7 @@ impl Service {
             endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(
                 directory.join("machine.sock"),
             )),
-            lifetime: Lifetime::Place,
+            lifetime: Lifetime::Endpoint,
             uuid: None,
             leader: None,
             processes: Processes::default(),
@@ -392,10 +392,7 @@ impl Service {
         let (running, task) = machine::create(spec, site(), outbox.clone());
         let task = tokio::spawn(task);
         let first = within("the machine", notices.recv()).await;
-        let Some(BusMessage::MachineEvent {
-            news: MachineEvent::Appeared(handle),
-            ..
-        }) = first
+        let Some(BusMessage::Appeared(handle)) = first
         else {
             panic!("{first:?} comes first");
         };
@@ -448,7 +445,7 @@ fn site() -> HostServices {
         units: Arc::new(Nobody),
         host: Host::this().unwrap(),
         audit: Arc::new(Audit::open()),
-        keeper: Arc::new(Nobody),
+        fd_store: Arc::new(Nobody),
     }
 }
 
@@ -458,7 +455,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec
         match notice {
             BusMessage::Reply(reply) => reply.complete(),
             BusMessage::Problems(_) => {}
-            BusMessage::MachineEvent { news, .. } => told.send_modify(|told| match news {
+            BusMessage::Event { event, .. } => told.send_modify(|told| match event {
                 MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
                 MachineEvent::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),
                 _ => {}

@@ -168,12 +168,12 @@ impl<'a> Story<'a> {
         let request = Request {
             target,
             subject: handle.snapshot().subject(),
-            count,
+            authorized_count: count,
             wait,
             guest_online: false,
             uid: Uid(7),
         };
-        let call = async move { handle.set_vcpus(request).await };
+        let call = async move { machine::set_vcpus(&handle, request).await };
         self.calls.push(tokio::spawn(call));
     }
 
@@ -347,7 +347,7 @@ impl Service {
             name: "machine".parse().expect("it is a name"),
             registrant: None,
             endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(directory.join("qmp"))),
-            lifetime: Lifetime::Place,
+            lifetime: Lifetime::Endpoint,
             uuid: None,
             leader: None,
             processes: Processes::default(),
@@ -362,10 +362,7 @@ impl Service {
         let task = tokio::spawn(task);
         // While a QEMU that nobody knows yet answers with lies, it is no machine.
         let first = timeout(STEPS as u32 * SETTLED, notices.recv()).await;
-        let Ok(Some(BusMessage::MachineEvent {
-            news: MachineEvent::Appeared(handle),
-            ..
-        })) = first
+        let Ok(Some(BusMessage::Appeared(handle))) = first
         else {
             panic!("{first:?} comes first");
         };
@@ -398,7 +395,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Told>>)
         let mut told = lock(&told);
         match notice {
             BusMessage::Reply(reply) => reply.complete(),
-            BusMessage::MachineEvent { news, .. } => match news {
+            BusMessage::Event { event, .. } => match event {
                 MachineEvent::VcpuAdded(vcpu) => {
                     let is_news = told.there.insert(vcpu.id);
                     told.check(vcpu.id, is_news);
@@ -437,7 +434,7 @@ static SITE: LazyLock<HostServices> = LazyLock::new(|| HostServices {
     units: Arc::new(Nobody),
     host: Host::this().expect("this is a host"),
     audit: Arc::new(Audit::none()),
-    keeper: Arc::new(Nobody),
+    fd_store: Arc::new(Nobody),
 });
 
 #[derive(Debug)]

@@ -8,16 +8,17 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::{
-    Controller, Dir, EMULATOR, Groups, Mounts, OURS, Reason, Step, StepError, child, make, name,
-    numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
+use super::groups::{
+    CpusetFile, EMULATOR, Groups, OURS, Threads, child, make, name, numbers, read, remove, tasks,
+    unexpected, vcpus_in, write,
 };
+use super::mounts::Mounts;
 use crate::ids::{Tid, VcpuId};
-use crate::placement::{Bandwidth, Change, CpuList, NodeList};
-use crate::process::Tasks;
+use crate::placement::{Bandwidth, Change, Controller, Cpu, Node, Reason, Step, StepError};
+use crate::process::{Dir, Tasks};
 
 /// The two lists of a cpuset that must not be empty.
-const SEEDS: [(Step, &str); 2] = [(Step::Cpus, "cpuset.cpus"), (Step::Nodes, "cpuset.mems")];
+const SEEDS: [(Step, &str); 2] = [(Cpu::STEP, Cpu::FILE), (Node::STEP, Node::FILE)];
 
 /// The groups of one machine.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ struct Hierarchy {
 
 impl Tree {
     /// Makes the groups in the groups of `unit`.
-    pub(super) fn establish(mounts: &Mounts, unit: &str) -> Result<Self, StepError> {
+    pub(super) fn create(mounts: &Mounts, unit: &str) -> Result<Self, StepError> {
         let mut points: Vec<(PathBuf, BTreeSet<&'static str>)> = Vec::new();
         let mut hierarchies = Vec::new();
         let mut missing = Vec::new();
@@ -65,7 +66,7 @@ impl Tree {
             let relative = relative
                 .filter(|path| !path.is_empty())
                 .ok_or_else(|| Step::Group.failed(unit, Reason::NoGroups))?;
-            hierarchies.push(Hierarchy::establish(point, controllers, relative)?);
+            hierarchies.push(Hierarchy::create(point, controllers, relative)?);
         }
         Ok(Self {
             hierarchies,
@@ -73,21 +74,16 @@ impl Tree {
         })
     }
 
-    /// The hierarchy of a controller.
-    fn of(&self, step: Step, controller: Controller) -> Result<&Hierarchy, StepError> {
+    /// Returns the hierarchy of `controller`.
+    fn of(&self, controller: Controller, step: Step) -> Result<&Hierarchy, StepError> {
         let has = |h: &&Hierarchy| h.controllers.contains(controller.as_str());
         let hierarchy = self.hierarchies.iter().find(has);
         hierarchy.ok_or_else(|| step.failed("/", Reason::NoController(controller)))
     }
-
-    /// The group of a vCPU in the hierarchy of a controller.
-    fn group(&self, step: Step, controller: Controller, vcpu: VcpuId) -> Result<Dir, StepError> {
-        child(step, self.of(step, controller)?.ours(), &name(vcpu))
-    }
 }
 
 impl Hierarchy {
-    fn establish(
+    fn create(
         point: PathBuf,
         controllers: BTreeSet<&'static str>,
         unit: &str,
@@ -197,11 +193,16 @@ impl Groups for Tree {
     fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError> {
         let tasks = tasks(leader)?;
         for hierarchy in &self.hierarchies {
-            let others = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
-            let there = numbers(Step::Thread, &hierarchy.emulator, "tasks")?;
-            sweep(leader, &tasks, &others, vcpus, &there, |thread| {
-                hierarchy.enter(&hierarchy.emulator, thread)
-            })?;
+            let in_unit = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
+            let in_emulator = numbers(Step::Thread, &hierarchy.emulator, "tasks")?;
+            let threads = Threads {
+                leader,
+                tasks: &tasks,
+                in_unit: &in_unit,
+                in_emulator: &in_emulator,
+                vcpus,
+            };
+            threads.sweep(|thread| hierarchy.enter(&hierarchy.emulator, thread))?;
         }
         Ok(())
     }
@@ -259,38 +260,17 @@ impl Groups for Tree {
         Ok(())
     }
 
-    fn inherited_cpus(&self) -> Result<CpuList, StepError> {
-        let cpuset = self.of(Step::Cpus, Controller::Cpuset)?;
-        read_list(Step::Cpus, cpuset.ours(), "cpuset.cpus")
+    fn group(&self, controller: Controller, step: Step, vcpu: VcpuId) -> Result<Dir, StepError> {
+        child(step, self.of(controller, step)?.ours(), &name(vcpu))
     }
 
-    fn inherited_nodes(&self) -> Result<NodeList, StepError> {
-        let cpuset = self.of(Step::Nodes, Controller::Cpuset)?;
-        read_list(Step::Nodes, cpuset.ours(), "cpuset.mems")
-    }
-
-    fn cpus(&self, vcpu: VcpuId) -> Result<CpuList, StepError> {
-        let group = self.group(Step::Cpus, Controller::Cpuset, vcpu)?;
-        read_list(Step::Cpus, &group, "cpuset.cpus")
-    }
-
-    fn set_cpus(&self, vcpu: VcpuId, cpus: &CpuList) -> Result<(), StepError> {
-        let group = self.group(Step::Cpus, Controller::Cpuset, vcpu)?;
-        write_list(Step::Cpus, &group, "cpuset.cpus", cpus)
-    }
-
-    fn nodes(&self, vcpu: VcpuId) -> Result<NodeList, StepError> {
-        let group = self.group(Step::Nodes, Controller::Cpuset, vcpu)?;
-        read_list(Step::Nodes, &group, "cpuset.mems")
-    }
-
-    fn set_nodes(&self, vcpu: VcpuId, nodes: &NodeList) -> Result<(), StepError> {
-        let group = self.group(Step::Nodes, Controller::Cpuset, vcpu)?;
-        write_list(Step::Nodes, &group, "cpuset.mems", nodes)
+    fn inherited(&self, step: Step, file: &str) -> Result<(&Dir, String), StepError> {
+        let cpuset = self.of(Controller::Cpuset, step)?;
+        Ok((cpuset.ours(), file.to_owned()))
     }
 
     fn bandwidth(&self, vcpu: VcpuId) -> Result<Bandwidth, StepError> {
-        let group = self.group(Step::Bandwidth, Controller::Cpu, vcpu)?;
+        let group = self.group(Controller::Cpu, Step::Bandwidth, vcpu)?;
         let number = |change| -> Result<i64, StepError> {
             let text = read(Step::Bandwidth, &group, file(change))?;
             let number = text.parse();
@@ -302,7 +282,7 @@ impl Groups for Tree {
     }
 
     fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError> {
-        let group = self.group(Step::Bandwidth, Controller::Cpu, vcpu)?;
+        let group = self.group(Controller::Cpu, Step::Bandwidth, vcpu)?;
         let old = self.bandwidth(vcpu)?;
         let hint = "a group above has less CPU time";
         let write = |change, to: Bandwidth| {
@@ -373,7 +353,7 @@ mod tests {
             )
         };
         let mounts = Mounts::parse(&(mount("cpu") + &mount("cpuset")));
-        let tree = Tree::establish(&mounts, "/x.scope").unwrap();
+        let tree = Tree::create(&mounts, "/x.scope").unwrap();
         assert_eq!(tree.missing(), []);
         // The tree makes no files in the new group of the cpuset hierarchy.
         let error = tree.make(VcpuId(7)).unwrap_err();
@@ -386,7 +366,7 @@ mod tests {
         }
 
         let one = Mounts::parse(&mount("cpuset"));
-        let tree = Tree::establish(&one, "/x.scope").unwrap();
+        let tree = Tree::create(&one, "/x.scope").unwrap();
         assert_eq!(tree.missing(), [Controller::Cpu]);
         let error = tree.bandwidth(VcpuId(0)).unwrap_err();
         assert_eq!(error.reason, Reason::NoController(Controller::Cpu));

@@ -10,13 +10,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    Controller, Dir, EMULATOR, Groups, Mount, OURS, Reason, Step, StepError, child, is_gone, make,
-    name, numbers, read, read_list, remove, sweep, tasks, unexpected, vcpus_in, write, write_list,
+use super::groups::{
+    EMULATOR, Groups, OURS, Threads, child, is_gone, make, name, numbers, read, remove, tasks,
+    unexpected, vcpus_in, write,
 };
+use super::mounts::Mount;
 use crate::ids::{Pid, Tid, VcpuId};
-use crate::placement::{Bandwidth, CpuList, NodeList};
-use crate::process::Tasks;
+use crate::placement::{Bandwidth, Controller, Reason, Step, StepError};
+use crate::process::{Dir, Tasks};
 
 /// The groups of one machine.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub(super) struct Tree {
 impl Tree {
     /// Makes the groups in the group of `unit`, moves its processes there and enables the
     /// controllers.
-    pub(super) fn establish(mount: &Mount, unit: &str) -> Result<Self, StepError> {
+    pub(super) fn create(mount: &Mount, unit: &str) -> Result<Self, StepError> {
         let refused = |error| Step::Group.refused(unit, &error);
         let Some(relative) = mount.relative(unit) else {
             return Err(Step::Group.failed(unit, Reason::NoGroups));
@@ -56,17 +57,6 @@ impl Tree {
             there,
             missing,
         })
-    }
-
-    fn group(&self, step: Step, vcpu: VcpuId) -> Result<Dir, StepError> {
-        child(step, &self.ours, &name(vcpu))
-    }
-
-    fn need(&self, step: Step, controller: Controller) -> Result<(), StepError> {
-        match self.missing.contains(&controller) {
-            true => Err(step.failed(self.unit.path(), Reason::NoController(controller))),
-            false => Ok(()),
-        }
     }
 }
 
@@ -128,12 +118,16 @@ impl Groups for Tree {
     }
 
     fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError> {
-        let others = numbers(Step::Thread, &self.ours, "cgroup.threads")?;
-        let there = numbers(Step::Thread, &self.emulator, "cgroup.threads")?;
-        let tasks = tasks(leader)?;
-        sweep(leader, &tasks, &others, vcpus, &there, |thread| {
-            self.leave(thread)
-        })
+        let in_unit = numbers(Step::Thread, &self.ours, "cgroup.threads")?;
+        let in_emulator = numbers(Step::Thread, &self.emulator, "cgroup.threads")?;
+        let threads = Threads {
+            leader,
+            tasks: &tasks(leader)?,
+            in_unit: &in_unit,
+            in_emulator: &in_emulator,
+            vcpus,
+        };
+        threads.sweep(|thread| self.leave(thread))
     }
 
     fn vcpus(&self) -> Result<Vec<VcpuId>, StepError> {
@@ -145,12 +139,12 @@ impl Groups for Tree {
     }
 
     fn holds(&self, vcpu: VcpuId, thread: Tid) -> Result<bool, StepError> {
-        let group = self.group(Step::Thread, vcpu)?;
+        let group = child(Step::Thread, &self.ours, &name(vcpu))?;
         Ok(numbers(Step::Thread, &group, "cgroup.threads")?.contains(&thread))
     }
 
     fn enter(&self, vcpu: VcpuId, thread: Tid) -> Result<(), StepError> {
-        let group = self.group(Step::Thread, vcpu)?;
+        let group = child(Step::Thread, &self.ours, &name(vcpu))?;
         write(Step::Thread, &group, "cgroup.threads", &thread.to_string())
     }
 
@@ -159,39 +153,19 @@ impl Groups for Tree {
         write(Step::Thread, &self.emulator, "cgroup.threads", &thread)
     }
 
-    fn inherited_cpus(&self) -> Result<CpuList, StepError> {
-        read_list(Step::Cpus, &self.ours, "cpuset.cpus.effective")
+    fn group(&self, controller: Controller, step: Step, vcpu: VcpuId) -> Result<Dir, StepError> {
+        if self.missing.contains(&controller) {
+            return Err(step.failed(self.unit.path(), Reason::NoController(controller)));
+        }
+        child(step, &self.ours, &name(vcpu))
     }
 
-    fn inherited_nodes(&self) -> Result<NodeList, StepError> {
-        read_list(Step::Nodes, &self.ours, "cpuset.mems.effective")
-    }
-
-    fn cpus(&self, vcpu: VcpuId) -> Result<CpuList, StepError> {
-        self.need(Step::Cpus, Controller::Cpuset)?;
-        let group = self.group(Step::Cpus, vcpu)?;
-        read_list(Step::Cpus, &group, "cpuset.cpus")
-    }
-
-    fn set_cpus(&self, vcpu: VcpuId, cpus: &CpuList) -> Result<(), StepError> {
-        let group = self.group(Step::Cpus, vcpu)?;
-        write_list(Step::Cpus, &group, "cpuset.cpus", cpus)
-    }
-
-    fn nodes(&self, vcpu: VcpuId) -> Result<NodeList, StepError> {
-        self.need(Step::Nodes, Controller::Cpuset)?;
-        let group = self.group(Step::Nodes, vcpu)?;
-        read_list(Step::Nodes, &group, "cpuset.mems")
-    }
-
-    fn set_nodes(&self, vcpu: VcpuId, nodes: &NodeList) -> Result<(), StepError> {
-        let group = self.group(Step::Nodes, vcpu)?;
-        write_list(Step::Nodes, &group, "cpuset.mems", nodes)
+    fn inherited(&self, _: Step, file: &str) -> Result<(&Dir, String), StepError> {
+        Ok((&self.ours, format!("{file}.effective")))
     }
 
     fn bandwidth(&self, vcpu: VcpuId) -> Result<Bandwidth, StepError> {
-        self.need(Step::Bandwidth, Controller::Cpu)?;
-        let group = self.group(Step::Bandwidth, vcpu)?;
+        let group = self.group(Controller::Cpu, Step::Bandwidth, vcpu)?;
         let text = read(Step::Bandwidth, &group, "cpu.max")?;
         let bandwidth = || {
             let (quota, period) = text.split_once(' ')?;
@@ -205,7 +179,7 @@ impl Groups for Tree {
     }
 
     fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError> {
-        let group = self.group(Step::Bandwidth, vcpu)?;
+        let group = self.group(Controller::Cpu, Step::Bandwidth, vcpu)?;
         write(Step::Bandwidth, &group, "cpu.max", &bandwidth.to_string())
     }
 
@@ -226,8 +200,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::{Mounts, establish};
+    use super::super::{Mounts, create};
     use super::*;
+    use crate::placement::{Cpu, CpuList, NodeList};
 
     struct Unit(tempfile::TempDir);
 
@@ -278,7 +253,7 @@ mod tests {
         fn groups(&self) -> Result<Box<dyn Groups>, StepError> {
             let root = self.0.path().display();
             let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
-            establish(&Mounts::parse(&mounts), "/machine.slice/x.scope")
+            create(&Mounts::parse(&mounts), "/machine.slice/x.scope")
         }
     }
 
@@ -334,17 +309,19 @@ mod tests {
             .unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "max 100000");
 
-        groups
-            .set_cpus(VcpuId(0), &"0-3,8".parse().unwrap())
-            .unwrap();
+        let cpus: CpuList = "0-3,8".parse().unwrap();
+        groups.set_cpuset(VcpuId(0), &cpus).unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cpuset.cpus"), "0-3,8");
-        assert_eq!(groups.cpus(VcpuId(0)).unwrap().to_string(), "0-3,8");
-        groups.set_nodes(VcpuId(0), &"0".parse().unwrap()).unwrap();
+        assert_eq!(groups.cpuset(VcpuId(0)).unwrap(), cpus);
+        let nodes: NodeList = "0".parse().unwrap();
+        groups.set_cpuset(VcpuId(0), &nodes).unwrap();
         assert_eq!(unit.get("vcpud/vcpu0/cpuset.mems"), "0");
-        assert_eq!(groups.nodes(VcpuId(0)).unwrap().to_string(), "0");
-        assert!(groups.cpus(VcpuId(1)).unwrap().is_empty());
-        assert_eq!(groups.inherited_cpus().unwrap().to_string(), "0-15");
-        assert_eq!(groups.inherited_nodes().unwrap().to_string(), "0-1");
+        assert_eq!(groups.cpuset(VcpuId(0)).unwrap(), nodes);
+        assert!(groups.cpuset::<Cpu>(VcpuId(1)).unwrap().is_empty());
+        let cpus: CpuList = groups.inherited_cpuset().unwrap();
+        assert_eq!(cpus.to_string(), "0-15");
+        let nodes: NodeList = groups.inherited_cpuset().unwrap();
+        assert_eq!(nodes.to_string(), "0-1");
         unit.put("vcpud/vcpu0/cpu.max", "nonsense");
         assert_eq!(
             groups.bandwidth(VcpuId(0)).unwrap_err().step,
@@ -419,7 +396,7 @@ mod tests {
         );
         assert_eq!(error.path, Path::new("/machine.slice/x.scope"));
         for root in ["/", "", "//"] {
-            let error = establish(&Mounts::default(), root).unwrap_err();
+            let error = create(&Mounts::default(), root).unwrap_err();
             assert_eq!(error.reason, Reason::NoGroups);
         }
     }

@@ -1,0 +1,293 @@
+//! The vCPUs of one machine, from the replies of QEMU.
+
+use std::collections::BTreeMap;
+
+use super::props::Props;
+use super::reply::{self, CpuInfoFast, HotpluggableCpu};
+use super::slot::{
+    HotplugMethod, HotplugSlot, MAX_VCPUS_PER_SLOT, Presence, PresentSlot, Thread, Vcpu,
+};
+use super::topology::Topology;
+use crate::ids::{MAX_VCPUS, Pid, SlotId, Tid, VcpuId};
+use crate::text::Text;
+
+/// The possible CPUs of a machine, as far as its QEMU reports them.
+#[derive(Clone, Debug)]
+pub enum Slots {
+    /// The reply of `query-hotpluggable-cpus`.
+    Listed(Vec<HotpluggableCpu>),
+    /// A QEMU before 2.7 reports their number only.
+    Counted(u32),
+    /// No CPUs can be plugged beside those that are present.
+    Fixed,
+}
+
+/// The vCPUs of a machine, present and possible, by number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inventory {
+    slots: Vec<HotplugSlot>,
+    method: HotplugMethod,
+    architecture: Text,
+    torn: bool,
+}
+
+/// The error of replies that are impossible or contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InconsistentReply {
+    /// A slot with no or too many vCPUs, or too many vCPUs in total.
+    #[error(
+        "QEMU reports an impossible number of vCPUs (at most {MAX_VCPUS} are believed, and {MAX_VCPUS_PER_SLOT} in a slot)"
+    )]
+    Count,
+    /// Two slots at one path.
+    #[error("QEMU reports two hotpluggable CPUs at {0}")]
+    SharedPath(Text),
+}
+
+impl Inventory {
+    /// Joins the possible and the present CPUs by QOM path.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the replies are impossible.
+    pub fn read(slots: Slots, cpus: Vec<CpuInfoFast>) -> Result<Self, InconsistentReply> {
+        let architecture = cpus
+            .iter()
+            .find_map(|cpu| cpu.target.clone())
+            .unwrap_or_default();
+        let mut running = group_by_slot(&cpus);
+        let (method, reported) = match slots {
+            Slots::Listed(list) => (HotplugMethod::DeviceAdd, list),
+            Slots::Counted(max) if max > MAX_VCPUS => return Err(InconsistentReply::Count),
+            Slots::Counted(max) => (HotplugMethod::CpuAdd, reply::as_counted_slots(&cpus, max)),
+            Slots::Fixed => (HotplugMethod::None, reply::as_fixed_slots(&cpus)),
+        };
+        let count = u32::try_from(reported.len()).map_err(|_| InconsistentReply::Count)?;
+
+        let mut slots = Vec::with_capacity(reported.len());
+        let mut torn = false;
+        // QEMU lists the slots in descending order, so its first is the last one.
+        for (reported, acpi_slot) in reported.into_iter().zip((0..count).rev()) {
+            let presence = match reported.qom_path {
+                None => None,
+                Some(qom_path) => {
+                    let found = running.remove(qom_path.as_str());
+                    torn |= found.is_none();
+                    let (order, threads) = found.unwrap_or_default();
+                    Some(Presence {
+                        qom_path,
+                        order,
+                        threads,
+                    })
+                }
+            };
+            slots.push(HotplugSlot {
+                id: SlotId(0),
+                width: u32::try_from(reported.vcpus_count).map_err(|_| InconsistentReply::Count)?,
+                acpi_slot,
+                driver: reported.driver,
+                topology: Topology::of(&reported.props),
+                props: reported.props,
+                presence,
+            });
+        }
+        torn |= !running.is_empty();
+        number(&mut slots)?;
+        check_paths(&slots)?;
+        Ok(Self {
+            slots,
+            method,
+            architecture,
+            torn,
+        })
+    }
+
+    /// Returns whether the two replies disagree, because a CPU was plugged or unplugged between them. Then
+    /// a refresh is needed.
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
+    /// Returns the plugged slots as they are saved.
+    pub fn to_record(&self) -> Vec<PresentSlot> {
+        let row = |(slot, presence): (&HotplugSlot, &Presence)| PresentSlot {
+            id: slot.id,
+            width: slot.width,
+            acpi_slot: slot.acpi_slot,
+            qom_path: presence.qom_path.clone(),
+            threads: presence.threads.iter().map(|thread| thread.id).collect(),
+        };
+        self.present().map(row).collect()
+    }
+
+    /// Returns an inventory of the slots that were saved and nothing else, to compare another with.
+    pub fn from_record(mut recorded: Vec<PresentSlot>) -> Self {
+        recorded.sort_by_key(|row| row.id);
+        recorded.dedup_by_key(|row| row.id);
+        let trusted = false;
+        let thread = |id| Thread { id, trusted };
+        let slot = |row: PresentSlot| HotplugSlot {
+            id: row.id,
+            width: row.width.min(MAX_VCPUS_PER_SLOT),
+            acpi_slot: row.acpi_slot,
+            driver: Text::default(),
+            props: Props::default(),
+            topology: Topology::default(),
+            presence: Some(Presence {
+                qom_path: row.qom_path,
+                order: 0,
+                threads: row.threads.into_iter().map(thread).collect(),
+            }),
+        };
+        Self {
+            slots: recorded.into_iter().map(slot).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the command that plugs vCPUs into this machine.
+    pub fn method(&self) -> HotplugMethod {
+        self.method
+    }
+
+    /// Returns QEMU's name of the target, such as `x86_64`.
+    pub fn architecture(&self) -> &str {
+        self.architecture.as_str()
+    }
+
+    /// Returns all slots, in the order of their vCPU numbers.
+    pub fn slots(&self) -> &[HotplugSlot] {
+        &self.slots
+    }
+
+    /// Returns the slot `id`, if the machine has it.
+    pub fn slot(&self, id: SlotId) -> Option<&HotplugSlot> {
+        let index = self.slots.binary_search_by_key(&id, |slot| slot.id);
+        index.ok().map(|index| &self.slots[index])
+    }
+
+    /// Returns the plugged slots, with their presence.
+    pub fn present(&self) -> impl Iterator<Item = (&HotplugSlot, &Presence)> {
+        let slots = self.slots.iter();
+        slots.filter_map(|slot| Some((slot, slot.presence.as_ref()?)))
+    }
+
+    /// Returns whether `vcpu` is present.
+    pub fn is_present(&self, vcpu: VcpuId) -> bool {
+        self.present()
+            .any(|(slot, _)| slot.vcpus().any(|id| id == vcpu))
+    }
+
+    /// Returns the number of vCPUs that are present.
+    pub fn vcpu_count(&self) -> u32 {
+        self.present().map(|(slot, _)| slot.width).sum()
+    }
+
+    /// Returns the maximum number of vCPUs.
+    pub fn max_vcpus(&self) -> u32 {
+        self.slots.iter().map(|slot| slot.width).sum()
+    }
+
+    /// Returns the number of vCPUs in the largest slot.
+    pub fn vcpus_per_slot(&self) -> u32 {
+        self.slots.iter().map(|slot| slot.width).max().unwrap_or(0)
+    }
+
+    /// Returns all vCPUs, present and possible, by number.
+    pub fn vcpus(&self) -> impl Iterator<Item = Vcpu<'_>> {
+        self.slots.iter().flat_map(|slot| {
+            let threads = slot.presence.as_ref().map_or(&[][..], |p| &p.threads);
+            slot.vcpus().enumerate().map(move |(i, id)| Vcpu {
+                id,
+                slot,
+                thread: threads.get(i).filter(|t| t.trusted).map(|t| t.id),
+            })
+        })
+    }
+
+    /// Returns whether QEMU can be asked to unplug `slot`.
+    ///
+    /// Only targets that can unplug are ever asked (QEMU 7.2 for aarch64 aborts when asked), and
+    /// the slot of vCPU 0 stays: all of those targets refuse to unplug the boot CPU.
+    pub fn is_removable(&self, slot: &HotplugSlot) -> bool {
+        slot.presence.is_some() && slot.id != 0 && self.can_unplug()
+    }
+
+    /// Returns whether this kind of machine can unplug vCPUs.
+    pub fn can_unplug(&self) -> bool {
+        self.method == HotplugMethod::DeviceAdd
+            && matches!(
+                self.architecture(),
+                "x86_64" | "i386" | "ppc64" | "loongarch64"
+            )
+    }
+
+    /// Trusts the threads that are tasks of `leader` according to `is_task`, unless two vCPUs share
+    /// a thread or it is the main thread of `leader` (single-threaded TCG: then no vCPU has a thread
+    /// of its own). Returns the ids that are not tasks of `leader`.
+    pub fn trust_threads(&mut self, leader: Pid, is_task: impl Fn(Tid) -> bool) -> Vec<Tid> {
+        let mut uses: BTreeMap<Tid, u32> = BTreeMap::new();
+        for (_, presence) in self.present() {
+            for thread in &presence.threads {
+                *uses.entry(thread.id).or_default() += 1;
+            }
+        }
+        let mut untrusted = Vec::new();
+        let present = self.slots.iter_mut().filter_map(|s| s.presence.as_mut());
+        for thread in present.flat_map(|presence| &mut presence.threads) {
+            let own = thread.id != leader.main_thread() && uses[&thread.id] == 1;
+            thread.trusted = own && is_task(thread.id);
+            if own && !thread.trusted {
+                untrusted.push(thread.id);
+            }
+        }
+        untrusted
+    }
+}
+
+/// The order of enabling and the threads of a slot.
+type Running = (u32, Vec<Thread>);
+
+/// Groups the CPUs of `query-cpus-fast` by the QOM path of their slot.
+fn group_by_slot(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
+    let mut groups: BTreeMap<String, Running> = BTreeMap::new();
+    for cpu in cpus {
+        let order = groups.len() as u32 + 1;
+        let group = groups.entry(cpu.slot_path().to_owned());
+        let (_, threads) = group.or_insert((order, Vec::new()));
+        threads.push(Thread {
+            id: Tid(u32::try_from(cpu.thread_id).unwrap_or(0)),
+            trusted: false,
+        });
+    }
+    groups
+}
+
+/// Sorts the slots by topology and numbers their vCPUs.
+fn number(slots: &mut [HotplugSlot]) -> Result<(), InconsistentReply> {
+    slots.sort_by_key(|slot| (slot.topology.rank(), slot.acpi_slot));
+    let mut next = 0;
+    for slot in slots {
+        slot.id = SlotId(next);
+        next = match next.checked_add(slot.width) {
+            Some(sum) if is_possible(slot.width) && sum <= MAX_VCPUS => sum,
+            _ => return Err(InconsistentReply::Count),
+        };
+    }
+    Ok(())
+}
+
+fn is_possible(width: u32) -> bool {
+    (1..=MAX_VCPUS_PER_SLOT).contains(&width)
+}
+
+/// Checks that no two slots have one path.
+fn check_paths(slots: &[HotplugSlot]) -> Result<(), InconsistentReply> {
+    let present = slots.iter().filter_map(|slot| slot.presence.as_ref());
+    let mut paths: Vec<&Text> = present.map(|presence| &presence.qom_path).collect();
+    paths.sort();
+    match paths.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(InconsistentReply::SharedPath(pair[0].clone())),
+        None => Ok(()),
+    }
+}

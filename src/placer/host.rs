@@ -1,0 +1,56 @@
+//! The kernel's interfaces of the host that vCPUs are placed with.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::cgroup::Mounts;
+use super::cpus::host_cpus;
+use crate::placement::{HostCpus, Step, StepError};
+use crate::process::Dir;
+
+/// The paths of the kernel's interfaces.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The directory of its CPUs and memory nodes: `/sys/devices/system`.
+    pub system: PathBuf,
+    /// The mounts of control groups and resctrl when this was created.
+    pub mounts: Mounts,
+    /// The directory with the current `mountinfo`: `/proc/PID` of vcpud.
+    pub process: PathBuf,
+}
+
+impl Host {
+    /// Returns the host that vcpud runs on, with the current mounts. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the mounts cannot be read.
+    pub fn this() -> io::Result<Self> {
+        let process = PathBuf::from(format!("/proc/{}", std::process::id()));
+        Ok(Self {
+            system: "/sys/devices/system".into(),
+            mounts: read_mounts(&process)?,
+            process,
+        })
+    }
+
+    /// Returns the current CPUs and memory nodes. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel's files cannot be read.
+    pub fn cpus(&self) -> Result<HostCpus, StepError> {
+        host_cpus(&self.system).map_err(|(path, error)| Step::Affinity.refused(path, &error))
+    }
+
+    /// Returns the directory where resctrl is mounted, if it is. Administrators may mount it at any time,
+    /// so the mounts are read again if it was not mounted before. Blocks.
+    pub(super) fn resctrl(&self) -> Option<PathBuf> {
+        let known = self.mounts.resctrl.clone();
+        known.or_else(|| read_mounts(&self.process).ok()?.resctrl)
+    }
+}
+
+fn read_mounts(process: &PathBuf) -> io::Result<Mounts> {
+    Ok(Mounts::parse(&Dir::open(process)?.read("mountinfo")?))
+}
