@@ -233,7 +233,7 @@ async fn meet(
     }
     if lives {
         let handle = handle(&running);
-        within("the agent", handle.online()).await;
+        within("the agent", machine::online(&handle)).await;
     }
     let used = (
         ALLOCATOR.allocated().saturating_sub(base),
@@ -270,7 +270,7 @@ fn start(
         registrant: None,
         name: "machine".parse().expect("it is a name"),
         endpoint: QmpEndpoint::Connection(Some(stream)),
-        lifetime: Lifetime::Registration,
+        lifetime: Lifetime::Registered,
         uuid: None,
         leader: None,
         processes: Processes::default(),
@@ -286,8 +286,8 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: watch::Sender
     while let Some(notice) = notices.recv().await {
         match notice {
             BusMessage::Reply(reply) => reply.complete(),
-            BusMessage::MachineEvent {
-                news: MachineEvent::VcpuRemovalFailed { .. },
+            BusMessage::Event {
+                event: MachineEvent::VcpuRemovalFailed { .. },
                 ..
             } => {
                 refusals.send_modify(|refusals| *refusals += 1);

@@ -73,7 +73,6 @@ impl Journal {
         {
             self.vcpu_event(event, vcpu);
         }
-        self.report_dropped(now);
     }
 
     fn vcpu_event(&self, event: &MachineEvent, vcpu: &VcpuChange) {
@@ -211,7 +210,7 @@ impl Journal {
     }
 
     /// Logs how many lines and records were dropped, if that is due.
-    fn report_dropped(&mut self, now: Instant) {
+    pub(super) fn report_dropped(&mut self, now: Instant) {
         let vm_name = self.name.as_str();
         if let Some(dropped) = self.log_quota.report(now) {
             warn!(

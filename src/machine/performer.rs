@@ -153,7 +153,10 @@ impl Performer {
             Effect::KeepConnection => self.keep_connection(),
             Effect::Close => self.close(),
             Effect::FindUnit(config) => self.find_unit(config),
-            Effect::Exchange(batch) => self.exchange(batch),
+            Effect::Exchange(batch) => {
+                self.journal.report_dropped(now());
+                self.exchange(batch);
+            }
             Effect::Save(id, record) => self.save(id, *record),
             Effect::Prepare(vcpus) => {
                 let prepared = self.worker.clone().prepare(vcpus);

@@ -51,7 +51,7 @@ impl World {
             unit,
         };
         world.enter(world.qemu.pid().main_thread());
-        Some(world)
+        Ok(world)
     }
 
     fn enter(&self, process: Tid) {

@@ -454,7 +454,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec
     while let Some(notice) = notices.recv().await {
         match notice {
             BusMessage::Reply(reply) => reply.complete(),
-            BusMessage::Problems(_) => {}
+            BusMessage::Problems(_) | BusMessage::Appeared(_) => {}
             BusMessage::Event { event, .. } => told.send_modify(|told| match event {
                 MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
                 MachineEvent::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),

@@ -62,9 +62,8 @@ impl Process {
         // If none were reported before, none were added now.
         let (before, then) = match self.baseline {
             Baseline::Unknown => (state.inventory.clone(), Then::Start),
-            _ => (self.known_inventory(cx.out), Then::Nothing),
+            _ => (self.reported_inventory(cx.out), Then::Nothing),
         };
-        self.baseline = Baseline::Reported;
         self.apply(cx, before, snapshot, state, &clues, refusals, then);
     }
 
@@ -176,6 +175,7 @@ impl Process {
     /// Reports `refreshed` to clients, and answers the callers that waited for it.
     pub(super) fn report(&mut self, cx: &mut Context<'_>, refreshed: Refreshed) {
         self.operation = Operation::Idle;
+        self.baseline = Baseline::Reported;
         let Refreshed {
             before,
             snapshot,

@@ -155,7 +155,7 @@ async fn what_cannot_be_written_down_is_not_begun() {
     failure.assert(IO_ERROR, &["other", "cannot be saved"]);
     assert_eq!(other.clients(), 0);
     let log = world.service.as_ref().expect("it runs").log();
-    assert_eq!(log.matches("what is to be remembered cannot").count(), 1);
+    assert_eq!(log.matches("web: cannot save the state").count(), 1);
 
     for path in &wrong {
         std::fs::remove_file(path).unwrap();
