@@ -392,8 +392,7 @@ impl Service {
         let (running, task) = machine::create(spec, site(), outbox.clone());
         let task = tokio::spawn(task);
         let first = within("the machine", notices.recv()).await;
-        let Some(BusMessage::Appeared(handle)) = first
-        else {
+        let Some(BusMessage::Appeared(handle)) = first else {
             panic!("{first:?} comes first");
         };
         outbox.open();

@@ -362,8 +362,7 @@ impl Service {
         let task = tokio::spawn(task);
         // While a QEMU that nobody knows yet answers with lies, it is no machine.
         let first = timeout(STEPS as u32 * SETTLED, notices.recv()).await;
-        let Ok(Some(BusMessage::Appeared(handle))) = first
-        else {
+        let Ok(Some(BusMessage::Appeared(handle))) = first else {
             panic!("{first:?} comes first");
         };
         outbox.open();
@@ -406,7 +405,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: Arc<Mutex<Told>>)
                 }
                 _ => {}
             },
-            BusMessage::Problems(_) => {}
+            BusMessage::Problems(_) | BusMessage::Appeared(_) => {}
         }
     }
 }
