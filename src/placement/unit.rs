@@ -274,7 +274,7 @@ impl FromStr for PlacementMode {
             _ => {
                 let word: String = word.chars().take(32).collect();
                 Err(format!(
-                    "{word:?} is no placement: there are auto, scope, unit and none"
+                    "{word:?} is not a placement; the placements are auto, scope, unit and none"
                 ))
             }
         }

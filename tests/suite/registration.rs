@@ -206,7 +206,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
             at("dead"),
             vec![],
             disconnected,
-            &["web", "nobody listens"],
+            &["web", "no process listens"],
         ),
         ("web", at("file"), vec![], invalid, &["web", "not a socket"]),
         ("web", at("ssh"), vec![], disconnected, &["web", "QMP"]),
@@ -683,7 +683,7 @@ async fn an_unprivileged_users_path_leads_where_it_says() {
         (
             at("qemu/given"),
             error_name::DISCONNECTED,
-            "user 0 listens on it",
+            "uid 0 listens on it",
         ),
         (at("qemu/none"), error_name::DISCONNECTED, "gone"),
     ];
