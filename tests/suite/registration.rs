@@ -200,7 +200,13 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
             invalid,
             &["absolute path"],
         ),
-        ("web", at("none"), vec![], disconnected, &["web", "gone"]),
+        (
+            "web",
+            at("none"),
+            vec![],
+            disconnected,
+            &["web", "does not exist"],
+        ),
         (
             "web",
             at("dead"),
@@ -685,7 +691,7 @@ async fn an_unprivileged_users_path_leads_where_it_says() {
             error_name::DISCONNECTED,
             "uid 0 listens on it",
         ),
-        (at("qemu/none"), error_name::DISCONNECTED, "gone"),
+        (at("qemu/none"), error_name::DISCONNECTED, "does not exist"),
     ];
     let (link, good) = (at("link/roots"), at("qemu/qmp"));
     world
