@@ -166,11 +166,6 @@ impl Actor {
     /// The machine's home was looked for.
     pub(super) async fn move_in(&mut self, found: Found) {
         let machine = &self.source.name;
-        let nowhere = |unit: String| UnitPlacement {
-            kind: Kind::None,
-            unit,
-            control_group: String::new(),
-        };
         // A user's machine stays on the host CPUs that the user confined it to, and a process that
         // is in no unit was put there by another manager.
         let is_of_user = self.source.registrant.is_some_and(|uid| !uid.is_root());
@@ -184,7 +179,7 @@ impl Actor {
             }
             Err(error) => {
                 warn!(%machine, %error, "no control groups: only affinity and schedulers");
-                nowhere(String::new())
+                UnitPlacement::without_groups(String::new())
             }
         };
         let (host, name) = (self.site.host.clone(), machine.clone());
@@ -193,7 +188,7 @@ impl Actor {
             placer.or_else(|error| {
                 let unit = home.unit;
                 warn!(machine = %name, unit, %error, "no control groups: only affinity and schedulers");
-                Placer::new(host, name.as_str(), nowhere(unit))
+                Placer::new(host, name.as_str(), UnitPlacement::without_groups(unit))
             })
         });
         match placer.await {

@@ -83,16 +83,12 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::placement::{Kind, UnitPlacement};
+    use crate::placement::UnitPlacement;
     use crate::placer::Host;
 
     #[tokio::test]
     async fn a_pass_that_is_given_up_goes_on_and_the_next_one_waits_for_it() {
-        let home = UnitPlacement {
-            kind: Kind::None,
-            unit: String::new(),
-            control_group: String::new(),
-        };
+        let home = UnitPlacement::without_groups(String::new());
         let placer = Placer::new(Host::this().unwrap(), "test", home).unwrap();
         let mut worker = Worker::Idle(Box::new(placer));
         let (go_on, waits) = mpsc::channel::<()>();

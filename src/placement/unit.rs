@@ -48,6 +48,17 @@ pub struct UnitPlacement {
     pub control_group: String,
 }
 
+impl UnitPlacement {
+    /// Returns the placement of a machine in `unit` without control groups of vcpud.
+    pub fn without_groups(unit: String) -> Self {
+        Self {
+            kind: Kind::None,
+            unit,
+            control_group: String::new(),
+        }
+    }
+}
+
 /// The properties of the unit of a process, from systemd and the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitFacts {
