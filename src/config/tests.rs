@@ -166,7 +166,7 @@ fn an_error_names_its_line_and_key_and_suggests_a_correction() {
         ),
         (
             "placement = 'here'",
-            "placement: \"here\" is no placement: there are auto",
+            "placement: \"here\" is not a placement; the placements are auto",
         ),
         (
             "slice = '../a.slice'",
@@ -188,7 +188,10 @@ fn an_error_names_its_line_and_key_and_suggests_a_correction() {
             "bandwidth-quota = true",
             "bandwidth-quota: true or false is not a time",
         ),
-        ("scheduler = 'fast'", "scheduler: \"fast\" is no scheduler"),
+        (
+            "scheduler = 'fast'",
+            "scheduler: \"fast\" is not a scheduler",
+        ),
         (
             "scheduler = 'fifo'",
             "scheduler: fifo takes a priority from 1 to 99",
@@ -209,7 +212,7 @@ fn an_error_names_its_line_and_key_and_suggests_a_correction() {
         ),
         (
             "cache = [{ vcpus = '0', schemata = 'L3' }]",
-            "cache: schemata: \"L3\" is no line",
+            "cache: schemata: \"L3\" is not a line",
         ),
         (
             "qmp = 'web.sock'",

@@ -50,7 +50,7 @@ pub enum PlanError {
         nearest: Vec<u32>,
     },
     /// The machine does not have the vCPU.
-    #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
+    #[error("vCPU {vcpu} does not exist; {}", numbers(*max))]
     NoSuchVcpu {
         /// The number asked for.
         vcpu: VcpuId,
@@ -68,7 +68,7 @@ pub enum PlanError {
     },
     /// The removal of vCPUs that would be added is still pending.
     #[error(
-        "still leaving: vCPU {}; wait for VcpuRemoved or VcpuRemovalFailed and ask again",
+        "still leaving: vCPU {}; wait for VcpuRemoved or VcpuRemovalFailed and try again",
         join(leaving, ", ")
     )]
     Busy {
@@ -343,8 +343,8 @@ impl fmt::Display for Target {
 /// created yet has no vCPUs.
 pub(crate) fn numbers(max: u32) -> String {
     match max.checked_sub(1) {
-        Some(last) => format!("they are numbered 0 to {last}"),
-        None => "the machine has none".to_owned(),
+        Some(last) => format!("the vCPUs are numbered 0 to {last}"),
+        None => "the machine has no vCPUs".to_owned(),
     }
 }
 

@@ -251,7 +251,7 @@ fn a_machine_before_its_creation_has_no_vcpu() {
     let error = plan(&inventory, &none, &Target::Absent([VcpuId(0)].into())).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is no vCPU 0; the machine has none"
+        "vCPU 0 does not exist; the machine has no vCPUs"
     );
 }
 
@@ -266,7 +266,7 @@ fn slots_with_pending_removals_count_as_absent() {
             leaving: vec![SlotId(5)],
             ..Plan::default()
         },
-        "asked again"
+        "no further removal"
     );
     assert_eq!(
         plan(&gaps, &leaving, &Target::Count(5)).unwrap().add,

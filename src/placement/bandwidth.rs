@@ -1,12 +1,12 @@
-//! How much CPU time a vCPU may use.
+//! The limit of the CPU time of a vCPU.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-/// CPU time a period: a vCPU may run for `quota` in every `period`, both in microseconds
-/// (the kernel's `sched-bwc.rst`).
+/// A limit of CPU time: a vCPU may run for `quota` in each `period`, both in microseconds (the kernel's
+/// `sched-bwc.rst`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct Bandwidth {
@@ -14,14 +14,14 @@ pub struct Bandwidth {
     quota: Option<u64>,
 }
 
-/// The form in files: quota -1 is no limit.
+/// The form in files. The quota -1 means no limit.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     period: u64,
     quota: i64,
 }
 
-/// Why two numbers are no [`Bandwidth`].
+/// The reason why two numbers are not a [`Bandwidth`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BandwidthError {
     /// The period is out of range.
@@ -42,17 +42,21 @@ pub enum Change {
 }
 
 impl Bandwidth {
-    /// The periods that the kernel takes, in microseconds.
+    /// The periods that the kernel accepts, in microseconds.
     pub const PERIODS: RangeInclusive<u64> = 1_000..=1_000_000;
-    /// The quotas that the kernel takes, in microseconds.
+    /// The quotas that the kernel accepts, in microseconds.
     pub const QUOTAS: RangeInclusive<u64> = 1_000..=17_592_186_044_415;
-    /// No limit, with the kernel's default period: what a new group has.
+    /// No limit, with the kernel's default period. A new group has this.
     pub const UNLIMITED: Self = Self {
         period: 100_000,
         quota: None,
     };
 
-    /// `period` and `quota` in microseconds; quota -1 is no limit.
+    /// Returns the limit of `quota` in each `period`, both in microseconds. The quota -1 means no limit.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel does not accept one of them.
     pub fn new(period: u64, quota: i64) -> Result<Self, BandwidthError> {
         if !Self::PERIODS.contains(&period) {
             return Err(BandwidthError::Period(period));
@@ -73,25 +77,24 @@ impl Bandwidth {
         }
     }
 
-    /// The period in microseconds.
+    /// Returns the period in microseconds.
     pub fn period(self) -> u64 {
         self.period
     }
 
-    /// The quota in microseconds, where there is a limit.
+    /// Returns the quota in microseconds. `None`: no limit.
     pub fn quota(self) -> Option<u64> {
         self.quota
     }
 
-    /// The quota in microseconds; -1 where there is no limit.
+    /// Returns the quota in microseconds; -1 means no limit.
     pub fn signed_quota(self) -> i64 {
         // The greatest quota has 44 bits.
         self.quota.map_or(-1, |quota| quota as i64)
     }
 
-    /// In which order cgroup v1 is told to go from this to `next`. Each of the two writes is
-    /// checked against the groups above at once, so neither may give more in between than this
-    /// or `next` does.
+    /// Returns the order of the two writes that change cgroup v1 from this to `next`. The kernel checks each
+    /// write against the groups above, so the value between them must not exceed both this and `next`.
     pub fn order_to(self, next: Self) -> [Change; 2] {
         let grows = next.period >= self.period;
         match (self.quota, next.quota) {
@@ -104,7 +107,7 @@ impl Bandwidth {
 }
 
 impl fmt::Display for Bandwidth {
-    /// As `cpu.max` of cgroup v2 has it: `QUOTA PERIOD` or `max PERIOD`.
+    /// Writes the text of `cpu.max` of cgroup v2: `QUOTA PERIOD` or `max PERIOD`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.quota {
             Some(quota) => write!(f, "{quota} {}", self.period),
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ranges_are_the_kernels() {
+    fn accepts_the_ranges_of_the_kernel() {
         for (period, quota) in [
             (1_000, 1_000),
             (1_000_000, 17_592_186_044_415),
@@ -165,7 +168,7 @@ mod tests {
         (Bandwidth::PERIODS, quota).prop_map(|(p, q)| Bandwidth::new(p, q).unwrap())
     }
 
-    /// Time a period; infinite where there is no limit.
+    /// Returns the share of a CPU; infinite without a limit.
     fn share(bandwidth: Bandwidth) -> f64 {
         let quota = bandwidth.quota().map_or(f64::INFINITY, |q| q as f64);
         quota / bandwidth.period() as f64
@@ -173,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn between_two_writes_nothing_gets_more(old in any(), new in any()) {
+        fn the_value_between_two_writes_does_not_exceed_both(old in any(), new in any()) {
             let [first, second] = old.order_to(new);
             prop_assert_ne!(first, second);
             let between = match first {

@@ -12,15 +12,15 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::ids::{MAX_VCPUS, VcpuId};
 
-/// What a [`List`] numbers.
+/// The things that a [`List`] numbers.
 pub trait Numbered: Copy + Debug + Default + Eq + Hash {
-    /// What one of them is called.
+    /// The word for one of them.
     const NOUN: &'static str;
-    /// No number reaches it; no kernel is built for more.
+    /// All numbers are below this limit.
     const LIMIT: u32;
 }
 
-/// Host CPUs; at most 8192 (`NR_CPUS` of the greatest kernels).
+/// Host CPUs; at most 8192 (the greatest `NR_CPUS` of a kernel).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cpu;
 
@@ -50,21 +50,21 @@ pub type NodeList = List<Node>;
 /// A set of vCPUs.
 pub type VcpuList = List<VcpuId>;
 
-/// A set of numbers below [`Numbered::LIMIT`], which reads and writes the kernel's list syntax.
+/// A set of numbers below [`Numbered::LIMIT`]. Its text has the list syntax of the kernel.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct List<K: Numbered> {
-    /// Bit N of word W is number 64 W + N. The last word is never 0, so equal sets are equal.
+    /// Bit N of word W is number 64 W + N. The last word is never 0, so equal sets have equal words.
     words: Vec<u64>,
     kind: PhantomData<K>,
 }
 
-/// Why a text is no list.
+/// The reason why a text is not a list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
     /// An item is neither a number nor a range.
     #[error("{item:?} is neither a {noun} nor a range of them, such as 3 or 0-3")]
     NotANumber {
-        /// What is numbered.
+        /// The word for one of the numbered things.
         noun: &'static str,
         /// The item, shortened.
         item: String,
@@ -75,36 +75,36 @@ pub enum ListError {
         /// The item.
         item: String,
     },
-    /// No host has such a number.
+    /// The number reaches the limit.
     #[error("no {noun} has the number {number}: they end at {}", limit - 1)]
     TooLarge {
-        /// What is numbered.
+        /// The word for one of the numbered things.
         noun: &'static str,
         /// The number.
         number: u64,
-        /// The first number that is too large.
+        /// The limit.
         limit: u32,
     },
 }
 
 impl<K: Numbered> List<K> {
-    /// Whether nothing is in it.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
-    /// How many are in it.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.words.iter().map(|w| w.count_ones() as usize).sum()
     }
 
-    /// Whether `number` is in it.
+    /// Returns whether `number` is in the set.
     pub fn contains(&self, number: u32) -> bool {
-        let (word, bit) = place(number);
+        let (word, bit) = position(number);
         self.words.get(word).is_some_and(|w| w & bit != 0)
     }
 
-    /// The numbers, ascending.
+    /// Returns the numbers, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         let bits = |(at, word): (usize, &u64)| {
             let word = *word;
@@ -115,28 +115,27 @@ impl<K: Numbered> List<K> {
         self.words.iter().enumerate().flat_map(bits)
     }
 
-    /// What is in both.
+    /// Returns the numbers that are in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a & b)
     }
 
-    /// What is in either.
+    /// Returns the numbers that are in either set.
     pub fn union(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a | b)
     }
 
-    /// What is in this and not in `other`.
+    /// Returns the numbers that are in this set and not in `other`.
     pub fn difference(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a & !b)
     }
 
-    /// The set as a bitmap, 64 numbers a word, lowest first, without empty words at the end.
+    /// Returns the set as a bitmap of 64 numbers in each word, lowest first, without empty words at the end.
     pub fn words(&self) -> &[u64] {
         &self.words
     }
 
-    /// The set of a bitmap as [`List::words`] gives it. Numbers at the limit or above are left
-    /// out.
+    /// Returns the set of a bitmap as [`List::words`] returns it. Numbers at the limit or above are ignored.
     pub fn from_words(mut words: Vec<u64>) -> Self {
         words.truncate(K::LIMIT as usize / 64);
         let used = words.iter().rposition(|w| *w != 0).map_or(0, |at| at + 1);
@@ -147,12 +146,12 @@ impl<K: Numbered> List<K> {
         }
     }
 
-    /// Puts in the numbers of `range`, which are below the limit.
+    /// Adds the numbers of `range`, which are below the limit.
     fn insert(&mut self, range: RangeInclusive<u32>) {
         let words = *range.end() as usize / 64 + 1;
         self.words.resize(self.words.len().max(words), 0);
         for number in range {
-            let (word, bit) = place(number);
+            let (word, bit) = position(number);
             self.words[word] |= bit;
         }
     }
@@ -164,26 +163,26 @@ impl<K: Numbered> List<K> {
         Self::from_words(combined.collect())
     }
 
-    /// The runs of consecutive numbers, ascending.
-    fn runs(&self) -> Vec<(u32, u32)> {
-        let mut runs: Vec<(u32, u32)> = Vec::new();
+    /// Returns the ranges of consecutive numbers, in ascending order.
+    fn ranges(&self) -> Vec<(u32, u32)> {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
         for number in self.iter() {
-            match runs.last_mut() {
+            match ranges.last_mut() {
                 Some((_, last)) if *last + 1 == number => *last = number,
-                _ => runs.push((number, number)),
+                _ => ranges.push((number, number)),
             }
         }
-        runs
+        ranges
     }
 }
 
-/// The word of a number and its bit in it.
-fn place(number: u32) -> (usize, u64) {
+/// Returns the index of the word of a number, and its bit.
+fn position(number: u32) -> (usize, u64) {
     (number as usize / 64, 1 << (number % 64))
 }
 
 impl<K: Numbered> FromIterator<u32> for List<K> {
-    /// The set of these numbers. Numbers at the limit or above are left out.
+    /// Returns the set of these numbers. Numbers at the limit or above are ignored.
     fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Self {
         let mut list = Self::default();
         for number in numbers.into_iter().filter(|number| *number < K::LIMIT) {
@@ -202,8 +201,8 @@ impl FromIterator<VcpuId> for VcpuList {
 impl<K: Numbered> FromStr for List<K> {
     type Err = ListError;
 
-    /// Reads the list syntax. Space around the list and its items is skipped; an empty text is
-    /// the empty list, as the kernel writes it.
+    /// Reads the list syntax. Space around the list and its items is ignored. An empty text is the empty list,
+    /// as the kernel writes it.
     fn from_str(text: &str) -> Result<Self, ListError> {
         let mut list = Self::default();
         if text.trim().is_empty() {
@@ -216,7 +215,7 @@ impl<K: Numbered> FromStr for List<K> {
     }
 }
 
-/// The range of one item.
+/// Returns the range of one item.
 fn range<K: Numbered>(item: &str) -> Result<RangeInclusive<u32>, ListError> {
     let shown = || item.chars().take(32).collect();
     let number = |digits: &str| {
@@ -242,19 +241,20 @@ fn range<K: Numbered>(item: &str) -> Result<RangeInclusive<u32>, ListError> {
         Some((first, last)) => (number(first)?, number(last)?),
         None => (number(item)?, number(item)?),
     };
-    match first <= last {
-        true => Ok(first..=last),
-        false => Err(ListError::Backwards { item: shown() }),
+    if first > last {
+        return Err(ListError::Backwards { item: shown() });
     }
+    Ok(first..=last)
 }
 
 impl<K: Numbered> fmt::Display for List<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (first, last)) in self.runs().into_iter().enumerate() {
+        for (at, (first, last)) in self.ranges().into_iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            match first == last {
-                true => write!(f, "{comma}{first}")?,
-                false => write!(f, "{comma}{first}-{last}")?,
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first}-{last}")?;
             }
         }
         Ok(())
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_and_written_as_the_kernel_does() {
+    fn reads_and_writes_the_syntax_of_the_kernel() {
         for (text, written) in [
             ("0-3,8", "0-3,8"),
             ("", ""),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_item() {
         for (text, wrong) in [
             (
                 "0-3,x",
@@ -359,7 +359,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_list_survives_being_written(set in numbers()) {
+        fn a_list_is_the_same_after_writing_and_reading(set in numbers()) {
             let list: CpuList = set.iter().copied().collect();
             prop_assert_eq!(list.iter().collect::<BTreeSet<_>>(), set.clone());
             prop_assert_eq!(list.len(), set.len());
@@ -370,7 +370,7 @@ mod tests {
         }
 
         #[test]
-        fn operations_are_those_of_sets(a in numbers(), b in numbers()) {
+        fn operations_match_those_of_sets(a in numbers(), b in numbers()) {
             let list = |set: &BTreeSet<u32>| set.iter().copied().collect::<CpuList>();
             let (x, y) = (list(&a), list(&b));
             prop_assert_eq!(x.intersection(&y), list(&(&a & &b)));
@@ -379,7 +379,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_breaks_the_reader(text in "[0-9,\\- x:/]{0,40}") {
+        fn no_text_panics(text in "[0-9,\\- x:/]{0,40}") {
             if let Ok(list) = text.parse::<CpuList>() {
                 prop_assert_eq!(list.to_string().parse::<CpuList>().unwrap(), list);
             }

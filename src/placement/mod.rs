@@ -1,5 +1,5 @@
-//! What is wanted of the place of a machine's vCPUs on the host, and what came of it. Pure:
-//! nothing here looks at or changes the host; `host` does, and asks systemd through [`Units`].
+//! The wanted placement of a machine's vCPUs on the host, and the results. Pure: the module does not access the
+//! host. `placer` does, and asks systemd through [`Units`].
 
 mod bandwidth;
 mod list;

@@ -1,35 +1,35 @@
-//! What came of bringing vCPUs to where they are wanted.
+//! The results of placement passes.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::CpuList;
+use super::list::CpuList;
 use crate::ids::VcpuId;
 
-/// The steps for one vCPU, in the order in which they are taken.
+/// The steps for one vCPU, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// Its control group is made.
+    /// Creates its control group.
     Group,
-    /// Its thread is moved there.
+    /// Moves its thread into the group.
     Thread,
-    /// The host CPUs of the group.
+    /// Sets the host CPUs of the group.
     Cpus,
-    /// The memory nodes of the group.
+    /// Sets the memory nodes of the group.
     Nodes,
-    /// The period and quota of the group.
+    /// Sets the period and the quota of the group.
     Bandwidth,
-    /// The affinity of the thread.
+    /// Sets the affinity of the thread.
     Affinity,
-    /// The scheduler of the thread.
+    /// Sets the scheduler of the thread.
     Scheduler,
-    /// The share of caches of the thread.
+    /// Sets the cache allocation of the thread.
     Cache,
 }
 
-/// A controller of control groups that vCPUs need.
+/// A controller of control groups that placement uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Controller {
     /// CPU time.
@@ -42,75 +42,75 @@ pub enum Controller {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{step} ({}): {reason}", path.display())]
 pub struct StepError {
-    /// Which.
+    /// The step.
     pub step: Step,
-    /// The file, directory or thread.
+    /// The path of the file, directory or thread.
     pub path: PathBuf,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
-/// Why a step failed.
+/// The reason why a step failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// The kernel refused.
     #[error("{text}{}", hint.map(|hint| format!(" ({hint})")).unwrap_or_default())]
     Kernel {
-        /// The kernel's answer (`errno(3)`), where it gave one.
+        /// The error number (`errno(3)`), if there is one.
         errno: Option<i32>,
-        /// The same in words.
+        /// The text of the error.
         text: String,
-        /// What it most likely means here.
+        /// The most likely cause.
         hint: Option<&'static str>,
     },
-    /// The hierarchy has no such controller here, so this cannot be had.
+    /// The hierarchy does not have the controller.
     #[error("the {0} controller is not available here")]
     NoController(Controller),
-    /// The machine has no control groups of its own, so this cannot be had.
+    /// The machine has no control groups of its own.
     #[error("the machine has no control groups of its own")]
     NoGroups,
-    /// resctrl is not mounted, so no share of caches can be had.
+    /// resctrl is not mounted, so caches cannot be allocated.
     #[error(
         "resctrl is not mounted on this host; run \"mount -t resctrl resctrl /sys/fs/resctrl\" and try again"
     )]
     NoResctrl,
-    /// The thread is not one of the machine's QEMU.
+    /// The thread does not belong to the machine's QEMU.
     #[error("it is not a thread of the machine's QEMU")]
     Foreign,
-    /// The thread ended while it was placed, so that its number may have been another thread's.
+    /// The thread ended during the step, so another thread may have had its number.
     #[error(
-        "the thread ended while it was placed; if another thread has its number, that was placed and put back as far as possible"
+        "the thread ended during the step; if another thread got its number, the change of that thread was undone as far as possible"
     )]
     Ended,
-    /// None of the host CPUs runs.
+    /// None of the host CPUs is online.
     #[error("none of the host CPUs {0} is online")]
     Offline(CpuList),
 }
 
-/// What came of one vCPU.
+/// The result of a pass for one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What was changed.
+    /// The steps that changed a value.
     pub applied: Vec<Step>,
-    /// What had been in force, was changed from outside, and is in force again.
+    /// The steps that restored a value that another program had changed.
     pub drifted: Vec<Step>,
-    /// The step that failed; those after it were not taken.
+    /// The step that failed. Later steps were not taken.
     pub failed: Option<StepError>,
 }
 
-/// What came of one pass over a machine.
+/// The result of a pass for one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The vCPUs with a thread.
     pub vcpus: BTreeMap<VcpuId, Outcome>,
-    /// Why the threads that are no vCPUs are not all in their group.
+    /// The reason why not all other threads are in the emulator's group.
     pub emulator: Option<StepError>,
-    /// The vCPUs that are gone while their group would not go yet.
+    /// The absent vCPUs whose group could not be removed yet.
     pub lingering: Vec<VcpuId>,
 }
 
 impl Step {
-    /// The error of a kernel that refused this step at `path`.
+    /// Returns the error of the kernel that refused this step at `path`.
     pub fn refused(self, path: impl AsRef<Path>, error: &io::Error) -> StepError {
         let errno = error.raw_os_error();
         self.failed(
@@ -123,7 +123,7 @@ impl Step {
         )
     }
 
-    /// The error of this step at `path`.
+    /// Returns the error of this step at `path`.
     pub fn failed(self, path: impl AsRef<Path>, reason: Reason) -> StepError {
         StepError {
             step: self,
@@ -134,7 +134,7 @@ impl Step {
 }
 
 impl StepError {
-    /// Whether this can never be had here, whatever is tried.
+    /// Returns whether the host or the unit does not support the step.
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self.reason,
@@ -142,7 +142,7 @@ impl StepError {
         )
     }
 
-    /// The kernel's answer, where it was the kernel.
+    /// Returns the error number of the kernel, if the kernel refused.
     pub fn errno(&self) -> Option<i32> {
         match self.reason {
             Reason::Kernel { errno, .. } => errno,
@@ -150,7 +150,7 @@ impl StepError {
         }
     }
 
-    /// The same with what the kernel's answer most likely means, where it answered `errno`.
+    /// Returns the error with `meaning` as the most likely cause, if its error number is `when`.
     pub fn hint(mut self, when: i32, meaning: &'static str) -> Self {
         if let Reason::Kernel { errno, hint, .. } = &mut self.reason
             && *errno == Some(when)
@@ -162,21 +162,21 @@ impl StepError {
 }
 
 impl Report {
-    /// The vCPUs that are not where they are wanted, with the step that failed.
+    /// Returns the vCPUs that do not have the desired values, with the step that failed.
     pub fn failures(&self) -> impl Iterator<Item = (VcpuId, &StepError)> {
         self.vcpus
             .iter()
             .filter_map(|(vcpu, outcome)| Some((*vcpu, outcome.failed.as_ref()?)))
     }
 
-    /// Whether every vCPU is where it is wanted.
+    /// Returns whether all vCPUs have the desired values.
     pub fn is_complete(&self) -> bool {
         self.failures().next().is_none()
     }
 }
 
 impl Controller {
-    /// Its name in the kernel.
+    /// Returns its name in the kernel.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -194,14 +194,14 @@ impl fmt::Display for Controller {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Group => "making the control group",
+            Self::Group => "creating the control group",
             Self::Thread => "moving the thread into the control group",
             Self::Cpus => "setting the group's host CPUs",
             Self::Nodes => "setting the group's memory nodes",
             Self::Bandwidth => "setting the group's period and quota",
             Self::Affinity => "setting the thread's affinity",
             Self::Scheduler => "setting the thread's scheduler",
-            Self::Cache => "setting the thread's share of caches",
+            Self::Cache => "setting the thread's cache allocation",
         })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A scheduling policy that a vCPU can be given, with its priority.
+/// A scheduling policy that vCPUs can get, with its priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub enum Scheduler {
@@ -28,24 +28,28 @@ struct Wire {
     priority: i32,
 }
 
-/// Why a policy and a priority are no [`Scheduler`].
+/// The reason why a policy and a priority are not a [`Scheduler`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchedulerError {
-    /// There is no such policy.
-    #[error("{0:?} is no scheduler: there are other, batch, idle, fifo and rr")]
+    /// The policy does not exist.
+    #[error("{0:?} is not a scheduler; the schedulers are other, batch, idle, fifo and rr")]
     Policy(String),
-    /// The policy has no such priority.
+    /// The policy does not have the priority.
     #[error("{policy} takes {}, not priority {priority}", match policy { &"fifo" | &"rr" => "a priority from 1 to 99", _ => "no priority but 0" })]
     Priority {
         /// The policy.
         policy: &'static str,
-        /// What was asked for.
+        /// The priority.
         priority: i32,
     },
 }
 
 impl Scheduler {
-    /// The policy of this name with this priority: 1 to 99 for `fifo` and `rr`, else 0.
+    /// Returns the policy of this name with this priority: 1 to 99 for `fifo` and `rr`, else 0.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the policy does not exist or does not have the priority.
     pub fn new(policy: &str, priority: i32) -> Result<Self, SchedulerError> {
         let real_time = u8::try_from(priority).ok().filter(|p| (1..=99).contains(p));
         let (scheduler, policy) = match policy {
@@ -62,7 +66,7 @@ impl Scheduler {
         scheduler.ok_or(SchedulerError::Priority { policy, priority })
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn policy(self) -> &'static str {
         match self {
             Self::Other => "other",
@@ -73,7 +77,7 @@ impl Scheduler {
         }
     }
 
-    /// Its priority; 0 where the policy has none.
+    /// Returns its priority; 0 if the policy has none.
     pub fn priority(self) -> i32 {
         match self {
             Self::Other | Self::Batch | Self::Idle => 0,
@@ -143,7 +147,9 @@ mod tests {
             (
                 "FIFO",
                 1,
-                Some("\"FIFO\" is no scheduler: there are other, batch, idle, fifo and rr"),
+                Some(
+                    "\"FIFO\" is not a scheduler; the schedulers are other, batch, idle, fifo and rr",
+                ),
             ),
         ] {
             match (Scheduler::new(policy, priority), wrong) {

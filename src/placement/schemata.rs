@@ -1,5 +1,5 @@
-//! What part of the host's caches and memory bandwidth a vCPU may use, in the words of resctrl
-//! (the kernel's `resctrl.rst`).
+//! The share of the host's caches and memory bandwidth of a vCPU, in the syntax of resctrl (the kernel's
+//! `resctrl.rst`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,31 +7,31 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Lines of a `schemata` file, such as `L3:0=f;1=f`. It may name some resources and domains
-/// only; the rest is left as the kernel gives it.
+/// Lines of a `schemata` file, such as `L3:0=f;1=f`. Resources and domains that are not in it keep the kernel's
+/// values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Schemata(BTreeMap<(String, u32), String>);
 
-/// Why a text is no [`Schemata`].
+/// The reason why a text is not a [`Schemata`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchemataError {
-    /// There is nothing in it.
+    /// The text is empty.
     #[error("the schemata are empty")]
     Empty,
-    /// It is too long.
+    /// The text is too long.
     #[error("the schemata are longer than {} bytes", Schemata::LIMIT)]
     TooLong,
-    /// A line is not understood.
-    #[error("{0:?} is no line of schemata, such as L3:0=f;1=f")]
+    /// A line has another syntax.
+    #[error("{0:?} is not a line of schemata, such as L3:0=f;1=f")]
     Line(String),
 }
 
 impl Schemata {
-    /// How long the text may be, in bytes.
+    /// The maximum length of the text, in bytes.
     pub const LIMIT: usize = 4096;
 
-    /// Whether a file with `text` gives all that this asks for.
+    /// Returns whether a file with `text` has all values of this.
     pub fn is_in(&self, text: &str) -> bool {
         let given = text.lines().filter_map(line).flatten();
         let given: BTreeMap<_, _> = given.collect();
@@ -41,7 +41,7 @@ impl Schemata {
     }
 }
 
-/// The values of one line, by resource and domain.
+/// Returns the values of one line, by resource and domain. `None`: the line has another syntax.
 fn line(text: &str) -> Option<Vec<((String, u32), String)>> {
     let (resource, domains) = text.trim().split_once(':')?;
     let named = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -75,10 +75,10 @@ impl FromStr for Schemata {
             let wrong = || SchemataError::Line(text.chars().take(64).collect());
             values.extend(line(text).ok_or_else(wrong)?);
         }
-        match values.is_empty() {
-            true => Err(SchemataError::Empty),
-            false => Ok(Self(values)),
+        if values.is_empty() {
+            return Err(SchemataError::Empty);
         }
+        Ok(Self(values))
     }
 }
 
@@ -90,14 +90,15 @@ impl Schemata {
 }
 
 impl fmt::Display for Schemata {
-    /// As it is written to the file: a line a resource, each with its newline.
+    /// Writes the text of the file: one line for each resource, with a newline at its end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut last = None;
         for ((resource, domain), value) in &self.0 {
-            match last == Some(resource) {
-                true => write!(f, ";{domain}={value}")?,
-                false if last.is_none() => write!(f, "{resource}:{domain}={value}")?,
-                false => write!(f, "\n{resource}:{domain}={value}")?,
+            let separator = if last.is_none() { "" } else { "\n" };
+            if last == Some(resource) {
+                write!(f, ";{domain}={value}")?;
+            } else {
+                write!(f, "{separator}{resource}:{domain}={value}")?;
             }
             last = Some(resource);
         }
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemata_are_compared_with_what_the_kernel_shows() {
+    fn compares_with_the_text_of_the_kernel() {
         let schemata: Schemata = "L3:0=0F;1=f\nMB:0=50".parse().unwrap();
         assert_eq!(schemata.to_string(), "L3:0=f;1=f\nMB:0=50\n");
         assert!(schemata.is_in("    L3:0=0000f;1=0000f\n    MB:0=  50;1= 100\n"));
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_line() {
         for text in [
             "L3", "L3:", "L3:0", "L3:0=", "L3:x=f", "L3:0=g", ":0=f", "L3:0=f;", "a/b:0=f",
         ] {

@@ -1,105 +1,111 @@
-//! What is wanted for the vCPUs of one machine.
+//! The desired values of the placement of a machine's vCPUs.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bandwidth, CpuList, NodeList, Scheduler, Schemata};
+use super::bandwidth::Bandwidth;
+use super::list::{CpuList, NodeList};
+use super::scheduler::Scheduler;
+use super::schemata::Schemata;
 use crate::ids::VcpuId;
 
-/// What is wanted for the vCPUs of one machine, whether they are there or not.
+/// The desired values for the vCPUs of one machine, present or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Tuning {
-    /// The host CPUs of vCPUs without a pin of their own. `None`: all that are online and not
-    /// isolated.
+    /// The host CPUs of vCPUs without a pin of their own. `None`: all that are online and not isolated.
     pub affinity: Option<CpuList>,
-    /// The host CPUs of some vCPUs, by number.
+    /// The host CPUs of some vCPUs.
     pub pins: BTreeMap<VcpuId, CpuList>,
-    /// The memory nodes of all vCPUs. `None`: as the unit has them.
+    /// The memory nodes of all vCPUs. `None`: those of the unit.
     pub memory_nodes: Option<NodeList>,
-    /// The CPU time of every vCPU. `None`: no limit.
+    /// The CPU time of each vCPU. `None`: no limit.
     pub bandwidth: Option<Bandwidth>,
-    /// The scheduler of vCPUs without one of their own. `None`: as QEMU was started.
+    /// The scheduler of vCPUs without one of their own. `None`: the one of the thread.
     pub scheduler: Option<Scheduler>,
-    /// The scheduler of some vCPUs, by number.
+    /// The scheduler of some vCPUs.
     pub schedulers: BTreeMap<VcpuId, Scheduler>,
-    /// The share of caches of some vCPUs, by number.
+    /// The cache allocation of some vCPUs.
     pub cache: BTreeMap<VcpuId, Schemata>,
 }
 
-/// What is wanted for one vCPU.
+/// The desired values for one vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted<'a> {
     /// Its host CPUs; `None`: the host's default.
     pub cpus: Option<&'a CpuList>,
-    /// Its memory nodes; `None`: as the unit has them.
+    /// Its memory nodes; `None`: those of the unit.
     pub nodes: Option<&'a NodeList>,
     /// Its CPU time.
     pub bandwidth: Bandwidth,
-    /// Its scheduler; `None`: its own.
+    /// Its scheduler; `None`: the one of the thread.
     pub scheduler: Option<Scheduler>,
-    /// Its share of caches; `None`: the host's default.
+    /// Its cache allocation; `None`: the host's default.
     pub cache: Option<&'a Schemata>,
 }
 
-/// The CPUs and memory nodes of a host, as the kernel has them now.
+/// The CPUs and memory nodes of a host, as the kernel has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostCpus {
-    /// Those that run.
+    /// The CPUs that are online.
     pub online: CpuList,
-    /// Those that are there or can be plugged.
+    /// The CPUs that exist or can be plugged.
     pub possible: CpuList,
-    /// Those that the administrator keeps free of everything that does not ask for them.
+    /// The CPUs that run only what is pinned to them (`isolcpus=`).
     pub isolated: CpuList,
     /// The memory nodes that have memory.
     pub nodes: NodeList,
 }
 
-/// Why CPUs or nodes of a valid list cannot be had.
+/// The reason why the host CPUs or memory nodes of a list cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// A list is empty where there must be something.
+    /// The list is empty.
     #[error("the list of {0} is empty")]
     Nothing(&'static str),
-    /// This host has no such CPUs.
+    /// The host does not have some of the CPUs.
     #[error("this host has no CPU {absent}: it has {possible}")]
     NoSuchCpu {
-        /// Those that it has not.
+        /// Those CPUs or nodes.
         absent: CpuList,
-        /// Those that it has.
+        /// Those of the host.
         possible: CpuList,
     },
-    /// These CPUs are switched off.
+    /// Some of the CPUs are offline.
     #[error("host CPU {offline} is offline: {online} are online")]
     Offline {
-        /// Those that are off.
+        /// Those CPUs.
         offline: CpuList,
-        /// Those that are on.
+        /// The online CPUs of the host.
         online: CpuList,
     },
-    /// This host has no memory on such nodes.
+    /// The host has no memory on some of the nodes.
     #[error("this host has no memory on node {absent}: it has nodes {present}")]
     NoSuchNode {
-        /// Those that it has not.
+        /// Those CPUs or nodes.
         absent: NodeList,
-        /// Those that it has.
+        /// Those of the host.
         present: NodeList,
     },
 }
 
 impl HostCpus {
-    /// Where a vCPU runs that nobody pinned: all CPUs that run, less the isolated ones. Where
-    /// all are isolated, isolation means nothing.
+    /// Returns the CPUs of vCPUs without a pin: all that are online, without the isolated ones. If all are
+    /// isolated, isolation is ignored.
     pub fn default_cpus(&self) -> CpuList {
         let shared = self.online.difference(&self.isolated);
-        match shared.is_empty() {
-            true => self.online.clone(),
-            false => shared,
+        if shared.is_empty() {
+            return self.online.clone();
         }
+        shared
     }
 
-    /// Whether all `cpus` run, and if not, why.
+    /// Checks that all `cpus` are online.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the list is empty, or if some are offline or do not exist.
     pub fn check_cpus(&self, cpus: &CpuList) -> Result<(), Unavailable> {
         let absent = cpus.difference(&self.possible.union(&self.online));
         let offline = cpus.difference(&self.online);
@@ -116,7 +122,11 @@ impl HostCpus {
         }
     }
 
-    /// Whether all `nodes` have memory, and if not, why.
+    /// Checks that all `nodes` have memory.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the list is empty, or if some have no memory or do not exist.
     pub fn check_nodes(&self, nodes: &NodeList) -> Result<(), Unavailable> {
         let absent = nodes.difference(&self.nodes);
         if nodes.is_empty() {
@@ -142,8 +152,8 @@ impl Tuning {
         }
     }
 
-    /// This, where what the configuration wants was `before` and is now `after`: what it wants
-    /// anew goes before what was changed since, and all else stays.
+    /// Returns this tuning after the configuration changed from `before` to `after`: values that the
+    /// configuration changed take precedence, and the others stay.
     #[must_use]
     pub fn rebased(&self, before: &Self, after: &Self) -> Self {
         fn pick<T: PartialEq + Clone>(own: &T, before: &T, after: &T) -> T {
@@ -176,7 +186,11 @@ impl Tuning {
         }
     }
 
-    /// Whether the host has all that is named. To be asked before anything is changed.
+    /// Checks that the host has all CPUs and memory nodes. Call it before any change.
+    ///
+    /// # Errors
+    ///
+    /// Fails if some do not exist or are offline.
     pub fn check(&self, host: &HostCpus) -> Result<(), Unavailable> {
         for cpus in self.affinity.iter().chain(self.pins.values()) {
             host.check_cpus(cpus)?;
@@ -201,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_online_less_isolated() {
+    fn default_cpus_are_online_and_not_isolated() {
         assert_eq!(host().default_cpus().to_string(), "0-2,6");
         let isolated = HostCpus {
             isolated: "0-7".parse().unwrap(),
@@ -211,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_has_not_is_told_from_what_is_off() {
+    fn distinguishes_missing_from_offline_cpus() {
         for (cpus, wrong) in [
             ("0-3,6", None),
             ("3", None),
@@ -242,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vcpus_own_goes_before_the_default() {
+    fn a_value_of_a_vcpu_takes_precedence_over_the_default() {
         let tuning = Tuning {
             affinity: Some("0-1".parse().unwrap()),
             pins: [(VcpuId(2), "3".parse().unwrap())].into(),
@@ -260,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_configuration_wants_anew_goes_before_calls_and_the_rest_stays() {
+    fn changes_of_the_configuration_take_precedence_over_calls() {
         let cpus = |list: &str| Some(list.parse::<CpuList>().unwrap());
         let share = |schemata: &str| schemata.parse::<Schemata>().unwrap();
         let before = Tuning {
@@ -269,7 +283,7 @@ mod tests {
             cache: [(VcpuId(0), share("L3:0=f")), (VcpuId(1), share("L3:0=f"))].into(),
             ..Tuning::default()
         };
-        // By calls.
+        // Changed by calls.
         let changed = Tuning {
             affinity: cpus("2"),
             scheduler: Some(Scheduler::Idle),

@@ -48,6 +48,17 @@ pub struct UnitPlacement {
     pub control_group: String,
 }
 
+impl UnitPlacement {
+    /// Returns the placement of a machine in `unit` without control groups of vcpud.
+    pub fn without_groups(unit: String) -> Self {
+        Self {
+            kind: Kind::None,
+            unit,
+            control_group: String::new(),
+        }
+    }
+}
+
 /// The properties of the unit of a process, from systemd and the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitFacts {
@@ -274,7 +285,7 @@ impl FromStr for PlacementMode {
             _ => {
                 let word: String = word.chars().take(32).collect();
                 Err(format!(
-                    "{word:?} is no placement: there are auto, scope, unit and none"
+                    "{word:?} is not a placement; the placements are auto, scope, unit and none"
                 ))
             }
         }

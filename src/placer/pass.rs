@@ -1,4 +1,4 @@
-//! One pass over one vCPU: the steps that bring it to the wanted values, in their order.
+//! One pass for one vCPU: the steps that bring it to the wanted values, in their order.
 
 use std::marker::PhantomData;
 
@@ -13,7 +13,7 @@ use crate::placement::{
     Wanted,
 };
 
-/// A pass over one vCPU.
+/// A pass for one vCPU.
 pub(super) struct VcpuPass<'a> {
     /// The groups of the machine, if it has any.
     pub(super) groups: Option<&'a dyn Groups>,

@@ -124,7 +124,7 @@ impl Placer {
     /// Brings each vCPU of `threads` to the values of `tuning`, and all other threads of the machine to the
     /// emulator's group. Removes the groups of other vCPUs. Only differences are written. Blocks.
     ///
-    /// Each thread must be one of `leader`, which is asked again right before each use.
+    /// Each thread must be one of `leader`, and is checked right before each use.
     pub fn reconcile(
         &mut self,
         tuning: &Tuning,
@@ -257,7 +257,7 @@ impl Placer {
         others.filter(stays).collect()
     }
 
-    /// Makes a pass over one vCPU.
+    /// Makes a pass for one vCPU.
     fn place(
         &mut self,
         vcpu: VcpuId,

@@ -1,7 +1,7 @@
 //! Shares of caches and memory bandwidth (the kernel's `resctrl.rst`).
 //!
-//! A host has few groups, often 16. So the vCPUs of a machine that want the same share one, and
-//! its name follows from what they want: `vcpud-NAME-HASH`. It is found again after a restart.
+//! A host has few groups, often 16. So the vCPUs of a machine with the same schemata are in one group. Its name
+//! has a hash of the schemata, `vcpud-NAME-HASH`, so that it is found again after a restart.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +14,8 @@ use crate::ids::Tid;
 use crate::placement::{Reason, Schemata, Step, StepError};
 use crate::process::Dir;
 
-/// How often and how far apart the lock is asked for. Whoever can read the directory can hold
-/// the lock, so it is not waited for without end.
+/// The number of attempts to lock the directory, and the time between them. Any process that can read the
+/// directory can hold the lock, so vcpud does not wait without end.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -24,12 +24,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct Resctrl {
     root: Dir,
     prefix: String,
-    /// How often the lock is asked for: once only after it was not had, so that many vCPUs do
-    /// not wait one after the other.
-    patience: AtomicU32,
+    /// The number of attempts to lock the directory: one after a failure, so that many vCPUs do not wait one after
+    /// the other.
+    attempts: AtomicU32,
 }
 
-/// The lock on the directory that `resctrl.rst` asks writers to hold.
+/// The lock of the directory, which writers must hold (`resctrl.rst`).
 struct Lock<'a>(&'a Dir);
 
 impl Drop for Lock<'_> {
@@ -42,25 +42,25 @@ impl Drop for Lock<'_> {
 pub(super) type Move<'a> = &'a dyn Fn() -> Result<(), StepError>;
 
 impl Resctrl {
-    /// The groups of `machine` in the resctrl file system at `root`.
+    /// Opens the groups of `machine` in the resctrl file system at `root`.
     pub(super) fn open(root: &Path, machine: &str) -> Result<Self, StepError> {
         let root = Dir::open(root).map_err(|error| Step::Cache.refused(root, &error))?;
         let prefix = format!("vcpud-{machine}-");
-        let patience = AtomicU32::new(TRIES);
+        let attempts = AtomicU32::new(TRIES);
         Ok(Self {
             root,
             prefix,
-            patience,
+            attempts,
         })
     }
 
-    /// Moves `thread` to the group that gives it `schemata`, after making it where there is
-    /// none. `verify` is asked right before. Tells whether anything was changed.
+    /// Moves `thread` to the group with `schemata`, and creates the group if it does not exist. `change` calls the
+    /// move, with a function that undoes it. Returns whether a value was changed.
     pub(super) fn enter(
         &self,
         thread: Tid,
         schemata: &Schemata,
-        place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
+        change: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
         let _lock = self.lock()?;
         let name = self.name(schemata);
@@ -69,7 +69,7 @@ impl Resctrl {
             let refused = Step::Cache.refused(self.root.at(&name), &error);
             refused.hint(libc::ENOSPC, "the host has no more groups")
         })?;
-        let result = self.fill(&group, thread, schemata, place);
+        let result = self.fill(&group, thread, schemata, change);
         if result.is_err() && made {
             let _ = self.root.remove(&name);
         }
@@ -81,7 +81,7 @@ impl Resctrl {
         group: &Dir,
         thread: Tid,
         schemata: &Schemata,
-        place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
+        change: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
         let before = read(group, "schemata")?;
         let mut changed = false;
@@ -89,7 +89,7 @@ impl Resctrl {
             let hint = "the host has no such resource or domain, or does not take the value";
             write(group, "schemata", &schemata.to_string())
                 .map_err(|error| error.hint(libc::EINVAL, hint).hint(libc::ENOENT, hint))?;
-            // Shares of bandwidth are rounded, so what was asked for may never be shown.
+            // The kernel rounds bandwidths, so it may never show the written value.
             changed = read(group, "schemata")? != before;
         }
         if !threads(group)?.contains(&thread) {
@@ -100,30 +100,30 @@ impl Resctrl {
                     let _ = write(&self.root, "tasks", &number);
                 }
             };
-            place(&enter, &undo)?;
+            change(&enter, &undo)?;
             changed = true;
         }
         Ok(changed)
     }
 
-    /// Moves `thread` back to the host's default, if it is in a group of the machine. Tells
-    /// whether it was.
+    /// Moves `thread` back to the host's default group, if it is in a group of the machine. Returns whether it was
+    /// in one.
     pub(super) fn leave(
         &self,
         thread: Tid,
-        place: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
+        change: impl Fn(Move<'_>, &dyn Fn()) -> Result<(), StepError>,
     ) -> Result<bool, StepError> {
         for group in self.groups()? {
             if threads(&group)?.contains(&thread) {
                 let leave = || write(&self.root, "tasks", &thread.to_string());
-                place(&leave, &|| {})?;
+                change(&leave, &|| {})?;
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Removes the groups of the machine that nothing is in.
+    /// Removes the empty groups of the machine.
     pub(super) fn tidy(&self) -> Result<(), StepError> {
         let groups = self.groups()?;
         if groups.is_empty() {
@@ -141,7 +141,7 @@ impl Resctrl {
         Ok(())
     }
 
-    /// The groups of this machine, and of no other whose name starts with this one's.
+    /// Returns the groups of this machine, without those of machines whose name starts with its name.
     fn groups(&self) -> Result<Vec<Dir>, StepError> {
         let children = self.root.children();
         let mut names = children.map_err(|error| Step::Cache.refused(self.root.path(), &error))?;
@@ -165,23 +165,23 @@ impl Resctrl {
             match flock(&self.root, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
                 Err(rustix::io::Errno::WOULDBLOCK)
-                    if attempt < self.patience.load(Ordering::Relaxed) =>
+                    if attempt < self.attempts.load(Ordering::Relaxed) =>
                 {
                     sleep(PAUSE)
                 }
                 Err(error) => {
-                    self.patience.store(1, Ordering::Relaxed);
+                    self.attempts.store(1, Ordering::Relaxed);
                     let refused = Step::Cache.refused(self.root.path(), &error.into());
                     return Err(refused.hint(libc::EWOULDBLOCK, "another program holds its lock"));
                 }
             }
         }
-        self.patience.store(TRIES, Ordering::Relaxed);
+        self.attempts.store(TRIES, Ordering::Relaxed);
         Ok(Lock(&self.root))
     }
 }
 
-/// FNV-1a, which is the same in every version of every compiler.
+/// Returns the FNV-1a hash, which is the same with all versions of the compiler.
 fn hash(text: &str) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
@@ -207,8 +207,8 @@ pub(super) fn unsupported() -> StepError {
     Step::Cache.failed("/sys/fs/resctrl", Reason::NoResctrl)
 }
 
-/// On a directory tree with files as resctrl has them; no machine that tests this has resctrl.
-/// Unlike it, a tree does not let a group with files be removed, which shows what is tried.
+/// Uses a directory tree with files as resctrl has them, because few hosts have resctrl. In a tree, a group with
+/// files cannot be removed, so the attempt is visible.
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -247,13 +247,13 @@ mod tests {
         }
     }
 
-    /// Moves a thread that is there before and after.
+    /// Moves a thread that does not end.
     fn freely(enter: Move<'_>, _: &dyn Fn()) -> Result<(), StepError> {
         enter()
     }
 
     #[test]
-    fn a_number_that_another_thread_has_is_put_back() {
+    fn undoes_the_move_of_another_thread() {
         let tree = Tree::new();
         let resctrl = tree.resctrl();
         let name = resctrl.name(&narrow());
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_gets_its_share_and_gives_it_back() {
+    fn a_thread_enters_and_leaves_a_group() {
         let tree = Tree::new();
         let resctrl = tree.resctrl();
         let name = resctrl.name(&narrow());
@@ -285,7 +285,7 @@ mod tests {
         assert!(resctrl.leave(Tid(42), freely).unwrap());
         assert_eq!(tree.get("tasks"), "42");
         assert!(!resctrl.leave(Tid(43), freely).unwrap());
-        // A group with a thread stays, an empty one goes.
+        // A group with a thread stays. An empty one is removed.
         resctrl.tidy().unwrap();
         tree.put(&format!("{name}/tasks"), "");
         let error = resctrl.tidy().unwrap_err();
@@ -294,10 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn a_new_group_goes_where_it_cannot_be_filled() {
+    fn removes_a_new_group_that_cannot_be_filled() {
         let tree = Tree::new();
         let resctrl = tree.resctrl();
-        // The tree makes no files in a new group.
+        // The tree creates no files in a new group.
         let error = resctrl.enter(Tid(42), &narrow(), freely).unwrap_err();
         assert_eq!(
             (error.step, error.errno()),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_verified_before_it_is_moved() {
+    fn does_not_move_a_thread_that_fails_the_check() {
         let tree = Tree::new();
         let resctrl = tree.resctrl();
         let name = resctrl.name(&narrow());
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_others_are_let_be() {
+    fn leaves_groups_of_others_alone() {
         let tree = Tree::new();
         for name in [
             "info",
@@ -341,18 +341,18 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_held_is_not_waited_for_without_end() {
+    fn does_not_wait_for_the_lock_without_end() {
         let tree = Tree::new();
         let resctrl = tree.resctrl();
         let other = Dir::open(tree.0.path()).unwrap();
         flock(&other, FlockOperation::LockExclusive).unwrap();
         let error = resctrl.enter(Tid(42), &narrow(), freely).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EWOULDBLOCK));
-        assert_eq!(resctrl.patience.load(Ordering::Relaxed), 1);
+        assert_eq!(resctrl.attempts.load(Ordering::Relaxed), 1);
         flock(&other, FlockOperation::Unlock).unwrap();
         tree.group(&resctrl.name(&narrow()));
         assert!(resctrl.enter(Tid(42), &narrow(), freely).unwrap());
-        assert_eq!(resctrl.patience.load(Ordering::Relaxed), TRIES);
+        assert_eq!(resctrl.attempts.load(Ordering::Relaxed), TRIES);
         assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
     }
 }

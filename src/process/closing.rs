@@ -1,8 +1,8 @@
 //! The closing of file descriptors that a caller passed.
 //!
-//! `close(2)` of a foreign descriptor can block as long as its sender wants: for a socket with
-//! `SO_LINGER` (`socket(7)`), or a file of a FUSE file system. So it is done in threads that do
-//! nothing else. It must not be done on the async runtime.
+//! `close(2)` of such a descriptor can block as long as its sender wants: for a socket with `SO_LINGER`
+//! (`socket(7)`), or for a file of a FUSE file system. Threads that do nothing else close them, because the
+//! async runtime must not block.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -26,17 +26,17 @@ impl PassedFds {
         std::mem::take(&mut self.0)
     }
 
-    /// The number of descriptors.
+    /// Returns the number of descriptors.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether the number of descriptors is 0.
+    /// Returns whether the number of descriptors is 0.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether all are Unix stream sockets, whose closing does not block.
+    /// Returns whether all are Unix stream sockets, which close without blocking.
     pub fn are_unix_streams(&self) -> bool {
         self.0.iter().all(|fd| {
             socket_domain(fd) == Ok(AddressFamily::UNIX)

@@ -1,4 +1,4 @@
-//! An open directory of a kernel file system. Files below it are reached from it, one name at a time
+//! An open directory of a kernel file system. Files below it are opened relative to it, one name at a time
 //! and without following links.
 
 use std::fs::File;
@@ -11,13 +11,13 @@ use rustix::fs::{
     AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, fchmod, mkdirat, openat, unlinkat,
 };
 
-/// More than any file that is read here has, so that none fills the memory.
+/// The maximum size of a file that is read, in bytes. No file of the kernel is larger.
 const READ_LIMIT: u64 = 4 << 20;
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC)
     .union(OFlags::NOFOLLOW);
-/// The mode of directories that every user may read.
+/// The mode of directories that all users may read.
 const PUBLIC: Mode = Mode::from_raw_mode(0o755);
 
 /// An open directory.
@@ -28,24 +28,32 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens the directory at `path`, whose last part is no link.
+    /// Opens the directory at `path`. The last part of the path must not be a link.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is a link or not a directory, or if the kernel refuses.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
         let fd = openat(CWD, &path, DIRECTORY, Mode::empty())?;
         Ok(Self { fd, path })
     }
 
-    /// Where it was when it was opened; for messages only.
+    /// Returns the path by which it was opened, for messages only.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of `name` in it; for messages only.
+    /// Returns the path of `name` in it, for messages only.
     pub fn at(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Opens the directory `name` in it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is not plain, if it is a link, or if the kernel refuses.
     pub fn child(&self, name: &str) -> io::Result<Self> {
         let fd = openat(&self.fd, plain(name)?, DIRECTORY, Mode::empty())?;
         let path = self.at(name);
@@ -53,8 +61,7 @@ impl Dir {
     }
 
     /// Opens the directory `name` in it, and creates the directory first if it does not exist.
-    /// Every user may read a new directory, whatever the umask. Returns whether the directory is
-    /// new.
+    /// All users may read a new directory, whatever the umask. Returns whether the directory is new.
     ///
     /// # Errors
     ///
@@ -73,7 +80,11 @@ impl Dir {
         Ok((directory, created))
     }
 
-    /// Opens the directory at `path` below it, which is made of plain names.
+    /// Opens the directory at `path` below it. The path must consist of plain names.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Dir::child`] does.
     pub fn descend(&self, path: &str) -> io::Result<Self> {
         let mut dir = Self {
             fd: self.fd.try_clone()?,
@@ -86,6 +97,10 @@ impl Dir {
     }
 
     /// Removes the empty directory `name` in it, if it exists.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is not plain, if the directory is not empty, or if the kernel refuses.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.fd, plain(name)?, AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -93,7 +108,11 @@ impl Dir {
         }
     }
 
-    /// The names of the directories in it.
+    /// Returns the names of the directories in it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel refuses.
     pub fn children(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Entries::read_from(&self.fd)? {
@@ -106,13 +125,17 @@ impl Dir {
         Ok(names)
     }
 
-    /// Whether it has a file `name`.
+    /// Returns whether it has a file `name`.
     pub fn has(&self, name: &str) -> bool {
         plain(name)
             .is_ok_and(|name| rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
     }
 
-    /// The text of the file `name`, without the newline at its end.
+    /// Returns the text of the file `name`, without the newline at its end.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is not plain, if it is a link, if the text is not UTF-8, or if the kernel refuses.
     pub fn read(&self, name: &str) -> io::Result<String> {
         let mut text = String::new();
         let file = self.file(name, OFlags::RDONLY)?;
@@ -120,7 +143,11 @@ impl Dir {
         Ok(text.trim_end_matches('\n').to_owned())
     }
 
-    /// Writes `text` to the file `name`, which is there, in one write.
+    /// Writes `text` to the existing file `name`, in one system call.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is not plain, if it is a link, or if the kernel refuses the text or takes only a part.
     pub fn write(&self, name: &str, text: &str) -> io::Result<()> {
         let mut file = self.file(name, OFlags::WRONLY | OFlags::TRUNC)?;
         match file.write(text.as_bytes())? {
@@ -129,7 +156,11 @@ impl Dir {
         }
     }
 
-    /// Returns the numbers in the file `name`, which has one on each line.
+    /// Returns the numbers in the file `name`, which has one in each line. Other lines are ignored.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Dir::read`] does.
     pub fn numbers<T: FromStr>(&self, name: &str) -> io::Result<Vec<T>> {
         let text = self.read(name)?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
@@ -148,7 +179,7 @@ impl AsFd for Dir {
     }
 }
 
-/// `name`, if it is one name and leads nowhere else.
+/// Returns `name` if it is plain: the name of one file in the same directory.
 fn plain(name: &str) -> io::Result<&str> {
     match name {
         "" | "." | ".." => Err(io::ErrorKind::InvalidInput.into()),
@@ -164,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_leads_out_of_a_directory() {
+    fn no_path_leads_out_of_a_directory() {
         let tree = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(tree.path().join("inside/deep")).unwrap();
         std::fs::create_dir(tree.path().join("outside")).unwrap();

@@ -1,4 +1,4 @@
-//! Which process a PID is, and which user it runs as (`proc_pid_stat(5)`, `proc_pid_status(5)`).
+//! The start time and the users of a process (`proc_pid_stat(5)`, `proc_pid_status(5)`).
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Pid, Uid};
 
-/// Names one process among all processes since the host started.
+/// Identifies one process among all processes since the host started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Its PID.
@@ -29,6 +29,10 @@ impl Users {
 }
 
 /// Reads the start time and the users of the process that has the PID `pid` now.
+///
+/// # Errors
+///
+/// Fails if no process has this PID.
 pub(super) fn read(pid: Pid) -> io::Result<(u64, Users)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -58,7 +62,7 @@ mod tests {
 
     #[test]
     fn reads_all_four_users() {
-        // A newline in a name is escaped there.
+        // The kernel escapes a newline in a name.
         let status =
             "Name:\tqemu\\nUid:\t0 0\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t5\t6\t7\t8\n";
         let mixed = users(status).unwrap();
@@ -70,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_cannot_hide_its_start_by_its_name() {
+    fn a_name_cannot_hide_the_start_time() {
         let rest = "S 1 2 3 0 -1 4194560 5 6 7 8 9 10 11 12 20 0 1 0 4711 1000 200 1844";
         for name in ["qemu", "a) S 1 2 3 4 5 6 7", "(x))"] {
             assert_eq!(start_time(&format!("8 ({name}) {rest}")), Some(4711));

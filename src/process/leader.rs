@@ -1,4 +1,4 @@
-//! The leader: the QEMU process behind a QMP socket, held so that its PID cannot be reused.
+//! The leader: the QEMU process behind a QMP socket. A pidfd keeps other processes from getting its PID.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use super::task::Tasks;
 use crate::blocking::blocking;
 use crate::ids::{Pid, Tid, Uid};
 
-/// A process held by a pidfd (`pidfd_open(2)`), with the user that it had when it was first held.
+/// A process with a pidfd (`pidfd_open(2)`), and the user that it had when the pidfd was opened.
 #[derive(Debug)]
 pub struct Leader {
     id: ProcessId,
@@ -23,24 +23,24 @@ pub struct Leader {
     pidfd: AsyncFd<OwnedFd>,
 }
 
-/// The process behind a socket cannot be held.
+/// The reason why a process cannot be the leader.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaderError {
-    /// It ended already, or lives in a PID namespace that is not ours.
-    #[error("the process that listens on the QMP socket cannot be seen from here")]
+    /// It has exited, or it is in a PID namespace that vcpud cannot see.
+    #[error("the process that listens on the QMP socket has exited or is in another PID namespace")]
     Invisible,
-    /// There is no process of this PID.
-    #[error("there is no such process")]
+    /// No process has this PID.
+    #[error("no process has this PID")]
     NoProcess,
-    /// It is not what it was: a program that gives its users more rights than they have, say.
-    #[error("user {then} listened on the QMP socket with a process that is user {now}'s now")]
+    /// It changed its user after it began to listen: it executed a setuid program, for example.
+    #[error("the process that listens on the QMP socket had uid {then} and has uid {now} now")]
     OtherUser {
-        /// The user that listened.
+        /// The user when the process began to listen.
         then: Uid,
-        /// The user of the process.
+        /// The user now.
         now: Uid,
     },
-    /// It acts for several users at once, so that it is not known whose it is.
+    /// It has several users, so its owner is not known.
     #[error(
         "process {pid} has the real, effective, saved and file-system users {}; all four must be the same", list(*users)
     )]
@@ -50,18 +50,18 @@ pub enum LeaderError {
         /// Its users.
         users: Users,
     },
-    /// It became another user's since it was first held.
-    #[error("process {pid} was user {then}'s and is user {now}'s now")]
+    /// It changed its user after the pidfd was opened.
+    #[error("process {pid} had uid {then} and has uid {now} now")]
     Changed {
         /// Its PID.
         pid: Pid,
-        /// Its user when it was first held.
+        /// Its user when the pidfd was opened.
         then: Uid,
         /// Its user now.
         now: Uid,
     },
     /// The kernel refused.
-    #[error("the process that listens on the QMP socket cannot be held: {0}")]
+    #[error("cannot open or read the QEMU process: {0}")]
     Kernel(#[from] io::Error),
 }
 
@@ -76,16 +76,17 @@ impl Tasks for Leader {
 }
 
 impl Leader {
-    /// Holds the process that listens on the other side of `stream` (`SO_PEERPIDFD`, Linux 6.5,
-    /// else `SO_PEERCRED` in `unix(7)`).
+    /// Opens a pidfd of the process that listens on the other side of `stream`, with `SO_PEERPIDFD` (Linux
+    /// 6.5) or else `SO_PEERCRED` (`unix(7)`).
     ///
     /// # Errors
-    /// Fails where the process cannot be seen, has several users, or is not the user's that began
-    /// to listen.
+    ///
+    /// Fails if the process has exited, is in another PID namespace, has several users, or changed its user
+    /// after it began to listen.
     pub async fn of_peer(stream: &UnixStream) -> Result<Self, LeaderError> {
         let peer = stream.peer_cred()?;
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
-        // 0 is a process of a PID namespace that is not ours.
+        // 0 is a process of a PID namespace that vcpud cannot see.
         let pid = pid.filter(|pid| *pid != 0).map(Pid);
         let pid = pid.ok_or(LeaderError::Invisible)?;
         let pidfd = match getsockopt(stream, sockopt::PeerPidfd) {
@@ -96,7 +97,7 @@ impl Leader {
             LeaderError::NoProcess => LeaderError::Invisible,
             other => other,
         };
-        let leader = Self::hold(pid, pidfd.map_err(invisible)?).await;
+        let leader = Self::open(pid, pidfd.map_err(invisible)?).await;
         let leader = leader.map_err(invisible)?;
         // A process that root started may have changed to any user since.
         match (Uid(peer.uid()), leader.user) {
@@ -107,46 +108,48 @@ impl Leader {
         }
     }
 
-    /// Holds the process that listens on the other side of `stream`, which `pidfd` held before.
+    /// Returns the process of `pidfd`, which must be the one that listens on the other side of `stream`.
     ///
     /// # Errors
-    /// Fails like [`Leader::of_peer`], and where the process that was held has exited.
+    ///
+    /// Fails as [`Leader::of_peer`] does, and if the process of `pidfd` has exited.
     pub async fn of_peer_held_by(stream: &UnixStream, pidfd: OwnedFd) -> Result<Self, LeaderError> {
         let peer = Self::of_peer(stream).await?;
-        let held = Self::hold(peer.pid(), pidfd).await?;
-        // If the process that was held has exited, the PID may be another's now.
-        match held.has_exited() {
-            true => Err(LeaderError::Invisible),
-            false => Ok(held),
+        let leader = Self::open(peer.pid(), pidfd).await?;
+        // If the process of the pidfd has exited, another process may have the PID now.
+        if leader.has_exited() {
+            return Err(LeaderError::Invisible);
         }
+        Ok(leader)
     }
 
-    /// Holds the process that has the PID `pid` now.
+    /// Opens a pidfd of the process that has the PID `pid` now.
     ///
     /// # Errors
-    /// Fails where no process has this PID, and where it has several users.
+    ///
+    /// Fails if no process has this PID, or if it has several users.
     pub async fn of_pid(pid: Pid) -> Result<Self, LeaderError> {
-        Self::hold(pid, open_pidfd(pid)?).await
+        Self::open(pid, open_pidfd(pid)?).await
     }
 
-    async fn hold(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
-        let (looked, pidfd) = blocking(move || (look(pid, &pidfd), pidfd)).await;
-        let (start, user) = looked?;
+    async fn open(pid: Pid, pidfd: OwnedFd) -> Result<Self, LeaderError> {
+        let (identity, pidfd) = blocking(move || (read(pid, &pidfd), pidfd)).await;
+        let (start, user) = identity?;
         #[expect(deprecated, reason = "sound here: an OwnedFd owns its one descriptor")]
         let pidfd = AsyncFd::new(pidfd)?;
         let id = ProcessId { pid, start };
         Ok(Self { id, user, pidfd })
     }
 
-    /// Checks that it is the process that was first held, and of the same user.
+    /// Checks that the process runs and has the same user as when the pidfd was opened.
     ///
     /// # Errors
-    /// Fails where it has exited, and where one of its users is another than then: a process that
-    /// executes a setuid program, for example.
+    ///
+    /// Fails if it has exited, or if it changed one of its users: it executed a setuid program, for example.
     pub async fn verify(self: &Arc<Self>) -> Result<(), LeaderError> {
         let ProcessId { pid, start } = self.id;
         let this = self.clone();
-        match blocking(move || look(pid, this.pidfd.get_ref())).await? {
+        match blocking(move || read(pid, this.pidfd.get_ref())).await? {
             (then, _) if then != start => Err(LeaderError::NoProcess),
             (_, now) if now != self.user => {
                 let then = self.user;
@@ -156,22 +159,22 @@ impl Leader {
         }
     }
 
-    /// Returns the user that it had when it was first held.
+    /// Returns the user that it had when the pidfd was opened.
     pub fn user(&self) -> Uid {
         self.user
     }
 
-    /// Returns its PID, which no other process has as long as it did not exit.
+    /// Returns its PID. No other process has it before this one has exited.
     pub fn pid(&self) -> Pid {
         self.id.pid
     }
 
-    /// Returns its PID and start time, which name it across restarts of the service.
+    /// Returns its PID and its start time, which identify it across restarts of the service.
     pub fn id(&self) -> ProcessId {
         self.id
     }
 
-    /// Returns the descriptor that holds it.
+    /// Returns its pidfd.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.get_ref().as_fd()
     }
@@ -187,10 +190,10 @@ impl Leader {
         has_exited(self.pidfd.get_ref())
     }
 
-    /// Returns whether `thread` is a task of this process, now. This blocks.
+    /// Returns whether `thread` is a task of this process now. Blocks.
     pub fn has_task(&self, thread: Tid) -> bool {
         let path = format!("/proc/{}/task/{thread}", self.pid());
-        // Alive after the look, so the directory was this process's and not a successor's.
+        // If the process has not exited after that, the directory was not a later process's with its PID.
         thread != 0 && fs::metadata(path).is_ok() && !self.has_exited()
     }
 }
@@ -201,7 +204,7 @@ fn open_pidfd(pid: Pid) -> Result<OwnedFd, LeaderError> {
     let raw = raw.and_then(rustix::process::Pid::from_raw);
     let raw = raw.ok_or(LeaderError::NoProcess)?;
     pidfd_open(raw, PidfdFlags::empty()).map_err(|errno| match errno {
-        // A thread that leads no process is EINVAL, or ENOENT in newer kernels.
+        // A thread that is not the main thread is EINVAL, or ENOENT in newer kernels.
         rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => {
             LeaderError::NoProcess
         }
@@ -209,10 +212,10 @@ fn open_pidfd(pid: Pid) -> Result<OwnedFd, LeaderError> {
     })
 }
 
-/// Reads the start time and the user of the process that `pidfd` holds.
-fn look(pid: Pid, pidfd: &OwnedFd) -> Result<(u64, Uid), LeaderError> {
+/// Reads the start time and the user of the process of `pidfd`.
+fn read(pid: Pid, pidfd: &OwnedFd) -> Result<(u64, Uid), LeaderError> {
     let identity = identity::read(pid);
-    // Alive after both files were read, so they were this process's and not a successor's.
+    // If the process has not exited after that, the files were not a later process's with its PID.
     if has_exited(pidfd) {
         return Err(LeaderError::NoProcess);
     }
@@ -239,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    /// A process of another kind of rights. It is killed when this is dropped.
+    /// A process with other users. It is killed when this is dropped.
     struct Bystander(Child);
 
     impl Bystander {
@@ -268,14 +271,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_has_one_user_in_every_role() {
+    async fn refuses_a_process_with_several_users() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
         let own = Bystander::start(&["--reuid=65534"]);
         assert_eq!(Leader::of_pid(own.pid()).await.unwrap().user(), 65534);
-        let acts_for_another = Bystander::start(&["--ruid=65534"]);
-        let error = Leader::of_pid(acts_for_another.pid()).await.unwrap_err();
+        let with_two_users = Bystander::start(&["--ruid=65534"]);
+        let error = Leader::of_pid(with_two_users.pid()).await.unwrap_err();
         assert!(matches!(error, LeaderError::MixedUsers { .. }), "{error}");
     }
 

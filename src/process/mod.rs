@@ -1,5 +1,5 @@
-//! Processes of the host: the QEMU process, its threads, sockets and directories. Each is checked, so
-//! that nobody can replace what is behind a name or a number between the check and the use.
+//! Processes of the host: the QEMU process, its threads, sockets and directories. Each is opened before it is
+//! checked, so that no process can replace it between the check and the use.
 //!
 //! The module must not know control groups, systemd or QMP.
 

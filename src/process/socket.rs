@@ -1,4 +1,4 @@
-//! Connecting to a Unix socket file without being led astray.
+//! Connections to Unix socket files, safe against links and replaced files.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,34 +23,36 @@ const MAX_OPENING: usize = 4;
 /// The maximum time that a caller waits for the file system of such a path.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why there is no connection.
+/// The reason why a connection cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The file does not exist.
-    #[error("the socket is gone")]
+    #[error("the socket does not exist")]
     Missing,
-    /// The path of an unprivileged user has a symbolic link in it.
+    /// The path that an unprivileged user chose contains a symbolic link.
     #[error("the path contains a symbolic link; only root may register such a path")]
     Link,
-    /// The file is a symbolic link or no socket.
+    /// The file is a symbolic link or not a socket.
     #[error("the file is not a socket")]
     NotASocket,
-    /// The descriptor is no connected Unix stream socket.
+    /// The descriptor is not a connected Unix stream socket.
     #[error("the file descriptor is not a connected Unix stream socket")]
     NotAConnection,
-    /// Someone listens on it whose file it is not.
-    #[error("the socket is user {owner}'s, and user {listener} listens on it")]
+    /// A process of another user listens on it.
+    #[error(
+        "the socket file belongs to uid {owner}, and a process of uid {listener} listens on it"
+    )]
     NotTheOwner {
-        /// Whose file it is.
+        /// The owner of the file.
         owner: Uid,
         /// The user of the process that listens.
         listener: Uid,
     },
-    /// Nobody listens on it.
-    #[error("nobody listens on the socket")]
+    /// No process listens on it.
+    #[error("no process listens on the socket")]
     Refused,
-    /// Anything else.
-    #[error("the socket cannot be connected to: {0}")]
+    /// The kernel refuses for another reason.
+    #[error("cannot connect to the socket: {0}")]
     Io(#[source] io::Error),
 }
 
@@ -84,7 +86,11 @@ pub fn adopt(connection: OwnedFd) -> Result<UnixStream, SocketError> {
         .map_err(SocketError::Io)
 }
 
-/// The user of the process on the other side, as it was when it listened.
+/// Returns the user of the process on the other side when it began to listen.
+///
+/// # Errors
+///
+/// Fails if the kernel does not know the process.
 pub fn peer_user(connection: &UnixStream) -> io::Result<Uid> {
     Ok(Uid(connection.peer_cred()?.uid()))
 }
@@ -107,7 +113,7 @@ pub async fn connect_to_agent(path: &Path) -> Result<UnixStream, SocketError> {
     socket.connect().await
 }
 
-/// A socket file to connect to, and how far its path is trusted.
+/// A socket file to connect to, and the trust in its path.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -122,11 +128,11 @@ enum Chooser {
     Root,
     /// An unprivileged user.
     User,
-    /// Whoever chose the socket of a guest agent. The process behind it is checked.
+    /// Any user that chose the socket of a guest agent. The process that listens is checked.
     Agent,
 }
 
-/// Opens a file for its place and its owner only.
+/// Opens a file only to read its owner and to connect to it.
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens the file at `path`, which is absolute, name by name and without symbolic links.
@@ -151,8 +157,8 @@ struct Opened {
 }
 
 impl SocketFile {
-    /// The socket file at `path`, which root or the administrator chose. Its directories may be
-    /// symbolic links.
+    /// Returns the socket file at `path`, which root or the administrator chose. Its directories may be symbolic
+    /// links.
     pub fn chosen_by_root(path: PathBuf) -> Self {
         Self {
             path,
@@ -161,8 +167,8 @@ impl SocketFile {
         }
     }
 
-    /// The socket file at `path`, which an unprivileged user chose: no part of the path may be a
-    /// symbolic link, and the process that listens must belong to the owner of the file.
+    /// Returns the socket file at `path`, which an unprivileged user chose. No part of the path may be a symbolic
+    /// link, and the process that listens must belong to the owner of the file.
     pub fn chosen_by_user(path: PathBuf) -> Self {
         Self {
             chooser: Chooser::User,
@@ -170,12 +176,12 @@ impl SocketFile {
         }
     }
 
-    /// The path.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The owner of the file, if it is open.
+    /// Returns the owner of the file, if it is open.
     pub fn owner(&self) -> Option<Uid> {
         self.opened.as_ref().map(|opened| opened.owner)
     }
@@ -214,16 +220,16 @@ impl SocketFile {
         let stream = UnixStream::from_std(stream).map_err(SocketError::Io)?;
         let listener = peer_user(&stream).map_err(SocketError::Io)?;
         let is_roots = !is_users && (listener.is_root() || owner.is_root());
-        match is_roots || listener == owner {
-            true => Ok(stream),
-            false => Err(SocketError::NotTheOwner { owner, listener }),
+        if !is_roots && listener != owner {
+            return Err(SocketError::NotTheOwner { owner, listener });
         }
+        Ok(stream)
     }
 }
 
 impl Chooser {
-    /// Accesses a file system on the blocking pool. The file system may be a user's and never answer:
-    /// it keeps one of a few threads busy then, and no caller waits for longer than two seconds.
+    /// Accesses a file system on the blocking pool. A file system of a user may never answer. Then it keeps one
+    /// of a few threads busy, and the caller waits for two seconds.
     async fn access<T: Send + 'static>(
         self,
         work: impl FnOnce() -> Result<T, SocketError> + Send + 'static,
@@ -251,11 +257,12 @@ impl Chooser {
 }
 
 impl Opened {
-    /// Opens the file at `path`. Blocks as long as the file system does.
+    /// Opens the file at `path`. Blocks until the file system answers.
     fn new(path: &Path, is_users: bool) -> Result<Self, SocketError> {
-        let file = match is_users {
-            true => open_without_links(path)?,
-            false => open(path, HANDLE, Mode::empty())?,
+        let file = if is_users {
+            open_without_links(path)?
+        } else {
+            open(path, HANDLE, Mode::empty())?
         };
         let stat = fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
@@ -286,7 +293,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_a_connection_is_taken_over() {
+    async fn adopts_connections_only() {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let adopted = adopt(one.into()).unwrap();
         let own = Uid(rustix::process::geteuid().as_raw());
@@ -310,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connects_to_the_file_that_was_opened() {
+    async fn connects_to_the_opened_file() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let first = UnixListener::bind(at("qmp")).unwrap();
@@ -329,9 +336,9 @@ mod tests {
         assert!(second.accept().is_ok());
     }
 
-    /// Scripted: a file system that never answers needs a file system in user space.
+    /// Uses a scripted access. A file system that never answers would have to be in user space.
     #[tokio::test(start_paused = true)]
-    async fn a_file_system_that_never_answers_delays_no_caller_for_long() {
+    async fn a_file_system_that_never_answers_delays_callers_for_two_seconds() {
         for chooser in [Chooser::User, Chooser::Agent] {
             let (answer, never) = std::sync::mpsc::channel::<()>();
             let access = chooser.access(move || {

@@ -1,47 +1,47 @@
-//! The threads of a process, each held by its directory in `/proc` while it is used.
+//! The threads of a process. vcpud keeps the directory of a thread in `/proc` open while it uses the thread.
 
 use std::io;
 
-use super::Dir;
+use super::dir::Dir;
 use crate::ids::{Pid, Tid};
 
-/// The threads of one process, which is held so that no other can take its PID.
+/// The threads of one process, whose pidfd keeps other processes from getting its PID.
 pub trait Tasks {
     /// Returns the PID of the process.
     fn pid(&self) -> Pid;
 
-    /// Returns whether `thread` is a task of the process, now.
+    /// Returns whether `thread` is a task of the process now.
     fn has_task(&self, thread: Tid) -> bool;
 
-    /// Holds `thread`, if it is a task of the process.
+    /// Opens `thread`, if it is a task of the process.
     fn hold(&self, thread: Tid) -> Option<Task> {
         // Opened before the check, so that it is the directory of the thread that was checked.
         let dir = Dir::open(format!("/proc/{}/task/{thread}", self.pid())).ok()?;
         self.has_task(thread).then_some(Task(dir))
     }
 
-    /// Returns all tasks of the process, now.
+    /// Returns all current tasks of the process.
     ///
     /// # Errors
-    /// Fails where the process has ended.
+    ///
+    /// Fails if the process has exited.
     fn tasks(&self) -> io::Result<Vec<Tid>> {
         let tasks = Dir::open(format!("/proc/{}/task", self.pid()))?.children()?;
-        // Read before the check, so that they were not a successor's.
-        match self.has_task(self.pid().main_thread()) {
-            true => Ok(tasks.iter().filter_map(|task| task.parse().ok()).collect()),
-            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        // Checked after that, so that they are not the tasks of a later process with its PID.
+        if !self.has_task(self.pid().main_thread()) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
+        Ok(tasks.iter().filter_map(|task| task.parse().ok()).collect())
     }
 }
 
-/// A thread, held by its directory in `/proc`. The kernel calls that place a thread take a number,
-/// so the thread must be alive before and after each of them: only then was it the thread that
-/// they changed.
+/// A thread whose directory in `/proc` is open. The system calls that place a thread take a number, so the
+/// thread must be alive before and after each call. Only then the call changed this thread.
 #[derive(Debug)]
 pub struct Task(Dir);
 
 impl Task {
-    /// Returns whether the thread has not ended. Another thread with its number does not count.
+    /// Returns whether the thread is alive. Another thread with its number does not count.
     pub fn is_alive(&self) -> bool {
         self.0.read("stat").is_ok()
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_thread_is_known_to_have_ended() {
+    fn detects_that_a_thread_has_ended() {
         let (sender, id) = mpsc::channel();
         let (end, ended) = mpsc::channel::<()>();
         let thread = thread::spawn(move || {
@@ -86,7 +86,7 @@ mod tests {
         assert!(task.is_alive());
         drop(end);
         thread.join().unwrap();
-        // The kernel takes the thread out of the list a moment after `join` returns.
+        // The kernel removes the thread from the list a moment after `join` returns.
         while Own.has_task(id) {
             thread::yield_now();
         }

@@ -89,7 +89,7 @@ async fn only_the_owner_of_a_socket_or_root_can_be_behind_it() {
     std::os::unix::fs::chown(world.socket(".hidden"), Some(1), None).unwrap();
     fs::rename(world.socket(".hidden"), &stolen).unwrap();
     let service = world.service.as_ref().unwrap();
-    let reason = "the socket is user 1's, and user 65534 listens on it";
+    let reason = "the socket file belongs to uid 1, and a process of uid 65534 listens on it";
     service.has_logged(reason).await;
     assert_eq!(world.names().await, ["web"]);
 }
@@ -104,7 +104,7 @@ async fn a_process_that_became_another_users_is_no_machine() {
     let listen = move |_| async move { UnixListener::bind(socket).unwrap() };
     let _listener = world.with_nobody(listen).await;
     let service = world.service.as_ref().unwrap();
-    let reason = "user 65534 listened on the QMP socket with a process that is user 0's now";
+    let reason = "the process that listens on the QMP socket had uid 65534 and has uid 0 now";
     service.has_logged(reason).await;
     assert_eq!(world.names().await, [""; 0]);
 }

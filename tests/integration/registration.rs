@@ -200,13 +200,19 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
             invalid,
             &["absolute path"],
         ),
-        ("web", at("none"), vec![], disconnected, &["web", "gone"]),
+        (
+            "web",
+            at("none"),
+            vec![],
+            disconnected,
+            &["web", "does not exist"],
+        ),
         (
             "web",
             at("dead"),
             vec![],
             disconnected,
-            &["web", "nobody listens"],
+            &["web", "no process listens"],
         ),
         ("web", at("file"), vec![], invalid, &["web", "not a socket"]),
         ("web", at("ssh"), vec![], disconnected, &["web", "QMP"]),
@@ -677,9 +683,9 @@ async fn an_unprivileged_users_path_leads_where_it_says() {
         (
             at("qemu/given"),
             error_name::DISCONNECTED,
-            "user 0 listens on it",
+            "uid 0 listens on it",
         ),
-        (at("qemu/none"), error_name::DISCONNECTED, "gone"),
+        (at("qemu/none"), error_name::DISCONNECTED, "does not exist"),
     ];
     let (link, good) = (at("link/roots"), at("qemu/qmp"));
     world

@@ -1,40 +1,40 @@
-//! Where the control group hierarchies are mounted, and where in them a process is
-//! (`proc_pid_mountinfo(5)`, `cgroups(7)`).
+//! The mounts of the control group hierarchies, and the groups of a process (`proc_pid_mountinfo(5)`,
+//! `cgroups(7)`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The mounts that matter here.
+/// The mounts of control groups and of resctrl.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mounts {
     /// The unified hierarchy, version 2.
     pub unified: Option<Mount>,
     /// The hierarchies of version 1, by controller. Several controllers may share one.
     pub controllers: BTreeMap<String, Mount>,
-    /// Where caches are allocated.
+    /// The mount point of resctrl.
     pub resctrl: Option<PathBuf>,
 }
 
 /// One mount of a hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// The control group that is seen at `point`; `/` outside of containers.
+    /// The control group that is visible at `point`; `/` outside of containers.
     root: String,
-    /// The directory.
+    /// The mount point.
     pub point: PathBuf,
 }
 
-/// In which control groups a process or thread is.
+/// The control groups of a process or thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// In the unified hierarchy.
+    /// The group in the unified hierarchy.
     pub unified: Option<String>,
-    /// In those of version 1, by controller; systemd's own is `name=systemd`.
+    /// The groups of version 1, by controller; systemd's own is `name=systemd`.
     pub controllers: BTreeMap<String, String>,
 }
 
 impl Mounts {
-    /// Reads a `/proc/self/mountinfo`. Of several mounts of one hierarchy the first counts.
+    /// Reads the text of `/proc/self/mountinfo`. It uses the first of several mounts of one hierarchy.
     pub fn parse(mountinfo: &str) -> Self {
         let mut mounts = Self::default();
         for line in mountinfo.lines() {
@@ -73,8 +73,8 @@ impl Mounts {
         mounts
     }
 
-    /// Whether CPUs are controlled by hierarchies of version 1, be it beside an empty unified
-    /// one ("hybrid").
+    /// Returns whether hierarchies of version 1 control CPUs. An empty unified hierarchy may exist beside them
+    /// ("hybrid").
     pub fn are_v1(&self) -> bool {
         ["cpu", "cpuset"]
             .iter()
@@ -83,7 +83,7 @@ impl Mounts {
 }
 
 impl Mount {
-    /// The directory of control group `path`, relative to the mount, if it is seen there.
+    /// Returns the directory of control group `path` relative to the mount point, if it is visible there.
     pub fn relative<'a>(&self, path: &'a str) -> Option<&'a str> {
         let below = path.strip_prefix(self.root.trim_end_matches('/'))?;
         let whole = below.is_empty() || below.starts_with('/');
@@ -91,14 +91,14 @@ impl Mount {
         (whole && inside).then(|| below.trim_start_matches('/'))
     }
 
-    /// Whether this is the mount at `point`.
+    /// Returns whether this is the mount at `point`.
     pub fn is_at(&self, point: &Path) -> bool {
         self.point == point
     }
 }
 
 impl Membership {
-    /// Reads a `/proc/PID/cgroup`.
+    /// Reads the text of `/proc/PID/cgroup`.
     pub fn parse(text: &str) -> Self {
         let mut membership = Self::default();
         for line in text.lines() {
@@ -121,14 +121,14 @@ impl Membership {
         membership
     }
 
-    /// The control group that decides over CPU time.
+    /// Returns the control group that limits CPU time.
     pub fn of_cpu(&self) -> Option<&str> {
         let controllers = &self.controllers;
         let path = controllers.get("cpu").or_else(|| controllers.get("cpuset"));
         path.or(self.unified.as_ref()).map(String::as_str)
     }
 
-    /// Every control group that the process is in.
+    /// Returns all control groups of the process.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         let unified = self.unified.iter();
         unified.chain(self.controllers.values()).map(String::as_str)
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_are_found() {
+    fn finds_the_hierarchies() {
         let unified = Mounts::parse(
             "25 20 0:23 / /sys rw shared:2 - sysfs sysfs rw\n\
              29 25 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n\
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_found_below_its_mount() {
+    fn finds_a_group_below_its_mount() {
         let mount = |root: &str| Mount {
             root: root.to_owned(),
             point: "/sys/fs/cgroup".into(),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn memberships_are_read() {
+    fn reads_memberships() {
         let v1 = Membership::parse(
             "9:name=systemd:/x.scope\n3:cpuset:/c:d\n1:cpu,cpuacct:/x.scope/e (deleted)\n0::/u\n",
         );

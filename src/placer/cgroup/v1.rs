@@ -1,9 +1,9 @@
-//! Version 1: a hierarchy for each controller (the kernel's `cgroup-v1/`). The same tree is made
-//! in those of `cpu`, `cpuacct` and `cpuset`.
+//! Version 1: one hierarchy for each controller (the kernel's `cgroup-v1/`). vcpud creates the same groups in
+//! those of `cpu`, `cpuacct` and `cpuset`.
 //!
-//! A new cpuset is empty and takes no thread, so each is seeded from the one above it, from the
-//! top. systemd does not know the `cpuset` controller of version 1: the unit's group in it is
-//! ours to make and to remove.
+//! A new cpuset is empty and accepts no thread, so each gets the lists of the one above it, from the top.
+//! systemd does not use the `cpuset` controller of version 1, so vcpud creates and removes the unit's group in
+//! this hierarchy.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -27,19 +27,19 @@ pub(super) struct Tree {
     missing: Vec<Controller>,
 }
 
-/// One machine's groups in one hierarchy.
+/// The groups of one machine in one hierarchy.
 #[derive(Debug)]
 struct Hierarchy {
     controllers: BTreeSet<&'static str>,
-    /// The groups from the root of the hierarchy through the unit's down to `vcpud`.
+    /// The groups from the root of the hierarchy down to `vcpud`, in which the unit's is the last but one.
     chain: Vec<Dir>,
-    /// From this one on the groups of the chain were made for the machine.
-    made: usize,
+    /// The index of the first group of the chain that is new.
+    first_new: usize,
     emulator: Dir,
 }
 
 impl Tree {
-    /// Makes the groups in the groups of `unit`.
+    /// Creates the groups in the groups of `unit`.
     pub(super) fn create(mounts: &Mounts, unit: &str) -> Result<Self, StepError> {
         let mut points: Vec<(PathBuf, BTreeSet<&'static str>)> = Vec::new();
         let mut hierarchies = Vec::new();
@@ -91,12 +91,12 @@ impl Hierarchy {
         let seeded = controllers.contains("cpuset");
         let root = Dir::open(&point).map_err(|error| Step::Group.refused(&point, &error))?;
         let names: Vec<&str> = unit.split('/').chain([OURS]).collect();
-        let mut first_made = names.len();
+        let mut first_new = names.len();
         let mut chain = vec![root];
         for (at, name) in names.iter().enumerate() {
             let (group, made) = make(&chain[at], name)?;
             if made {
-                first_made = first_made.min(at + 1);
+                first_new = first_new.min(at + 1);
             }
             if seeded {
                 seed(&chain[at], &group, false)?;
@@ -111,17 +111,17 @@ impl Hierarchy {
         Ok(Self {
             controllers,
             chain,
-            made: first_made,
+            first_new,
             emulator,
         })
     }
 
-    /// The group `vcpud`.
+    /// Returns the group `vcpud`.
     fn ours(&self) -> &Dir {
         &self.chain[self.chain.len() - 1]
     }
 
-    /// The group of the unit. Between the root and `vcpud` is at least this.
+    /// Returns the group of the unit, which is always between the root and `vcpud`.
     fn unit(&self) -> &Dir {
         &self.chain[self.chain.len() - 2]
     }
@@ -139,24 +139,25 @@ impl Hierarchy {
                 .iter()
                 .all(|controller| *controller == "cpuset")
         {
-            // systemd does not know of this one. If somebody else uses it, it stays.
+            // systemd does not remove this one. It stays if another program uses it.
             let _ = remove(&self.chain[self.chain.len() - 3], name);
         }
         Ok(())
     }
 
-    /// Moves a thread to a group of ours.
+    /// Moves a thread to a group of vcpud.
     fn enter(&self, group: &Dir, thread: Tid) -> Result<(), StepError> {
-        let hint = match self.controllers.contains("cpuset") {
-            true => "the group's cpuset has no CPU or no memory node that is online",
-            false => "a thread of real-time policy needs cpu.rt_runtime_us in its group",
+        let hint = if self.controllers.contains("cpuset") {
+            "the group's cpuset has no CPU or no memory node that is online"
+        } else {
+            "a thread of real-time policy needs cpu.rt_runtime_us in its group"
         };
         write(Step::Thread, group, "tasks", &thread.to_string())
             .map_err(|error| error.hint(libc::ENOSPC, hint).hint(libc::EINVAL, hint))
     }
 }
 
-/// Gives a cpuset what the one above it has: where it has nothing, or whatever it has.
+/// Copies the lists of a cpuset from the one above it: the empty ones, or `always` all.
 fn seed(above: &Dir, group: &Dir, always: bool) -> Result<(), StepError> {
     for (step, file) in SEEDS {
         let has = read(step, group, file)?;
@@ -176,13 +177,13 @@ impl Groups for Tree {
         &self.missing
     }
 
-    /// A host CPU that goes offline goes from every cpuset, and does not come back by itself.
+    /// The kernel removes a host CPU that goes offline from all cpusets, and does not add it again.
     fn follow(&self) -> Result<(), StepError> {
         for hierarchy in &self.hierarchies {
             if !hierarchy.controllers.contains("cpuset") {
                 continue;
             }
-            for pair in hierarchy.chain[hierarchy.made - 1..].windows(2) {
+            for pair in hierarchy.chain[hierarchy.first_new - 1..].windows(2) {
                 seed(&pair[0], &pair[1], true)?;
             }
             seed(hierarchy.ours(), &hierarchy.emulator, true)?;
@@ -220,10 +221,10 @@ impl Groups for Tree {
         for hierarchy in &self.hierarchies {
             let filled = make(hierarchy.ours(), &name(vcpu)).and_then(|(group, made)| {
                 any |= made;
-                match hierarchy.controllers.contains("cpuset") {
-                    true => seed(hierarchy.ours(), &group, false),
-                    false => Ok(()),
+                if hierarchy.controllers.contains("cpuset") {
+                    seed(hierarchy.ours(), &group, false)?;
                 }
+                Ok(())
             });
             if let Err(error) = filled {
                 if any {
@@ -296,7 +297,7 @@ impl Groups for Tree {
         let [first, second] = old.order_to(bandwidth);
         write(first, bandwidth)?;
         write(second, bandwidth).inspect_err(|_| {
-            // What was in force a moment ago is not refused.
+            // The kernel does not refuse the value that it had a moment ago.
             let _ = write(first, old);
         })
     }
@@ -318,7 +319,7 @@ impl Groups for Tree {
     }
 }
 
-/// The file of a number.
+/// Returns the file of a number.
 fn file(change: Change) -> &'static str {
     match change {
         Change::Period => "cpu.cfs_period_us",
@@ -326,8 +327,8 @@ fn file(change: Change) -> &'static str {
     }
 }
 
-/// On a directory tree with files as cgroup v1 has them: what a kernel does not do when told to.
-/// `tests/cgroups` tests the rest on a real one.
+/// Uses a directory tree with files as cgroup v1 has them, for failures that a kernel does not produce on
+/// demand. `tests/cgroups` uses a real one.
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -335,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_that_cannot_be_made_whole_is_not_made() {
+    fn removes_a_group_that_cannot_be_created_in_all_hierarchies() {
         let root = tempfile::tempdir().unwrap();
         let path = |group: &str| root.path().join(group);
         for group in ["", "x.scope", "x.scope/vcpud", "x.scope/vcpud/emulator"] {
@@ -355,7 +356,7 @@ mod tests {
         let mounts = Mounts::parse(&(mount("cpu") + &mount("cpuset")));
         let tree = Tree::create(&mounts, "/x.scope").unwrap();
         assert_eq!(tree.missing(), []);
-        // The tree makes no files in the new group of the cpuset hierarchy.
+        // The tree creates no files in the new group of the cpuset hierarchy.
         let error = tree.make(VcpuId(7)).unwrap_err();
         assert_eq!(
             (error.step, error.errno()),

@@ -1,12 +1,12 @@
 //! Version 2: one hierarchy, with threaded groups (the kernel's `cgroup-v2.rst`, "Threads").
 //!
-//! A group whose children have controllers may hold no processes of its own, unless it is the
-//! root of threaded groups; the unit's cannot be that, because systemd keeps it a domain. So all
-//! processes move one level down, to `vcpud`, before the unit's children get controllers, and
-//! the threaded groups are two levels down.
+//! A group whose children have controllers must have no processes, unless it is the root of threaded groups.
+//! The unit's group cannot be such a root, because systemd keeps it a domain. So vcpud moves all processes one
+//! level down, to `vcpud`, before it enables controllers for the unit's children. The threaded groups are two
+//! levels down.
 //!
-//! A new cpuset is empty, which means all that the one above has. One with a list and threads
-//! does not become empty again (`ENOSPC`): it is given the list of the one above.
+//! A new cpuset is empty and has all that the one above has. A cpuset with a list and threads cannot become
+//! empty again (`ENOSPC`), so it gets the list of the one above.
 
 use std::collections::BTreeSet;
 
@@ -30,8 +30,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Makes the groups in the group of `unit`, moves its processes there and enables the
-    /// controllers.
+    /// Creates the groups in the group of `unit`, moves its processes there and enables the controllers.
     pub(super) fn create(mount: &Mount, unit: &str) -> Result<Self, StepError> {
         let refused = |error| Step::Group.refused(unit, &error);
         let Some(relative) = mount.relative(unit) else {
@@ -60,7 +59,7 @@ impl Tree {
     }
 }
 
-/// Moves all processes, and those that they start meanwhile.
+/// Moves all processes, and those that they start in the meantime.
 fn move_processes(from: &Dir, to: &Dir) -> Result<(), StepError> {
     let mut seen = BTreeSet::from([Pid(0)]);
     loop {
@@ -78,7 +77,7 @@ fn move_processes(from: &Dir, to: &Dir) -> Result<(), StepError> {
     }
 }
 
-/// Gives the children of `dir` controllers, those that they have not.
+/// Enables the `controllers` for the children of `dir` that are not enabled.
 fn enable(dir: &Dir, controllers: &[Controller]) -> Result<(), StepError> {
     let file = "cgroup.subtree_control";
     let enabled = read(Step::Group, dir, file)?;
@@ -88,12 +87,12 @@ fn enable(dir: &Dir, controllers: &[Controller]) -> Result<(), StepError> {
     if change.is_empty() {
         return Ok(());
     }
-    let hint = "the unit has processes or groups that stand in the way";
+    let hint = "the unit has other processes or groups";
     write(Step::Group, dir, file, &change.join(" "))
         .map_err(|e| e.hint(libc::EBUSY, hint).hint(libc::EOPNOTSUPP, hint))
 }
 
-/// Makes a group for threads.
+/// Creates a group for threads.
 fn threaded(ours: &Dir, name: &str) -> Result<(Dir, bool), StepError> {
     let (group, made) = make(ours, name)?;
     let typed = match read(Step::Group, &group, "cgroup.type") {
@@ -193,8 +192,8 @@ impl Groups for Tree {
     }
 }
 
-/// On directory trees with files as cgroup v2 has them. A tree shows what is written and where;
-/// that a kernel takes it in this order is shown in the lab.
+/// Uses directory trees with files as cgroup v2 has them. A tree shows the writes. The tests in the lab show
+/// that a kernel accepts them in this order.
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -207,8 +206,8 @@ mod tests {
     struct Unit(tempfile::TempDir);
 
     impl Unit {
-        /// A hierarchy with the group of a unit that has two processes, where `controllers` are
-        /// available. Its groups have their files already, because no kernel makes them.
+        /// Returns a hierarchy with the group of a unit that has two processes and `controllers`. Its groups have
+        /// their files already, because no kernel creates them.
         fn new(controllers: &str) -> Self {
             let unit = Self(tempfile::tempdir().unwrap());
             for group in [
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_move_down_and_threaded_groups_are_two_levels_below() {
+    fn moves_processes_down_and_creates_threaded_groups_below() {
         let unit = Unit::new("cpuset cpu io memory pids");
         unit.put("cgroup.subtree_control", "memory pids");
         let groups = unit.groups().unwrap();
@@ -274,7 +273,7 @@ mod tests {
         assert_eq!(unit.get("vcpud/emulator/cgroup.type"), "threaded");
         assert!(!groups.make(VcpuId(1)).unwrap());
         assert_eq!(unit.get("vcpud/vcpu1/cgroup.type"), "threaded");
-        // What is systemd's stays as it is.
+        // The attributes of systemd stay the same.
         for (file, text) in [
             ("cgroup.type", "domain\n"),
             ("cpu.max", "max 100000\n"),
@@ -283,10 +282,10 @@ mod tests {
         ] {
             assert_eq!(unit.get(file), text, "{file}");
         }
-        // The tree makes no files in a new group.
+        // The tree creates no files in a new group.
         assert_eq!(groups.make(VcpuId(9)).unwrap_err().step, Step::Group);
         assert!(!unit.path("vcpud/vcpu9").exists());
-        // What somebody disabled is enabled again; what is enabled is not.
+        // A controller that another program disabled is enabled again.
         unit.put("cgroup.subtree_control", "cpu");
         groups.follow().unwrap();
         assert_eq!(unit.get("cgroup.subtree_control"), "+cpuset");
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_written_in_the_words_of_version_2() {
+    fn writes_limits_in_the_syntax_of_version_2() {
         let unit = Unit::new("cpuset cpu");
         let groups = unit.groups().unwrap();
         assert_eq!(groups.bandwidth(VcpuId(0)).unwrap(), Bandwidth::UNLIMITED);
@@ -329,7 +328,7 @@ mod tests {
         );
     }
 
-    /// This process, which is said to have a thread 1050, and to have had a thread 1051.
+    /// This process, with a scripted thread 1050 and a thread 1051 that has ended.
     struct Own;
 
     impl Tasks for Own {
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_are_moved_one_by_one() {
+    fn moves_threads_one_by_one() {
         let unit = Unit::new("cpuset cpu");
         let groups = unit.groups().unwrap();
         groups.enter(VcpuId(0), Tid(1050)).unwrap();
@@ -372,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_controllers_are_said() {
+    fn reports_missing_controllers() {
         let unit = Unit::new("io memory pids");
         let groups = unit.groups().unwrap();
         assert_eq!(groups.missing(), [Controller::Cpu, Controller::Cpuset]);
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_is_not_there_is_an_error_and_so_is_the_root() {
+    fn refuses_a_missing_unit_and_the_root() {
         let unit = Unit::new("cpu cpuset");
         fs::remove_dir_all(unit.path("")).unwrap();
         let error = unit.groups().unwrap_err();
