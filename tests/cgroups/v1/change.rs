@@ -174,7 +174,7 @@ fn host_cpus_that_come_and_go_are_followed() -> Ran {
     assert_eq!(error.reason, Reason::Offline(both.clone()));
     assert!(world.vcpu(1, "tasks").exists(), "it was in force before");
 
-    // The umask of the process does not matter.
+    // The affinity of the process that does the pass does not matter.
     list("online", &real.online);
     list("isolated", &real.isolated);
     let own = affinity(std::process::id()).unwrap();
