@@ -1,5 +1,4 @@
-//! The units of systemd: a real bus, and on it a scripted systemd, which does what a real one
-//! cannot be brought to do. A real one is asked in the lab.
+//! Calls of units to systemd, with a fake systemd on a private bus. The lab has a real one.
 
 use std::os::fd::AsFd;
 use std::process::Stdio;
@@ -84,14 +83,11 @@ impl ScriptedManager {
         if self.0.refuses {
             return Err(fdo::Error::Failed("no unit has it".to_owned()));
         }
-        match self.0.is_new {
-            true => Ok((
-                ObjectPath::from_static_str_unchecked(UNIT),
-                "vm.service".to_owned(),
-                Vec::new(),
-            )),
-            false => Err(fdo::Error::UnknownMethod("what?".to_owned())),
+        if !self.0.is_new {
+            return Err(fdo::Error::UnknownMethod("what?".to_owned()));
         }
+        let unit = ObjectPath::from_static_str_unchecked(UNIT);
+        Ok((unit, "vm.service".to_owned(), Vec::new()))
     }
 
     async fn start_transient_unit(

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::machine::Handle;
 use crate::names::MachineName;
 
-/// The machines that are on the bus, by name, and the mistakes in the configuration.
+/// The machines that are on the bus, by name, and the errors in the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Directory(Arc<RwLock<Content>>);
 

@@ -70,8 +70,7 @@ fn without_groups_there_are_affinity_and_schedulers() -> Ran {
     Ok(())
 }
 
-/// A real QEMU with a pin on a host CPU that went offline: that stands in the way of no change
-/// but its own.
+/// A real QEMU with a pin on a host CPU that went offline. The failure prevents no change of other vCPUs.
 fn what_fails_already_does_not_forbid_to_change_the_rest() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
@@ -123,7 +122,7 @@ fn what_nobody_asked_for_is_left_to_another_manager() -> Ran {
     assert!(applied(&report).iter().all(Vec::is_empty));
     assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), first);
 
-    // What was asked for is so, and is taken back; then it is the other's again.
+    // A pin is in force until it is removed. Then the other manager decides again.
     let tuning = Tuning {
         pins: [(VcpuId(1), second.clone())].into(),
         ..Tuning::default()

@@ -189,7 +189,7 @@ pub(crate) fn two_cpus(host: &Host) -> (CpuList, CpuList) {
     (one(all.iter().next()), one(all.iter().last()))
 }
 
-/// What was applied to each vCPU; none of them failed or had drifted.
+/// Returns the steps that were applied to each vCPU. Checks that no vCPU failed or had drifted.
 pub(crate) fn applied(report: &Report) -> Vec<Vec<Step>> {
     assert!(report.is_complete(), "{report:#?}");
     assert_eq!(report.emulator, None);

@@ -172,7 +172,7 @@ fn a_machine_lives_and_ends_in_version_2() -> Ran {
         assert_eq!(report.vcpus[&VcpuId(0)].drifted, [Step::Affinity]);
     }
 
-    // Nodes that there are not.
+    // Nodes that do not exist.
     let refused = Tuning {
         memory_nodes: Some("1023".parse().unwrap()),
         ..tuning.clone()

@@ -1,9 +1,9 @@
-//! vcpud from the outside: the real service on a real bus.
+//! Tests of the service on a private bus, from the view of its clients.
 //!
-//! Wherever it can be had the rest is real too: QEMU with a Linux guest, polkitd, busctl. What a
-//! real QEMU cannot be made to do, a scripted one does. Every test says in its first line which
-//! parts it uses. Nothing sleeps: what is waited for is a signal, a property, a line or an end,
-//! under one time limit, and nothing is skipped: `tests/setup` installs what is missing.
+//! The other parts are real too, if possible: QEMU with a Linux guest, polkitd, busctl. A fake QEMU does the
+//! things that a test cannot make a real one do. The first line of each test names its parts. A test waits
+//! for a signal, a property, a line or the end of a process, within one time limit. No test is ignored:
+//! `tests/setup` installs all parts.
 
 mod harness;
 

@@ -76,7 +76,7 @@ fn bandwidth_goes_up_and_down_under_a_limit() -> Ran {
     Ok(())
 }
 
-/// A real QEMU and version 1: what is changed from outside is set again and told once.
+/// A real QEMU and version 1: a change by another program is reverted, and reported once.
 fn drift_is_repaired_and_told_once() -> Ran {
     let world = World::new()?;
     let vcpus = world.qemu.vcpus();
@@ -175,7 +175,7 @@ fn host_cpus_that_come_and_go_are_followed() -> Ran {
     assert_eq!(error.reason, Reason::Offline(both.clone()));
     assert!(world.vcpu(1, "tasks").exists(), "it was in force before");
 
-    // The mask of who does it does not matter.
+    // The affinity of the process that does the pass does not matter.
     list("online", &real.online);
     list("isolated", &real.isolated);
     let own = affinity(Tid(std::process::id())).unwrap();

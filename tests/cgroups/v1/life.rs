@@ -1,4 +1,4 @@
-//! From the first pass over a machine to its end.
+//! The groups of a machine, from its first pass to its end.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -72,9 +72,10 @@ impl World {
 
     /// A file of a vCPU's group.
     fn vcpu(&self, vcpu: u32, file: &str) -> PathBuf {
-        let hierarchy = match file.starts_with("cpuset") {
-            true => &self.cpuset,
-            false => &self.cpu,
+        let hierarchy = if file.starts_with("cpuset") {
+            &self.cpuset
+        } else {
+            &self.cpu
         };
         hierarchy.join(format!("vcpud/vcpu{vcpu}/{file}"))
     }

@@ -1,4 +1,4 @@
-//! What the kernel refuses, and what the placer does.
+//! Refusals of the kernel, and the reaction of the placer.
 
 use std::collections::BTreeMap;
 use std::fs;

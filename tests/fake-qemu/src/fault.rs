@@ -1,8 +1,8 @@
-//! What may go wrong with one message of a peer.
+//! Faults of one message.
 
 use serde_json::{Value, json};
 
-/// What goes wrong.
+/// A fault of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The command is not executed, and the connection ends.
@@ -11,35 +11,35 @@ pub enum Fault {
     HangUp,
     /// The connection ends in the middle of the message.
     Half,
-    /// Nothing comes any more, from this message on.
+    /// Neither this message nor a later one is sent.
     Silence,
-    /// The message does not come, but all after it.
+    /// The message is not sent, but all later ones are.
     Lost,
-    /// It comes twice.
+    /// The message is sent twice.
     Twice,
-    /// Bytes that are no text come instead.
+    /// Bytes that are not text are sent instead.
     Garbage,
-    /// It is no object.
+    /// The message is not an object.
     NoObject,
-    /// What it says is of another type.
+    /// The value of the message has another type.
     WrongType,
-    /// A reply that answers another command.
+    /// The id of the reply belongs to another command.
     WrongId,
-    /// QEMU says that it did not do what it did.
+    /// QEMU returns an error for a command that it executed.
     Denial,
-    /// JSON of more levels than anyone's stack has.
+    /// The message has more levels of JSON than fit on the stack.
     Deep,
-    /// A line that is longer than any message.
+    /// The line is longer than any message.
     Long,
 }
 
-/// What comes of a message, and whether more comes after it.
+/// The result of a fault.
 pub enum Outcome {
-    /// These bytes.
+    /// These bytes are sent.
     Bytes(Vec<u8>),
-    /// These, and then the connection ends.
+    /// These bytes are sent, and the connection ends.
     Last(Vec<u8>),
-    /// Nothing, for as long as the client stays.
+    /// Nothing is sent while the client is connected.
     Silence,
 }
 
@@ -61,8 +61,8 @@ impl Fault {
         Self::Long,
     ];
 
-    /// What it makes of `message`.
-    pub fn befall(self, message: &Value) -> Outcome {
+    /// Returns the result for `message`.
+    pub fn apply(self, message: &Value) -> Outcome {
         let line = |message: &Value| format!("{message}\r\n").into_bytes();
         let mut wrong = message.clone();
         let bytes = match self {
@@ -89,7 +89,7 @@ impl Fault {
                 wrong["id"] = json!(u64::MAX);
                 line(&wrong)
             }
-            // That it cannot tell which CPUs there can be would be the truth of many a machine.
+            // An error of a query is a correct reply of many machines.
             Self::Denial if message["return"] != json!({}) => line(message),
             Self::Denial => {
                 let error = json!({"class": "GenericError", "desc": "\u{1b}[31mno\u{0}\n"});

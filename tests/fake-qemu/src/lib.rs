@@ -8,6 +8,7 @@ mod canned;
 mod fault;
 mod model;
 mod replay;
+mod tape;
 mod thread;
 mod wait;
 
@@ -28,36 +29,38 @@ use fault::Outcome;
 pub use canned::Canned;
 pub use fault::Fault;
 pub use model::{Call, Model, Removal, Threads, UUID, deleted, event, ost};
-pub use replay::{Command, Next, Replay, Sent};
+pub use replay::Replay;
+pub use tape::{Command, Next, Sent};
 pub use wait::{until, within};
 
-/// What to send instead of what the model answers; `None` for what it answers.
+/// Returns the messages after a command, or `None` if the model answers it.
 type Script = Box<dyn FnMut(&mut Model, &Call) -> Option<Vec<Value>> + Send>;
 
-/// A scripted QEMU. It ends when this is dropped.
+/// A fake QEMU with a model of its vCPUs. It ends when this is dropped.
 pub struct Peer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
 struct Shared {
-    /// The first thing that a client is told, if that is no greeting.
+    /// The first bytes to a client, instead of the greeting.
     opening: Option<&'static str>,
     model: Mutex<Model>,
     script: Mutex<Script>,
     calls: watch::Sender<Vec<Call>>,
-    /// Whether clients are greeted; else they wait, as those of a QEMU that is stopped.
+    /// Whether the peer accepts clients. Otherwise they wait, as for a stopped QEMU.
     accepting: watch::Sender<bool>,
-    /// How many clients there have been, and the way to the present one.
+    /// The number of clients so far.
     clients: watch::Sender<u32>,
+    /// Messages for the present client.
     outgoing: Mutex<mpsc::UnboundedSender<Outgoing>>,
-    /// The number of the message that a fault befalls.
+    /// The fault, and the number of the message that it affects.
     fault: Option<(usize, Fault)>,
-    /// How many messages were sent by itself, over all connections.
+    /// The number of messages that the peer sent, over all connections, except those of [`Peer::send`].
     sent: AtomicUsize,
 }
 
-/// Why a peer that fell silent serves no more.
+/// The error of a peer that does not send anything any more.
 const SILENT: io::ErrorKind = io::ErrorKind::TimedOut;
 
 enum Outgoing {
@@ -71,33 +74,34 @@ impl Peer {
         Self::listen(socket, Shared::new(model))
     }
 
-    /// Listens at `socket` and greets clients with `opening`.
+    /// Listens at `socket` and sends `opening` to clients instead of the greeting.
     pub fn start_with(socket: &Path, opening: &'static str) -> Self {
         let mut shared = Shared::new(Model::x86(1, 1));
         shared.opening = Some(opening);
         Self::listen(socket, shared)
     }
 
-    /// Listens, and `fault` befalls the message of that number: the first greeting is number 0.
+    /// Listens, and applies `fault` to the message of that number. The first greeting is number 0.
     pub fn start_faulty(socket: &Path, model: Model, fault: Option<(usize, Fault)>) -> Self {
         let mut shared = Shared::new(model);
         shared.fault = fault;
         Self::listen(socket, shared)
     }
 
-    /// How many messages it has sent by itself, over all connections.
+    /// Returns the number of messages that the peer sent, over all connections, except those of
+    /// [`Peer::send`].
     pub fn sent(&self) -> usize {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    /// Listens, but says nothing until [`Peer::accept`].
+    /// Listens, but accepts no client before [`Peer::accept`].
     pub fn start_silent(socket: &Path, model: Model) -> Self {
         let mut shared = Shared::new(model);
         shared.accepting = watch::Sender::new(false);
         Self::listen(socket, shared)
     }
 
-    /// Speaks over a connection that is there, and no other.
+    /// Serves one client over `stream`.
     pub fn on(stream: UnixStream, model: Model) -> Self {
         let shared = Arc::new(Shared::new(model));
         let served = shared.clone();
@@ -112,12 +116,13 @@ impl Peer {
         Self { shared, task }
     }
 
-    /// The model, to look at or to change.
+    /// Returns the model, to read or to change it.
     pub fn model(&self) -> MutexGuard<'_, Model> {
         lock(&self.shared.model)
     }
 
-    /// From now on `script` decides what is sent when a command comes.
+    /// Uses `script` from now on. It returns the messages after a command, or `None` if the model answers
+    /// the command.
     pub fn script(
         &self,
         script: impl FnMut(&mut Model, &Call) -> Option<Vec<Value>> + Send + 'static,
@@ -130,18 +135,18 @@ impl Peer {
         self.send_raw(format!("{message}\r\n").into_bytes());
     }
 
-    /// Sends anything.
+    /// Sends any bytes.
     pub fn send_raw(&self, bytes: impl Into<Vec<u8>>) {
         self.tell(Outgoing::Bytes(bytes.into()));
     }
 
-    /// Closes the connection, and greets no other until [`Peer::accept`].
+    /// Closes the connection, and accepts no client before [`Peer::accept`].
     pub fn hang_up(&self) {
         self.shared.accepting.send_replace(false);
         self.tell(Outgoing::HangUp);
     }
 
-    /// Greets who has connected, and who will.
+    /// Accepts clients.
     pub fn accept(&self) {
         self.shared.accepting.send_replace(true);
     }
@@ -151,24 +156,24 @@ impl Peer {
         assert!(client.is_ok(), "no client is there");
     }
 
-    /// How often it was asked `command`.
+    /// Returns the number of times that the service sent `command`.
     pub fn count(&self, command: &str) -> usize {
         self.calls(command).len()
     }
 
-    /// What it was asked with `command`.
+    /// Returns all calls of `command`.
     pub fn calls(&self, command: &str) -> Vec<Call> {
         let calls = self.shared.calls.borrow();
         let of_command = calls.iter().filter(|call| call.command == command);
         of_command.cloned().collect()
     }
 
-    /// How often it was asked anything.
+    /// Returns the number of all calls.
     pub fn all_calls(&self) -> usize {
         self.shared.calls.borrow().len()
     }
 
-    /// Waits until it was asked `command` `count` times in all.
+    /// Waits until the service has sent `command` `count` times in all.
     #[track_caller]
     pub fn asked(&self, command: &str, count: usize) -> impl Future<Output = ()> {
         let mut calls = self.shared.calls.subscribe();
@@ -183,7 +188,7 @@ impl Peer {
         })
     }
 
-    /// Waits until it has received `count` commands in all.
+    /// Waits until the service has sent `count` commands in all.
     #[track_caller]
     pub fn asked_at_all(&self, count: usize) -> impl Future<Output = ()> {
         let mut calls = self.shared.calls.subscribe();
@@ -192,12 +197,12 @@ impl Peer {
         })
     }
 
-    /// How many clients it has had.
+    /// Returns the number of clients so far.
     pub fn clients(&self) -> u32 {
         *self.shared.clients.borrow()
     }
 
-    /// Waits until it has had `count` clients.
+    /// Waits until the peer has had `count` clients.
     #[track_caller]
     pub fn had_clients(&self, count: u32) -> impl Future<Output = ()> {
         let mut clients = self.shared.clients.subscribe();
@@ -243,7 +248,7 @@ impl Shared {
         self.clients.send_modify(|clients| *clients += 1);
         let (read, write) = stream.into_split();
         let mut lines = BufReader::new(read).split(b'\n');
-        // A client that goes away is no failure.
+        // The client may disconnect at any time.
         let result = self.serve(&mut lines, write, outgoing).await;
         if result.is_err_and(|error| error.kind() == SILENT) {
             while let Ok(Some(_)) = lines.next_segment().await {}
@@ -264,7 +269,7 @@ impl Shared {
             tokio::select! {
                 line = lines.next_segment() => {
                     let Some(line) = line? else { return Ok(()) };
-                    // As QEMU's parser, which gives up what it has of a command then.
+                    // As in QEMU, this byte discards the beginning of a command.
                     let mut parts = line.rsplit(|byte| *byte == 0xff);
                     let command = parts.next().expect("there is always one");
                     if command.is_empty() {
@@ -295,11 +300,11 @@ impl Shared {
         self.fault == Some((self.sent.load(Ordering::Relaxed), fault))
     }
 
-    /// Sends `message`, unless a fault befalls it.
+    /// Sends `message`, unless a fault affects it.
     async fn send(&self, write: &mut OwnedWriteHalf, message: &Value) -> io::Result<()> {
         let number = self.sent.fetch_add(1, Ordering::Relaxed);
         let outcome = match self.fault {
-            Some((at, fault)) if at == number => fault.befall(message),
+            Some((at, fault)) if at == number => fault.apply(message),
             _ => Outcome::Bytes(format!("{message}\r\n").into_bytes()),
         };
         match outcome {
@@ -312,7 +317,7 @@ impl Shared {
         }
     }
 
-    /// Notes the command in `line`; returns what to send.
+    /// Records the command in `line`, and returns the messages after it.
     fn take(&self, line: &[u8]) -> Vec<Value> {
         let mut line: Value = serde_json::from_slice(line).expect("the client writes JSON");
         let call = Call {

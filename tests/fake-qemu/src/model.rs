@@ -1,4 +1,4 @@
-//! A model of a machine's CPUs, and what a QEMU would answer.
+//! A model of the CPUs of a machine, with the replies of QEMU.
 
 use std::collections::BTreeSet;
 
@@ -6,46 +6,46 @@ use serde_json::{Map, Value, json};
 
 use super::thread::Parked;
 
-/// A machine of hotpluggable entities: a CPU each on x86, a core of several on pseries.
+/// A machine with hotplug slots: a CPU each on x86, a core of several on pseries.
 pub struct Model {
-    /// QEMU's name of what it emulates.
+    /// The architecture, as QEMU names it.
     pub target: &'static str,
     driver: &'static str,
-    /// How many vCPUs an entity has.
+    /// The number of vCPUs in a slot.
     width: usize,
     slots: Vec<Slot>,
     plugged: u64,
-    /// Ids that devices have, CPUs or others.
+    /// The ids of all devices, CPUs and others.
     pub ids: BTreeSet<String>,
-    /// What becomes of `device_del`.
+    /// The effect of `device_del`.
     pub removal: Removal,
-    /// Whose threads run the vCPUs.
+    /// The threads in the replies.
     pub threads: Threads,
-    /// QEMU's word for the run state.
+    /// The run state, as QEMU names it.
     pub status: &'static str,
-    /// What it was asked for though it was so already.
+    /// Commands that had nothing to do.
     superfluous: Vec<String>,
 }
 
-/// What a guest does when it is asked to give up a CPU.
+/// The reaction of the guest to the removal of a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// It gives it up at once.
+    /// The guest releases the CPU at once.
     Willing,
-    /// It takes its time.
+    /// The guest keeps the CPU until the test removes it.
     Held,
 }
 
-/// Whose threads QEMU names.
+/// The threads that QEMU names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// The peer's own.
+    /// Threads of the peer.
     Own,
-    /// Those of a process that is not the peer.
+    /// Threads of another process.
     Foreign,
 }
 
-/// A command as the peer got it.
+/// A command that the peer received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
     /// The name of the command.
@@ -68,29 +68,29 @@ struct Plugged {
     _parked: Vec<Parked>,
 }
 
-/// A process that is not the test, and has one thread of its PID.
+/// The PID and the thread of a process other than the test.
 const OTHER_PROCESS: u32 = 1;
 
 impl Call {
-    /// The reply that says it was done.
+    /// Returns the reply to a command that succeeded.
     pub fn reply(&self, value: Value) -> Value {
         json!({"return": value, "id": self.id})
     }
 
-    /// The reply that says it was not.
+    /// Returns the reply to a command that failed.
     pub fn refusal(&self, text: &str) -> Value {
         json!({"error": {"class": "GenericError", "desc": text}, "id": self.id})
     }
 }
 
 impl Model {
-    /// A PC with `present` of `max` CPUs, which are entities of one vCPU each.
+    /// Returns a PC with `present` of `max` slots of one vCPU each.
     pub fn x86(present: usize, max: usize) -> Self {
         let props = |n| json!({"socket-id": n, "core-id": 0, "thread-id": 0});
         Self::new("x86_64", "qemu64-x86_64-cpu", 1, present, max, props)
     }
 
-    /// A pseries machine with `present` of `max` cores of four vCPUs each.
+    /// Returns a pseries machine with `present` of `max` cores of four vCPUs each.
     pub fn pseries(present: usize, max: usize) -> Self {
         let props = |n| json!({"core-id": 4 * n});
         Self::new(
@@ -133,46 +133,46 @@ impl Model {
         model
     }
 
-    /// What it was asked for though it was so already, or by a name that something else has.
+    /// Returns the commands that had nothing to do, or used the id of another device.
     pub fn superfluous(&self) -> &[String] {
         &self.superfluous
     }
 
-    /// Plugs entity `n` with `id`, as another QMP client would.
+    /// Plugs slot `n` with `id`, as another QMP client would.
     pub fn plug(&mut self, n: usize, id: &str) {
         self.ids.insert(id.to_owned());
         self.insert(n, format!("/machine/peripheral/{id}"));
     }
 
-    /// Takes entity `n` away. Returns its QOM path.
+    /// Unplugs slot `n`. Returns its QOM path.
     pub fn unplug(&mut self, n: usize) -> String {
-        let gone = self.slots[n].plugged.take().expect("it is plugged in");
+        let gone = self.slots[n].plugged.take().expect("it is plugged");
         if let Some(id) = gone.path.strip_prefix("/machine/peripheral/") {
             self.ids.remove(id);
         }
         gone.path
     }
 
-    /// The QOM path of entity `n`, which is plugged in.
+    /// Returns the QOM path of slot `n`, which is plugged.
     pub fn path(&self, n: usize) -> String {
-        let plugged = self.slots[n].plugged.as_ref().expect("it is plugged in");
+        let plugged = self.slots[n].plugged.as_ref().expect("it is plugged");
         plugged.path.clone()
     }
 
-    /// The entity at the QOM path `path`.
+    /// Returns the slot at the QOM path `path`.
     pub fn at(&self, path: &str) -> Option<usize> {
         let is_there = |slot: &Slot| slot.plugged.as_ref().is_some_and(|p| p.path == path);
         self.slots.iter().position(is_there)
     }
 
-    /// The host threads of entity `n`.
+    /// Returns the host threads of slot `n`.
     pub fn threads_of(&self, n: usize) -> Vec<u32> {
         let plugged = self.slots[n].plugged.as_ref();
         plugged.map_or_else(Vec::new, |plugged| plugged.threads.clone())
     }
 
     fn insert(&mut self, n: usize, path: String) {
-        assert!(self.slots[n].plugged.is_none(), "entity {n} is there");
+        assert!(self.slots[n].plugged.is_none(), "slot {n} is plugged");
         let parked: Vec<Parked> = (0..self.width).map(|_| Parked::start()).collect();
         self.plugged += 1;
         self.slots[n].plugged = Some(Plugged {
@@ -183,7 +183,7 @@ impl Model {
         });
     }
 
-    /// What QEMU sends when it is asked `call`: its reply, and events.
+    /// Returns the messages of QEMU after `call`: the reply, and events.
     pub fn answer(&mut self, call: &Call) -> Vec<Value> {
         let value = match call.command.as_str() {
             "qmp_capabilities" => json!({}),
@@ -285,7 +285,7 @@ impl Model {
     }
 }
 
-/// `DEVICE_DELETED` of what was at `path`.
+/// Returns `DEVICE_DELETED` for the device at `path`.
 pub fn deleted(path: &str) -> Value {
     let mut data = json!({"path": path});
     if let Some(id) = path.strip_prefix("/machine/peripheral/")
@@ -296,7 +296,7 @@ pub fn deleted(path: &str) -> Value {
     event("DEVICE_DELETED", data)
 }
 
-/// `ACPI_DEVICE_OST` for CPU slot `slot`, with the `device` where QEMU names it.
+/// Returns `ACPI_DEVICE_OST` for CPU slot `slot`, with the `device` if QEMU names it.
 pub fn ost(slot: usize, device: Option<&str>, source: u32, status: u32) -> Value {
     let mut info = json!({
         "slot-type": "CPU", "slot": slot.to_string(), "source": source, "status": status,
@@ -307,13 +307,13 @@ pub fn ost(slot: usize, device: Option<&str>, source: u32, status: u32) -> Value
     event("ACPI_DEVICE_OST", json!({"info": info}))
 }
 
-/// The event `name` with `data`.
+/// Returns the event `name` with `data`.
 pub fn event(name: &str, data: Value) -> Value {
     let timestamp = json!({"seconds": 1_795_231_039, "microseconds": 42});
     json!({"event": name, "data": data, "timestamp": timestamp})
 }
 
-/// The UUID of every scripted machine.
+/// The UUID of every fake machine.
 pub const UUID: &str = "c0ffee00-1234-4abc-8def-0123456789ab";
 
 const COMMANDS: &[&str] = &[

@@ -1,92 +1,28 @@
-//! A recorded conversation with a real QEMU, played again.
+//! Replays a recorded conversation with a real QEMU.
 //!
-//! `tests/fixtures/conversations` has them: a line for the machine as it was at the start, then
-//! one for each command that mattered, each reply and each event, in their order. Times and
-//! queries are left out; what queries told is in `came`, `gone` and `status`, at the moment from
-//! which it was so, and in `listed` and `is`, where it was asked.
+//! `tests/fixtures/conversations` contains the recordings: a line with the machine at the start, then a line
+//! for each command that changed something, each reply and each event, in their order. Times and queries are
+//! left out. The results of queries are in `came`, `gone` and `status`, at the moment of the change, and in
+//! `listed` and `is`, at the moment of the query.
 //!
-//! The service asks as it likes and gets the inventory of the moment. Its `device_add`s and
-//! `device_del`s take the place of the recorded ones: what was recorded about a CPU is then told
-//! under the id that the service gave it. All else that was recorded is another client's doing.
+//! The service sends its own queries, and gets the inventory of the moment. Its `device_add`s and
+//! `device_del`s take the place of the recorded ones. The recorded events about a CPU then have the id that
+//! the service chose. All other commands of the recording are those of another client.
 
-use std::collections::{HashMap, VecDeque};
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::model::{Call, Model, UUID};
-use super::thread::Parked;
+use super::model::Model;
+use super::tape::{Command, Next, Sent, Tape};
 use super::{Peer, lock};
 
-/// A scripted QEMU that repeats what a real one did.
+/// A peer that repeats the behaviour of a real QEMU.
 pub struct Replay {
     /// The peer that speaks with the service.
     pub peer: Peer,
     tape: Arc<Mutex<Tape>>,
-}
-
-/// What comes next in the recording.
-#[derive(Clone, Debug)]
-pub enum Next {
-    /// Commands that were sent at once, with their replies.
-    Commands(Vec<Command>),
-    /// An event.
-    Event,
-    /// Nobody was connected for a while.
-    Detached,
-    /// It is over.
-    End,
-}
-
-/// A recorded command.
-#[derive(Clone, Debug)]
-pub struct Command {
-    /// The name of the command.
-    pub name: String,
-    /// The id and the properties of the CPU to plug, or where the one to unplug is now.
-    pub arguments: Map<String, Value>,
-    /// QEMU's words, where it refused.
-    pub error: Option<String>,
-    id: Value,
-}
-
-/// An event as it was sent.
-#[derive(Clone, Debug)]
-pub struct Sent {
-    /// The name of the event.
-    pub name: String,
-    /// Its data.
-    pub data: Value,
-    /// The QOM paths of the CPUs that are not listed from then on.
-    pub gone: Vec<String>,
-}
-
-/// What is left of the recording, and how the machine is now.
-struct Tape {
-    head: Value,
-    steps: VecDeque<Value>,
-    slots: Vec<Slot>,
-    /// In the order of plugging.
-    plugged: Vec<Plugged>,
-    status: String,
-    /// The present id of each CPU by the recorded one.
-    ids: HashMap<String, String>,
-    /// Threads that stand for the recorded ones.
-    threads: HashMap<u64, Parked>,
-    /// The calls of the service that took the place of recorded commands, by the recorded id.
-    taken: Vec<(Value, Call)>,
-}
-
-/// An entity, without what tells whether it is there.
-struct Slot(Value);
-
-struct Plugged {
-    /// Its entity; none where QEMU lists no entities.
-    slot: Option<usize>,
-    path: String,
-    cpus: Vec<Value>,
 }
 
 impl Replay {
@@ -99,29 +35,29 @@ impl Replay {
         Self { peer, tape }
     }
 
-    /// What comes next.
+    /// Returns the next part of the recording.
     pub fn next(&self) -> Next {
         self.tape().next()
     }
 
-    /// The QOM paths of the CPUs that are there now.
+    /// Returns the QOM paths of the CPUs that are present.
     pub fn paths(&self) -> Vec<String> {
         let tape = self.tape();
         tape.plugged.iter().map(|cpu| cpu.path.clone()).collect()
     }
 
-    /// QEMU's word for the run state.
+    /// Returns the run state, as QEMU names it.
     pub fn status(&self) -> String {
         self.tape().status.clone()
     }
 
-    /// The same at the start.
+    /// Returns the run state at the start.
     pub fn first_status(&self) -> String {
         let tape = self.tape();
         tape.head["status"].as_str().expect("a word").to_owned()
     }
 
-    /// The properties of the entity that the recorded `device_add` plugs.
+    /// Returns the properties of the slot that the recorded `device_add` plugs.
     pub fn props(&self, command: &Command) -> Map<String, Value> {
         let tape = self.tape();
         let slot = tape.slot_of(command);
@@ -129,7 +65,7 @@ impl Replay {
         props.expect("QEMU writes objects").clone()
     }
 
-    /// Carries out the next command as another client's.
+    /// Executes the next command as another client, and returns the events.
     pub fn by_another_client(&self) -> Vec<Sent> {
         let (messages, sent) = self.tape().by_another_client();
         for message in messages {
@@ -143,14 +79,14 @@ impl Replay {
         let mut tape = self.tape();
         let step = tape.steps.pop_front().expect("an event is next");
         let (message, sent) = tape.play_event(&step);
-        // What is sent is true already.
+        // The state changes before the event.
         self.peer.send(&message);
         tape.check();
         sent
     }
 
-    /// Hangs up, and lets come about what the recorded client missed. Returns the paths of the
-    /// CPUs that went.
+    /// Closes the connection, and makes the changes that the recorded client missed. Returns the paths of
+    /// the CPUs that were removed.
     pub fn detach(&self) -> Vec<String> {
         self.peer.hang_up();
         let mut tape = self.tape();
@@ -162,344 +98,5 @@ impl Replay {
 
     fn tape(&self) -> MutexGuard<'_, Tape> {
         lock(&self.tape)
-    }
-}
-
-impl Tape {
-    fn read(name: &str) -> Self {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/conversations");
-        let file = Path::new(directory).join(format!("{name}.jsonl"));
-        let text = fs::read_to_string(&file);
-        let text = text.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let mut lines = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).expect("it is JSON"));
-        let head = lines.next().expect("it has a machine");
-        let mut tape = Self {
-            status: head["status"].as_str().expect("a word").to_owned(),
-            steps: lines.collect(),
-            slots: Vec::new(),
-            plugged: Vec::new(),
-            ids: HashMap::new(),
-            threads: HashMap::new(),
-            taken: Vec::new(),
-            head,
-        };
-        let listed = tape.head["hotpluggable"].as_array().cloned();
-        let paths: Vec<Value> = listed
-            .into_iter()
-            .flatten()
-            .map(|mut slot| {
-                let path = slot.as_object_mut().expect("an object").remove("qom-path");
-                tape.slots.push(Slot(slot));
-                path.unwrap_or_default()
-            })
-            .collect();
-        for mut cpu in tape.head["cpus"].as_array().cloned().unwrap_or_default() {
-            let path = entity_of(cpu["qom-path"].as_str().expect("a path")).to_owned();
-            cpu["thread-id"] = tape.thread(cpu["thread-id"].as_u64()).into();
-            match tape.plugged.iter_mut().find(|there| there.path == path) {
-                Some(there) => there.cpus.push(cpu),
-                None => tape.plugged.push(Plugged {
-                    slot: paths.iter().position(|there| *there == *path),
-                    path,
-                    cpus: vec![cpu],
-                }),
-            }
-        }
-        tape.check();
-        tape
-    }
-
-    /// The thread of this process that stands for `recorded`; a new one where none was recorded.
-    fn thread(&mut self, recorded: Option<u64>) -> u32 {
-        if recorded.is_some() && self.head["leader"].as_u64() == recorded {
-            return std::process::id();
-        }
-        let other = u64::MAX - self.threads.len() as u64;
-        let thread = self.threads.entry(recorded.unwrap_or(other));
-        thread.or_insert_with(Parked::start).id()
-    }
-
-    /// What is sent when the service asks `call`; nothing where the model's answer will do.
-    fn answer(&mut self, call: &Call) -> Option<Vec<Value>> {
-        let version = &self.head["qemu"];
-        let value = match call.command.as_str() {
-            "query-version" => json!({
-                "qemu": {"major": version[0], "minor": version[1], "micro": version[2]},
-                "package": "",
-            }),
-            "query-target" => json!({"arch": self.head["target"]}),
-            "query-kvm" => json!({"enabled": self.head["kvm"], "present": true}),
-            "query-uuid" => json!({"UUID": UUID}),
-            "query-status" => {
-                json!({"status": self.status, "running": self.status == "running"})
-            }
-            "query-hotpluggable-cpus" => match &self.head["hotpluggable"] {
-                Value::Object(error) => return Some(vec![json!({"error": error, "id": call.id})]),
-                _ => self.hotpluggable(),
-            },
-            "query-cpus-fast" => match &self.head["cpus"] {
-                Value::Object(error) => return Some(vec![json!({"error": error, "id": call.id})]),
-                _ => {
-                    let cpus = self.plugged.iter().flat_map(|cpu| cpu.cpus.clone());
-                    cpus.collect()
-                }
-            },
-            "device_add" | "device_del" => return Some(self.take(call)),
-            _ => return None,
-        };
-        Some(vec![call.reply(value)])
-    }
-
-    fn hotpluggable(&self) -> Value {
-        let entry = |(n, slot): (usize, &Slot)| {
-            let mut entry = slot.0.clone();
-            if let Some(cpu) = self.plugged.iter().find(|cpu| cpu.slot == Some(n)) {
-                entry["qom-path"] = cpu.path.as_str().into();
-            }
-            entry
-        };
-        self.slots.iter().enumerate().map(entry).collect()
-    }
-
-    fn next(&self) -> Next {
-        let Some(first) = self.steps.front() else {
-            return Next::End;
-        };
-        if first.get("event").is_some() {
-            return Next::Event;
-        }
-        if first.get("detached").is_some() {
-            return Next::Detached;
-        }
-        let commands = self.steps.iter().map_while(|step| self.command(step));
-        Next::Commands(commands.collect())
-    }
-
-    fn command(&self, step: &Value) -> Option<Command> {
-        let name = step.get("execute")?.as_str()?.to_owned();
-        let mut arguments = step["arguments"].as_object().cloned().unwrap_or_default();
-        if name == "device_del" {
-            let id = arguments["id"].as_str().expect("an id");
-            let path = match id.starts_with('/') {
-                true => id.to_owned(),
-                false => format!("/machine/peripheral/{id}"),
-            };
-            arguments.insert("id".into(), self.present_path(&path).into());
-        }
-        let id = step["id"].clone();
-        let reply = self
-            .steps
-            .iter()
-            .find(|reply| is_reply(reply) && reply["id"] == id);
-        let reply = reply.unwrap_or_else(|| panic!("no reply to {step}"));
-        let error = reply["error"]["desc"].as_str().map(str::to_owned);
-        Some(Command {
-            name,
-            arguments,
-            error,
-            id,
-        })
-    }
-
-    fn slot_of(&self, command: &Command) -> usize {
-        let reply = self
-            .steps
-            .iter()
-            .find(|reply| is_reply(reply) && reply["id"] == command.id);
-        let slot = reply.and_then(|reply| reply["slot"].as_u64());
-        slot.expect("it plugs an entity") as usize
-    }
-
-    /// The service's `call` takes the place of a recorded command. When all that were sent at once
-    /// have come, they are answered as they were.
-    fn take(&mut self, call: &Call) -> Vec<Value> {
-        let Next::Commands(commands) = self.next() else {
-            panic!("unexpected: {call:?}, next is {:?}", self.steps.front());
-        };
-        let is_same = |command: &&Command| {
-            let is_free = self.taken.iter().all(|(id, _)| *id != command.id);
-            let is_meant = match command.name.as_str() {
-                "device_add" => {
-                    let slot = &self.slots[self.slot_of(command)].0;
-                    let props = slot["props"].as_object().expect("an object");
-                    let mut props = props.iter();
-                    call.arguments["driver"] == slot["type"]
-                        && props.all(|(key, value)| call.arguments[key] == *value)
-                }
-                _ => call.arguments["id"] == command.arguments["id"],
-            };
-            is_free && command.name == call.command && is_meant
-        };
-        let command = commands.iter().find(is_same);
-        let command = command.unwrap_or_else(|| panic!("unexpected: {call:?}, not {commands:?}"));
-        if command.name == "device_add"
-            && let Some(recorded) = command.arguments.get("id")
-        {
-            let id = call.arguments["id"].as_str().expect("an id").to_owned();
-            let recorded = recorded.as_str().expect("an id").to_owned();
-            self.ids.insert(recorded, id);
-        }
-        self.taken.push((command.id.clone(), call.clone()));
-        if self.taken.len() < commands.len() {
-            return Vec::new();
-        }
-        self.steps.drain(..commands.len());
-        let taken = std::mem::take(&mut self.taken);
-        self.play_replies(taken.into_iter().map(|(id, call)| (id, Some(call.id))))
-            .0
-    }
-
-    fn by_another_client(&mut self) -> (Vec<Value>, Vec<Sent>) {
-        let step = self.steps.pop_front().expect("a command is next");
-        assert!(step.get("execute").is_some(), "{step}");
-        if let Some(id) = step["arguments"]["id"].as_str()
-            && step["execute"] == "device_add"
-        {
-            self.ids.insert(id.to_owned(), id.to_owned());
-        }
-        self.play_replies([(step["id"].clone(), None)].into_iter())
-    }
-
-    /// Plays up to the last reply to the commands `ids`, for whom they are if they are for the
-    /// service. Returns all that is sent to it, and what of that are events.
-    fn play_replies(
-        &mut self,
-        ids: impl Iterator<Item = (Value, Option<Value>)>,
-    ) -> (Vec<Value>, Vec<Sent>) {
-        let mut open: Vec<(Value, Option<Value>)> = ids.collect();
-        let (mut messages, mut events) = (Vec::new(), Vec::new());
-        while !open.is_empty() {
-            let step = self.steps.pop_front().expect("all were answered");
-            if step.get("event").is_some() {
-                let (message, sent) = self.play_event(&step);
-                messages.push(message);
-                events.push(sent);
-                continue;
-            }
-            let place = open.iter().position(|(id, _)| step["id"] == *id);
-            let (_, for_whom) = open.swap_remove(place.unwrap_or_else(|| panic!("{step}")));
-            self.plug(&step);
-            if let Some(id) = for_whom {
-                let word = if step.get("error").is_some() {
-                    "error"
-                } else {
-                    "return"
-                };
-                messages.push(json!({word: step[word], "id": id}));
-            }
-        }
-        self.check();
-        (messages, events)
-    }
-
-    /// What the reply `step` to a `device_add` brought about.
-    fn plug(&mut self, step: &Value) {
-        let Some(path) = step["came"].as_str() else {
-            return;
-        };
-        let path = self.present_path(path);
-        let slot = step["slot"].as_u64().expect("it has a place") as usize;
-        let entry = self.slots[slot].0.clone();
-        let width = entry["vcpus-count"].as_u64().expect("a number");
-        let target = self.head["target"].clone();
-        let cpus = (0..width).map(|n| {
-            let thread = self.thread(step["threads"][n as usize].as_u64());
-            let path = match target == "ppc64" {
-                true => format!("{path}/thread[{n}]"),
-                false => path.clone(),
-            };
-            let index = slot as u64 * width + n;
-            json!({"cpu-index": index, "qom-path": path, "thread-id": thread,
-                "props": entry["props"], "target": target})
-        });
-        let cpus = cpus.collect();
-        self.plugged.push(Plugged {
-            slot: Some(slot),
-            path,
-            cpus,
-        });
-    }
-
-    fn play_event(&mut self, step: &Value) -> (Value, Sent) {
-        let gone = self.take_away(step);
-        if let Some(status) = step["status"].as_str() {
-            status.clone_into(&mut self.status);
-        }
-        let mut data = step["data"].clone();
-        if let Some(path) = data["path"].as_str() {
-            data["path"] = self.present_path(path).into();
-        }
-        for pointer in ["/device", "/info/device"] {
-            if let Some(device) = data.pointer_mut(pointer)
-                && let Some(id) = self.ids.get(device.as_str().expect("an id"))
-            {
-                *device = id.as_str().into();
-            }
-        }
-        let name = step["event"].as_str().expect("a name").to_owned();
-        let timestamp = json!({"seconds": 1_795_231_039, "microseconds": 42});
-        let mut message = json!({"event": name, "timestamp": timestamp});
-        if !data.is_null() {
-            message["data"] = data.clone();
-        }
-        (message, Sent { name, data, gone })
-    }
-
-    /// Takes away what is `gone` from now on. Returns the paths.
-    fn take_away(&mut self, step: &Value) -> Vec<String> {
-        let gone = step["gone"].as_array().into_iter().flatten();
-        let gone = gone.map(|path| self.present_path(path.as_str().expect("a path")));
-        let gone: Vec<String> = gone.collect();
-        for path in &gone {
-            let place = self.plugged.iter().position(|cpu| cpu.path == *path);
-            self.plugged
-                .remove(place.unwrap_or_else(|| panic!("no {path}")));
-        }
-        gone
-    }
-
-    /// Whether the machine is as it was where it was asked.
-    fn check(&mut self) {
-        loop {
-            match self.steps.front() {
-                Some(step) if step.get("listed").is_some() => {
-                    let listed = step["listed"].as_array().expect("a list");
-                    let listed = listed.iter().map(|path| path.as_str().expect("a path"));
-                    let listed: Vec<String> = listed.map(|path| self.present_path(path)).collect();
-                    let plugged: Vec<String> =
-                        self.plugged.iter().map(|cpu| cpu.path.clone()).collect();
-                    assert_eq!(plugged, listed);
-                }
-                Some(step) if step.get("is").is_some() => {
-                    self.status = step["is"].as_str().expect("a word").to_owned();
-                }
-                _ => return,
-            }
-            self.steps.pop_front();
-        }
-    }
-
-    /// The present path of what was recorded at `path`.
-    fn present_path(&self, path: &str) -> String {
-        let Some(rest) = path.strip_prefix("/machine/peripheral/") else {
-            return path.to_owned();
-        };
-        let (id, below) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let id = self.ids.get(id).map_or(id, String::as_str);
-        format!("/machine/peripheral/{id}{below}")
-    }
-}
-
-fn is_reply(step: &Value) -> bool {
-    step.get("return").is_some() || step.get("error").is_some()
-}
-
-/// The entity that has the CPU at `path`.
-fn entity_of(path: &str) -> &str {
-    match path.rsplit_once('/') {
-        Some((entity, last)) if last.starts_with("thread[") => entity,
-        _ => path,
     }
 }

@@ -208,9 +208,10 @@ async fn who_lies_harms_himself_only_and_is_believed_again_when_he_tells_the_tru
         machine.wait_for("State", "running").await;
         let asked = peer.count(command);
         peer.script(move |_, call| {
-            (call.command == command).then(|| match command == REFUSED.0 {
-                true => vec![call.refusal(EVIL)],
-                false => vec![call.reply(lie.clone())],
+            (call.command == command).then(|| {
+                let refused = command == REFUSED.0;
+                let reply = || call.reply(lie.clone());
+                vec![if refused { call.refusal(EVIL) } else { reply() }]
             })
         });
         if command != REFUSED.0 {

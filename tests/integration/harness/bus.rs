@@ -96,12 +96,12 @@ impl Bus {
         self.directory.path()
     }
 
-    /// What a service on this bus gets as `RUNTIME_DIRECTORY`.
+    /// Returns the `RUNTIME_DIRECTORY` of a service on this bus.
     pub(crate) fn runtime_directory(&self) -> PathBuf {
         self.directory().join("run")
     }
 
-    /// What a service on this bus gets as `CONFIGURATION_DIRECTORY`.
+    /// Returns the `CONFIGURATION_DIRECTORY` of a service on this bus.
     pub(crate) fn configuration_directory(&self) -> PathBuf {
         self.directory().join("etc")
     }
@@ -132,18 +132,18 @@ async fn run(file: &Path) -> (Process, String) {
     (daemon, address.expect("dbus-daemon starts"))
 }
 
-/// Waits until somebody owns `name`.
+/// Waits until `name` has an owner.
 pub(crate) async fn owned(connection: &Connection, name: &'static str) {
     let bus = DBusProxy::new(connection).await.expect("the bus is there");
     let filter = [(0, name)];
     let changes = bus.receive_name_owner_changed_with_args(&filter);
-    let mut changes = changes.await.expect("the bus tells of names");
+    let mut changes = changes.await.expect("the bus emits the signal");
     if !is_owned(connection, name).await {
         within(format!("an owner of {name}"), changes.next()).await;
     }
 }
 
-/// Whether somebody owns `name` now.
+/// Returns whether `name` has an owner.
 pub(crate) async fn is_owned(connection: &Connection, name: &'static str) -> bool {
     let bus = DBusProxy::new(connection).await.expect("the bus is there");
     let name = name.try_into().expect("a bus name");

@@ -21,7 +21,7 @@ use super::world::World;
 /// Emulated guests are slow when there are more of them than host CPUs.
 static ROOM: Semaphore = Semaphore::const_new(2);
 
-/// What a QEMU emulates.
+/// The hardware that a QEMU emulates.
 pub(crate) struct Hardware {
     /// The QEMU that does it, as `tests/setup` calls it.
     qemu: &'static str,
@@ -157,7 +157,7 @@ impl Hardware {
 
 /// How to start a QEMU.
 pub(crate) struct Boot {
-    /// What it emulates.
+    /// Its emulated hardware.
     pub(crate) hardware: Hardware,
     /// vCPUs at the start.
     pub(crate) vcpus: u32,
@@ -197,7 +197,7 @@ pub(crate) struct Qemu {
     _room: SemaphorePermit<'static>,
 }
 
-/// A QMP connection of the test's own, which tells what QEMU itself says.
+/// A QMP connection of the test itself, to compare the service with QEMU.
 struct Witness {
     replies: Lines<BufReader<OwnedReadHalf>>,
     commands: OwnedWriteHalf,
@@ -289,7 +289,7 @@ impl Qemu {
         if self.orders.is_none() {
             let connected = UnixStream::connect(self.directory.join("orders")).await;
             let port = self.orders.insert(connected.expect("QEMU listens"));
-            // What comes before the guest has opened its port may be lost.
+            // Bytes may be lost before the guest has opened its port.
             port.write_all(b"\n\n\n\n\n\n\n\n")
                 .await
                 .expect("QEMU reads");
@@ -366,7 +366,7 @@ impl Qemu {
 }
 
 impl Drop for Qemu {
-    #[expect(clippy::print_stderr, reason = "for who reads why a test failed")]
+    #[expect(clippy::print_stderr, reason = "for readers of a failed test")]
     fn drop(&mut self) {
         if thread::panicking() {
             let console = self.console.borrow().join("\n");

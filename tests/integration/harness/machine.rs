@@ -168,7 +168,7 @@ impl Machine {
         ids.collect()
     }
 
-    /// The vCPUs of which `ListVcpus` says whether the guest uses them.
+    /// Returns the vCPUs with `online` in `ListVcpus`, and its value.
     pub(crate) async fn online(&self) -> Vec<(u64, bool)> {
         let rows = self.rows().await;
         let online = rows

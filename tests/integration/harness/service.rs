@@ -14,10 +14,11 @@ use super::process::{Process, command};
 use super::systemd::Systemd;
 use super::wait::within;
 
-/// Tests look at all that it logs; what is measured is a service as it is installed.
-const LOG: &str = match cfg!(debug_assertions) {
-    true => "vcpud=debug",
-    false => "vcpud=info",
+/// The log level. Tests read debug messages; benchmarks measure the service as it is installed.
+const LOG: &str = if cfg!(debug_assertions) {
+    "vcpud=debug"
+} else {
+    "vcpud=info"
 };
 
 /// A running vcpud. Where a test fails, its log is shown.
@@ -63,7 +64,7 @@ impl Service {
         self.process.pid()
     }
 
-    /// What it has logged.
+    /// Returns its log.
     pub(crate) fn log(&self) -> String {
         let log = fs::read(&self.log);
         log.map_or_else(
@@ -130,7 +131,7 @@ impl Service {
 }
 
 impl Drop for Service {
-    #[expect(clippy::print_stderr, reason = "for who reads why a test failed")]
+    #[expect(clippy::print_stderr, reason = "for readers of a failed test")]
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("--- {}:\n{}---", self.log.display(), self.log());

@@ -26,7 +26,7 @@ pub(crate) enum Signal {
     RemovalFailed(Vcpu, String),
 }
 
-/// The vCPU of which a signal tells.
+/// The vCPU in a signal.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Vcpu {
     pub(crate) machine: String,
@@ -97,12 +97,12 @@ impl Signals {
         self.all().await.len()
     }
 
-    /// What was recorded after `mark`, with all that the service has sent so far.
+    /// Returns the signals after `mark`, including everything that the service has sent so far.
     pub(crate) async fn since(&self, mark: usize) -> Vec<Signal> {
         self.all().await.split_off(mark)
     }
 
-    /// What was recorded before the message at `position`.
+    /// Returns the signals before the message at `position`.
     pub(crate) async fn all_before(&self, position: Sequence) -> Vec<Signal> {
         let mut reader = self.read.clone();
         let read = reader.wait_for(|read| *read >= position);
@@ -112,7 +112,7 @@ impl Signals {
     }
 
     async fn all(&self) -> Vec<Signal> {
-        // What the bus answers now comes after everything that it passed on before.
+        // The reply of the bus follows all messages that it has passed on.
         let call = self.connection.call_method(
             Some("org.freedesktop.DBus"),
             "/org/freedesktop/DBus",

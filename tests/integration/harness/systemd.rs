@@ -1,5 +1,5 @@
 //! What systemd does for a service that it started: hears what it says of itself (`sd_notify(3)`),
-//! and keeps its descriptors over a restart.
+//! and keeps its descriptors across restarts.
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -25,7 +25,7 @@ pub(crate) struct Systemd {
     state: watch::Receiver<State>,
 }
 
-/// What a service said and gave.
+/// The messages and descriptors of a service.
 #[derive(Clone, Debug, Default)]
 struct State {
     said: Vec<String>,

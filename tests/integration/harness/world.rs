@@ -27,13 +27,13 @@ use super::wait::within;
 
 const VCPUCTL: &str = env!("CARGO_BIN_EXE_vcpuctl");
 
-/// What a program has printed, line by line.
+/// The lines that a program has printed.
 pub(crate) type Lines = watch::Receiver<Vec<String>>;
 
 /// The user and group nobody.
 pub(super) const NOBODY: u32 = 65534;
 
-/// All of it. Parts are dropped in the order of the fields.
+/// A bus with its clients. The parts are dropped in the order of the fields.
 pub(crate) struct World {
     pub(crate) service: Option<Service>,
     pub(crate) signals: Signals,
@@ -127,7 +127,7 @@ impl World {
 
     /// The same as the user nobody.
     pub(crate) async fn vcpuctl_of_nobody(&self, arguments: &[&str]) -> (i32, String, String) {
-        // Who may not enter the directory of the program may run a copy of it.
+        // The user `nobody` cannot enter the directory of the program, but can run a copy of it.
         let copy = self.bus.directory().join("vcpuctl");
         fs::copy(VCPUCTL, &copy).expect("there is room for it");
         self.run(command_of_nobody(copy).args(arguments)).await
@@ -145,7 +145,7 @@ impl World {
         (status, text(output.stdout), text(output.stderr))
     }
 
-    /// Starts vcpuctl; what it has printed is collected.
+    /// Starts vcpuctl. Returns the process, and the lines that it prints.
     pub(crate) fn start_vcpuctl(&self, arguments: &[&str]) -> (Process, Lines) {
         let mut command = command(VCPUCTL);
         command
@@ -158,7 +158,7 @@ impl World {
         (process, follow(stdout))
     }
 
-    /// Does `what` as the user nobody, who has a connection to the bus of his own.
+    /// Does `what` as the user `nobody`, with its own connection to the bus.
     pub(crate) async fn with_nobody<T: Send + 'static, F: Future<Output = T>>(
         &self,
         what: impl FnOnce(ManagerProxy<'static>) -> F + Send + 'static,
@@ -183,7 +183,7 @@ impl World {
             });
             let _ = sender.send(result);
         });
-        within("what nobody does", result)
+        within("the calls of the user nobody", result)
             .await
             .expect("it is done")
     }
@@ -261,7 +261,7 @@ impl World {
         Peer::start(&self.socket(name), model)
     }
 
-    /// Waits until it was told that the machine `name` is gone.
+    /// Waits for the signal that the machine `name` was removed.
     #[track_caller]
     pub(crate) fn removal_of(&self, name: &str, mark: usize) -> impl Future<Output = Vec<Signal>> {
         let gone = Signal::MachineRemoved(name.to_owned());
