@@ -45,7 +45,9 @@ mod events;
 mod guest_assist;
 mod handle;
 mod journal;
-mod model;
+/// For the tests of the model only; the interface may change at any time.
+#[doc(hidden)]
+pub mod model;
 mod outbox;
 mod performer;
 mod placement;

@@ -18,11 +18,11 @@ use crate::qmp::Version;
 use crate::text::Text;
 
 /// The threads of the vCPUs.
-pub(crate) type Threads = BTreeMap<VcpuId, Tid>;
+pub type Threads = BTreeMap<VcpuId, Tid>;
 
 /// One thing to do. The task does them in their order.
 #[derive(Debug)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Connect to QEMU. Leads to `Reached` or `ConnectFailed`.
     Connect,
     /// Read the state file. Leads to `Loaded`.
@@ -75,7 +75,7 @@ pub(crate) enum Effect {
 
 /// Commands that QEMU gets at once.
 #[derive(Debug)]
-pub(crate) enum Batch {
+pub enum Batch {
     /// No command.
     Refresh,
     /// Add these slots.
@@ -86,7 +86,7 @@ pub(crate) enum Batch {
 
 /// A change from one tuning to another.
 #[derive(Debug)]
-pub(crate) struct TuningSwitch {
+pub struct TuningSwitch {
     /// The enforced tuning.
     pub old: Arc<Tuning>,
     /// The tuning to enforce.
@@ -99,7 +99,7 @@ pub(crate) struct TuningSwitch {
 
 /// Something to log, beside the events.
 #[derive(Debug)]
-pub(crate) enum LogEntry {
+pub enum LogEntry {
     /// The state of a previous instance was restored, with this number of removals.
     Restored(usize),
     /// The state file cannot be read.

@@ -45,7 +45,7 @@ pub(super) struct Clues {
 
 /// Slots that QEMU is asked to add, and the user who asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Plugging {
+pub struct Plugging {
     #[serde(rename = "firsts")]
     pub slots: BTreeSet<SlotId>,
     pub uid: Uid,

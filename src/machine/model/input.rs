@@ -16,7 +16,7 @@ use crate::text::Text;
 
 /// One thing that happened.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
     /// A caller made a request.
     Command(RequestId, Command),
     /// The configuration of the machine changed.
@@ -59,7 +59,7 @@ pub(crate) enum Input {
 
 /// What QEMU answered on a new connection.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub struct Opened {
     /// What does not change.
     pub identity: Identity,
     /// The first state.
@@ -70,7 +70,7 @@ pub(crate) struct Opened {
 
 /// What QEMU answered to a batch.
 #[derive(Debug)]
-pub(crate) struct Exchanged {
+pub struct Exchanged {
     /// The commands that QEMU refused.
     pub refused: Vec<(SlotId, CommandError)>,
     /// The last reports of the guest about each slot, before the batch; empty if the batch removes
@@ -82,7 +82,7 @@ pub(crate) struct Exchanged {
 
 /// The state of QEMU that can change.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct QemuState {
+pub struct QemuState {
     /// The vCPUs.
     pub inventory: Arc<Inventory>,
     /// QEMU's word for the run state.
@@ -95,7 +95,7 @@ pub(crate) struct QemuState {
 
 /// The result of a search for the unit of a machine.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct UnitFound {
+pub struct UnitFound {
     /// The unit; `None` if vCPUs cannot be placed at all.
     pub unit: Option<UnitPlacement>,
     /// Whether another search may find more.
@@ -106,11 +106,11 @@ pub(crate) struct UnitFound {
 
 /// Names a write of the state file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SaveId(pub(crate) u64);
+pub struct SaveId(pub(crate) u64);
 
 /// Why the state was not saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SaveError {
+pub enum SaveError {
     /// It is larger than that of any real machine.
     TooLarge,
     /// The file cannot be written. The text says why.

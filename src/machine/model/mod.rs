@@ -5,31 +5,30 @@
 
 mod backoff;
 mod diff;
-pub(super) mod effect;
-pub(super) mod error;
-pub(super) mod event;
+pub mod effect;
+pub mod error;
+pub mod event;
 mod evidence;
 mod guest;
-pub(super) mod input;
+pub mod input;
 mod operation;
 mod phase;
 mod placement;
 mod process;
-pub(super) mod record;
+pub mod record;
 mod refresh;
 mod removals;
-pub(super) mod request;
+pub mod request;
 mod requests;
 mod saves;
-pub(super) mod snapshot;
+pub mod snapshot;
 #[cfg(test)]
 pub(super) mod testing;
 mod tune;
-pub(super) mod tuning;
+pub mod tuning;
 mod turns;
 mod unannounced;
 
-#[cfg(test)]
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -55,7 +54,7 @@ const MAX_QUEUED: usize = 64;
 
 /// What does not change about a machine, as far as the model needs it.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
+pub struct Facts {
     /// How long the machine exists.
     pub lifetime: Lifetime,
     /// Whether QEMU can be connected to more than once.
@@ -66,7 +65,7 @@ pub(crate) struct Facts {
 
 /// A machine.
 #[derive(Debug)]
-pub(crate) struct Model {
+pub struct Model {
     facts: Facts,
     config: MachineConfig,
     phase: Phase,
@@ -81,7 +80,7 @@ pub(crate) struct Model {
 
 impl Model {
     /// Returns a machine that begins to connect.
-    pub(crate) fn new(facts: Facts, config: MachineConfig, now: Instant) -> Self {
+    pub fn new(facts: Facts, config: MachineConfig, now: Instant) -> Self {
         let mut model = Self {
             facts,
             config,
@@ -97,12 +96,12 @@ impl Model {
     }
 
     /// Returns the next effect. To be called until there is none, after each input.
-    pub(crate) fn next_effect(&mut self) -> Option<Effect> {
+    pub fn next_effect(&mut self) -> Option<Effect> {
         self.out.next()
     }
 
     /// Returns when the next [`Input::Tick`] is due, if one is.
-    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let phase = match &self.phase {
             Phase::Paused { until } | Phase::Lost { until, .. } => Some(*until),
             Phase::Handshake(attempt) => attempt.shown_at,
@@ -114,24 +113,23 @@ impl Model {
     }
 
     /// Returns whether the machine takes no more requests until others are answered.
-    pub(crate) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         let process = self.process.as_ref();
         process.is_some_and(|process| process.queue.len() >= MAX_QUEUED)
     }
 
     /// Returns whether there is no such machine any more.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub fn is_gone(&self) -> bool {
         matches!(self.phase, Phase::Gone)
     }
 
     /// Returns what clients can see.
-    #[cfg(test)]
-    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
         self.out.snapshot()
     }
 
     /// Handles one input.
-    pub(crate) fn handle(&mut self, now: Instant, input: Input) {
+    pub fn handle(&mut self, now: Instant, input: Input) {
         if self.is_gone() {
             if let Input::Command(id, _) = input {
                 self.out.reply(id, Err(Error::Gone));

@@ -21,7 +21,7 @@ pub(in crate::machine) const VERSION: u32 = 1;
 
 /// The persisted state of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub struct Record {
     /// The version of the file.
     pub version: u32,
     /// The QEMU process.
@@ -53,7 +53,7 @@ pub(crate) struct Record {
 
 /// An event that is emitted again if it is not known whether it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum PendingEvent {
+pub enum PendingEvent {
     Added(VcpuChange),
     Removed(VcpuChange),
 }
@@ -80,7 +80,7 @@ impl PendingEvent {
 
 /// A removal that was requested and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct AskedRemoval {
+pub struct AskedRemoval {
     /// The vCPUs of the slot.
     pub vcpus: Vec<VcpuId>,
     /// The user who asked last.

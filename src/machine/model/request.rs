@@ -10,11 +10,11 @@ use crate::inventory::Target;
 
 /// Names a request until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RequestId(pub(crate) u64);
+pub struct RequestId(pub(crate) u64);
 
 /// A request to a machine.
 #[derive(Clone, Debug)]
-pub(crate) enum Command {
+pub enum Command {
     /// Changes the vCPUs.
     SetVcpus(Request),
     /// Changes where and how the vCPUs run on the host. The second is the QEMU that it was authorized
@@ -37,7 +37,7 @@ pub(crate) enum Command {
 
 /// A guest CPU that was taken offline for a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct OfflineCpu {
+pub struct OfflineCpu {
     /// The vCPU that is to be removed.
     pub vcpu: VcpuId,
     /// The guest's number of the CPU.
@@ -82,4 +82,4 @@ pub struct Outcome {
 }
 
 /// What a caller gets. A request that changes no vCPUs has an empty outcome.
-pub(crate) type Answer = Result<Outcome, Error>;
+pub type Answer = Result<Outcome, Error>;
