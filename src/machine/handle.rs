@@ -97,6 +97,11 @@ impl Handle {
         self.configs.borrow().limits.removal_timeout
     }
 
+    /// Returns how long QEMU may take for a reply.
+    pub(super) fn qmp_timeout(&self) -> Duration {
+        self.configs.borrow().limits.qmp_timeout
+    }
+
     /// Returns the guest agent.
     pub(super) fn agent(&self) -> &Agent {
         &self.agent

@@ -44,6 +44,7 @@ mod connect;
 mod events;
 mod guest_assist;
 mod handle;
+mod jobs;
 mod journal;
 /// For the tests of the model only; the interface may change at any time.
 #[doc(hidden)]
@@ -55,6 +56,7 @@ mod processes;
 mod qmp_session;
 mod quota;
 mod running;
+mod saver;
 mod spec;
 mod state_file;
 mod task;

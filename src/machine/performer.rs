@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -15,42 +13,27 @@ use super::callers::Callers;
 use super::connect::{Connector, Reached};
 use super::events::{BusMessage, EventSender, Reply};
 use super::handle::Handle;
+use super::jobs::{self, Done, Jobs};
 use super::journal::Journal;
-use super::model::effect::{Batch, Effect, Threads, TuningSwitch};
+use super::model::effect::Effect;
 use super::model::event::MachineEvent;
-use super::model::input::{Input, Opened, SaveId};
-use super::model::record::Record;
+use super::model::input::Input;
 use super::model::snapshot::Snapshot;
 use super::outbox::Outbox;
 use super::placement::PlacementWorker;
 use super::processes::Processes;
-use super::qmp_session::{OpenFailed, QmpSession, closed_by};
+use super::qmp_session::QmpSession;
 use super::running::Ready;
-use super::spec::{ConnectError, HostServices, Lifetime, MachineSpec, PlacementConfig};
+use super::saver::Saver;
+use super::spec::{ConnectError, HostServices, Lifetime, MachineSpec};
 use super::state_file::StateFile;
 use crate::names::MachineName;
-use crate::placement::Tuning;
 use crate::process::Leader;
 use crate::qmp::{Closed, Event, Events};
 
-/// The jobs of a connection or a process. To clear them is to drop their results.
-pub(super) type Jobs = FuturesUnordered<BoxFuture<'static, Done>>;
-
-/// The result of a job.
-#[derive(Debug)]
-pub(super) enum Done {
-    /// Inputs for the model.
-    Inputs(Vec<Input>),
-    /// A connection was made.
-    Reached(Reached),
-    /// QEMU answered on it.
-    Opened(Box<(QmpSession, Events, Opened)>),
-    /// Writes of the state file ended.
-    Saved(Vec<Input>),
-}
-
 /// Where a machine reports to.
 pub(super) struct Outlets {
+    pub handle: Handle,
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     pub leader: watch::Sender<Option<Arc<Leader>>>,
     pub events: EventSender,
@@ -63,14 +46,11 @@ pub(super) struct Performer {
     name: MachineName,
     lifetime: Lifetime,
     processes: Processes,
-    silence: watch::Receiver<super::spec::MachineConfig>,
     handle: Handle,
     connector: Connector,
-    state_file: StateFile,
-    /// The writes that wait for the one that goes on.
-    saves: Vec<(SaveId, Record)>,
-    is_saving: bool,
+    saver: Saver,
     services: HostServices,
+    /// Whether an unprivileged user registered the machine.
     is_of_user: bool,
     worker: PlacementWorker,
     journal: Journal,
@@ -81,8 +61,10 @@ pub(super) struct Performer {
     reached: Option<Reached>,
     session: Option<Arc<QmpSession>>,
     flush: mpsc::UnboundedSender<u64>,
+    /// QEMU's events, while there is a connection.
     pub(super) events: Option<Events>,
     pub(super) outbox: Outbox,
+    /// The flushes whose turn in the queue to the bus has come.
     pub(super) flushed: mpsc::UnboundedReceiver<u64>,
     pub(super) connection_jobs: Jobs,
     pub(super) process_jobs: Jobs,
@@ -92,26 +74,23 @@ impl Performer {
     pub(super) fn new(
         spec: MachineSpec,
         services: HostServices,
-        handle: Handle,
-        state_file: StateFile,
-        journal: Journal,
+        file: StateFile,
         outlets: Outlets,
     ) -> Self {
         let is_of_user = spec.registrant.is_some_and(|uid| !uid.is_root());
         let fd_store = services.fd_store.clone();
+        let endpoint = spec.endpoint.to_string();
         let (flush, flushed) = mpsc::unbounded_channel();
         Self {
             lifetime: spec.lifetime,
             processes: spec.processes,
-            silence: handle.configs.clone(),
+            handle: outlets.handle,
             connector: Connector::new(&spec.name, spec.endpoint, spec.leader, fd_store),
-            state_file,
-            saves: Vec::new(),
-            is_saving: false,
+            saver: Saver::new(file),
             worker: PlacementWorker::new(spec.name.clone(), services.clone(), is_of_user),
+            journal: Journal::new(spec.name.clone(), endpoint, services.audit.clone()),
             services,
             is_of_user,
-            journal,
             snapshot: outlets.snapshot,
             published_leader: outlets.leader,
             over: outlets.over,
@@ -125,7 +104,6 @@ impl Performer {
             connection_jobs: Jobs::new(),
             process_jobs: Jobs::new(),
             name: spec.name,
-            handle,
         }
     }
 
@@ -147,55 +125,25 @@ impl Performer {
     /// Performs `effect`, or starts the job that does.
     pub(super) async fn perform(&mut self, effect: Effect, callers: &mut Callers) {
         match effect {
-            Effect::Connect => self.connect(),
+            Effect::Connect => {
+                let connect = jobs::connect(self.connector.clone());
+                self.connection_jobs.push(connect.boxed());
+            }
             Effect::Load => self.load(),
             Effect::Open { limit, with_ospm } => self.open(limit, with_ospm),
             Effect::KeepConnection => self.keep_connection(),
             Effect::Close => self.close(),
-            Effect::FindUnit(config) => self.find_unit(config),
-            Effect::Exchange(batch) => {
-                self.journal.report_dropped(now());
-                self.exchange(batch);
+            Effect::Save(id, record) => {
+                self.saver.push(id, *record);
+                self.process_jobs
+                    .extend(self.saver.next().map(FutureExt::boxed));
             }
-            Effect::Save(id, record) => self.save(id, *record),
-            Effect::Prepare(vcpus) => {
-                let prepared = self.worker.clone().prepare(vcpus);
-                let done = prepared.map(|()| Done::Inputs(Vec::new()));
-                self.process_jobs.push(done.boxed());
-            }
-            Effect::Place(tuning, threads) => self.place(tuning, threads),
-            Effect::CheckTuning(change, tuning) => {
-                let worker = self.worker.clone();
-                let leader = self.leader.clone();
-                self.process_jobs.push(
-                    async move {
-                        if let Some(leader) = leader
-                            && let Err(error) = leader.verify().await
-                        {
-                            let closed = Input::Disconnected(closed_by(error));
-                            let refused = super::model::error::TuningError::NoUnit;
-                            return Done::Inputs(vec![Input::TuningChecked(Err(refused)), closed]);
-                        }
-                        let checked = worker.check(change, tuning).await;
-                        Done::Inputs(vec![Input::TuningChecked(checked)])
-                    }
-                    .boxed(),
-                );
-            }
-            Effect::ChangeTuning(switch) => self.change_tuning(*switch),
-            Effect::RestoreGuest(cpus) => self.restore_guest(cpus),
             Effect::Publish(snapshot) => {
                 self.journal.publish(snapshot.clone());
                 self.snapshot.send_replace(snapshot);
             }
             Effect::Emit(event) => self.emit(event),
-            Effect::Flush(flush) => {
-                let sender = self.flush.clone();
-                let reply = Reply::calling(move || {
-                    let _ = sender.send(flush);
-                });
-                self.outbox.send(BusMessage::Reply(reply));
-            }
+            Effect::Flush(flush) => self.request_flush(flush),
             Effect::Reply(id, answer) => {
                 if let Some(caller) = callers.take(id) {
                     let reply = Reply::new(caller, answer);
@@ -204,9 +152,51 @@ impl Performer {
             }
             Effect::Log(entry) => self.journal.entry(now(), entry),
             Effect::Ready(ready) => self.outbox.report(ready),
-            Effect::Forget => self.forget().await,
             Effect::End => self.over.cancel(),
+            Effect::Forget => self.forget().await,
+            other => self.start_job(other),
         }
+    }
+
+    /// Starts the job of an effect that needs the process, or a connection to it.
+    fn start_job(&mut self, effect: Effect) {
+        let Some(leader) = self.leader.clone() else {
+            return;
+        };
+        let worker = self.worker.clone();
+        let job = match effect {
+            Effect::Exchange(batch) => {
+                self.journal.report_dropped(now());
+                if let Some(session) = self.session.clone() {
+                    let exchange = jobs::exchange(session, batch);
+                    self.connection_jobs.push(exchange.boxed());
+                }
+                return;
+            }
+            Effect::RestoreGuest(cpus) => {
+                let limit = self.handle.removal_timeout();
+                let agent = self.handle.agent().clone();
+                let restore = jobs::restore_guest(agent, leader.pid(), limit, cpus);
+                self.connection_jobs.push(restore.boxed());
+                return;
+            }
+            Effect::FindUnit(config) => {
+                let found = worker.find_unit(leader, config);
+                found.map(|found| Input::UnitFound(found).into()).boxed()
+            }
+            Effect::Prepare(vcpus) => {
+                let prepared = worker.prepare(vcpus);
+                prepared.map(|()| Done::Inputs(Vec::new())).boxed()
+            }
+            Effect::Place(tuning, threads) => jobs::place(worker, leader, tuning, threads).boxed(),
+            Effect::CheckTuning(change, tuning) => {
+                jobs::check_tuning(worker, leader, change, tuning).boxed()
+            }
+            Effect::ChangeTuning(switch) => jobs::change_tuning(worker, leader, *switch).boxed(),
+            // The others are no jobs.
+            _ => return,
+        };
+        self.process_jobs.push(job);
     }
 
     /// Takes what a job made. Returns the inputs for the model.
@@ -232,20 +222,12 @@ impl Performer {
                 vec![Input::Opened(Box::new(opened))]
             }
             Done::Saved(inputs) => {
-                self.is_saving = false;
-                self.save_next();
+                self.saver.end();
+                self.process_jobs
+                    .extend(self.saver.next().map(FutureExt::boxed));
                 inputs
             }
         }
-    }
-
-    fn connect(&mut self) {
-        let connected = self.connector.clone().connect();
-        let done = connected.map(|connected| match connected {
-            Ok(reached) => Done::Reached(reached),
-            Err(error) => Done::Inputs(vec![Input::ConnectFailed(error)]),
-        });
-        self.connection_jobs.push(done.boxed());
     }
 
     /// Makes the process behind the new connection that of the machine.
@@ -258,69 +240,38 @@ impl Performer {
 
     fn load(&mut self) {
         self.adopt();
-        if let Some(leader) = &self.leader {
-            // A call cannot give a process another name; files and sockets of the administrator may.
-            if self.lifetime == Lifetime::Registered {
-                if let Err(other) = self.processes.claim(leader.id(), &self.name) {
-                    let failed = Input::ConnectFailed(ConnectError::OtherMachine(other));
-                    let done = std::future::ready(Done::Inputs(vec![failed]));
-                    self.connection_jobs.push(done.boxed());
-                    return;
-                }
-            } else {
-                self.processes.share(leader.id(), &self.name);
-            }
-        }
-        let file = self.state_file.clone();
-        let load = async move {
-            let record = file.load().await;
-            let record = record.map_err(|error| error.to_string());
-            Done::Inputs(vec![Input::Loaded(record)])
+        let job = match self.claim() {
+            Ok(()) => jobs::load(self.saver.file().clone()).boxed(),
+            Err(error) => std::future::ready(Input::ConnectFailed(error).into()).boxed(),
         };
-        self.connection_jobs.push(load.boxed());
+        self.connection_jobs.push(job);
+    }
+
+    /// Claims the process for this machine. A call cannot give a process another name; files and
+    /// sockets of the administrator can.
+    fn claim(&self) -> Result<(), ConnectError> {
+        let Some(leader) = &self.leader else {
+            return Ok(());
+        };
+        if self.lifetime == Lifetime::Registered {
+            let claimed = self.processes.claim(leader.id(), &self.name);
+            return claimed.map_err(ConnectError::OtherMachine);
+        }
+        self.processes.share(leader.id(), &self.name);
+        Ok(())
     }
 
     fn open(&mut self, limit: Option<Duration>, with_ospm: bool) {
         self.adopt();
-        let (Some(reached), Some(leader)) = (&mut self.reached, &self.leader) else {
-            return;
-        };
-        let Some(socket) = reached.socket.take() else {
-            return;
-        };
-        let silence = self.silence.borrow().limits.qmp_timeout;
-        let open = QmpSession::open(socket, leader.clone(), silence, with_ospm);
-        let open = async move {
-            let opened = match limit {
-                Some(limit) => timeout(limit, open).await.unwrap_or_else(|_| {
-                    let command = "all that it is asked at first";
-                    let error = Closed::Timeout {
-                        command,
-                        after: limit,
-                    };
-                    Err(OpenFailed {
-                        error: error.into(),
-                        events: None,
-                    })
-                }),
-                None => open.await,
-            };
-            match opened {
-                Ok((session, opened, events)) => Done::Opened(Box::new((session, events, opened))),
-                Err(OpenFailed { error, events }) => {
-                    // They may report refusals that are reported only once.
-                    let mut inputs = Vec::new();
-                    if let Some(mut events) = events {
-                        while let Ok(Ok(event)) = events.try_recv() {
-                            inputs.push(Input::Event(event));
-                        }
-                    }
-                    inputs.push(Input::ConnectFailed(error.into()));
-                    Done::Inputs(inputs)
-                }
-            }
-        };
-        self.connection_jobs.push(open.boxed());
+        let socket = self
+            .reached
+            .as_mut()
+            .and_then(|reached| reached.socket.take());
+        if let (Some(socket), Some(leader)) = (socket, self.leader.clone()) {
+            let silence = self.handle.qmp_timeout();
+            let open = jobs::open(socket, leader, silence, limit, with_ospm);
+            self.connection_jobs.push(open.boxed());
+        }
     }
 
     fn keep_connection(&self) {
@@ -339,108 +290,27 @@ impl Performer {
         self.events = None;
     }
 
-    fn exchange(&mut self, batch: Batch) {
-        let Some(session) = self.session.clone() else {
-            return;
-        };
-        let exchange = async move {
-            let input = match session.run(batch).await {
-                Ok(exchanged) => Input::Exchanged(Box::new(exchanged)),
-                Err(closed) => Input::Disconnected(closed),
-            };
-            Done::Inputs(vec![input])
-        };
-        self.connection_jobs.push(exchange.boxed());
-    }
-
-    fn save(&mut self, id: SaveId, record: Record) {
-        self.saves.push((id, record));
-        self.save_next();
-    }
-
-    /// Writes the last state, with which all earlier ones are saved.
-    fn save_next(&mut self) {
-        if self.is_saving {
-            return;
-        }
-        let mut saves = std::mem::take(&mut self.saves);
-        let Some((last, record)) = saves.pop() else {
-            return;
-        };
-        self.is_saving = true;
-        let file = self.state_file.clone();
-        let save = async move {
-            let result = file.save(record).await;
-            let ids = saves.into_iter().map(|(id, _)| id).chain([last]);
-            Done::Saved(ids.map(|id| Input::Saved(id, result.clone())).collect())
-        };
-        self.process_jobs.push(save.boxed());
-    }
-
-    fn find_unit(&mut self, config: PlacementConfig) {
-        let Some(leader) = self.leader.clone() else {
-            return;
-        };
-        let found = self.worker.clone().find_unit(leader, config);
-        let done = found.map(|found| Done::Inputs(vec![Input::UnitFound(found)]));
-        self.process_jobs.push(done.boxed());
-    }
-
-    fn place(&mut self, tuning: Arc<Tuning>, threads: Threads) {
-        let Some(leader) = self.leader.clone() else {
-            return;
-        };
-        let placed = self.worker.clone().place(leader, tuning, threads);
-        let done = placed.map(|placed| {
-            Done::Inputs(match placed {
-                Ok((report, cpus)) => vec![Input::Placed(report, cpus)],
-                Err(error) => vec![
-                    Input::Placed(Default::default(), None),
-                    Input::Disconnected(closed_by(error)),
-                ],
-            })
+    fn request_flush(&mut self, flush: u64) {
+        let sender = self.flush.clone();
+        let reply = Reply::calling(move || {
+            let _ = sender.send(flush);
         });
-        self.process_jobs.push(done.boxed());
-    }
-
-    fn change_tuning(&mut self, switch: TuningSwitch) {
-        let Some(leader) = self.leader.clone() else {
-            return;
-        };
-        let changed = self.worker.clone().change(leader, switch);
-        let done = changed.map(|changed| Done::Inputs(vec![Input::TuningChanged(changed)]));
-        self.process_jobs.push(done.boxed());
-    }
-
-    fn restore_guest(&mut self, cpus: Vec<u32>) {
-        let agent = self.handle.agent().clone();
-        let (leader, limit) = (
-            self.snapshot.borrow().leader(),
-            self.handle.removal_timeout(),
-        );
-        let restore = async move {
-            let restored = agent.bring_back(leader, limit, &cpus).await;
-            let restored = restored.map_err(|error| error.to_string());
-            Done::Inputs(vec![Input::GuestRestored(restored)])
-        };
-        self.connection_jobs.push(restore.boxed());
+        self.outbox.send(BusMessage::Reply(reply));
     }
 
     fn emit(&mut self, event: MachineEvent) {
         self.journal.event(now(), &event);
         let machine = self.name.clone();
-        let message = match event {
+        self.outbox.send(match event {
             MachineEvent::Appeared => BusMessage::Appeared(self.handle.clone()),
             event => BusMessage::Event { machine, event },
-        };
-        self.outbox.send(message);
+        });
     }
 
     /// Forgets the process: its groups if it has exited, and its state file.
     async fn forget(&mut self) {
         self.process_jobs.clear();
-        self.saves.clear();
-        self.is_saving = false;
+        self.saver.clear();
         if let Some(leader) = self.leader.take() {
             self.worker.leave(leader.clone()).await;
             self.processes.release(leader.id(), &self.name);
@@ -449,7 +319,7 @@ impl Performer {
         self.worker = PlacementWorker::new(name, services, self.is_of_user);
         self.published_leader.send_replace(None);
         self.journal.forget_process();
-        if let Err(error) = self.state_file.remove().await {
+        if let Err(error) = self.saver.file().remove().await {
             let machine = &self.name;
             warn!(%machine, %error, "{machine}: cannot remove the persisted state: {error}");
         }

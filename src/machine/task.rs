@@ -13,11 +13,11 @@ use super::agent::Agent;
 use super::callers::Callers;
 use super::events::EventSender;
 use super::handle::Handle;
-use super::journal::Journal;
+use super::jobs::Done;
 use super::model::input::Input;
 use super::model::request::{Answer, Command};
 use super::model::{Facts, Model};
-use super::performer::{Done, Performer};
+use super::performer::{Outlets, Performer};
 use super::running::Running;
 use super::spec::{HostServices, MachineConfig, MachineSpec, QmpEndpoint};
 use super::state_file::StateFile;
@@ -57,9 +57,8 @@ pub fn create(
         is_reconnectable: matches!(spec.endpoint, QmpEndpoint::Socket(_)),
         uuid: spec.uuid.clone(),
     };
-    let endpoint = spec.endpoint.to_string();
-    let journal = Journal::new(spec.name.clone(), endpoint, services.audit.clone());
-    let outlets = super::performer::Outlets {
+    let outlets = Outlets {
+        handle: handle.clone(),
         snapshot,
         leader,
         events,
@@ -72,14 +71,7 @@ pub fn create(
         configs,
         cancel: cancel.clone(),
         callers: Callers::default(),
-        performer: Performer::new(
-            spec,
-            services,
-            handle.clone(),
-            state_file.clone(),
-            journal,
-            outlets,
-        ),
+        performer: Performer::new(spec, services, state_file.clone(), outlets),
     };
     let running = Running {
         handle,

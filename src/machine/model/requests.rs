@@ -1,9 +1,11 @@
 //! Requests that add and remove vCPUs: from the request to QEMU, and from QEMU's answer to the caller.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::answers::explain;
 use super::effect::{Batch, Effect, LogEntry, Output};
-use super::error::{Error, Refusal, Report};
+use super::error::{Error, Refusal};
 use super::event::{Cause, MachineEvent};
 use super::evidence::Plugging;
 use super::input::{Exchanged, SaveError, SaveId};
@@ -12,8 +14,8 @@ use super::process::{Context, Process};
 use super::removals::{Removal, Waiter};
 use super::request::{Outcome, Request, RequestId, Wait};
 use super::saves;
-use crate::ids::{SlotId, VcpuId};
-use crate::inventory::{HotplugSlot, Plan};
+use crate::ids::{SlotId, Uid};
+use crate::inventory::{HotplugSlot, Inventory, Plan};
 use crate::qmp::CommandError;
 
 /// A removal that is requested again after this time is requested from QEMU again. Before it QEMU
@@ -88,45 +90,16 @@ impl Process {
             Wait::UpTo(limit) => Some(limit.unwrap_or(cx.config.limits.removal_timeout)),
         };
         let inventory = cx.out.snapshot().inventory.clone();
-        let is_old = |slot: &&SlotId| {
-            let removal = self.removals.get(**slot);
-            removal.is_some_and(|r| cx.now.duration_since(r.asked) >= REPEAT_AFTER)
-        };
-        let repeated: Vec<SlotId> = plan.leaving.iter().filter(is_old).copied().collect();
-        let all = plan.remove.iter().chain(&repeated);
-        let slots: Vec<(&HotplugSlot, RemoveSlot)> = all
-            .filter_map(|&id| {
-                let slot = inventory.slot(id)?;
-                let remove = RemoveSlot {
-                    slot: id,
-                    qom_path: slot.presence.as_ref()?.qom_path.clone(),
-                    is_repeated: repeated.contains(&id),
-                };
-                Some((slot, remove))
-            })
-            .collect();
-        for (slot, _) in &slots {
-            let removal = Removal {
-                vcpus: slot.vcpus().collect(),
-                uid: request.uid,
-                asked: cx.now,
-                refused_before: false,
-            };
-            self.removals.request(slot.id, removal);
-        }
-        let wanted: Vec<SlotId> = plan.remove.iter().chain(&plan.leaving).copied().collect();
-        let mut wanted_vcpus: Vec<VcpuId> = wanted
-            .iter()
-            .filter_map(|id| inventory.slot(*id))
-            .flat_map(HotplugSlot::vcpus)
-            .collect();
-        wanted_vcpus.sort_unstable();
+        let slots = self.slots_to_remove(cx.now, plan, &inventory, request.uid);
+        let wanted: BTreeSet<SlotId> = plan.remove.iter().chain(&plan.leaving).copied().collect();
+        let wanted_vcpus = wanted.iter().filter_map(|id| inventory.slot(*id));
+        let wanted_vcpus = wanted_vcpus.flat_map(HotplugSlot::vcpus).collect();
         let remove = Remove {
             id,
             target: request.target,
             uid: request.uid,
-            slots: slots.into_iter().map(|(_, remove)| remove).collect(),
-            wanted: wanted.into_iter().collect(),
+            slots,
+            wanted,
             wanted_vcpus,
             patience,
             since,
@@ -138,6 +111,41 @@ impl Process {
             let save = self.save(cx.out);
             self.operation = Operation::Saving(save, Ask::Remove(remove));
         }
+    }
+
+    /// Notes the removals that QEMU is about to be asked for by user `uid`. Returns their slots.
+    fn slots_to_remove(
+        &mut self,
+        now: Instant,
+        plan: &Plan,
+        inventory: &Inventory,
+        uid: Uid,
+    ) -> Vec<RemoveSlot> {
+        let is_old = |slot: &&SlotId| {
+            let removal = self.removals.get(**slot);
+            removal.is_some_and(|r| now.duration_since(r.asked) >= REPEAT_AFTER)
+        };
+        let repeated: Vec<SlotId> = plan.leaving.iter().filter(is_old).copied().collect();
+        let mut slots = Vec::new();
+        for id in plan.remove.iter().chain(&repeated) {
+            let slot = inventory.slot(*id);
+            let Some((slot, presence)) = slot.and_then(|s| Some((s, s.presence.as_ref()?))) else {
+                continue;
+            };
+            let removal = Removal {
+                vcpus: slot.vcpus().collect(),
+                uid,
+                asked: now,
+                refused_before: false,
+            };
+            self.removals.request(slot.id, removal);
+            slots.push(RemoveSlot {
+                slot: slot.id,
+                qom_path: presence.qom_path.clone(),
+                is_repeated: repeated.contains(id),
+            });
+        }
+        slots
     }
 
     /// Asks QEMU.
@@ -255,22 +263,7 @@ impl Process {
                 (Some(_), _) if is_repeated => self.removals.reject(slot),
                 (Some(error), Some(slot)) if !is_under_way(error) => {
                     self.removals.reject(slot.id);
-                    let reason = explain(error);
-                    let alias = slot.alias().unwrap_or_default();
-                    let (cause, uid) = (Cause::Request, Some(remove.uid));
-                    let old = inventory.vcpu_count();
-                    cx.out.log(LogEntry::Count {
-                        old,
-                        new: old - slot.width,
-                        uid,
-                        success: false,
-                    });
-                    let vcpus = slot.vcpus();
-                    for event in MachineEvent::removal_failed(vcpus, alias, cause, uid, &reason) {
-                        cx.out.emit(event);
-                    }
-                    let vcpus = slot.vcpus().collect();
-                    rejected.push(Refusal { vcpus, reason });
+                    rejected.push(reject(slot, error, remove.uid, cx.out));
                 }
                 _ => self.removals.accept(slot),
             }
@@ -291,57 +284,25 @@ impl Process {
             uid: remove.uid,
         });
     }
+}
 
-    /// Answers a request that adds vCPUs.
-    pub(super) fn answer_add(&self, add: Add, errors: &[(SlotId, CommandError)], out: &mut Output) {
-        let inventory = out.snapshot().inventory.clone();
-        let slots = add.slots.iter().filter_map(|id| inventory.slot(*id));
-        let (came, missing): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =
-            slots.partition(|slot| slot.presence.is_some());
-        let added: Vec<VcpuId> = came.iter().flat_map(|slot| slot.vcpus()).collect();
-        if missing.is_empty() {
-            let failures = self.placement.failures(&added);
-            let answer = if failures.is_empty() {
-                Ok(Outcome {
-                    added,
-                    ..Outcome::default()
-                })
-            } else {
-                Err(Error::PlacementFailed {
-                    asked: add.target,
-                    added,
-                    failures,
-                })
-            };
-            out.reply(add.id, answer);
-            return;
-        }
-        let refusal = |slot: &&HotplugSlot| {
-            let error = errors.iter().find(|(of, _)| *of == slot.id);
-            let unlisted = "QEMU took the request and does not list the CPU";
-            let reason = error.map_or(unlisted.to_owned(), |(_, error)| explain(error));
-            Refusal {
-                vcpus: slot.vcpus().collect(),
-                reason,
-            }
-        };
-        let lacking: u32 = missing.iter().map(|slot| slot.width).sum();
-        let old = inventory.vcpu_count();
-        out.log(LogEntry::Count {
-            old,
-            new: old + lacking,
-            uid: Some(add.uid),
-            success: false,
-        });
-        let report = Report {
-            asked: add.target,
-            added,
-            removed: Vec::new(),
-            pending: Vec::new(),
-            refused: missing.iter().map(refusal).collect(),
-        };
-        out.reply(add.id, Err(Error::QmpFailed(Box::new(report))));
+/// Reports that QEMU refused to remove `slot` for user `uid`.
+fn reject(slot: &HotplugSlot, error: &CommandError, uid: Uid, out: &mut Output) -> Refusal {
+    let reason = explain(error);
+    let alias = slot.alias().unwrap_or_default();
+    let (cause, uid) = (Cause::Request, Some(uid));
+    let old = out.snapshot().inventory.vcpu_count();
+    out.log(LogEntry::Count {
+        old,
+        new: old - slot.width,
+        uid,
+        success: false,
+    });
+    for event in MachineEvent::removal_failed(slot.vcpus(), alias, cause, uid, &reason) {
+        out.emit(event);
     }
+    let vcpus = slot.vcpus().collect();
+    Refusal { vcpus, reason }
 }
 
 /// Returns the plan of `request`, if it has the result that was authorized.
@@ -363,17 +324,4 @@ fn plan(request: &Request, out: &Output) -> Result<Plan, Error> {
 fn is_under_way(error: &CommandError) -> bool {
     let text = error.desc.as_str();
     text.contains("already in the process of unplug")
-}
-
-/// Returns QEMU's text, with what it means to the caller if QEMU does not say so.
-fn explain(error: &CommandError) -> String {
-    let text = error.desc.as_str();
-    let meaning = if text.contains("not allowed while migrating") {
-        " (ask again when the migration is over)"
-    } else if text.contains("unplug request for not supported device type") {
-        " (no operating system has taken charge of the CPUs yet; ask again when the guest is up)"
-    } else {
-        ""
-    };
-    format!("{error}{meaning}")
 }

@@ -1,0 +1,76 @@
+//! The answers to requests that add vCPUs, and the texts of QEMU's refusals.
+
+use super::effect::{LogEntry, Output};
+use super::error::{Error, Refusal, Report};
+use super::operation::Add;
+use super::process::Process;
+use super::request::Outcome;
+use crate::ids::{SlotId, VcpuId};
+use crate::inventory::HotplugSlot;
+use crate::qmp::CommandError;
+
+impl Process {
+    /// Answers a request that adds vCPUs.
+    pub(super) fn answer_add(&self, add: Add, errors: &[(SlotId, CommandError)], out: &mut Output) {
+        let inventory = out.snapshot().inventory.clone();
+        let slots = add.slots.iter().filter_map(|id| inventory.slot(*id));
+        let (came, missing): (Vec<&HotplugSlot>, Vec<&HotplugSlot>) =
+            slots.partition(|slot| slot.presence.is_some());
+        let added: Vec<VcpuId> = came.iter().flat_map(|slot| slot.vcpus()).collect();
+        if missing.is_empty() {
+            let failures = self.placement.failures(&added);
+            let answer = if failures.is_empty() {
+                Ok(Outcome {
+                    added,
+                    ..Outcome::default()
+                })
+            } else {
+                Err(Error::PlacementFailed {
+                    asked: add.target,
+                    added,
+                    failures,
+                })
+            };
+            out.reply(add.id, answer);
+            return;
+        }
+        let refusal = |slot: &&HotplugSlot| {
+            let error = errors.iter().find(|(of, _)| *of == slot.id);
+            let unlisted = "QEMU took the request and does not list the CPU";
+            let reason = error.map_or(unlisted.to_owned(), |(_, error)| explain(error));
+            Refusal {
+                vcpus: slot.vcpus().collect(),
+                reason,
+            }
+        };
+        let lacking: u32 = missing.iter().map(|slot| slot.width).sum();
+        let old = inventory.vcpu_count();
+        out.log(LogEntry::Count {
+            old,
+            new: old + lacking,
+            uid: Some(add.uid),
+            success: false,
+        });
+        let report = Report {
+            asked: add.target,
+            added,
+            removed: Vec::new(),
+            pending: Vec::new(),
+            refused: missing.iter().map(refusal).collect(),
+        };
+        out.reply(add.id, Err(Error::QmpFailed(Box::new(report))));
+    }
+}
+
+/// Returns QEMU's text, with what it means to the caller if QEMU does not say so.
+pub(super) fn explain(error: &CommandError) -> String {
+    let text = error.desc.as_str();
+    let meaning = if text.contains("not allowed while migrating") {
+        " (ask again when the migration is over)"
+    } else if text.contains("unplug request for not supported device type") {
+        " (no operating system has taken charge of the CPUs yet; ask again when the guest is up)"
+    } else {
+        ""
+    };
+    format!("{error}{meaning}")
+}
