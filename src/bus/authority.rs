@@ -18,8 +18,8 @@ use zbus_polkit::policykit1::{
 
 use super::error::Error;
 use super::link::Session;
-use super::operation::Records;
 use super::queue::Queue;
+use super::records::Records;
 use crate::ids::Uid;
 use crate::names::action_id;
 
@@ -101,6 +101,36 @@ enum Answer {
     None(String),
 }
 
+impl Answer {
+    /// Returns `caller` if the answer authorizes it for `action`.
+    fn decide(self, caller: Caller, action: &str, interactive: bool) -> Result<Caller, Error> {
+        let uid = caller.uid.get();
+        match self {
+            Self::Polkit(answer) if answer.is_authorized => Ok(caller),
+            Self::Polkit(answer) if answer.is_challenge && !interactive => {
+                Err(Error::InteractiveAuthorizationRequired(format!(
+                    "{action} needs authentication, and the call does not allow to ask for it"
+                )))
+            }
+            Self::Polkit(_) => Err(denied(
+                action,
+                "not authorized by polkit; an administrator can authorize it with a rule, as vcpud(8) describes",
+            )),
+            Self::CallerLeft => Err(denied(action, "the caller has left")),
+            Self::None(error) => {
+                warn!(uid, action, error, "polkit did not answer, so denied");
+                let why = format!("polkit did not answer ({error}), so only root may");
+                Err(denied(action, &why))
+            }
+        }
+    }
+}
+
+/// Returns the error for a caller that is not authorized for `action`.
+fn denied(action: &str, why: &str) -> Error {
+    Error::AccessDenied(format!("{action}: {why}"))
+}
+
 impl Authority {
     /// An authority for callers of `session`, which takes turns with those in `queue` to ask polkit.
     /// Authorized calls are in `records`.
@@ -133,7 +163,7 @@ impl Authority {
         action: Action,
         details: &HashMap<&str, &str>,
     ) -> Result<Caller, Error> {
-        let denied = |why: &str| Error::AccessDenied(format!("{}: {why}", action.id()));
+        let denied = |why: &str| denied(action.id(), why);
         let Some(sender) = header.sender() else {
             return Err(denied("the call has no sender"));
         };
@@ -161,27 +191,8 @@ impl Authority {
             uid,
             action,
         };
-        match self.ask(question, &details).await {
-            Answer::Polkit(answer) if answer.is_authorized => Ok(caller),
-            Answer::Polkit(answer) if answer.is_challenge && !interactive => {
-                Err(Error::InteractiveAuthorizationRequired(format!(
-                    "{action} needs authentication, and the call does not allow to ask for it"
-                )))
-            }
-            Answer::Polkit(_) => Err(denied(
-                "not authorized by polkit; an administrator can authorize it with a rule, as vcpud(8) describes",
-            )),
-            Answer::CallerLeft => Err(denied("the caller has left")),
-            Answer::None(error) => {
-                warn!(
-                    uid = uid.get(),
-                    action, error, "polkit did not answer, so denied"
-                );
-                Err(denied(&format!(
-                    "polkit did not answer ({error}), so only root may"
-                )))
-            }
-        }
+        let answer = self.ask(question, &details).await;
+        answer.decide(caller, action, interactive)
     }
 
     async fn ask(&self, question: Question<'_>, details: &HashMap<&str, &str>) -> Answer {
@@ -193,24 +204,18 @@ impl Authority {
             uid,
             action,
         } = question;
-        let polkit = AuthorityProxy::builder(connection)
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await;
-        let polkit = match polkit {
-            Ok(polkit) => polkit,
-            Err(error) => return Answer::None(error.to_string()),
+        let polkit = polkit(connection).await;
+        let subject = Subject::new_for_message_header(header);
+        let (polkit, subject) = match (polkit, subject) {
+            (Ok(polkit), Ok(subject)) => (polkit, subject),
+            (Err(error), _) => return Answer::None(error.to_string()),
+            (_, Err(error)) => return Answer::None(error.to_string()),
         };
-        let subject = match Subject::new_for_message_header(header) {
-            Ok(subject) => subject,
-            Err(error) => return Answer::None(error.to_string()),
-        };
-        let (flags, limit) = match is_interactive(header) {
-            true => (
-                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
-                INTERACTIVE_TIMEOUT,
-            ),
-            false => (Default::default(), ANSWER_TIMEOUT),
+        let (flags, limit) = if is_interactive(header) {
+            let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
+            (flags, INTERACTIVE_TIMEOUT)
+        } else {
+            (CheckAuthorizationFlags::default(), ANSWER_TIMEOUT)
         };
         let id = format!("vcpud-{}", CHECKS.fetch_add(1, Ordering::Relaxed));
         let asked = async {
@@ -237,6 +242,12 @@ impl Authority {
         }
         answer
     }
+}
+
+/// Returns polkit as it is on the bus.
+async fn polkit<'a>(connection: &'a Connection) -> zbus::Result<AuthorityProxy<'a>> {
+    let polkit = AuthorityProxy::builder(connection);
+    polkit.cache_properties(CacheProperties::No).build().await
 }
 
 /// Waits until `name` has left the bus. Most answers come before it is worth watching.

@@ -1,21 +1,20 @@
 //! A machine's object, `org.vcpud1.Machine`.
 
-use std::collections::BTreeSet;
-
 use zbus::Variant;
 use zbus::interface;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 
+use super::arguments::{invalid, invalid_list, list, shown};
 use super::authority::{Action, Authority};
 use super::describe::{self, Dict};
 use super::error::Error;
 use super::operation::Operation;
 use super::options::{self, Options, SetOptions};
 use crate::ids::{SlotId, VcpuId};
-use crate::inventory::{HotplugSlot, MAX_VCPUS, Target, Vcpu};
+use crate::inventory::{HotplugSlot, Target, Vcpu};
 use crate::machine::{self, Handle, Request, TuningChange, Wait};
-use crate::placement::{Bandwidth, CpuList, Kind, Scheduler, Schemata, UnitPlacement, VcpuList};
+use crate::placement::{Bandwidth, CpuList, Kind, Scheduler, Schemata, UnitPlacement};
 
 /// Serves `org.vcpud1.Machine` for one machine.
 #[derive(Clone, Debug)]
@@ -381,30 +380,4 @@ impl MachineObject {
 /// Returns the numbers of `vcpus`, as D-Bus has them.
 fn raw(vcpus: Vec<VcpuId>) -> Vec<u32> {
     vcpus.into_iter().map(VcpuId::get).collect()
-}
-
-/// Returns the text of `vcpus` for rules and records, such as `0-3,8`.
-fn shown(vcpus: &BTreeSet<VcpuId>) -> String {
-    vcpus.iter().copied().collect::<VcpuList>().to_string()
-}
-
-/// Returns the set of `vcpus`, or an error if it is longer than that of any machine.
-fn list(vcpus: Vec<u32>) -> Result<BTreeSet<VcpuId>, Error> {
-    match vcpus.len() {
-        0..=MAX_LIST => Ok(vcpus.into_iter().map(VcpuId).collect()),
-        length => Err(Error::LimitExceeded(format!(
-            "{length} vCPUs in one call; the limit is {MAX_LIST}"
-        ))),
-    }
-}
-
-/// As many as the inventory believes that there can be.
-const MAX_LIST: usize = MAX_VCPUS as usize;
-
-fn invalid(error: impl std::fmt::Display) -> Error {
-    Error::InvalidArgs(error.to_string())
-}
-
-fn invalid_list(error: impl std::fmt::Display) -> Error {
-    Error::InvalidCpuList(error.to_string())
 }

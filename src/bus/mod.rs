@@ -4,6 +4,7 @@
 //! machines tell comes through one [`Publisher`], which alone puts objects and signals on the
 //! bus.
 
+mod arguments;
 mod authority;
 mod describe;
 mod directory;
@@ -16,6 +17,7 @@ mod operation;
 mod options;
 mod publisher;
 mod queue;
+mod records;
 
 pub use authority::{Action, Authority};
 pub use directory::Directory;
@@ -23,5 +25,5 @@ pub use error::Error;
 pub use link::{Link, NameError};
 pub use machine::MachineObject;
 pub use manager::Manager;
-pub use operation::Records;
 pub use publisher::Publisher;
+pub use records::Records;

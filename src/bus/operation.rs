@@ -12,7 +12,8 @@ use zbus::message::Header;
 
 use super::authority::{Action, Authority, Caller};
 use super::error::Error;
-use crate::audit::{Audit, CallRecord};
+use super::records::Records;
+use crate::audit::CallRecord;
 use crate::ids::Uid;
 use crate::machine::{Handle, Snapshot};
 use crate::names::{MachineName, message_id};
@@ -23,17 +24,6 @@ const MAX_VALUE: usize = 64 << 10;
 /// The length to which a message of the log shortens each value, in characters. The field `VALUES` is
 /// not shortened.
 const MAX_SHOWN: usize = 256;
-
-/// The records of authorized calls.
-#[derive(Clone, Debug)]
-pub struct Records(Arc<Audit>);
-
-impl Records {
-    /// Records in the journal and in `audit`.
-    pub fn new(audit: Arc<Audit>) -> Self {
-        Self(audit)
-    }
-}
 
 /// A call that needs authorization.
 #[derive(Debug)]
@@ -173,7 +163,7 @@ impl Operation {
             "{prefix}operation \"{operation}\" authorized for uid {uid} ({shown})"
         );
         let is_value = |(key, _): &(&String, &String)| *key != "uuid";
-        records.0.write_call(&CallRecord {
+        records.write(&CallRecord {
             operation,
             machine: self.machine.as_ref().map(MachineName::as_str),
             uuid: &self.uuid,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ConfigError;
 use super::nearest::unknown;
 use super::uuid::Uuid;
-use super::value::{Entry, Item, Value};
+use super::value::{Entry, Item, Value, shown};
 use crate::ids::VcpuId;
 use crate::placement::{
     Bandwidth, CpuList, NodeList, PlacementMode, Scheduler, SchedulerError, Schemata, Tuning,
@@ -258,11 +258,6 @@ pub(super) fn time(value: &Value, range: RangeInclusive<Duration>) -> Result<Dur
         return Err(format!("{} is not between {from} and {to}", shown(text)));
     }
     Ok(time)
-}
-
-/// Returns the beginning of a text in quotes, for errors.
-pub(super) fn shown(text: &str) -> String {
-    format!("{:?}", text.chars().take(64).collect::<String>())
 }
 
 fn text(value: &Value) -> Result<&str, String> {

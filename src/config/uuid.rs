@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::shown;
+use super::value::shown;
 
 /// A UUID in the form of RFC 9562, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

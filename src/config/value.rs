@@ -94,3 +94,8 @@ fn items(text: &str, array: &DeArray<'_>) -> Vec<Item> {
     };
     array.iter().map(item).collect()
 }
+
+/// Returns the beginning of a text in quotes, for errors.
+pub(super) fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(64).collect::<String>())
+}

@@ -64,33 +64,12 @@ impl Inventory {
         };
         let count = u32::try_from(reported.len()).map_err(|_| InconsistentReply::Count)?;
 
-        let mut slots = Vec::with_capacity(reported.len());
         let mut torn = false;
         // QEMU lists the slots in descending order, so its first is the last one.
-        for (reported, acpi_slot) in reported.into_iter().zip((0..count).rev()) {
-            let presence = match reported.qom_path {
-                None => None,
-                Some(qom_path) => {
-                    let found = running.remove(qom_path.as_str());
-                    torn |= found.is_none();
-                    let (order, threads) = found.unwrap_or_default();
-                    Some(Presence {
-                        qom_path,
-                        order,
-                        threads,
-                    })
-                }
-            };
-            slots.push(HotplugSlot {
-                id: SlotId(0),
-                width: u32::try_from(reported.vcpus_count).map_err(|_| InconsistentReply::Count)?,
-                acpi_slot,
-                driver: reported.driver,
-                topology: Topology::of(&reported.props),
-                props: reported.props,
-                presence,
-            });
-        }
+        let numbered = reported.into_iter().zip((0..count).rev());
+        let slots = numbered
+            .map(|(reported, acpi_slot)| slot(reported, acpi_slot, &mut running, &mut torn));
+        let mut slots: Vec<HotplugSlot> = slots.collect::<Result<_, _>>()?;
         torn |= !running.is_empty();
         number(&mut slots)?;
         check_paths(&slots)?;
@@ -261,6 +240,35 @@ fn group_by_slot(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
         });
     }
     groups
+}
+
+/// Returns the slot that QEMU `reported`, with what it lists as `running` there. Sets `torn` if QEMU lists
+/// nothing for a slot in use.
+fn slot(
+    reported: HotpluggableCpu,
+    acpi_slot: u32,
+    running: &mut BTreeMap<String, Running>,
+    torn: &mut bool,
+) -> Result<HotplugSlot, InconsistentReply> {
+    let presence = reported.qom_path.map(|qom_path| {
+        let found = running.remove(qom_path.as_str());
+        *torn |= found.is_none();
+        let (order, threads) = found.unwrap_or_default();
+        Presence {
+            qom_path,
+            order,
+            threads,
+        }
+    });
+    Ok(HotplugSlot {
+        id: SlotId(0),
+        width: u32::try_from(reported.vcpus_count).map_err(|_| InconsistentReply::Count)?,
+        acpi_slot,
+        driver: reported.driver,
+        topology: Topology::of(&reported.props),
+        props: reported.props,
+        presence,
+    })
 }
 
 /// Sorts the slots by topology and numbers their vCPUs.

@@ -145,28 +145,29 @@ pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure>
     Ok(())
 }
 
+/// The columns that only some machines have: from the guest agent, the threads, and the topology.
+const EXTRA: [(&str, &str); 12] = [
+    ("online", "ONLINE"),
+    ("affinity", "AFFINITY"),
+    ("scheduler", "SCHEDULER"),
+    ("node-id", "NODE"),
+    ("drawer-id", "DRAWER"),
+    ("book-id", "BOOK"),
+    ("socket-id", "SOCKET"),
+    ("die-id", "DIE"),
+    ("cluster-id", "CLUSTER"),
+    ("module-id", "MODULE"),
+    ("core-id", "CORE"),
+    ("thread-id-in-core", "THREAD"),
+];
+
 pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<(), Failure> {
     let vcpus = machine(bus, name).await?.list_vcpus().await?;
     if json {
         let list: Vec<_> = vcpus.iter().map(render::json_dict).collect();
         return Ok(writeln!(stdout(), "{:#}", json!(list))?);
     }
-    // Only what this machine tells: by its guest agent, of its threads, and of its topology.
-    let extra = [
-        ("online", "ONLINE"),
-        ("affinity", "AFFINITY"),
-        ("scheduler", "SCHEDULER"),
-        ("node-id", "NODE"),
-        ("drawer-id", "DRAWER"),
-        ("book-id", "BOOK"),
-        ("socket-id", "SOCKET"),
-        ("die-id", "DIE"),
-        ("cluster-id", "CLUSTER"),
-        ("module-id", "MODULE"),
-        ("core-id", "CORE"),
-        ("thread-id-in-core", "THREAD"),
-    ];
-    let extra = extra
+    let extra = EXTRA
         .iter()
         .filter(|(key, _)| vcpus.iter().any(|v| v.contains_key(*key)));
     let extra: Vec<_> = extra.collect();
