@@ -161,6 +161,19 @@ impl StepError {
     }
 }
 
+impl Outcome {
+    /// Notes that `step` changed a value. If the new value was in force before, another program had changed
+    /// it.
+    pub fn note(&mut self, step: Step, was_in_force: bool) {
+        let steps = if was_in_force {
+            &mut self.drifted
+        } else {
+            &mut self.applied
+        };
+        steps.push(step);
+    }
+}
+
 impl Report {
     /// Returns the vCPUs that do not have the desired values, with the step that failed.
     pub fn failures(&self) -> impl Iterator<Item = (VcpuId, &StepError)> {

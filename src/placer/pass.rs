@@ -1,17 +1,45 @@
 //! One pass for one vCPU: the steps that bring it to the wanted values, in their order.
 
-use std::marker::PhantomData;
-
-use super::cgroup::Groups;
+use super::cgroup::{CpusetFile, Groups};
 use super::resctrl::{self, Resctrl};
-use super::tunable::{
-    Affinity, AppliedList, AppliedVcpu, CpuTime, Cpuset, Membership, Policy, Tunable, VcpuThread,
-};
-use crate::ids::VcpuId;
+use super::scheduler::Scheduling;
+use super::tunable::{Membership, Tunable, VcpuGroup, VcpuThread};
+use crate::ids::{Tid, VcpuId};
 use crate::placement::{
-    Controller, CpuList, HostCpus, List, Outcome, Reason, Scheduler, Schemata, Step, StepError,
-    Wanted,
+    Bandwidth, Controller, CpuList, HostCpus, List, NodeList, Outcome, Reason, Scheduler, Schemata,
+    Step, StepError, Wanted,
 };
+
+/// The values that the last pass put in force for one vCPU. `None`: no pass did, or the last one failed.
+#[derive(Debug, Default)]
+pub(super) struct AppliedVcpu {
+    pub(super) thread: Tid,
+    /// Whether the thread is in the vCPU's group.
+    membership: Option<bool>,
+    cpus: Option<CpuList>,
+    nodes: Option<NodeList>,
+    bandwidth: Option<Bandwidth>,
+    affinity: Option<CpuList>,
+    scheduler: Option<Scheduling>,
+    cache: Option<Schemata>,
+    /// The scheduler that the thread had before the first one was written.
+    own_scheduler: Option<Scheduler>,
+}
+
+impl AppliedVcpu {
+    /// Returns the state of `thread` before its first pass.
+    pub(super) fn new(thread: Tid) -> Self {
+        Self {
+            thread,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether the thread is in the vCPU's group.
+    pub(super) fn is_in_group(&self) -> bool {
+        self.membership == Some(true)
+    }
+}
 
 /// A pass for one vCPU.
 pub(super) struct VcpuPass<'a> {
@@ -42,46 +70,51 @@ impl<'a> VcpuPass<'a> {
     }
 
     fn steps(&mut self, wanted: &Wanted<'_>) -> Result<(), StepError> {
-        let (vcpu, thread) = (self.vcpu, self.thread);
-        thread.hold(Step::Thread)?;
+        self.thread.hold(Step::Thread)?;
         let cpus = self.online(wanted.cpus)?;
         if let Some(groups) = self.groups {
-            if groups.make(vcpu)? {
+            if groups.make(self.vcpu)? {
                 self.is_group_new = true;
                 self.outcome.applied.push(Step::Group);
             }
-            let membership = Membership {
-                groups,
-                vcpu,
-                thread,
-            };
-            self.apply(&membership, true)?;
+            let membership = Membership(self.group(groups), self.thread);
+            membership.apply(true, &mut self.applied.membership, &mut self.outcome)?;
         }
         // Without a cpuset, the affinity confines the thread to its host CPUs.
         let needs_cpuset = wanted.nodes.is_some();
-        if let Some(groups) = self.groups_with(Controller::Cpuset, Step::Nodes, needs_cpuset)? {
-            self.cpuset(groups, cpus.as_ref())?;
-            self.cpuset(groups, wanted.nodes)?;
+        if let Some(group) = self.group_with(Controller::Cpuset, Step::Nodes, needs_cpuset)? {
+            let cpus = list(&group, cpus.as_ref())?;
+            group.apply(cpus, &mut self.applied.cpus, &mut self.outcome)?;
+            let nodes = list(&group, wanted.nodes)?;
+            group.apply(nodes, &mut self.applied.nodes, &mut self.outcome)?;
         }
         let needs_cpu = wanted.bandwidth.quota().is_some();
-        if let Some(groups) = self.groups_with(Controller::Cpu, Step::Bandwidth, needs_cpu)? {
-            self.apply(&CpuTime { groups, vcpu }, wanted.bandwidth)?;
+        if let Some(group) = self.group_with(Controller::Cpu, Step::Bandwidth, needs_cpu)? {
+            let in_force = &mut self.applied.bandwidth;
+            group.apply(wanted.bandwidth, in_force, &mut self.outcome)?;
         }
         self.affinity(cpus)?;
         self.scheduler(wanted.scheduler)?;
         self.cache(wanted.cache)
     }
 
-    /// Returns the groups, if they have `controller`. If they do not, that is an error of `step` if the
+    fn group(&self, groups: &'a dyn Groups) -> VcpuGroup<'a> {
+        let vcpu = self.vcpu;
+        VcpuGroup { groups, vcpu }
+    }
+
+    /// Returns the group of the vCPU, if it has `controller`. If it does not, that is an error of `step` if the
     /// controller is `needed`.
-    fn groups_with(
+    fn group_with(
         &self,
         controller: Controller,
         step: Step,
         needed: bool,
-    ) -> Result<Option<&'a dyn Groups>, StepError> {
+    ) -> Result<Option<VcpuGroup<'a>>, StepError> {
         let reason = match self.groups {
-            Some(groups) if !groups.missing().contains(&controller) => return Ok(Some(groups)),
+            Some(groups) if !groups.missing().contains(&controller) => {
+                return Ok(Some(self.group(groups)));
+            }
             Some(_) => Reason::NoController(controller),
             None => Reason::NoGroups,
         };
@@ -104,32 +137,6 @@ impl<'a> VcpuPass<'a> {
         Ok(Some(online))
     }
 
-    /// Writes a list of the cpuset. Without a wanted list, the group has all that the groups above it
-    /// have: an empty list of version 2 stays empty.
-    fn cpuset<K: AppliedList>(
-        &mut self,
-        groups: &'a dyn Groups,
-        wanted: Option<&List<K>>,
-    ) -> Result<(), StepError> {
-        let cpuset = Cpuset {
-            groups,
-            vcpu: self.vcpu,
-            list: PhantomData,
-        };
-        let list = match wanted {
-            Some(list) => list.clone(),
-            None => {
-                let own = cpuset.read()?;
-                if own.is_empty() {
-                    own
-                } else {
-                    groups.inherited_cpuset()?
-                }
-            }
-        };
-        self.apply(&cpuset, list)
-    }
-
     /// Writes the affinity: `cpus` if they are wanted, else the host's default.
     fn affinity(&mut self, cpus: Option<CpuList>) -> Result<(), StepError> {
         let is_default = cpus.is_none();
@@ -138,7 +145,8 @@ impl<'a> VcpuPass<'a> {
             return Ok(());
         }
         let cpus = cpus.unwrap_or_else(|| self.host.default_cpus());
-        match self.apply(&Affinity(self.thread), cpus) {
+        let in_force = &mut self.applied.affinity;
+        match self.thread.apply(cpus, in_force, &mut self.outcome) {
             // The unit's cpuset has none of the default CPUs, so the thread runs on those of the unit.
             Err(error) if is_default && error.errno() == Some(libc::EINVAL) => {}
             result => result?,
@@ -151,14 +159,15 @@ impl<'a> VcpuPass<'a> {
 
     /// Writes the scheduler: `wanted`, or else the one that the thread had before the first was written.
     fn scheduler(&mut self, wanted: Option<Scheduler>) -> Result<(), StepError> {
-        let policy = Policy(self.thread);
         let Some(scheduler) = wanted.or(self.applied.own_scheduler) else {
             return Ok(());
         };
         if self.applied.own_scheduler.is_none() {
-            self.applied.own_scheduler = policy.read()?.scheduler();
+            let own: Scheduling = self.thread.read()?;
+            self.applied.own_scheduler = own.scheduler();
         }
-        self.apply(&policy, scheduler.into())?;
+        let (scheduling, in_force) = (scheduler.into(), &mut self.applied.scheduler);
+        self.thread.apply(scheduling, in_force, &mut self.outcome)?;
         if wanted.is_none() {
             self.applied.own_scheduler = None;
             self.applied.scheduler = None;
@@ -179,45 +188,10 @@ impl<'a> VcpuPass<'a> {
         };
         let in_force = std::mem::replace(&mut self.applied.cache, wanted.cloned());
         if is_changed {
-            self.note(
-                Step::Cache,
-                in_force.is_some() && in_force.as_ref() == wanted,
-            );
+            let was_in_force = in_force.is_some() && in_force.as_ref() == wanted;
+            self.outcome.note(Step::Cache, was_in_force);
         }
         Ok(())
-    }
-
-    /// Writes `wanted` if the kernel has another value, and notes a change.
-    fn apply<T: Tunable>(&mut self, tunable: &T, wanted: T::Value) -> Result<(), StepError> {
-        let in_force = T::in_force(&mut self.applied).take();
-        let before = tunable.read()?;
-        if before != wanted {
-            match tunable.thread() {
-                None => tunable.write(&wanted)?,
-                Some(thread) => thread.change(
-                    T::STEP,
-                    || tunable.write(&wanted),
-                    || tunable.restore(&before, &wanted),
-                )?,
-            }
-            // The kernel may give less than the wanted value, in every pass.
-            if tunable.read()? != before {
-                self.note(T::STEP, in_force.as_ref() == Some(&wanted));
-            }
-        }
-        *T::in_force(&mut self.applied) = Some(wanted);
-        Ok(())
-    }
-
-    /// Notes that `step` changed a value. If the new value was in force before, another program had
-    /// changed it.
-    fn note(&mut self, step: Step, was_in_force: bool) {
-        let steps = if was_in_force {
-            &mut self.outcome.drifted
-        } else {
-            &mut self.outcome.applied
-        };
-        steps.push(step);
     }
 
     /// Removes the group of the vCPU, if it is new.
@@ -239,6 +213,25 @@ impl<'a> VcpuPass<'a> {
         if let Err(error) = left.and_then(|()| groups.remove(vcpu)) {
             tracing::warn!(vcpu = vcpu.get(), %error, "cannot remove the new control group of vCPU {vcpu}: {error}");
         }
-        self.applied.reset();
+        self.applied = AppliedVcpu {
+            own_scheduler: self.applied.own_scheduler,
+            ..AppliedVcpu::new(self.thread.id)
+        };
     }
+}
+
+/// Returns the wanted list, or else the one of a group that has all that the groups above it have. In version
+/// 2 an empty list stays empty.
+fn list<K: CpusetFile>(
+    group: &VcpuGroup<'_>,
+    wanted: Option<&List<K>>,
+) -> Result<List<K>, StepError> {
+    if let Some(wanted) = wanted {
+        return Ok(wanted.clone());
+    }
+    let own: List<K> = group.read()?;
+    if own.is_empty() {
+        return Ok(own);
+    }
+    group.groups.inherited_cpuset()
 }

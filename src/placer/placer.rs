@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cgroup::{self, Groups};
 use super::host::Host;
-use super::pass::VcpuPass;
+use super::pass::{AppliedVcpu, VcpuPass};
 use super::resctrl::{self, Resctrl};
-use super::tunable::{AppliedVcpu, VcpuThread};
+use super::tunable::VcpuThread;
 use crate::ids::{Tid, VcpuId};
 use crate::placement::{
     Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, UnitPlacement,
