@@ -14,9 +14,9 @@ use crate::blocking::blocking;
 use crate::ids::VcpuId;
 use crate::names::MachineName;
 use crate::placement::{
-    CpuList, HostCpus, Kind, NewScope, NoCgroupsReason, Report, StepError, Tuning, UnitPlacement,
+    CpuList, NewScope, NoCgroupsReason, Report, StepError, Tuning, UnitPlacement,
 };
-use crate::placer::{Host, Placer, ScopeRequest, UnitLookupError, find_unit};
+use crate::placer::{Placer, ScopeRequest, UnitLookupError, find_unit};
 use crate::process::{Leader, LeaderError};
 
 /// How many machines place vCPUs at a time.
@@ -66,11 +66,14 @@ impl PlacementWorker {
         let unit = self.unit_of(found);
         let mut placer = self.placer.clone().lock_owned().await;
         on_host(move || {
-            *placer = self.create_placer(unit, is_managed_elsewhere);
+            *placer = Placer::create(&self.services.host, self.name.as_str(), unit);
+            if is_managed_elsewhere {
+                *placer = placer.take().map(Placer::managed_elsewhere);
+            }
             UnitFound {
                 unit: placer.as_ref().map(|placer| placer.placement().clone()),
                 is_transient,
-                default_cpus: default_cpus(&self.services.host),
+                default_cpus: self.services.host.default_cpus(),
             }
         })
         .await
@@ -95,34 +98,7 @@ impl PlacementWorker {
             }
             Err(error) => {
                 warn!(%machine, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
-                without_groups(String::new())
-            }
-        }
-    }
-
-    fn create_placer(&self, unit: UnitPlacement, is_managed_elsewhere: bool) -> Option<Placer> {
-        let (machine, host) = (&self.name, &self.services.host);
-        let name = unit.unit.clone();
-        let placer = Placer::new(host.clone(), machine.as_str(), unit).or_else(|error| {
-            warn!(%machine, unit = name, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
-            Placer::new(host.clone(), machine.as_str(), without_groups(name))
-        });
-        match placer {
-            Ok(placer) => {
-                let missing = placer.missing();
-                if placer.placement().kind != Kind::None && !missing.is_empty() {
-                    let unit = &placer.placement().unit;
-                    warn!(%machine, unit, ?missing, "{machine}: controllers are not available in {unit}");
-                }
-                Some(if is_managed_elsewhere {
-                    placer.managed_elsewhere()
-                } else {
-                    placer
-                })
-            }
-            Err(error) => {
-                warn!(%machine, %error, "{machine}: vCPUs are not placed: {error}");
-                None
+                UnitPlacement::without_groups(String::new())
             }
         }
     }
@@ -152,7 +128,7 @@ impl PlacementWorker {
         let host = self.services.host.clone();
         let placed = self.run(move |placer| {
             let report = placer.reconcile(&tuning, &threads, leader.as_ref());
-            (report, default_cpus(&host))
+            (report, host.default_cpus())
         });
         Ok(placed.await.unwrap_or_default())
     }
@@ -226,20 +202,6 @@ impl PlacementWorker {
 
 /// The result of the search for a unit, and why it has no control groups although they were wanted.
 type Found = Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError>;
-
-/// Returns the placement of a machine without control groups, which is in `unit`.
-fn without_groups(unit: String) -> UnitPlacement {
-    UnitPlacement {
-        kind: Kind::None,
-        unit,
-        control_group: String::new(),
-    }
-}
-
-/// Returns the host CPUs of vCPUs that have no others of their own. This blocks.
-fn default_cpus(host: &Host) -> Option<CpuList> {
-    host.cpus().ok().as_ref().map(HostCpus::default_cpus)
-}
 
 /// Runs `work` on the blocking pool, for a limited number of machines at a time.
 pub(super) async fn on_host<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

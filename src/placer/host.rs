@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::cgroup::Mounts;
 use super::cpus::host_cpus;
-use crate::placement::{HostCpus, Step, StepError};
+use crate::placement::{CpuList, HostCpus, Step, StepError};
 use crate::process::Dir;
 
 /// The paths of the kernel's interfaces.
@@ -41,6 +41,12 @@ impl Host {
     /// Fails if the kernel's files cannot be read.
     pub fn cpus(&self) -> Result<HostCpus, StepError> {
         host_cpus(&self.system).map_err(|(path, error)| Step::Affinity.refused(path, &error))
+    }
+
+    /// Returns the host CPUs of vCPUs that have no others of their own; `None` if they cannot be read.
+    /// Blocks.
+    pub fn default_cpus(&self) -> Option<CpuList> {
+        self.cpus().ok().as_ref().map(HostCpus::default_cpus)
     }
 
     /// Returns the directory where resctrl is mounted, if it is. Administrators may mount it at any time,

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tracing::warn;
+
 use super::cgroup::{self, Groups};
 use super::host::Host;
 use super::pass::{AppliedVcpu, VcpuPass};
@@ -56,6 +58,30 @@ impl Placer {
         };
         placer.open_resctrl()?;
         Ok(placer)
+    }
+
+    /// Returns a placer like [`Self::new`], or one without control groups if the kernel refuses them. Logs
+    /// the reason, and returns `None` if vCPUs cannot be placed at all. Blocks.
+    pub fn create(host: &Host, machine: &str, placement: UnitPlacement) -> Option<Self> {
+        let unit = placement.unit.clone();
+        let placer = Self::new(host.clone(), machine, placement).or_else(|error| {
+            warn!(machine, unit, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
+            Self::new(host.clone(), machine, UnitPlacement::without_groups(unit))
+        });
+        let placer = placer.inspect_err(|error| {
+            warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
+        });
+        let placer = placer.ok()?;
+        let (missing, unit) = (placer.missing(), &placer.placement.unit);
+        if placer.placement.kind != Kind::None && !missing.is_empty() {
+            warn!(
+                machine,
+                unit,
+                ?missing,
+                "{machine}: controllers are not available in {unit}"
+            );
+        }
+        Some(placer)
     }
 
     /// Returns the same placer for a machine that another manager places: a vCPU without a wanted affinity

@@ -228,8 +228,9 @@ const ON_BLOCKING_POOL: &[&str] = &[
 const BLOCKING_CALLS: &[&str] = &[
     "Configuration::read",
     "Host::this",
-    "Placer::new",
+    "Placer::create",
     "host.cpus()",
+    "host.default_cpus()",
     ".dismantle(",
     ".has_task(",
     ".reconcile(",
@@ -244,7 +245,7 @@ const BLOCKING_CALLS: &[&str] = &[
 
 /// Calls that pass work to the blocking pool. The work follows within `REACH` lines.
 const PASSES_WORK: &[&str] = &["blocking(", "on_host(", ".run("];
-const REACH: usize = 10;
+const REACH: usize = 12;
 
 #[test]
 fn the_async_runtime_does_no_blocking_work() {
