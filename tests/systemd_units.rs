@@ -26,11 +26,11 @@ struct Script {
     is_new: bool,
     /// Whether it says no.
     refuses: bool,
-    /// How often it says that there is a scope of that name.
+    /// The number of answers that a scope of this name exists.
     exists: Arc<Mutex<u32>>,
     /// How the job ends; not at all where this is `None`.
     result: Option<&'static str>,
-    /// What was asked for.
+    /// The calls.
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -161,7 +161,7 @@ impl ScriptedService {
     }
 }
 
-/// A bus with a scripted systemd on it, and what speaks with it.
+/// A bus with a scripted systemd and its client.
 struct World {
     systemd: Systemd,
     _service: Option<Connection>,
@@ -227,7 +227,7 @@ const SCOPE: NewScope<'static> = NewScope {
 };
 
 #[tokio::test]
-async fn a_process_is_found_by_pidfd_else_by_pid() {
+async fn finds_a_process_by_pidfd_or_else_by_pid() {
     for (is_new, asked) in [(true, vec!["pidfd"]), (false, vec!["pidfd", "pid true"])] {
         let script = Script {
             is_new,
@@ -250,7 +250,7 @@ async fn a_process_is_found_by_pidfd_else_by_pid() {
 }
 
 #[tokio::test]
-async fn a_scope_is_awaited_though_its_job_ends_before_the_reply() {
+async fn waits_for_a_scope_whose_job_ends_before_the_reply() {
     let fixed = "fail vcpud-web.scope Description=Virtual machine web Slice=machine.slice \
                  Delegate=true CollectMode=inactive-or-failed";
     let (by_pidfd, by_pid) = (format!("{fixed} PIDFDs:1"), format!("{fixed} PIDs:1"));
@@ -267,7 +267,7 @@ async fn a_scope_is_awaited_though_its_job_ends_before_the_reply() {
             .start_scope(SCOPE, process(&held))
             .await
             .unwrap();
-        // Read back from the unit, not made up.
+        // This is read from the unit.
         assert_eq!(group, "/system.slice/vm.service");
         let asked = script.asked.lock().unwrap();
         assert_eq!(asked[..calls.len()].iter().collect::<Vec<_>>(), calls);
@@ -276,7 +276,7 @@ async fn a_scope_is_awaited_though_its_job_ends_before_the_reply() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_or_never_ends_is_told() {
+async fn reports_a_job_that_fails_or_never_ends() {
     let script = Script {
         is_new: true,
         result: Some("failed"),
@@ -299,7 +299,7 @@ async fn a_job_that_fails_or_never_ends_is_told() {
 }
 
 #[tokio::test]
-async fn a_scope_that_is_about_to_go_is_waited_for() {
+async fn waits_for_a_scope_that_is_about_to_stop() {
     let script = Script {
         is_new: true,
         result: Some("done"),
@@ -322,7 +322,7 @@ async fn a_scope_that_is_about_to_go_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_bus_without_systemd_is_told_from_a_refusal() {
+async fn distinguishes_a_bus_without_systemd_from_a_refusal() {
     let (held, _other) = UnixStream::pair().unwrap();
     let world = World::without_systemd().await;
     let error = world.systemd.unit_of(process(&held)).await.unwrap_err();

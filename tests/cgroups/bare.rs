@@ -16,8 +16,8 @@ tests![
     allocates_caches_once_resctrl_is_mounted,
 ];
 
-/// A real QEMU without control groups of its own: affinity and schedulers, and nothing else.
-fn without_groups_there_are_affinity_and_schedulers() -> Ran {
+/// Uses a real QEMU without control groups of its own. vcpud sets affinity and schedulers only.
+fn sets_affinity_and_schedulers_without_groups() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
@@ -71,7 +71,7 @@ fn without_groups_there_are_affinity_and_schedulers() -> Ran {
 }
 
 /// A real QEMU with a pin on a host CPU that went offline. The failure prevents no change of other vCPUs.
-fn what_fails_already_does_not_forbid_to_change_the_rest() -> Ran {
+fn an_earlier_failure_does_not_prevent_other_changes() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
@@ -102,8 +102,8 @@ fn what_fails_already_does_not_forbid_to_change_the_rest() -> Ran {
     Ok(())
 }
 
-/// A real QEMU where another manager decides where it runs.
-fn what_nobody_asked_for_is_left_to_another_manager() -> Ran {
+/// Uses a real QEMU that another manager places.
+fn leaves_the_default_affinity_to_another_manager() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();

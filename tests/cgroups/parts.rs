@@ -78,7 +78,7 @@ pub(crate) fn has_version_2(host: &Host) -> bool {
 /// A QEMU of four vCPUs that does not run yet. It is killed when this is dropped.
 pub(crate) struct Qemu {
     pub(crate) child: Child,
-    /// vCPU → thread, as QEMU says.
+    /// The threads of the vCPUs, as QEMU reports them.
     vcpus: BTreeMap<VcpuId, Tid>,
 }
 
@@ -104,7 +104,7 @@ impl Qemu {
         stdin.write_all(commands.as_bytes()).unwrap();
         let stdout = child.stdout.as_mut().expect("it is a pipe");
         let mut lines = BufReader::new(stdout).lines();
-        // A greeting and the reply of the first command go before.
+        // The greeting and the reply of the first command are before it.
         let reply: Value = serde_json::from_str(&lines.nth(2).unwrap().unwrap()).unwrap();
         let number = |cpu: &Value, name: &str| cpu[name].as_u64().unwrap() as u32;
         let vcpus = reply["return"].as_array().expect("it is a list").iter();
@@ -142,7 +142,7 @@ impl Drop for Qemu {
     }
 }
 
-/// A process that has nothing to do with any QEMU. It is killed when this is dropped.
+/// A process without a relation to a QEMU. It is killed when this is dropped.
 pub(crate) struct Bystander(Child);
 
 impl Bystander {
@@ -172,7 +172,7 @@ pub(crate) fn remove_groups(group: &Path) {
     let _ = fs::remove_dir(group);
 }
 
-/// The threads in a file of a group.
+/// Returns the threads in a file of a group.
 pub(crate) fn threads_in(file: &Path) -> BTreeSet<Tid> {
     let text = fs::read_to_string(file).unwrap();
     text.lines().map(|line| line.parse().unwrap()).collect()
@@ -182,7 +182,7 @@ pub(crate) fn cpus(text: &str) -> CpuList {
     text.parse().unwrap()
 }
 
-/// The first and the last of the host CPUs that are used without a pin.
+/// Returns the first and the last of the host CPUs that are used without a pin.
 pub(crate) fn two_cpus(host: &Host) -> (CpuList, CpuList) {
     let all = host.cpus().unwrap().default_cpus();
     let one = |cpu: Option<u32>| cpu.into_iter().collect();

@@ -1,4 +1,4 @@
-//! Thread ids that another process takes while they are used.
+//! Thread ids that another process gets while vcpud uses them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,17 +17,16 @@ use super::parts::{Bystander, Ran, not_run, two_cpus};
 
 tests![a_process_that_takes_the_number_of_a_thread_is_put_back,];
 
-/// This process with a thread that ends when it was asked for a number of times. Another process
-/// has its number then.
-struct Treacherous {
+/// This process with a thread that ends at the Nth check. Then another process gets its number.
+struct Ending {
     thread: Tid,
-    asked: Cell<usize>,
+    checks: Cell<usize>,
     ends_at: usize,
     parked: RefCell<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
     successor: RefCell<Option<Bystander>>,
 }
 
-impl Treacherous {
+impl Ending {
     fn start(ends_at: usize) -> Self {
         let (sender, id) = mpsc::channel();
         let (end, ended) = mpsc::channel::<()>();
@@ -38,7 +37,7 @@ impl Treacherous {
         let thread = Tid(id.recv().unwrap().as_raw_nonzero().get().unsigned_abs());
         Self {
             thread,
-            asked: Cell::new(0),
+            checks: Cell::new(0),
             ends_at,
             parked: RefCell::new(Some((end, parked))),
             successor: RefCell::default(),
@@ -71,26 +70,26 @@ impl Treacherous {
     }
 }
 
-impl Tasks for Treacherous {
+impl Tasks for Ending {
     fn pid(&self) -> Pid {
         Pid(std::process::id())
     }
 
     fn has_task(&self, thread: Tid) -> bool {
         let is_there = Path::new(&format!("/proc/{}/task/{thread}", self.pid())).exists();
-        self.asked.set(self.asked.get() + 1);
-        if self.asked.get() == self.ends_at {
+        self.checks.set(self.checks.get() + 1);
+        if self.checks.get() == self.ends_at {
             self.swap();
         }
         is_there
     }
 }
 
-/// The kernel gives the next process the next number.
+/// The next process gets the number after the one in this file.
 const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 
-/// A thread of the test, and a process that takes its number.
-fn a_process_that_takes_the_number_of_a_thread_is_put_back() -> Ran {
+/// Uses a thread of the test, and a process that gets its number.
+fn undoes_the_change_of_a_process_that_got_the_number_of_a_thread() -> Ran {
     if fs::read_to_string(LAST_PID)
         .and_then(|last| fs::write(LAST_PID, last))
         .is_err()
@@ -115,7 +114,7 @@ fn a_process_that_takes_the_number_of_a_thread_is_put_back() -> Ran {
             scheduler: Some(Scheduler::Idle),
             ..Tuning::default()
         };
-        let qemu = Treacherous::start(ends_at);
+        let qemu = Ending::start(ends_at);
         let vcpus = BTreeMap::from([(VcpuId(0), qemu.thread)]);
         let report = placer.reconcile(&tuning, &vcpus, &qemu);
         let failures: Vec<_> = report.failures().collect();

@@ -20,7 +20,7 @@ tests![
     only_differences_are_written,
 ];
 
-/// A group of a test's own, as systemd leaves a delegated unit, with a QEMU in it.
+/// A group like that of a delegated unit, with a QEMU in it. Each test has one of its own.
 struct World {
     qemu: Qemu,
     host: Host,
@@ -86,8 +86,8 @@ impl Drop for World {
     }
 }
 
-/// A real QEMU and version 2: the tree, the limits, drift, a refusal, and the end.
-fn a_machine_lives_and_ends_in_version_2() -> Ran {
+/// Uses a real QEMU and version 2: the groups, the limits, drift, a refusal, and the end.
+fn places_a_machine_in_version_2() -> Ran {
     let mut world = World::new()?;
     let mut vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
@@ -210,9 +210,9 @@ fn a_machine_lives_and_ends_in_version_2() -> Ran {
     Ok(())
 }
 
-/// A real QEMU and a directory tree with files as cgroup v2 has them: one pass writes what is
-/// wanted, the next nothing, however the kernel spells it.
-fn only_differences_are_written() -> Ran {
+/// Uses a real QEMU and a directory tree with files as cgroup v2 has them. The first pass writes the values, and
+/// the next one nothing, although the kernel writes them differently.
+fn writes_differences_only() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let tree = tempfile::tempdir().unwrap();

@@ -16,9 +16,9 @@ tests![
     host_cpus_that_come_and_go_are_followed,
 ];
 
-/// A real QEMU and version 1: any way from one bandwidth to another under a group above that
-/// has no more than the greatest of them.
-fn bandwidth_goes_up_and_down_under_a_limit() -> Ran {
+/// Uses a real QEMU and version 1: all changes between some bandwidths, below a group with the greatest of
+/// them.
+fn changes_the_bandwidth_below_a_limit() -> Ran {
     let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let mut placer = world.placer();
@@ -77,7 +77,7 @@ fn bandwidth_goes_up_and_down_under_a_limit() -> Ran {
 }
 
 /// A real QEMU and version 1: a change by another program is reverted, and reported once.
-fn drift_is_repaired_and_told_once() -> Ran {
+fn repairs_drift_and_reports_it_once() -> Ran {
     let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
@@ -131,9 +131,9 @@ fn drift_is_repaired_and_told_once() -> Ran {
     Ok(())
 }
 
-/// A real QEMU and version 1, and CPU lists of a host in a directory tree, because no CPU of
-/// this one is switched off for a test.
-fn host_cpus_that_come_and_go_are_followed() -> Ran {
+/// Uses a real QEMU and version 1, and CPU lists of a host in a directory tree, because a test does not take CPUs
+/// of this host offline.
+fn follows_host_cpus_that_go_offline_and_online() -> Ran {
     let mut world = World::new()?;
     let real = world.host.cpus().unwrap();
     let (first, last) = two_cpus(&world.host);

@@ -21,8 +21,8 @@ tests![
     every_user_reads_the_statistics_whatever_the_umask,
 ];
 
-/// A real QEMU and version 1: the tree, the limits, and a second pass that writes nothing.
-fn every_thread_is_where_it_belongs() -> Ran {
+/// Uses a real QEMU and version 1: the groups, the limits, and a second pass that writes nothing.
+fn moves_every_thread_to_its_group() -> Ran {
     let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let (first, last) = two_cpus(&world.host);
@@ -93,9 +93,9 @@ fn every_thread_is_where_it_belongs() -> Ran {
     Ok(())
 }
 
-/// A real QEMU and version 1: a group made before its vCPU, one of a vCPU that never came, one
-/// that something is still in, and the end.
-fn groups_come_before_and_go_after_their_vcpus() -> Ran {
+/// Uses a real QEMU and version 1: a group that was created before its vCPU, one of a vCPU that was not added, one
+/// that is not empty, and the end.
+fn creates_groups_before_and_removes_them_after_their_vcpus() -> Ran {
     let mut world = World::new()?;
     let mut vcpus = world.qemu.vcpus();
     let third = vcpus.remove(&VcpuId(3)).unwrap();
@@ -132,8 +132,8 @@ fn groups_come_before_and_go_after_their_vcpus() -> Ran {
     Ok(())
 }
 
-/// A real QEMU and version 1, where systemd removes the unit of the QEMU that has ended.
-fn a_unit_that_is_gone_leaves_nothing() -> Ran {
+/// Uses a real QEMU and version 1. systemd removes the unit of a QEMU that has exited.
+fn removes_the_rest_of_a_unit_that_systemd_removed() -> Ran {
     let mut world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let mut placer = world.placer();
@@ -147,8 +147,8 @@ fn a_unit_that_is_gone_leaves_nothing() -> Ran {
     Ok(())
 }
 
-/// A real QEMU and version 1. The reader is the user nobody; the service runs with `UMask=0077`.
-fn every_user_reads_the_statistics_whatever_the_umask() -> Ran {
+/// Uses a real QEMU and version 1. The reader is the user `nobody`; the service has `UMask=0077`.
+fn all_users_can_read_the_statistics_whatever_the_umask() -> Ran {
     let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let former = umask(Mode::from_raw_mode(0o077));

@@ -1,5 +1,5 @@
-//! Control groups of version 1, on this host's own hierarchies of `cpu` and `cpuset`: below a
-//! group that each test makes for itself and removes.
+//! Control groups of version 1, in the hierarchies `cpu` and `cpuset` of this host. Each test creates a group of
+//! its own there, and removes it.
 
 mod change;
 mod life;
@@ -22,7 +22,7 @@ pub(super) fn tests() -> Vec<Test> {
     tests.into_iter().flatten().collect()
 }
 
-/// Groups of a test's own in the hierarchies of version 1, with a QEMU in them.
+/// Groups in the hierarchies of version 1, with a QEMU in them. Each test has its own.
 struct World {
     qemu: Qemu,
     host: Host,
@@ -102,7 +102,7 @@ impl Drop for World {
     }
 }
 
-/// The threads in a group.
+/// Returns the threads in a group.
 fn threads_in(group: &Path) -> BTreeSet<Tid> {
     super::parts::threads_in(&group.join("tasks"))
 }

@@ -16,8 +16,8 @@ tests![
     a_refused_scheduler_undoes_a_new_group,
 ];
 
-/// A real QEMU and version 1, and memory nodes that this host has not.
-fn a_refused_change_leaves_what_was() -> Ran {
+/// Uses a real QEMU and version 1, and memory nodes that this host does not have.
+fn a_refused_change_keeps_the_old_values() -> Ran {
     let world = World::new()?;
     let vcpus = world.qemu.vcpus();
     let (first, _) = two_cpus(&world.host);
@@ -53,8 +53,8 @@ fn a_refused_change_leaves_what_was() -> Ran {
     Ok(())
 }
 
-/// A real QEMU, version 1, and a thread of another process: it is refused and not touched.
-fn a_thread_of_another_process_is_not_touched() -> Ran {
+/// Uses a real QEMU, version 1, and a thread of another process.
+fn does_not_change_a_thread_of_another_process() -> Ran {
     let world = World::new()?;
     let other = Bystander::start();
     let before = fs::read_to_string(format!("/proc/{}/cgroup", other.thread())).unwrap();
@@ -86,8 +86,8 @@ fn a_thread_of_another_process_is_not_touched() -> Ran {
     Ok(())
 }
 
-/// A real QEMU and version 1, in whose groups no thread has real-time runtime.
-fn a_refused_scheduler_undoes_a_new_group() -> Ran {
+/// Uses a real QEMU and version 1. Its groups have no real-time runtime.
+fn removes_a_new_group_if_the_scheduler_is_refused() -> Ran {
     let world = World::new()?;
     if !world.cpu.join("cpu.rt_runtime_us").exists() {
         return Err(not_run("this kernel does not group real-time threads"));
