@@ -15,10 +15,7 @@ use super::parts::{
     two_cpus,
 };
 
-tests![
-    a_machine_lives_and_ends_in_version_2,
-    only_differences_are_written,
-];
+tests![places_a_machine_in_version_2, writes_differences_only];
 
 /// A group like that of a delegated unit, with a QEMU in it. Each test has one of its own.
 struct World {
