@@ -91,13 +91,18 @@ impl EventSender {
 
     /// Sends `message` if that needs no waiting; else returns it. A service that is ending takes all.
     pub(super) fn try_send(&self, message: BusMessage) -> Result<(), BusMessage> {
-        if message.needs_audience() && !*self.has_audience.borrow() {
+        if self.is_early(&message) {
             return Err(message);
         }
         match self.messages.try_send(message) {
             Err(mpsc::error::TrySendError::Full(message)) => Err(message),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
+    }
+
+    /// Returns whether no client could receive `message` yet.
+    pub(super) fn is_early(&self, message: &BusMessage) -> bool {
+        message.needs_audience() && !*self.has_audience.borrow()
     }
 
     /// Waits until [`Self::try_send`] may send `message`.

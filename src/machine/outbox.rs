@@ -78,8 +78,11 @@ impl Outbox {
         self.flush();
     }
 
-    /// Sends everything.
+    /// Sends everything. Events that no client could receive yet are dropped, because the machine is gone.
     pub(super) async fn finish(&mut self) {
+        let events = &self.events;
+        let is_lost = |item: &Item| matches!(item, Item::Message(m) if events.is_early(m));
+        self.items.retain(|item| !is_lost(item));
         self.flush();
         while !self.items.is_empty() {
             self.send_next().await;

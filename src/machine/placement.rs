@@ -73,7 +73,7 @@ impl PlacementWorker {
             UnitFound {
                 unit: placer.as_ref().map(|placer| placer.placement().clone()),
                 is_transient,
-                default_cpus: self.services.host.default_cpus(),
+                default_cpus: self.services.host.read_default_cpus(),
             }
         })
         .await
@@ -128,7 +128,7 @@ impl PlacementWorker {
         let host = self.services.host.clone();
         let placed = self.run(move |placer| {
             let report = placer.reconcile(&tuning, &threads, leader.as_ref());
-            (report, host.default_cpus())
+            (report, host.read_default_cpus())
         });
         Ok(placed.await.unwrap_or_default())
     }

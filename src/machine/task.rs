@@ -52,11 +52,6 @@ pub fn create(
     };
     let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
     let state_file = StateFile::new(spec.record.clone());
-    let facts = Facts {
-        lifetime: spec.lifetime,
-        is_reconnectable: matches!(spec.endpoint, QmpEndpoint::Socket(_)),
-        uuid: spec.uuid.clone(),
-    };
     let outlets = Outlets {
         handle: handle.clone(),
         snapshot,
@@ -66,7 +61,7 @@ pub fn create(
         over: over.clone(),
     };
     let task = MachineTask {
-        model: Model::new(facts, spec.config.clone(), now()),
+        model: Model::new(facts(&spec), spec.config.clone(), now()),
         commands,
         configs,
         cancel: cancel.clone(),
@@ -82,6 +77,15 @@ pub fn create(
         ready: Some(ready),
     };
     (running, task.run())
+}
+
+/// Returns what the model needs to know about the machine.
+fn facts(spec: &MachineSpec) -> Facts {
+    Facts {
+        lifetime: spec.lifetime,
+        is_reconnectable: matches!(spec.endpoint, QmpEndpoint::Socket(_)),
+        uuid: spec.uuid.clone(),
+    }
 }
 
 /// The driver of one machine.

@@ -45,7 +45,7 @@ impl Host {
 
     /// Returns the host CPUs of vCPUs that have no others of their own; `None` if they cannot be read.
     /// Blocks.
-    pub fn default_cpus(&self) -> Option<CpuList> {
+    pub fn read_default_cpus(&self) -> Option<CpuList> {
         self.cpus().ok().as_ref().map(HostCpus::default_cpus)
     }
 

@@ -232,7 +232,7 @@ const BLOCKING_CALLS: &[&str] = &[
     "Host::this",
     "Placer::create",
     "host.cpus()",
-    "host.default_cpus()",
+    "host.read_default_cpus()",
     ".dismantle(",
     ".has_task(",
     ".reconcile(",

@@ -54,6 +54,11 @@ impl OfflineCpus {
         self.cpus.extend(left);
     }
 
+    /// Returns whether no CPU is offline.
+    pub(super) fn is_empty(&self) -> bool {
+        self.cpus.is_empty()
+    }
+
     /// Returns the persisted form.
     pub(super) fn to_record(&self) -> Vec<OfflineCpu> {
         self.cpus.iter().map(|entry| entry.cpu).collect()

@@ -152,11 +152,20 @@ impl Process {
     pub(super) fn disconnect(&mut self, out: &mut Output, error: &Error, reason: &str) {
         self.is_connected = false;
         self.offline.interrupt();
-        if matches!(
-            self.operation,
-            Operation::Saving(..) | Operation::Exchanging(_)
-        ) && let Some(id) = std::mem::take(&mut self.operation).into_caller()
-        {
+        let ended = match std::mem::take(&mut self.operation) {
+            Operation::Saving(save, ask) => {
+                // QEMU was not asked.
+                self.forget(&ask, out);
+                Operation::Saving(save, ask)
+            }
+            Operation::Exchanging(ask) => Operation::Exchanging(ask),
+            // QEMU is not needed for the rest of it.
+            other => {
+                self.operation = other;
+                Operation::Idle
+            }
+        };
+        if let Some(id) = ended.into_caller() {
             out.reply(id, Err(error.clone()));
         }
         for queued in self.queue.drain(..) {

@@ -193,21 +193,21 @@ impl Process {
 
     fn ask_unless_late(&mut self, cx: &mut Context<'_>, ask: Ask) {
         match &ask {
-            Ask::Remove(remove) if remove.is_answered => self.forget(cx, &ask),
+            Ask::Remove(remove) if remove.is_answered => self.forget(&ask, cx.out),
             _ => self.ask(cx, ask),
         }
     }
 
     /// Answers that the state cannot be saved, so that QEMU is not asked.
     fn give_up(&mut self, cx: &mut Context<'_>, ask: Ask, error: &SaveError) {
-        self.forget(cx, &ask);
+        self.forget(&ask, cx.out);
         if let Some(id) = Operation::Exchanging(ask).into_caller() {
             cx.out.reply(id, Err(Error::NotSaved(saves::text(error))));
         }
     }
 
     /// Forgets what QEMU was about to be asked.
-    fn forget(&mut self, cx: &mut Context<'_>, ask: &Ask) {
+    pub(super) fn forget(&mut self, ask: &Ask, out: &mut Output) {
         match ask {
             Ask::Refresh => {}
             Ask::Add(_) => self.plugging = None,
@@ -217,7 +217,7 @@ impl Process {
                 }
             }
         }
-        self.save(cx.out);
+        self.save(out);
     }
 
     /// Applies what QEMU answered.

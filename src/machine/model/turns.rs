@@ -101,7 +101,7 @@ impl Process {
 
     /// Brings guest CPUs online again that were taken offline for removals that ended otherwise.
     fn restore_guest(&mut self, cx: &mut Context<'_>) {
-        if !self.is_connected || !self.operation.is_idle() {
+        if !self.is_connected || !self.operation.is_idle() || self.offline.is_empty() {
             return;
         }
         let leaving = self.removals.vcpus();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vcpud::names::error_name;
 
@@ -16,7 +17,7 @@ use crate::harness::*;
 struct Agent {
     cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
     /// What it was told to set.
-    set: Arc<Mutex<Vec<(u64, bool)>>>,
+    set: watch::Sender<Vec<(u64, bool)>>,
     task: JoinHandle<()>,
 }
 
@@ -24,13 +25,21 @@ impl Agent {
     fn start(world: &World, name: &str, cpus: &[(u64, bool)]) -> Self {
         let listener = UnixListener::bind(world.agent_socket(name)).unwrap();
         let cpus = Arc::new(Mutex::new(cpus.iter().copied().collect()));
-        let set = Arc::new(Mutex::new(Vec::new()));
+        let set = watch::Sender::new(Vec::new());
         let task = tokio::spawn(serve(listener, cpus.clone(), set.clone()));
         Self { cpus, set, task }
     }
 
     fn set(&self) -> Vec<(u64, bool)> {
-        self.set.lock().unwrap().clone()
+        self.set.borrow().clone()
+    }
+
+    /// Waits until it was told to set just these.
+    async fn was_told(&self, wanted: &[(u64, bool)]) {
+        let mut set = self.set.subscribe();
+        let is_told = |set: &Vec<(u64, bool)>| set == wanted;
+        let what = format!("the agent to be told {wanted:?}");
+        within(what, set.wait_for(is_told)).await.unwrap();
     }
 }
 
@@ -44,7 +53,7 @@ impl Drop for Agent {
 async fn serve(
     listener: UnixListener,
     cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
-    set: Arc<Mutex<Vec<(u64, bool)>>>,
+    set: watch::Sender<Vec<(u64, bool)>>,
 ) {
     loop {
         let (stream, _) = listener.accept().await.expect("it listens");
@@ -72,7 +81,7 @@ async fn serve(
                     let first = &call["arguments"]["vcpus"][0];
                     let id = first["logical-id"].as_u64().unwrap();
                     let online = first["online"].as_bool().unwrap();
-                    set.lock().unwrap().push((id, online));
+                    set.send_modify(|set| set.push((id, online)));
                     if id == 3 && !online {
                         json!({"error": {"class": "GenericError", "desc": "CPU 3 is dear to me"}})
                     } else {
@@ -138,7 +147,7 @@ async fn vcpus_are_taken_offline_before_qemu_is_asked() {
         let seen = seen.clone();
         move |_, call| {
             if call.command == "device_del" {
-                *seen.lock().unwrap() = Some(set.lock().unwrap().clone());
+                *seen.lock().unwrap() = Some(set.borrow().clone());
             }
             None
         }
@@ -243,4 +252,67 @@ async fn waiting_for_the_agent_ends_at_the_callers_own_limit() {
     first.shutdown().await.unwrap();
     drop(listener);
     long.abort();
+}
+
+/// A machine of three vCPUs whose guest holds what it is asked for, and whose agent has taken CPU 2
+/// offline for a removal that is pending.
+async fn machine_with_a_cpu_offline(world: &World) -> (Peer, Agent, Machine) {
+    let mut model = Model::x86(3, 6);
+    model.removal = Removal::Held;
+    let peer = world.peer("web", model);
+    let agent = Agent::start(world, "web", &[(0, true), (1, true), (2, true)]);
+    let machine = world.machine("web").await;
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", 100_000u64.into()));
+    let failure = machine.set_with(2, &options).await.unwrap_err();
+    failure.assert(error_name::REMOVAL_PENDING, &["still pending: vCPU 2"]);
+    assert_eq!(
+        agent.set(),
+        [(2, false)],
+        "it stays offline while it is leaving"
+    );
+    (peer, agent, machine)
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon.
+#[tokio::test]
+async fn a_cpu_comes_online_again_when_the_guest_refuses_after_the_call() {
+    let world = World::without_polkit().await;
+    let (peer, agent, _machine) = machine_with_a_cpu_offline(&world).await;
+    peer.send(&ost(2, None, 3, 130));
+    agent.was_told(&[(2, false), (2, true)]).await;
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon.
+#[tokio::test]
+async fn a_cpu_comes_online_again_when_the_guest_refuses_after_a_restart() {
+    let mut world = World::without_polkit().await;
+    let (peer, agent, machine) = machine_with_a_cpu_offline(&world).await;
+    world.service.take().expect("it runs").kill().await;
+    world.serve().await;
+    assert_eq!(machine.pending().await, [2]);
+    assert_eq!(agent.set(), [(2, false)], "it is still leaving");
+    peer.send(&ost(2, None, 3, 130));
+    agent.was_told(&[(2, false), (2, true)]).await;
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon. The service is killed between the agent and QEMU.
+#[tokio::test]
+async fn a_cpu_comes_online_again_after_a_restart_that_lost_its_call() {
+    let mut world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(3, 6));
+    peer.script(|_, call| (call.command == "device_del").then(Vec::new));
+    let agent = Agent::start(&world, "web", &[(0, true), (1, true), (2, true)]);
+    let machine = world.machine("web").await;
+    let call = tokio::spawn({
+        let machine = machine.clone();
+        async move { machine.set_with(2, &WITH_GUEST).await }
+    });
+    peer.asked("device_del", 1).await;
+    world.service.take().expect("it runs").kill().await;
+    let _ = call.await;
+    peer.script(|_, _| None);
+    world.serve().await;
+    agent.was_told(&[(2, false), (2, true)]).await;
+    assert_eq!(machine.present().await, [0, 1, 2]);
 }

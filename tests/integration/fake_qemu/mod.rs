@@ -15,4 +15,6 @@ mod refusals;
 mod removals;
 mod restart;
 mod soak;
+mod stalls;
 mod targets;
+mod units;

@@ -38,6 +38,8 @@ const CONFIG: &str = r#"
   <policy user="root">
     <allow send_destination="org.freedesktop.DBus"
            send_interface="org.freedesktop.DBus.Debug.Stats"/>
+    <allow own="org.freedesktop.systemd1"/>
+    <allow send_destination="org.freedesktop.systemd1"/>
   </policy>
   <policy user="polkitd">
     <allow own="org.freedesktop.PolicyKit1"/>
