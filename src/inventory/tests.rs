@@ -20,7 +20,7 @@ struct Recorded {
 }
 
 fn recorded(name: &str) -> Inventory {
-    let path = format!("{}/tests/recorded/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let Recorded { hotpluggable, cpus } = serde_json::from_str(&text).unwrap();
     let slots = hotpluggable.map_or(Slots::Fixed, Slots::Listed);
