@@ -10,9 +10,9 @@ use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity};
 use super::parts::{Qemu, Ran, applied, two_cpus};
 
 tests![
-    without_groups_there_are_affinity_and_schedulers,
-    what_fails_already_does_not_forbid_to_change_the_rest,
-    what_nobody_asked_for_is_left_to_another_manager,
+    sets_affinity_and_schedulers_without_groups,
+    an_earlier_failure_does_not_prevent_other_changes,
+    leaves_the_default_affinity_to_another_manager,
     allocates_caches_once_resctrl_is_mounted,
 ];
 

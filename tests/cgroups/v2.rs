@@ -16,8 +16,8 @@ use super::parts::{
 };
 
 tests![
-    a_machine_lives_and_ends_in_version_2,
-    only_differences_are_written,
+    places_a_machine_in_version_2,
+    writes_differences_only,
 ];
 
 /// A group like that of a delegated unit, with a QEMU in it. Each test has one of its own.

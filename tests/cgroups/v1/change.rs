@@ -11,9 +11,9 @@ use super::super::parts::{Ran, applied, cpus, not_run, two_cpus};
 use super::{World, threads_in};
 
 tests![
-    bandwidth_goes_up_and_down_under_a_limit,
-    drift_is_repaired_and_told_once,
-    host_cpus_that_come_and_go_are_followed,
+    changes_the_bandwidth_below_a_limit,
+    repairs_drift_and_reports_it_once,
+    follows_host_cpus_that_go_offline_and_online,
 ];
 
 /// Uses a real QEMU and version 1: all changes between some bandwidths, below a group with the greatest of

@@ -15,10 +15,10 @@ use super::super::parts::{Bystander, Ran, applied, cpus, remove_groups, two_cpus
 use super::{World, threads_in};
 
 tests![
-    every_thread_is_where_it_belongs,
-    groups_come_before_and_go_after_their_vcpus,
-    a_unit_that_is_gone_leaves_nothing,
-    every_user_reads_the_statistics_whatever_the_umask,
+    moves_every_thread_to_its_group,
+    creates_groups_before_and_removes_them_after_their_vcpus,
+    removes_the_rest_of_a_unit_that_systemd_removed,
+    all_users_can_read_the_statistics_whatever_the_umask,
 ];
 
 /// Uses a real QEMU and version 1: the groups, the limits, and a second pass that writes nothing.

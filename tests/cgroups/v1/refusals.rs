@@ -11,9 +11,9 @@ use super::super::parts::{Bystander, Ran, applied, cpus, not_run, two_cpus};
 use super::{World, threads_in};
 
 tests![
-    a_refused_change_leaves_what_was,
-    a_thread_of_another_process_is_not_touched,
-    a_refused_scheduler_undoes_a_new_group,
+    a_refused_change_keeps_the_old_values,
+    does_not_change_a_thread_of_another_process,
+    removes_a_new_group_if_the_scheduler_is_refused,
 ];
 
 /// Uses a real QEMU and version 1, and memory nodes that this host does not have.
