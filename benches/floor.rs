@@ -5,6 +5,12 @@
 //! what came of it and the placement of the thread cost. Real dbus-daemon, vcpud and QEMUs without
 //! a guest; root, so no polkit.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step ends the benchmark"
+)]
+
 #[path = "../tests/integration/harness/mod.rs"]
 #[allow(
     dead_code,

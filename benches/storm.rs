@@ -6,6 +6,12 @@
 //! has to carry the flood too, and so has the machine that this runs on.
 //! Real dbus-daemon, polkitd and vcpud; scripted QEMUs.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step ends the benchmark"
+)]
+
 #[path = "../tests/integration/harness/mod.rs"]
 #[allow(
     dead_code,

@@ -10,8 +10,12 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     spawn_blocking(work).await.unwrap_or_else(broken)
 }
 
-/// Continues a panic of the work in the caller. Work is never cancelled.
-pub(crate) fn broken<T>(error: JoinError) -> T {
+/// Continues a panic of the work in the caller.
+#[expect(
+    clippy::panic,
+    reason = "tokio cancels work of the blocking pool only when the runtime ends, and nothing waits for it then"
+)]
+fn broken<T>(error: JoinError) -> T {
     match error.try_into_panic() {
         Ok(panic) => resume_unwind(panic),
         Err(error) => panic!("{error}"),

@@ -96,6 +96,11 @@ struct Wanted {
 impl GuestAgent {
     /// Begins a conversation over the socket at `path`, which must be of the QEMU `leader`. It
     /// must end within `limit`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such socket, if another process listens on it, and if the agent does not
+    /// answer within `limit`.
     pub async fn connect(path: &Path, leader: Pid, limit: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + limit.min(LONGEST);
         let stream = process::connect_to_agent(path)
@@ -136,7 +141,12 @@ impl GuestAgent {
             .collect())
     }
 
-    /// Makes the guest use `cpus`, its own numbers, or do without them.
+    /// Brings the guest's `cpus`, in its own numbers, online or takes them offline.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the agent refuses a CPU, does not answer in time, or answers with something else. The
+    /// CPUs before the refused one are changed.
     pub async fn set_online(&mut self, cpus: &[u32], online: bool) -> Result<(), Error> {
         let mut left = cpus;
         while !left.is_empty() {

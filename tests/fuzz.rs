@@ -1,5 +1,11 @@
 //! What fuzzing found worth keeping (`fuzz/corpus`), tried again without a fuzzer.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step ends the test"
+)]
+
 #[path = "../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "there it is a library")]
 mod fuzz;

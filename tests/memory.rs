@@ -1,6 +1,12 @@
 //! How much memory one peer can make the service use: a scripted QEMU, or its guest agent, and a
 //! machine's actor, with an allocator that counts.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step ends the test"
+)]
+
 use std::alloc::System;
 use std::fmt::Write as _;
 use std::os::fd::{BorrowedFd, OwnedFd};

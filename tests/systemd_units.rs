@@ -1,5 +1,11 @@
 //! Calls of units to systemd, with a fake systemd on a private bus. The lab has a real one.
 
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
 use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};

@@ -94,9 +94,10 @@ impl fmt::Display for CallRecord<'_> {
 fn write_value(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
     let value = &value.as_bytes()[..value.len().min(MAX_VALUE)];
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'"';
-    match value.iter().all(is_plain) {
-        true => write!(f, "\"{}\"", String::from_utf8_lossy(value)),
-        false => value.iter().try_for_each(|byte| write!(f, "{byte:02X}")),
+    if value.iter().all(is_plain) {
+        write!(f, "\"{}\"", String::from_utf8_lossy(value))
+    } else {
+        value.iter().try_for_each(|byte| write!(f, "{byte:02X}"))
     }
 }
 

@@ -154,9 +154,14 @@ impl Authority {
 
     /// Authorizes the sender of the method call `header`.
     ///
-    /// `details` are for polkit's rules and dialogs, which get the caller's `uid` too. root passes
-    /// without polkit, and nobody else does; a caller who has left while polkit was asked never
-    /// does.
+    /// polkit's rules and dialogs get the `details` and the caller's `uid`. root is authorized without
+    /// polkit; other users are not.
+    ///
+    /// # Errors
+    ///
+    /// Fails with `AccessDenied` if polkit denies `action`, cannot be asked or does not answer in time, if
+    /// the caller leaves the bus in the meantime, or if its user is not known. Fails with
+    /// `InteractiveAuthorizationRequired` if polkit needs a dialog that the call does not allow.
     pub async fn check(
         &self,
         header: &Header<'_>,
@@ -219,18 +224,13 @@ impl Authority {
         };
         let id = format!("vcpud-{}", CHECKS.fetch_add(1, Ordering::Relaxed));
         let asked = async {
-            let _turn = self.queue.turn(uid).await;
-            polkit
-                .check_authorization(&subject, action, details, flags, &id)
-                .await
+            let turn = self.queue.turn(uid).await;
+            let _turn = turn.map_err(|error| error.to_string())?;
+            let answer = polkit.check_authorization(&subject, action, details, flags, &id);
+            answer.await.map_err(|error| error.to_string())
         };
         let answer = tokio::select! {
-            answer = asked => {
-                return match answer {
-                    Ok(answer) => Answer::Polkit(answer),
-                    Err(error) => Answer::None(error.to_string()),
-                };
-            }
+            answer = asked => return answer.map_or_else(Answer::None, Answer::Polkit),
             () = departure(connection, sender) => Answer::CallerLeft,
             () = sleep(limit) => Answer::None(format!("no answer within {} s", limit.as_secs())),
         };

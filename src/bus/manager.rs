@@ -70,7 +70,7 @@ impl Manager {
             name: name.clone(),
             settings,
             leader,
-            uid: uid.into(),
+            uid,
         };
         let result = self.registrar.register(registration).await;
         result.map_err(|error| failed(&name, error))?;

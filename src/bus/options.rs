@@ -75,9 +75,10 @@ pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
             }
         }
     }
-    let wait = match is_async {
-        true => Wait::No,
-        false => Wait::UpTo(limit),
+    let wait = if is_async {
+        Wait::No
+    } else {
+        Wait::UpTo(limit)
     };
     Ok(SetOptions { wait, guest_online })
 }

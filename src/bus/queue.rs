@@ -1,15 +1,15 @@
-//! Whose turn it is to ask polkit, so that nobody's questions keep those of others out.
+//! The order of the questions to polkit, so that the questions of one user do not delay those of others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::ids::Uid;
 
-/// Questions of one user that polkit has at a time; each may be a dialog that nobody answers.
+/// The number of questions of one user that polkit has at a time. Each may be a dialog without an answer.
 const MAX_OF_USER: usize = 8;
-/// Questions of all users. A bus daemon lets a connection wait for 128 replies
+/// The number of questions of all users that polkit has at a time. A bus daemon lets a connection wait for 128 replies
 /// (`max_replies_per_connection` in `dbus-daemon(1)`).
 const MAX_OF_ALL: usize = 96;
 
@@ -20,7 +20,7 @@ pub(super) struct Queue {
     users: Arc<Mutex<HashMap<Uid, Weak<Semaphore>>>>,
 }
 
-/// A question that may be asked. The turn ends when this is dropped.
+/// The turn of a question. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     _of_user: OwnedSemaphorePermit,
@@ -28,7 +28,7 @@ pub(super) struct Turn {
 }
 
 impl Queue {
-    /// A queue that nobody stands in.
+    /// Returns an empty queue.
     pub(super) fn new() -> Self {
         Self {
             all: Arc::new(Semaphore::new(MAX_OF_ALL)),
@@ -36,16 +36,17 @@ impl Queue {
         }
     }
 
-    /// Waits until it is a question's turn that is asked for the user `uid`. First come, first
-    /// served.
-    pub(super) async fn turn(&self, uid: Uid) -> Turn {
-        const OPEN: &str = "it is never closed";
-        let of_user = self.user(uid).acquire_owned().await.expect(OPEN);
-        let of_all = self.all.clone().acquire_owned().await.expect(OPEN);
-        Turn {
-            _of_user: of_user,
-            _of_all: of_all,
-        }
+    /// Waits for the turn of a question for the user `uid`. The turns of a user are in the order of the
+    /// calls.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a semaphore is closed, which nothing here does.
+    pub(super) async fn turn(&self, uid: Uid) -> Result<Turn, AcquireError> {
+        Ok(Turn {
+            _of_user: self.user(uid).acquire_owned().await?,
+            _of_all: self.all.clone().acquire_owned().await?,
+        })
     }
 
     fn user(&self, uid: Uid) -> Arc<Semaphore> {
@@ -67,15 +68,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_much_waits_for_himself_only() {
+    fn a_user_with_many_questions_delays_only_itself() {
         let queue = Queue::new();
-        let turn = |uid| queue.turn(Uid(uid)).now_or_never();
+        let turn = |uid| {
+            let turn = queue.turn(Uid(uid)).now_or_never();
+            turn.map(Result::unwrap)
+        };
         let mut first: Vec<Turn> = (0..MAX_OF_USER).map(|_| turn(1).unwrap()).collect();
         assert!(turn(1).is_none());
         assert!(turn(2).is_some());
         first.pop();
         first.push(turn(1).expect("one was answered"));
-        // So many users there must be.
         let users = 2..=(MAX_OF_ALL / MAX_OF_USER) as u32;
         let all = users.flat_map(|uid| (0..MAX_OF_USER).map(move |_| turn(uid).unwrap()));
         let all: Vec<Turn> = all.collect();

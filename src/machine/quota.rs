@@ -38,9 +38,10 @@ impl Quota {
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let until = self.until.map_or(now, |until| until.max(now)) + self.interval;
         let has_room = until <= now + self.burst;
-        match has_room {
-            true => self.until = Some(until),
-            false => self.dropped += 1,
+        if has_room {
+            self.until = Some(until);
+        } else {
+            self.dropped += 1;
         }
         has_room
     }

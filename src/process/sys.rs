@@ -89,11 +89,12 @@ pub fn inherited(descriptors: Vec<(String, RawFd)>) -> BTreeMap<String, OwnedFd>
     }
     let mut owned: BTreeMap<RawFd, (String, OwnedFd)> = BTreeMap::new();
     for (name, fd) in descriptors {
-        // SAFETY: systemd opened it for this process before it began (sd_listen_fds(3) has
-        // checked that it is meant), numbers from 3 on that nothing in the process knows of; each
-        // is taken once, as a map has each number once and this is run through once.
         if fd >= FIRST_INHERITED && !owned.contains_key(&fd) && is_open(fd) {
-            owned.insert(fd, (name, unsafe { OwnedFd::from_raw_fd(fd) }));
+            // SAFETY: systemd opened it for this process before the process began (sd_listen_fds(3)
+            // has checked that), with a number from 3 on that nothing else in the process uses. `TAKEN`
+            // and the keys of the map let each number be taken once.
+            let owner = unsafe { OwnedFd::from_raw_fd(fd) };
+            owned.insert(fd, (name, owner));
         }
     }
     owned.into_values().collect()

@@ -136,6 +136,11 @@ impl Client {
     /// after the connection ended, with the reason.
     ///
     /// `silence` is how long the peer may be silent when it owes the greeting or a reply.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the peer sends no greeting within `silence`, sends something else first, breaks a limit of
+    /// the protocol, or closes the connection.
     pub async fn connect(stream: UnixStream, silence: Duration) -> Result<(Self, Events), Closed> {
         let (read, write) = split(stream);
         let mut messages = FramedRead::new(read, Codec::new(Codec::DEFAULT_LIMIT));

@@ -121,7 +121,12 @@ struct AcceleratorInfo {
 /// The UUID that QEMU reports for a VM that was given none.
 const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Leaves the capabilities mode and asks what does not change.
+/// Leaves the capabilities mode and queries what does not change.
+///
+/// # Errors
+///
+/// Fails if the connection ends, if QEMU refuses a command that each version has, or if an answer has
+/// another type. A command that some versions do not have may fail.
 pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let capabilities = client.send::<IgnoredAny>("qmp_capabilities", None);
     let commands = client.send::<Commands>("query-commands", None);
@@ -131,7 +136,7 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let kvm = client.send::<KvmInfo>("query-kvm", None);
 
     match capabilities.wait().await {
-        // It was done by a former run of the service; if not, QEMU refuses all that follows.
+        // A previous instance of the service did it; if not, QEMU refuses all that follows.
         Err(Error::Command { .. }) => {}
         done => drop(done?),
     }

@@ -1,5 +1,7 @@
 //! The direction of dependencies, as `ARCHITECTURE.md` draws it. Reads the sources only.
 
+#![expect(clippy::unwrap_used, reason = "a failed step ends the test")]
+
 mod files;
 
 use std::collections::BTreeMap;

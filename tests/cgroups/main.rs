@@ -4,6 +4,13 @@
 //! reason in the output of the test. With `VCPUD_REQUIRE_TESTS` in the environment it fails, unless it needs
 //! control groups of version 1 and the host has version 2, or vice versa.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
 #[macro_use]
 mod parts;
 

@@ -5,6 +5,13 @@
 //! for a signal, a property, a line or the end of a process, within one time limit. No test is ignored:
 //! `tests/setup` installs all parts.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
 mod harness;
 
 mod authorization;

@@ -5,6 +5,13 @@
 //! other. Nothing sleeps: what is waited for is a signal, a property, a line, an event or an end,
 //! under one time limit. Each test leaves the host as it found it, but for vcpud, which may run on.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
 mod harness;
 
 mod activation;

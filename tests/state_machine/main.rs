@@ -6,6 +6,13 @@
 //! wrong is shrunk and printed, with its seed. `PROPTEST_CASES` says how many rounds of
 //! [`STORIES`] there are.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
 use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

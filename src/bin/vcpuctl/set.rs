@@ -50,14 +50,14 @@ async fn plan(machine: &MachineProxy<'_>, request: &Set, json: bool) -> Result<(
             request.name
         )?;
     }
-    match plan.contains_key("error") {
-        true => Err(Failure::Denied {
+    if plan.contains_key("error") {
+        return Err(Failure::Denied {
             error_name: text("error"),
             text: text("reason"),
             nearest: text("nearest"),
-        }),
-        false => Ok(()),
+        });
     }
+    Ok(())
 }
 
 fn options(wait: &Wait) -> HashMap<&'static str, Variant<'static>> {

@@ -89,9 +89,10 @@ impl Admission {
             Some((error_name::LIMIT_EXCEEDED, text))
         };
         if let Some((name, text)) = call.refusal.clone().or_else(exceeded) {
-            return match call.no_reply {
-                true => Arrival::Dropped,
-                false => Arrival::Refused(name, text),
+            return if call.no_reply {
+                Arrival::Dropped
+            } else {
+                Arrival::Refused(name, text)
             };
         }
         match class {

@@ -114,9 +114,10 @@ impl Gate {
             call.fds = PassedFds::default();
             call.bytes = Vec::new();
         }
-        let class = match CHANGES.contains(&call.member.as_str()) {
-            true => Class::Change,
-            false => Class::Read,
+        let class = if CHANGES.contains(&call.member.as_str()) {
+            Class::Change
+        } else {
+            Class::Read
         };
         let (sender, serial) = (call.sender.clone(), call.serial);
         let arrival = self.admission().arrive(call, class);

@@ -83,9 +83,10 @@ impl Writer {
             Reply::Unwanted => Ok(None),
             Reply::Unknown => Ok(Some(message.clone())),
             Reply::Expected { member } => {
-                let limit = match RETURN_LISTS.contains(&member.as_str()) {
-                    true => MAX_LIST_REPLY,
-                    false => MAX_REPLY,
+                let limit = if RETURN_LISTS.contains(&member.as_str()) {
+                    MAX_LIST_REPLY
+                } else {
+                    MAX_REPLY
                 };
                 if length <= limit {
                     return Ok(Some(message.clone()));

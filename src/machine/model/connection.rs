@@ -56,13 +56,13 @@ impl Model {
         }
     }
 
-    pub(super) fn loaded(&mut self, now: Instant, record: Result<Option<Record>, String>) {
+    pub(super) fn loaded(&mut self, now: Instant, record: Result<Option<Box<Record>>, String>) {
         if let Some(process) = &mut self.process {
             match record {
                 Ok(Some(record)) if record.leader == process.id => {
                     self.out.log(LogEntry::Restored(record.removals.len()));
                     self.backoff.restore(record.breaches);
-                    process.restore(now, record);
+                    process.restore(now, *record);
                 }
                 Ok(_) => {}
                 Err(error) => self.out.log(LogEntry::NotRestored(error)),

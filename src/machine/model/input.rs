@@ -24,7 +24,7 @@ pub enum Input {
     /// A connection to this process was made.
     Reached(ProcessId),
     /// The persisted state was read, or could not be.
-    Loaded(Result<Option<Record>, String>),
+    Loaded(Result<Option<Box<Record>>, String>),
     /// QEMU answered what it is asked at first.
     Opened(Box<Opened>),
     /// An attempt to connect failed.

@@ -4,6 +4,12 @@
 //! [`Peer`] has a [`Model`] of the vCPUs, and can be scripted. [`Replay`] replays a recorded conversation.
 //! [`Canned`] sends fixed replies.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step ends the test"
+)]
+
 mod canned;
 mod fault;
 mod model;

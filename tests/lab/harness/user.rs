@@ -50,9 +50,10 @@ impl User {
         let output = within(format!("the end of {line}"), command.output()).await;
         let output = output.expect("the host has a shell");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        match output.status.success() {
-            true => Ok(text(output.stdout)),
-            false => Err(text(output.stderr)),
+        if output.status.success() {
+            Ok(text(output.stdout))
+        } else {
+            Err(text(output.stderr))
         }
     }
 
@@ -72,9 +73,10 @@ impl User {
         let output = output.expect("the host has setpriv and busctl");
         let text = |bytes| String::from_utf8(bytes).expect("busctl writes UTF-8");
         let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        match output.status.success() {
-            true => Ok(stdout.trim_end().to_owned()),
-            false => Err(failure(&stderr)),
+        if output.status.success() {
+            Ok(stdout.trim_end().to_owned())
+        } else {
+            Err(failure(&stderr))
         }
     }
 
