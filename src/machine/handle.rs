@@ -48,7 +48,7 @@ impl Handle {
         self.registrant
     }
 
-    /// Returns what is known about the machine now.
+    /// Returns the current state of the machine.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
     }

@@ -31,7 +31,7 @@ pub(super) struct Journal {
     /// The text of the endpoint.
     endpoint: String,
     audit: Arc<Audit>,
-    /// What was published last.
+    /// The last published snapshot.
     snapshot: Arc<Snapshot>,
     log_quota: Quota,
     audit_quota: Quota,

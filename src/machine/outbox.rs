@@ -1,4 +1,4 @@
-//! What a machine has to report, while the queue to the bus has no room for it.
+//! The messages of a machine for which the queue to the bus has no room yet.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::running::Ready;
 /// A machine with more to report reads no more requests and events.
 const LIMIT: usize = 256;
 
-/// What is not sent yet, in order.
+/// The unsent messages, in order.
 #[derive(Debug)]
 pub(super) struct Outbox {
     events: EventSender,
@@ -69,7 +69,7 @@ impl Outbox {
         }
     }
 
-    /// Waits until the next message can be sent, and sends it. Waits forever if there is none.
+    /// Waits until the next message can be sent, and sends it. Waits forever if no message is unsent.
     pub(super) async fn send_next(&mut self) {
         let Some(Item::Message(message)) = self.items.front() else {
             return std::future::pending().await;

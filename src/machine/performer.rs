@@ -193,7 +193,7 @@ impl Performer {
                 jobs::check_tuning(worker, leader, change, tuning).boxed()
             }
             Effect::ChangeTuning(switch) => jobs::change_tuning(worker, leader, *switch).boxed(),
-            // The others are no jobs.
+            // The other effects need no job.
             _ => return,
         };
         self.process_jobs.push(job);

@@ -87,7 +87,7 @@ impl PlacementWorker {
         self.is_of_user || reason.is_some_and(NoCgroupsReason::is_managed_elsewhere)
     }
 
-    /// Returns the unit, or the lack of one. Logs the reason of the latter.
+    /// Returns the unit, or the lack of one. Logs the reason if the unit is missing.
     fn unit_of(&self, found: Found) -> UnitPlacement {
         let machine = &self.name;
         match found {
@@ -151,10 +151,10 @@ impl PlacementWorker {
         checked.await.unwrap_or(Err(TuningError::NoUnit))
     }
 
-    /// Enforces another tuning, or restores the former one.
+    /// Enforces another tuning, or restores the previous one.
     ///
     /// # Errors
-    /// The failures because of which the former tuning was restored.
+    /// Returns the failures that made the placer restore the previous tuning.
     pub(super) async fn change(
         self,
         leader: Arc<Leader>,

@@ -262,7 +262,7 @@ impl QmpSession {
         };
         let cpus = match cpus.wait().await {
             Ok(cpus) => cpus.0,
-            // There are none until the machine is created (`-preconfig`).
+            // QEMU has no vCPUs before the machine is created (`-preconfig`).
             Err(qmp::Error::Command { error, .. }) if is_too_early(&error) => Vec::new(),
             Err(error) => return Err(broken(error)),
         };

@@ -27,7 +27,7 @@ impl Running {
     /// call returns at once.
     ///
     /// # Errors
-    /// Why there is no machine.
+    /// Returns the reason if the machine does not exist.
     pub fn settled(&mut self) -> impl Future<Output = Result<(), ConnectError>> + Send + use<> {
         let ready = self.ready.take();
         async {

@@ -128,7 +128,7 @@ pub enum ConnectError {
         breaches: u32,
     },
     /// The process exited, or the machine was forgotten.
-    #[error("QEMU has ended, or the machine was unregistered meanwhile")]
+    #[error("QEMU has exited, or the machine was unregistered")]
     Gone,
 }
 

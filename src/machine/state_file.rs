@@ -211,7 +211,7 @@ mod tests {
         let file = StateFile::new(path.clone());
         assert_eq!(file.load().await.unwrap(), Some(record()));
 
-        // What has not changed is not written again.
+        // An unchanged state is not written again.
         fs::remove_file(&path).unwrap();
         file.save(record()).await.unwrap();
         assert!(!path.exists());

@@ -98,7 +98,7 @@ struct MachineTask {
     performer: Performer,
 }
 
-/// What the task waited for.
+/// The event that ends a wait of the task.
 enum Woken {
     Command(Command, oneshot::Sender<Answer>),
     Config,

@@ -13,7 +13,7 @@ tests![
     sets_affinity_and_schedulers_without_groups,
     an_earlier_failure_does_not_prevent_other_changes,
     leaves_the_default_affinity_to_another_manager,
-    allocates_caches_once_resctrl_is_mounted
+    allocates_caches_once_resctrl_is_mounted,
 ];
 
 /// Uses a real QEMU without control groups of its own. vcpud sets affinity and schedulers only.

@@ -15,7 +15,7 @@ use vcpud::process::Tasks;
 
 use super::parts::{Bystander, Ran, not_run, two_cpus};
 
-tests![undoes_the_change_of_a_process_that_got_the_number_of_a_thread];
+tests![undoes_the_change_of_a_process_that_got_the_number_of_a_thread,];
 
 /// This process with a thread that ends at the Nth check. Then another process gets its number.
 struct Ending {

@@ -15,7 +15,7 @@ use super::parts::{
     two_cpus,
 };
 
-tests![places_a_machine_in_version_2, writes_differences_only];
+tests![places_a_machine_in_version_2, writes_differences_only,];
 
 /// A group like that of a delegated unit, with a QEMU in it. Each test has one of its own.
 struct World {

@@ -53,8 +53,8 @@ fn written(name: &str) -> usize {
 
 #[tokio::test]
 async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told() {
-    const BEHIND: &str = "what is to be remembered cannot be written";
-    const WRITTEN: &str = "what is to be remembered is written again";
+    const BEHIND: &str = "cannot save the state";
+    const WRITTEN: &str = "the state is saved again";
     let host = Host::enter().await;
     host.stop_service().await;
     let disk = SmallDisk::mount().await;

@@ -66,9 +66,9 @@ impl Process {
 pub(super) fn explain(error: &CommandError) -> String {
     let text = error.desc.as_str();
     let meaning = if text.contains("not allowed while migrating") {
-        " (ask again when the migration is over)"
+        " (try again when the migration is over)"
     } else if text.contains("unplug request for not supported device type") {
-        " (no operating system has taken charge of the CPUs yet; ask again when the guest is up)"
+        " (no operating system has taken charge of the CPUs yet; try again when the guest is up)"
     } else {
         ""
     };

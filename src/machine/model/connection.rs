@@ -27,7 +27,7 @@ impl Model {
         self.out.push(Effect::Connect);
     }
 
-    /// Returns whether QEMU must answer at this attempt, or there is no machine.
+    /// Returns whether this is the only attempt, as for a new registration.
     pub(super) fn is_on_trial(&self) -> bool {
         self.facts.lifetime == Lifetime::Registered && !self.out.is_ready()
     }
@@ -240,7 +240,7 @@ impl Model {
         self.pause(now);
     }
 
-    /// Ends the machine. `reason` is for who waits to know whether there is one.
+    /// Ends the machine. `reason` is for callers that wait for the result of the first attempt.
     pub(super) fn end(&mut self, reason: ConnectError) {
         self.phase = Phase::Gone;
         self.out.push(Effect::Close);

@@ -1,4 +1,4 @@
-//! What the task of a machine must do: the effects of its model.
+//! The effects of the model: instructions for the task of a machine.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub enum Effect {
     Log(LogEntry),
     /// Report once whether there is a machine.
     Ready(Result<(), ConnectError>),
-    /// There is no such machine from now on: its name is free.
+    /// The machine does not exist from now on: its name is free.
     End,
     /// Forget the QEMU process: its groups if it has exited, and its state file.
     Forget,
@@ -203,7 +203,7 @@ impl Output {
         }
     }
 
-    /// Returns whether it was reported that there is a machine, or that there is none.
+    /// Returns whether the result of the first attempt was reported.
     pub(super) fn is_ready(&self) -> bool {
         self.is_ready
     }

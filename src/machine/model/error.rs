@@ -26,12 +26,12 @@ pub enum Error {
     },
     /// There is no connection to QEMU.
     #[error(
-        "there is no QMP connection: {0}; the service keeps trying, ask again when State says so"
+        "no QMP connection: {0}; the service keeps trying, try again when the property State is not \"disconnected\""
     )]
     Disconnected(String),
     /// The connection was lost during the request.
     #[error(
-        "the QMP connection broke in the middle of the request: {0}; ListVcpus tells what came of it once the machine is connected again"
+        "the QMP connection was lost during the request: {0}; ListVcpus shows the result when the machine is connected again"
     )]
     Interrupted(qmp::Closed),
     /// QEMU owed replies to an earlier request until the caller's time ran out. Nothing was changed.
@@ -47,16 +47,16 @@ pub enum Error {
     #[error("QEMU refused: {}; {_0}", join_refusals(&_0.refused))]
     QmpFailed(Box<Report>),
     /// The guest refused the removal of a vCPU.
-    #[error("the guest refused: {}; {_0}; free the vCPUs in the guest and ask again", join_refusals(&_0.refused))]
+    #[error("the guest refused: {}; {_0}; free the vCPUs in the guest and try again", join_refusals(&_0.refused))]
     GuestRefused(Box<Report>),
     /// A removal is still pending at the end of the time that the caller waits.
     #[error(
-        "the guest did not give up every vCPU within {} s{}; {report}; the request stands: VcpuRemoved or VcpuRemovalFailed follows",
+        "the guest did not give up every vCPU within {} s{}; {report}; the removal stays pending: VcpuRemoved or VcpuRemovalFailed follows",
         waited.as_secs_f64(),
         also_refused(&report.refused)
     )]
     RemovalPending {
-        /// What was done so far.
+        /// The result so far.
         report: Box<Report>,
         /// How long the call waited.
         waited: Duration,
@@ -68,7 +68,7 @@ pub enum Error {
     GuestAgent(guest_agent::Error),
     /// All vCPUs are present, and the guest does not use all of them.
     #[error(
-        "asked for {asked}, {}but the guest does not use all of its vCPUs: {reason}; ask again when the guest agent is well",
+        "asked for {asked}, {}but the guest does not use all of its vCPUs: {reason}; try again when the guest agent responds",
         added_part(added)
     )]
     NotOnline {
@@ -98,7 +98,7 @@ pub enum Error {
     Tuning(TuningError),
     /// The request would now have another result than the one that was authorized.
     #[error(
-        "asked for {asked}, which would now make {count} vCPUs and not {told}: another request was faster; ask again"
+        "asked for {asked}, which would now make {count} vCPUs and not {told}: another request was faster; try again"
     )]
     Conflict {
         /// The wanted vCPUs.
@@ -115,7 +115,7 @@ pub enum Error {
     Replaced,
     /// The state cannot be saved, so that a restart would lose the request. It was not begun.
     #[error(
-        "what a restart of the service must know cannot be written: {0}; nothing was changed, make room in the runtime directory and ask again"
+        "the state for a restart of the service cannot be written: {0}; nothing was changed, make room in the runtime directory and try again"
     )]
     NotSaved(String),
     /// The machine is gone.
@@ -127,7 +127,7 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuningError {
     /// The machine cannot have this vCPU.
-    #[error("there is no vCPU {vcpu}; {}", numbers(*max))]
+    #[error("the machine has no vCPU {vcpu}; {}", numbers(*max))]
     NoSuchVcpu {
         /// The vCPU.
         vcpu: VcpuId,
@@ -151,12 +151,12 @@ pub enum TuningError {
     /// This host does not support it, or cannot be queried.
     #[error("{0}")]
     Refused(StepError),
-    /// The kernel refused, and the former state was restored.
+    /// The kernel refused, and the placer restored the previous state.
     #[error("{}", join_failures(_0))]
     Failed(Vec<(VcpuId, StepError)>),
 }
 
-/// What a failed request did.
+/// The partial result of a failed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The wanted vCPUs.

@@ -1,4 +1,4 @@
-//! Evidence: what QEMU's events said since the last refresh, and when the next refresh is due.
+//! Evidence: QEMU's events since the last refresh, and the time of the next one.
 //!
 //! An event never changes the inventory. It causes a refresh, and explains what the refresh shows.
 
@@ -20,7 +20,7 @@ const REST: u32 = 10;
 /// But at the latest after this time.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// What is known since the last refresh.
+/// The evidence since the last refresh.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     clues: Clues,
@@ -43,7 +43,7 @@ pub(super) struct Clues {
     pub plugged: Option<Plugging>,
 }
 
-/// Slots that QEMU is asked to add, and the user who asks.
+/// Slots that QEMU is asked to add, and the requester.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plugging {
     #[serde(rename = "firsts")]

@@ -45,7 +45,7 @@ pub enum Input {
     Placed(Report, Option<CpuList>),
     /// The host supports a tuning, or not.
     TuningChecked(Result<(), TuningError>),
-    /// A tuning is enforced, or the former one is again.
+    /// A tuning is enforced, or the previous one is restored.
     TuningChanged(Result<Report, Vec<(VcpuId, StepError)>>),
     /// Guest CPUs were brought online again, or could not be.
     GuestRestored(Result<(), String>),
@@ -57,7 +57,7 @@ pub enum Input {
     Tick,
 }
 
-/// What QEMU answered on a new connection.
+/// The first answers of QEMU on a new connection.
 #[derive(Debug)]
 pub struct Opened {
     /// What does not change.
@@ -68,7 +68,7 @@ pub struct Opened {
     pub ospm: Vec<AcpiOst>,
 }
 
-/// What QEMU answered to a batch.
+/// The answers of QEMU to a batch.
 #[derive(Debug)]
 pub struct Exchanged {
     /// The commands that QEMU refused.

@@ -94,7 +94,7 @@ impl Model {
         model
     }
 
-    /// Returns the next effect. To be called until there is none, after each input.
+    /// Returns the next effect. The caller repeats this until it returns `None`, after each input.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.out.next()
     }
@@ -117,7 +117,7 @@ impl Model {
         process.is_some_and(|process| process.queue.len() >= MAX_QUEUED)
     }
 
-    /// Returns whether there is no such machine any more.
+    /// Returns whether the machine has ended.
     pub fn is_gone(&self) -> bool {
         matches!(self.phase, Phase::Gone)
     }
@@ -191,7 +191,7 @@ impl Model {
         let answer = match command {
             // It is applied with the next connection.
             Command::ApplyConfig => Ok(Outcome::default()),
-            // What a call took offline concerns the guest, not QEMU.
+            // CPUs that a call took offline concern the guest, not QEMU.
             Command::GuestReleased { .. } => {
                 self.with_process(now, |process, cx| process.request(cx, id, command));
                 return;

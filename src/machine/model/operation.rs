@@ -30,7 +30,7 @@ use crate::text::Text;
 /// those before it. A removal that the guest has not completed is reported at the caller's limit.
 pub(super) const QEMU_TIME: Duration = Duration::from_secs(1);
 
-/// What a machine does now.
+/// The current operation of a machine.
 #[derive(Debug, Default)]
 pub(super) enum Operation {
     /// Nothing.
@@ -52,7 +52,7 @@ pub(super) enum Operation {
     Switching(Tune),
 }
 
-/// What QEMU is asked.
+/// A question to QEMU.
 #[derive(Debug)]
 pub(super) enum Ask {
     /// Only for its state.
@@ -123,11 +123,11 @@ pub(super) struct Refreshed {
     pub since: Instant,
     /// How long it took to read the answers.
     pub cost: Duration,
-    /// What is done at the end.
+    /// The last step.
     pub then: Then,
 }
 
-/// What is done at the end of a refresh.
+/// The last step of a refresh.
 #[derive(Debug)]
 pub(super) enum Then {
     /// Nothing else.

@@ -10,7 +10,7 @@ pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// disconnected.
 pub(super) const EXIT_GRACE: Duration = Duration::from_millis(250);
 
-/// What a machine is, in the order of its life. See the drawing in [`crate::machine`].
+/// The phase of a machine. See the drawing in [`crate::machine`].
 #[derive(Debug)]
 pub(super) enum Phase {
     /// There is no connection until the next attempt. The machine is dormant, or disconnected if
@@ -33,7 +33,7 @@ pub(super) enum Phase {
         /// When the process counts as alive.
         until: Instant,
     },
-    /// There is no such machine any more.
+    /// The machine has ended.
     Gone,
 }
 
@@ -42,6 +42,6 @@ pub(super) enum Phase {
 pub(super) struct Attempt {
     /// When the machine is shown as unresponsive, if it is not shown yet.
     pub shown_at: Option<Instant>,
-    /// What QEMU answered, while the search for the unit or an operation goes on.
+    /// The first answers of QEMU, while the search for the unit or an operation goes on.
     pub opened: Option<Box<Opened>>,
 }

@@ -116,7 +116,8 @@ impl PlacementState {
         self.due.filter(|_| self.unit.is_some())
     }
 
-    /// Begins a pass over `inventory`, if one is needed: because threads came or went, or one is due.
+    /// Begins a placement pass for `inventory` if threads differ from those of the last pass, or a pass is
+    /// due.
     pub(super) fn begin_pass(&mut self, now: Instant, inventory: &Inventory) -> Option<Threads> {
         self.unit.as_ref()?;
         let threads = inventory.vcpus();
@@ -201,7 +202,7 @@ impl PlacementState {
         Ok(Arc::new(change.of(&self.tuning, max)))
     }
 
-    /// Replaces the desired tuning. Returns the former one.
+    /// Replaces the desired tuning. Returns the previous one.
     pub(super) fn replace(&mut self, tuning: Arc<Tuning>) -> Arc<Tuning> {
         std::mem::replace(&mut self.tuning, tuning)
     }

@@ -58,7 +58,7 @@ pub(super) enum Baseline {
     Reported,
 }
 
-/// What the methods of a process need of the model.
+/// The parts of the model that the methods of a process use.
 pub(super) struct Context<'a> {
     pub now: Instant,
     pub config: &'a MachineConfig,
@@ -159,7 +159,7 @@ impl Process {
                 Operation::Saving(save, ask)
             }
             Operation::Exchanging(ask) => Operation::Exchanging(ask),
-            // QEMU is not needed for the rest of it.
+            // The other operations go on without QEMU.
             other => {
                 self.operation = other;
                 Operation::Idle
@@ -182,7 +182,7 @@ impl Process {
         callers
     }
 
-    /// Notes an event. What it means is seen at the next refresh.
+    /// Notes an event. The next refresh shows its meaning.
     pub(super) fn note_event(&mut self, now: Instant, event: &Event, out: &Output) {
         match event {
             Event::DeviceDeleted { path, .. } => {

@@ -1,5 +1,4 @@
-//! The persisted state of a machine: what was reported about its vCPUs, and what its QEMU was asked
-//! for. With it, the next instance reports a vCPU that was removed in the meantime with the user who
+//! The persisted state of a machine: the reported vCPUs, and the requests to its QEMU. With it, the next instance reports a vCPU that was removed in the meantime with the user who
 //! asked for it, and reports nothing twice.
 //!
 //! One JSON file for each machine, replaced as a whole. It is about one QEMU process. Unknown members

@@ -57,7 +57,7 @@ pub struct Request {
     pub wait: Wait,
     /// Whether the guest agent is to bring CPUs online and take them offline.
     pub guest_online: bool,
-    /// The user who asks.
+    /// The requester.
     pub uid: Uid,
 }
 
@@ -81,5 +81,5 @@ pub struct Outcome {
     pub pending: Vec<VcpuId>,
 }
 
-/// What a caller gets. A request that changes no vCPUs has an empty outcome.
+/// The answer to a caller. A request that changes no vCPUs has an empty outcome.
 pub type Answer = Result<Outcome, Error>;

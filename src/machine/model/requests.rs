@@ -243,7 +243,7 @@ impl Process {
         self.refreshed(cx, state, then);
     }
 
-    /// Lets the caller of a removal wait. What QEMU refused is reported at once.
+    /// Lets the caller of a removal wait. Refusals of QEMU are reported at once.
     fn await_removals(
         &mut self,
         cx: &mut Context<'_>,

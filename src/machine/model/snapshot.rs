@@ -1,4 +1,4 @@
-//! What is known about a machine at one moment. Readers get it as a whole.
+//! The state of a machine at one moment. Readers get it as a whole.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub const DISCONNECTED: &str = "disconnected";
 /// The state of a machine, as QEMU reported it last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// QEMU's version; `None` until QEMU has answered once, and then all else is empty too.
+    /// QEMU's version; `None` until QEMU has answered once, and the other fields are empty until then.
     pub version: Option<Version>,
     /// The UUID of the VM, or empty.
     pub uuid: Text,
@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub process: Option<ProcessId>,
     /// QEMU's word for the run state. Clients see [`Snapshot::state`].
     pub run_state: Text,
-    /// Why there is no connection, if there is none.
+    /// Why the machine is disconnected, if it is.
     pub disconnected: Option<String>,
     /// The vCPUs.
     pub inventory: Arc<Inventory>,

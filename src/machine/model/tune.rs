@@ -57,7 +57,7 @@ impl Process {
         self.operation = Operation::Switching(tune);
     }
 
-    /// Publishes the tuning, or goes back to the former one, which the placer has restored.
+    /// Publishes the tuning, or goes back to the previous one, which the placer has restored.
     pub(super) fn tuning_changed(
         &mut self,
         cx: &mut Context<'_>,
@@ -78,7 +78,7 @@ impl Process {
         }
     }
 
-    /// Goes back to the former tuning, and answers with `error`.
+    /// Goes back to the previous tuning, and answers with `error`.
     pub(super) fn revert(&mut self, cx: &mut Context<'_>, tune: Tune, error: Error) {
         self.placement.replace(tune.other);
         self.save(cx.out);

@@ -13,7 +13,7 @@ use super::{World, threads_in};
 tests![
     changes_the_bandwidth_below_a_limit,
     repairs_drift_and_reports_it_once,
-    follows_host_cpus_that_go_offline_and_online
+    follows_host_cpus_that_go_offline_and_online,
 ];
 
 /// Uses a real QEMU and version 1: all changes between some bandwidths, below a group with the greatest of

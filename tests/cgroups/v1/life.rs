@@ -18,7 +18,7 @@ tests![
     moves_every_thread_to_its_group,
     creates_groups_before_and_removes_them_after_their_vcpus,
     removes_the_rest_of_a_unit_that_systemd_removed,
-    all_users_can_read_the_statistics_whatever_the_umask
+    all_users_can_read_the_statistics_whatever_the_umask,
 ];
 
 /// Uses a real QEMU and version 1: the groups, the limits, and a second pass that writes nothing.

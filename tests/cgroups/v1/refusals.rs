@@ -13,7 +13,7 @@ use super::{World, threads_in};
 tests![
     a_refused_change_keeps_the_old_values,
     does_not_change_a_thread_of_another_process,
-    removes_a_new_group_if_the_scheduler_is_refused
+    removes_a_new_group_if_the_scheduler_is_refused,
 ];
 
 /// Uses a real QEMU and version 1, and memory nodes that this host does not have.

@@ -51,7 +51,7 @@ async fn a_machine_that_is_migrated_neither_grows_nor_shrinks_until_that_is_over
     qemu.execute("migrate-set-parameters", limit(4096)).await;
     qemu.execute("migrate", to_nowhere.clone()).await;
     let mark = world.signals.mark().await;
-    let meaning = "ask again when the migration is over";
+    let meaning = "try again when the migration is over";
     let grow = machine.set(3).await.unwrap_err();
     let text = "device_add not allowed while migrating";
     grow.assert(error_name::QMP_FAILED, &["web", "vCPU 2", text, meaning]);
