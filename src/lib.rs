@@ -2,7 +2,8 @@
 //!
 //! The library holds all of the service and the client side; the two programs in `src/bin` only
 //! start it. Calls and types flow one way: `daemon` → `bus` → `registry` → `machine` →
-//! {`qmp`, `host`, `inventory`}, and `host` and `systemd` → `placement`. `ARCHITECTURE.md` draws the map, and a test holds the arrows.
+//! {`qmp`, `guest_agent`, `placer`, `process`, `inventory`}. `ARCHITECTURE.md` draws the map, and
+//! `tests/architecture` enforces it.
 
 pub mod audit;
 mod blocking;

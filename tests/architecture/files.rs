@@ -40,7 +40,7 @@ fn files() -> Vec<File> {
     paths.map(file).collect()
 }
 
-fn rust_files(path: &Path) -> Vec<PathBuf> {
+pub(super) fn rust_files(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let files = paths.flat_map(|path| {

@@ -1,0 +1,103 @@
+//! The documents: the files, tests and crates that they name exist, and no crate is missing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::files::rust_files;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Returns the names in backquotes in `text`.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// Returns the source files, as paths of modules such as `tests::integration::edge::sizes`, and their text.
+fn modules() -> Vec<(String, String)> {
+    let folders = ["src", "tests", "fuzz/src"].map(|folder| rust_files(&root().join(folder)));
+    let module = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let path = path.strip_prefix(root()).unwrap().with_extension("");
+        let module = path.display().to_string().replace('/', "::");
+        (module.trim_end_matches("::mod").to_owned(), text)
+    };
+    folders.into_iter().flatten().map(module).collect()
+}
+
+/// Returns whether the path of `module` ends with `name`.
+fn is_module(module: &str, name: &str) -> bool {
+    format!("::{module}").ends_with(&format!("::{name}"))
+}
+
+/// The column "shown by" names files, modules with tests, and tests.
+#[test]
+fn the_tests_that_security_md_names_exist() {
+    let modules = modules();
+    let is_test = |name: &str| {
+        let Some((parent, function)) = name.rsplit_once("::") else {
+            return false;
+        };
+        let mut parents = modules
+            .iter()
+            .filter(|(module, _)| is_module(module, parent));
+        parents.any(|(_, text)| text.contains(&format!("fn {function}(")))
+    };
+    let exists = |name: &str| {
+        if name.contains('/') {
+            return root().join(name).exists();
+        }
+        let is_folder = |module: &str| format!("::{module}").contains(&format!("::{name}::"));
+        let mut names = modules.iter().map(|(module, _)| module.as_str());
+        names.any(|module| is_module(module, name) || is_folder(module)) || is_test(name)
+    };
+    let security = text("SECURITY.md");
+    let rows = security.lines().filter(|line| line.starts_with("| "));
+    let shown_by = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+    let missing: Vec<&str> = shown_by
+        .flat_map(quoted)
+        .filter(|name| !exists(name))
+        .collect();
+    assert!(missing.is_empty(), "SECURITY.md names {missing:#?}");
+}
+
+#[test]
+fn the_files_that_architecture_md_names_exist() {
+    let architecture = text("ARCHITECTURE.md");
+    let is_file = |name: &&str| {
+        let folders = [
+            "src/", "tests/", "fuzz/", "bus/", "machine/", "dbus/", "man/", "systemd/",
+        ];
+        folders.iter().any(|folder| name.starts_with(folder))
+    };
+    let exists = |name: &str| root().join(name).exists() || root().join("src").join(name).exists();
+    let files = quoted(&architecture).filter(is_file);
+    let missing: Vec<&str> = files.filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md names {missing:#?}");
+}
+
+#[test]
+fn architecture_md_has_the_purpose_of_each_dependency() {
+    let (manifest, architecture) = (text("Cargo.toml"), text("ARCHITECTURE.md"));
+    let (_, table) = architecture.split_once("## Dependencies").unwrap();
+    let crates = table.lines().filter_map(|row| row.split('|').nth(1));
+    let described: Vec<&str> = crates.flat_map(|names| names.split([' ', ','])).collect();
+    let mut is_list = false;
+    let mut missing = Vec::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            is_list = ["[dependencies]", "[dev-dependencies]"].contains(&line);
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| is_list)
+            && !described.contains(&name)
+        {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "without a purpose: {missing:?}");
+}
