@@ -59,5 +59,7 @@ fn cpu_time(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let (_, rest) = stat.rsplit_once(')').expect("a name in parentheses");
     let ticks = rest.split_whitespace().skip(11).take(2);
-    10 * ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
+    10 * ticks
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum::<u64>()
 }
