@@ -4,7 +4,11 @@
 //! the service, and the CPU time that it uses in ten seconds in which no client calls and no vCPU
 //! changes.
 
-#![expect(clippy::expect_used, reason = "a failed step ends the benchmark")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step ends the benchmark"
+)]
 
 #[path = "../tests/integration/harness/mod.rs"]
 #[allow(
