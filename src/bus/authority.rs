@@ -1,5 +1,5 @@
-//! Who may: root, and whom polkit lets pass, which is asked before anything else happens. Every
-//! doubt is a no.
+//! Authorization: root is authorized, and other callers if polkit authorizes them. polkit is asked
+//! before anything else happens. A caller is denied in every case of doubt.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,10 +92,10 @@ struct Question<'a> {
     action: &'a str,
 }
 
-/// What came of asking polkit.
+/// The result of a question to polkit.
 enum Answer {
     Polkit(AuthorizationResult),
-    /// The caller left the bus meanwhile: there is nobody any more to act for.
+    /// The caller left the bus in the meantime, so the call has no effect.
     CallerLeft,
     /// polkit is not there, or does not work.
     None(String),
@@ -180,7 +180,7 @@ impl Authority {
         };
         let caller = Caller { uid };
         if uid.is_root() {
-            // polkit lets root pass whatever its rules say, if it answers.
+            // polkit authorizes root whatever its rules say, if it answers.
             return Ok(caller);
         }
         let user = uid.to_string();
@@ -234,8 +234,8 @@ impl Authority {
             () = departure(connection, sender) => Answer::CallerLeft,
             () = sleep(limit) => Answer::None(format!("no answer within {} s", limit.as_secs())),
         };
-        // Nobody waits for what polkit, or a person, is still about to say. Neither do we for this:
-        // a polkit that hangs does not answer it either.
+        // The answer of polkit, or of a person, has no effect any more. The service does not wait for the
+        // reply to this either: a polkit that hangs does not send it.
         let cancel = "CancelCheckAuthorization";
         if let Err(error) = polkit.inner().call_noreply(cancel, &(&id,)).await {
             debug!(id, %error, "the question to polkit cannot be cancelled");

@@ -1,5 +1,5 @@
-//! What is on the bus: the machines, and what is wrong with the configuration. The publisher writes
-//! it, methods read it.
+//! The content of the bus: the machines, and the errors of the configuration. The publisher writes it,
+//! and methods read it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,7 +28,7 @@ impl Directory {
         self.read(|content| content.machines.get(name).cloned())
     }
 
-    /// What is wrong with the configuration.
+    /// The errors of the configuration.
     pub fn problems(&self) -> Vec<String> {
         self.read(|content| content.problems.clone())
     }

@@ -1,4 +1,4 @@
-//! The one mapping from what went wrong to error names on the bus.
+//! The one mapping from errors to their names on the bus.
 
 use zbus::message::Header;
 use zbus::names::ErrorName;
@@ -12,7 +12,7 @@ use crate::process::SocketError;
 use crate::qmp::{self, Closed};
 use crate::registry;
 
-/// What a method call can fail with.
+/// An error of a method call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A request to a machine failed.
@@ -36,22 +36,22 @@ pub enum Error {
     /// The configuration cannot be read again.
     #[error("{0}")]
     Reload(registry::Error),
-    /// There is no such machine.
-    #[error("there is no machine {0}; ListMachines tells which there are")]
+    /// No machine has this name.
+    #[error("no machine is named {0}; call ListMachines to list the machines")]
     NoSuchMachine(String),
     /// An argument or option is not what the method takes.
     #[error("{0}")]
     InvalidArgs(String),
-    /// A list of host CPUs that is none.
+    /// An argument is not a list of host CPUs.
     #[error("{0}")]
     InvalidCpuList(String),
     /// Too much at once.
     #[error("{0}")]
     LimitExceeded(String),
-    /// The caller may not.
+    /// The caller is not authorized.
     #[error("{0}")]
     AccessDenied(String),
-    /// The caller may, once somebody types a password, and did not allow to ask for it.
+    /// polkit needs a password, and the call does not allow to ask for it.
     #[error("{0}")]
     InteractiveAuthorizationRequired(String),
 }

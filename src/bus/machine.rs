@@ -23,8 +23,8 @@ pub struct MachineObject {
     authority: Authority,
 }
 
-/// The vCPUs that came, that went, and that are leaving. Methods write it out: zbus takes the
-/// arguments of a reply from what stands there.
+/// The vCPUs that were added, that were removed, and whose removal is pending. Methods write the type
+/// out, because zbus takes the arguments of a reply from their signatures.
 type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 
 impl MachineObject {

@@ -1,8 +1,8 @@
-//! The D-Bus side: objects, errors, authorization. Nothing is decided here but who may.
+//! The D-Bus side: objects, errors, authorization. The module decides only whether a caller is
+//! authorized.
 //!
-//! Methods authorize, parse and delegate to a machine's handle; getters read its snapshot; what
-//! machines tell comes through one [`Publisher`], which alone puts objects and signals on the
-//! bus.
+//! Methods parse, authorize and call a machine's handle. Getters read its snapshot. Events of machines
+//! come through one [`Publisher`]; only it puts objects and signals on the bus.
 
 mod arguments;
 mod authority;

@@ -40,7 +40,7 @@ pub(super) fn none(options: Options) -> Result<(), Error> {
     check_size(&options)?;
     match options.into_keys().next() {
         Some(key) => Err(Error::InvalidArgs(format!(
-            "unknown option {key:?}; there are no options"
+            "unknown option {key:?}; the method has no options"
         ))),
         None => Ok(()),
     }
@@ -83,7 +83,7 @@ pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
     Ok(SetOptions { wait, guest_online })
 }
 
-/// The options of `RegisterMachine` and `RegisterMachineWithFd`: what a machine's file says, and the
+/// The options of `RegisterMachine` and `RegisterMachineWithFd`: the keys of a machine's file, and the
 /// PID of its QEMU.
 pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<Pid>), Error> {
     check_size(&options)?;

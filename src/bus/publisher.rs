@@ -275,7 +275,7 @@ impl Publisher {
             object: object.clone(),
             emitter,
         };
-        // Taken before the object can be read, so what changes from here on is told.
+        // Read before clients can read the object, so that later changes are emitted.
         published.properties = published.read(connection).await?;
         let server = connection.object_server();
         server.at(&path, object).await?;
