@@ -99,7 +99,7 @@ impl GuestAgent {
     ///
     /// # Errors
     ///
-    /// Fails if there is no such socket, if another process listens on it, and if the agent does not
+    /// Fails if the socket does not exist, if another process listens on it, and if the agent does not
     /// answer within `limit`.
     pub async fn connect(path: &Path, leader: Pid, limit: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + limit.min(LONGEST);

@@ -86,7 +86,7 @@ async fn the_exit_status_says_how_it_ended() {
         assert!(complaint.contains(reason), "{line}: {complaint}");
     };
     fails("set web 99", 1, "it can have 1 to 4 vCPUs").await;
-    fails("set nowhere 2", 1, "there is no machine \"nowhere\"").await;
+    fails("set nowhere 2", 1, "no machine is named \"nowhere\"").await;
     fails("set web many", 2, "invalid value 'many'").await;
     let (status, _, complaint) = world.vcpuctl_of_nobody(&["set", "web", "4"]).await;
     assert_eq!(status, 3, "{complaint}");

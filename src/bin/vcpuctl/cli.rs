@@ -177,8 +177,8 @@ pub(crate) struct Wait {
     /// Do not wait for the guest to give up vCPUs.
     #[arg(long = "async", conflicts_with = "timeout")]
     pub no_wait: bool,
-    /// How long to wait for the guest to give up vCPUs, such as "500ms" or "1min 30s" [default:
-    /// 5s].
+    /// How long to wait for QEMU and the guest, such as "500ms" or "1min 30s" [default: the
+    /// removal-timeout of the machine, 5s].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
     /// Let the guest agent bring new vCPUs online in the guest, and take leaving ones offline
