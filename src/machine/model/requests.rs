@@ -9,7 +9,9 @@ use super::error::{Error, Refusal};
 use super::event::{Cause, MachineEvent};
 use super::evidence::Plugging;
 use super::input::{Exchanged, SaveError, SaveId};
-use super::operation::{Add, Ask, Operation, Queued, QueuedCommand, Remove, RemoveSlot, Then};
+use super::operation::{
+    Add, Ask, Operation, QEMU_TIME, Queued, QueuedCommand, Remove, RemoveSlot, Then,
+};
 use super::process::{Context, Process};
 use super::removals::{Removal, Waiter};
 use super::request::{Outcome, Request, RequestId, Wait};
@@ -281,6 +283,9 @@ impl Process {
             deadline: remove
                 .since
                 .checked_add(remove.patience.unwrap_or_default()),
+            limit: remove
+                .since
+                .checked_add(remove.patience.unwrap_or_default().max(QEMU_TIME)),
             uid: remove.uid,
         });
     }
