@@ -161,11 +161,11 @@ impl World {
             return;
         };
         match &mut self.jobs[n] {
-            Job::Restore { cpus, is_online } => {
-                if !*is_online && !self.trouble.faults.contains(&Fault::Restore) {
-                    self.guest.bring_online(cpus);
-                    *is_online = true;
-                }
+            Job::Restore { cpus, is_online }
+                if !*is_online && !self.trouble.faults.contains(&Fault::Restore) =>
+            {
+                self.guest.bring_online(cpus);
+                *is_online = true;
             }
             Job::Open { with_ospm, opened } if opened.is_none() => {
                 connection.is_negotiated = true;
@@ -303,7 +303,7 @@ impl World {
             self.lose_state();
             return Input::Loaded(Err("it is damaged".into()));
         }
-        Input::Loaded(Ok(content))
+        Input::Loaded(Ok(content.map(Box::new)))
     }
 
     /// Notes what the service cannot know after a restart: what is not in its state file.

@@ -4,6 +4,12 @@
 //! The same story always has the same result. [`tell`] panics if the model breaks a promise. The tests
 //! (`tests/stories`) and the fuzz target (`fuzz/src/machine.rs`) tell stories from here.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a broken promise ends the story"
+)]
+
 mod bus;
 mod calls;
 mod disk;
