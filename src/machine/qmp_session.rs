@@ -111,7 +111,6 @@ impl QmpSession {
             } else {
                 Vec::new()
             };
-            session.verify().await?;
             let opened = Opened {
                 identity,
                 state,
@@ -139,9 +138,8 @@ impl QmpSession {
             Batch::Add(method, slots) => (self.add(method, slots).await?, Vec::new()),
             Batch::Remove(slots) => self.remove(slots).await?,
         };
+        // A placement pass checks the process again.
         let state = self.query_state().await?;
-        // A placement pass follows.
-        self.verify().await?;
         Ok(Exchanged {
             refused,
             ospm,
