@@ -13,7 +13,7 @@ const PATIENCE: u32 = 3;
 /// The longest pause for a peer that is left alone.
 const LONGEST_ALONE: Duration = Duration::from_secs(5 * 60);
 /// A connection that lasted longer than this makes up for all breaches before it.
-const FORGIVEN: Duration = Duration::from_secs(10 * 60);
+pub(super) const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 
 /// How long to wait before the next attempt to connect.
 #[derive(Debug)]
@@ -62,9 +62,11 @@ impl Backoff {
         if time > GOOD {
             self.next = FIRST;
         }
-        if time > FORGIVEN {
-            self.breaches = 0;
-        }
+    }
+
+    /// Forgets all breaches.
+    pub(super) fn forgive(&mut self) {
+        self.breaches = 0;
     }
 
     /// Returns the pause before the next attempt. The one after that is longer.
@@ -113,6 +115,7 @@ mod tests {
         let expected = [0, 0, 5, 10, 20, 40, 80, 160, 300, 300, 300];
         assert_eq!(after_breaches, expected);
         backoff.connected_for(FORGIVEN + FIRST);
+        backoff.forgive();
         assert_eq!(pauses(&mut backoff, 1), [10]);
     }
 

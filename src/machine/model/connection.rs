@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Model;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, FORGIVEN};
 use super::effect::{Effect, LogEntry};
 use super::error::Error;
 use super::input::{Opened, UnitFound};
@@ -122,7 +122,10 @@ impl Model {
         let Some(opened) = attempt.opened.take() else {
             return;
         };
-        self.phase = Phase::Connected { since: now };
+        self.phase = Phase::Connected {
+            since: now,
+            forgiven_at: (self.backoff.breaches() > 0).then(|| now + FORGIVEN),
+        };
         self.last_reason.clear();
         self.out.push(Effect::KeepConnection);
         let uuid = self.facts.uuid.as_ref();
@@ -161,7 +164,7 @@ impl Model {
             self.connect_failed(now, closed.clone().into());
             return;
         }
-        let Phase::Connected { since } = self.phase else {
+        let Phase::Connected { since, .. } = self.phase else {
             return;
         };
         self.out.push(Effect::Close);
@@ -214,10 +217,15 @@ impl Model {
     fn note_breach(&mut self, is_breach: bool) {
         if is_breach {
             self.backoff.breach();
-            if let Some(process) = &mut self.process {
-                process.breaches = self.backoff.breaches();
-                process.save(&mut self.out);
-            }
+            self.save_breaches();
+        }
+    }
+
+    /// Saves the number of breaches.
+    pub(super) fn save_breaches(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.breaches = self.backoff.breaches();
+            process.save(&mut self.out);
         }
     }
 

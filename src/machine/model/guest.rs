@@ -74,6 +74,7 @@ impl OfflineCpus {
     pub(super) fn retain_present(&mut self, is_present: impl Fn(VcpuId) -> bool) -> bool {
         let before = self.cpus.len();
         self.cpus.retain(|entry| is_present(entry.cpu.vcpu));
+        self.reset_retry();
         self.cpus.len() != before
     }
 
@@ -127,10 +128,18 @@ impl OfflineCpus {
     fn remove_unheld(&mut self, cpus: &[u32]) {
         let is_over = |entry: &Entry| entry.calls == 0 && cpus.contains(&entry.cpu.cpu);
         self.cpus.retain(|entry| !is_over(entry));
+        self.reset_retry();
     }
 
     fn remove(&mut self, cpus: &[u32]) {
         self.cpus.retain(|entry| !cpus.contains(&entry.cpu.cpu));
+    }
+
+    /// Lets the next attempt be the first of its kind if no CPU is offline.
+    fn reset_retry(&mut self) {
+        if self.cpus.is_empty() {
+            self.retry = None;
+        }
     }
 }
 

@@ -104,7 +104,8 @@ impl Model {
         let phase = match &self.phase {
             Phase::Paused { until } | Phase::Lost { until, .. } => Some(*until),
             Phase::Handshake(attempt) => attempt.shown_at,
-            Phase::Connected { .. } | Phase::Gone => None,
+            Phase::Connected { forgiven_at, .. } => *forgiven_at,
+            Phase::Gone => None,
         };
         let process = self.process.as_ref();
         let process = process.and_then(|process| process.next_deadline(now, &self.out));
@@ -174,9 +175,15 @@ impl Model {
             self.disconnected(now, &Closed::Malformed(text.into()));
         }
         self.start_session(now);
+        // A QEMU that is refused stays where it is.
+        let is_accepted = match &self.phase {
+            Phase::Connected { .. } => true,
+            Phase::Handshake(attempt) => attempt.opened.is_some(),
+            _ => false,
+        };
         let placement = self.config.placement.clone();
         self.with_process(now, |process, cx| {
-            if process.placement.begin_search(cx.now) {
+            if is_accepted && process.placement.begin_search(cx.now) {
                 cx.out.push(Effect::FindUnit(placement));
             }
             process.proceed(cx);
@@ -197,7 +204,11 @@ impl Model {
             // The configuration is applied with the next connection, and a guest that is gone has no CPUs.
             Command::ApplyConfig | Command::GuestReleased { .. } => Ok(Outcome::default()),
             _ => {
-                let reason = self.out.snapshot().disconnected.clone();
+                let shown = self.out.snapshot().disconnected.clone();
+                let reason = match &self.phase {
+                    Phase::Lost { reason, .. } => Some(reason.clone()),
+                    _ => shown,
+                };
                 let reason = reason.unwrap_or_else(|| "it is being set up".to_owned());
                 Err(Error::Disconnected(reason))
             }
@@ -212,6 +223,11 @@ impl Model {
                 attempt.shown_at = None;
                 self.out.log(LogEntry::Unresponsive(UNRESPONSIVE));
                 self.show_disconnected(UNRESPONSIVE);
+            }
+            Phase::Connected { forgiven_at, .. } if forgiven_at.is_some_and(|at| at <= now) => {
+                *forgiven_at = None;
+                self.backoff.forgive();
+                self.save_breaches();
             }
             Phase::Lost { until, reason } if *until <= now => {
                 let reason = std::mem::take(reason);

@@ -23,8 +23,10 @@ pub(super) enum Phase {
     Handshake(Attempt),
     /// QEMU answers.
     Connected {
-        /// Since when.
+        /// The begin of the connection.
         since: Instant,
+        /// When earlier breaches of the limits of the protocol no longer count, if there were some.
+        forgiven_at: Option<Instant>,
     },
     /// The connection was lost, and the process may exit.
     Lost {

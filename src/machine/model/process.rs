@@ -122,21 +122,14 @@ impl Process {
 
     /// Saves the state.
     pub(super) fn save(&mut self, out: &mut Output) -> SaveId {
-        let inventory = self.reported_inventory(out);
+        let inventory = self.known_inventory(out);
         self.save_with(&inventory, out)
     }
 
-    /// Returns the vCPUs that QEMU listed last, reported or not.
-    fn latest_inventory(&self, out: &Output) -> Arc<Inventory> {
-        match &self.operation {
-            Operation::Placing(refreshed) => refreshed.snapshot.inventory.clone(),
-            _ => self.reported_inventory(out),
-        }
-    }
-
     /// Returns the vCPUs that were reported, if by a previous instance, or are about to be.
-    pub(super) fn reported_inventory(&self, out: &Output) -> Arc<Inventory> {
-        if let Operation::Recording(_, refreshed) = &self.operation {
+    pub(super) fn known_inventory(&self, out: &Output) -> Arc<Inventory> {
+        if let Operation::Placing(refreshed) | Operation::Recording(_, refreshed) = &self.operation
+        {
             return refreshed.snapshot.inventory.clone();
         }
         match &self.baseline {
@@ -223,7 +216,7 @@ impl Process {
     /// Returns whether the device at `path` is a slot, or a part of one, that no caller asked to
     /// remove.
     fn is_unrequested_departure(&self, path: &str, out: &Output) -> bool {
-        let inventory = self.latest_inventory(out);
+        let inventory = self.known_inventory(out);
         let mut present = inventory.present();
         let found = present.find(|(_, presence)| {
             let rest = path.strip_prefix(presence.qom_path.as_str());
@@ -233,7 +226,7 @@ impl Process {
     }
 
     fn slot_at(&self, path: &str, out: &Output) -> Option<SlotId> {
-        let inventory = self.latest_inventory(out);
+        let inventory = self.known_inventory(out);
         let mut present = inventory.present();
         let found = present.find(|(_, presence)| presence.qom_path.as_str() == path);
         found.map(|(slot, _)| slot.id)
@@ -241,7 +234,7 @@ impl Process {
 
     /// Returns the slot that an `_OST` is about: by its device id, or by its number if it has none.
     pub(super) fn slot_of(&self, ost: &AcpiOst, out: &Output) -> Option<SlotId> {
-        let inventory = self.latest_inventory(out);
+        let inventory = self.known_inventory(out);
         let number = ost.slot.as_str().parse::<u32>().ok();
         let mut present = inventory.present();
         let found = present.find(|(slot, _)| match &ost.device {

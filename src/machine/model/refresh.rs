@@ -62,7 +62,7 @@ impl Process {
         // If none were reported before, none were added now.
         let (before, then) = match self.baseline {
             Baseline::Unknown => (state.inventory.clone(), Then::Start),
-            _ => (self.reported_inventory(cx.out), Then::Nothing),
+            _ => (self.known_inventory(cx.out), Then::Nothing),
         };
         self.apply(cx, before, snapshot, state, &clues, refusals, then);
     }
@@ -119,6 +119,10 @@ impl Process {
         then: Then,
     ) {
         let events = self.settle(&before, &state.inventory, clues, refusals);
+        if !events.is_empty() {
+            // From here on, each write of the state has them.
+            self.unannounced.add(PendingEvent::of(&events));
+        }
         snapshot.inventory = state.inventory;
         snapshot.run_state = state.run_state;
         snapshot.no_hotplug = state.no_hotplug;
@@ -167,7 +171,6 @@ impl Process {
             self.report(cx, *refreshed);
             return;
         }
-        self.unannounced.add(PendingEvent::of(&refreshed.events));
         let id = self.save_with(&refreshed.snapshot.inventory, cx.out);
         self.operation = Operation::Recording(id, refreshed);
     }

@@ -299,7 +299,7 @@ fn reject(slot: &HotplugSlot, error: &CommandError, uid: Uid, out: &mut Output) 
     let old = out.snapshot().inventory.vcpu_count();
     out.log(LogEntry::Count {
         old,
-        new: old - slot.width,
+        new: old.saturating_sub(slot.width),
         uid,
         success: false,
     });

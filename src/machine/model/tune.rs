@@ -82,6 +82,8 @@ impl Process {
     pub(super) fn revert(&mut self, cx: &mut Context<'_>, tune: Tune, error: Error) {
         self.placement.replace(tune.other);
         self.save(cx.out);
+        let snapshot = Snapshot::clone(cx.out.snapshot());
+        self.publish(snapshot, cx.out);
         cx.out.reply(tune.id, Err(error));
     }
 

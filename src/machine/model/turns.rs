@@ -77,7 +77,7 @@ impl Process {
             self.removals.next_deadline(),
             refresh,
             others,
-            self.placement.search_due(),
+            self.placement.search_due().filter(|_| self.is_connected),
         ];
         callers.into_iter().flatten().min()
     }
