@@ -190,13 +190,13 @@ impl Model {
             return;
         }
         let answer = match command {
-            // It is applied with the next connection.
-            Command::ApplyConfig => Ok(Outcome::default()),
             // What a call took offline concerns the guest, not QEMU.
-            Command::GuestReleased { .. } => {
+            Command::GuestReleased { .. } if self.process.is_some() => {
                 self.with_process(now, |process, cx| process.request(cx, id, command));
                 return;
             }
+            // The configuration is applied with the next connection, and a guest that is gone has no CPUs.
+            Command::ApplyConfig | Command::GuestReleased { .. } => Ok(Outcome::default()),
             _ => {
                 let reason = self.out.snapshot().disconnected.clone();
                 let reason = reason.unwrap_or_else(|| "it is being set up".to_owned());
