@@ -87,7 +87,11 @@ impl Process {
 
     /// Restores what a previous instance saved.
     pub(super) fn restore(&mut self, now: Instant, record: Record) {
-        self.baseline = Baseline::Restored(Arc::new(Inventory::from_record(record.present)));
+        // A record without vCPUs was saved before any were reported, or was too large.
+        if !record.present.is_empty() {
+            let inventory = Inventory::from_record(record.present);
+            self.baseline = Baseline::Restored(Arc::new(inventory));
+        }
         self.removals.restore(now, record.removals);
         self.plugging = record.plugging;
         self.unannounced.restore(record.telling);
