@@ -23,34 +23,40 @@ pub(super) struct OfflineCpus {
 #[derive(Debug)]
 struct Entry {
     cpu: OfflineCpu,
-    /// Whether a call is responsible for it.
-    is_held: bool,
+    /// The number of calls that are responsible for it.
+    calls: u32,
 }
 
 impl OfflineCpus {
     /// Notes the CPUs that a call is about to take offline.
     pub(super) fn hold(&mut self, cpus: Vec<OfflineCpu>) {
-        self.remove(&cpus.iter().map(|cpu| cpu.cpu).collect::<Vec<_>>());
-        let held = cpus.into_iter().map(|cpu| Entry { cpu, is_held: true });
-        self.cpus.extend(held);
+        for cpu in cpus {
+            let calls = 1 + self.calls_for(cpu.cpu);
+            self.remove(&[cpu.cpu]);
+            self.cpus.push(Entry { cpu, calls });
+        }
     }
 
-    /// Ends the responsibility of a call for `cpus`.
+    fn calls_for(&self, cpu: u32) -> u32 {
+        let entry = self.cpus.iter().find(|entry| entry.cpu.cpu == cpu);
+        entry.map_or(0, |entry| entry.calls)
+    }
+
+    /// Ends the responsibility of a call for `cpus`. With `restored` they are online, unless another call
+    /// takes them offline.
     pub(super) fn release(&mut self, cpus: &[u32], restored: bool) {
-        if restored {
-            self.remove(cpus);
+        let entries = self.cpus.iter_mut();
+        for entry in entries.filter(|entry| cpus.contains(&entry.cpu.cpu)) {
+            entry.calls = entry.calls.saturating_sub(1);
         }
-        for entry in &mut self.cpus {
-            entry.is_held &= !cpus.contains(&entry.cpu.cpu);
+        if restored {
+            self.remove_unheld(cpus);
         }
     }
 
     /// Restores the CPUs of a previous instance, whose calls have ended.
     pub(super) fn restore(&mut self, cpus: Vec<OfflineCpu>) {
-        let left = cpus.into_iter().map(|cpu| Entry {
-            cpu,
-            is_held: false,
-        });
+        let left = cpus.into_iter().map(|cpu| Entry { cpu, calls: 0 });
         self.cpus.extend(left);
     }
 
@@ -78,7 +84,7 @@ impl OfflineCpus {
             return None;
         }
         let left = self.cpus.iter();
-        let left = left.filter(|entry| !entry.is_held && !is_leaving(entry.cpu.vcpu));
+        let left = left.filter(|entry| entry.calls == 0 && !is_leaving(entry.cpu.vcpu));
         let cpus: Vec<u32> = left.map(|entry| entry.cpu.cpu).collect();
         if cpus.is_empty() {
             return None;
@@ -91,7 +97,8 @@ impl OfflineCpus {
     pub(super) fn end_restore(&mut self, now: Instant, is_online: bool) -> Option<Vec<u32>> {
         let cpus = self.restoring.take()?;
         if is_online {
-            self.remove(&cpus);
+            // A call may have taken one offline in the meantime.
+            self.remove_unheld(&cpus);
             self.retry = None;
             return None;
         }
@@ -110,6 +117,11 @@ impl OfflineCpus {
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let (at, _) = self.retry.filter(|_| !self.cpus.is_empty())?;
         (at > now && self.restoring.is_none()).then_some(at)
+    }
+
+    fn remove_unheld(&mut self, cpus: &[u32]) {
+        let is_over = |entry: &Entry| entry.calls == 0 && cpus.contains(&entry.cpu.cpu);
+        self.cpus.retain(|entry| !is_over(entry));
     }
 
     fn remove(&mut self, cpus: &[u32]) {
@@ -155,6 +167,21 @@ mod tests {
         assert_eq!(cpus.begin_restore(later, |_| false), Some(vec![1]));
         cpus.end_restore(later, false);
         assert_eq!(cpus.next_deadline(later), Some(later + 2 * FIRST_RETRY));
+    }
+
+    #[test]
+    fn a_cpu_that_another_call_takes_offline_stays_its_responsibility() {
+        let (mut cpus, now) = (OfflineCpus::default(), Instant::now());
+        cpus.hold(vec![cpu(2, 1)]);
+        cpus.hold(vec![cpu(2, 1)]);
+        cpus.release(&[1], true);
+        assert_eq!(cpus.begin_restore(now, |_| false), None);
+        cpus.release(&[1], false);
+        assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1]));
+        cpus.hold(vec![cpu(2, 1)]);
+        cpus.end_restore(now, true);
+        cpus.release(&[1], false);
+        assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1]));
     }
 
     #[test]

@@ -40,8 +40,8 @@ pub(super) struct Process {
     pub(super) placement: PlacementState,
     pub(super) saves: Saves,
     pub(super) offline: OfflineCpus,
-    /// Requests that wait for a write of the state file.
-    pub(super) unsaved: Vec<(SaveId, RequestId)>,
+    /// Requests that wait for a write of the state file before they take these guest CPUs offline.
+    pub(super) unsaved: Vec<(SaveId, RequestId, Vec<u32>)>,
     pub(super) is_connected: bool,
     /// How often QEMU broke the limits of the protocol.
     pub(super) breaches: u32,
@@ -173,7 +173,7 @@ impl Process {
         let mut callers: Vec<RequestId> = self.removals.take_all().collect();
         callers.extend(self.operation.into_caller());
         callers.extend(self.queue.iter().map(|queued| queued.id));
-        callers.extend(self.unsaved.iter().map(|(_, id)| *id));
+        callers.extend(self.unsaved.iter().map(|(_, id, _)| *id));
         callers
     }
 
@@ -311,10 +311,13 @@ impl Process {
         }
         let (saved, unsaved) = std::mem::take(&mut self.unsaved)
             .into_iter()
-            .partition(|(of, _)| *of <= id);
+            .partition(|(of, ..)| *of <= id);
         self.unsaved = unsaved;
-        for (_, caller) in saved {
+        for (_, caller, cpus) in saved {
             let answer = result.as_ref().map(|()| Outcome::default());
+            if answer.is_err() {
+                self.offline.release(&cpus, true);
+            }
             out.reply(caller, answer.map_err(|error| Error::NotSaved(text(error))));
         }
     }

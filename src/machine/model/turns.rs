@@ -17,9 +17,10 @@ impl Process {
             Command::Tune(change, subject) => QueuedCommand::Tune(change, subject),
             Command::ApplyConfig => QueuedCommand::ApplyConfig,
             Command::GuestOffline(cpus) => {
+                let numbers = cpus.iter().map(|cpu| cpu.cpu).collect();
                 self.offline.hold(cpus);
                 let save = self.save(cx.out);
-                self.unsaved.push((save, id));
+                self.unsaved.push((save, id, numbers));
                 return;
             }
             Command::GuestReleased { cpus, restored } => {
