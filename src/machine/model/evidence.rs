@@ -146,7 +146,11 @@ impl Evidence {
     pub(super) fn rest(&mut self, now: Instant, cost: Duration) {
         let until = now + (REST * cost).min(LONGEST_REST);
         self.rests_until = Some(until);
-        self.due = self.due.map(|due| due.max(until));
+        // Events that came during the refresh wait too.
+        let earliest = self
+            .refreshed
+            .map_or(until, |at| until.max(at + REFRESH_INTERVAL));
+        self.due = self.due.map(|due| due.max(earliest));
     }
 }
 
@@ -179,6 +183,17 @@ mod tests {
 
     #[test]
     fn clues_stay_for_an_event_that_came_after_the_replies() {
+    #[test]
+    fn an_event_during_a_refresh_waits_for_the_interval() {
+        let (mut evidence, now) = (Evidence::default(), Instant::now());
+        evidence.note(now);
+        evidence.begin_refresh();
+        evidence.note(now + MS);
+        evidence.take(now + 2 * MS);
+        evidence.rest(now + 3 * MS, Duration::ZERO);
+        assert_eq!(evidence.due(), Some(now + 2 * MS + REFRESH_INTERVAL));
+    }
+
         let (mut evidence, now) = (Evidence::default(), Instant::now());
         evidence.note_reset();
         evidence.note(now);
