@@ -58,6 +58,8 @@ pub(super) struct Refused {
     pub cause: Cause,
     /// The reason, as text.
     pub reason: String,
+    /// Whether QEMU was asked again in the meantime, so that a removal stays pending.
+    pub is_earlier: bool,
 }
 
 impl Refused {
@@ -71,6 +73,7 @@ impl Refused {
         Some(Self {
             cause,
             reason: ost.refusal()?,
+            is_earlier: false,
         })
     }
 }
@@ -97,6 +100,14 @@ impl Evidence {
     /// Notes that the guest refused to remove `slot`.
     pub(super) fn note_refusal(&mut self, slot: SlotId, refused: Refused) {
         self.refusals.insert(slot, refused);
+    }
+
+    /// Notes that QEMU is asked to remove `slot` now: a refusal that came before is about an earlier
+    /// request.
+    pub(super) fn begin_removal(&mut self, slot: SlotId) {
+        if let Some(refused) = self.refusals.get_mut(&slot) {
+            refused.is_earlier = true;
+        }
     }
 
     /// Notes that the guest ejected `slot` without a request.
@@ -173,17 +184,6 @@ mod tests {
     }
 
     #[test]
-    fn a_departure_waits_for_the_report_of_the_guest() {
-        let (mut evidence, now) = (Evidence::default(), Instant::now());
-        evidence.note_departure(now);
-        assert_eq!(evidence.due(), Some(now + EJECTION_GRACE));
-        evidence.note(now + MS);
-        assert_eq!(evidence.due(), Some(now + MS));
-    }
-
-    #[test]
-    fn clues_stay_for_an_event_that_came_after_the_replies() {
-    #[test]
     fn an_event_during_a_refresh_waits_for_the_interval() {
         let (mut evidence, now) = (Evidence::default(), Instant::now());
         evidence.note(now);
@@ -194,6 +194,17 @@ mod tests {
         assert_eq!(evidence.due(), Some(now + 2 * MS + REFRESH_INTERVAL));
     }
 
+    #[test]
+    fn a_departure_waits_for_the_report_of_the_guest() {
+        let (mut evidence, now) = (Evidence::default(), Instant::now());
+        evidence.note_departure(now);
+        assert_eq!(evidence.due(), Some(now + EJECTION_GRACE));
+        evidence.note(now + MS);
+        assert_eq!(evidence.due(), Some(now + MS));
+    }
+
+    #[test]
+    fn clues_stay_for_an_event_that_came_after_the_replies() {
         let (mut evidence, now) = (Evidence::default(), Instant::now());
         evidence.note_reset();
         evidence.note(now);

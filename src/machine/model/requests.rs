@@ -156,6 +156,9 @@ impl Process {
                 let slots = remove.slots.iter();
                 Batch::Remove(slots.map(|s| (s.slot, s.qom_path.clone())).collect())
             }
+                slots
+                    .clone()
+                    .for_each(|s| self.evidence.begin_removal(s.slot));
         };
         self.exchange(ask, batch, cx.out);
     }
