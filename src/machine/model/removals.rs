@@ -53,6 +53,8 @@ pub(super) struct Waiter {
     pub patience: Option<Duration>,
     /// The end of that time; `None` is never.
     pub deadline: Option<Instant>,
+    /// When it is answered even if what it waits for has happened and is not reported; `None` is never.
+    pub limit: Option<Instant>,
     /// The user who asked.
     pub uid: Uid,
 }
@@ -63,6 +65,9 @@ struct Waiting {
     waiter: Waiter,
     removed: Vec<VcpuId>,
     refused: Vec<Refusal>,
+    /// The same since the last report: the events are not emitted.
+    unreported_removed: Vec<VcpuId>,
+    unreported_refused: Vec<Refusal>,
 }
 
 /// A request that is answered, the user who made it, and the answer.
@@ -127,6 +132,8 @@ impl Removals {
             waiter,
             removed: Vec::new(),
             refused: Vec::new(),
+            unreported_removed: Vec::new(),
+            unreported_refused: Vec::new(),
         });
     }
 
@@ -134,8 +141,7 @@ impl Removals {
     pub(super) fn removed(&mut self, slot: SlotId) -> Option<Removal> {
         let removal = self.end(slot)?;
         for waiting in self.waiting_for(slot) {
-            waiting.removed.extend(&removal.vcpus);
-            waiting.removed.sort_unstable();
+            waiting.unreported_removed.extend(&removal.vcpus);
         }
         Some(removal)
     }
@@ -144,7 +150,7 @@ impl Removals {
     pub(super) fn refused(&mut self, slot: SlotId, reason: &str) -> Option<Removal> {
         let removal = self.end(slot)?;
         for waiting in self.waiting_for(slot) {
-            waiting.refused.push(Refusal {
+            waiting.unreported_refused.push(Refusal {
                 vcpus: removal.vcpus.clone(),
                 reason: reason.to_owned(),
             });
@@ -211,20 +217,19 @@ impl Removals {
 
     /// Returns when the time of the next waiter runs out.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let waiters = self.waiters.iter();
-        let waiters = waiters.filter(|w| w.is_patient() && !w.has_finished());
-        waiters.filter_map(|w| w.waiter.deadline).min()
+        self.waiters.iter().filter_map(Waiting::deadline).min()
     }
 
     /// Takes out the waiters whose removals have all ended, whose time ran out, and that do not wait.
     /// To be called when all events that led to this were emitted.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Answered> {
+        self.waiters.iter_mut().for_each(Waiting::note_report);
         self.take(|w| w.has_finished() || !w.is_patient() || w.is_late(now))
     }
 
     /// Takes out the waiters whose time ran out.
     pub(super) fn take_late(&mut self, now: Instant) -> Vec<Answered> {
-        self.take(|w| w.is_patient() && !w.has_finished() && w.is_late(now))
+        self.take(|w| w.is_late(now))
     }
 
     fn take(&mut self, is_due: impl Fn(&Waiting) -> bool) -> Vec<Answered> {
@@ -245,10 +250,16 @@ impl Removals {
             waiter,
             removed,
             mut refused,
+            unreported_removed,
+            unreported_refused,
         } = waiting;
         let outstanding = waiter.outstanding.iter();
         let pending = outstanding.filter_map(|slot| self.pending.get(slot));
-        let pending: Vec<VcpuId> = pending.flat_map(|removal| removal.vcpus.clone()).collect();
+        let mut pending: Vec<VcpuId> = pending.flat_map(|removal| removal.vcpus.clone()).collect();
+        // Their events follow.
+        pending.extend(unreported_removed);
+        pending.extend(unreported_refused.into_iter().flat_map(|r| r.vcpus));
+        pending.sort_unstable();
         let was_rejected = !waiter.rejected.is_empty();
         refused.splice(0..0, waiter.rejected);
         let waited = waiter.patience.filter(|_| !pending.is_empty());
@@ -285,8 +296,23 @@ impl Waiting {
         self.waiter.outstanding.is_empty()
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        if self.has_finished() || !self.is_patient() {
+            self.waiter.limit
+        } else {
+            self.waiter.deadline
+        }
+    }
+
     fn is_late(&self, now: Instant) -> bool {
-        self.waiter.deadline.is_some_and(|deadline| deadline <= now)
+        self.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Notes that the events of all removals that have ended were emitted.
+    fn note_report(&mut self) {
+        self.removed.append(&mut self.unreported_removed);
+        self.removed.sort_unstable();
+        self.refused.append(&mut self.unreported_refused);
     }
 }
 
@@ -331,6 +357,7 @@ mod tests {
             rejected,
             patience,
             deadline: now.checked_add(patience.unwrap_or_default()),
+            limit: patience.and_then(|patience| now.checked_add(patience)),
             uid: UID,
         });
     }
@@ -397,14 +424,23 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_whose_removals_have_ended_is_not_late() {
+    fn a_removal_whose_event_is_not_emitted_is_pending_for_a_late_waiter() {
         let (mut removals, now) = (Removals::default(), Instant::now());
         begin(&mut removals, now, 1, 1);
-        wait(&mut removals, now, 1, &[1]);
+        begin(&mut removals, now, 2, 1);
+        wait(&mut removals, now, 1, &[1, 2]);
+        removals.removed(SlotId(2)).unwrap();
+        assert_eq!(removals.take_late(now), []);
+        assert_eq!(removals.take_due(now), []);
         removals.removed(SlotId(1)).unwrap();
-        let later = now + Duration::from_secs(61);
-        assert_eq!(removals.take_late(later), []);
-        assert_eq!(removals.take_due(later).len(), 1);
+        let due = removals.take_late(now + Duration::from_secs(61));
+        let [(_, _, Err(Error::RemovalPending { report, .. }))] = &due[..] else {
+            panic!("{due:?}");
+        };
+        assert_eq!(
+            (ids(&report.removed), ids(&report.pending)),
+            (vec![2], vec![1])
+        );
     }
 
     #[test]

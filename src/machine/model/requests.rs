@@ -7,7 +7,9 @@ use super::error::{Error, Refusal, Report};
 use super::event::{Cause, MachineEvent};
 use super::evidence::Plugging;
 use super::input::{Exchanged, SaveError, SaveId};
-use super::operation::{Add, Ask, Operation, Queued, QueuedCommand, Remove, RemoveSlot, Then};
+use super::operation::{
+    Add, Ask, Operation, QEMU_TIME, Queued, QueuedCommand, Remove, RemoveSlot, Then,
+};
 use super::process::{Context, Process};
 use super::removals::{Removal, Waiter};
 use super::request::{Outcome, Request, RequestId, Wait};
@@ -154,11 +156,11 @@ impl Process {
             }
             Ask::Remove(remove) => {
                 let slots = remove.slots.iter();
-                Batch::Remove(slots.map(|s| (s.slot, s.qom_path.clone())).collect())
-            }
                 slots
                     .clone()
                     .for_each(|s| self.evidence.begin_removal(s.slot));
+                Batch::Remove(slots.map(|s| (s.slot, s.qom_path.clone())).collect())
+            }
         };
         self.exchange(ask, batch, cx.out);
     }
@@ -291,6 +293,9 @@ impl Process {
             deadline: remove
                 .since
                 .checked_add(remove.patience.unwrap_or_default()),
+            limit: remove
+                .patience
+                .and_then(|patience| remove.since.checked_add(patience.max(QEMU_TIME))),
             uid: remove.uid,
         });
     }
