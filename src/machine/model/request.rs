@@ -10,7 +10,7 @@ use crate::inventory::Target;
 
 /// Names a request until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestId(pub(crate) u64);
+pub struct RequestId(pub u64);
 
 /// A request to a machine.
 #[derive(Clone, Debug)]

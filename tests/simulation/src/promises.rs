@@ -1,0 +1,121 @@
+//! What the model promises about single effects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use vcpud::ids::SlotId;
+use vcpud::machine::Snapshot;
+use vcpud::machine::model::effect::Batch;
+use vcpud::machine::model::record::{AskedRemoval, Record};
+
+use crate::guest;
+
+/// QEMU is asked to remove the same CPU again after this time at the earliest.
+const REPEAT_AFTER: Duration = Duration::from_secs(5);
+/// The model may need this many ticks at one instant.
+const MAX_TICKS: u32 = 8;
+
+/// What the promises need to know of the effects so far.
+pub(crate) struct Promises {
+    /// How often the machine was reported to be ready.
+    pub ready: u32,
+    /// The number of exchanges.
+    pub exchanges: u32,
+    /// The removals that QEMU is about to be asked for, as they were saved last.
+    requested: BTreeSet<SlotId>,
+    /// When they were requested.
+    begun: BTreeMap<SlotId, Instant>,
+    ticks: (Instant, u32),
+}
+
+impl Promises {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            ready: 0,
+            exchanges: 0,
+            requested: BTreeSet::new(),
+            begun: BTreeMap::new(),
+            ticks: (now, 0),
+        }
+    }
+
+    /// Continues with what a new instance reads.
+    pub(crate) fn crash(&mut self, now: Instant, record: Option<&Record>) {
+        *self = Self::new(now);
+        let rows = record.into_iter().flat_map(|record| &record.removals);
+        for row in rows {
+            self.begun.extend(slot_of(row).map(|slot| (slot, now)));
+        }
+        self.requested = record.map(requested).unwrap_or_default();
+    }
+
+    /// Checks that there is no busy loop.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        let (at, count) = self.ticks;
+        self.ticks = (now, if at == now { count + 1 } else { 1 });
+        assert!(
+            self.ticks.1 <= MAX_TICKS,
+            "the model needs {MAX_TICKS} ticks at once"
+        );
+    }
+
+    /// Checks that the removals that are about to be requested are not under way.
+    pub(crate) fn save(&mut self, now: Instant, record: &Record, snapshot: &Snapshot) {
+        if record.present.is_empty() {
+            // The state is too large, and less than all of it is saved.
+            return;
+        }
+        let requested = requested(record);
+        for slot in requested.difference(&self.requested) {
+            let begun = self.begun.insert(*slot, now);
+            let is_pending = snapshot.pending.contains(&slot.first());
+            let is_early = begun.is_some_and(|begun| now - begun < REPEAT_AFTER);
+            assert!(
+                !is_pending || !is_early,
+                "slot {slot} is being removed already"
+            );
+        }
+        self.requested = requested;
+    }
+
+    /// Checks that the request was saved before QEMU receives it.
+    pub(crate) fn exchange(&mut self, batch: &Batch, content: Option<&Record>) {
+        self.exchanges += 1;
+        let is_saved = match batch {
+            Batch::Refresh => true,
+            Batch::Add(_, slots) => {
+                let plugging = content.and_then(|record| record.plugging.as_ref());
+                let saved = plugging.map(|plugging| plugging.slots.clone());
+                let saved = saved.unwrap_or_default();
+                slots.iter().all(|slot| saved.contains(&slot.id))
+            }
+            Batch::Remove(slots) => {
+                let saved = content.map(requested).unwrap_or_default();
+                slots.iter().all(|(slot, _)| saved.contains(slot))
+            }
+        };
+        assert!(is_saved, "{batch:?} is not saved");
+    }
+
+    /// Checks that no CPU of a vCPU that is being removed is brought online.
+    pub(crate) fn restore_guest(&self, cpus: &[u32], snapshot: &Snapshot) {
+        let is_leaving = |cpu: &u32| snapshot.pending.contains(&guest::vcpu(*cpu));
+        assert!(!cpus.iter().any(is_leaving), "{cpus:?} are leaving");
+    }
+
+    pub(crate) fn report_ready(&mut self) {
+        self.ready += 1;
+        assert_eq!(self.ready, 1, "Ready comes twice");
+    }
+}
+
+/// Returns the slots that QEMU is about to be asked to remove.
+fn requested(record: &Record) -> BTreeSet<SlotId> {
+    let rows = record.removals.iter().filter(|row| !row.agreed);
+    rows.filter_map(slot_of).collect()
+}
+
+/// Returns the slot of a saved removal.
+pub(crate) fn slot_of(row: &AskedRemoval) -> Option<SlotId> {
+    row.vcpus.first().map(|vcpu| SlotId(vcpu.get()))
+}
