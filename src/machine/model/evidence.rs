@@ -58,6 +58,8 @@ pub(super) struct Refused {
     pub cause: Cause,
     /// The reason, as text.
     pub reason: String,
+    /// Whether QEMU was asked again in the meantime, so that a removal stays pending.
+    pub is_earlier: bool,
 }
 
 impl Refused {
@@ -71,6 +73,7 @@ impl Refused {
         Some(Self {
             cause,
             reason: ost.refusal()?,
+            is_earlier: false,
         })
     }
 }
@@ -97,6 +100,14 @@ impl Evidence {
     /// Notes that the guest refused to remove `slot`.
     pub(super) fn note_refusal(&mut self, slot: SlotId, refused: Refused) {
         self.refusals.insert(slot, refused);
+    }
+
+    /// Notes that QEMU is asked to remove `slot` now: a refusal that came before is about an earlier
+    /// request.
+    pub(super) fn begin_removal(&mut self, slot: SlotId) {
+        if let Some(refused) = self.refusals.get_mut(&slot) {
+            refused.is_earlier = true;
+        }
     }
 
     /// Notes that the guest ejected `slot` without a request.

@@ -193,6 +193,7 @@ impl Process {
                     let refused = Refused {
                         cause: Cause::External,
                         reason: "the guest refused to give up the CPU".to_owned(),
+                        is_earlier: false,
                     };
                     self.evidence.note_refusal(slot, refused);
                 }

@@ -240,13 +240,18 @@ impl Process {
             self.removals.removed(change.slot);
             events.extend(change.changes().map(MachineEvent::VcpuRemoved));
         }
-        for (id, Refused { cause, reason }) in refusals {
+        for (id, refused) in refusals {
+            let Refused { cause, reason, .. } = refused;
             let Some(slot) = inventory.slot(id).filter(|slot| slot.presence.is_some()) else {
                 continue;
             };
-            let removal = self.removals.refused(id, &reason);
-            let cause = removal.as_ref().map_or(cause, |_| Cause::Request);
-            let uid = removal.map(|removal| removal.uid);
+            let uid = if refused.is_earlier {
+                self.removals.asked_by(id)
+            } else {
+                let removal = self.removals.refused(id, &reason);
+                removal.map(|removal| removal.uid)
+            };
+            let cause = uid.map_or(cause, |_| Cause::Request);
             let alias = slot.alias().unwrap_or_default();
             let failed = MachineEvent::removal_failed(slot.vcpus(), alias, cause, uid, &reason);
             events.extend(failed);

@@ -49,11 +49,11 @@ pub(super) struct Waiter {
     pub outstanding: BTreeSet<SlotId>,
     /// vCPUs that QEMU refused to remove at once.
     pub rejected: Vec<Refusal>,
-    /// How long it waits; `None` is not at all, and then a pending removal is a success.
+    /// How long it waits; `None` is not at all, and then a pending removal is no error.
     pub patience: Option<Duration>,
     /// The end of that time; `None` is never.
     pub deadline: Option<Instant>,
-    /// When it is answered even if its removals have ended and that is not reported; `None` is never.
+    /// When it is answered even if what it waits for has happened and is not reported; `None` is never.
     pub limit: Option<Instant>,
     /// The user who asked.
     pub uid: Uid,
@@ -217,8 +217,7 @@ impl Removals {
 
     /// Returns when the time of the next waiter runs out.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let waiters = self.waiters.iter().filter(|w| w.is_patient());
-        waiters.filter_map(Waiting::deadline).min()
+        self.waiters.iter().filter_map(Waiting::deadline).min()
     }
 
     /// Takes out the waiters whose removals have all ended, whose time ran out, and that do not wait.
@@ -230,7 +229,7 @@ impl Removals {
 
     /// Takes out the waiters whose time ran out.
     pub(super) fn take_late(&mut self, now: Instant) -> Vec<Answered> {
-        self.take(|w| w.is_patient() && w.is_late(now))
+        self.take(|w| w.is_late(now))
     }
 
     fn take(&mut self, is_due: impl Fn(&Waiting) -> bool) -> Vec<Answered> {
@@ -298,7 +297,7 @@ impl Waiting {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.has_finished() {
+        if self.has_finished() || !self.is_patient() {
             self.waiter.limit
         } else {
             self.waiter.deadline
@@ -358,7 +357,7 @@ mod tests {
             rejected,
             patience,
             deadline: now.checked_add(patience.unwrap_or_default()),
-            limit: now.checked_add(patience.unwrap_or_default()),
+            limit: patience.and_then(|patience| now.checked_add(patience)),
             uid: UID,
         });
     }

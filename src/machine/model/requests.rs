@@ -164,6 +164,9 @@ impl Process {
             }
             Ask::Remove(remove) => {
                 let slots = remove.slots.iter();
+                slots
+                    .clone()
+                    .for_each(|s| self.evidence.begin_removal(s.slot));
                 Batch::Remove(slots.map(|s| (s.slot, s.qom_path.clone())).collect())
             }
         };
@@ -284,8 +287,8 @@ impl Process {
                 .since
                 .checked_add(remove.patience.unwrap_or_default()),
             limit: remove
-                .since
-                .checked_add(remove.patience.unwrap_or_default().max(QEMU_TIME)),
+                .patience
+                .and_then(|patience| remove.since.checked_add(patience.max(QEMU_TIME))),
             uid: remove.uid,
         });
     }

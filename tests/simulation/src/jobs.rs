@@ -301,6 +301,7 @@ impl World {
         let content = self.disk.content.clone();
         if content.is_some() && self.trouble.takes(Fault::Load) {
             self.lose_state();
+            self.disk.is_behind = true;
             return Input::Loaded(Err("it is damaged".into()));
         }
         Input::Loaded(Ok(content.map(Box::new)))

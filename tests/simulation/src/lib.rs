@@ -24,7 +24,7 @@ mod step;
 mod take;
 mod world;
 
-pub use step::{Setup, Step, Story};
+pub use step::{Fault, Part, Setup, Step, Story};
 
 /// Tells `story` to its end, where everything settles.
 ///

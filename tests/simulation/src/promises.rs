@@ -61,6 +61,10 @@ impl Promises {
 
     /// Checks that the removals that are about to be requested are not under way.
     pub(crate) fn save(&mut self, now: Instant, record: &Record, snapshot: &Snapshot) {
+        if record.present.is_empty() {
+            // The state is too large, and less than all of it is saved.
+            return;
+        }
         let requested = requested(record);
         for slot in requested.difference(&self.requested) {
             let begun = self.begun.insert(*slot, now);

@@ -46,6 +46,17 @@ pub(crate) struct Plugged {
     pub is_refused_again: bool,
     /// Whether the service may have missed such a refusal.
     pub is_doubtful: bool,
+    /// Whether the service had not seen the last refusal when it asked again.
+    pub is_unseen: bool,
+    /// Whether the service cannot know which of two requests the guest refused.
+    pub is_ambiguous: bool,
+}
+
+impl Plugged {
+    /// Returns whether the service can know that a caller asked for the removal.
+    pub(crate) fn is_explained(&self) -> bool {
+        !self.is_ambiguous && !self.asked.is_empty()
+    }
 }
 
 impl Qemu {
@@ -81,6 +92,8 @@ impl Qemu {
             is_refused: false,
             is_refused_again: false,
             is_doubtful: false,
+            is_unseen: false,
+            is_ambiguous: false,
         });
         self.last_thread += i64::from(self.width);
     }
@@ -158,6 +171,7 @@ impl Qemu {
         let plugged = self.at(n)?;
         plugged.is_held = false;
         plugged.asked.clear();
+        plugged.is_unseen = true;
         plugged.is_refused_again = plugged.is_refused;
         plugged.is_refused = true;
         Some(Event::AcpiCpuOst(self.ost(n, 3, BUSY)))
@@ -228,6 +242,7 @@ impl Qemu {
             return Err(refusal(&format!("Device '{path}' not found")));
         };
         plugged.asked.insert(uid);
+        plugged.is_ambiguous = plugged.is_unseen;
         if !plugged.is_held {
             plugged.is_held = true;
             plugged.is_known = false;

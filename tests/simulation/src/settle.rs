@@ -10,7 +10,7 @@ use crate::world::World;
 
 /// Everything settles within this time: the longest pauses are those before a connection to a QEMU that
 /// broke the protocol, and between attempts to restore guest CPUs.
-const LONGEST: Duration = Duration::from_secs(30 * 60);
+const LONGEST: Duration = Duration::from_secs(12 * 60);
 /// How long a settled machine is observed.
 const IDLE: Duration = Duration::from_secs(31);
 /// A settled machine needs a pass of the placer every 5 s, and a refresh every 10 s for removals.
@@ -102,7 +102,7 @@ impl World {
         let pending: BTreeSet<VcpuId> = snapshot.pending.iter().copied().collect();
         for (n, plugged) in qemu.plugged() {
             let is_pending = qemu.vcpus(n).iter().any(|vcpu| pending.contains(vcpu));
-            let must_be = plugged.is_held && plugged.is_known;
+            let must_be = plugged.is_held && plugged.is_known && !plugged.is_ambiguous;
             let may_be = plugged.is_held || plugged.is_doubtful;
             if (must_be && !is_pending) || (is_pending && !may_be) {
                 return Some(format!("the removal of slot {n}: {is_pending}"));

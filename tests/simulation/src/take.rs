@@ -197,7 +197,7 @@ impl World {
     fn give_up(&mut self, n: usize) {
         if let Some(qemu) = &mut self.qemu {
             let vcpus = qemu.vcpus(n);
-            if let Some(plugged) = qemu.at(n) {
+            if let Some(plugged) = qemu.at(n).filter(|plugged| plugged.is_explained()) {
                 let asked = plugged.asked.clone();
                 let rows = vcpus.into_iter().map(|vcpu| (vcpu, asked.clone()));
                 self.ledger.given_up.extend(rows);

@@ -229,6 +229,13 @@ impl World {
             !self.jobs.iter().any(is_exchange),
             "two exchanges at a time"
         );
+        let connection = self.connection.iter();
+        let events = connection.flat_map(|connection| &connection.events);
+        let is_report = |event: &Event| matches!(event, Event::AcpiCpuOst(_));
+        let is_seen = !events.into_iter().any(is_report);
+        for (_, plugged) in self.qemu.iter_mut().flat_map(Qemu::plugged_mut) {
+            plugged.is_unseen &= !is_seen;
+        }
         let rows = self.disk.content.iter().flat_map(|record| &record.removals);
         let rows = rows.filter(|row| !row.agreed);
         let uids = rows
