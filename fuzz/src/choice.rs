@@ -9,11 +9,6 @@ impl<'a> Choices<'a> {
         Self(data)
     }
 
-    /// Whether there is nothing left to choose with.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The next byte.
     pub fn byte(&mut self) -> u8 {
         match self.0.split_first() {
