@@ -1,4 +1,4 @@
-//! What the model promises, each in a few inputs.
+//! The promises of the model, each in a few inputs.
 
 use std::time::Duration;
 
