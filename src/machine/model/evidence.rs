@@ -58,7 +58,7 @@ pub(super) struct Refused {
     pub cause: Cause,
     /// The reason, as text.
     pub reason: String,
-    /// Whether QEMU was asked again in the meantime, so that a removal stays pending.
+    /// Whether QEMU has a later request, so that a removal stays pending.
     pub is_earlier: bool,
 }
 

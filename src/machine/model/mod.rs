@@ -26,6 +26,8 @@ mod saves;
 pub mod snapshot;
 #[cfg(test)]
 pub(super) mod testing;
+#[cfg(test)]
+mod tests;
 mod tune;
 pub mod tuning;
 mod turns;

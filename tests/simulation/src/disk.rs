@@ -6,7 +6,7 @@ use vcpud::machine::model::record::Record;
 /// The state file.
 #[derive(Default)]
 pub(crate) struct Disk {
-    /// What the next instance reads.
+    /// The state that the next instance reads.
     pub content: Option<Record>,
     /// Whether the content lacks something that was reported, because a write failed.
     pub is_behind: bool,

@@ -161,9 +161,7 @@ impl World {
             return;
         };
         match &mut self.jobs[n] {
-            Job::Restore { cpus, is_online }
-                if !*is_online && !self.trouble.faults.contains(&Fault::Restore) =>
-            {
+            Job::Restore { cpus, is_online } if !self.trouble.faults.contains(&Fault::Restore) => {
                 self.guest.bring_online(cpus);
                 *is_online = true;
             }
@@ -307,7 +305,7 @@ impl World {
         Input::Loaded(Ok(content.map(Box::new)))
     }
 
-    /// Notes what the service cannot know after a restart: what is not in its state file.
+    /// Notes which removals the service cannot know after a restart, as its state file lacks them.
     pub(crate) fn note_saved_removals(&mut self) {
         let rows = self.disk.content.iter().flat_map(|record| &record.removals);
         let agreed: Vec<SlotId> = rows.filter(|row| row.agreed).filter_map(slot_of).collect();

@@ -8,7 +8,7 @@ use vcpud::machine::model::request::Answer;
 use vcpud::machine::{Cause, Error, MachineEvent, Snapshot, VcpuChange};
 use vcpud::process::ProcessId;
 
-/// What a client knows from events.
+/// The knowledge of a client that reads events.
 #[derive(Default)]
 pub(crate) struct Ledger {
     /// The vCPUs; `None` until the machine is connected.
@@ -80,6 +80,13 @@ impl Ledger {
         self.removed.insert(vcpu.id, self.count);
         let is_new = self.present.get_or_insert_default().remove(&vcpu.id);
         self.check_new(vcpu, is_new);
+    }
+
+    /// Checks that a removal that the guest completes is explained by the request for it.
+    pub(crate) fn check_cause(&mut self, event: &MachineEvent) {
+        let MachineEvent::VcpuRemoved(vcpu) = event else {
+            return;
+        };
         if let Some(asked) = self.given_up.remove(&vcpu.id) {
             let is_explained = matches!(vcpu.cause, Cause::Request | Cause::Reset)
                 && vcpu.uid.is_some_and(|uid| asked.contains(&uid));
@@ -121,6 +128,7 @@ impl Ledger {
         let saved = record.present.iter();
         let saved = saved.flat_map(|slot| (0..slot.width).map(|n| VcpuId(slot.id.get() + n)));
         let saved: BTreeSet<VcpuId> = saved.collect();
+        self.process = Some(record.leader);
         let mut after = self.present.get_or_insert(saved.clone()).clone();
         self.repeatable.clear();
         for event in &record.telling {

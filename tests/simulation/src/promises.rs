@@ -1,4 +1,4 @@
-//! What the model promises about single effects.
+//! The promises of the model about single effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const REPEAT_AFTER: Duration = Duration::from_secs(5);
 /// The model may need this many ticks at one instant.
 const MAX_TICKS: u32 = 8;
 
-/// What the promises need to know of the effects so far.
+/// The effects so far, as far as the promises need them.
 pub(crate) struct Promises {
     /// How often the machine was reported to be ready.
     pub ready: u32,
@@ -49,7 +49,7 @@ impl Promises {
         self.requested = record.map(requested).unwrap_or_default();
     }
 
-    /// Checks that there is no busy loop.
+    /// Checks that the model does not loop.
     pub(crate) fn tick(&mut self, now: Instant) {
         let (at, count) = self.ticks;
         self.ticks = (now, if at == now { count + 1 } else { 1 });
@@ -62,7 +62,7 @@ impl Promises {
     /// Checks that the removals that are about to be requested are not under way.
     pub(crate) fn save(&mut self, now: Instant, record: &Record, snapshot: &Snapshot) {
         if record.present.is_empty() {
-            // The state is too large, and less than all of it is saved.
+            // The state is too large, and only a part is saved.
             return;
         }
         let requested = requested(record);
@@ -97,7 +97,7 @@ impl Promises {
         assert!(is_saved, "{batch:?} is not saved");
     }
 
-    /// Checks that no CPU of a vCPU that is being removed is brought online.
+    /// Checks that the guest CPUs to bring online are not those of pending removals.
     pub(crate) fn restore_guest(&self, cpus: &[u32], snapshot: &Snapshot) {
         let is_leaving = |cpu: &u32| snapshot.pending.contains(&guest::vcpu(*cpu));
         assert!(!cpus.iter().any(is_leaving), "{cpus:?} are leaving");

@@ -46,7 +46,7 @@ pub(crate) struct Plugged {
     pub is_refused_again: bool,
     /// Whether the service may have missed such a refusal.
     pub is_doubtful: bool,
-    /// Whether the service had not seen the last refusal when it asked again.
+    /// Whether the service had not seen the last refusal at its next request.
     pub is_unseen: bool,
     /// Whether the service cannot know which of two requests the guest refused.
     pub is_ambiguous: bool,

@@ -19,7 +19,7 @@ const IDLE_TICKS: u32 = 14;
 const MANY: usize = 10_000;
 
 impl World {
-    /// Lets everything settle, and checks what came of it.
+    /// Lets everything settle, and checks the result.
     pub(crate) fn settle(mut self) {
         if self.is_cancelled {
             return;

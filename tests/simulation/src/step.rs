@@ -140,7 +140,7 @@ pub enum Step {
     },
     /// The QEMU process exits.
     Exit,
-    /// A QEMU process starts, if there is none.
+    /// A QEMU process starts, unless one runs.
     Launch,
     /// The machine is forgotten.
     Stop,

@@ -317,7 +317,7 @@ impl World {
         self.hang_up(false, false);
     }
 
-    /// Starts a QEMU process, if there is none.
+    /// Starts a QEMU process, unless one runs.
     pub(crate) fn launch(&mut self) {
         if self.qemu.is_none() {
             self.processes += 1;

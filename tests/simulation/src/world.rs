@@ -206,7 +206,10 @@ impl World {
                 self.jobs.push(Job::Restore { cpus, is_online });
             }
             Effect::Publish(snapshot) => self.bus.queue.push_back(Message::Published(snapshot)),
-            Effect::Emit(event) => self.bus.queue.push_back(Message::Event(event)),
+            Effect::Emit(event) => {
+                self.ledger.check_cause(&event);
+                self.bus.queue.push_back(Message::Event(event));
+            }
             Effect::Flush(flush) => self.bus.queue.push_back(Message::Flush(flush)),
             Effect::Reply(id, answer) => {
                 self.calls.answer(id);

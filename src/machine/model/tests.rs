@@ -1,0 +1,259 @@
+//! The promises of the model, each in a few inputs.
+
+use std::time::Duration;
+
+use super::effect::{Batch, Effect};
+use super::error::Error;
+use super::event::{Cause, MachineEvent, VcpuChange};
+use super::input::{Input, SaveError, UnitFound};
+use super::record::{PendingEvent, Record};
+use super::request::{Answer, Command, OfflineCpu, RequestId, Wait};
+use super::testing::{Driver, PROCESS, opened, state};
+use crate::ids::{Uid, VcpuId};
+use crate::machine::spec::{ConnectError, Lifetime};
+use crate::process::SocketError;
+use crate::qmp::{Closed, Event};
+
+/// Returns the batches that QEMU gets.
+fn batches(effects: &[Effect]) -> Vec<&Batch> {
+    let batches = effects.iter().filter_map(|effect| match effect {
+        Effect::Exchange(batch) => Some(batch),
+        _ => None,
+    });
+    batches.collect()
+}
+
+/// Returns the answers.
+fn replies(effects: &[Effect]) -> Vec<(u64, &Answer)> {
+    let replies = effects.iter().filter_map(|effect| match effect {
+        Effect::Reply(RequestId(id), answer) => Some((*id, answer)),
+        _ => None,
+    });
+    replies.collect()
+}
+
+fn events(effects: &[Effect]) -> Vec<&MachineEvent> {
+    let events = effects.iter().filter_map(|effect| match effect {
+        Effect::Emit(event) => Some(event),
+        _ => None,
+    });
+    events.collect()
+}
+
+fn seconds(seconds: u64) -> Wait {
+    Wait::UpTo(Some(Duration::from_secs(seconds)))
+}
+
+/// The state of a previous instance that reported `count` vCPUs.
+fn record(count: u32) -> Record {
+    Record {
+        present: state(count).inventory.to_record(),
+        ..Record::new(PROCESS)
+    }
+}
+
+#[test]
+fn does_not_ask_qemu_before_the_request_is_saved() {
+    let (mut driver, _) = Driver::connected(1, None);
+    let effects = driver.set_vcpus(1, 2, Wait::No);
+    assert!(batches(&effects).is_empty());
+    let effects = driver.save(&effects);
+    assert!(matches!(batches(&effects)[..], [Batch::Add(..)]));
+}
+
+#[test]
+fn does_not_ask_qemu_if_the_request_cannot_be_saved() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, Wait::No);
+    let [Effect::Save(id, _)] = effects[..] else {
+        panic!("{effects:?}");
+    };
+    let error = SaveError::Io("the disk is full".into());
+    let effects = driver.input(Input::Saved(id, Err(error)));
+    assert!(batches(&effects).is_empty());
+    assert!(matches!(
+        replies(&effects)[..],
+        [(1, Err(Error::NotSaved(_)))]
+    ));
+}
+
+#[test]
+fn answers_a_removal_at_its_limit_while_qemu_stalls() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, seconds(3));
+    driver.save(&effects);
+    assert!(replies(&driver.pass(2_999)).is_empty());
+    let effects = driver.pass(1);
+    let [(1, Err(Error::RemovalPending { report, .. }))] = replies(&effects)[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(report.pending, [VcpuId(1)]);
+}
+
+#[test]
+fn answers_a_queued_request_at_its_limit() {
+    let (mut driver, _) = Driver::connected(1, None);
+    driver.set_vcpus(1, 2, Wait::No);
+    driver.set_vcpus(2, 3, seconds(0));
+    assert!(replies(&driver.pass(999)).is_empty());
+    let effects = driver.pass(1);
+    assert!(matches!(
+        replies(&effects)[..],
+        [(2, Err(Error::NotStarted { .. }))]
+    ));
+}
+
+#[test]
+fn a_second_request_is_served_after_the_first() {
+    let (mut driver, _) = Driver::connected(1, None);
+    let effects = driver.set_vcpus(1, 2, Wait::No);
+    assert!(driver.set_vcpus(2, 3, Wait::No).is_empty());
+    driver.save(&effects);
+    let effects = driver.answer(2);
+    let effects = driver.save(&effects);
+    assert!(matches!(replies(&effects)[..], [(1, Ok(_))]));
+    assert!(matches!(
+        batches(&driver.save(&effects))[..],
+        [Batch::Add(..)]
+    ));
+}
+
+#[test]
+fn a_reply_follows_its_events() {
+    let (mut driver, _) = Driver::connected(1, None);
+    let effects = driver.set_vcpus(1, 2, Wait::No);
+    driver.save(&effects);
+    let effects = driver.answer(2);
+    assert!(events(&effects).is_empty(), "they are not saved");
+    let effects = driver.save(&effects);
+    let is_event = |e: &Effect| matches!(e, Effect::Emit(MachineEvent::VcpuAdded(_)));
+    let event = effects.iter().position(is_event);
+    let reply = effects.iter().position(|e| matches!(e, Effect::Reply(..)));
+    assert!(event.is_some() && event < reply, "{effects:?}");
+}
+
+#[test]
+fn an_event_during_an_exchange_needs_another_refresh() {
+    let (mut driver, _) = Driver::connected(1, None);
+    driver.pass(20);
+    let effects = driver.input(Input::Event(Event::Reset));
+    assert!(matches!(batches(&effects)[..], [Batch::Refresh]));
+    assert!(batches(&driver.input(Input::Event(Event::Reset))).is_empty());
+    assert!(batches(&driver.answer(1)).is_empty());
+    assert!(matches!(batches(&driver.pass(10))[..], [Batch::Refresh]));
+}
+
+#[test]
+fn emits_events_of_the_previous_instance_first() {
+    let added = VcpuChange {
+        id: VcpuId(1),
+        alias: "vcpu1".into(),
+        cause: Cause::Request,
+        uid: Some(Uid(7)),
+    };
+    let record = Record {
+        telling: vec![PendingEvent::Added(added.clone())],
+        ..record(2)
+    };
+    let (mut driver, effects) = Driver::connected(3, Some(record));
+    let effects = driver.save(&effects);
+    let events = events(&effects);
+    assert_eq!(
+        events[..2],
+        [&MachineEvent::Appeared, &MachineEvent::VcpuAdded(added)]
+    );
+    assert!(matches!(events[2], MachineEvent::VcpuAdded(vcpu) if vcpu.id == 2));
+}
+
+#[test]
+fn reports_no_vcpu_that_was_never_reported() {
+    let (_, effects) = Driver::connected(2, Some(Record::new(PROCESS)));
+    assert_eq!(events(&effects), [&MachineEvent::Appeared]);
+}
+
+#[test]
+fn restores_offline_guest_cpus_after_a_restart() {
+    let cpu = OfflineCpu {
+        vcpu: VcpuId(1),
+        cpu: 5,
+    };
+    let record = Record {
+        offline: vec![cpu],
+        ..record(2)
+    };
+    let (_, effects) = Driver::connected(2, Some(record));
+    let is_restored = |e: &Effect| matches!(e, Effect::RestoreGuest(cpus) if cpus[..] == [5]);
+    assert!(effects.iter().any(is_restored), "{effects:?}");
+}
+
+#[test]
+fn the_end_of_a_guest_assist_is_answered_without_a_process() {
+    let (mut driver, _) = Driver::connected(2, None);
+    driver.input(Input::ProcessExited);
+    let released = Command::GuestReleased {
+        cpus: vec![5],
+        restored: false,
+    };
+    let effects = driver.input(Input::Command(RequestId(1), released));
+    assert!(matches!(replies(&effects)[..], [(1, Ok(_))]));
+}
+
+#[test]
+fn searches_the_unit_again() {
+    let mut driver = Driver::new(Lifetime::Endpoint);
+    let is_search = |e: &Effect| matches!(e, Effect::FindUnit(_));
+    driver.input(Input::Reached(PROCESS));
+    let loaded = driver.input(Input::Loaded(Ok(None)));
+    assert!(!loaded.iter().any(is_search), "QEMU may be refused");
+    assert!(driver.input(opened(2)).iter().any(is_search));
+    let found = UnitFound {
+        is_transient: true,
+        ..UnitFound::default()
+    };
+    driver.input(Input::UnitFound(found));
+    assert!(!driver.pass(999).iter().any(is_search));
+    assert!(driver.pass(1).iter().any(is_search));
+}
+
+#[test]
+fn a_registration_must_answer_at_the_first_attempt() {
+    let mut driver = Driver::new(Lifetime::Registered);
+    let refused = ConnectError::Connect(SocketError::Refused);
+    let effects = driver.input(Input::ConnectFailed(refused));
+    assert!(driver.model.is_gone() && events(&effects).is_empty());
+    assert!(effects.iter().any(|e| matches!(e, Effect::Ready(Err(_)))));
+}
+
+#[test]
+fn a_process_exit_answers_all_callers() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, seconds(60));
+    driver.save(&effects);
+    driver.answer(2);
+    let offline = Command::GuestOffline(Vec::new());
+    driver.input(Input::Command(RequestId(2), offline));
+    driver.set_vcpus(3, 3, Wait::No);
+    driver.set_vcpus(4, 4, Wait::No);
+    let effects = driver.input(Input::ProcessExited);
+    let gone = replies(&effects);
+    assert_eq!(gone.len(), 4);
+    assert!(gone.iter().all(|(_, answer)| **answer == Err(Error::Gone)));
+    assert_eq!(events(&effects).last(), Some(&&MachineEvent::Vanished));
+}
+
+#[test]
+fn a_lost_connection_answers_who_waits_for_qemu() {
+    let (mut driver, _) = Driver::connected(1, None);
+    let effects = driver.set_vcpus(1, 2, Wait::No);
+    driver.save(&effects);
+    driver.set_vcpus(2, 3, Wait::No);
+    let effects = driver.input(Input::Disconnected(Closed::Hangup));
+    let answers = replies(&effects);
+    assert!(matches!(
+        answers[..],
+        [
+            (1, Err(Error::Interrupted(_))),
+            (2, Err(Error::Disconnected(_)))
+        ]
+    ));
+}
