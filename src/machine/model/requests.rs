@@ -113,6 +113,7 @@ impl Process {
                 uid: request.uid,
                 asked: cx.now,
                 refused_before: false,
+                earlier: None,
             };
             self.removals.request(slot.id, removal);
         }
