@@ -36,6 +36,8 @@ pub(super) struct Removal {
     /// list then shows nothing about this one: if the event of its refusal is lost with the
     /// connection, the removal stays pending until it is requested again or the vCPU is removed.
     pub refused_before: bool,
+    /// The user of an earlier request for the slot, if QEMU may have that one without having answered it.
+    pub earlier: Option<Uid>,
 }
 
 /// A request that waits until all of its removals have ended.
@@ -75,7 +77,8 @@ pub(super) type Answered = (RequestId, Uid, Answer);
 
 impl Removals {
     /// Notes that QEMU is about to be asked to remove `slot`.
-    pub(super) fn request(&mut self, slot: SlotId, removal: Removal) {
+    pub(super) fn request(&mut self, slot: SlotId, mut removal: Removal) {
+        removal.earlier = self.requested.get(&slot).map(|earlier| earlier.uid);
         self.requested.insert(slot, removal);
     }
 
@@ -89,14 +92,22 @@ impl Removals {
 
     /// Notes that QEMU accepted the request for `slot`.
     pub(super) fn accept(&mut self, slot: SlotId) {
-        if let Some(removal) = self.requested.remove(&slot) {
+        if let Some(mut removal) = self.requested.remove(&slot) {
+            removal.earlier = None;
             self.pending.insert(slot, removal);
         }
     }
 
-    /// Notes that QEMU did not accept the request for `slot`. An earlier one stays pending.
+    /// Notes that QEMU did not accept the request for `slot`. An earlier one stays pending, or may have
+    /// reached QEMU.
     pub(super) fn reject(&mut self, slot: SlotId) {
-        self.requested.remove(&slot);
+        let rejected = self.requested.remove(&slot);
+        if let Some(mut removal) = rejected
+            && let Some(uid) = removal.earlier.take()
+        {
+            removal.uid = uid;
+            self.requested.insert(slot, removal);
+        }
     }
 
     /// Returns the user who asked for the removal of `slot`, even if QEMU may not have received it.
@@ -200,6 +211,7 @@ impl Removals {
                 uid: row.uid,
                 asked: now,
                 refused_before: row.refused_before,
+                earlier: None,
             };
             removals.insert(SlotId(first.get()), removal);
         }
@@ -332,6 +344,7 @@ mod tests {
             uid: UID,
             asked: now,
             refused_before: false,
+            earlier: None,
         };
         removals.request(SlotId(slot), removal);
         removals.accept(SlotId(slot));
@@ -516,6 +529,7 @@ mod tests {
             uid: UID,
             asked: now,
             refused_before: false,
+            earlier: None,
         };
         removals.request(SlotId(3), removal);
         assert_eq!(removals.asked_by(SlotId(3)), Some(UID));
@@ -524,5 +538,22 @@ mod tests {
         restored.restore(now, removals.to_record());
         assert_eq!(restored.asked_by(SlotId(3)), Some(UID));
         assert_eq!(restored.removed(SlotId(3)).unwrap().uid, UID);
+    }
+    #[test]
+    fn a_rejected_request_leaves_an_earlier_one_that_qemu_may_have() {
+        let (mut removals, now) = (Removals::default(), Instant::now());
+        let removal = |uid| Removal {
+            vcpus: vec![VcpuId(3)],
+            uid: Uid(uid),
+            asked: now,
+            refused_before: false,
+            earlier: None,
+        };
+        removals.request(SlotId(3), removal(7));
+        removals.request(SlotId(3), removal(8));
+        removals.reject(SlotId(3));
+        assert_eq!(removals.asked_by(SlotId(3)), Some(Uid(7)));
+        removals.reject(SlotId(3));
+        assert_eq!(removals.asked_by(SlotId(3)), None);
     }
 }

@@ -139,6 +139,7 @@ impl Process {
                 uid,
                 asked: now,
                 refused_before: false,
+                earlier: None,
             };
             self.removals.request(slot.id, removal);
             slots.push(RemoveSlot {

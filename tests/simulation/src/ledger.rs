@@ -87,7 +87,9 @@ impl Ledger {
         let MachineEvent::VcpuRemoved(vcpu) = event else {
             return;
         };
-        if let Some(asked) = self.given_up.remove(&vcpu.id) {
+        let asked = self.given_up.remove(&vcpu.id);
+        // It may be an event of the previous instance.
+        if let Some(asked) = asked.filter(|_| !self.repeatable.contains(&vcpu.id)) {
             let is_explained = matches!(vcpu.cause, Cause::Request | Cause::Reset)
                 && vcpu.uid.is_some_and(|uid| asked.contains(&uid));
             assert!(is_explained, "{vcpu:?} was removed for {asked:?}");

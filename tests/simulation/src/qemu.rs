@@ -170,7 +170,6 @@ impl Qemu {
     pub(crate) fn refuse(&mut self, n: usize) -> Option<Event> {
         let plugged = self.at(n)?;
         plugged.is_held = false;
-        plugged.asked.clear();
         plugged.is_unseen = true;
         plugged.is_refused_again = plugged.is_refused;
         plugged.is_refused = true;

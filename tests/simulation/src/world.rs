@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use vcpud::config::Limits;
 use vcpud::machine::model::effect::{Batch, Effect};
 use vcpud::machine::model::input::Input;
+use vcpud::machine::model::record::AskedRemoval;
 use vcpud::machine::model::request::Command;
 use vcpud::machine::model::{Facts, Model};
 use vcpud::machine::{Lifetime, MachineConfig, PlacementConfig};
@@ -192,6 +193,7 @@ impl World {
             Effect::Save(id, record) => {
                 let snapshot = self.model.snapshot();
                 self.promises.save(self.now, &record, snapshot);
+                self.note_requests(&record.removals);
                 self.disk.save(id, *record);
             }
             Effect::Prepare(_) => self.host.placing.push_back(Placing::Prepare),
@@ -217,6 +219,20 @@ impl World {
             }
             Effect::Ready(_) => self.promises.report_ready(),
             Effect::Forget => self.forget(),
+        }
+    }
+
+    /// Notes the users who ask for removals. The last one counts, even if QEMU does not receive its request.
+    fn note_requests(&mut self, rows: &[AskedRemoval]) {
+        let Some(qemu) = &mut self.qemu else {
+            return;
+        };
+        for row in rows.iter().filter(|row| !row.agreed) {
+            let n = slot_of(row).map(|slot| qemu.index(slot));
+            let plugged = n.and_then(|n| qemu.at(n)).filter(|plugged| plugged.is_held);
+            plugged.into_iter().for_each(|plugged| {
+                plugged.asked.insert(row.uid);
+            });
         }
     }
 
