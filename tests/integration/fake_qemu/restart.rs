@@ -59,6 +59,13 @@ async fn a_restart_without_news_tells_nothing() {
     let _peer = world.peer("web", Model::x86(2, 4));
     let machine = world.machine("web").await;
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+    // A kill before this is saved makes the signal come twice.
+    let state = world.bus.runtime_directory().join("machines/web.json");
+    let is_saved = || {
+        let state = std::fs::read_to_string(&state).unwrap_or_default();
+        state.contains("\"telling\":[]")
+    };
+    until("the saved state", is_saved).await;
     let mark = world.signals.mark().await;
     restart(&mut world, || {}).await;
     assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
