@@ -66,14 +66,20 @@ impl PlacementWorker {
         let unit = self.unit_of(found);
         let mut placer = self.placer.clone().lock_owned().await;
         on_host(move || {
-            *placer = Placer::create(&self.services.host, self.name.as_str(), unit);
+            let host = &self.services.host;
+            let default_cpus = host.read_default_cpus();
+            // A placer knows what it has changed, so it stays for the same unit.
+            let known = placer.as_ref().map(Placer::placement);
+            if known != Some(&unit) {
+                *placer = Placer::create(host, self.name.as_str(), unit);
+            }
             if is_managed_elsewhere {
                 *placer = placer.take().map(Placer::managed_elsewhere);
             }
             UnitFound {
                 unit: placer.as_ref().map(|placer| placer.placement().clone()),
                 is_transient,
-                default_cpus: self.services.host.read_default_cpus(),
+                default_cpus,
             }
         })
         .await

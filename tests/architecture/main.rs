@@ -248,7 +248,7 @@ const BLOCKING_CALLS: &[&str] = &[
 
 /// Calls that pass work to the blocking pool. The work follows within `REACH` lines.
 const PASSES_WORK: &[&str] = &["blocking(", "on_host(", ".run("];
-const REACH: usize = 12;
+const REACH: usize = 10;
 
 #[test]
 fn the_async_runtime_does_no_blocking_work() {

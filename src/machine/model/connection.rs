@@ -103,8 +103,7 @@ impl Model {
 
     pub(super) fn unit_found(&mut self, now: Instant, found: UnitFound) {
         self.with_process(now, |process, cx| {
-            process.placement.found(cx.now, found);
-            if process.is_connected {
+            if process.placement.found(cx.now, found) && process.is_connected {
                 process.evidence.refresh_at(cx.now);
             }
         });

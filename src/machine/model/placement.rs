@@ -85,8 +85,8 @@ impl PlacementState {
         }
     }
 
-    /// Notes the result of a search.
-    pub(super) fn found(&mut self, now: Instant, found: UnitFound) {
+    /// Notes the result of a search. Returns whether the unit is another one, so that a pass is needed.
+    pub(super) fn found(&mut self, now: Instant, found: UnitFound) -> bool {
         let pause = match self.search {
             Search::UnderWay(pause) => pause,
             _ => FIRST_RETRY,
@@ -96,11 +96,13 @@ impl PlacementState {
         } else {
             Search::Ended
         };
-        if self.unit != found.unit {
+        let is_other = self.unit != found.unit;
+        if is_other {
             self.due = None;
         }
         self.unit = found.unit;
         self.default_cpus = found.default_cpus.or(self.default_cpus.take());
+        is_other
     }
 
     /// Returns when the next search is due, if one is.
@@ -257,7 +259,7 @@ mod tests {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         assert!(state.is_unknown() && state.begin_search(now));
         assert!(!state.begin_search(now), "one search at a time");
-        state.found(now, found(Kind::None, true));
+        assert!(state.found(now, found(Kind::None, true)));
         assert!(!state.is_unknown() && !state.begin_search(now));
         let mut pauses = Vec::new();
         let mut at = now;
@@ -268,13 +270,14 @@ mod tests {
             pauses.push((next - at).as_secs());
             at = next;
             assert!(state.begin_search(at));
-            state.found(at, found(Kind::None, true));
+            let is_other = state.found(at, found(Kind::None, true));
+            assert!(!is_other, "QEMU is not queried for nothing");
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
 
         let later = at + LONGEST_RETRY;
         assert!(state.begin_search(later));
-        state.found(later, found(Kind::Scope, false));
+        assert!(state.found(later, found(Kind::Scope, false)));
         assert!(!state.begin_search(later + LONGEST_RETRY));
         let mut snapshot = Snapshot::default();
         state.describe(&mut snapshot);
