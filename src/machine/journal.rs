@@ -91,26 +91,23 @@ impl Journal {
                 reason,
                 "{vm_name}: vCPU {id} not removed: {reason}"
             ),
-            MachineEvent::VcpuAdded(_) => info!(
-                message_id = message_id::VCPU_ADDED,
-                vm_name,
-                vm_uuid,
-                vcpu = id,
-                alias,
-                cause,
-                request_uid,
-                "{vm_name}: vCPU {id} added"
-            ),
-            _ => info!(
-                message_id = message_id::VCPU_REMOVED,
-                vm_name,
-                vm_uuid,
-                vcpu = id,
-                alias,
-                cause,
-                request_uid,
-                "{vm_name}: vCPU {id} removed"
-            ),
+            event => {
+                let (message_id, change) = if let MachineEvent::VcpuAdded(_) = event {
+                    (message_id::VCPU_ADDED, "added")
+                } else {
+                    (message_id::VCPU_REMOVED, "removed")
+                };
+                info!(
+                    message_id,
+                    vm_name,
+                    vm_uuid,
+                    vcpu = id,
+                    alias,
+                    cause,
+                    request_uid,
+                    "{vm_name}: vCPU {id} {change}"
+                );
+            }
         }
     }
 

@@ -327,6 +327,6 @@ impl Performer {
 }
 
 /// The time of the runtime, which tests can control.
-fn now() -> StdInstant {
+pub(super) fn now() -> StdInstant {
     Instant::now().into_std()
 }

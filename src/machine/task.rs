@@ -2,7 +2,6 @@
 //! nothing.
 
 use std::sync::Arc;
-use std::time::Instant as StdInstant;
 
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,7 +16,7 @@ use super::jobs::Done;
 use super::model::input::Input;
 use super::model::request::{Answer, Command};
 use super::model::{Facts, Model};
-use super::performer::{Outlets, Performer};
+use super::performer::{Outlets, Performer, now};
 use super::running::Running;
 use super::spec::{HostServices, MachineConfig, MachineSpec, QmpEndpoint};
 use super::state_file::StateFile;
@@ -206,11 +205,6 @@ impl MachineTask {
             self.model.handle(now(), Input::Disconnected(closed));
         }
     }
-}
-
-/// The time of the runtime, which tests can control.
-fn now() -> StdInstant {
-    Instant::now().into_std()
 }
 
 async fn next_event(events: &mut Option<crate::qmp::Events>) -> Option<Result<Event, Closed>> {

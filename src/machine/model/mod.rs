@@ -183,10 +183,9 @@ impl Model {
             Phase::Handshake(attempt) => attempt.opened.is_some(),
             _ => false,
         };
-        let placement = self.config.placement.clone();
         self.with_process(now, |process, cx| {
             if is_accepted && process.placement.begin_search(cx.now) {
-                cx.out.push(Effect::FindUnit(placement));
+                cx.out.push(Effect::FindUnit(cx.config.placement.clone()));
             }
             process.proceed(cx);
         });

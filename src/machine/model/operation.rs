@@ -163,11 +163,7 @@ impl Operation {
     /// an error because it cannot end. A tuning that is being enforced is not taken back then.
     pub(super) fn into_caller(self) -> Option<RequestId> {
         match self {
-            Self::Saving(_, ask) | Self::Exchanging(ask) => match ask {
-                Ask::Refresh => None,
-                Ask::Add(add) => Some(add.id),
-                Ask::Remove(remove) => (!remove.is_answered).then_some(remove.id),
-            },
+            Self::Saving(_, ask) | Self::Exchanging(ask) => ask.caller(),
             Self::Placing(refreshed) | Self::Recording(_, refreshed) => match refreshed.then {
                 Then::Added(add, _) => Some(add.id),
                 Then::Reply(id) => Some(id),
@@ -216,6 +212,17 @@ impl Operation {
             Error::NotStarted { waited }
         };
         Some((remove.id, remove.uid, error))
+    }
+}
+
+impl Ask {
+    /// Returns the request that asks, if it is not answered.
+    pub(super) fn caller(&self) -> Option<RequestId> {
+        match self {
+            Self::Refresh => None,
+            Self::Add(add) => Some(add.id),
+            Self::Remove(remove) => (!remove.is_answered).then_some(remove.id),
+        }
     }
 }
 

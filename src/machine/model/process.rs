@@ -149,20 +149,20 @@ impl Process {
     pub(super) fn disconnect(&mut self, out: &mut Output, error: &Error, reason: &str) {
         self.is_connected = false;
         self.offline.interrupt();
-        let ended = match std::mem::take(&mut self.operation) {
-            Operation::Saving(save, ask) => {
+        let caller = match std::mem::take(&mut self.operation) {
+            Operation::Saving(_, ask) => {
                 // QEMU was not asked.
                 self.forget(&ask, out);
-                Operation::Saving(save, ask)
+                ask.caller()
             }
-            Operation::Exchanging(ask) => Operation::Exchanging(ask),
+            Operation::Exchanging(ask) => ask.caller(),
             // The other operations go on without QEMU.
             other => {
                 self.operation = other;
-                Operation::Idle
+                None
             }
         };
-        if let Some(id) = ended.into_caller() {
+        if let Some(id) = caller {
             out.reply(id, Err(error.clone()));
         }
         for queued in self.queue.drain(..) {

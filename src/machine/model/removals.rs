@@ -51,7 +51,7 @@ pub(super) struct Waiter {
     pub outstanding: BTreeSet<SlotId>,
     /// vCPUs that QEMU refused to remove at once.
     pub rejected: Vec<Refusal>,
-    /// How long it waits; `None` is not at all, and then a pending removal is no error.
+    /// How long it waits; `None` is not at all, and then a pending removal is a success.
     pub patience: Option<Duration>,
     /// The end of that time; `None` is never.
     pub deadline: Option<Instant>,

@@ -164,10 +164,10 @@ impl Process {
                 Batch::Add(inventory.method(), slots)
             }
             Ask::Remove(remove) => {
+                for slot in &remove.slots {
+                    self.evidence.begin_removal(slot.slot);
+                }
                 let slots = remove.slots.iter();
-                slots
-                    .clone()
-                    .for_each(|s| self.evidence.begin_removal(s.slot));
                 Batch::Remove(slots.map(|s| (s.slot, s.qom_path.clone())).collect())
             }
         };
@@ -186,7 +186,7 @@ impl Process {
         match std::mem::take(&mut self.operation) {
             Operation::Saving(save, ask) if is_over(&save) => match result {
                 Ok(()) => self.ask_unless_late(cx, ask),
-                Err(error) => self.give_up(cx, ask, &error),
+                Err(error) => self.give_up(cx, &ask, &error),
             },
             Operation::Recording(save, refreshed) if is_over(&save) => self.report(cx, *refreshed),
             Operation::SavingTuning(save, tune) if is_over(&save) => match result {
@@ -205,9 +205,9 @@ impl Process {
     }
 
     /// Answers that the state cannot be saved, so that QEMU is not asked.
-    fn give_up(&mut self, cx: &mut Context<'_>, ask: Ask, error: &SaveError) {
-        self.forget(&ask, cx.out);
-        if let Some(id) = Operation::Exchanging(ask).into_caller() {
+    fn give_up(&mut self, cx: &mut Context<'_>, ask: &Ask, error: &SaveError) {
+        self.forget(ask, cx.out);
+        if let Some(id) = ask.caller() {
             cx.out.reply(id, Err(Error::NotSaved(saves::text(error))));
         }
     }

@@ -34,11 +34,11 @@ impl Agent {
         self.set.borrow().clone()
     }
 
-    /// Waits until it was told to set just these.
+    /// Waits until the service has set these CPUs and no others.
     async fn was_told(&self, wanted: &[(u64, bool)]) {
         let mut set = self.set.subscribe();
         let is_told = |set: &Vec<(u64, bool)>| set == wanted;
-        let what = format!("the agent to be told {wanted:?}");
+        let what = format!("the agent to set {wanted:?}");
         within(what, set.wait_for(is_told)).await.unwrap();
     }
 }
