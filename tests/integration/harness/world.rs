@@ -244,15 +244,17 @@ impl World {
             .stdin(input)
             .stdout(output);
         let process = Process::spawn("socat", &mut command);
-        // A socket file appears before the socket listens.
-        const ACCEPTS: &str = " 00010000 ";
+        // A socket file appears before the socket listens. The service may connect at once,
+        // and then socat listens no longer: its accepted socket has the path.
+        const LISTENS: &str = " 00010000 0001 01 ";
+        const IS_CONNECTED: &str = " 00000000 0001 03 ";
         let path = format!(" {}", socket.display());
-        let listens = || {
+        let is_ready = || {
             let sockets = fs::read_to_string("/proc/net/unix").expect("Linux has it");
             let mut own = sockets.lines().filter(|line| line.ends_with(&path));
-            own.any(|line| line.contains(ACCEPTS))
+            own.any(|line| line.contains(LISTENS) || line.contains(IS_CONNECTED))
         };
-        until("socat to listen", listens).await;
+        until("socat to listen", is_ready).await;
         (process, UnixStream::from_std(ours).expect("it is a socket"))
     }
 
