@@ -167,9 +167,8 @@ impl GuestAgent {
     /// Passes over what was left by whoever spoke with the agent before. What comes before the
     /// agent listens may be lost, so it is called until it answers.
     async fn synchronize(&mut self) -> Result<(), Error> {
-        let mut id = u64::from(std::process::id()) << 16;
         loop {
-            id += 1;
+            let id = synchronization_id()?;
             let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
             self.send(&[&[DELIMITER], format!("{sync}\n").as_bytes()].concat())
                 .await?;
@@ -232,6 +231,13 @@ impl GuestAgent {
             _ => Err(Error::Unreachable("it hung up".into())),
         }
     }
+}
+
+/// Returns an id that no conversation had before, also none of another client: the agent may still
+/// answer earlier ones. It reads a signed number.
+fn synchronization_id() -> Result<u64, Error> {
+    let id = getrandom::u64().map_err(|error| Error::Unreachable(error.to_string()))?;
+    Ok(id >> 1)
 }
 
 fn unreachable(error: io::Error) -> Error {
