@@ -21,81 +21,9 @@ use tokio_util::bytes::BytesMut;
 use tokio_util::codec::FramedRead;
 
 use super::codec::{Codec, CommandError, Malformed, Message};
-use super::event::Event;
+use super::error::{Closed, Error};
+use super::events::{EventSink, Events, queue};
 use crate::text::Text;
-
-/// How many events may wait to be read. QEMU sends 13 at most for one removal (pseries).
-const EVENT_QUEUE: usize = 1024;
-
-/// Why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Closed {
-    /// QEMU closed it, or ended.
-    #[error("QEMU closed the QMP connection")]
-    Hangup,
-    /// QEMU sent what is no QMP, or too much of it.
-    #[error("QEMU does not keep to the protocol: {0}")]
-    Malformed(String),
-    /// The peer does not begin as QEMU does, so it is another program.
-    #[error("the peer does not greet as QMP does: {0}")]
-    NoGreeting(String),
-    /// The process behind the connection is not the one that it was.
-    #[error("{0}")]
-    OtherProcess(String),
-    /// QEMU owed a reply and was silent for too long.
-    #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
-    Timeout {
-        /// The oldest command without a reply, or what else was waited for.
-        command: &'static str,
-        /// The limit.
-        after: Duration,
-    },
-    /// QEMU sends events faster than they can be looked at.
-    #[error("QEMU sent more than {EVENT_QUEUE} events at once")]
-    TooManyEvents,
-}
-
-impl Closed {
-    /// Returns whether QEMU broke a rule or a limit of the protocol.
-    pub fn is_breach(&self) -> bool {
-        matches!(self, Self::Malformed(_) | Self::TooManyEvents)
-    }
-}
-
-/// Why a command has no result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// QEMU refused it.
-    #[error("QEMU refused {command}: {error}")]
-    Command {
-        /// The command.
-        command: &'static str,
-        /// QEMU's class and text.
-        error: CommandError,
-    },
-    /// QEMU's answer is not of the command's type.
-    #[error("QEMU answered {command} with something else: {why}")]
-    Unexpected {
-        /// The command.
-        command: &'static str,
-        /// The parser's text, which may quote the reply.
-        why: Text,
-    },
-    /// The connection ended before the answer.
-    #[error(transparent)]
-    Closed(#[from] Closed),
-}
-
-impl Error {
-    /// Returns whether QEMU broke a rule or a limit of the protocol.
-    pub fn is_breach(&self) -> bool {
-        match self {
-            Self::Command { .. } => false,
-            Self::Unexpected { .. } => true,
-            Self::Closed(closed) => closed.is_breach(),
-        }
-    }
-}
 
 /// The sending side of a QMP connection, which lives as long as its clients.
 #[derive(Clone, Debug)]
@@ -112,9 +40,6 @@ pub struct Reply<T> {
     answer: oneshot::Receiver<Answer>,
     value: PhantomData<T>,
 }
-
-/// What QEMU tells by itself.
-pub type Events = mpsc::Receiver<Result<Event, Closed>>;
 
 type Answer = Result<Box<RawValue>, Refused>;
 
@@ -181,7 +106,7 @@ impl Client {
         first_id: u64,
     ) -> (Self, Events) {
         let (requests, requested) = mpsc::unbounded_channel();
-        let (events, received) = mpsc::channel(EVENT_QUEUE);
+        let (events, received) = queue();
         let connection = Connection {
             messages,
             write,
@@ -239,15 +164,6 @@ impl<T: DeserializeOwned> Reply<T> {
     }
 }
 
-impl From<Malformed> for Closed {
-    fn from(error: Malformed) -> Self {
-        match error {
-            Malformed::Io(_) => Self::Hangup,
-            other => Self::Malformed(other.to_string()),
-        }
-    }
-}
-
 /// The task's side: the socket and who waits for what.
 struct Connection {
     messages: FramedRead<ReadHalf<UnixStream>, Codec>,
@@ -256,7 +172,7 @@ struct Connection {
     write: WriteHalf<UnixStream>,
     outgoing: BytesMut,
     requested: mpsc::UnboundedReceiver<Request>,
-    events: mpsc::Sender<Result<Event, Closed>>,
+    events: EventSink,
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
     /// What has a lower id, or none, is the business of a former run of the service. 0 where
     /// there was none.
@@ -291,8 +207,7 @@ impl Connection {
         while let Some(request) = requested.recv().await {
             let _ = request.answer.send(Err(Refused::Closed(reason.clone())));
         }
-        // Waits for room where events fill the queue: the reason is never lost.
-        let _ = events.send(Err(reason)).await;
+        events.close(reason);
     }
 
     async fn serve(&mut self) -> Result<(), Closed> {
@@ -338,11 +253,7 @@ impl Connection {
         match message {
             Message::Greeting if self.is_resumed() => Ok(()),
             Message::Greeting => Err(Closed::Malformed("a second greeting".into())),
-            Message::Event(Event::Other) => Ok(()),
-            Message::Event(event) => match self.events.try_send(Ok(event)) {
-                Err(mpsc::error::TrySendError::Full(_)) => Err(Closed::TooManyEvents),
-                _ => Ok(()),
-            },
+            Message::Event(event) => self.events.push(event),
             Message::Reply { id, .. }
                 if self.is_resumed() && id.is_none_or(|id| id <= self.first_id) =>
             {
@@ -377,6 +288,7 @@ mod tests {
     use serde_json::json;
     use tokio::io::{AsyncBufReadExt, BufReader};
 
+    use super::super::event::{Event, MAX_EVENTS};
     use super::*;
 
     const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
@@ -530,10 +442,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_events_ends_the_connection_and_keeps_the_reason() {
+    async fn a_burst_of_events_leaves_the_connection_open() {
+        let (client, mut events, mut peer) = connected(LONG).await;
+        let burst = "{\"event\": \"BLOCK_IO_ERROR\"}\n".repeat(100_000);
+        peer.write_all(burst.as_bytes()).await.unwrap();
+        let one = client.send::<u32>("one", None);
+        let id = hear(&mut peer).await["id"].clone();
+        say(&mut peer, &json!({"return": 1, "id": id}).to_string()).await;
+        assert_eq!(one.wait().await, Ok(1));
+        assert_eq!(events.recv().await, Some(Ok(Event::RunState)));
+        assert_eq!(events.try_recv(), None);
+    }
+
+    #[tokio::test]
+    async fn too_many_different_events_end_the_connection_with_the_reason() {
         let (_client, mut events, mut peer) = connected(LONG).await;
-        let flood = "{\"event\": \"RESET\"}\n".repeat(EVENT_QUEUE + 1);
-        peer.write_all(flood.as_bytes()).await.unwrap();
+        for n in 0..=MAX_EVENTS {
+            let event = json!({"event": "DEVICE_DELETED", "data": {"path": n.to_string()}});
+            // It may be closed before the last.
+            let _ = peer.write_all(format!("{event}\n").as_bytes()).await;
+        }
         // Read only after the end: what was too much must have been seen by then.
         let mut rest = String::new();
         let _ = peer.read_line(&mut rest).await;

@@ -4,6 +4,10 @@ use serde::Deserialize;
 
 use crate::text::Text;
 
+/// The maximum number of different events that wait to be read. A guest causes at most four for each CPU
+/// slot, and the service reads them within milliseconds.
+pub(super) const MAX_EVENTS: usize = 4096;
+
 /// What an event tells. Events only say when to look; what is true is in the inventory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
