@@ -26,7 +26,7 @@ async fn what_is_changed_from_outside_is_set_again_and_logged_once() {
         assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_FIFO 5");
         assert_placed(&groups, &guest);
     }
-    let said = log.values("changed from outside", "STEP").await;
+    let said = log.values("changed by another program", "STEP").await;
     let steps = [
         "moving the thread into the control group",
         "setting the group's host CPUs",
@@ -116,7 +116,7 @@ async fn what_is_done_with_systemd_does_not_touch_what_is_below_its_unit() {
     assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     assert_placed(&groups, &guest);
     assert_eq!(groups.of_vcpu(3, "cpu.max"), "40000 50000");
-    assert_eq!(log.of("changed from outside").await, []);
+    assert_eq!(log.of("changed by another program").await, []);
 }
 
 /// A host CPU that is switched off; on again with this.
