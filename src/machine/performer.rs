@@ -17,7 +17,7 @@ use super::jobs::{self, Done, Jobs};
 use super::journal::Journal;
 use super::model::effect::Effect;
 use super::model::event::MachineEvent;
-use super::model::input::Input;
+use super::model::input::{Input, Opened};
 use super::model::snapshot::Snapshot;
 use super::outbox::Outbox;
 use super::placement::PlacementWorker;
@@ -217,6 +217,10 @@ impl Performer {
             }
             Done::Opened(opened) => {
                 let (session, events, opened) = *opened;
+                if let Err(other) = self.confirm(&opened) {
+                    let error = ConnectError::OtherMachine(other);
+                    return vec![Input::ConnectFailed(error)];
+                }
                 self.session = Some(Arc::new(session));
                 self.events = Some(events);
                 vec![Input::Opened(Box::new(opened))]
@@ -247,8 +251,18 @@ impl Performer {
         self.connection_jobs.push(job);
     }
 
-    /// Claims the process for this machine. A call cannot give a process another name; files and
-    /// sockets of the administrator can.
+    /// Confirms that the process is this machine, and no other one: two machines never place the same
+    /// threads.
+    fn confirm(&self, opened: &Opened) -> Result<(), MachineName> {
+        let mut vcpus = opened.state.inventory.vcpus();
+        match (&self.leader, vcpus.find_map(|vcpu| vcpu.thread)) {
+            (Some(leader), Some(thread)) => self.processes.confirm(leader.id(), &self.name, thread),
+            _ => Ok(()),
+        }
+    }
+
+    /// Claims the process for this machine. A call cannot give a process another name. That of a socket
+    /// or a file of the administrator is confirmed when QEMU has answered.
     fn claim(&self) -> Result<(), ConnectError> {
         let Some(leader) = &self.leader else {
             return Ok(());

@@ -116,8 +116,8 @@ pub enum ConnectError {
         /// The UUID that it has.
         found: String,
     },
-    /// The process is another machine, and a call cannot register it again.
-    #[error("its QEMU process is the machine {0} already; unregister that one first")]
+    /// The process is another machine already.
+    #[error("its QEMU process is the machine {0} already, and has one name only")]
     OtherMachine(MachineName),
     /// QEMU broke the limits of the protocol too often, so the next attempt comes later.
     #[error(

@@ -180,7 +180,7 @@ async fn every_way_to_find_machines_leads_to_the_same() {
         let failure = Failure::of(manager.get_machine_by_pid(pid).await.unwrap_err());
         failure.assert(error_name::NO_SUCH_MACHINE, &[&pid.to_string()]);
     }
-    // The paths between are no objects.
+    // The path of all machines is not an object.
     let objects = managed_objects(&world).await;
     assert_eq!(objects.keys().collect::<Vec<_>>(), [db.path(), web.path()]);
     assert_eq!(objects[db.path()]["Vcpus"], 1);

@@ -58,7 +58,7 @@ pub(super) struct Refused {
     pub cause: Cause,
     /// The reason, as text.
     pub reason: String,
-    /// What was refused.
+    /// The refused request.
     pub request: RefusedRequest,
 }
 

@@ -105,7 +105,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// Answers one request after the other to the client that there is then.
+    /// Answers each request to the current client.
     async fn serve(self, mut requests: mpsc::UnboundedReceiver<Vec<u8>>) {
         let mut stuck = self.is_stuck.subscribe();
         while let Some(line) = requests.recv().await {

@@ -204,6 +204,11 @@ struct Witness {
 }
 
 impl Qemu {
+    /// Returns the path of a second QMP socket.
+    pub(crate) fn witness_socket(&self) -> PathBuf {
+        self.directory.join("witness")
+    }
+
     /// Starts a QEMU whose QMP socket makes it the machine `name`.
     pub(crate) async fn start(world: &World, name: &str, boot: &Boot) -> Self {
         let room = ROOM.acquire().await.expect("it is never closed");

@@ -73,3 +73,28 @@ async fn is_gone(world: &World, machine: &Machine, mark: usize) {
     let failure = Failure::of(manager.get_machine("web").await.unwrap_err());
     failure.assert(error_name::NO_SUCH_MACHINE, &["web"]);
 }
+
+/// Uses a real QEMU with firmware only and two QMP sockets, and dbus-daemon.
+#[tokio::test]
+async fn a_qemu_is_one_machine() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        linux: false,
+        ..Boot::default()
+    };
+    let qemu = Qemu::start(&world, "web", &boot).await;
+    let machine = world.machine("web").await;
+    std::fs::hard_link(qemu.witness_socket(), world.socket("alias")).unwrap();
+    let service = world.service.as_ref().expect("it runs");
+    let reason = "its QEMU process is the machine web already";
+    service.has_logged(reason).await;
+    assert_eq!(world.names().await, ["web"]);
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
+
+    // When the first name ends, the other is free.
+    let mark = world.signals.mark().await;
+    std::fs::remove_file(world.socket("web")).unwrap();
+    world.removal_of("web", mark).await;
+    let alias = world.machine("alias").await;
+    assert_eq!(alias.present().await, [0, 1]);
+}
