@@ -36,7 +36,7 @@ pub fn codec(data: &[u8]) {
     if resumed != whole {
         let after = data.iter().position(|byte| *byte == b'\n');
         let after = after.expect("the end of a line was passed over") + 1;
-        assert!(matches!(&whole[..], [Err(error)] if error.contains("no QMP message")));
+        assert!(matches!(&whole[..], [Err(error)] if error.contains("not a QMP message")));
         let rest = decode(Codec::new(LIMIT), &mut data[after..].chunks(READ));
         assert_eq!(resumed, rest);
     }

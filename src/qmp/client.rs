@@ -1,9 +1,8 @@
-//! One QMP connection: many commands under way, replies matched by id, events in order.
+//! One QMP connection: many commands at a time, replies matched by id, events in order.
 //!
-//! A task of its own owns the socket; [`Client`] and [`Reply`] only hold channels to it. The
-//! limits are kept there: a line's length, the time of silence while a reply is owed, the number
-//! of events that wait to be read. A peer that breaks one is disconnected, which every command
-//! under way learns as [`Error::Closed`].
+//! A task owns the socket; [`Client`] and [`Reply`] only have channels to it. The task enforces the limits:
+//! the length of a line, the time for a reply, and the number of events that wait to be read. A peer that
+//! breaks a limit is disconnected, and every command without a reply fails with [`Error::Closed`].
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -24,33 +23,33 @@ use super::codec::{Codec, CommandError, Malformed, Message};
 use super::event::Event;
 use crate::text::Text;
 
-/// How many events may wait to be read. QEMU sends 13 at most for one removal (pseries).
+/// The maximum number of events that wait to be read. QEMU sends at most 13 for one removal (pseries).
 const EVENT_QUEUE: usize = 1024;
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
-    /// QEMU closed it, or ended.
+    /// QEMU closed the connection, or exited.
     #[error("QEMU closed the QMP connection")]
     Hangup,
-    /// QEMU sent what is no QMP, or too much of it.
-    #[error("QEMU does not keep to the protocol: {0}")]
+    /// QEMU sent data that is not QMP, or that exceeds a limit.
+    #[error("QEMU broke the QMP protocol: {0}")]
     Malformed(String),
-    /// The peer does not begin as QEMU does, so it is another program.
-    #[error("the peer does not greet as QMP does: {0}")]
+    /// The peer does not begin with a greeting, so it is not QEMU.
+    #[error("the peer is not a QMP server: {0}")]
     NoGreeting(String),
-    /// The process behind the connection is not the one that it was.
+    /// The process behind the connection changed.
     #[error("{0}")]
     OtherProcess(String),
-    /// QEMU owed a reply and was silent for too long.
+    /// QEMU did not send a reply in time.
     #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
     Timeout {
-        /// The oldest command without a reply, or what else was waited for.
+        /// The oldest command without a reply, or the expected message.
         command: &'static str,
-        /// The limit.
+        /// The time limit.
         after: Duration,
     },
-    /// QEMU sends events faster than they can be looked at.
+    /// QEMU sent events faster than they could be read.
     #[error("QEMU sent more than {EVENT_QUEUE} events at once")]
     TooManyEvents,
 }
@@ -62,26 +61,26 @@ impl Closed {
     }
 }
 
-/// Why a command has no result.
+/// The reason why a command has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// QEMU refused it.
+    /// QEMU refused the command.
     #[error("QEMU refused {command}: {error}")]
     Command {
         /// The command.
         command: &'static str,
-        /// QEMU's class and text.
+        /// The class and the text of QEMU.
         error: CommandError,
     },
-    /// QEMU's answer is not of the command's type.
-    #[error("QEMU answered {command} with something else: {why}")]
+    /// The reply of QEMU does not have the type of the command.
+    #[error("QEMU sent an invalid reply to {command}: {why}")]
     Unexpected {
         /// The command.
         command: &'static str,
-        /// The parser's text, which may quote the reply.
+        /// The text of the parser, which may quote the reply.
         why: Text,
     },
-    /// The connection ended before the answer.
+    /// The connection ended before the reply.
     #[error(transparent)]
     Closed(#[from] Closed),
 }
@@ -97,23 +96,23 @@ impl Error {
     }
 }
 
-/// The sending side of a QMP connection, which lives as long as its clients.
+/// The sending side of a QMP connection. The connection exists as long as its clients.
 #[derive(Clone, Debug)]
 pub struct Client {
-    // Unbounded, as only one machine's actor sends, and never more than one batch.
+    // Unbounded, because only the task of one machine sends, and never more than one batch.
     requests: mpsc::UnboundedSender<Request>,
 }
 
-/// An answer that is still to come. To drop it is to not care for the answer.
+/// A reply that has not arrived yet. If it is dropped, the reply is ignored.
 #[derive(Debug)]
-#[must_use = "the answer may be a refusal"]
+#[must_use = "the reply may be a refusal"]
 pub struct Reply<T> {
     command: &'static str,
     answer: oneshot::Receiver<Answer>,
     value: PhantomData<T>,
 }
 
-/// What QEMU tells by itself.
+/// The events of QEMU.
 pub type Events = mpsc::Receiver<Result<Event, Closed>>;
 
 type Answer = Result<Box<RawValue>, Refused>;
@@ -132,10 +131,10 @@ struct Request {
 }
 
 impl Client {
-    /// Waits for the greeting of the peer and takes charge of the connection. The receiver ends
-    /// after the connection ended, with the reason.
+    /// Waits for the greeting of the peer, and starts the task of the connection. The last item of the
+    /// receiver is the reason why the connection ended.
     ///
-    /// `silence` is how long the peer may be silent when it owes the greeting or a reply.
+    /// `silence` is the maximum time for the greeting and for each reply.
     ///
     /// # Errors
     ///
@@ -145,12 +144,12 @@ impl Client {
         let (read, write) = split(stream);
         let mut messages = FramedRead::new(read, Codec::new(Codec::DEFAULT_LIMIT));
         let late = |_| Closed::Timeout {
-            command: "with a greeting (is another QMP client attached, or QEMU stopped?)",
+            command: "with a greeting (another QMP client is connected, or QEMU is stopped)",
             after: silence,
         };
         match timeout(silence, messages.next()).await.map_err(late)? {
             Some(Ok(Message::Greeting)) => {}
-            Some(Ok(_)) => return Err(Closed::NoGreeting("another message comes first".into())),
+            Some(Ok(_)) => return Err(Closed::NoGreeting("it sent another message first".into())),
             Some(Err(Malformed::Message(why))) => return Err(Closed::NoGreeting(why.to_string())),
             Some(Err(error)) => return Err(error.into()),
             None => return Err(Closed::Hangup),
@@ -158,16 +157,16 @@ impl Client {
         Ok(Self::start(messages, write, silence, BytesMut::new(), 0))
     }
 
-    /// Takes charge of a connection that a former run of the service had, in the middle of
-    /// whatever was said: what it still gets on behalf of the former is passed over.
+    /// Continues a connection of the previous instance, possibly in the middle of a message. Replies to
+    /// commands of the previous instance are ignored.
     pub fn resume(stream: UnixStream, silence: Duration) -> (Self, Events) {
         let (read, write) = split(stream);
         let messages = FramedRead::new(read, Codec::resumed(Codec::DEFAULT_LIMIT));
-        // Ends a command of which QEMU got the beginning only (qmp-spec, "Forcing the JSON
-        // parser into known-good state").
+        // Ends a command that the previous instance sent only in part (qmp-spec, "Forcing the JSON parser
+        // into known-good state").
         let outgoing = BytesMut::from(&[0xff][..]);
-        // In nanoseconds, so that it is above all ids of a former run: that began earlier, and
-        // sent less than a command a nanosecond.
+        // In nanoseconds, so that it is above all ids of the previous instance, which began earlier and sent
+        // less than one command in a nanosecond.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let first_id = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
         Self::start(messages, write, silence, outgoing, first_id)
@@ -198,14 +197,14 @@ impl Client {
         (Self { requests }, received)
     }
 
-    /// Sends a command without waiting for its answer.
+    /// Sends a command without waiting for its reply.
     pub fn send<T: DeserializeOwned>(
         &self,
         command: &'static str,
         arguments: Option<Value>,
     ) -> Reply<T> {
         let (sender, answer) = oneshot::channel();
-        // Where the connection is gone the sender is dropped, and the reply says so.
+        // If the connection has ended, the sender is dropped, and the reply fails.
         let _ = self.requests.send(Request {
             command,
             arguments,
@@ -220,11 +219,10 @@ impl Client {
 }
 
 impl<T: DeserializeOwned> Reply<T> {
-    /// Returns the command's result.
+    /// Returns the result of the command.
     ///
     /// # Errors
-    /// Fails where QEMU refused the command, where the result is of another type, and where the
-    /// connection ended.
+    /// Fails if QEMU refused the command, if the result has another type, or if the connection ended.
     pub async fn wait(self) -> Result<T, Error> {
         let command = self.command;
         match self.answer.await {
@@ -248,30 +246,30 @@ impl From<Malformed> for Closed {
     }
 }
 
-/// The task's side: the socket and who waits for what.
+/// The state of the task: the socket, and the commands without a reply.
 struct Connection {
     messages: FramedRead<ReadHalf<UnixStream>, Codec>,
-    /// Does not shut the socket down when it is dropped at the end of the service, as
-    /// `OwnedWriteHalf` would: somebody may keep it for the next run.
+    /// Not an `OwnedWriteHalf`, which shuts the socket down when it is dropped: at the end of the service,
+    /// systemd may keep the socket for the next instance.
     write: WriteHalf<UnixStream>,
     outgoing: BytesMut,
     requested: mpsc::UnboundedReceiver<Request>,
     events: mpsc::Sender<Result<Event, Closed>>,
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
-    /// What has a lower id, or none, is the business of a former run of the service. 0 where
-    /// there was none.
+    /// The lowest id of this instance. Replies with a lower id, or without one, belong to the previous
+    /// instance. 0 if the connection is new.
     first_id: u64,
     last_id: u64,
     silence: Duration,
-    /// Since when the oldest waiting command is the one that QEMU owes. QEMU answers in order,
-    /// so the limit holds for each reply, not for a whole batch.
+    /// The time since which QEMU owes the reply to the oldest command. QEMU answers in order, so the limit
+    /// applies to each reply, not to a batch.
     silent_since: Instant,
 }
 
 impl Connection {
     async fn run(mut self) {
         let Err(reason) = self.serve().await else {
-            return; // nobody holds a client any more
+            return; // All clients were dropped.
         };
         let Self {
             messages,
@@ -281,7 +279,7 @@ impl Connection {
             waiting,
             ..
         } = self;
-        // Whoever else keeps it, this conversation is over.
+        // Also ends duplicates of the socket.
         let _ = write.shutdown().await;
         drop((messages, write));
         for (_, sender) in waiting.into_values() {
@@ -291,7 +289,7 @@ impl Connection {
         while let Some(request) = requested.recv().await {
             let _ = request.answer.send(Err(Refused::Closed(reason.clone())));
         }
-        // Waits for room where events fill the queue: the reason is never lost.
+        // Waits for space in the queue, so that the reason is not lost.
         let _ = events.send(Err(reason)).await;
     }
 
@@ -309,8 +307,7 @@ impl Connection {
                 },
                 written = self.write.write_buf(&mut self.outgoing), if !self.outgoing.is_empty() => {
                     if written.is_err() {
-                        // What QEMU said before it closed is still to be read; its end comes
-                        // after that.
+                        // Messages that QEMU sent before it closed are read first.
                         self.outgoing.clear();
                     }
                 }
@@ -350,7 +347,7 @@ impl Connection {
             }
             Message::Reply { id, result } => {
                 let Some((_, sender)) = id.and_then(|id| self.waiting.remove(&id)) else {
-                    return Err(Closed::Malformed("a reply to no command".into()));
+                    return Err(Closed::Malformed("a reply to an unknown command".into()));
                 };
                 self.silent_since = Instant::now();
                 let _ = sender.send(result.map_err(Refused::Command));
@@ -380,11 +377,11 @@ mod tests {
     use super::*;
 
     const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
-    /// Long enough that only the tests of silence meet it.
+    /// Longer than any test, except those of the time limit.
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(20);
 
-    /// A client and the peer's end, after the greeting.
+    /// Returns a client and the end of the peer, after the greeting.
     async fn connected(silence: Duration) -> (Client, Events, BufReader<UnixStream>) {
         let (near, far) = UnixStream::pair().unwrap();
         let mut peer = BufReader::new(far);
@@ -443,7 +440,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_of_another_type_is_that_commands_error_alone() {
+    async fn a_reply_of_another_type_fails_only_its_command() {
         let (client, _events, mut peer) = connected(LONG).await;
         let number = client.send::<u32>("number", None);
         let id = hear(&mut peer).await["id"].clone();
@@ -462,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_minds_a_dropped_reply() {
+    async fn ignores_a_reply_that_was_dropped() {
         let (client, _events, mut peer) = connected(LONG).await;
         drop(client.send::<u32>("one", None));
         let id = hear(&mut peer).await["id"].clone();
@@ -474,7 +471,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_is_an_error_only_where_an_answer_is_owed() {
+    async fn silence_is_an_error_only_if_a_reply_is_owed() {
         let (client, mut events, mut peer) = connected(SHORT).await;
         let reply = client.send::<u32>("query-status", None);
         hear(&mut peer).await;
@@ -489,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_greeting_there_is_no_connection() {
+    async fn refuses_a_peer_without_a_greeting() {
         let (near, _far) = UnixStream::pair().unwrap();
         let result = Client::connect(near, SHORT).await;
         assert!(matches!(result, Err(Closed::Timeout { .. })));
@@ -508,7 +505,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_breaks_the_protocol_is_disconnected_with_the_reason() {
+    async fn disconnects_a_peer_that_breaks_the_protocol() {
         for line in [
             "junk",
             GREETING,
@@ -534,7 +531,7 @@ mod tests {
         let (_client, mut events, mut peer) = connected(LONG).await;
         let flood = "{\"event\": \"RESET\"}\n".repeat(EVENT_QUEUE + 1);
         peer.write_all(flood.as_bytes()).await.unwrap();
-        // Read only after the end: what was too much must have been seen by then.
+        // The events are read only after the end of the connection.
         let mut rest = String::new();
         let _ = peer.read_line(&mut rest).await;
         assert_eq!(end(&mut events).await, Closed::TooManyEvents);
