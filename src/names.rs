@@ -172,7 +172,7 @@ pub fn escape_label(text: &str) -> String {
     label
 }
 
-/// Returns the text whose [`escape_label`] is `label`; `None` if there is no such text.
+/// Returns the text whose [`escape_label`] is `label`; `None` if no text has it.
 pub fn unescape_label(label: &str) -> Option<String> {
     if label == "_" {
         return Some(String::new());
