@@ -14,8 +14,7 @@ use vcpud::placement::{ListError, VcpuList};
 #[derive(Debug, Parser)]
 #[command(name = "vcpuctl", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Print JSON: one document, or with "monitor" one line for each event. The commands that print
-    /// nothing on success print nothing with this option either.
+    /// Print JSON: one document, or with "monitor" one line for each event.
     #[arg(long, global = true)]
     pub json: bool,
 
