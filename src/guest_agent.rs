@@ -168,9 +168,8 @@ impl GuestAgent {
     /// Discards data that a previous client left. Calls that arrive before the agent listens may be lost, so
     /// the call is repeated until the agent answers.
     async fn synchronize(&mut self) -> Result<(), Error> {
-        let mut id = u64::from(std::process::id()) << 16;
         loop {
-            id += 1;
+            let id = synchronization_id()?;
             let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
             self.send(&[&[DELIMITER], format!("{sync}\n").as_bytes()].concat())
                 .await?;
@@ -233,6 +232,13 @@ impl GuestAgent {
             _ => Err(Error::Unreachable("it closed the connection".into())),
         }
     }
+}
+
+/// Returns an id that no conversation had before, also none of another client: the agent may still
+/// answer earlier ones. It reads a signed number.
+fn synchronization_id() -> Result<u64, Error> {
+    let id = getrandom::u64().map_err(|error| Error::Unreachable(error.to_string()))?;
+    Ok(id >> 1)
 }
 
 fn unreachable(error: io::Error) -> Error {

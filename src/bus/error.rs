@@ -103,7 +103,9 @@ fn name_of(error: &machine::Error) -> &'static str {
         Error::GuestRefused(_) => error_name::GUEST_REFUSED,
         Error::RemovalPending { .. } => error_name::REMOVAL_PENDING,
         Error::GuestAgent(guest_agent::Error::None) => error_name::NOT_SUPPORTED,
-        Error::GuestAgent(_) | Error::NotOnline { .. } => error_name::GUEST_REFUSED,
+        Error::GuestAgent(_) | Error::StillOffline { .. } | Error::NotOnline { .. } => {
+            error_name::GUEST_REFUSED
+        }
         Error::PlacementFailed { .. } => error_name::PLACEMENT_FAILED,
         Error::Tuning(error) => match error {
             TuningError::NoSuchVcpu { .. } => error_name::INVALID_VCPU,

@@ -54,9 +54,9 @@ pub async fn set_vcpus(machine: &Handle, request: Request) -> Result<Outcome, Er
             Wait::UpTo(None) | Wait::No => machine.removal_timeout(),
         },
     };
-    let (before, offline) = assist.take_offline(&snapshot, &leaving).await?;
+    let (before, held) = assist.take_offline(&snapshot, &leaving).await?;
     let result = machine.set_vcpus(request).await;
-    assist.release(&offline, &result).await;
+    assist.release(held, &result).await;
     let outcome = result?;
     let is_removal = matches!(target, Target::Absent(_)) || !leaving.is_empty();
     if !is_removal {
@@ -96,53 +96,62 @@ impl Assist<'_> {
         &self,
         snapshot: &Snapshot,
         leaving: &BTreeSet<VcpuId>,
-    ) -> Result<(GuestCpus, Vec<u32>), Error> {
+    ) -> Result<(GuestCpus, Held), Error> {
         let take = async |agent: &mut GuestAgent| {
             let cpus = agent.cpus().await?;
             let offline = to_take_offline(&snapshot.inventory, &cpus, leaving);
             if offline.is_empty() {
-                return Ok((cpus, Vec::new()));
+                return Ok((cpus, Held::none(self.machine)));
             }
-            self.machine.note_offline(offline.clone()).await?;
-            let offline: Vec<u32> = offline.iter().map(|offline| offline.cpu).collect();
-            if let Err(error) = agent.set_online(&offline, false).await {
+            let mut held = Held::none(self.machine);
+            held.cpus = offline.iter().map(|offline| offline.cpu).collect();
+            self.machine.note_offline(offline).await?;
+            if let Err(reason) = agent.set_online(&held.cpus, false).await {
+                let offline = held.cpus.clone();
                 let restored = bring_back(agent, &offline).await;
-                self.end(&offline, restored).await;
-                return Err(Error::from(error));
+                let is_restored = restored.is_ok();
+                self.end(held, restored).await;
+                return Err(if is_restored {
+                    Error::GuestAgent(reason)
+                } else {
+                    Error::StillOffline { offline, reason }
+                });
             }
-            Ok((cpus, offline))
+            Ok((cpus, held))
         };
         self.agent.converse(self.leader, self.limit, take).await
     }
 
-    /// Brings the CPUs online again whose vCPUs stay. Those that are still leaving stay offline, so that
+    /// Brings the CPUs online again whose vCPUs stay. Those that may still be leaving stay offline, so that
     /// they can be removed; the machine brings them online if the guest refuses later.
-    async fn release(&self, offline: &[u32], result: &Result<Outcome, Error>) {
-        if offline.is_empty() {
+    async fn release(&self, mut held: Held, result: &Result<Outcome, Error>) {
+        if held.cpus.is_empty() {
             return;
         }
         let is_leaving = match result {
             Ok(outcome) => !outcome.pending.is_empty(),
-            Err(error) => matches!(error, Error::RemovalPending { .. }),
+            Err(error) => matches!(error, Error::RemovalPending { .. } | Error::Interrupted(_)),
         };
         if is_leaving {
-            self.machine.release_offline(offline.to_vec(), false).await;
+            self.machine.release_offline(held.take(), false).await;
             return;
         }
-        let restored = self.agent.bring_back(self.leader, self.limit, offline);
-        self.end(offline, restored.await).await;
+        let restored = self
+            .agent
+            .bring_back(self.leader, self.limit, &held.cpus)
+            .await;
+        self.end(held, restored).await;
     }
 
     /// Ends the responsibility for CPUs that were brought online again, or could not be: then the
     /// machine tries again.
-    async fn end(&self, offline: &[u32], restored: Result<(), guest_agent::Error>) {
+    async fn end(&self, mut held: Held, restored: Result<(), guest_agent::Error>) {
         if let Err(error) = &restored {
-            let machine = self.machine.name();
-            warn!(%machine, cpus = ?offline, %error, "{machine}: the CPUs {offline:?} may still be offline in the guest: {error}");
+            let (machine, cpus) = (self.machine.name(), &held.cpus);
+            warn!(%machine, ?cpus, %error, "{machine}: the CPUs {cpus:?} may still be offline in the guest: {error}");
         }
         let is_restored = restored.is_ok();
-        let offline = offline.to_vec();
-        self.machine.release_offline(offline, is_restored).await;
+        self.machine.release_offline(held.take(), is_restored).await;
     }
 
     /// Waits until the guest has all vCPUs that are present for `target`, and brings them online.
@@ -162,6 +171,37 @@ impl Assist<'_> {
             sleep(POLL_INTERVAL).await;
         };
         self.agent.converse(self.leader, self.limit, bring).await
+    }
+}
+
+/// The guest CPUs that a call is responsible for. If the call is cancelled, the machine brings them online
+/// again.
+struct Held {
+    machine: Handle,
+    cpus: Vec<u32>,
+}
+
+impl Held {
+    fn none(machine: &Handle) -> Self {
+        Self {
+            machine: machine.clone(),
+            cpus: Vec::new(),
+        }
+    }
+
+    fn take(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.cpus)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let cpus = self.take();
+        let runtime = tokio::runtime::Handle::try_current();
+        if let (false, Ok(runtime)) = (cpus.is_empty(), runtime) {
+            let machine = self.machine.clone();
+            runtime.spawn(async move { machine.release_offline(cpus, false).await });
+        }
     }
 }
 

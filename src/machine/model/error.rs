@@ -66,6 +66,17 @@ pub enum Error {
         "{0}; nothing was changed, ask without the option \"guest-online\" to do without the agent"
     )]
     GuestAgent(guest_agent::Error),
+    /// The guest agent failed while it took CPUs of the guest offline. QEMU was not asked.
+    #[error(
+        "{reason}; no vCPU was removed; {} of the guest may be offline, and the service brings them online when the guest agent answers",
+        name_cpus(offline)
+    )]
+    StillOffline {
+        /// The guest's numbers of the CPUs.
+        offline: Vec<u32>,
+        /// The reason.
+        reason: guest_agent::Error,
+    },
     /// All vCPUs are present, and the guest does not use all of them.
     #[error(
         "asked for {asked}, {}but the guest does not use all of its vCPUs: {reason}; try again when the guest agent responds",
@@ -220,6 +231,12 @@ fn also_refused(refusals: &[Refusal]) -> String {
         [] => String::new(),
         some => format!(" and refused some ({})", join_refusals(some)),
     }
+}
+
+fn name_cpus(numbers: &[u32]) -> String {
+    let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    let noun = if numbers.len() == 1 { "CPU" } else { "CPUs" };
+    format!("{noun} {}", list.join(", "))
 }
 
 fn name_vcpus(numbers: &[VcpuId]) -> String {

@@ -2,7 +2,7 @@
 //!
 //! An event never changes the inventory. It causes a refresh, and explains what the refresh shows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     clues: Clues,
-    refusals: BTreeMap<SlotId, Refused>,
+    refusals: Vec<(SlotId, Refused)>,
     due: Option<Instant>,
     refreshed: Option<Instant>,
     rests_until: Option<Instant>,
@@ -51,15 +51,26 @@ pub struct Plugging {
     pub uid: Uid,
 }
 
-/// A removal that the guest refused.
+/// A removal that the guest or QEMU refused.
 #[derive(Clone, Debug)]
 pub(super) struct Refused {
     /// The cause, unless a caller of this service asked for the removal.
     pub cause: Cause,
     /// The reason, as text.
     pub reason: String,
-    /// Whether QEMU has a later request, so that a removal stays pending.
-    pub is_earlier: bool,
+    /// What was refused.
+    pub request: RefusedRequest,
+}
+
+/// The request that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusedRequest {
+    /// The last one that QEMU took. A pending removal ends.
+    Last,
+    /// An earlier one: QEMU has a later request, so that a removal stays pending.
+    Earlier,
+    /// One of this user, which QEMU did not take.
+    Rejected(Uid),
 }
 
 impl Refused {
@@ -73,7 +84,7 @@ impl Refused {
         Some(Self {
             cause,
             reason: ost.refusal()?,
-            is_earlier: false,
+            request: RefusedRequest::Last,
         })
     }
 }
@@ -97,16 +108,20 @@ impl Evidence {
         self.due = [self.due, due].into_iter().flatten().min();
     }
 
-    /// Notes that the guest refused to remove `slot`.
+    /// Notes a refusal to remove `slot`. QEMU reports some twice.
     pub(super) fn note_refusal(&mut self, slot: SlotId, refused: Refused) {
-        self.refusals.insert(slot, refused);
+        self.refusals
+            .retain(|(of, other)| *of != slot || other.request != refused.request);
+        self.refusals.push((slot, refused));
     }
 
     /// Notes that QEMU is asked to remove `slot` now: a refusal that came before is about an earlier
     /// request.
     pub(super) fn begin_removal(&mut self, slot: SlotId) {
-        if let Some(refused) = self.refusals.get_mut(&slot) {
-            refused.is_earlier = true;
+        for (of, refused) in &mut self.refusals {
+            if *of == slot && refused.request == RefusedRequest::Last {
+                refused.request = RefusedRequest::Earlier;
+            }
         }
     }
 
@@ -130,9 +145,13 @@ impl Evidence {
         self.due
     }
 
-    /// Returns when the last refresh was.
-    pub(super) fn refreshed(&self) -> Option<Instant> {
-        self.refreshed
+    /// Returns when a refresh is due so long after the last one, or the rest after that.
+    pub(super) fn due_after(&self, interval: Duration) -> Option<Instant> {
+        let interval_ends = self.refreshed? + interval;
+        Some(
+            self.rests_until
+                .map_or(interval_ends, |until| until.max(interval_ends)),
+        )
     }
 
     /// Notes that QEMU is queried from now on. Events from here on need another refresh.
@@ -141,7 +160,7 @@ impl Evidence {
     }
 
     /// Takes what explains the refresh that ends now.
-    pub(super) fn take(&mut self, now: Instant) -> (Clues, BTreeMap<SlotId, Refused>) {
+    pub(super) fn take(&mut self, now: Instant) -> (Clues, Vec<(SlotId, Refused)>) {
         self.refreshed = Some(now);
         // The refresh that is due then needs the clues again.
         let clues = if self.due.is_some() {

@@ -31,7 +31,7 @@ mod tests;
 mod tune;
 pub mod tuning;
 mod turns;
-mod unannounced;
+mod unemitted;
 
 use std::sync::Arc;
 use std::time::Instant;

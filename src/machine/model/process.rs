@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::effect::{Effect, LogEntry, Output};
 use super::error::Error;
 use super::event::Cause;
-use super::evidence::{Evidence, Plugging, Refused};
+use super::evidence::{Evidence, Plugging, Refused, RefusedRequest};
 use super::guest::OfflineCpus;
 use super::input::{Input, SaveError, SaveId};
 use super::operation::{Operation, Queued};
@@ -17,7 +17,7 @@ use super::removals::{Answered, Removals};
 use super::request::{Outcome, RequestId};
 use super::saves::{Saves, text};
 use super::snapshot::Snapshot;
-use super::unannounced::Unannounced;
+use super::unemitted::Unemitted;
 use crate::ids::SlotId;
 use crate::inventory::Inventory;
 use crate::machine::spec::MachineConfig;
@@ -34,7 +34,7 @@ pub(super) struct Process {
     pub(super) removals: Removals,
     /// The slots that QEMU is asked to add, until the refresh after that.
     pub(super) plugging: Option<Plugging>,
-    pub(super) unannounced: Unannounced,
+    pub(super) unemitted: Unemitted,
     pub(super) operation: Operation,
     pub(super) queue: VecDeque<Queued>,
     pub(super) placement: PlacementState,
@@ -73,7 +73,7 @@ impl Process {
             evidence: Evidence::default(),
             removals: Removals::default(),
             plugging: None,
-            unannounced: Unannounced::default(),
+            unemitted: Unemitted::default(),
             operation: Operation::Idle,
             queue: VecDeque::new(),
             placement: PlacementState::new(configured),
@@ -94,7 +94,8 @@ impl Process {
         }
         self.removals.restore(now, record.removals);
         self.plugging = record.plugging;
-        self.unannounced.restore(record.telling);
+        self.unemitted
+            .restore(record.unemitted, record.unemitted_refusals);
         self.offline.restore(record.offline);
         self.breaches = record.breaches;
         if let Some(tuning) = record.tuning {
@@ -110,7 +111,7 @@ impl Process {
             record.present = inventory.to_record();
             record.removals = self.removals.to_record();
             record.plugging.clone_from(&self.plugging);
-            record.telling = self.unannounced.to_record();
+            self.unemitted.save_to(&mut record);
             record.tuning = Some(Tuning::clone(self.placement.tuning()));
             record.configured = Some(self.placement.configured().clone());
             record.offline = self.offline.to_record();
@@ -141,7 +142,7 @@ impl Process {
     /// Returns whether QEMU is to be asked for the reports of the guest when it is connected to: they
     /// may contain refusals that were missed.
     pub(super) fn may_have_missed_refusals(&self) -> bool {
-        !matches!(self.baseline, Baseline::Unknown) && !self.removals.is_empty()
+        !matches!(self.baseline, Baseline::Unknown) && self.removals.has_pending()
     }
 
     /// Notes the end of the connection. The requests that QEMU cannot answer any more fail with
@@ -193,7 +194,7 @@ impl Process {
                     let refused = Refused {
                         cause: Cause::External,
                         reason: "the guest refused to give up the CPU".to_owned(),
-                        is_earlier: false,
+                        request: RefusedRequest::Last,
                     };
                     self.evidence.note_refusal(slot, refused);
                 }
@@ -256,8 +257,18 @@ impl Process {
             Input::TuningChecked(result) => self.tuning_checked(cx, result),
             Input::TuningChanged(result) => self.tuning_changed(cx, result),
             Input::GuestRestored(result) => self.guest_restored(cx, result),
-            // The model handles the others.
-            _ => {}
+            // The model handles these.
+            Input::Command(..)
+            | Input::ConfigChanged(_)
+            | Input::Reached(_)
+            | Input::Loaded(_)
+            | Input::Opened(_)
+            | Input::ConnectFailed(_)
+            | Input::Disconnected(_)
+            | Input::UnitFound(_)
+            | Input::ProcessExited
+            | Input::Stop
+            | Input::Tick => {}
         }
     }
 
@@ -265,7 +276,7 @@ impl Process {
     pub(super) fn describe(&self, snapshot: &mut Snapshot) {
         self.placement.describe(snapshot);
         snapshot.process = Some(self.id);
-        snapshot.pending = self.removals.vcpus();
+        snapshot.pending = self.removals.pending_vcpus();
     }
 
     /// Publishes `snapshot`, completed.
@@ -297,7 +308,7 @@ impl Process {
 
     /// Notes that all events up to `flush` were emitted.
     pub(super) fn flushed(&mut self, flush: u64, out: &mut Output) {
-        if self.unannounced.flushed(flush) {
+        if self.unemitted.flushed(flush) {
             self.save(out);
         }
     }

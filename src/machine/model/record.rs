@@ -1,5 +1,6 @@
-//! The persisted state of a machine: the reported vCPUs, and the requests to its QEMU. With it, the next instance reports a vCPU that was removed in the meantime with the user who
-//! asked for it, and reports nothing twice.
+//! The persisted state of a machine: the reported vCPUs, and the requests to its QEMU. With it, the
+//! next instance reports a vCPU that was removed in the meantime with the user who asked for it, and
+//! reports nothing twice.
 //!
 //! One JSON file for each machine, replaced as a whole. It is about one QEMU process. Unknown members
 //! are ignored and missing ones are empty, so that the previous and the next version of the service
@@ -7,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{MachineEvent, VcpuChange};
+use super::event::VcpuChange;
 use super::evidence::Plugging;
 use super::request::OfflineCpu;
 use crate::ids::{Uid, VcpuId};
@@ -33,9 +34,12 @@ pub struct Record {
     /// The slots that QEMU was asked to add, and may have added.
     #[serde(default)]
     pub plugging: Option<Plugging>,
-    /// The events that are being emitted, and may have been.
+    /// The changes that are being emitted, and may have been.
+    #[serde(default, rename = "telling")]
+    pub unemitted: Vec<UnemittedChange>,
+    /// The refusals that are being emitted, and may have been. The previous version does not know them.
     #[serde(default)]
-    pub telling: Vec<PendingEvent>,
+    pub unemitted_refusals: Vec<UnemittedRefusal>,
     /// The desired tuning; `None` if the file does not say.
     #[serde(default)]
     pub tuning: Option<Tuning>,
@@ -50,31 +54,18 @@ pub struct Record {
     pub offline: Vec<OfflineCpu>,
 }
 
-/// An event that is emitted again if it is not known whether it was.
+/// A change that is emitted again if it is not known whether it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PendingEvent {
+pub enum UnemittedChange {
     Added(VcpuChange),
     Removed(VcpuChange),
 }
 
-impl PendingEvent {
-    /// Returns those of `events` that must not be lost.
-    pub(super) fn of(events: &[MachineEvent]) -> Vec<Self> {
-        let pending = events.iter().filter_map(|event| match event {
-            MachineEvent::VcpuAdded(vcpu) => Some(Self::Added(vcpu.clone())),
-            MachineEvent::VcpuRemoved(vcpu) => Some(Self::Removed(vcpu.clone())),
-            _ => None,
-        });
-        pending.collect()
-    }
-
-    /// Returns the event.
-    pub(super) fn into_event(self) -> MachineEvent {
-        match self {
-            Self::Added(vcpu) => MachineEvent::VcpuAdded(vcpu),
-            Self::Removed(vcpu) => MachineEvent::VcpuRemoved(vcpu),
-        }
-    }
+/// A `VcpuRemovalFailed` that is emitted again if it is not known whether it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnemittedRefusal {
+    pub vcpu: VcpuChange,
+    pub reason: String,
 }
 
 /// A removal that was requested and has not ended.
@@ -100,7 +91,8 @@ impl Record {
             present: Vec::new(),
             removals: Vec::new(),
             plugging: None,
-            telling: Vec::new(),
+            unemitted: Vec::new(),
+            unemitted_refusals: Vec::new(),
             tuning: None,
             configured: None,
             breaches: 0,
@@ -155,7 +147,11 @@ mod tests {
                 slots: [SlotId(3)].into(),
                 uid: Uid(7),
             }),
-            telling: vec![PendingEvent::Added(vcpu)],
+            unemitted: vec![UnemittedChange::Added(vcpu.clone())],
+            unemitted_refusals: vec![UnemittedRefusal {
+                vcpu,
+                reason: "busy".into(),
+            }],
             tuning: Some(tuning.clone()),
             configured: Some(tuning),
             breaches: 2,
@@ -201,6 +197,7 @@ mod tests {
             tuning: None,
             configured: None,
             offline: Vec::new(),
+            unemitted_refusals: Vec::new(),
             ..full()
         };
         let read: Record = serde_json::from_str(PREVIOUS).unwrap();

@@ -3,18 +3,16 @@
 //! The sequence is the same for the first state of a connection, for one that events asked for, and
 //! for one after a request: end removals, place threads, save, publish, emit, answer.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::diff::diff;
 use super::effect::{Batch, Effect, LogEntry, Output};
 use super::event::{Cause, MachineEvent};
-use super::evidence::{Clues, Refused};
+use super::evidence::{Clues, Refused, RefusedRequest};
 use super::input::{Opened, QemuState};
 use super::operation::{Ask, Operation, Refreshed, Then};
 use super::process::{Baseline, Context, Process};
-use super::record::PendingEvent;
 use super::request::Outcome;
 use super::snapshot::Snapshot;
 use crate::ids::SlotId;
@@ -51,9 +49,9 @@ impl Process {
         snapshot.accelerator = identity.accelerator;
         snapshot.architecture = identity.architecture;
 
-        let missed = self.missed_refusals(&ospm, cx.out);
-        let (clues, mut refusals) = self.evidence.take(cx.now);
-        refusals.extend(missed);
+        self.note_missed_refusals(&ospm, cx.out);
+        self.removals.assume_requested();
+        let (clues, refusals) = self.evidence.take(cx.now);
         let clues = Clues {
             reconnected: true,
             plugged: self.plugging.take(),
@@ -67,16 +65,16 @@ impl Process {
         self.apply(cx, before, snapshot, state, &clues, refusals, then);
     }
 
-    /// Returns the refusals of pending removals that were reported while there was no connection. One
-    /// that had been reported before QEMU was asked may be about an earlier request, and does not count.
-    fn missed_refusals(&self, ospm: &[AcpiOst], out: &Output) -> BTreeMap<SlotId, Refused> {
-        let refusals = ospm.iter().filter_map(|ost| {
-            let slot = self.slot_of(ost, out)?;
-            let removal = self.removals.get(slot)?;
-            let is_new = !removal.refused_before;
-            is_new.then_some((slot, Refused::from_ost(ost)?))
-        });
-        refusals.collect()
+    /// Notes the refusals of pending removals that were reported while there was no connection. One that
+    /// had been reported before QEMU was asked may be about an earlier request, and does not count.
+    fn note_missed_refusals(&mut self, ospm: &[AcpiOst], out: &Output) {
+        for ost in ospm {
+            if let (Some(slot), Some(refused)) = (self.slot_of(ost, out), Refused::from_ost(ost))
+                && self.removals.get(slot).is_some_and(|r| !r.refused_before)
+            {
+                self.evidence.note_refusal(slot, refused);
+            }
+        }
     }
 
     /// Begins a refresh.
@@ -115,13 +113,13 @@ impl Process {
         mut snapshot: Snapshot,
         state: QemuState,
         clues: &Clues,
-        refusals: BTreeMap<SlotId, Refused>,
+        refusals: Vec<(SlotId, Refused)>,
         then: Then,
     ) {
         let events = self.settle(&before, &state.inventory, clues, refusals);
         if !events.is_empty() {
             // From here on, each write of the state has them.
-            self.unannounced.add(PendingEvent::of(&events));
+            self.unemitted.add(&events);
         }
         snapshot.inventory = state.inventory;
         snapshot.run_state = state.run_state;
@@ -198,7 +196,7 @@ impl Process {
             cx.out.emit(event);
         }
         if is_saved {
-            cx.out.push(Effect::Flush(self.unannounced.last()));
+            cx.out.push(Effect::Flush(self.unemitted.last()));
         }
         let inventory = cx.out.snapshot().inventory.clone();
         if self
@@ -229,27 +227,32 @@ impl Process {
         before: &Inventory,
         inventory: &Inventory,
         clues: &Clues,
-        refusals: BTreeMap<SlotId, Refused>,
+        refusals: Vec<(SlotId, Refused)>,
     ) -> Vec<MachineEvent> {
         let asked_by = |slot| self.removals.asked_by(slot);
         let (removed, added) = diff(before, inventory, clues, asked_by);
         // Those that a previous instance may not have emitted come first, again if it did.
-        let restored = self.unannounced.take_restored().into_iter();
-        let mut events: Vec<_> = restored.map(PendingEvent::into_event).collect();
+        let mut events = self.unemitted.take_restored();
         for change in removed {
             self.removals.removed(change.slot);
             events.extend(change.changes().map(MachineEvent::VcpuRemoved));
         }
         for (id, refused) in refusals {
-            let Refused { cause, reason, .. } = refused;
+            let Refused {
+                cause,
+                reason,
+                request,
+            } = refused;
             let Some(slot) = inventory.slot(id).filter(|slot| slot.presence.is_some()) else {
                 continue;
             };
-            let uid = if refused.is_earlier {
-                self.removals.asked_by(id)
-            } else {
-                let removal = self.removals.refused(id, &reason);
-                removal.map(|removal| removal.uid)
+            let uid = match request {
+                RefusedRequest::Last => {
+                    let removal = self.removals.refused(id, &reason);
+                    removal.map(|removal| removal.uid)
+                }
+                RefusedRequest::Earlier => self.removals.asked_by(id),
+                RefusedRequest::Rejected(uid) => Some(uid),
             };
             let cause = uid.map_or(cause, |_| Cause::Request);
             let alias = slot.alias().unwrap_or_default();
@@ -264,14 +267,14 @@ impl Process {
 
     /// Returns when QEMU is to be queried again without a request.
     pub(super) fn refresh_due(&self, now: Instant, out: &Output) -> Option<Instant> {
-        let refreshed = self.evidence.refreshed().unwrap_or(now);
         let recheck = if self.removals.is_awaited() || out.snapshot().is_passing() {
-            Some(refreshed + RECHECK_INTERVAL)
-        } else if !self.removals.is_empty() || self.saves.is_behind() {
-            Some(refreshed + SLOW_RECHECK_INTERVAL)
+            Some(RECHECK_INTERVAL)
+        } else if self.removals.has_pending() || self.saves.is_behind() {
+            Some(SLOW_RECHECK_INTERVAL)
         } else {
             None
         };
+        let recheck = recheck.map(|interval| self.evidence.due_after(interval).unwrap_or(now));
         let due = [self.evidence.due(), recheck, self.placement.pass_due()];
         due.into_iter().flatten().min()
     }

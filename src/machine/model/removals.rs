@@ -36,6 +36,8 @@ pub(super) struct Removal {
     /// list then shows nothing about this one: if the event of its refusal is lost with the
     /// connection, the removal stays pending until it is requested again or the vCPU is removed.
     pub refused_before: bool,
+    /// Whether QEMU took the request; else it may not have received it.
+    pub agreed: bool,
     /// The user of an earlier request for the slot, if QEMU may have that one without having answered it.
     pub earlier: Option<Uid>,
 }
@@ -84,7 +86,7 @@ impl Removals {
 
     /// Notes that the last report of the guest about `slot`, which QEMU is being asked to remove, is a
     /// refusal of an earlier request.
-    pub(super) fn refused_before(&mut self, slot: SlotId) {
+    pub(super) fn note_refused_before(&mut self, slot: SlotId) {
         if let Some(removal) = self.requested.get_mut(&slot) {
             removal.refused_before = true;
         }
@@ -94,6 +96,18 @@ impl Removals {
     pub(super) fn accept(&mut self, slot: SlotId) {
         if let Some(mut removal) = self.requested.remove(&slot) {
             removal.earlier = None;
+            removal.agreed = true;
+            self.pending.insert(slot, removal);
+        }
+    }
+
+    /// Lets the removals that QEMU has not answered be pending: the connection was lost, and QEMU may have
+    /// received them.
+    pub(super) fn assume_requested(&mut self) {
+        for (slot, mut removal) in std::mem::take(&mut self.requested) {
+            removal.earlier = None;
+            // It is not known whether a refusal in QEMU's list is about this request.
+            removal.refused_before = true;
             self.pending.insert(slot, removal);
         }
     }
@@ -123,14 +137,20 @@ impl Removals {
     }
 
     /// Returns the slots that are being removed.
-    pub(super) fn slots(&self) -> BTreeSet<SlotId> {
+    pub(super) fn pending_slots(&self) -> BTreeSet<SlotId> {
         self.pending.keys().copied().collect()
     }
 
     /// Returns the vCPUs that are being removed, in ascending order.
-    pub(super) fn vcpus(&self) -> Vec<VcpuId> {
+    pub(super) fn pending_vcpus(&self) -> Vec<VcpuId> {
         let removals = self.pending.values();
         removals.flat_map(|r| r.vcpus.iter().copied()).collect()
+    }
+
+    /// Returns whether QEMU took a request to remove `vcpu`.
+    pub(super) fn is_leaving(&self, vcpu: VcpuId) -> bool {
+        let mut agreed = self.pending.values().filter(|removal| removal.agreed);
+        agreed.any(|removal| removal.vcpus.contains(&vcpu))
     }
 
     /// Lets a request wait. [`Self::take_due`] answers it, even if it need not wait.
@@ -184,15 +204,14 @@ impl Removals {
 
     /// Returns the persisted form of the removals.
     pub(super) fn to_record(&self) -> Vec<AskedRemoval> {
-        let row = |removal: &Removal, agreed| AskedRemoval {
+        let row = |removal: &Removal| AskedRemoval {
             vcpus: removal.vcpus.clone(),
             uid: removal.uid,
-            agreed,
+            agreed: removal.agreed,
             refused_before: removal.refused_before,
         };
-        let pending = self.pending.values().map(|removal| row(removal, true));
-        let requested = self.requested.values().map(|removal| row(removal, false));
-        pending.chain(requested).collect()
+        let all = self.pending.values().chain(self.requested.values());
+        all.map(row).collect()
     }
 
     /// Restores the removals of a previous instance.
@@ -211,15 +230,16 @@ impl Removals {
                 uid: row.uid,
                 asked: now,
                 refused_before: row.refused_before,
+                agreed: row.agreed,
                 earlier: None,
             };
             removals.insert(SlotId(first.get()), removal);
         }
     }
 
-    /// Returns whether no removal is pending.
-    pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+    /// Returns whether a removal is pending.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Returns whether a request waits.
@@ -344,6 +364,7 @@ mod tests {
             uid: UID,
             asked: now,
             refused_before: false,
+            agreed: false,
             earlier: None,
         };
         removals.request(SlotId(slot), removal);
@@ -386,7 +407,7 @@ mod tests {
         begin(&mut removals, now, 8, 1);
         wait(&mut removals, now, 1, &[4, 8]);
         wait(&mut removals, now, 2, &[8]);
-        assert_eq!(ids(&removals.vcpus()), [4, 5, 6, 7, 8]);
+        assert_eq!(ids(&removals.pending_vcpus()), [4, 5, 6, 7, 8]);
 
         assert_eq!(removals.removed(SlotId(8)).unwrap().uid, UID);
         let due = removals.take_due(now);
@@ -401,7 +422,7 @@ mod tests {
             panic!("{due:?}");
         };
         assert_eq!(ids(&outcome.removed), [4, 5, 6, 7, 8]);
-        assert!(!removals.is_awaited() && removals.is_empty());
+        assert!(!removals.is_awaited() && !removals.has_pending());
     }
 
     #[test]
@@ -433,7 +454,7 @@ mod tests {
             panic!("{due:?}");
         };
         assert_eq!(ids(&report.pending), [1]);
-        assert_eq!(removals.slots(), slots(&[1]));
+        assert_eq!(removals.pending_slots(), slots(&[1]));
     }
 
     #[test]
@@ -518,7 +539,7 @@ mod tests {
         let again = removals.get(SlotId(1)).unwrap().clone();
         removals.request(SlotId(1), again);
         removals.reject(SlotId(1));
-        assert_eq!(removals.slots(), slots(&[1]));
+        assert_eq!(removals.pending_slots(), slots(&[1]));
     }
 
     #[test]
@@ -529,11 +550,12 @@ mod tests {
             uid: UID,
             asked: now,
             refused_before: false,
+            agreed: false,
             earlier: None,
         };
         removals.request(SlotId(3), removal);
         assert_eq!(removals.asked_by(SlotId(3)), Some(UID));
-        assert!(removals.is_empty());
+        assert!(!removals.has_pending());
         let mut restored = Removals::default();
         restored.restore(now, removals.to_record());
         assert_eq!(restored.asked_by(SlotId(3)), Some(UID));
@@ -547,6 +569,7 @@ mod tests {
             uid: Uid(uid),
             asked: now,
             refused_before: false,
+            agreed: false,
             earlier: None,
         };
         removals.request(SlotId(3), removal(7));

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::answers::explain;
-use super::effect::{Batch, Effect, LogEntry, Output};
+use super::effect::{Batch, Effect, Output};
 use super::error::{Error, Refusal};
-use super::event::{Cause, MachineEvent};
-use super::evidence::Plugging;
+use super::event::Cause;
+use super::evidence::{Plugging, Refused, RefusedRequest};
 use super::input::{Exchanged, SaveError, SaveId};
 use super::operation::{
     Add, Ask, Operation, QEMU_TIME, Queued, QueuedCommand, Remove, RemoveSlot, Then,
@@ -139,6 +139,7 @@ impl Process {
                 uid,
                 asked: now,
                 refused_before: false,
+                agreed: false,
                 earlier: None,
             };
             self.removals.request(slot.id, removal);
@@ -238,7 +239,7 @@ impl Process {
             Operation::Exchanging(Ask::Remove(remove)) => {
                 for ost in ospm.iter().filter(|ost| ost.refusal().is_some()) {
                     if let Some(slot) = self.slot_of(ost, cx.out) {
-                        self.removals.refused_before(slot);
+                        self.removals.note_refused_before(slot);
                     }
                 }
                 self.await_removals(cx, remove, &refused);
@@ -263,13 +264,21 @@ impl Process {
         } in remove.slots
         {
             let error = refused.iter().find(|(of, _)| *of == slot);
-            let error = error.map(|(_, error)| error);
-            match (error, inventory.slot(slot)) {
+            match error.map(|(_, error)| error) {
                 // QEMU still has the first request; that it takes no second one is no failure.
-                (Some(_), _) if is_repeated => self.removals.reject(slot),
-                (Some(error), Some(slot)) if !is_under_way(error) => {
-                    self.removals.reject(slot.id);
-                    rejected.push(reject(slot, error, remove.uid, cx.out));
+                Some(_) if is_repeated => self.removals.reject(slot),
+                Some(error) if !is_under_way(error) => {
+                    self.removals.reject(slot);
+                    let reason = explain(error);
+                    let refused = Refused {
+                        cause: Cause::Request,
+                        reason: reason.clone(),
+                        request: RefusedRequest::Rejected(remove.uid),
+                    };
+                    self.evidence.note_refusal(slot, refused);
+                    let vcpus = inventory.slot(slot).into_iter();
+                    let vcpus = vcpus.flat_map(HotplugSlot::vcpus).collect();
+                    rejected.push(Refusal { vcpus, reason });
                 }
                 _ => self.removals.accept(slot),
             }
@@ -281,7 +290,7 @@ impl Process {
         self.removals.wait(Waiter {
             id: remove.id,
             target: remove.target,
-            outstanding: &self.removals.slots() & &remove.wanted,
+            outstanding: &self.removals.pending_slots() & &remove.wanted,
             rejected,
             patience: remove.patience,
             deadline: remove
@@ -293,25 +302,6 @@ impl Process {
             uid: remove.uid,
         });
     }
-}
-
-/// Reports that QEMU refused to remove `slot` for user `uid`.
-fn reject(slot: &HotplugSlot, error: &CommandError, uid: Uid, out: &mut Output) -> Refusal {
-    let reason = explain(error);
-    let alias = slot.alias().unwrap_or_default();
-    let (cause, uid) = (Cause::Request, Some(uid));
-    let old = out.snapshot().inventory.vcpu_count();
-    out.log(LogEntry::Count {
-        old,
-        new: old.saturating_sub(slot.width),
-        uid,
-        success: false,
-    });
-    for event in MachineEvent::removal_failed(slot.vcpus(), alias, cause, uid, &reason) {
-        out.emit(event);
-    }
-    let vcpus = slot.vcpus().collect();
-    Refusal { vcpus, reason }
 }
 
 /// Returns the plan of `request`, if it has the result that was authorized.

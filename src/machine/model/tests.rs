@@ -5,14 +5,15 @@ use std::time::Duration;
 use super::effect::{Batch, Effect};
 use super::error::Error;
 use super::event::{Cause, MachineEvent, VcpuChange};
-use super::input::{Input, SaveError, UnitFound};
-use super::record::{PendingEvent, Record};
+use super::input::{Exchanged, Input, SaveError, UnitFound};
+use super::record::{Record, UnemittedChange};
 use super::request::{Answer, Command, OfflineCpu, RequestId, Wait};
 use super::testing::{Driver, PROCESS, opened, state};
-use crate::ids::{Uid, VcpuId};
+use crate::ids::{SlotId, Uid, VcpuId};
 use crate::machine::spec::{ConnectError, Lifetime};
 use crate::process::SocketError;
-use crate::qmp::{Closed, Event};
+use crate::qmp::{AcpiOst, Closed, CommandError, Event};
+use crate::text::Text;
 
 /// Returns the batches that QEMU gets.
 fn batches(effects: &[Effect]) -> Vec<&Batch> {
@@ -152,7 +153,7 @@ fn emits_events_of_the_previous_instance_first() {
         uid: Some(Uid(7)),
     };
     let record = Record {
-        telling: vec![PendingEvent::Added(added.clone())],
+        unemitted: vec![UnemittedChange::Added(added.clone())],
         ..record(2)
     };
     let (mut driver, effects) = Driver::connected(3, Some(record));
@@ -256,4 +257,123 @@ fn a_lost_connection_answers_who_waits_for_qemu() {
             (2, Err(Error::Disconnected(_)))
         ]
     ));
+}
+
+/// A report of the guest that it refuses to give up the device `alias` (ACPI's `_OST`, ejection
+/// request).
+fn refusal(alias: &str) -> AcpiOst {
+    serde_json::from_value(serde_json::json!({
+        "device": alias, "slot": "1", "slot-type": "CPU", "source": 3, "status": 0x82,
+    }))
+    .unwrap()
+}
+
+/// Returns the state that is saved last.
+fn saved(effects: &[Effect]) -> &Record {
+    let saves = effects.iter().filter_map(|effect| match effect {
+        Effect::Save(_, record) => Some(record),
+        _ => None,
+    });
+    saves.last().unwrap()
+}
+
+/// Returns the vCPUs whose removal failed, the requester, and the reason.
+fn failures(effects: &[Effect]) -> Vec<(u32, Option<u32>, String)> {
+    let failures = events(effects).into_iter().filter_map(|event| match event {
+        MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
+            Some((vcpu.id.get(), vcpu.uid.map(Uid::get), reason.clone()))
+        }
+        _ => None,
+    });
+    failures.collect()
+}
+
+#[test]
+fn a_refusal_is_saved_before_it_is_emitted() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, seconds(60));
+    driver.save(&effects);
+    driver.answer(2);
+    driver.input(Input::Event(Event::AcpiCpuOst(refusal("vcpu1"))));
+    driver.pass(20);
+    let effects = driver.answer(2);
+    assert!(failures(&effects).is_empty(), "it is not saved");
+    let record = saved(&effects).clone();
+    assert!(record.removals.is_empty());
+    let effects = driver.save(&effects);
+    let emitted = failures(&effects);
+    assert!(matches!(emitted[..], [(1, Some(1000), _)]), "{effects:?}");
+    assert!(matches!(
+        replies(&effects)[..],
+        [(1, Err(Error::GuestRefused(_)))]
+    ));
+
+    // A service that ends before the event was on the bus emits it again.
+    let (mut next, effects) = Driver::connected(2, Some(record));
+    assert_eq!(failures(&next.save(&effects)), emitted);
+}
+
+#[test]
+fn a_refusal_of_qemu_is_saved_before_it_is_emitted() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, seconds(60));
+    driver.save(&effects);
+    let error = CommandError {
+        class: Text::lossy("GenericError"),
+        desc: Text::lossy("no"),
+    };
+    let effects = driver.input(Input::Exchanged(Box::new(Exchanged {
+        refused: vec![(SlotId(1), error)],
+        ospm: Vec::new(),
+        state: state(2),
+    })));
+    assert!(failures(&effects).is_empty() && replies(&effects).is_empty());
+    assert_eq!(saved(&effects).unemitted_refusals.len(), 1);
+    let effects = driver.save(&effects);
+    assert!(matches!(failures(&effects)[..], [(1, Some(1000), _)]));
+    assert!(matches!(
+        replies(&effects)[..],
+        [(1, Err(Error::QmpFailed(_)))]
+    ));
+}
+
+#[test]
+fn an_old_refusal_ends_no_new_removal() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, seconds(60));
+    // The guest refused what another client of QEMU had asked for.
+    driver.input(Input::Event(Event::AcpiCpuOst(refusal("vcpu1"))));
+    driver.save(&effects);
+    let effects = driver.answer(2);
+    let effects = driver.save(&effects);
+    assert_eq!(failures(&effects).len(), 1);
+    assert!(replies(&effects).is_empty());
+    assert_eq!(driver.model.snapshot().pending, [VcpuId(1)]);
+}
+
+#[test]
+fn a_removal_that_qemu_may_have_received_is_pending_after_a_reconnection() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, seconds(60));
+    driver.save(&effects);
+    let effects = driver.input(Input::Disconnected(Closed::Hangup));
+    assert!(matches!(
+        replies(&effects)[..],
+        [(1, Err(Error::Interrupted(_)))]
+    ));
+    driver.pass(250);
+    driver.pass(10);
+    driver.input(Input::Reached(PROCESS));
+    driver.input(opened(2));
+    assert_eq!(driver.model.snapshot().pending, [VcpuId(1)]);
+    // It ends as any other.
+    let asked = driver.pass(10_000);
+    assert!(matches!(batches(&asked)[..], [Batch::Refresh]));
+    let effects = driver.answer(1);
+    let effects = driver.save(&effects);
+    let removed = events(&effects).into_iter().find_map(|event| match event {
+        MachineEvent::VcpuRemoved(vcpu) => Some((vcpu.cause, vcpu.uid)),
+        _ => None,
+    });
+    assert_eq!(removed, Some((Cause::Request, Some(Uid(1000)))));
 }

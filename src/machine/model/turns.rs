@@ -105,8 +105,7 @@ impl Process {
         if !self.is_connected || !self.operation.is_idle() || self.offline.is_empty() {
             return;
         }
-        let leaving = self.removals.vcpus();
-        let is_leaving = |vcpu: VcpuId| leaving.contains(&vcpu);
+        let is_leaving = |vcpu: VcpuId| self.removals.is_leaving(vcpu);
         if let Some(cpus) = self.offline.begin_restore(cx.now, is_leaving) {
             cx.out.push(Effect::RestoreGuest(cpus));
         }

@@ -1,37 +1,63 @@
 //! A guest agent that helps, or does not.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use vcpud::names::error_name;
 
 use crate::harness::*;
 
-/// A scripted agent: the guest's CPUs and whether it uses them.
+/// A scripted agent: a process of the guest behind a channel of QEMU, which takes one client at a time.
 struct Agent {
     cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
-    /// What it was told to set.
+    /// The CPUs that it set.
     set: watch::Sender<Vec<(u64, bool)>>,
-    task: JoinHandle<()>,
+    /// While it is stuck, requests wait in the channel.
+    is_stuck: watch::Sender<bool>,
+    /// Whether it gets stuck when it has set the next CPU and not said so.
+    sticks_at_set: Arc<AtomicBool>,
+    /// The ids of all synchronizations.
+    synchronizations: Arc<Mutex<Vec<u64>>>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Agent {
     fn start(world: &World, name: &str, cpus: &[(u64, bool)]) -> Self {
         let listener = UnixListener::bind(world.agent_socket(name)).unwrap();
-        let cpus = Arc::new(Mutex::new(cpus.iter().copied().collect()));
-        let set = watch::Sender::new(Vec::new());
-        let task = tokio::spawn(serve(listener, cpus.clone(), set.clone()));
-        Self { cpus, set, task }
+        let (sender, requests) = mpsc::unbounded_channel();
+        let guest = Guest {
+            cpus: Arc::new(Mutex::new(cpus.iter().copied().collect())),
+            set: watch::Sender::new(Vec::new()),
+            is_stuck: watch::Sender::new(false),
+            sticks_at_set: Arc::default(),
+            synchronizations: Arc::default(),
+            client: Arc::default(),
+        };
+        let channel = tokio::spawn(pass_on(listener, sender, guest.client.clone()));
+        Self {
+            cpus: guest.cpus.clone(),
+            set: guest.set.clone(),
+            is_stuck: guest.is_stuck.clone(),
+            sticks_at_set: guest.sticks_at_set.clone(),
+            synchronizations: guest.synchronizations.clone(),
+            tasks: [channel, tokio::spawn(guest.serve(requests))],
+        }
     }
 
     fn set(&self) -> Vec<(u64, bool)> {
         self.set.borrow().clone()
+    }
+
+    fn stick(&self, is_stuck: bool) {
+        self.is_stuck.send_replace(is_stuck);
     }
 
     /// Waits until the service has set these CPUs and no others.
@@ -45,56 +71,89 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-/// Serves one client after the other. CPU 0 cannot be taken offline; asking for 3 fails.
-async fn serve(
-    listener: UnixListener,
-    cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
-    set: watch::Sender<Vec<(u64, bool)>>,
-) {
+/// The client of the channel.
+type Client = Arc<tokio::sync::Mutex<Option<OwnedWriteHalf>>>;
+
+/// Passes the lines of one client after the other on to the guest.
+async fn pass_on(listener: UnixListener, requests: mpsc::UnboundedSender<Vec<u8>>, client: Client) {
     loop {
         let (stream, _) = listener.accept().await.expect("it listens");
         let (read, mut write) = stream.into_split();
-        let mut lines = BufReader::new(read).split(b'\n');
         // What a former client left.
-        write.write_all(b"{\"return\": {}}\n").await.unwrap();
+        let _ = write.write_all(b"{\"return\": {}}\n").await;
+        *client.lock().await = Some(write);
+        let mut lines = BufReader::new(read).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
+            requests.send(line).expect("the guest reads");
+        }
+        *client.lock().await = None;
+    }
+}
+
+/// The process in the guest.
+struct Guest {
+    cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
+    set: watch::Sender<Vec<(u64, bool)>>,
+    is_stuck: watch::Sender<bool>,
+    sticks_at_set: Arc<AtomicBool>,
+    synchronizations: Arc<Mutex<Vec<u64>>>,
+    client: Client,
+}
+
+impl Guest {
+    /// Answers one request after the other to the client that there is then.
+    async fn serve(self, mut requests: mpsc::UnboundedReceiver<Vec<u8>>) {
+        let mut stuck = self.is_stuck.subscribe();
+        while let Some(line) = requests.recv().await {
+            stuck.wait_for(|is_stuck| !is_stuck).await.unwrap();
             let text = line.rsplit(|b| *b == 0xff).next().unwrap();
             let call: Value = serde_json::from_slice(text).expect("JSON");
-            let answer = match call["execute"].as_str().unwrap() {
-                "guest-sync-delimited" => {
-                    write.write_all(&[0xff]).await.unwrap();
-                    json!({"return": call["arguments"]["id"]})
+            let mut answer = format!("{}\n", self.answer(&call)).into_bytes();
+            if call["execute"] == "guest-sync-delimited" {
+                answer.insert(0, 0xff);
+            }
+            if call["execute"] == "guest-set-vcpus" && self.sticks_at_set.swap(false, Relaxed) {
+                self.is_stuck.send_replace(true);
+            }
+            stuck.wait_for(|is_stuck| !is_stuck).await.unwrap();
+            if let Some(client) = &mut *self.client.lock().await {
+                let _ = client.write_all(&answer).await;
+            }
+        }
+    }
+
+    /// CPU 0 cannot be taken offline; asking for 3 fails.
+    fn answer(&self, call: &Value) -> Value {
+        match call["execute"].as_str().unwrap() {
+            "guest-sync-delimited" => {
+                let id = call["arguments"]["id"].as_u64().unwrap();
+                self.synchronizations.lock().unwrap().push(id);
+                json!({"return": id})
+            }
+            "guest-get-vcpus" => {
+                let cpus = self.cpus.lock().unwrap();
+                let list = cpus.iter().map(|(id, online)| {
+                    json!({"logical-id": id, "online": online, "can-offline": *id != 0})
+                });
+                json!({"return": list.collect::<Vec<_>>()})
+            }
+            "guest-set-vcpus" => {
+                // One at a time, as it may.
+                let first = &call["arguments"]["vcpus"][0];
+                let id = first["logical-id"].as_u64().unwrap();
+                let online = first["online"].as_bool().unwrap();
+                self.set.send_modify(|set| set.push((id, online)));
+                if id == 3 && !online {
+                    return json!({"error": {"class": "GenericError", "desc": "CPU 3 is dear to me"}});
                 }
-                "guest-get-vcpus" => {
-                    let cpus = cpus.lock().unwrap();
-                    let list = cpus.iter().map(|(id, online)| {
-                        json!({"logical-id": id, "online": online, "can-offline": *id != 0})
-                    });
-                    json!({"return": list.collect::<Vec<_>>()})
-                }
-                "guest-set-vcpus" => {
-                    // One at a time, as it may.
-                    let first = &call["arguments"]["vcpus"][0];
-                    let id = first["logical-id"].as_u64().unwrap();
-                    let online = first["online"].as_bool().unwrap();
-                    set.send_modify(|set| set.push((id, online)));
-                    if id == 3 && !online {
-                        json!({"error": {"class": "GenericError", "desc": "CPU 3 is dear to me"}})
-                    } else {
-                        cpus.lock().unwrap().insert(id, online);
-                        json!({"return": 1})
-                    }
-                }
-                other => panic!("asked for {other}"),
-            };
-            write
-                .write_all(format!("{answer}\n").as_bytes())
-                .await
-                .unwrap();
+                self.cpus.lock().unwrap().insert(id, online);
+                json!({"return": 1})
+            }
+            other => panic!("asked for {other}"),
         }
     }
 }
@@ -315,4 +374,54 @@ async fn a_cpu_comes_online_again_after_a_restart_that_lost_its_call() {
     world.serve().await;
     agent.was_told(&[(2, false), (2, true)]).await;
     assert_eq!(machine.present().await, [0, 1, 2]);
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon.
+#[tokio::test]
+async fn answers_to_earlier_conversations_are_discarded() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(3, 6));
+    let agent = Agent::start(&world, "web", &[(0, true), (1, true), (2, true)]);
+    let machine = world.machine("web").await;
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", 100_000u64.into()));
+    agent.stick(true);
+    for _ in 0..3 {
+        let failure = machine.set_with(2, &options).await.unwrap_err();
+        failure.assert(
+            error_name::GUEST_REFUSED,
+            &["does not answer", "nothing was changed"],
+        );
+    }
+    let call = tokio::spawn({
+        let machine = machine.clone();
+        async move { machine.set_with(2, &WITH_GUEST).await }
+    });
+    agent.stick(false);
+    assert_eq!(call.await.unwrap(), Ok(Outcome::removed([2])));
+    assert_eq!(peer.count("device_del"), 1);
+    let mut ids = agent.synchronizations.lock().unwrap().clone();
+    assert!(ids.len() >= 4, "{ids:?}");
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "an id was used twice");
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon.
+#[tokio::test]
+async fn a_cpu_that_the_agent_takes_offline_too_late_comes_online_again() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(3, 6));
+    let agent = Agent::start(&world, "web", &[(0, true), (1, true), (2, true)]);
+    let machine = world.machine("web").await;
+    agent.sticks_at_set.store(true, Relaxed);
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", 200_000u64.into()));
+    let failure = machine.set_with(2, &options).await.unwrap_err();
+    let text = ["no vCPU was removed", "CPU 2 of the guest may be offline"];
+    failure.assert(error_name::GUEST_REFUSED, &text);
+    assert_eq!(peer.count("device_del"), 0);
+    agent.stick(false);
+    agent.was_told(&[(2, false), (2, true)]).await;
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vcpud::ids::{Uid, VcpuId};
-use vcpud::machine::model::record::{PendingEvent, Record};
+use vcpud::machine::model::record::{Record, UnemittedChange};
 use vcpud::machine::model::request::Answer;
 use vcpud::machine::{Cause, Error, MachineEvent, Snapshot, VcpuChange};
 use vcpud::process::ProcessId;
@@ -133,12 +133,12 @@ impl Ledger {
         self.process = Some(record.leader);
         let mut after = self.present.get_or_insert(saved.clone()).clone();
         self.repeatable.clear();
-        for event in &record.telling {
+        for event in &record.unemitted {
             match event {
-                PendingEvent::Added(vcpu) => after.insert(vcpu.id),
-                PendingEvent::Removed(vcpu) => after.remove(&vcpu.id),
+                UnemittedChange::Added(vcpu) => after.insert(vcpu.id),
+                UnemittedChange::Removed(vcpu) => after.remove(&vcpu.id),
             };
-            let (PendingEvent::Added(vcpu) | PendingEvent::Removed(vcpu)) = event;
+            let (UnemittedChange::Added(vcpu) | UnemittedChange::Removed(vcpu)) = event;
             self.repeatable.insert(vcpu.id);
         }
         if saved != after {
