@@ -126,7 +126,7 @@ impl Service {
         tasks.spawn(async move { match supervision.await? {} });
         outbox.barrier().await;
         link.own_name().await?;
-        outbox.open();
+        outbox.open().await;
         store.release_rest();
         systemd::status(directory.all().len());
         systemd::ready();

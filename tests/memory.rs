@@ -226,7 +226,7 @@ async fn meet(
     let agent = tokio::spawn(be_agent(listener, script.agent.clone()));
     let refusals = watch::Sender::new(0);
     let (outbox, notices) = EventSender::new();
-    outbox.open();
+    outbox.open().await;
     let listener = tokio::spawn(listen(notices, refusals.clone()));
     let (mut running, machine) = start(directory, near, site.clone(), outbox);
     let settled = within(what, running.settled()).await;

@@ -13,6 +13,7 @@ mod error;
 mod link;
 mod machine;
 mod manager;
+mod objects;
 mod operation;
 mod options;
 mod publisher;

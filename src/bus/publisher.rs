@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 use zbus::connection::Builder;
-use zbus::fdo::{ObjectManager, Properties};
+use zbus::fdo::Properties;
 use zbus::names::InterfaceName;
 use zbus::object_server::{Interface, SignalEmitter};
 use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
@@ -19,6 +19,7 @@ use super::directory::Directory;
 use super::link::{Link, NameError, Session, request_name};
 use super::machine::MachineObject;
 use super::manager::{Manager, path};
+use super::objects::{self, Objects};
 use super::queue::Queue;
 use super::records::Records;
 use crate::idle::Calls;
@@ -45,6 +46,8 @@ pub struct Publisher {
     registrar: Registrar,
     directory: Directory,
     published: HashMap<MachineName, Published>,
+    /// Machines that are new and that no client heard of, because the service did not own its name.
+    unannounced: Vec<MachineName>,
 }
 
 /// A machine that is on the bus, and what was last said of it there.
@@ -87,6 +90,7 @@ impl Publisher {
             registrar,
             directory,
             published: HashMap::new(),
+            unannounced: Vec::new(),
         })
     }
 
@@ -214,7 +218,10 @@ impl Publisher {
         match notice {
             BusMessage::Reply(_) => Ok(()),
             BusMessage::Problems(problems) => self.publish_problems(connection, problems).await,
-            BusMessage::Appeared(machine) => self.add(connection, machine.clone()).await,
+            BusMessage::NameOwned => self.announce_all(connection).await,
+            BusMessage::Appeared { machine, is_known } => {
+                self.add(connection, machine.clone(), *is_known).await
+            }
             BusMessage::Event { machine, event } => {
                 self.publish_event(connection, machine, event).await
             }
@@ -261,11 +268,30 @@ impl Publisher {
                 let (id, alias) = (vcpu.id.get(), &vcpu.alias);
                 MachineObject::vcpu_removal_failed(&emitter, id, alias, reason, details).await
             }
-            MachineEvent::Appeared | MachineEvent::Vanished => Ok(()),
+            MachineEvent::Appeared { .. } | MachineEvent::Vanished => Ok(()),
         }
     }
 
-    async fn add(&mut self, connection: &Connection, machine: Handle) -> zbus::Result<()> {
+    /// Emits what clients could not receive before the service owned its name.
+    async fn announce_all(&mut self, connection: &Connection) -> zbus::Result<()> {
+        let root = root(connection)?;
+        for name in std::mem::take(&mut self.unannounced) {
+            if let Some(published) = self.published.get(&name) {
+                let path = published.emitter.path();
+                objects::announce(&root, path.as_ref(), &published.properties).await?;
+                Manager::machine_added(&root, name.as_str(), path).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves a machine. With `is_known`, a previous instance emitted that it was added.
+    async fn add(
+        &mut self,
+        connection: &Connection,
+        machine: Handle,
+        is_known: bool,
+    ) -> zbus::Result<()> {
         let path = path(&machine);
         let name = machine.name().clone();
         let object = MachineObject::new(machine.clone(), self.authority(&self.session));
@@ -282,7 +308,13 @@ impl Publisher {
         self.directory.insert(machine);
         published.tell_changes(connection).await?;
         self.published.insert(name.clone(), published);
-        Manager::machine_added(&root(connection)?, name.as_str(), &path).await
+        if self.link.owns_name() {
+            return Manager::machine_added(&root(connection)?, name.as_str(), &path).await;
+        }
+        if !is_known {
+            self.unannounced.push(name);
+        }
+        Ok(())
     }
 
     async fn remove(&mut self, connection: &Connection, name: &MachineName) -> zbus::Result<()> {
@@ -314,10 +346,11 @@ fn serve_root(
     registrar: &Registrar,
     authority: Authority,
 ) -> Builder<'static> {
+    let objects = Objects::new(directory.clone(), authority.clone());
     let manager = Manager::new(directory.clone(), registrar.clone(), authority);
     builder
         .serve_at(ROOT_PATH, manager)
-        .serve_at(ROOT_PATH, ObjectManager)
+        .serve_at(ROOT_PATH, objects)
 }
 
 fn root(connection: &Connection) -> zbus::Result<SignalEmitter<'static>> {

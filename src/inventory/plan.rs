@@ -170,6 +170,9 @@ impl<'a> Planner<'a> {
 
     fn to_count(&self, count: u32) -> Result<Plan, PlanError> {
         let max = self.inventory.max_vcpus();
+        if count != self.current {
+            self.can_plug()?;
+        }
         if count == 0 || count > max {
             return Err(PlanError::OutOfRange { max });
         }
@@ -180,7 +183,6 @@ impl<'a> Planner<'a> {
                     ..Plan::default()
                 });
             }
-            self.can_plug()?;
             if total(&self.free) < more {
                 return Err(PlanError::Busy {
                     leaving: self.leaving_vcpus(),

@@ -16,7 +16,14 @@ const CAPACITY: usize = 256;
 #[derive(Debug)]
 pub enum BusMessage {
     /// A machine is known from now on.
-    Appeared(Handle),
+    Appeared {
+        /// The machine.
+        machine: Handle,
+        /// Whether a previous instance of the service knew it, and emitted so.
+        is_known: bool,
+    },
+    /// The service owns its name, so that clients receive its signals.
+    NameOwned,
     /// An event of a machine.
     Event {
         /// The machine.
@@ -84,8 +91,10 @@ impl EventSender {
         (sender, receiver)
     }
 
-    /// Lets events of vCPUs pass. Before this they wait, because no client would receive them.
-    pub fn open(&self) {
+    /// Reports that the service owns its name, and lets events of vCPUs pass. Before this they wait,
+    /// because no client would receive them.
+    pub async fn open(&self) {
+        let _ = self.messages.send(BusMessage::NameOwned).await;
         self.has_audience.send_replace(true);
     }
 

@@ -85,7 +85,7 @@ pub(super) async fn open(
             // QEMU reports some refusals only once.
             let mut inputs = Vec::new();
             if let Some(mut events) = events {
-                while let Ok(Ok(event)) = events.try_recv() {
+                while let Some(Ok(event)) = events.try_recv() {
                     inputs.push(Input::Event(event));
                 }
             }

@@ -194,7 +194,7 @@ impl Journal {
         for (vcpu, outcome) in &report.vcpus {
             for step in &outcome.drifted {
                 if self.drifted.insert((*vcpu, *step)) && self.log_quota.take(now) {
-                    warn!(%machine, vcpu = vcpu.get(), %step, "{machine}: {step} of vCPU {vcpu} was changed by another program, and is set again");
+                    warn!(%machine, vcpu = vcpu.get(), %step, "{machine}: vCPU {vcpu} was changed by another program, and is placed again ({step})");
                 }
             }
         }

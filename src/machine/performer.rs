@@ -114,7 +114,7 @@ impl Performer {
 
     /// Returns the next event of QEMU that came already.
     pub(super) fn try_event(&mut self) -> Option<Result<Event, Closed>> {
-        self.events.as_mut()?.try_recv().ok()
+        self.events.as_mut()?.try_recv()
     }
 
     /// Sends everything that is not sent yet.
@@ -302,7 +302,10 @@ impl Performer {
         self.journal.event(now(), &event);
         let machine = self.name.clone();
         self.outbox.send(match event {
-            MachineEvent::Appeared => BusMessage::Appeared(self.handle.clone()),
+            MachineEvent::Appeared { is_known } => BusMessage::Appeared {
+                machine: self.handle.clone(),
+                is_known,
+            },
             event => BusMessage::Event { machine, event },
         });
     }

@@ -106,6 +106,9 @@ impl QmpSession {
                 verified: Mutex::default(),
             };
             let state = session.query_state().await?;
+            // A QEMU that changes its user (`-run-with user=`) does so before it executes commands, and
+            // after its socket exists.
+            session.verify().await?;
             let ospm = if with_ospm {
                 session.ospm_status().await?
             } else {

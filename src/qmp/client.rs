@@ -20,81 +20,9 @@ use tokio_util::bytes::BytesMut;
 use tokio_util::codec::FramedRead;
 
 use super::codec::{Codec, CommandError, Malformed, Message};
-use super::event::Event;
+use super::error::{Closed, Error};
+use super::events::{EventSink, Events, queue};
 use crate::text::Text;
-
-/// The maximum number of events that wait to be read. QEMU sends at most 13 for one removal (pseries).
-const EVENT_QUEUE: usize = 1024;
-
-/// The reason why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Closed {
-    /// QEMU closed the connection, or exited.
-    #[error("QEMU closed the QMP connection")]
-    Hangup,
-    /// QEMU sent data that is not QMP, or that exceeds a limit.
-    #[error("QEMU broke the QMP protocol: {0}")]
-    Malformed(String),
-    /// The peer does not begin with a greeting, so it is not QEMU.
-    #[error("the peer is not a QMP server: {0}")]
-    NoGreeting(String),
-    /// The process behind the connection changed.
-    #[error("{0}")]
-    OtherProcess(String),
-    /// QEMU did not send a reply in time.
-    #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
-    Timeout {
-        /// The oldest command without a reply, or the expected message.
-        command: &'static str,
-        /// The time limit.
-        after: Duration,
-    },
-    /// QEMU sent events faster than they could be read.
-    #[error("QEMU sent more than {EVENT_QUEUE} events at once")]
-    TooManyEvents,
-}
-
-impl Closed {
-    /// Returns whether QEMU broke a rule or a limit of the protocol.
-    pub fn is_breach(&self) -> bool {
-        matches!(self, Self::Malformed(_) | Self::TooManyEvents)
-    }
-}
-
-/// The reason why a command has no result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// QEMU refused the command.
-    #[error("QEMU refused {command}: {error}")]
-    Command {
-        /// The command.
-        command: &'static str,
-        /// The class and the text of QEMU.
-        error: CommandError,
-    },
-    /// The reply of QEMU does not have the type of the command.
-    #[error("QEMU sent an invalid reply to {command}: {why}")]
-    Unexpected {
-        /// The command.
-        command: &'static str,
-        /// The text of the parser, which may quote the reply.
-        why: Text,
-    },
-    /// The connection ended before the reply.
-    #[error(transparent)]
-    Closed(#[from] Closed),
-}
-
-impl Error {
-    /// Returns whether QEMU broke a rule or a limit of the protocol.
-    pub fn is_breach(&self) -> bool {
-        match self {
-            Self::Command { .. } => false,
-            Self::Unexpected { .. } => true,
-            Self::Closed(closed) => closed.is_breach(),
-        }
-    }
-}
 
 /// The sending side of a QMP connection. The connection exists as long as its clients.
 #[derive(Clone, Debug)]
@@ -111,9 +39,6 @@ pub struct Reply<T> {
     answer: oneshot::Receiver<Answer>,
     value: PhantomData<T>,
 }
-
-/// The events of QEMU.
-pub type Events = mpsc::Receiver<Result<Event, Closed>>;
 
 type Answer = Result<Box<RawValue>, Refused>;
 
@@ -180,7 +105,7 @@ impl Client {
         first_id: u64,
     ) -> (Self, Events) {
         let (requests, requested) = mpsc::unbounded_channel();
-        let (events, received) = mpsc::channel(EVENT_QUEUE);
+        let (events, received) = queue();
         let connection = Connection {
             messages,
             write,
@@ -237,15 +162,6 @@ impl<T: DeserializeOwned> Reply<T> {
     }
 }
 
-impl From<Malformed> for Closed {
-    fn from(error: Malformed) -> Self {
-        match error {
-            Malformed::Io(_) => Self::Hangup,
-            other => Self::Malformed(other.to_string()),
-        }
-    }
-}
-
 /// The state of the task: the socket, and the commands without a reply.
 struct Connection {
     messages: FramedRead<ReadHalf<UnixStream>, Codec>,
@@ -254,7 +170,7 @@ struct Connection {
     write: WriteHalf<UnixStream>,
     outgoing: BytesMut,
     requested: mpsc::UnboundedReceiver<Request>,
-    events: mpsc::Sender<Result<Event, Closed>>,
+    events: EventSink,
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
     /// The lowest id of this instance. Replies with a lower id, or without one, belong to the previous
     /// instance. 0 if the connection is new.
@@ -289,8 +205,7 @@ impl Connection {
         while let Some(request) = requested.recv().await {
             let _ = request.answer.send(Err(Refused::Closed(reason.clone())));
         }
-        // Waits for space in the queue, so that the reason is not lost.
-        let _ = events.send(Err(reason)).await;
+        events.close(reason);
     }
 
     async fn serve(&mut self) -> Result<(), Closed> {
@@ -335,11 +250,7 @@ impl Connection {
         match message {
             Message::Greeting if self.is_resumed() => Ok(()),
             Message::Greeting => Err(Closed::Malformed("a second greeting".into())),
-            Message::Event(Event::Other) => Ok(()),
-            Message::Event(event) => match self.events.try_send(Ok(event)) {
-                Err(mpsc::error::TrySendError::Full(_)) => Err(Closed::TooManyEvents),
-                _ => Ok(()),
-            },
+            Message::Event(event) => self.events.push(event),
             Message::Reply { id, .. }
                 if self.is_resumed() && id.is_none_or(|id| id <= self.first_id) =>
             {
@@ -374,6 +285,7 @@ mod tests {
     use serde_json::json;
     use tokio::io::{AsyncBufReadExt, BufReader};
 
+    use super::super::event::{Event, MAX_EVENTS};
     use super::*;
 
     const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
@@ -527,10 +439,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_events_ends_the_connection_and_keeps_the_reason() {
+    async fn a_burst_of_events_leaves_the_connection_open() {
+        let (client, mut events, mut peer) = connected(LONG).await;
+        let burst = "{\"event\": \"BLOCK_IO_ERROR\"}\n".repeat(100_000);
+        peer.write_all(burst.as_bytes()).await.unwrap();
+        let one = client.send::<u32>("one", None);
+        let id = hear(&mut peer).await["id"].clone();
+        say(&mut peer, &json!({"return": 1, "id": id}).to_string()).await;
+        assert_eq!(one.wait().await, Ok(1));
+        assert_eq!(events.recv().await, Some(Ok(Event::RunState)));
+        assert_eq!(events.try_recv(), None);
+    }
+
+    #[tokio::test]
+    async fn too_many_different_events_end_the_connection_with_the_reason() {
         let (_client, mut events, mut peer) = connected(LONG).await;
-        let flood = "{\"event\": \"RESET\"}\n".repeat(EVENT_QUEUE + 1);
-        peer.write_all(flood.as_bytes()).await.unwrap();
+        for n in 0..=MAX_EVENTS {
+            let event = json!({"event": "DEVICE_DELETED", "data": {"path": n.to_string()}});
+            // The connection may be closed before the last event.
+            let _ = peer.write_all(format!("{event}\n").as_bytes()).await;
+        }
         // The events are read only after the end of the connection.
         let mut rest = String::new();
         let _ = peer.read_line(&mut rest).await;

@@ -4,6 +4,10 @@ use serde::Deserialize;
 
 use crate::text::Text;
 
+/// The maximum number of different events that wait to be read. A guest causes at most four for each CPU
+/// slot, and the service reads them within milliseconds.
+pub(super) const MAX_EVENTS: usize = 4096;
+
 /// An event of QEMU. It only leads to a refresh; the inventory decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -6,10 +6,14 @@
 
 mod client;
 mod codec;
+mod error;
 mod event;
+mod events;
 mod session;
 
-pub use client::{Client, Closed, Error, Events, Reply};
+pub use client::{Client, Reply};
 pub use codec::{Codec, CommandError, Malformed, Message};
+pub use error::{Closed, Error};
 pub use event::{AcpiOst, Event};
+pub use events::Events;
 pub use session::{Commands, Identity, Version, negotiate};

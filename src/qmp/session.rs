@@ -6,7 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
-use super::client::{Client, Closed, Error};
+use super::client::Client;
+use super::error::{Closed, Error};
 use crate::text::Text;
 
 /// The constant properties of a QEMU process.

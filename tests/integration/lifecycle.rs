@@ -1,12 +1,15 @@
 //! The service from its start to its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
+use futures_util::StreamExt;
 use vcpud::names::error_name;
 use zbus::fdo::ObjectManagerProxy;
+use zbus::message::Type;
+use zbus::{MatchRule, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use crate::harness::*;
 
@@ -177,6 +180,7 @@ async fn every_way_to_find_machines_leads_to_the_same() {
         let failure = Failure::of(manager.get_machine_by_pid(pid).await.unwrap_err());
         failure.assert(error_name::NO_SUCH_MACHINE, &[&pid.to_string()]);
     }
+    // The paths between are no objects.
     let objects = managed_objects(&world).await;
     assert_eq!(objects.keys().collect::<Vec<_>>(), [db.path(), web.path()]);
     assert_eq!(objects[db.path()]["Vcpus"], 1);
@@ -189,9 +193,9 @@ async fn managed_objects(world: &World) -> BTreeMap<String, Dict> {
     let builder = builder.destination("org.vcpud1");
     let proxy = builder.path("/org/vcpud1").build().await.unwrap();
     let objects = proxy.get_managed_objects().await.unwrap();
-    let machines = objects.into_iter().filter_map(|(path, interfaces)| {
-        let properties = interfaces.get("org.vcpud1.Machine")?;
-        Some((path.to_string(), dict(properties)))
+    let machines = objects.into_iter().map(|(path, interfaces)| {
+        let properties = &interfaces["org.vcpud1.Machine"];
+        (path.to_string(), dict(properties))
     });
     machines.collect()
 }
@@ -213,4 +217,56 @@ async fn a_service_that_reloads_still_ends_when_it_is_told_to() {
     service.terminate();
     assert!(service.wait().await.success());
     call.abort();
+}
+
+/// Uses fake QEMUs and dbus-daemon.
+#[tokio::test]
+async fn a_machine_that_is_there_at_the_start_is_announced_once() {
+    let mut world = World::without_service().await;
+    let _web = world.peer("web", Model::x86(1, 4));
+    let client = world.bus.connect().await;
+    let rule = MatchRule::builder().msg_type(Type::Signal);
+    let rule = rule.sender("org.vcpud1").build().unwrap();
+    let mut signals = MessageStream::for_match_rule(rule, &client, None)
+        .await
+        .unwrap();
+    // The bus passes the signals of a name on from when the name is owned.
+    world.serve().await;
+    let names = announced(&mut signals, "web").await;
+    assert_eq!(names, ["InterfacesAdded web", "MachineAdded web"]);
+
+    // The next instance announces what the first one did not.
+    let machine = world.machine("web").await;
+    machine.set(2).await.unwrap();
+    world.service.take().expect("it runs").kill().await;
+    let _db = world.peer("db", Model::x86(1, 4));
+    world.serve().await;
+    let names = announced(&mut signals, "db").await;
+    assert_eq!(names, ["InterfacesAdded db", "MachineAdded db"]);
+}
+
+/// Returns the announcements of machines up to `MachineAdded` of the machine `last`.
+async fn announced(signals: &mut MessageStream, last: &str) -> Vec<String> {
+    let mut announced = Vec::new();
+    loop {
+        let signal = within("a signal", signals.next()).await.unwrap().unwrap();
+        let member = signal.header().member().unwrap().to_string();
+        let body = signal.body();
+        let name = match member.as_str() {
+            "MachineAdded" => body.deserialize::<(String, OwnedObjectPath)>().unwrap().0,
+            "InterfacesAdded" => {
+                let added: (
+                    OwnedObjectPath,
+                    HashMap<String, HashMap<String, OwnedVariant>>,
+                ) = body.deserialize().unwrap();
+                assert_eq!(added.1["org.vcpud1.Machine"]["Vcpus"], 1u32.into());
+                added.0.rsplit('/').next().unwrap().to_owned()
+            }
+            _ => continue,
+        };
+        announced.push(format!("{member} {name}"));
+        if member == "MachineAdded" && name == last {
+            return announced;
+        }
+    }
 }

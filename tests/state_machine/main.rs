@@ -397,10 +397,13 @@ impl Service {
         let (running, task) = machine::create(spec, site(), outbox.clone());
         let task = tokio::spawn(task);
         let first = within("the machine", notices.recv()).await;
-        let Some(BusMessage::Appeared(handle)) = first else {
+        let Some(BusMessage::Appeared {
+            machine: handle, ..
+        }) = first
+        else {
             panic!("{first:?} comes first");
         };
-        outbox.open();
+        outbox.open().await;
         let listener = tokio::spawn(listen(notices, told));
         Self {
             running,
@@ -458,7 +461,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec
     while let Some(notice) = notices.recv().await {
         match notice {
             BusMessage::Reply(reply) => reply.complete(),
-            BusMessage::Problems(_) | BusMessage::Appeared(_) => {}
+            BusMessage::Problems(_) | BusMessage::Appeared { .. } | BusMessage::NameOwned => {}
             BusMessage::Event { event, .. } => told.send_modify(|told| match event {
                 MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),
                 MachineEvent::VcpuRemoved(vcpu) => told.push(Told::Went(vcpu.id)),

@@ -28,31 +28,53 @@ pub(crate) async fn monitor(
         .path_namespace(ROOT_PATH)
         .build()?;
     let mut signals = MessageStream::for_match_rule(rule, bus, None).await?;
-    // Starts the service, and fails if the machine does not exist.
+    let mut start = Box::pin(start(bus, only));
+    let mut is_started = false;
+    loop {
+        // zbus reads no replies while a stream is full, so signals are read while the reply is awaited.
+        tokio::select! {
+            started = &mut start, if !is_started => {
+                started?;
+                is_started = true;
+            }
+            message = signals.next() => match message {
+                Some(message) => show(&message?, only, json)?,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Starts the service.
+///
+/// # Errors
+/// Fails if the machine `only` does not exist.
+async fn start(bus: &Connection, only: Option<&str>) -> Result<(), Failure> {
     match only {
         Some(name) => drop(query::find(bus, name).await?),
-        None => drop(
-            vcpud::proxy::ManagerProxy::new(bus)
-                .await?
-                .list_machines()
-                .await?,
-        ),
+        None => {
+            let manager = vcpud::proxy::ManagerProxy::new(bus).await?;
+            manager.list_machines().await?;
+        }
     }
-    while let Some(message) = signals.next().await {
-        let Some(event) = event(&message?)? else {
-            continue;
-        };
-        if only.is_some_and(|name| event["machine"] != name) {
-            continue;
-        }
-        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        if json {
-            let mut line = event;
-            line["time"] = time.into();
-            writeln!(stdout(), "{line}")?;
-        } else {
-            writeln!(stdout(), "{time}  {}", sentence(&event))?;
-        }
+    Ok(())
+}
+
+/// Prints a signal, if it is about the machine `only`.
+fn show(message: &Message, only: Option<&str>, json: bool) -> Result<(), Failure> {
+    let Some(event) = event(message)? else {
+        return Ok(());
+    };
+    if only.is_some_and(|name| event["machine"] != name) {
+        return Ok(());
+    }
+    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    if json {
+        let mut line = event;
+        line["time"] = time.into();
+        writeln!(stdout(), "{line}")?;
+    } else {
+        writeln!(stdout(), "{time}  {}", sentence(&event))?;
     }
     Ok(())
 }

@@ -68,7 +68,7 @@ pub(super) fn explain(error: &CommandError) -> String {
     let meaning = if text.contains("not allowed while migrating") {
         " (try again when the migration is over)"
     } else if text.contains("unplug request for not supported device type") {
-        " (no operating system has taken charge of the CPUs yet; try again when the guest is up)"
+        " (no operating system has taken charge of the CPUs: try again when the guest is up; a guest without ACPI and a machine type of QEMU 2.6 or older never give up CPUs)"
     } else {
         ""
     };

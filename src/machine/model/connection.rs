@@ -208,8 +208,9 @@ impl Model {
         if let Some(process) = &self.process {
             process.describe(&mut snapshot);
         }
+        let is_known = self.process.as_ref().is_some_and(|p| p.is_known);
         self.out.publish(snapshot);
-        self.out.appear();
+        self.out.appear(is_known);
     }
 
     /// Counts a breach of the limits of the protocol, if there was one.

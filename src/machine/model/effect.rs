@@ -194,11 +194,11 @@ impl Output {
         }
     }
 
-    /// Lets clients see the machine, unless they do.
-    pub(super) fn appear(&mut self) {
+    /// Lets clients see the machine, unless they do. With `is_known`, those of a previous instance did.
+    pub(super) fn appear(&mut self, is_known: bool) {
         if !self.is_visible {
             self.is_visible = true;
-            self.emit(MachineEvent::Appeared);
+            self.emit(MachineEvent::Appeared { is_known });
             self.report_ready(Ok(()));
         }
     }

@@ -51,15 +51,30 @@ pub enum Error {
     GuestRefused(Box<Report>),
     /// A removal is still pending at the end of the time that the caller waits.
     #[error(
-        "the guest did not give up every vCPU within {} s{}; {report}; the removal stays pending: VcpuRemoved or VcpuRemovalFailed follows",
+        "the guest did not give up every vCPU within {} s{}; {report}; {}the removal stays pending: VcpuRemoved or VcpuRemovalFailed follows",
         waited.as_secs_f64(),
-        also_refused(&report.refused)
+        also_refused(&report.refused),
+        not_running(stopped.as_ref())
     )]
     RemovalPending {
         /// The result so far.
         report: Box<Report>,
         /// How long the call waited.
         waited: Duration,
+        /// QEMU's run state, if the guest does not run in it.
+        stopped: Option<Text>,
+    },
+    /// QEMU would abort: with TCG it has room for a number of vCPUs in its life, and removed ones count.
+    #[error(
+        "asked for {asked}, but QEMU with the accelerator tcg adds at most {max} vCPUs in its life, and {created} were there; it would abort (tcg_max_ctxs); restart the VM with a greater maximum, or use kvm"
+    )]
+    TcgExhausted {
+        /// The wanted vCPUs.
+        asked: Target,
+        /// The maximum number of vCPUs.
+        max: u32,
+        /// How many QEMU created, as far as the service knows.
+        created: u32,
     },
     /// The guest agent failed, and nothing was changed.
     #[error(
@@ -191,6 +206,15 @@ pub struct Refusal {
     pub reason: String,
 }
 
+impl Report {
+    /// Returns whether QEMU refused because the machine has no hot-plugging at all, which it reports only
+    /// when it is asked (`hw/i386/pc.c`, `-machine acpi=off`).
+    pub fn is_unsupported(&self) -> bool {
+        let is_unsupported = |r: &Refusal| r.reason.contains("not supported without ACPI");
+        !self.refused.is_empty() && self.refused.iter().all(is_unsupported)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "asked for {}", self.asked)?;
@@ -224,6 +248,11 @@ fn added_part(added: &[VcpuId]) -> String {
         [] => String::new(),
         some => format!("added: {}, ", name_vcpus(some)),
     }
+}
+
+fn not_running(state: Option<&Text>) -> String {
+    let text = |state| format!("the guest does not run (QEMU is in the state \"{state}\"); ");
+    state.map(text).unwrap_or_default()
 }
 
 fn also_refused(refusals: &[Refusal]) -> String {

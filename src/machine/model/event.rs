@@ -8,7 +8,10 @@ use crate::ids::{Uid, VcpuId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The machine is known. Always the first event.
-    Appeared,
+    Appeared {
+        /// Whether a previous instance of the service knew it.
+        is_known: bool,
+    },
     /// The snapshot changed.
     Changed,
     /// A vCPU was added.
@@ -95,7 +98,7 @@ impl MachineEvent {
             Self::VcpuAdded(vcpu)
             | Self::VcpuRemoved(vcpu)
             | Self::VcpuRemovalFailed { vcpu, .. } => Some(vcpu),
-            Self::Appeared | Self::Changed | Self::Vanished => None,
+            Self::Appeared { .. } | Self::Changed | Self::Vanished => None,
         }
     }
 }

@@ -148,6 +148,8 @@ pub(super) struct Queued {
     /// When the request came, and when it has to be answered if the caller limits its time.
     pub since: Instant,
     pub deadline: Option<Instant>,
+    /// Whether the state was queried since it came to its turn.
+    pub is_fresh: bool,
 }
 
 /// The commands that are executed one after the other.
@@ -238,6 +240,7 @@ impl Remove {
                 refused: Vec::new(),
             }),
             waited,
+            stopped: None,
         }
     }
 }

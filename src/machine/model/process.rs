@@ -43,8 +43,12 @@ pub(super) struct Process {
     /// Requests that wait for a write of the state file before they take these guest CPUs offline.
     pub(super) unsaved: Vec<(SaveId, RequestId, Vec<u32>)>,
     pub(super) is_connected: bool,
+    /// Whether a previous instance reported the machine.
+    pub(super) is_known: bool,
     /// How often QEMU broke the limits of the protocol.
     pub(super) breaches: u32,
+    /// How many vCPUs QEMU created in its life, as far as it is known.
+    pub(super) created: u32,
 }
 
 /// The vCPUs that clients know.
@@ -81,7 +85,9 @@ impl Process {
             offline: OfflineCpus::default(),
             unsaved: Vec::new(),
             is_connected: false,
+            is_known: false,
             breaches: 0,
+            created: 0,
         }
     }
 
@@ -91,6 +97,7 @@ impl Process {
         if !record.present.is_empty() {
             let inventory = Inventory::from_record(record.present);
             self.baseline = Baseline::Restored(Arc::new(inventory));
+            self.is_known = true;
         }
         self.removals.restore(now, record.removals);
         self.plugging = record.plugging;
@@ -98,6 +105,7 @@ impl Process {
             .restore(record.unemitted, record.unemitted_refusals);
         self.offline.restore(record.offline);
         self.breaches = record.breaches;
+        self.created = record.created;
         if let Some(tuning) = record.tuning {
             self.placement.restore(&tuning, record.configured.as_ref());
         }
@@ -107,6 +115,7 @@ impl Process {
     pub(super) fn save_with(&mut self, inventory: &Inventory, out: &mut Output) -> SaveId {
         let mut record = Record::new(self.id);
         record.breaches = self.breaches;
+        record.created = self.created;
         if !self.saves.is_too_large() {
             record.present = inventory.to_record();
             record.removals = self.removals.to_record();
@@ -291,8 +300,13 @@ impl Process {
     }
 
     /// Answers a request that waited for removals.
-    pub(super) fn answer(&self, (id, uid, answer): Answered, out: &mut Output) {
-        if let Err(Error::RemovalPending { report, .. }) = &answer {
+    pub(super) fn answer(&self, (id, uid, mut answer): Answered, out: &mut Output) {
+        if let Err(Error::RemovalPending {
+            report, stopped, ..
+        }) = &mut answer
+        {
+            let state = &out.snapshot().run_state;
+            *stopped = (state.as_str() != "running").then(|| state.clone());
             let vcpus = report.pending.clone();
             let old = out.snapshot().inventory.vcpu_count();
             out.log(LogEntry::Count {

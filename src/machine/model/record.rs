@@ -49,6 +49,9 @@ pub struct Record {
     /// How often QEMU broke the limits of the protocol.
     #[serde(default)]
     pub breaches: u32,
+    /// How many vCPUs QEMU created in its life, as far as it is known.
+    #[serde(default)]
+    pub created: u32,
     /// The guest CPUs that were taken offline for removals.
     #[serde(default)]
     pub offline: Vec<OfflineCpu>,
@@ -96,6 +99,7 @@ impl Record {
             tuning: None,
             configured: None,
             breaches: 0,
+            created: 0,
             offline: Vec::new(),
         }
     }
@@ -155,6 +159,7 @@ mod tests {
             tuning: Some(tuning.clone()),
             configured: Some(tuning),
             breaches: 2,
+            created: 3,
             offline: vec![OfflineCpu {
                 vcpu: VcpuId(4),
                 cpu: 2,
@@ -198,6 +203,7 @@ mod tests {
             configured: None,
             offline: Vec::new(),
             unemitted_refusals: Vec::new(),
+            created: 0,
             ..full()
         };
         let read: Record = serde_json::from_str(PREVIOUS).unwrap();

@@ -50,13 +50,15 @@ impl Process {
         snapshot.architecture = identity.architecture;
 
         self.note_missed_refusals(&ospm, cx.out);
-        self.removals.assume_requested();
         let (clues, refusals) = self.evidence.take(cx.now);
         let clues = Clues {
             reconnected: true,
             plugged: self.plugging.take(),
             ..clues
         };
+        if self.created == 0 {
+            self.created = state.inventory.vcpu_count();
+        }
         // If none were reported before, none were added now.
         let (before, then) = match self.baseline {
             Baseline::Unknown => (state.inventory.clone(), Then::Start),
@@ -186,7 +188,7 @@ impl Process {
             then,
         } = refreshed;
         self.publish(snapshot, cx.out);
-        cx.out.appear();
+        cx.out.appear(self.is_known);
         let after = cx.out.snapshot().inventory.vcpu_count();
         for entry in counts(before.vcpu_count(), after, &events) {
             cx.out.log(entry);
@@ -260,6 +262,8 @@ impl Process {
             events.extend(failed);
         }
         for change in added {
+            let count = u32::try_from(change.vcpus.len()).unwrap_or(u32::MAX);
+            self.created = self.created.saturating_add(count);
             events.extend(change.changes().map(MachineEvent::VcpuAdded));
         }
         events

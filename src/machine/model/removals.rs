@@ -17,8 +17,8 @@ use crate::inventory::Target;
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     pending: BTreeMap<SlotId, Removal>,
-    /// Removals that QEMU has not answered. If the connection is lost then, they explain why vCPUs
-    /// are gone later.
+    /// Removals that QEMU has not answered. If the connection is lost then, QEMU may not have received
+    /// them: they are not pending, and explain why vCPUs are removed or refused later.
     requested: BTreeMap<SlotId, Removal>,
     waiters: Vec<Waiting>,
 }
@@ -36,8 +36,6 @@ pub(super) struct Removal {
     /// list then shows nothing about this one: if the event of its refusal is lost with the
     /// connection, the removal stays pending until it is requested again or the vCPU is removed.
     pub refused_before: bool,
-    /// Whether QEMU took the request; else it may not have received it.
-    pub agreed: bool,
     /// The user of an earlier request for the slot, if QEMU may have that one without having answered it.
     pub earlier: Option<Uid>,
 }
@@ -96,18 +94,6 @@ impl Removals {
     pub(super) fn accept(&mut self, slot: SlotId) {
         if let Some(mut removal) = self.requested.remove(&slot) {
             removal.earlier = None;
-            removal.agreed = true;
-            self.pending.insert(slot, removal);
-        }
-    }
-
-    /// Lets the removals that QEMU has not answered be pending: the connection was lost, and QEMU may have
-    /// received them.
-    pub(super) fn assume_requested(&mut self) {
-        for (slot, mut removal) in std::mem::take(&mut self.requested) {
-            removal.earlier = None;
-            // It is not known whether a refusal in QEMU's list is about this request.
-            removal.refused_before = true;
             self.pending.insert(slot, removal);
         }
     }
@@ -145,12 +131,6 @@ impl Removals {
     pub(super) fn pending_vcpus(&self) -> Vec<VcpuId> {
         let removals = self.pending.values();
         removals.flat_map(|r| r.vcpus.iter().copied()).collect()
-    }
-
-    /// Returns whether QEMU took a request to remove `vcpu`.
-    pub(super) fn is_leaving(&self, vcpu: VcpuId) -> bool {
-        let mut agreed = self.pending.values().filter(|removal| removal.agreed);
-        agreed.any(|removal| removal.vcpus.contains(&vcpu))
     }
 
     /// Lets a request wait. [`Self::take_due`] answers it, even if it need not wait.
@@ -204,14 +184,15 @@ impl Removals {
 
     /// Returns the persisted form of the removals.
     pub(super) fn to_record(&self) -> Vec<AskedRemoval> {
-        let row = |removal: &Removal| AskedRemoval {
+        let row = |removal: &Removal, agreed| AskedRemoval {
             vcpus: removal.vcpus.clone(),
             uid: removal.uid,
-            agreed: removal.agreed,
+            agreed,
             refused_before: removal.refused_before,
         };
-        let all = self.pending.values().chain(self.requested.values());
-        all.map(row).collect()
+        let pending = self.pending.values().map(|removal| row(removal, true));
+        let requested = self.requested.values().map(|removal| row(removal, false));
+        pending.chain(requested).collect()
     }
 
     /// Restores the removals of a previous instance.
@@ -230,7 +211,6 @@ impl Removals {
                 uid: row.uid,
                 asked: now,
                 refused_before: row.refused_before,
-                agreed: row.agreed,
                 earlier: None,
             };
             removals.insert(SlotId(first.get()), removal);
@@ -311,7 +291,11 @@ impl Removals {
             });
             Err(match waited {
                 _ if was_rejected => Error::QmpFailed(report),
-                Some(waited) => Error::RemovalPending { report, waited },
+                Some(waited) => Error::RemovalPending {
+                    report,
+                    waited,
+                    stopped: None,
+                },
                 None => Error::GuestRefused(report),
             })
         };
@@ -364,7 +348,6 @@ mod tests {
             uid: UID,
             asked: now,
             refused_before: false,
-            agreed: false,
             earlier: None,
         };
         removals.request(SlotId(slot), removal);
@@ -550,7 +533,6 @@ mod tests {
             uid: UID,
             asked: now,
             refused_before: false,
-            agreed: false,
             earlier: None,
         };
         removals.request(SlotId(3), removal);
@@ -569,7 +551,6 @@ mod tests {
             uid: Uid(uid),
             asked: now,
             refused_before: false,
-            agreed: false,
             earlier: None,
         };
         removals.request(SlotId(3), removal(7));

@@ -17,7 +17,7 @@ use super::removals::{Removal, Waiter};
 use super::request::{Outcome, Request, RequestId, Wait};
 use super::saves;
 use crate::ids::{SlotId, Uid};
-use crate::inventory::{HotplugSlot, Inventory, Plan};
+use crate::inventory::{HotplugSlot, Inventory, Plan, Target};
 use crate::qmp::CommandError;
 
 /// A removal that is requested again after this time is requested from QEMU again. Before it QEMU
@@ -32,16 +32,30 @@ impl Process {
             command,
             since,
             deadline,
+            is_fresh,
         } = queued;
         // The configured limit is for the guest only, not for the time in the queue.
         let since = deadline.map_or(cx.now, |_| since);
         match command {
             QueuedCommand::SetVcpus(request) => match plan(&request, cx.out) {
-                Ok(plan) if plan == Plan::default() => cx.out.reply(id, Ok(Outcome::default())),
-                Ok(plan) if plan.add.is_empty() => {
+                Ok(plan) if !plan.add.is_empty() => {
+                    self.begin_addition(cx, id, request, plan.add);
+                }
+                Ok(plan) if plan != Plan::default() => {
                     self.begin_removal(cx, id, request, &plan, since);
                 }
-                Ok(plan) => self.begin_addition(cx, id, request, plan.add),
+                // Another client of QEMU may have changed the vCPUs.
+                Ok(_) | Err(Error::Denied { .. }) if !is_fresh => {
+                    self.queue.push_front(Queued {
+                        id,
+                        command: QueuedCommand::SetVcpus(request),
+                        since,
+                        deadline,
+                        is_fresh: true,
+                    });
+                    self.refresh(cx.out);
+                }
+                Ok(_) => cx.out.reply(id, Ok(Outcome::default())),
                 Err(error) => cx.out.reply(id, Err(error)),
             },
             QueuedCommand::Tune(change, subject) => self.begin_tuning(cx, id, change, &subject),
@@ -64,6 +78,10 @@ impl Process {
         slots: Vec<SlotId>,
     ) {
         let Request { target, uid, .. } = request;
+        if let Err(error) = self.check_tcg(&target, &slots, cx.out) {
+            cx.out.reply(id, Err(error));
+            return;
+        }
         self.plugging = Some(Plugging {
             slots: slots.iter().copied().collect(),
             uid,
@@ -76,6 +94,27 @@ impl Process {
             slots,
         };
         self.operation = Operation::Saving(save, Ask::Add(add));
+    }
+
+    /// Checks that QEMU can create the vCPUs of `slots`. With TCG in several threads it aborts if it
+    /// creates more than the maximum in its life (`tcg_register_thread()` in `tcg/tcg.c`).
+    fn check_tcg(&self, asked: &Target, slots: &[SlotId], out: &Output) -> Result<(), Error> {
+        let snapshot = out.snapshot();
+        let inventory = &snapshot.inventory;
+        let has_threads = inventory.vcpus().any(|vcpu| vcpu.thread.is_some());
+        let slots = slots.iter().filter_map(|id| inventory.slot(*id));
+        let wanted: u32 = slots.map(|slot| slot.width).sum();
+        let (max, created) = (inventory.max_vcpus(), self.created);
+        let is_exhausted = created.saturating_add(wanted) > max;
+        if snapshot.accelerator.as_str() == "tcg" && has_threads && is_exhausted {
+            let asked = asked.clone();
+            return Err(Error::TcgExhausted {
+                asked,
+                max,
+                created,
+            });
+        }
+        Ok(())
     }
 
     /// Saves which slots QEMU is about to be asked to remove.
@@ -139,7 +178,6 @@ impl Process {
                 uid,
                 asked: now,
                 refused_before: false,
-                agreed: false,
                 earlier: None,
             };
             self.removals.request(slot.id, removal);
@@ -268,16 +306,10 @@ impl Process {
                 // QEMU still has the first request; that it takes no second one is no failure.
                 Some(_) if is_repeated => self.removals.reject(slot),
                 Some(error) if !is_under_way(error) => {
-                    self.removals.reject(slot);
-                    let reason = explain(error);
-                    let refused = Refused {
-                        cause: Cause::Request,
-                        reason: reason.clone(),
-                        request: RefusedRequest::Rejected(remove.uid),
-                    };
-                    self.evidence.note_refusal(slot, refused);
                     let vcpus = inventory.slot(slot).into_iter();
                     let vcpus = vcpus.flat_map(HotplugSlot::vcpus).collect();
+                    let reason = explain(error);
+                    self.reject(slot, reason.clone(), remove.uid);
                     rejected.push(Refusal { vcpus, reason });
                 }
                 _ => self.removals.accept(slot),
@@ -301,6 +333,17 @@ impl Process {
                 .and_then(|patience| remove.since.checked_add(patience.max(QEMU_TIME))),
             uid: remove.uid,
         });
+    }
+
+    /// Notes that QEMU refused to remove `slot` for user `uid`. The refresh that follows reports it.
+    fn reject(&mut self, slot: SlotId, reason: String, uid: Uid) {
+        self.removals.reject(slot);
+        let refused = Refused {
+            cause: Cause::Request,
+            reason,
+            request: RefusedRequest::Rejected(uid),
+        };
+        self.evidence.note_refusal(slot, refused);
     }
 }
 

@@ -7,7 +7,7 @@ use super::error::Error;
 use super::event::{Cause, MachineEvent, VcpuChange};
 use super::input::{Exchanged, Input, SaveError, UnitFound};
 use super::record::{Record, UnemittedChange};
-use super::request::{Answer, Command, OfflineCpu, RequestId, Wait};
+use super::request::{Answer, Command, OfflineCpu, Outcome, RequestId, Wait};
 use super::testing::{Driver, PROCESS, opened, state};
 use crate::ids::{SlotId, Uid, VcpuId};
 use crate::machine::spec::{ConnectError, Lifetime};
@@ -161,7 +161,10 @@ fn emits_events_of_the_previous_instance_first() {
     let events = events(&effects);
     assert_eq!(
         events[..2],
-        [&MachineEvent::Appeared, &MachineEvent::VcpuAdded(added)]
+        [
+            &MachineEvent::Appeared { is_known: true },
+            &MachineEvent::VcpuAdded(added)
+        ]
     );
     assert!(matches!(events[2], MachineEvent::VcpuAdded(vcpu) if vcpu.id == 2));
 }
@@ -169,7 +172,10 @@ fn emits_events_of_the_previous_instance_first() {
 #[test]
 fn reports_no_vcpu_that_was_never_reported() {
     let (_, effects) = Driver::connected(2, Some(Record::new(PROCESS)));
-    assert_eq!(events(&effects), [&MachineEvent::Appeared]);
+    assert_eq!(
+        events(&effects),
+        [&MachineEvent::Appeared { is_known: false }]
+    );
 }
 
 #[test]
@@ -270,11 +276,12 @@ fn refusal(alias: &str) -> AcpiOst {
 
 /// Returns the state that is saved last.
 fn saved(effects: &[Effect]) -> &Record {
-    let saves = effects.iter().filter_map(|effect| match effect {
+    let mut effects = effects.iter().rev();
+    let save = effects.find_map(|effect| match effect {
         Effect::Save(_, record) => Some(record),
         _ => None,
     });
-    saves.last().unwrap()
+    save.unwrap()
 }
 
 /// Returns the vCPUs whose removal failed, the requester, and the reason.
@@ -352,7 +359,7 @@ fn an_old_refusal_ends_no_new_removal() {
 }
 
 #[test]
-fn a_removal_that_qemu_may_have_received_is_pending_after_a_reconnection() {
+fn a_removal_that_qemu_may_have_received_explains_what_is_gone_later() {
     let (mut driver, _) = Driver::connected(2, None);
     let effects = driver.set_vcpus(1, 1, seconds(60));
     driver.save(&effects);
@@ -365,9 +372,10 @@ fn a_removal_that_qemu_may_have_received_is_pending_after_a_reconnection() {
     driver.pass(10);
     driver.input(Input::Reached(PROCESS));
     driver.input(opened(2));
-    assert_eq!(driver.model.snapshot().pending, [VcpuId(1)]);
-    // It ends as any other.
-    let asked = driver.pass(10_000);
+    // QEMU may also not have received it.
+    assert!(driver.model.snapshot().pending.is_empty());
+    driver.pass(20);
+    let asked = driver.input(Input::Event(Event::RunState));
     assert!(matches!(batches(&asked)[..], [Batch::Refresh]));
     let effects = driver.answer(1);
     let effects = driver.save(&effects);
@@ -376,4 +384,21 @@ fn a_removal_that_qemu_may_have_received_is_pending_after_a_reconnection() {
         _ => None,
     });
     assert_eq!(removed, Some((Cause::Request, Some(Uid(1000)))));
+}
+
+#[test]
+fn what_another_client_of_qemu_changed_is_known_before_nothing_is_done() {
+    let (mut driver, _) = Driver::connected(2, None);
+    // Another client has removed vCPU 1, and no event told.
+    let effects = driver.set_vcpus(1, 2, Wait::No);
+    assert!(matches!(batches(&effects)[..], [Batch::Refresh]));
+    let effects = driver.answer(1);
+    let effects = driver.save(&effects);
+    let asked = driver.save(&effects);
+    assert!(matches!(batches(&asked)[..], [Batch::Add(..)]));
+
+    let (mut driver, _) = Driver::connected(2, None);
+    driver.set_vcpus(1, 2, Wait::No);
+    let effects = driver.answer(2);
+    assert!(matches!(replies(&effects)[..], [(1, Ok(outcome))] if *outcome == Outcome::default()));
 }

@@ -42,6 +42,7 @@ impl Process {
             command,
             since: cx.now,
             deadline: limit.and_then(|limit| cx.now.checked_add(limit.max(QEMU_TIME))),
+            is_fresh: false,
         });
     }
 
@@ -105,7 +106,8 @@ impl Process {
         if !self.is_connected || !self.operation.is_idle() || self.offline.is_empty() {
             return;
         }
-        let is_leaving = |vcpu: VcpuId| self.removals.is_leaving(vcpu);
+        let leaving = self.removals.pending_vcpus();
+        let is_leaving = |vcpu: VcpuId| leaving.contains(&vcpu);
         if let Some(cpus) = self.offline.begin_restore(cx.now, is_leaving) {
             cx.out.push(Effect::RestoreGuest(cpus));
         }

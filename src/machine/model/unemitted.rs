@@ -76,7 +76,7 @@ impl Unemitted {
                     let refusal = UnemittedRefusal { vcpu, reason };
                     record.unemitted_refusals.push(refusal);
                 }
-                MachineEvent::Appeared | MachineEvent::Changed | MachineEvent::Vanished => {}
+                MachineEvent::Appeared { .. } | MachineEvent::Changed | MachineEvent::Vanished => {}
             }
         }
     }

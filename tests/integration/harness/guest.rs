@@ -24,13 +24,13 @@ static ROOM: Semaphore = Semaphore::const_new(2);
 /// The hardware that a QEMU emulates.
 pub(crate) struct Hardware {
     /// The QEMU that does it, as `tests/setup` calls it.
-    qemu: &'static str,
+    pub(crate) qemu: &'static str,
     /// Its options.
-    options: &'static [&'static str],
+    pub(crate) options: &'static [&'static str],
     /// What follows the number of vCPUs in `-smp`.
-    shape: &'static str,
+    pub(crate) shape: &'static str,
     /// The Linux for it, an initrd and Linux's name of the console.
-    linux: [&'static str; 3],
+    pub(crate) linux: [&'static str; 3],
 }
 
 impl Hardware {

@@ -54,3 +54,44 @@ async fn a_guest_of_a_pc_refuses() {
     assert_eq!(failed[0].0, Vcpu::by_request("old", 1, ""));
     assert_eq!(machine.present().await, [0, 1]);
 }
+
+/// Uses a real QEMU (pc without ACPI) with firmware only, and dbus-daemon.
+#[tokio::test]
+async fn a_pc_without_acpi_does_not_shrink() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        hardware: Hardware {
+            options: &["-machine", "pc,acpi=off", "-cpu", "qemu64", "-m", "256"],
+            ..Hardware::PC
+        },
+        vcpus: 2,
+        linux: false,
+        ..Boot::default()
+    };
+    let _qemu = Qemu::start(&world, "old", &boot).await;
+    let machine = world.machine("old").await;
+    let failure = machine.set(1).await.unwrap_err();
+    let text = ["old", "not supported without ACPI"];
+    failure.assert(error_name::NOT_SUPPORTED, &text);
+    assert_eq!(machine.present().await, [0, 1]);
+}
+
+/// Uses a real QEMU (pc-i440fx-2.6, without hot-unplug) with a Linux guest, and dbus-daemon.
+#[tokio::test]
+async fn an_old_machine_type_is_named_as_a_cause() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        hardware: Hardware {
+            options: &["-machine", "pc-i440fx-2.6", "-cpu", "qemu64", "-m", "256"],
+            ..Hardware::PC
+        },
+        vcpus: 2,
+        ..Boot::default()
+    };
+    let mut qemu = Qemu::start(&world, "old", &boot).await;
+    let machine = world.machine("old").await;
+    qemu.online("0-1").await;
+    let failure = machine.set(1).await.unwrap_err();
+    let text = ["old", "a machine type of QEMU 2.6 or older"];
+    failure.assert(error_name::QMP_FAILED, &text);
+}

@@ -108,3 +108,61 @@ async fn a_machine_that_is_not_made_yet_has_no_vcpus_and_gets_none() {
     );
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
 }
+
+/// Uses a real QEMU with a Linux guest, and dbus-daemon.
+#[tokio::test]
+async fn a_guest_that_is_paused_gives_up_no_vcpu_until_it_runs() {
+    let world = World::without_polkit().await;
+    let mut qemu = Qemu::start(&world, "web", &Boot::default()).await;
+    let machine = world.machine("web").await;
+    qemu.online("0").await;
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
+    qemu.online("0-1").await;
+    qemu.execute("stop", json!({})).await;
+    machine.wait_for("State", "paused").await;
+
+    let failure = machine
+        .set_with(1, &[("timeout-usec", 1_000u64.into())])
+        .await
+        .unwrap_err();
+    let text = ["web", "the guest does not run", "\"paused\""];
+    failure.assert(error_name::REMOVAL_PENDING, &text);
+    let mark = world.signals.mark().await;
+    qemu.execute("cont", json!({})).await;
+    let told = world
+        .signals
+        .wait("VcpuRemoved", mark, |told| !removed(told).is_empty())
+        .await;
+    assert_eq!(ids(&removed(&told)), [1]);
+}
+
+/// Uses a real QEMU with a Linux guest, and dbus-daemon. QEMU 10 with TCG aborts if it creates more vCPUs than
+/// the maximum in its life.
+#[tokio::test]
+async fn qemu_is_asked_for_no_vcpu_that_would_make_it_abort() {
+    let mut world = World::without_polkit().await;
+    let boot = Boot {
+        hardware: Hardware {
+            shape: "maxcpus=3",
+            ..Hardware::Q35
+        },
+        ..Boot::default()
+    };
+    let mut qemu = Qemu::start(&world, "web", &boot).await;
+    let machine = world.machine("web").await;
+    qemu.online("0").await;
+    for _ in 0..2 {
+        assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
+        qemu.online("0-1").await;
+        let result = machine.set_patiently(1).await;
+        assert_eq!(result, Ok(Outcome::removed([1])));
+    }
+    // The next instance of the service knows it too.
+    world.service.take().expect("it runs").kill().await;
+    world.serve().await;
+    let machine = world.machine("web").await;
+    let failure = machine.set(2).await.unwrap_err();
+    let text = ["web", "at most 3 vCPUs in its life, and 3 were there"];
+    failure.assert(error_name::NOT_SUPPORTED, &text);
+    assert_eq!(qemu.count("device_add"), 2);
+}

@@ -23,7 +23,7 @@ async fn changes_by_other_programs_are_restored_and_logged_once() {
         assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_FIFO 5");
         assert_placed(&groups, &guest);
     }
-    let said = log.values("was changed by another program", "STEP").await;
+    let said = log.values("changed by another program", "STEP").await;
     let steps = [
         "moving the thread into the control group",
         "setting the group's host CPUs",
@@ -113,7 +113,7 @@ async fn properties_set_with_systemd_do_not_change_the_groups_of_vcpus() {
     assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     assert_placed(&groups, &guest);
     assert_eq!(groups.of_vcpu(3, "cpu.max"), "40000 50000");
-    assert_eq!(log.of("was changed by another program").await, []);
+    assert_eq!(log.of("changed by another program").await, []);
 }
 
 /// A host CPU that is offline until this is dropped.

@@ -33,7 +33,7 @@ impl Ledger {
     pub(crate) fn take(&mut self, event: &MachineEvent) {
         self.count += 1;
         match event {
-            MachineEvent::Appeared => {
+            MachineEvent::Appeared { .. } => {
                 assert!(!self.is_visible, "Appeared comes twice");
                 self.is_visible = true;
                 return;
