@@ -1,9 +1,8 @@
-//! What the service costs beside the same by hand: `cargo bench --bench floor`.
+//! The cost of the service compared with QMP commands: `cargo bench --bench floor`.
 //!
-//! vCPUs are plugged into two real QEMUs, one by one and in turn: into one by `SetVcpus`, into the
-//! other by a QMP client that does nothing but `device_add`. The ratio is what D-Bus, the look at
-//! what came of it and the placement of the thread cost. Real dbus-daemon, vcpud and QEMUs without
-//! a guest; root, so no polkit.
+//! vCPUs are added to two real QEMUs, one by one and in turn: to one with `SetVcpus`, and to the other with a QMP
+//! client that only sends `device_add`. The ratio is the cost of D-Bus, the refresh and the placement of the
+//! thread. Real dbus-daemon, vcpud and QEMUs without a guest; root, so without polkit.
 
 #![expect(
     clippy::expect_used,
@@ -25,7 +24,7 @@ use harness::*;
 use serde_json::json;
 use timing::{Times, heading};
 
-/// How many vCPUs each gets.
+/// The number of vCPUs that are added to each.
 const VCPUS: u32 = 40;
 
 #[tokio::main]
@@ -49,7 +48,7 @@ async fn main() {
         });
         by_hand.take(alone.execute("device_add", arguments)).await;
         let call = by_service.take(machine.set(n + 1)).await;
-        call.expect("there is room");
+        call.expect("the vCPU is added");
     }
     println!("{}", heading(&["device_add by hand", "SetVcpus"]));
     println!("{}", by_hand.beside("one vCPU more", &by_service));

@@ -1,6 +1,6 @@
 //! The cost of 500 machines: `cargo bench --bench many`.
 //!
-//! 500 fake QEMUs of 4 vCPUs and a real dbus-daemon; root, so no polkit. The figures are the memory of
+//! 500 fake QEMUs of 4 vCPUs and a real dbus-daemon; root, so without polkit. The figures are the memory of
 //! the service, and the CPU time that it uses in ten seconds in which no client calls and no vCPU
 //! changes.
 

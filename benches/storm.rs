@@ -1,10 +1,9 @@
-//! What root notices while another user floods the service: `cargo bench --bench storm`.
+//! The duration of root's calls while another user floods the service: `cargo bench --bench storm`.
 //!
-//! root asks the bus daemon for its id, lists the vCPUs of a machine, and resizes it: at first
-//! alone, then during each flood. A flood is eight connections of the user `nobody` that send one
-//! kind of message as fast as the bus daemon reads. The bus daemon's own answer is the floor: it
-//! has to carry the flood too, and so has the machine that this runs on.
-//! Real dbus-daemon, polkitd and vcpud; scripted QEMUs.
+//! root reads the id of the bus daemon, lists the vCPUs of a machine, and resizes it: first without, and then
+//! during each flood. A flood is eight connections of the user `nobody` that send one kind of message as fast as
+//! the bus daemon reads. The reply of the bus daemon itself is the baseline, because the flood also delays the bus
+//! daemon and the host. Real dbus-daemon, polkitd and vcpud; scripted QEMUs.
 
 #![expect(
     clippy::expect_used,
@@ -38,15 +37,15 @@ const ROUNDS: usize = 40;
 /// The messages of a flood.
 struct Flood {
     name: &'static str,
-    /// The message that is sent again and again, without its serial.
+    /// The message that is sent repeatedly, without its serial.
     bytes: Vec<u8>,
     descriptors: usize,
     /// Whether the replies are read.
     reads: bool,
 }
 
-/// Measures how long the bus daemon, a read and a change of a machine take. Returns also how many calls
-/// the bus daemon rejected, because it holds too much for the service.
+/// Measures the duration of a call of the bus daemon, of a read and of a change of a machine. Also returns the
+/// number of calls that the bus daemon rejected because its queue for the service was full.
 async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> ([Times; 3], usize) {
     let mut times: [Times; 3] = Default::default();
     let mut rejected = 0;
@@ -62,7 +61,7 @@ async fn measure(bus: &DBusProxy<'_>, machine: &Machine) -> ([Times; 3], usize) 
 
 /// Sends `bytes` over a connection of the user `nobody` until the task is aborted.
 async fn flood(mut client: RawClient, mut bytes: Vec<u8>, descriptors: usize, reads: bool) {
-    let file = File::open("/dev/null").expect("it is there");
+    let file = File::open("/dev/null").expect("the file exists");
     let mut unread = vec![0; 64 << 10];
     loop {
         let serial = client.next_serial().get();
@@ -79,7 +78,7 @@ async fn flood(mut client: RawClient, mut bytes: Vec<u8>, descriptors: usize, re
     }
 }
 
-/// The greatest memory of the service so far, in MiB, which is then counted again.
+/// Returns the peak memory of the service, in MiB, and resets the peak.
 fn peak(world: &World) -> u64 {
     let service = world.service.as_ref().expect("it runs");
     let peak = service.peak_memory();
@@ -87,7 +86,7 @@ fn peak(world: &World) -> u64 {
     peak
 }
 
-/// A call of `member` without options.
+/// Returns a call of `member` without options.
 fn call(path: &str, interface: &str, member: &str) -> zbus::message::Builder<'static> {
     Message::method_call(path.to_owned(), member.to_owned())
         .destination("org.vcpud1")
@@ -108,7 +107,7 @@ fn floods(owner: &str) -> Vec<Flood> {
     )
     .build(&());
     let long = call(ROOT, MANAGER, "GetMachine").build(&("\u{1}".repeat(1 << 20),));
-    let file = File::open("/dev/null").expect("it is there");
+    let file = File::open("/dev/null").expect("the file exists");
     let fds: Vec<Fd<'_>> = (0..16).map(|_| Fd::from(&file)).collect();
     let descriptors = call(ROOT, MANAGER, "ListMachines").build(&(fds,));
     let change = call(BIG, MACHINE, "SetVcpus").build(&(3u32, none));
@@ -152,7 +151,7 @@ async fn main() {
     let name = "org.vcpud1".try_into().expect("a name");
     let owner = bus.get_name_owner(name).await.expect("it is owned");
 
-    println!("root's calls, in ms: median and 95 %; x: times the same alone");
+    println!("calls of root, in ms: median and 95 %; x: ratio to the same call without a flood");
     let title = "                          ";
     println!(
         "{title}  GetId                 ListVcpus             SetVcpus              MiB  rejected"
@@ -170,7 +169,7 @@ async fn main() {
             let bytes = kind.bytes.clone();
             clients.spawn(flood(client, bytes, kind.descriptors, kind.reads));
         }
-        measure(&bus, &machine).await; // until the flood has risen
+        measure(&bus, &machine).await; // until the flood is complete
         let (times, rejected) = measure(&bus, &machine).await;
         line(kind.name, &times, peak(&world), rejected);
         clients.shutdown().await;

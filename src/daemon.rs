@@ -1,4 +1,4 @@
-//! The service from start to end: puts the parts together, and takes the name when all is ready.
+//! The service from start to end: starts the parts, and owns the name when they are ready.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,33 +25,33 @@ use crate::placer::Host;
 use crate::registry::{self, Registrar, Registry, SupervisorError};
 use crate::systemd::{self, Store, Systemd};
 
-/// What every D-Bus peer answers to.
+/// The interface that every D-Bus peer has.
 const PEER: &str = "org.freedesktop.DBus.Peer";
 
-/// Why the service cannot start or go on.
+/// The reason why the service cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The bus does not accept a connection.
     #[error("cannot serve on the system bus: {0}")]
     Bus(#[from] zbus::Error),
-    /// The name is not owned.
+    /// The service cannot own its name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A task ended that lasts as long as the service.
+    /// A task ended that must run as long as the service.
     #[error("an essential task ended: {0}")]
     TaskEnded(String),
     /// The registry cannot start or continue.
     #[error(transparent)]
     Registry(#[from] SupervisorError),
-    /// It had begun to end when there was something to do again. systemd starts it anew.
-    #[error("a machine came while the service was about to end; it is to be started again")]
+    /// A machine was added after the service had begun to end. systemd starts the service again.
+    #[error("a machine was added while the service was ending; systemd starts the service again")]
     NeededAgain,
-    /// The kernel refused something basic.
+    /// A basic system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// The parts of the service, once it is ready.
+/// The parts of a service that is ready.
 struct Service {
     link: Link,
     calls: Calls,
@@ -59,7 +59,7 @@ struct Service {
     registrar: Registrar,
     registry: Registry,
     sockets: PathBuf,
-    /// The tasks that last as long as the service. The end of one ends it.
+    /// The tasks that run as long as the service. If one ends, the service ends.
     tasks: JoinSet<Result<(), Error>>,
 }
 
@@ -68,13 +68,13 @@ struct Service {
 ///
 /// # Errors
 ///
-/// [`Error`], after which systemd starts the service again.
+/// After an [`Error`], systemd starts the service again.
 pub async fn run(directories: Directories) -> Result<(), Error> {
     let signals = Signals::new()?;
     Service::start(&directories).await?.serve(signals).await
 }
 
-/// The signals that the service obeys.
+/// The signals that the service handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -92,9 +92,9 @@ impl Signals {
 }
 
 impl Service {
-    /// Starts all parts, and owns the name when the machines that are there are served.
+    /// Starts all parts, and owns the name after the present machines are served.
     async fn start(directories: &Directories) -> Result<Self, Error> {
-        // Before any descriptor is opened.
+        // Before other descriptors are opened.
         let store = Arc::new(Store::open());
         let files = directories.configuration.clone();
         let configuration = blocking(move || Configuration::read(&files)).await;
@@ -113,7 +113,7 @@ impl Service {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { Ok(publisher.run(notices).await?) });
 
-        // Machines are served before the name is owned, so a client that sees the name finds its
+        // Machines are served before the name is owned, so that a client that sees the name finds its
         // machine.
         let site = HostServices {
             units: Arc::new(Systemd::on(link.connections())),
@@ -132,7 +132,7 @@ impl Service {
         systemd::ready();
         tasks.spawn(feed_watchdog(link.clone(), outbox, directory.clone()));
         let sockets = directories.qmp();
-        info!(directory = %sockets.display(), "ready, watching for QMP sockets");
+        info!(directory = %sockets.display(), "ready, watching the directory of QMP sockets");
         Ok(Self {
             link,
             calls,
@@ -144,7 +144,7 @@ impl Service {
         })
     }
 
-    /// Serves until the service is to end.
+    /// Serves until the service must end.
     async fn serve(mut self, mut signals: Signals) -> Result<(), Error> {
         let machines = self.registry.count();
         let limits = self.registry.idle_exit();
@@ -159,7 +159,7 @@ impl Service {
                     let registrar = self.registrar.clone();
                     reloading = async move { registrar.reload().await }.boxed().fuse();
                 }
-                // It only fails when the service ends.
+                // It fails only if the service is ending.
                 _ = &mut reloading => systemd::ready(),
                 Some(ended) = self.tasks.join_next() => break Err(task_ended(ended)),
                 () = idle(&self.calls, limits.clone(), &machines, &self.sockets) => {
@@ -171,9 +171,9 @@ impl Service {
         if result.is_ok() {
             info!(
                 machines = self.directory.all().len(),
-                "ending; the VMs run on"
+                "ending; the VMs continue to run"
             );
-            // The name goes first, so that no call is taken that would not be answered.
+            // The name is released first, so that no call arrives that would not be answered.
             self.link.release_name().await;
         }
         result
@@ -181,9 +181,11 @@ impl Service {
 
     /// Ends a service that has nothing to do.
     async fn end_idle(&self, machines: &watch::Receiver<usize>) -> Result<(), Error> {
-        info!("nothing to do; the service ends until a client calls or a QMP socket appears");
-        // First of all, so that systemd starts the service again for a call that comes from here
-        // on, and does not think that it runs.
+        info!(
+            "ending because there is nothing to do; the next call or QMP socket starts the service"
+        );
+        // Before everything else, so that systemd starts the service again for a call that arrives from
+        // now on.
         systemd::stopping();
         self.link.release_name().await;
         self.calls.last_calls().await;
@@ -194,16 +196,16 @@ impl Service {
     }
 }
 
-/// Why the service ends with one of its tasks.
+/// Returns the error for a task that has ended.
 fn task_ended(ended: Result<Result<(), Error>, JoinError>) -> Error {
     match ended {
         Ok(Err(error)) => error,
-        Ok(Ok(())) => Error::TaskEnded("it had nothing more to do".to_owned()),
+        Ok(Ok(())) => Error::TaskEnded("it returned".to_owned()),
         Err(error) => Error::TaskEnded(error.to_string()),
     }
 }
 
-/// Waits until nobody called for as long as `limits` says last, and there is nothing to do.
+/// Waits until the service has nothing to do, and no call arrived for the last value of `limits`.
 async fn idle(
     calls: &Calls,
     mut limits: watch::Receiver<Duration>,
@@ -226,18 +228,18 @@ async fn idle(
     }
 }
 
-/// Returns whether the service has no machine, and the directory `sockets` no file that may become one.
+/// Returns whether the service has no machine, and no file in the directory `sockets` that may become one.
 async fn has_nothing_to_do(machines: &watch::Receiver<usize>, sockets: &Path) -> bool {
     if *machines.borrow() != 0 {
         return false;
     }
     let is_empty = registry::is_empty(sockets.to_owned()).await;
-    // A machine may have come in the meantime.
+    // A machine may have been added in the meantime.
     is_empty && *machines.borrow() == 0
 }
 
-/// Notifies the watchdog of systemd as long as the service answers a call over the bus, and passes
-/// on what machines report. A service that waits for the bus is alive too.
+/// Notifies the watchdog of systemd as long as the service answers a call over the bus, and forwards the
+/// events of machines. A service that waits for the bus is also alive.
 async fn feed_watchdog(link: Link, outbox: EventSender, directory: Directory) -> Result<(), Error> {
     let Some(interval) = systemd::watchdog() else {
         return std::future::pending().await;
@@ -245,11 +247,13 @@ async fn feed_watchdog(link: Link, outbox: EventSender, directory: Directory) ->
     loop {
         match link.connection() {
             None => systemd::alive(),
-            // Without an answer systemd is not notified, and ends the service.
+            // Without a reply, systemd is not notified, and restarts the service.
             Some(connection) => match timeout(interval, is_alive(&connection, &outbox)).await {
                 Ok(Ok(())) => systemd::alive(),
-                Ok(Err(error)) => warn!(%error, "the service does not answer itself"),
-                Err(_) => warn!("the service does not answer itself"),
+                Ok(Err(error)) => {
+                    warn!(%error, "the service does not answer a call to itself: {error}")
+                }
+                Err(_) => warn!("the service does not answer a call to itself"),
             },
         }
         systemd::status(directory.all().len());
@@ -257,7 +261,7 @@ async fn feed_watchdog(link: Link, outbox: EventSender, directory: Directory) ->
     }
 }
 
-/// Calls the service over `connection`, and waits for all that is being passed on.
+/// Calls the service over `connection`, and waits until all pending events are forwarded.
 async fn is_alive(connection: &Connection, outbox: &EventSender) -> zbus::Result<()> {
     // By the unique name: the well-known name may be released, and would start another instance.
     let own = connection.unique_name().cloned();

@@ -1,8 +1,8 @@
-//! The QEMU guest agent: what the guest says of its CPUs, and which of them it is to use.
+//! The QEMU guest agent: reads the CPUs of the guest, and brings them online or takes them offline.
 //!
-//! A conversation is one connection: the agent's socket takes one client at a time, and others
-//! want it too. All that is read was written by the guest, so it has limits in size and time
-//! (QEMU's `docs/interop/qemu-ga-ref`).
+//! A conversation is one connection, because the socket of the agent serves one client at a time and other
+//! programs use it too. The guest controls all data of the agent, so size and time have limits (QEMU's
+//! `docs/interop/qemu-ga-ref`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,54 +22,54 @@ use crate::limited::Limited;
 use crate::process::{self, Leader, SocketError};
 use crate::text::Text;
 
-/// The longest line that is read: [`MAX_VCPUS`] CPUs take less.
+/// The maximum length of a line, in bytes. The reply for [`MAX_VCPUS`] CPUs is shorter.
 const MAX_LINE: u64 = 2 << 20;
-/// The longest time for a conversation, whatever the caller says.
+/// The maximum time for a conversation, regardless of the caller.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often an agent that does not answer is called.
+/// The interval in which an agent that does not answer is called.
 const CALL_INTERVAL: Duration = Duration::from_secs(1);
-/// What the agent sends before the answer to `guest-sync-delimited`, and takes as the end of
-/// whatever came before.
+/// The byte that the agent sends before the reply to `guest-sync-delimited`, and that ends an incomplete
+/// message to the agent.
 const DELIMITER: u8 = 0xff;
 
 /// One conversation with an agent.
 #[derive(Debug)]
 pub struct GuestAgent {
     stream: BufReader<UnixStream>,
-    /// The beginning of the line that is being read.
+    /// The part of the line that was read.
     line: Vec<u8>,
     deadline: Instant,
 }
 
-/// A CPU as the guest knows it (`GuestLogicalProcessor`).
+/// A CPU of the guest (`GuestLogicalProcessor`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GuestCpu {
-    /// The guest's number of it, which need not be QEMU's.
+    /// The number that the guest gives it. QEMU may use another one.
     pub logical_id: u32,
     /// Whether the guest uses it.
     pub online: bool,
-    /// Whether the guest can do without it.
+    /// Whether the guest can take it offline.
     #[serde(default)]
     pub can_offline: bool,
 }
 
-/// Why the agent does not do what it was asked.
+/// The reason why a request to the agent failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// There is no socket of an agent.
+    /// The socket of the agent does not exist.
     #[error("the machine has no guest agent socket")]
     None,
-    /// The socket is no agent's of this machine.
+    /// The socket does not belong to the agent of this machine, or the connection failed.
     #[error("the guest agent cannot be reached: {0}")]
     Unreachable(String),
-    /// It said nothing, or not enough, in time.
-    #[error("the guest agent does not answer; is it running in the guest?")]
+    /// The agent did not answer in time.
+    #[error("the guest agent does not answer; check that it runs in the guest")]
     Silent,
-    /// It said what no agent says.
-    #[error("the guest agent answered with something else: {0}")]
+    /// The reply is not valid.
+    #[error("the guest agent sent an invalid reply: {0}")]
     Malformed(String),
-    /// It refused.
+    /// The agent refused.
     #[error("the guest agent refused: {0}")]
     Refused(Text),
 }
@@ -94,8 +94,8 @@ struct Wanted {
 }
 
 impl GuestAgent {
-    /// Begins a conversation over the socket at `path`, which must be of the QEMU `leader`. It
-    /// must end within `limit`.
+    /// Begins a conversation over the socket at `path`. The QEMU process `leader` must listen on it. The
+    /// conversation must end within `limit`.
     ///
     /// # Errors
     ///
@@ -113,7 +113,8 @@ impl GuestAgent {
         let peer = peer.map_err(|error| Error::Unreachable(error.to_string()))?;
         if peer.pid() != leader {
             let pid = peer.pid();
-            let reason = format!("process {pid} listens there, not QEMU, which is {leader}");
+            let reason =
+                format!("process {pid} listens on its socket, not QEMU (process {leader})");
             return Err(Error::Unreachable(reason));
         }
         let stream = BufReader::new(stream);
@@ -127,10 +128,10 @@ impl GuestAgent {
         Ok(agent)
     }
 
-    /// Returns the CPUs that the guest knows, by the guest's numbers.
+    /// Returns the CPUs of the guest, by the numbers of the guest.
     ///
     /// # Errors
-    /// Fails where the agent does not answer in time, refuses, or answers with something else.
+    /// Fails if the agent does not answer in time, refuses, or sends an invalid reply.
     pub async fn cpus(&mut self) -> Result<BTreeMap<u32, GuestCpu>, Error> {
         let cpus: Limited<GuestCpu, { MAX_VCPUS as usize }> =
             self.execute("guest-get-vcpus", json!({})).await?;
@@ -141,18 +142,18 @@ impl GuestAgent {
             .collect())
     }
 
-    /// Brings the guest's `cpus`, in its own numbers, online or takes them offline.
+    /// Brings the `cpus`, in the numbers of the guest, online, or takes them offline.
     ///
     /// # Errors
     ///
-    /// Fails if the agent refuses a CPU, does not answer in time, or answers with something else. The
-    /// CPUs before the refused one are changed.
+    /// Fails if the agent refuses a CPU, does not answer in time, or sends an invalid reply. The CPUs before
+    /// the refused one are changed.
     pub async fn set_online(&mut self, cpus: &[u32], online: bool) -> Result<(), Error> {
         let mut left = cpus;
         while !left.is_empty() {
             let wanted = left.iter().map(|&logical_id| Wanted { logical_id, online });
             let wanted: Vec<Wanted> = wanted.collect();
-            // It stops at the first that it cannot do, and says why when it comes first.
+            // The agent stops at the first CPU that fails, and gives the reason only if no CPU was changed.
             let done: usize = self
                 .execute("guest-set-vcpus", json!({"vcpus": wanted}))
                 .await?;
@@ -164,8 +165,8 @@ impl GuestAgent {
         Ok(())
     }
 
-    /// Passes over what was left by whoever spoke with the agent before. What comes before the
-    /// agent listens may be lost, so it is called until it answers.
+    /// Discards data that a previous client left. Calls that arrive before the agent listens may be lost, so
+    /// the call is repeated until the agent answers.
     async fn synchronize(&mut self) -> Result<(), Error> {
         loop {
             let id = synchronization_id()?;
@@ -178,7 +179,7 @@ impl GuestAgent {
         }
     }
 
-    /// Reads until the answer to the synchronization `id`.
+    /// Reads until the reply to the synchronization `id`.
     async fn answer_to(&mut self, id: u64) -> Result<(), Error> {
         loop {
             let line = self.line().await?;
@@ -218,7 +219,7 @@ impl GuestAgent {
     async fn line(&mut self) -> Result<Vec<u8>, Error> {
         let room = MAX_LINE.saturating_sub(self.line.len() as u64);
         let mut limited = (&mut self.stream).take(room);
-        // What was read stays in the line, should the call be given up here.
+        // If the call is cancelled here, the data stays in the line.
         let read = limited.read_until(b'\n', &mut self.line);
         let read = timeout_at(self.deadline, read).await;
         read.map_err(|_| Error::Silent)?.map_err(unreachable)?;
@@ -228,7 +229,7 @@ impl GuestAgent {
             Some(_) if line.len() as u64 + 1 >= MAX_LINE => {
                 Err(Error::Malformed(format!("a line of {MAX_LINE} bytes")))
             }
-            _ => Err(Error::Unreachable("it hung up".into())),
+            _ => Err(Error::Unreachable("it closed the connection".into())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! When the service has nothing to do, and may end until somebody needs it.
+//! The time of the last call, which decides when an unused service ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// After the name is released, calls that were on their way are answered. It takes
-/// milliseconds; each call that arrives starts this time again.
+/// The time for calls that were sent before the name was released. They arrive within milliseconds, and
+/// each of them starts this time again.
 const LAST_CALLS: Duration = Duration::from_millis(500);
 
-/// When others last called.
+/// The time of the last call.
 #[derive(Clone, Debug)]
 pub struct Calls {
     last: Arc<watch::Sender<Instant>>,
@@ -24,12 +24,12 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// Notes a call.
+    /// Records a call.
     pub(crate) fn note(&self) {
         self.last.send_replace(Instant::now());
     }
 
-    /// Waits until no call came for `limit`.
+    /// Waits until no call arrived for `limit`.
     pub(crate) async fn silence(&self, limit: Duration) {
         loop {
             let end = *self.last.borrow() + limit;
@@ -40,7 +40,7 @@ impl Calls {
         }
     }
 
-    /// Waits until the calls that came before are answered, where that takes no time.
+    /// Waits until the calls that were sent before are answered.
     pub(crate) async fn last_calls(&self) {
         sleep(LAST_CALLS).await;
         self.silence(LAST_CALLS).await;

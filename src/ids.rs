@@ -1,5 +1,5 @@
-//! Numbers with a meaning. Each is a type of its own, so that no vCPU is taken for a thread, and no
-//! user for a process.
+//! Numbers with a meaning. Each has a type of its own, so that a vCPU cannot be used as a thread, or a user
+//! as a process.
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The maximum number of vCPUs of a machine. No QEMU machine type has more (4,096 in QEMU 11), and a QEMU
-/// that reports more is not believed.
+/// The maximum number of vCPUs of a machine. No QEMU machine type has more (4,096 in QEMU 11), and
+/// replies with more are refused.
 pub const MAX_VCPUS: u32 = 16_384;
 
 macro_rules! id {

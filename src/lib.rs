@@ -1,9 +1,9 @@
-//! vcpud adds and removes virtual CPUs of running QEMU virtual machines, over D-Bus.
+//! vcpud adds and removes virtual CPUs of running QEMU virtual machines over D-Bus.
 //!
-//! The library holds all of the service and the client side; the two programs in `src/bin` only
-//! start it. Calls and types flow one way: `daemon` → `bus` → `registry` → `machine` →
-//! {`qmp`, `guest_agent`, `placer`, `process`, `inventory`}. `ARCHITECTURE.md` draws the map, and
-//! `tests/architecture` enforces it.
+//! The library contains the service and the client side. The two programs in `src/bin` use it. Calls and
+//! types have one direction: `daemon` → `bus` → `registry` → `machine` → {`qmp`, `guest_agent`, `placer`,
+//! `process`, `inventory`}. `ARCHITECTURE.md` describes the modules, and `tests/architecture` enforces
+//! their dependencies.
 
 pub mod audit;
 mod blocking;

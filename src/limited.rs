@@ -1,4 +1,4 @@
-//! Lists from a peer: no more elements are parsed than a peer may send.
+//! Lists from a peer, with a maximum number of elements.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,6 +1,5 @@
-//! Every public name: the bus, its objects, its errors, the polkit actions, machine names.
-//!
-//! Nothing here does anything; what is not named here is not part of the contract.
+//! All public names: the bus name, objects, errors, polkit actions, machine names. Other names are not part
+//! of the interface.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,7 +9,7 @@ use std::str::FromStr;
 pub const BUS_NAME: &str = "org.vcpud1";
 /// The root object: `ObjectManager` and [`MANAGER_INTERFACE`].
 pub const ROOT_PATH: &str = "/org/vcpud1";
-/// Below it is one object for each machine.
+/// The prefix of the object paths of machines.
 pub const MACHINE_PATH_PREFIX: &str = "/org/vcpud1/machine/";
 /// The interface of the root object.
 pub const MANAGER_INTERFACE: &str = "org.vcpud1.Manager";
@@ -25,7 +24,7 @@ pub mod error_name {
                 #[doc = concat!("`org.vcpud1.Error.", $name, "`")]
                 pub const $constant: &str = concat!("org.vcpud1.Error.", $name);
             )*
-            /// All errors of the service's own, in alphabetical order.
+            /// All errors of the service, in alphabetical order.
             pub const ALL: &[&str] = &[$($constant),*];
         };
     }
@@ -49,33 +48,33 @@ pub mod error_name {
         REMOVAL_PENDING = "RemovalPending";
     }
 
-    /// The caller may not.
+    /// The caller is not authorized.
     pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
-    /// The caller may after authentication, for which his message gave no leave.
+    /// The caller must authenticate, and the message does not allow the question.
     pub const INTERACTIVE_AUTHORIZATION_REQUIRED: &str =
         "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
-    /// An argument is not what the method takes.
+    /// An argument is not valid.
     pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
-    /// What must be written down cannot be.
+    /// The state cannot be saved.
     pub const IO_ERROR: &str = "org.freedesktop.DBus.Error.IOError";
 }
 
-/// The ids of journald's messages (`MESSAGE_ID` in `systemd.journal-fields(7)`), one for each kind
-/// of outcome; `systemd/vcpud.catalog` explains them.
+/// The ids of messages of the journal (`MESSAGE_ID` in `systemd.journal-fields(7)`), which
+/// `systemd/vcpud.catalog` explains.
 pub mod message_id {
-    /// A vCPU came.
+    /// A vCPU was added.
     pub const VCPU_ADDED: &str = "9f4e0c4e91c24cafaa929189f8a649eb";
-    /// A vCPU is gone.
+    /// A vCPU was removed.
     pub const VCPU_REMOVED: &str = "3598f460a1c2447c9c19365cd6bd577d";
     /// The guest or QEMU refused to remove a vCPU.
     pub const VCPU_REMOVAL_FAILED: &str = "54fe9cb5ef784d6d95654fc2f2fabe84";
-    /// A caller waited in vain for vCPUs to be removed.
+    /// The time limit of a call ended before vCPUs were removed.
     pub const VCPU_REMOVAL_PENDING: &str = "6125963b38934c3fbaa3a4661cc5d373";
-    /// A vCPU does not run where it should.
+    /// A vCPU could not be placed as configured.
     pub const VCPU_NOT_PLACED: &str = "dbb090f188cf40068c61fd0936e0ab6a";
     /// A call was authorized.
     pub const CALL_AUTHORIZED: &str = "0e7de91df5b945eabe337c3ac2db00ad";
-    /// All of them.
+    /// All ids.
     pub const ALL: &[&str] = &[
         CALL_AUTHORIZED,
         VCPU_ADDED,
@@ -88,22 +87,21 @@ pub mod message_id {
 
 /// The polkit actions.
 pub mod action_id {
-    /// Guards every change of which machines there are.
+    /// Registers and unregisters machines, and reloads the configuration.
     pub const MANAGE_MACHINES: &str = "org.vcpud1.manage-machines";
-    /// Guards every change of the number of vCPUs.
+    /// Changes the number of vCPUs.
     pub const SET_VCPUS: &str = "org.vcpud1.set-vcpus";
-    /// Guards every change of where and how vCPUs run on the host.
+    /// Changes where and how vCPUs run on the host.
     pub const TUNE_VCPUS: &str = "org.vcpud1.tune-vcpus";
 }
 
 /// The name of a machine: 1 to 64 bytes of `[A-Za-z0-9._-]`, not starting with `.` or `-`.
 ///
-/// A machine's name is part of file names, unit names and object paths; the type is the proof
-/// that it was checked.
+/// The name is part of file names, unit names and object paths. A value of this type was checked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineName(String);
 
-/// Why a text is no [`MachineName`].
+/// The error for a text that is not a [`MachineName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a machine name: 1 to 64 characters of A-Z, a-z, 0-9, '.', '_', '-', not starting with '.' or '-'"
@@ -111,19 +109,19 @@ pub struct MachineName(String);
 pub struct InvalidMachineName(pub String);
 
 impl MachineName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The object path of the machine of this name.
+    /// Returns the object path of the machine.
     pub fn object_path(&self) -> String {
         format!("{MACHINE_PATH_PREFIX}{}", escape_label(&self.0))
     }
 }
 
 impl MachineName {
-    /// The name of the machine's own scope, where it is given one (`systemd.scope(5)`).
+    /// Returns the name of the scope of the machine (`systemd.scope(5)`).
     pub fn scope(&self) -> String {
         format!("vcpud-{}.scope", escape_label(&self.0))
     }
@@ -158,8 +156,7 @@ impl Borrow<str> for MachineName {
     }
 }
 
-/// Escapes a text to one element of an object path, as `sd_bus_path_encode(3)` does: every byte
-/// outside `[A-Za-z0-9]`, and a leading digit, becomes `_xx`; the empty text becomes `_`.
+/// Escapes a text to one element of an object path, as `sd_bus_path_encode(3)`: every byte outside `[A-Za-z0-9]`, and a leading digit, becomes `_xx`; the empty text becomes `_`.
 pub fn escape_label(text: &str) -> String {
     if text.is_empty() {
         return "_".to_owned();
@@ -175,7 +172,7 @@ pub fn escape_label(text: &str) -> String {
     label
 }
 
-/// The text that [`escape_label`] made `label` of; `None` if it made it of none.
+/// Returns the text whose [`escape_label`] is `label`; `None` if no text has it.
 pub fn unescape_label(label: &str) -> Option<String> {
     if label == "_" {
         return Some(String::new());
@@ -193,7 +190,7 @@ pub fn unescape_label(label: &str) -> Option<String> {
         }
     }
     let text = String::from_utf8(bytes).ok()?;
-    // Only the one spelling that escape_label() writes is a label.
+    // Only the spelling of escape_label() is a label.
     (escape_label(&text) == label).then_some(text)
 }
 
@@ -203,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn labels_are_what_sd_bus_makes() {
+    fn escapes_labels_as_sd_bus() {
         for (text, label) in [
             ("", "_"),
             ("web", "web"),
@@ -218,20 +215,20 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_is_named_after_its_machine() {
+    fn a_scope_has_the_name_of_its_machine() {
         let name: MachineName = "web-1".parse().unwrap();
         assert_eq!(name.scope(), "vcpud-web_2d1.scope");
     }
 
     #[test]
-    fn other_spellings_are_no_labels() {
+    fn refuses_other_spellings_of_labels() {
         for label in ["", "_2", "_zz", "_61", "a_2D", "a__", "1a", "_+1", "a-b"] {
             assert_eq!(unescape_label(label), None, "{label}");
         }
     }
 
     #[test]
-    fn machine_names_are_checked() {
+    fn checks_the_names_of_machines() {
         for good in ["a", "web-1", "1", "_x", "a.b", &"x".repeat(64)] {
             assert!(good.parse::<MachineName>().is_ok(), "{good}");
         }

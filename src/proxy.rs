@@ -1,6 +1,6 @@
-//! The client side of the bus interface: what `vcpuctl` and Rust programs call.
+//! The client side of the bus interface, for `vcpuctl` and other Rust programs.
 //!
-//! `dbus/org.vcpud1.xml` is the manual of every member.
+//! `dbus/org.vcpud1.xml` describes all members.
 #![allow(missing_docs, reason = "the manual is dbus/org.vcpud1.xml")]
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use zbus::{Fd, OwnedObjectPath, OwnedVariant, Variant};
 /// Returns the name and the text of the error reply that `error` is.
 ///
 /// Returns `None` for an error that is not a reply, such as a lost connection. zbus reports the
-/// standard errors of the D-Bus specification by a variant of their own.
+/// standard errors of the D-Bus specification as a separate variant.
 pub fn error_reply(error: &zbus::Error) -> Option<(String, String)> {
     match error {
         zbus::Error::MethodError(name, text, _) => {

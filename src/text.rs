@@ -1,4 +1,4 @@
-//! Text that a QEMU wrote: a guest that broke out of its QEMU chooses every byte of it.
+//! Text from QEMU. A guest that controls its QEMU process chooses every byte of it.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,25 +8,25 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// A short, printable text from a QEMU: at most [`Text::MAX`] bytes, no control characters.
 ///
-/// Whatever QEMU says reaches terminals, journals and D-Bus messages (where a NUL would cost
-/// the service its connection). A QEMU whose names do not fit this type is not believed.
+/// Texts of QEMU reach terminals, the journal and D-Bus messages, where a NUL would end the connection of the
+/// service. A reply with a name that does not fit this type is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Text(Box<str>);
 
-/// Why a text cannot be a [`Text`].
+/// The reason why a text is not a [`Text`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadText {
-    /// It is too long.
+    /// The text is too long.
     #[error("a name of more than {} bytes", Text::MAX)]
     Long,
-    /// It has characters that are not printed.
+    /// The text has control characters.
     #[error("a name with control characters")]
     Unprintable,
 }
 
 impl Text {
-    /// The greatest length in bytes. QEMU sets no limit for the ids of devices, which QOM paths end
-    /// with. The longest recorded path has 320 bytes.
+    /// The maximum length, in bytes. QOM paths end with the ids of devices, for which QEMU has no limit. The
+    /// longest recorded path has 320 bytes.
     pub const MAX: usize = 512;
 
     /// Returns the text.
@@ -34,14 +34,14 @@ impl Text {
         &self.0
     }
 
-    /// Cuts any text after [`Text::MAX`] bytes, and replaces control characters.
+    /// Returns any text, cut after [`Text::MAX`] bytes and without control characters.
     pub fn lossy(text: &str) -> Self {
         let mut end = text.len().min(Self::MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         let clean = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
-        // A replacement is up to three bytes for one, so cut again.
+        // A replacement character has up to three bytes for one, so the text is cut again.
         let mut out = String::new();
         for c in text[..end].chars().map(clean) {
             if out.len() + c.len_utf8() > Self::MAX {
@@ -98,8 +98,8 @@ impl Visitor<'_> for Checked {
     }
 }
 
-/// Returns whether `c` has no glyph but changes what a reader sees: it drives a terminal, begins a
-/// line, turns the direction of writing or has no width.
+/// Returns whether `c` has no glyph and changes the display of other characters: it controls a terminal,
+/// begins a line, changes the direction of text, or has no width.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')

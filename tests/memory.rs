@@ -1,5 +1,5 @@
-//! How much memory one peer can make the service use: a scripted QEMU, or its guest agent, and a
-//! machine's actor, with an allocator that counts.
+//! The memory that one peer can make the service use: a scripted QEMU or guest agent, and the task of a
+//! machine, with an allocator that counts.
 
 #![expect(
     clippy::expect_used,
@@ -35,13 +35,13 @@ use vcpud::qmp::Codec;
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Eight times the longest line that QEMU may send, and so eight times the largest inventory.
+/// The limit: eight times the longest line of QEMU, and so eight times the largest inventory.
 const LIMIT: usize = 8 * Codec::DEFAULT_LIMIT;
 /// The longest value of a reply.
 const LINE: usize = Codec::DEFAULT_LIMIT - 100;
 /// The longest line of a guest agent.
 const AGENT_LINE: usize = (2 << 20) - 100;
-/// The greatest number of vCPUs in a slot.
+/// The maximum number of vCPUs in a slot.
 const WIDTH: usize = 64;
 
 /// The replies of a QEMU and its guest agent.
@@ -58,7 +58,7 @@ impl From<Canned> for Script {
     }
 }
 
-/// Returns a list of `count` plugged slots of `width` vCPUs, or as many as a line holds.
+/// Returns a list of `count` plugged slots of `width` vCPUs, or as many as fit into a line.
 fn slots(count: usize, width: usize, props: impl Fn(usize) -> String) -> Arc<str> {
     let mut list = String::from("[");
     for n in 0..count {
@@ -185,7 +185,7 @@ fn scripts() -> Vec<(&'static str, bool, Script)> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let scripts = scripts();
-    let directory = tempfile::tempdir().expect("a directory can be made");
+    let directory = tempfile::tempdir().expect("a directory can be created");
     let site = site();
     // The peak counts the whole process, so each machine ends before the next begins.
     let base = ALLOCATOR.allocated();
@@ -209,8 +209,7 @@ fn println(line: &str) {
     println!("{line}");
 }
 
-/// Meets a QEMU that follows `script`. Returns the bytes in use after it, and the greatest number
-/// so far.
+/// Runs a machine whose QEMU follows `script`. Returns the bytes in use after it, and the peak so far.
 async fn meet(
     directory: &Path,
     site: &HostServices,
@@ -222,7 +221,7 @@ async fn meet(
     let (near, far) = UnixStream::pair().expect("a pair");
     let agent_socket = directory.join("agent");
     let _ = std::fs::remove_file(&agent_socket);
-    let listener = UnixListener::bind(&agent_socket).expect("the socket can be made");
+    let listener = UnixListener::bind(&agent_socket).expect("the socket can be created");
     let peer = tokio::spawn(script.qemu.clone().serve(far));
     let agent = tokio::spawn(be_agent(listener, script.agent.clone()));
     let refusals = watch::Sender::new(0);
@@ -274,7 +273,7 @@ fn start(
 ) -> (Running, JoinHandle<()>) {
     let spec = MachineSpec {
         registrant: None,
-        name: "machine".parse().expect("it is a name"),
+        name: "machine".parse().expect("a valid name"),
         endpoint: QmpEndpoint::Connection(Some(stream)),
         lifetime: Lifetime::Registered,
         uuid: None,
@@ -335,7 +334,7 @@ async fn be_agent(listener: UnixListener, answer: Arc<str>) {
 fn site() -> HostServices {
     HostServices {
         units: Arc::new(Nothing),
-        host: Host::this().expect("this is a host"),
+        host: Host::this().expect("the host can be read"),
         audit: Arc::new(Audit::none()),
         fd_store: Arc::new(Nothing),
     }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by scripts that install packages on Debian and Ubuntu. They have a `say` and a `die`.
+# Functions for scripts that install packages on Debian and Ubuntu. The scripts define `say` and `die`.
 
 as_root() {
 	if ((EUID == 0)); then "$@"; else sudo "$@"; fi
@@ -7,19 +7,19 @@ as_root() {
 
 has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
 
-# `install_packages PACKAGE…`: as root or by sudo, and says so.
+# `install_packages PACKAGE…`: installs packages as root or with sudo, and prints their names.
 install_packages() {
 	(($#)) || return 0
 	say "installing: $*"
 	local install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2
 		--no-install-recommends --no-remove "$@")
-	# What apt knows of the archive may be too old for that, or nothing at all.
+	# apt's list of packages may be missing or too old.
 	as_root "${install[@]}" </dev/null &>/dev/null && return
 	as_root apt-get update --quiet=2 </dev/null
 	as_root "${install[@]}" </dev/null >/dev/null || die "cannot install: $*"
 }
 
-# `archive Debian`, `archive Ubuntu`: the address from which this machine gets it, if it does.
+# `archive Debian`, `archive Ubuntu`: prints the address from which apt gets the packages.
 archive() {
 	local address
 	address=$(archive_in_use "$1")
@@ -32,7 +32,7 @@ archive() {
 }
 
 archive_in_use() {
-	# shellcheck disable=SC2016 # apt's, not the shell's
+	# shellcheck disable=SC2016 # apt expands it, not the shell
 	apt-get indextargets --format '$(REPO_URI)' \
 		'Created-By: Packages' "Origin: $1" "Label: $1" | sed -n 1p
 }

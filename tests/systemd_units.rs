@@ -28,13 +28,13 @@ const JOB: &str = "/org/freedesktop/systemd1/job/7";
 
 #[derive(Clone, Default)]
 struct Script {
-    /// Whether it knows pidfds, as systemd 253 does.
+    /// Whether it accepts pidfds, as systemd 253.
     is_new: bool,
-    /// Whether it says no.
+    /// Whether it refuses all calls.
     refuses: bool,
     /// The number of answers that a scope of this name exists.
     exists: Arc<Mutex<u32>>,
-    /// How the job ends; not at all where this is `None`.
+    /// The result of the job; `None` if the job does not end.
     result: Option<&'static str>,
     /// The calls.
     asked: Arc<Mutex<Vec<String>>>,
@@ -122,7 +122,7 @@ impl ScriptedManager {
         if self.0.still_exists() {
             return Err(Refusal::UnitExists("Unit was already loaded".to_owned()));
         }
-        // Another's job, and then ours, before the reply.
+        // The job of another unit, and then the job of the scope, before the reply.
         let other = ObjectPath::from_static_str_unchecked("/org/freedesktop/systemd1/job/6");
         Self::job_removed(&emitter, 6, other, "y.service", "failed").await?;
         let job = ObjectPath::from_static_str_unchecked(JOB);
@@ -187,7 +187,7 @@ async fn bus() -> (Child, String) {
         .expect("dbus-daemon can be started; run tests/setup");
     let stdout = daemon.stdout.take().expect("it is a pipe");
     let address = BufReader::new(stdout).lines().next_line().await;
-    (daemon, address.unwrap().expect("it says its address"))
+    (daemon, address.unwrap().expect("it prints its address"))
 }
 
 impl World {
@@ -218,7 +218,7 @@ impl World {
     }
 }
 
-/// This process; any descriptor does.
+/// Returns this process, with any descriptor.
 fn process(held: &UnixStream) -> Process<'_> {
     Process {
         pid: Pid(std::process::id()),
@@ -318,7 +318,7 @@ async fn waits_for_a_scope_that_is_about_to_stop() {
     assert_eq!(started.as_deref(), Ok("/system.slice/vm.service"));
     assert_eq!(script.asked.lock().unwrap().len(), 4);
 
-    // And not without end.
+    // The number of attempts is limited.
     *script.exists.lock().unwrap() = u32::MAX;
     let error = world.systemd.start_scope(SCOPE, process(&held)).await;
     assert_eq!(

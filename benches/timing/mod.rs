@@ -1,13 +1,13 @@
-//! How long something took, many times, beside something else.
+//! Durations of repeated measurements, and their comparison.
 
 use std::time::{Duration, Instant};
 
-/// Some times.
+/// The durations of one measurement.
 #[derive(Debug, Default)]
 pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
-    /// Does `what` and notes how long it took.
+    /// Measures the duration of `what`.
     pub(crate) async fn take<T>(&mut self, what: impl Future<Output = T>) -> T {
         let start = Instant::now();
         let result = what.await;
@@ -15,7 +15,7 @@ impl Times {
         result
     }
 
-    /// The time that so many in a hundred did not exceed.
+    /// Returns a percentile.
     fn percentile(&self, percent: usize) -> Duration {
         let mut times = self.0.clone();
         times.sort_unstable();
@@ -27,7 +27,7 @@ impl Times {
         format!("{median:10.2} {most:10.2}")
     }
 
-    /// Median and 95th percentile, and the median as a multiple of that of `quiet`.
+    /// Returns the median and the 95th percentile, and the ratio of the median to that of `quiet`.
     pub(crate) fn against(&self, quiet: &Self) -> String {
         let [own, quiet_own] = [self, quiet].map(|times| times.percentile(50).as_secs_f64());
         let most = self.percentile(95).as_secs_f64() * 1e3;
@@ -35,7 +35,7 @@ impl Times {
         format!("{:7.2} {most:7.2} {multiple:4.1}x", own * 1e3)
     }
 
-    /// A line with these and the `other` times, and how often these go into the others.
+    /// Returns a line with these and the `other` durations, and their ratio.
     pub(crate) fn beside(&self, name: &str, other: &Self) -> String {
         let median = |times: &Self| times.percentile(50).as_secs_f64();
         let ratio = median(other) / median(self);
@@ -44,7 +44,7 @@ impl Times {
     }
 }
 
-/// What stands above such lines: the two `names`, each over a median and a 95th percentile in ms.
+/// Returns the heading of these lines: the two `names`, each above a median and a 95th percentile in ms.
 pub(crate) fn heading(names: &[&str; 2]) -> String {
     let [one, other] = names;
     let units = "median   95% ms";

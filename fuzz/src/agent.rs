@@ -1,4 +1,4 @@
-//! A guest agent (`vcpud::guest_agent`), which is the guest itself.
+//! The guest agent (`vcpud::guest_agent`). The guest controls all its data.
 
 use std::time::Duration;
 
@@ -11,25 +11,24 @@ use vcpud::inventory::MAX_VCPUS;
 
 use super::choice::Choices;
 
-/// How long a conversation may take.
+/// The time limit of a conversation.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Longer than any line that is read.
+/// A length above the maximum of a line.
 const TOO_LONG: usize = 3 << 20;
 
-/// A conversation ends in its time whatever the guest says; what is believed of it is possible, and
-/// what is told of it harmless.
+/// A conversation ends within its limit, regardless of the data. Accepted CPUs are possible, and errors are
+/// short and have no control characters.
 ///
-/// The first byte says how the guest begins. The others are what it answers, a 0 between two
-/// answers.
+/// The first byte selects the behaviour of the guest. The others are its replies, separated by 0.
 pub fn agent(data: &[u8]) {
     super::in_own_time(async {
-        let directory = tempfile::tempdir().expect("a directory can be made");
+        let directory = tempfile::tempdir().expect("a directory can be created");
         let path = directory.path().join("agent");
-        let listener = UnixListener::bind(&path).expect("the socket can be made");
+        let listener = UnixListener::bind(&path).expect("the socket can be created");
         let guest = tokio::spawn(be_guest(listener, data.to_vec()));
         let start = Instant::now();
         let talk = timeout(2 * LIMIT, async {
-            // The guest is in this process, which is thus the QEMU.
+            // The guest is in this process, so this process is the leader.
             let mut agent = GuestAgent::connect(&path, Pid(std::process::id()), LIMIT).await?;
             let cpus = agent.cpus().await?;
             assert!(cpus.len() <= MAX_VCPUS as usize);
@@ -37,7 +36,7 @@ pub fn agent(data: &[u8]) {
             let ids: Vec<u32> = cpus.into_keys().take(8).collect();
             agent.set_online(&ids, false).await
         });
-        let result = talk.await.expect("it ends in its time");
+        let result = talk.await.expect("the conversation ends within its limit");
         assert!(start.elapsed() <= LIMIT + Duration::from_secs(1));
         check(&result);
         guest.abort();
@@ -54,7 +53,7 @@ fn check(result: &Result<(), Error>) {
 
 async fn be_guest(listener: UnixListener, data: Vec<u8>) {
     while let Ok((stream, _)) = listener.accept().await {
-        // Who does not listen any more is no failure.
+        // A client that has left is not a failure.
         let _ = talk(stream, &data).await;
     }
 }
@@ -73,7 +72,7 @@ async fn talk(stream: UnixStream, data: &[u8]) -> std::io::Result<()> {
             .nth(1)
             .and_then(|rest| rest.split('}').next());
         match (id, manner) {
-            // Says what it likes from the beginning.
+            // Sends arbitrary data from the beginning.
             (Some(_), 1) | (None, _) => {
                 let Some(answer) = answers.next() else {
                     return Ok(());
@@ -81,10 +80,10 @@ async fn talk(stream: UnixStream, data: &[u8]) -> std::io::Result<()> {
                 write.write_all(answer).await?;
                 write.write_all(b"\n").await?;
             }
-            // Is not there.
+            // Does not answer.
             (Some(_), 2) => {}
             (Some(_), 3) => write.write_all(&vec![b'x'; TOO_LONG]).await?,
-            // What somebody else left comes first.
+            // Sends data of a previous client first.
             (Some(id), 4) => {
                 let answer = answers.next().unwrap_or_default();
                 write.write_all(answer).await?;

@@ -1,15 +1,15 @@
-//! Bytes as choices among what could happen.
+//! Bytes as a source of choices.
 
-/// Bytes that are used up by choosing. When there are none left every choice is the first.
+/// Bytes that are consumed by choices. Without further bytes, every choice is the first.
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
-    /// The choices that `data` makes.
+    /// Returns the choices of `data`.
     pub fn new(data: &'a [u8]) -> Self {
         Self(data)
     }
 
-    /// The next byte.
+    /// Returns the next byte.
     pub fn byte(&mut self) -> u8 {
         match self.0.split_first() {
             Some((first, rest)) => {
@@ -20,17 +20,17 @@ impl<'a> Choices<'a> {
         }
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         usize::from(self.byte()) % end
     }
 
-    /// One of `items`, of which there are some.
+    /// Returns one of `items`, which must not be empty.
     pub fn one<T: Clone>(&mut self, items: &[T]) -> T {
         items[self.below(items.len())].clone()
     }
 
-    /// Whether something happens that does once in `times`.
+    /// Returns true once in `times`.
     pub fn once_in(&mut self, times: u8) -> bool {
         self.byte() % times == times - 1
     }

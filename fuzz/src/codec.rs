@@ -1,4 +1,4 @@
-//! QMP's framing (`vcpud::qmp::Codec`): what a QEMU sends, in whatever pieces it comes.
+//! The framing of QMP (`vcpud::qmp::Codec`): data of QEMU in any pieces.
 
 use tokio_util::bytes::BytesMut;
 use tokio_util::codec::Decoder;
@@ -6,17 +6,17 @@ use vcpud::inventory::{CpuInfoFast, HotpluggableCpu};
 use vcpud::qmp::{AcpiOst, Codec, Event, Malformed, Message};
 use vcpud::text::Text;
 
-/// Small, so that lines that are too long are short.
+/// A low limit, so that short inputs have lines above it.
 const LIMIT: usize = 512;
-/// What is read from a socket at once.
+/// The number of bytes that are read at a time.
 const READ: usize = 8 << 10;
 
-/// A stream says the same however it is split, no more of it is kept than a line, and what it says
-/// is harmless.
+/// A stream has the same messages in any pieces, at most one line of it is buffered, and its texts are
+/// printable.
 pub fn codec(data: &[u8]) {
     let whole = decode(Codec::new(LIMIT), &mut data.chunks(READ));
     assert_eq!(decode(Codec::new(LIMIT), &mut data.chunks(1)), whole);
-    // Any pieces, which are others for other bytes.
+    // The sizes of the pieces depend on the bytes.
     let mut seed = data.iter().fold(0x9e37_79b9_u32, |seed, byte| {
         (seed ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     });
@@ -31,18 +31,18 @@ pub fn codec(data: &[u8]) {
     assert_eq!(decode(Codec::new(LIMIT), &mut pieces), whole);
     assert_eq!(line_by_line(data), whole);
 
-    // Whoever comes in the middle of a line hears the same, but for what is left of it.
+    // A codec that begins in the middle of a line decodes the same, except the rest of that line.
     let resumed = decode(Codec::resumed(LIMIT), &mut data.chunks(READ));
     if resumed != whole {
         let after = data.iter().position(|byte| *byte == b'\n');
-        let after = after.expect("the end of a line was passed over") + 1;
-        assert!(matches!(&whole[..], [Err(error)] if error.contains("no QMP message")));
+        let after = after.expect("the rest of a line was ignored") + 1;
+        assert!(matches!(&whole[..], [Err(error)] if error.contains("not a QMP message")));
         let rest = decode(Codec::new(LIMIT), &mut data[after..].chunks(READ));
         assert_eq!(resumed, rest);
     }
 }
 
-/// What was said, in words, up to the first mistake.
+/// The messages and errors as text, up to the first error.
 type Said = Vec<Result<String, String>>;
 
 fn decode(mut codec: Codec, pieces: &mut dyn Iterator<Item = &[u8]>) -> Said {
@@ -63,12 +63,12 @@ fn decode(mut codec: Codec, pieces: &mut dyn Iterator<Item = &[u8]>) -> Said {
                 }
             }
         }
-        assert!(buffer.len() <= LIMIT, "{} bytes are kept", buffer.len());
+        assert!(buffer.len() <= LIMIT, "{} bytes are buffered", buffer.len());
     }
     said
 }
 
-/// The same, as the specification has it: a message a line.
+/// Decodes each line separately, as the specification describes.
 fn line_by_line(data: &[u8]) -> Said {
     let mut said = Vec::new();
     let mut lines = data.split(|byte| *byte == b'\n').peekable();
@@ -86,7 +86,7 @@ fn line_by_line(data: &[u8]) -> Said {
         let mut one = decode(Codec::new(LIMIT), &mut [&line[..]].into_iter());
         assert_eq!(one.len(), 1, "one line is one message");
         let is_too_long = matches!(&one[0], Err(error) if error.contains("a line of more than"));
-        assert!(!is_too_long, "it is as long as a line may be");
+        assert!(!is_too_long, "the line is not above the limit");
         let is_wrong = one[0].is_err();
         said.append(&mut one);
         if is_wrong {
@@ -106,7 +106,7 @@ fn in_words(error: &Malformed) -> String {
     words
 }
 
-/// What a message says reaches logs, terminals and D-Bus, and is read as what was asked for.
+/// Checks that the texts of a message are printable, and reads its value as the types of the commands.
 fn check(message: &Message) {
     match message {
         Message::Greeting => {}

@@ -12,7 +12,7 @@ pub fn configuration(data: &[u8]) {
     check(text, &errors);
     used(&settings);
 
-    // A line before it moves everything by one, and changes nothing else.
+    // A line before the text moves all errors by one line, and changes nothing else.
     if !text.starts_with('\u{feff}') {
         let moved = format!("\n{text}");
         let (service_moved, settings_moved, errors_moved) = parse_service(&moved);
@@ -29,7 +29,7 @@ pub fn configuration(data: &[u8]) {
     match parse_machine(text) {
         Ok(machine) => {
             used(&machine.settings);
-            let written = serde_json::to_string(&machine).expect("it can be written");
+            let written = serde_json::to_string(&machine).expect("it can be serialized");
             assert_eq!(
                 serde_json::from_str(&written).ok(),
                 Some(machine),
@@ -64,6 +64,6 @@ fn used(settings: &Settings) {
             .is_none_or(|list| !list.is_empty())
     );
     assert!(settings.slice().ends_with(".slice") && !settings.slice().contains('/'));
-    let written = serde_json::to_string(settings).expect("it can be written");
+    let written = serde_json::to_string(settings).expect("it can be serialized");
     assert_eq!(serde_json::from_str(&written).ok().as_ref(), Some(settings));
 }

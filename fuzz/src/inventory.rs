@@ -1,4 +1,4 @@
-//! QEMU's answers about its CPUs (`vcpud::inventory`), true or not.
+//! Replies of QEMU about its CPUs (`vcpud::inventory`), correct or not.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use vcpud::inventory::{
 
 use super::choice::Choices;
 
-/// What is believed adds up, and every plan leads to what was wanted.
+/// An accepted inventory is consistent, and every plan leads to its target.
 ///
-/// The bytes are answers as JSON (as in `tests/fixtures`), or choices that result in answers.
+/// The bytes are replies as JSON (as in `tests/fixtures`), or choices that result in replies.
 pub fn inventory(data: &[u8]) {
     let (answers, mut choices) = match data.first() {
         Some(b'{') => {
@@ -41,7 +41,7 @@ pub fn inventory(data: &[u8]) {
     }
 }
 
-/// Both answers, if they are of the right type.
+/// Returns both replies, if they have the right types.
 fn read(answers: &Value) -> Option<(Slots, Vec<CpuInfoFast>)> {
     let answer = |name: &str| answers.get(name).cloned();
     let slots = match answer("query-hotpluggable-cpus") {
@@ -53,7 +53,7 @@ fn read(answers: &Value) -> Option<(Slots, Vec<CpuInfoFast>)> {
     Some((slots, cpus))
 }
 
-/// Answers of any machine, and what no machine answers.
+/// Replies of any machine, and replies that no machine sends.
 fn made_up(choices: &mut Choices<'_>) -> Value {
     let architecture = choices.one(&["x86_64", "ppc64", "s390x", "aarch64", ""]);
     let mut paths: Vec<String> = Vec::new();
@@ -196,11 +196,11 @@ fn adds_up(inventory: &Inventory, slots: &Slots) {
     assert!(inventory.vcpu_count() <= max && inventory.vcpus_per_slot() <= max);
     assert!(
         inventory.vcpus().all(|vcpu| vcpu.thread.is_none()),
-        "none is trusted yet"
+        "no thread is verified yet"
     );
 }
 
-/// What is remembered of an inventory is what was there.
+/// The persisted form of an inventory is equal to it.
 fn survives(inventory: &Inventory) {
     let recalled = Inventory::from_record(inventory.to_record());
     let row = |slot: &HotplugSlot| {
@@ -219,13 +219,13 @@ fn survives(inventory: &Inventory) {
         recalled
             .slots()
             .iter()
-            .map(|slot| row(slot).expect("it was there"))
+            .map(|slot| row(slot).expect("the row exists"))
             .eq(before)
     );
     assert_eq!(recalled.to_record(), inventory.to_record());
 }
 
-/// No thread is used that is not the leader's, is the leader, or is said to be two vCPUs'.
+/// No thread is used that does not belong to the leader, is the leader, or belongs to two vCPUs.
 fn threads(mut inventory: Inventory, choices: &mut Choices<'_>) {
     let leader = Pid(100 + u32::from(choices.byte()));
     let foreign = Tid(100 + u32::from(choices.byte()));
@@ -253,7 +253,7 @@ fn some<T: Copy + Ord>(choices: &mut Choices<'_>, of: &[T]) -> BTreeSet<T> {
 fn plans(inventory: &Inventory, choices: &mut Choices<'_>) {
     let max = inventory.max_vcpus();
     let slots: Vec<SlotId> = inventory.slots().iter().map(|slot| slot.id).collect();
-    // A machine that was another before may be left with removals of what is not there.
+    // After a change of the machine, pending removals may name slots that do not exist.
     let leaving = some(choices, &slots);
     let wanted = [0, 1, max, max + 1, u32::MAX, u32::from(choices.byte())];
     for count in wanted {
@@ -265,7 +265,7 @@ fn plans(inventory: &Inventory, choices: &mut Choices<'_>) {
     let vcpus: Vec<VcpuId> = (0..max.min(64)).map(VcpuId).collect();
     let mut whole = BTreeSet::new();
     for id in some(choices, &slots) {
-        whole.extend(inventory.slot(id).expect("it is there").vcpus());
+        whole.extend(inventory.slot(id).expect("the slot exists").vcpus());
     }
     let any = some(choices, &vcpus);
     for list in [
@@ -281,7 +281,7 @@ fn plans(inventory: &Inventory, choices: &mut Choices<'_>) {
     }
 }
 
-/// Either what was wanted comes of the plan, or there is a reason, in words.
+/// The plan leads to the target, or there is an error with a text.
 fn reaches(inventory: &Inventory, leaving: &BTreeSet<SlotId>, target: &Target) {
     let _ = target.to_string();
     let plan = match plan(inventory, leaving, target) {
@@ -289,13 +289,13 @@ fn reaches(inventory: &Inventory, leaving: &BTreeSet<SlotId>, target: &Target) {
         Err(denial) => return is_right(&denial, inventory),
     };
     let presence = |id: &SlotId| {
-        let slot = inventory.slot(*id).expect("it is a slot");
+        let slot = inventory.slot(*id).expect("the slot exists");
         slot.presence.is_some()
     };
     assert!(plan.add.iter().all(|id| !presence(id)));
     for id in &plan.remove {
         assert!(!leaving.contains(id), "slot {id} is removed once");
-        let slot = inventory.slot(*id).expect("it is a slot");
+        let slot = inventory.slot(*id).expect("the slot exists");
         assert!(inventory.is_removable(slot), "slot {id} is removable");
     }
     assert!(plan.add.is_empty() || plan.remove.is_empty());
@@ -321,7 +321,7 @@ fn is_right(denial: &PlanError, inventory: &Inventory) {
     }
 }
 
-/// Answers are refused only where they cannot be true.
+/// Replies are refused only if they cannot be correct.
 fn is_one(contradiction: &InconsistentReply, slots: &Slots) {
     let Slots::Listed(list) = slots else {
         return;

@@ -3,8 +3,8 @@
 use vcpud::names::{MACHINE_PATH_PREFIX, MachineName, escape_label, unescape_label};
 use zbus::ObjectPath;
 
-/// Any text has one label, which is an element of an object path, and the label gives it back; and
-/// names are safe where they are used.
+/// Any text has one label, which is an element of an object path and can be decoded. Names are safe as parts
+/// of paths and units.
 pub fn labels(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let label = escape_label(&text);
@@ -16,7 +16,7 @@ pub fn labels(data: &[u8]) {
     ObjectPath::try_from(path.as_str()).expect("it is an object path");
     assert_eq!(unescape_label(&label).as_deref(), Some(&*text));
 
-    // The other way about: what is read as a label is one.
+    // In the other direction: a text that can be decoded is a label.
     if let Some(original) = unescape_label(&text) {
         assert_eq!(escape_label(&original), *text);
     }
@@ -30,8 +30,8 @@ fn check(name: &MachineName, label: &str) {
     // A file NAME.sock or NAME.toml is in its directory and is not hidden.
     assert!(!name.as_str().contains(['/', '\0']) && !name.as_str().starts_with('.'));
     assert_eq!(name.object_path(), format!("{MACHINE_PATH_PREFIX}{label}"));
-    // systemd.unit(5): at most 255 characters of these. A dash in the name of a scope has no
-    // meaning, but would in that of a slice.
+    // systemd.unit(5): at most 255 of these characters. A dash has no meaning in the name of a scope, unlike
+    // in that of a slice.
     let scope = name.scope();
     assert!(scope.len() <= 255 && scope.ends_with(".scope"), "{scope}");
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\".contains(c);

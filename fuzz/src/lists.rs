@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use vcpud::ids::VcpuId;
 use vcpud::placement::{Cpu, List, Node, Numbered};
 
-/// A list has the numbers that its text says, and survives being written.
+/// A list has the numbers in its text, and survives serialization.
 pub fn lists(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -22,12 +22,12 @@ fn check<K: Numbered>(text: &str) {
         Ok(list) => list,
         Err(error) => {
             assert!(expected.is_none(), "{text:?} is a list: {error}");
-            // What is shown of a long item is short, also escaped.
+            // Errors quote a short part of a long item, also if it is escaped.
             assert!(error.to_string().len() < 512, "{error}");
             return;
         }
     };
-    let expected = expected.unwrap_or_else(|| panic!("{text:?} is no list"));
+    let expected = expected.unwrap_or_else(|| panic!("{text:?} is not a list"));
     assert!(list.iter().eq(expected.iter().copied()));
     assert_eq!(list.len(), expected.len());
     assert_eq!(list.is_empty(), expected.is_empty());
@@ -39,7 +39,7 @@ fn check<K: Numbered>(text: &str) {
     assert_eq!(written.parse::<List<K>>().as_ref(), Ok(&list), "{written}");
     assert_eq!(List::<K>::from_words(list.words().to_vec()), list);
     assert_eq!(expected.iter().copied().collect::<List<K>>(), list);
-    let json = serde_json::to_string(&list).expect("it can be written");
+    let json = serde_json::to_string(&list).expect("it can be serialized");
     assert_eq!(
         serde_json::from_str::<List<K>>(&json).ok(),
         Some(list.clone())
@@ -49,7 +49,7 @@ fn check<K: Numbered>(text: &str) {
     assert!(list.difference(&list).is_empty());
 }
 
-/// The numbers below `limit` in a text as `cpuset(7)` describes it; `None` if it is none.
+/// Returns the numbers below `limit` in a list in the syntax of `cpuset(7)`; `None` if it is not a list.
 fn numbers(text: &str, limit: u32) -> Option<BTreeSet<u32>> {
     let mut numbers = BTreeSet::new();
     if text.trim().is_empty() {

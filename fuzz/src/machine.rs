@@ -3,7 +3,7 @@
 
 use simulation::Story;
 
-/// A longer story shows nothing that a shorter one does not.
+/// The maximum length of a story. Longer stories find no other errors.
 const LONGEST: usize = 200;
 
 /// The model keeps its promises in any story.

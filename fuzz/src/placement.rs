@@ -1,9 +1,9 @@
-//! What is read of and for the place of vCPUs: shares of caches, CPU time, mounts, control groups.
+//! Texts for and about the placement of vCPUs: cache shares, CPU time, mounts, control groups.
 
 use vcpud::placement::{Bandwidth, CpuList, Scheduler, Schemata, Tuning};
 use vcpud::placer::{Membership, Mounts};
 
-/// What is taken survives being written, and no text leads out of a hierarchy.
+/// Accepted values survive serialization, and no text leads out of a hierarchy.
 pub fn placement(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -23,7 +23,7 @@ fn schemata(text: &str) {
             let written = schemata.to_string();
             assert_eq!(written.parse().as_ref(), Ok(&schemata), "{written}");
             assert!(schemata.is_in(&written), "{written}");
-            // Nothing but lines of schemata is written to the kernel.
+            // The kernel gets only lines of schemata.
             let is_known = |c: char| c.is_ascii_alphanumeric() || "_:;=\n".contains(c);
             assert!(written.chars().all(is_known), "{written}");
         }
@@ -31,7 +31,7 @@ fn schemata(text: &str) {
     }
 }
 
-/// The text as one of the files of a process, and as one of the host.
+/// Reads the text as the files of a process, and as those of the host.
 fn groups(text: &str) {
     let mounts = Mounts::parse(text);
     let membership = Membership::parse(text);
@@ -54,13 +54,13 @@ fn groups(text: &str) {
     }
 }
 
-/// Whatever of a file is read as a `T` can be written and read again.
+/// A `T` that was read from a file can be serialized and read again.
 fn survives<T>(text: &str)
 where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
 {
     if let Ok(value) = serde_json::from_str::<T>(text) {
-        let written = serde_json::to_string(&value).expect("it can be written");
+        let written = serde_json::to_string(&value).expect("it can be serialized");
         let again = serde_json::from_str::<T>(&written);
         assert_eq!(again.ok().as_ref(), Some(&value), "{written}");
     }

@@ -1,9 +1,9 @@
-//! For targets whose peers hang up.
+//! For targets whose peers close connections.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Rust programs ignore SIGPIPE from their start, but these start as libFuzzer's. A handler, once
-/// there, stays.
+/// Installs a handler for SIGPIPE. Other Rust programs ignore the signal from the start, and the `main` of
+/// libFuzzer does not.
 pub fn handle() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! The system service. It is started by systemd, by the first call on the bus.
+//! The system service. systemd starts it for the first call on the bus.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -17,21 +17,21 @@ const MAX_WORKERS: usize = 8;
 /// The maximum number of threads for blocking calls.
 const MAX_BLOCKING: usize = 32;
 
-/// Adds and removes virtual CPUs of running QEMU virtual machines, over D-Bus.
+/// Add and remove virtual CPUs of running QEMU virtual machines over D-Bus.
 ///
-/// The service is started by the first call to org.vcpud1 on the system bus and needs no
-/// arguments; vcpuctl(1) and busctl(1) speak with it.
+/// systemd starts the service for the first call to org.vcpud1 on the system bus. The service needs no
+/// arguments. vcpuctl(1) is its client.
 #[derive(Parser)]
 #[command(
     version,
     after_help = "Environment:\n  \
-    CONFIGURATION_DIRECTORY  where vcpud.toml and machines.d are [default: /etc/vcpud]\n  \
-    RUNTIME_DIRECTORY        where qmp/NAME.sock is looked for [default: /run/vcpud]\n  \
-    DBUS_SYSTEM_BUS_ADDRESS  the bus to serve on [default: the system bus]\n  \
-    RUST_LOG                 what to log, such as debug or vcpud=trace [default: info]"
+    CONFIGURATION_DIRECTORY  the directory of the configuration [default: /etc/vcpud]\n  \
+    RUNTIME_DIRECTORY        the directory that contains qmp/ [default: /run/vcpud]\n  \
+    DBUS_SYSTEM_BUS_ADDRESS  the address of the bus [default: the system bus]\n  \
+    RUST_LOG                 the log level, such as debug or vcpud=trace [default: info]"
 )]
 struct Arguments {
-    /// Read the configuration, print what is wrong in it, and end: with 0 if nothing is, else 1.
+    /// Read the configuration, print its errors, and exit with status 1 if there are any.
     #[arg(long)]
     check_config: bool,
 }
@@ -69,7 +69,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+#[expect(clippy::print_stdout, reason = "the option asks for it")]
 fn check(directories: &Directories) -> ExitCode {
     let errors = Configuration::read(&directories.configuration).errors;
     for error in &errors {
@@ -82,18 +82,18 @@ fn check(directories: &Directories) -> ExitCode {
     }
 }
 
-/// Logs to the journal when systemd started us, else to standard error.
+/// Logs to the journal if systemd started the service, else to standard error.
 fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let journal = if by_systemd {
         let layer = tracing_journald::layer();
-        // VM_NAME, VCPU, … and MESSAGE_ID as journald knows it.
+        // The fields have the names VM_NAME, VCPU and MESSAGE_ID, without a prefix.
         layer.ok().map(|layer| layer.with_field_prefix(None))
     } else {
         None
     };
-    // A message id means nothing to people.
+    // Message ids are for journalctl.
     let fields = debug_fn(|writer, field, value| match field.name() {
         "message_id" => Ok(()),
         "message" => write!(writer, "{value:?}"),

@@ -1,9 +1,8 @@
-//! One QMP connection: many commands under way, replies matched by id, events in order.
+//! One QMP connection: many commands at a time, replies matched by id, events in order.
 //!
-//! A task of its own owns the socket; [`Client`] and [`Reply`] only hold channels to it. The
-//! limits are kept there: a line's length, the time of silence while a reply is owed, the number
-//! of events that wait to be read. A peer that breaks one is disconnected, which every command
-//! under way learns as [`Error::Closed`].
+//! A task owns the socket; [`Client`] and [`Reply`] only have channels to it. The task enforces the limits:
+//! the length of a line, the time for a reply, and the number of events that wait to be read. A peer that
+//! breaks a limit is disconnected, and every command without a reply fails with [`Error::Closed`].
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -25,16 +24,16 @@ use super::error::{Closed, Error};
 use super::events::{EventSink, Events, queue};
 use crate::text::Text;
 
-/// The sending side of a QMP connection, which lives as long as its clients.
+/// The sending side of a QMP connection. The connection exists as long as its clients.
 #[derive(Clone, Debug)]
 pub struct Client {
-    // Unbounded, as only one machine's actor sends, and never more than one batch.
+    // Unbounded, because only the task of one machine sends, and never more than one batch.
     requests: mpsc::UnboundedSender<Request>,
 }
 
-/// An answer that is still to come. To drop it is to not care for the answer.
+/// A reply that has not arrived yet. If it is dropped, the reply is ignored.
 #[derive(Debug)]
-#[must_use = "the answer may be a refusal"]
+#[must_use = "the reply may be a refusal"]
 pub struct Reply<T> {
     command: &'static str,
     answer: oneshot::Receiver<Answer>,
@@ -57,10 +56,10 @@ struct Request {
 }
 
 impl Client {
-    /// Waits for the greeting of the peer and takes charge of the connection. The receiver ends
-    /// after the connection ended, with the reason.
+    /// Waits for the greeting of the peer, and starts the task of the connection. The last item of the
+    /// receiver is the reason why the connection ended.
     ///
-    /// `silence` is how long the peer may be silent when it owes the greeting or a reply.
+    /// `silence` is the maximum time for the greeting and for each reply.
     ///
     /// # Errors
     ///
@@ -70,12 +69,12 @@ impl Client {
         let (read, write) = split(stream);
         let mut messages = FramedRead::new(read, Codec::new(Codec::DEFAULT_LIMIT));
         let late = |_| Closed::Timeout {
-            command: "with a greeting (is another QMP client attached, or QEMU stopped?)",
+            command: "with a greeting (another QMP client is connected, or QEMU is stopped)",
             after: silence,
         };
         match timeout(silence, messages.next()).await.map_err(late)? {
             Some(Ok(Message::Greeting)) => {}
-            Some(Ok(_)) => return Err(Closed::NoGreeting("another message comes first".into())),
+            Some(Ok(_)) => return Err(Closed::NoGreeting("it sent another message first".into())),
             Some(Err(Malformed::Message(why))) => return Err(Closed::NoGreeting(why.to_string())),
             Some(Err(error)) => return Err(error.into()),
             None => return Err(Closed::Hangup),
@@ -83,16 +82,16 @@ impl Client {
         Ok(Self::start(messages, write, silence, BytesMut::new(), 0))
     }
 
-    /// Takes charge of a connection that a former run of the service had, in the middle of
-    /// whatever was said: what it still gets on behalf of the former is passed over.
+    /// Continues a connection of the previous instance, possibly in the middle of a message. Replies to
+    /// commands of the previous instance are ignored.
     pub fn resume(stream: UnixStream, silence: Duration) -> (Self, Events) {
         let (read, write) = split(stream);
         let messages = FramedRead::new(read, Codec::resumed(Codec::DEFAULT_LIMIT));
-        // Ends a command of which QEMU got the beginning only (qmp-spec, "Forcing the JSON
-        // parser into known-good state").
+        // Ends a command that the previous instance sent only in part (qmp-spec, "Forcing the JSON parser
+        // into known-good state").
         let outgoing = BytesMut::from(&[0xff][..]);
-        // In nanoseconds, so that it is above all ids of a former run: that began earlier, and
-        // sent less than a command a nanosecond.
+        // In nanoseconds, so that it is above all ids of the previous instance, which began earlier and sent
+        // less than one command in a nanosecond.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let first_id = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
         Self::start(messages, write, silence, outgoing, first_id)
@@ -123,14 +122,14 @@ impl Client {
         (Self { requests }, received)
     }
 
-    /// Sends a command without waiting for its answer.
+    /// Sends a command without waiting for its reply.
     pub fn send<T: DeserializeOwned>(
         &self,
         command: &'static str,
         arguments: Option<Value>,
     ) -> Reply<T> {
         let (sender, answer) = oneshot::channel();
-        // Where the connection is gone the sender is dropped, and the reply says so.
+        // If the connection has ended, the sender is dropped, and the reply fails.
         let _ = self.requests.send(Request {
             command,
             arguments,
@@ -145,11 +144,10 @@ impl Client {
 }
 
 impl<T: DeserializeOwned> Reply<T> {
-    /// Returns the command's result.
+    /// Returns the result of the command.
     ///
     /// # Errors
-    /// Fails where QEMU refused the command, where the result is of another type, and where the
-    /// connection ended.
+    /// Fails if QEMU refused the command, if the result has another type, or if the connection ended.
     pub async fn wait(self) -> Result<T, Error> {
         let command = self.command;
         match self.answer.await {
@@ -164,30 +162,30 @@ impl<T: DeserializeOwned> Reply<T> {
     }
 }
 
-/// The task's side: the socket and who waits for what.
+/// The state of the task: the socket, and the commands without a reply.
 struct Connection {
     messages: FramedRead<ReadHalf<UnixStream>, Codec>,
-    /// Does not shut the socket down when it is dropped at the end of the service, as
-    /// `OwnedWriteHalf` would: somebody may keep it for the next run.
+    /// Not an `OwnedWriteHalf`, which shuts the socket down when it is dropped: at the end of the service,
+    /// systemd may keep the socket for the next instance.
     write: WriteHalf<UnixStream>,
     outgoing: BytesMut,
     requested: mpsc::UnboundedReceiver<Request>,
     events: EventSink,
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
-    /// What has a lower id, or none, is the business of a former run of the service. 0 where
-    /// there was none.
+    /// The lowest id of this instance. Replies with a lower id, or without one, belong to the previous
+    /// instance. 0 if the connection is new.
     first_id: u64,
     last_id: u64,
     silence: Duration,
-    /// Since when the oldest waiting command is the one that QEMU owes. QEMU answers in order,
-    /// so the limit holds for each reply, not for a whole batch.
+    /// The time since which QEMU owes the reply to the oldest command. QEMU answers in order, so the limit
+    /// applies to each reply, not to a batch.
     silent_since: Instant,
 }
 
 impl Connection {
     async fn run(mut self) {
         let Err(reason) = self.serve().await else {
-            return; // nobody holds a client any more
+            return; // All clients were dropped.
         };
         let Self {
             messages,
@@ -197,7 +195,7 @@ impl Connection {
             waiting,
             ..
         } = self;
-        // Whoever else keeps it, this conversation is over.
+        // Also ends duplicates of the socket.
         let _ = write.shutdown().await;
         drop((messages, write));
         for (_, sender) in waiting.into_values() {
@@ -224,8 +222,7 @@ impl Connection {
                 },
                 written = self.write.write_buf(&mut self.outgoing), if !self.outgoing.is_empty() => {
                     if written.is_err() {
-                        // What QEMU said before it closed is still to be read; its end comes
-                        // after that.
+                        // Messages that QEMU sent before it closed are read first.
                         self.outgoing.clear();
                     }
                 }
@@ -261,7 +258,7 @@ impl Connection {
             }
             Message::Reply { id, result } => {
                 let Some((_, sender)) = id.and_then(|id| self.waiting.remove(&id)) else {
-                    return Err(Closed::Malformed("a reply to no command".into()));
+                    return Err(Closed::Malformed("a reply to an unknown command".into()));
                 };
                 self.silent_since = Instant::now();
                 let _ = sender.send(result.map_err(Refused::Command));
@@ -292,11 +289,11 @@ mod tests {
     use super::*;
 
     const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
-    /// Long enough that only the tests of silence meet it.
+    /// Longer than any test, except those of the time limit.
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(20);
 
-    /// A client and the peer's end, after the greeting.
+    /// Returns a client and the end of the peer, after the greeting.
     async fn connected(silence: Duration) -> (Client, Events, BufReader<UnixStream>) {
         let (near, far) = UnixStream::pair().unwrap();
         let mut peer = BufReader::new(far);
@@ -355,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_of_another_type_is_that_commands_error_alone() {
+    async fn a_reply_of_another_type_fails_only_its_command() {
         let (client, _events, mut peer) = connected(LONG).await;
         let number = client.send::<u32>("number", None);
         let id = hear(&mut peer).await["id"].clone();
@@ -374,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_minds_a_dropped_reply() {
+    async fn ignores_a_reply_that_was_dropped() {
         let (client, _events, mut peer) = connected(LONG).await;
         drop(client.send::<u32>("one", None));
         let id = hear(&mut peer).await["id"].clone();
@@ -386,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_is_an_error_only_where_an_answer_is_owed() {
+    async fn silence_is_an_error_only_if_a_reply_is_owed() {
         let (client, mut events, mut peer) = connected(SHORT).await;
         let reply = client.send::<u32>("query-status", None);
         hear(&mut peer).await;
@@ -401,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_greeting_there_is_no_connection() {
+    async fn refuses_a_peer_without_a_greeting() {
         let (near, _far) = UnixStream::pair().unwrap();
         let result = Client::connect(near, SHORT).await;
         assert!(matches!(result, Err(Closed::Timeout { .. })));
@@ -420,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_breaks_the_protocol_is_disconnected_with_the_reason() {
+    async fn disconnects_a_peer_that_breaks_the_protocol() {
         for line in [
             "junk",
             GREETING,
@@ -459,10 +456,10 @@ mod tests {
         let (_client, mut events, mut peer) = connected(LONG).await;
         for n in 0..=MAX_EVENTS {
             let event = json!({"event": "DEVICE_DELETED", "data": {"path": n.to_string()}});
-            // It may be closed before the last.
+            // The connection may be closed before the last event.
             let _ = peer.write_all(format!("{event}\n").as_bytes()).await;
         }
-        // Read only after the end: what was too much must have been seen by then.
+        // The events are read only after the end of the connection.
         let mut rest = String::new();
         let _ = peer.read_line(&mut rest).await;
         assert_eq!(end(&mut events).await, Closed::TooManyEvents);

@@ -1,4 +1,4 @@
-//! QMP's framing: one JSON object a line. Pure: bytes in, [`Message`]s out.
+//! The framing of QMP: one JSON object in each line. Pure: bytes in, [`Message`]s out.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -8,67 +8,67 @@ use tokio_util::codec::Decoder;
 use super::event::Event;
 use crate::text::Text;
 
-/// The buffer shrinks after each line that is longer.
+/// The size, in bytes, to which the buffer shrinks after a longer line.
 const KEPT: usize = 64 << 10;
 
-/// What QEMU sends.
+/// A message of QEMU.
 #[derive(Debug)]
 pub enum Message {
     /// The first line of a connection.
     Greeting,
-    /// The answer to the command of this id.
+    /// The reply to a command.
     Reply {
-        /// The id that the command was sent with; `None` where QEMU could not read the command.
+        /// The id of the command; `None` if QEMU could not read the command.
         id: Option<u64>,
-        /// The `return` value, not parsed yet, or QEMU's refusal.
+        /// The `return` value, not parsed yet, or the refusal.
         result: Result<Box<RawValue>, CommandError>,
     },
-    /// Something happened.
+    /// An event.
     Event(Event),
 }
 
-/// QEMU's refusal of a command.
+/// The refusal of a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{class}: {desc}")]
 pub struct CommandError {
-    /// The error class; nearly always `GenericError`.
+    /// The error class; almost always `GenericError`.
     pub class: Text,
-    /// QEMU's text for people.
+    /// The text for users.
     pub desc: Text,
 }
 
-/// The peer does not speak QMP, or not any more.
+/// The reason why data of the peer is not QMP.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
-    /// A line longer than the limit.
+    /// A line is longer than the limit.
     #[error("a line of more than {limit} bytes")]
     Oversized {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A line that is no QMP message.
-    #[error("a line that is no QMP message: {0}")]
+    /// A line is not a QMP message.
+    #[error("a line is not a QMP message: {0}")]
     Message(Text),
-    /// The connection failed below QMP.
+    /// The connection failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Splits a byte stream into messages; memory stays below the limit for a line.
+/// Splits a byte stream into messages. It needs less memory than the limit for a line.
 #[derive(Debug)]
 pub struct Codec {
     limit: usize,
-    /// How much of the buffer was searched for the end of the line.
+    /// The number of bytes in the buffer that were searched for the end of the line.
     searched: usize,
-    /// Whether the first line may be the end of one.
+    /// Whether the first line may be incomplete.
     torn: bool,
 }
 
 impl Codec {
-    /// Room for 4,096 CPUs eight times over (`query-hotpluggable-cpus` of them is 492 KB).
+    /// Eight times the size of `query-hotpluggable-cpus` with 4,096 CPUs (492 KB).
     pub const DEFAULT_LIMIT: usize = 4 << 20;
 
-    /// A codec that takes lines of up to `limit` bytes.
+    /// Returns a codec for lines of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -77,8 +77,8 @@ impl Codec {
         }
     }
 
-    /// The same for a stream of which somebody else has read the beginning: a first line that is
-    /// no message is passed over, as it may be the end of one.
+    /// Returns a codec for a stream whose beginning the previous instance has read. It ignores a first line
+    /// that is not a message, because it may be incomplete.
     pub fn resumed(limit: usize) -> Self {
         Self {
             torn: true,
@@ -121,7 +121,7 @@ impl Decoder for Codec {
     }
 }
 
-/// The members of any message.
+/// The members of all kinds of messages.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(rename = "QMP", borrow, default)]
@@ -145,10 +145,10 @@ struct ErrorBody {
 }
 
 fn parse(line: &[u8]) -> Result<Message, Malformed> {
-    // The parser's texts quote what they did not expect.
+    // The texts of the parser quote unexpected input.
     let malformed =
         |error: &dyn std::fmt::Display| Malformed::Message(Text::lossy(&error.to_string()));
-    // 7.2 and later send UTF-8 only; what is none is no JSON either.
+    // QEMU 7.2 and later send only UTF-8. Other bytes are not JSON.
     let text = std::str::from_utf8(line).map_err(|e| malformed(&e))?;
     let line: Line<'_> = serde_json::from_str(text).map_err(|e| malformed(&e))?;
     let id = line.id.and_then(|id| serde_json::from_str(id.get()).ok());
@@ -173,7 +173,7 @@ fn parse(line: &[u8]) -> Result<Message, Malformed> {
     } else if line.greeting.is_some() {
         Ok(Message::Greeting)
     } else {
-        Err(malformed(&"neither greeting, return, error nor event"))
+        Err(malformed(&"it has no greeting, return, error or event"))
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
     );
 
     #[test]
-    fn every_kind_of_message() {
+    fn decodes_every_kind_of_message() {
         let messages = decode_all(&mut Codec::new(4096), &[TRAFFIC.as_bytes()]).unwrap();
         assert_eq!(messages.len(), 5, "{messages:#?}");
         assert_eq!(messages[0], "Greeting");
@@ -219,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn split_anywhere_it_is_the_same(cuts in prop::collection::vec(0..TRAFFIC.len(), 0..9)) {
+        fn decodes_the_same_messages_from_any_pieces(cuts in prop::collection::vec(0..TRAFFIC.len(), 0..9)) {
             let mut cuts = cuts;
             cuts.extend([0, TRAFFIC.len()]);
             cuts.sort_unstable();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_limit_ends_it_before_it_is_complete() {
+    fn refuses_a_line_above_the_limit_before_it_is_complete() {
         let long = [b'x'; 129];
         let error = decode_all(&mut Codec::new(128), &[&long]).unwrap_err();
         assert!(matches!(error, Malformed::Oversized { limit: 128 }));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_malformed() {
+    fn refuses_lines_that_are_not_messages() {
         let deep = format!("{}\n", "[".repeat(100_000));
         for junk in [
             "hello\n",

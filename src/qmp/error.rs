@@ -1,4 +1,4 @@
-//! Why a command has no result, and why a connection ended.
+//! The reasons why a command has no result, and why a connection ended.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use super::codec::{CommandError, Malformed};
 use super::event::MAX_EVENTS;
 use crate::text::Text;
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
-    /// QEMU closed it, or ended.
+    /// QEMU closed the connection, or exited.
     #[error("QEMU closed the QMP connection")]
     Hangup,
-    /// QEMU sent what is no QMP, or too much of it.
-    #[error("QEMU does not keep to the protocol: {0}")]
+    /// QEMU sent data that is not QMP, or that exceeds a limit.
+    #[error("QEMU broke the QMP protocol: {0}")]
     Malformed(String),
-    /// The peer does not begin as QEMU does, so it is another program.
-    #[error("the peer does not greet as QMP does: {0}")]
+    /// The peer does not begin with a greeting, so it is not QEMU.
+    #[error("the peer is not a QMP server: {0}")]
     NoGreeting(String),
-    /// The process behind the connection is not the one that it was.
+    /// The process behind the connection changed.
     #[error("{0}")]
     OtherProcess(String),
-    /// QEMU owed a reply and was silent for too long.
+    /// QEMU did not send a reply in time.
     #[error("QEMU did not answer {command} within {} s", after.as_secs_f64())]
     Timeout {
-        /// The oldest command without a reply, or what else was waited for.
+        /// The oldest command without a reply, or the expected message.
         command: &'static str,
-        /// The limit.
+        /// The time limit.
         after: Duration,
     },
-    /// QEMU sends too many different events at once.
+    /// QEMU sent too many different events at once.
     #[error("QEMU sent more than {MAX_EVENTS} different events at once")]
     TooManyEvents,
 }
@@ -41,26 +41,26 @@ impl Closed {
     }
 }
 
-/// Why a command has no result.
+/// The reason why a command has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// QEMU refused it.
+    /// QEMU refused the command.
     #[error("QEMU refused {command}: {error}")]
     Command {
         /// The command.
         command: &'static str,
-        /// QEMU's class and text.
+        /// The class and the text of QEMU.
         error: CommandError,
     },
-    /// QEMU's answer is not of the command's type.
-    #[error("QEMU answered {command} with something else: {why}")]
+    /// The reply of QEMU does not have the type of the command.
+    #[error("QEMU sent an invalid reply to {command}: {why}")]
     Unexpected {
         /// The command.
         command: &'static str,
-        /// The parser's text, which may quote the reply.
+        /// The text of the parser, which may quote the reply.
         why: Text,
     },
-    /// The connection ended before the answer.
+    /// The connection ended before the reply.
     #[error(transparent)]
     Closed(#[from] Closed),
 }

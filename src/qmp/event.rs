@@ -1,4 +1,4 @@
-//! The events that vcpud is woken by. All others are [`Event::Other`], whatever they carry.
+//! The events of QEMU that vcpud reacts to. All others are [`Event::Other`], regardless of their data.
 
 use serde::Deserialize;
 
@@ -8,66 +8,66 @@ use crate::text::Text;
 /// slot, and the service reads them within milliseconds.
 pub(super) const MAX_EVENTS: usize = 4096;
 
-/// What an event tells. Events only say when to look; what is true is in the inventory.
+/// An event of QEMU. It only leads to a refresh; the inventory decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// `DEVICE_DELETED`: a device, or a child of it such as `…/lapic`, is gone, or was gone
-    /// before its id was used again.
+    /// `DEVICE_DELETED`: a device, or a child of it such as `…/lapic`, was removed. Its id may be in use
+    /// again.
     DeviceDeleted {
-        /// The id that it was plugged with.
+        /// The id of the device.
         device: Option<Text>,
         /// Its QOM path.
         path: Text,
     },
-    /// `DEVICE_UNPLUG_GUEST_ERROR`: the guest refused to give a device up.
+    /// `DEVICE_UNPLUG_GUEST_ERROR`: the guest refused to release a device.
     UnplugGuestError {
-        /// The id that it was plugged with.
+        /// The id of the device.
         device: Option<Text>,
         /// Its QOM path.
         path: Text,
     },
-    /// `ACPI_DEVICE_OST` for a CPU slot: the guest says how it gets on with it.
+    /// `ACPI_DEVICE_OST` for a CPU slot: the guest reports the state of a request.
     AcpiCpuOst(AcpiOst),
     /// `RESET`: the guest was reset, which completes removals on some machines.
     Reset,
     /// The machine's run state changed.
     RunState,
-    /// Anything else.
+    /// Another event.
     Other,
 }
 
-/// The guest's evaluation of the ACPI `_OST` method (ACPI 6.5, 6.3.5).
+/// An evaluation of the ACPI method `_OST` by the guest (ACPI 6.5, 6.3.5).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct AcpiOst {
-    /// The id of the CPU, where it was plugged with one and is still there.
+    /// The id of the CPU, if it has one and is present.
     #[serde(default)]
     pub device: Option<Text>,
-    /// The slot, a number in text.
+    /// The number of the slot, as text.
     pub slot: Text,
     /// `CPU` for CPU slots.
     #[serde(rename = "slot-type")]
     pub slot_type: Text,
-    /// What the status is about: 1 insertion, 3 ejection request, 0x103 ejection.
+    /// The subject of the status: 1 insertion, 3 ejection request, 0x103 ejection.
     pub source: u64,
-    /// How it went.
+    /// The status.
     pub status: u64,
 }
 
-/// `source` of an `_OST` about the ejection that somebody outside the guest asked for.
+/// `source` of an `_OST` about an ejection that was requested from outside the guest.
 const EJECTION_REQUEST: u64 = 3;
-/// `source` of an `_OST` about an ejection that the guest began by itself.
+/// `source` of an `_OST` about an ejection that the guest began itself.
 const EJECTION: u64 = 0x103;
-/// `status` while the guest is at it.
+/// `status` while the ejection is in progress.
 const IN_PROGRESS: u64 = 0x84;
 
 impl AcpiOst {
-    /// Whether it is about an ejection that the guest began by itself. Only the last `_OST` of an
-    /// ejection says so (Linux, `acpi_device_hotplug()`).
+    /// Returns whether the guest began the ejection itself. Only the last `_OST` of an ejection has this
+    /// source (Linux, `acpi_device_hotplug()`).
     pub fn is_guests_own(&self) -> bool {
         self.source == EJECTION
     }
 
-    /// Why the guest keeps the CPU, in words; `None` if this is no refusal of a removal.
+    /// Returns the reason why the guest keeps the CPU, as text; `None` if the status is not a refusal.
     pub fn refusal(&self) -> Option<String> {
         if !matches!(self.source, EJECTION_REQUEST | EJECTION) {
             return None;
@@ -96,7 +96,7 @@ struct OstInfo {
 }
 
 impl Event {
-    /// Reads the event `name` with its `data`.
+    /// Parses the event `name` with its `data`.
     pub(super) fn parse(name: &str, data: &str) -> serde_json::Result<Self> {
         Ok(match name {
             "DEVICE_DELETED" => {

@@ -1,9 +1,8 @@
-//! QMP, the QEMU Machine Protocol (`docs/interop/qmp-spec.rst` of QEMU), as a client that
-//! believes nothing.
+//! A client of QMP, the QEMU Machine Protocol (`docs/interop/qmp-spec.rst` of QEMU). It does not trust
+//! QEMU.
 //!
-//! [`codec`] turns bytes into [`Message`]s, [`Client`] carries many commands at once over one
-//! connection, [`Event`] is what vcpud cares to be woken by. What the answers mean is not known
-//! here.
+//! [`codec`] turns bytes into [`Message`]s, [`Client`] sends many commands at a time over one connection,
+//! and [`Event`] is an event that vcpud reacts to. This module does not interpret the replies.
 
 mod client;
 mod codec;

@@ -1,4 +1,4 @@
-//! The start of a QMP connection: capabilities, and what does not change while it lasts.
+//! The start of a QMP connection: capabilities, and the constant properties of QEMU.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,29 +10,29 @@ use super::client::Client;
 use super::error::{Closed, Error};
 use crate::text::Text;
 
-/// What a QEMU says of itself once.
+/// The constant properties of a QEMU process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Its version.
     pub version: Version,
-    /// The VM's UUID; empty where it has none.
+    /// The UUID of the VM; empty if it has none.
     pub uuid: Text,
-    /// `kvm`, `tcg`, or what else runs the vCPUs.
+    /// The accelerator, such as `kvm` or `tcg`.
     pub accelerator: Text,
-    /// QEMU's name of the target; empty where it does not say.
+    /// The target architecture in the spelling of QEMU; empty if QEMU does not report it.
     pub architecture: Text,
-    /// The commands that it has, of those that the service asks about.
+    /// The commands that QEMU has, of those that the service checks.
     pub commands: Commands,
 }
 
 /// A QEMU version, `MAJOR.MINOR.MICRO`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Version {
-    /// First number.
+    /// The first number.
     pub major: u32,
-    /// Second number.
+    /// The second number.
     pub minor: u32,
-    /// Third number.
+    /// The third number.
     pub micro: u32,
 }
 
@@ -47,7 +47,7 @@ struct VersionInfo {
     qemu: Version,
 }
 
-/// The commands that some QEMUs have and others lack, as far as the service sends them.
+/// The commands of the service that some versions of QEMU do not have.
 const OPTIONAL: [&str; 5] = [
     "cpu-add",
     "query-accelerators",
@@ -61,7 +61,7 @@ const OPTIONAL: [&str; 5] = [
 pub struct Commands(BTreeSet<&'static str>);
 
 impl Commands {
-    /// Returns whether QEMU has `command`, which must be one that not every QEMU has.
+    /// Returns whether QEMU has `command`, which must be one of `OPTIONAL`.
     pub fn contains(&self, command: &str) -> bool {
         debug_assert!(OPTIONAL.contains(&command), "{command} is never looked up");
         self.0.contains(command)
@@ -119,15 +119,15 @@ struct AcceleratorInfo {
     enabled: Text,
 }
 
-/// The UUID that QEMU reports for a VM that was given none.
+/// The UUID that QEMU reports for a VM without a UUID.
 const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Leaves the capabilities mode and queries what does not change.
+/// Leaves the capabilities mode, and queries the constant properties.
 ///
 /// # Errors
 ///
-/// Fails if the connection ends, if QEMU refuses a command that each version has, or if an answer has
-/// another type. A command that some versions do not have may fail.
+/// Fails if the connection ends, if QEMU refuses a command that each version has, or if a reply has
+/// another type. Commands that some versions do not have may fail.
 pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let capabilities = client.send::<IgnoredAny>("qmp_capabilities", None);
     let commands = client.send::<Commands>("query-commands", None);
@@ -137,7 +137,7 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let kvm = client.send::<KvmInfo>("query-kvm", None);
 
     match capabilities.wait().await {
-        // A previous instance of the service did it; if not, QEMU refuses all that follows.
+        // The previous instance did it. If not, QEMU refuses all further commands.
         Err(Error::Command { .. }) => {}
         done => drop(done?),
     }
@@ -147,7 +147,7 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let architecture = optional(target.wait().await)?.map(|t| t.arch);
     let kvm = optional(kvm.wait().await)?.is_some_and(|k| k.enabled);
 
-    // QEMU 11 names them all; before it, what is not KVM is TCG but for rare builds.
+    // QEMU 11 reports the accelerator. Before that, it is KVM, or TCG except in rare builds.
     let accelerator = if commands.contains("query-accelerators") {
         let reply = client.send::<AcceleratorInfo>("query-accelerators", None);
         optional(reply.wait().await)?.map(|a| a.enabled)
@@ -165,7 +165,10 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     })
 }
 
-/// What QEMU has no command for, or refuses to tell, is absent; a lost connection is an error.
+/// Returns `None` if QEMU refused the command or does not have it.
+///
+/// # Errors
+/// Fails if the connection is lost.
 fn optional<T>(result: Result<T, Error>) -> Result<Option<T>, Closed> {
     match result {
         Ok(value) => Ok(Some(value)),

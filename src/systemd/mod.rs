@@ -1,6 +1,6 @@
-//! systemd: what the service tells it about itself (`sd_notify(3)`), and the units of machines.
+//! systemd: notifications about the service (`sd_notify(3)`), and the units of machines.
 //!
-//! Without systemd there is nobody to tell, which is no error.
+//! Without systemd the notifications have no effect, and that is not an error.
 
 mod store;
 mod unit;
@@ -10,12 +10,12 @@ use std::time::Duration;
 pub use store::Store;
 pub use unit::Systemd;
 
-/// The service is ready: its name is owned and its machines are served.
+/// Notifies systemd that the service is ready: it owns its name and serves its machines.
 pub fn ready() {
     notify(&[("READY", "1")]);
 }
 
-/// What people are told by `systemctl status`.
+/// Sets the status text in `systemctl status`.
 pub fn status(machines: usize) {
     let status = match machines {
         0 => "No machines.".to_owned(),
@@ -25,15 +25,15 @@ pub fn status(machines: usize) {
     notify(&[("STATUS", &status)]);
 }
 
-/// The configuration is being read again; [`ready`] ends that.
+/// Notifies systemd that the configuration is being read again. [`ready`] ends the state.
 pub fn reloading() {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let usec = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
     notify(&[("RELOADING", "1"), ("MONOTONIC_USEC", &usec.to_string())]);
 }
 
-/// How often the watchdog of systemd must be told that the service is alive; `None` where it has
-/// none.
+/// Returns the interval in which the watchdog of systemd needs a notification; `None` without a
+/// watchdog.
 pub fn watchdog() -> Option<Duration> {
     match ::systemd::daemon::watchdog_enabled() {
         Ok(usec) if usec > 0 => Some(Duration::from_micros(usec) / 2),
@@ -41,12 +41,12 @@ pub fn watchdog() -> Option<Duration> {
     }
 }
 
-/// The service is alive.
+/// Notifies the watchdog.
 pub fn alive() {
     notify(&[("WATCHDOG", "1")]);
 }
 
-/// The service is about to end.
+/// Notifies systemd that the service is ending.
 pub fn stopping() {
     notify(&[("STOPPING", "1")]);
 }

@@ -1,5 +1,5 @@
-//! systemd's store of descriptors (`FDSTORE=1` in `sd_notify(3)`): what is in it outlives the
-//! service, be it restarted or killed, until its unit is stopped.
+//! The file descriptor store of systemd (`FDSTORE=1` in `sd_notify(3)`). Its descriptors survive a restart
+//! or a crash of the service, until the unit is stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -11,30 +11,30 @@ use tracing::{debug, warn};
 use crate::fd_store::FdStore;
 use crate::process::inherited;
 
-/// systemd passes all names in one variable of the environment, of which Linux takes no more than
-/// 128 KiB (`MAX_ARG_STRLEN` in `execve(2)`): with more in it the service could not be started.
+/// The maximum length of all names, in bytes. systemd passes them in one environment variable, and Linux
+/// does not start a program with a variable above 128 KiB (`MAX_ARG_STRLEN` in `execve(2)`).
 const ROOM_FOR_NAMES: usize = (128 << 10) - "LISTEN_FDNAMES=\0".len();
 
-/// The store of this service.
+/// The store of the service.
 #[derive(Debug)]
 pub struct Store {
-    /// How many descriptors it has room for, where systemd says so (since version 254).
+    /// The maximum number of descriptors, if systemd reports it (since version 254).
     room: Option<usize>,
     content: Mutex<Content>,
 }
 
 #[derive(Debug)]
 struct Content {
-    /// What was in it when the service started, and was not taken.
+    /// The descriptors of the previous instance that were not taken yet.
     left: BTreeMap<String, OwnedFd>,
-    /// The names of all that is in it, or was given to it.
+    /// The names of all descriptors in the store.
     kept: BTreeSet<String>,
-    /// Whether it was logged that there is no more room.
+    /// Whether the service has logged that the store is full.
     is_full: bool,
 }
 
 impl Store {
-    /// The store, with what a former run of the service left in it. To be called once.
+    /// Returns the store, with the descriptors of the previous instance. Must be called once.
     pub fn open() -> Self {
         let left = match ::systemd::daemon::listen_fds_with_names() {
             Ok(descriptors) => descriptors
@@ -42,7 +42,7 @@ impl Store {
                 .map(|(fd, name)| (name.to_string_lossy().into_owned(), fd))
                 .collect(),
             Err(error) => {
-                warn!(%error, "what systemd kept cannot be taken");
+                warn!(%error, "cannot take the descriptors of the previous instance: {error}");
                 Vec::new()
             }
         };
@@ -60,11 +60,11 @@ impl Store {
         }
     }
 
-    /// Lets go of what was left and nobody took.
+    /// Releases the descriptors of the previous instance that were not taken.
     pub fn release_rest(&self) {
         let left = std::mem::take(&mut self.content().left);
         for name in left.into_keys() {
-            debug!(name, "a descriptor that nobody needs any more");
+            debug!(name, "releasing the unused descriptor {name}");
             self.release(&name);
         }
     }
@@ -73,15 +73,14 @@ impl Store {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a descriptor is to be given to it as `name`. Not where it has one, as of all that a
-    /// former run left (systemd would compare it with all others to find that out), and not where
-    /// it has no room, which is logged once.
+    /// Returns whether to store a descriptor as `name`: not if the store has one with this name, because
+    /// systemd would compare it with all others, and not if the store is full, which is logged once.
     fn admits(&self, name: &str) -> bool {
         let mut content = self.content();
         if content.kept.contains(name) {
             return false;
         }
-        // With what separates them.
+        // With the separators.
         let names = content
             .kept
             .iter()
@@ -96,7 +95,7 @@ impl Store {
             warn!(
                 name,
                 kept = content.kept.len(),
-                "systemd's store of descriptors is full (FileDescriptorStoreMax=, or 128 KiB of names): a restart of the service connects anew to machines whose connections are not in it, and loses those that were passed to it"
+                "the file descriptor store of systemd is full (FileDescriptorStoreMax=, or 128 KiB of names): a restart of the service connects again to machines whose connections are not in the store, and loses connections that callers passed"
             );
         }
         has_room
@@ -110,10 +109,10 @@ impl FdStore for Store {
         }
         let state = [("FDSTORE", "1"), ("FDNAME", name)];
         let descriptors = [descriptor.as_raw_fd()];
-        // PID 0 is this process.
+        // PID 0 means this process.
         let kept = ::systemd::daemon::pid_notify_with_fds(0, state.iter(), &descriptors);
         if let Err(error) = kept {
-            debug!(name, %error, "systemd does not keep a descriptor");
+            debug!(name, %error, "systemd does not store the descriptor {name}: {error}");
         }
     }
 

@@ -1,11 +1,12 @@
-//! The documents: the files, tests and crates that they name exist, and no crate is missing.
+//! The documents: the files, tests and crates that they name exist, no crate is missing, and links lead
+//! to files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::files::rust_files;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -100,4 +101,32 @@ fn architecture_md_has_the_purpose_of_each_dependency() {
         }
     }
     assert!(missing.is_empty(), "without a purpose: {missing:?}");
+}
+
+/// Returns the documents in Markdown, except the licence.
+pub(crate) fn markdown() -> Vec<PathBuf> {
+    let folders = ["", "doc", "tests"].map(|folder| fs::read_dir(root().join(folder)).unwrap());
+    let paths = folders
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect()
+}
+
+#[test]
+fn the_links_between_documents_lead_to_files() {
+    let mut missing = Vec::new();
+    for document in markdown() {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap();
+            let is_file = !target.is_empty() && !target.contains("://");
+            if is_file && !document.with_file_name(target).exists() {
+                missing.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "links to nothing: {missing:#?}");
 }

@@ -4,6 +4,7 @@
 
 mod documents;
 mod files;
+mod prose;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -23,7 +23,7 @@ async fn what_there_is_is_shown_to_people_and_to_scripts() {
     let own = std::process::id().to_string();
     assert_eq!(
         rows[0],
-        ["MACHINE", "STATE", "VCPUS", "MAX", "LEAVING", "LEADER"]
+        ["MACHINE", "STATE", "VCPUS", "MAX", "PENDING", "LEADER"]
     );
     assert_eq!(rows[1], ["web", "running", "2", "4", "-", own.as_str()]);
     assert!(shown(&["status", "web"]).await.contains("vCPUs: 2 of 4"));
@@ -96,8 +96,9 @@ async fn the_exit_status_says_how_it_ended() {
     );
 
     peer.model().removal = Removal::Held;
-    let leaving = run("set --async web 2").await;
-    assert_eq!(leaving, (0, "web: leaving 2\n".to_owned(), String::new()));
+    let pending = run("set --async web 2").await;
+    let expected = "web: removal pending: 2\n".to_owned();
+    assert_eq!(pending, (0, expected, String::new()));
     fails("set --timeout 50ms web 2", 5, "still pending: vCPU 2").await;
     peer.script(|model, call| {
         let n =
@@ -157,9 +158,9 @@ async fn the_monitor_shows_what_the_service_tells_and_nothing_else() {
     other.set(2).await.unwrap();
     let lines = [
         "web: Vcpus=2",
-        "web: vCPU 1 added (request by user 0)",
+        "web: vCPU 1 added (request by uid 0)",
         "db: Vcpus=2",
-        "db: vCPU 1 added (request by user 0)",
+        "db: vCPU 1 added (request by uid 0)",
     ];
     has_shown(&mut all, &lines.map(Value::from)).await;
     let events = [

@@ -1,4 +1,4 @@
-//! systemd starts the service when it is called, and knows how it is.
+//! systemd starts the service for a call, and knows its state.
 
 use futures_util::StreamExt;
 
@@ -66,7 +66,7 @@ async fn no_call_is_lost_while_the_service_ends_by_itself() {
         .unwrap();
     let manager = host.manager().await;
     for _ in 0..4 {
-        // Right when the name is given up, and the process is still there.
+        // Just after the service has released its name, while its process still runs.
         let called = within("an answer", manager.version()).await;
         assert!(called.is_ok(), "{called:?}");
         let given_up = async {
@@ -86,7 +86,7 @@ async fn no_call_is_lost_while_the_service_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_reload_is_a_reload_to_systemd() {
+async fn systemd_knows_the_state_reloading() {
     const FILE: &str = "/etc/vcpud/vcpud.toml";
     let host = Host::enter().await;
     let manager = host.manager().await;
@@ -114,7 +114,7 @@ async fn a_reload_is_a_reload_to_systemd() {
 }
 
 #[tokio::test]
-async fn the_service_ends_in_peace_and_the_machine_runs_on() {
+async fn the_service_ends_cleanly_and_the_machine_continues_to_run() {
     let host = Host::enter().await;
     let guest = Guest::paused("web").await;
     host.machine("web").await;
@@ -126,7 +126,7 @@ async fn the_service_ends_in_peace_and_the_machine_runs_on() {
 }
 
 #[tokio::test]
-async fn what_the_service_says_is_in_the_journal() {
+async fn the_log_of_the_service_is_in_the_journal() {
     let host = Host::enter().await;
     host.stop_service().await;
     host.manager().await.version().await.unwrap();
@@ -134,8 +134,11 @@ async fn what_the_service_says_is_in_the_journal() {
     let invocation = format!("_SYSTEMD_INVOCATION_ID={}", host.unit("InvocationID").await);
     output("journalctl", &["--sync"]).await;
     let said = output("journalctl", &["--output", "cat", &invocation]).await;
-    assert!(said.contains("ready, watching for QMP sockets"), "{said}");
-    // Nothing that sounds like trouble.
+    assert!(
+        said.contains("ready, watching the directory of QMP sockets"),
+        "{said}"
+    );
+    // No warning and no error.
     let trouble = ["--priority", "warning", "--quiet", "--output", "cat"];
     let trouble = output("journalctl", &[&trouble[..], &[&invocation]].concat()).await;
     assert_eq!(trouble, "");

@@ -1,10 +1,10 @@
-//! What a user without rights may try, and does not come far with.
+//! Attempts of a user without rights, which all fail.
 
 use crate::harness::*;
 
-/// Each fails, and says that it may not.
+/// Each command fails with an error about permissions.
 const ATTEMPTS: &[&str] = &[
-    // At the bus.
+    // On the bus.
     "busctl call org.vcpud1 $web org.vcpud1.Machine SetVcpus 'ua{sv}' 2 0",
     "busctl call org.vcpud1 $web org.vcpud1.Machine SetVcpu 'auba{sv}' 1 1 true 0",
     "busctl call org.vcpud1 $web org.vcpud1.Machine SetScheduler 'ausia{sv}' 1 0 fifo 99 0",
@@ -16,12 +16,12 @@ const ATTEMPTS: &[&str] = &[
     "busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus RequestName su \
      org.vcpud1 0",
     "vcpuctl set web 2",
-    // At systemd.
+    // With systemd.
     "systemctl --no-ask-password stop vcpud.service",
     "systemctl --no-ask-password kill vcpud.service",
     "systemctl --no-ask-password reload vcpud.service",
     "systemctl --no-ask-password set-property --runtime \"$unit\" CPUWeight=1",
-    // At files.
+    // On files.
     "touch /run/vcpud/qmp/mine.sock",
     "ln -s /run/vcpud/qmp/web.sock /run/vcpud/qmp/mine.sock",
     "rm -f /run/vcpud/qmp/web.sock",
@@ -30,7 +30,7 @@ const ATTEMPTS: &[&str] = &[
     "touch /run/vcpud/mine",
     "touch /etc/vcpud/machines.d/mine.toml",
     "echo > /run/vcpud/qmp/web.sock",
-    // At processes.
+    // On processes.
     "kill -KILL $service",
     "kill -STOP $qemu",
     "taskset --pid --all-tasks 1 $qemu",
@@ -40,7 +40,7 @@ const ATTEMPTS: &[&str] = &[
     "echo $$ > /sys/fs/cgroup\"$group\"/cgroup.procs",
 ];
 
-/// What the programs say where one may not.
+/// The messages of programs about missing permissions.
 const NO: [&str; 6] = [
     "Access denied",
     "denied",

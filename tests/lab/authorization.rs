@@ -1,11 +1,11 @@
-//! The polkit of the host says who may.
+//! Authorization by the polkit of the host.
 
 use crate::harness::*;
 
 const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 const AUTHENTICATION_REQUIRED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
 
-/// The group `vm-operators` may do as it likes with the machine `web-1`, and nobody may with others.
+/// Authorizes the group `vm-operators` for the machine `web-1` only.
 const RULE: &str = r#"
 polkit.addRule(function(action, subject) {
     if (action.id != "org.vcpud1.set-vcpus") return polkit.Result.NOT_HANDLED;
@@ -30,7 +30,7 @@ async fn a_user_without_rights_is_refused() {
 }
 
 #[tokio::test]
-async fn a_rule_lets_a_group_in_for_one_machine_only() {
+async fn a_rule_authorizes_a_group_for_one_machine_only() {
     let host = Host::enter().await;
     let _rule = host.rule(RULE).await;
     let guests = (Guest::paused("web-1").await, Guest::paused("web-2").await);
@@ -47,7 +47,7 @@ async fn a_rule_lets_a_group_in_for_one_machine_only() {
     assert_eq!(guests.1.vcpu_threads(), [0]);
 }
 
-/// polkit does nothing while this lives.
+/// Stops polkit until it is dropped.
 struct Hung;
 
 impl Hung {
@@ -68,7 +68,7 @@ impl Drop for Hung {
 }
 
 #[tokio::test]
-async fn a_polkit_that_hangs_keeps_out_only_whom_it_is_asked_about() {
+async fn a_polkit_that_hangs_delays_only_callers_that_need_it() {
     let host = Host::enter().await;
     let guest = Guest::paused("web").await;
     let machine = host.machine("web").await;
@@ -76,7 +76,7 @@ async fn a_polkit_that_hangs_keeps_out_only_whom_it_is_asked_about() {
     let hung = Hung::start().await;
     let seen = machine.clone();
     let asking = tokio::spawn(async move { User::ALICE.set(&seen, 8).await });
-    // One after the other: root does not wait for polkit, not even once.
+    // One after the other: root never waits for polkit.
     for count in 2..=6 {
         let set = machine.set(count).await;
         assert_eq!(set, Ok(Outcome::added([count - 1])));

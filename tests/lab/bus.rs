@@ -1,4 +1,4 @@
-//! The bus is restarted, or killed.
+//! The bus is restarted or killed.
 
 use crate::harness::*;
 
@@ -24,7 +24,7 @@ async fn the_service_survives_a_restart_of_the_bus() {
         assert_eq!(host.unit("MainPID").await, former);
         assert_eq!(host.unit("ActiveState").await, "active");
     }
-    // systemd-logind does not connect to the new bus by itself, and later logins would wait for it.
+    // systemd-logind does not connect to the new bus itself, and later logins would wait for it.
     output("systemctl", &["restart", "systemd-logind.service"]).await;
     assert_eq!(machine.set(6).await, Ok(Outcome::added([3])));
     assert_eq!(machine.present().await, [0, 1, 2, 3, 6, 7]);

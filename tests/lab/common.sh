@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # it is used there
-# Sourced by the scripts of the lab: where things are, and how to say things.
+# shellcheck disable=SC2034 # the scripts use it
+# Paths and functions for the scripts of the lab.
 set -euo pipefail
 shopt -s inherit_errexit nullglob
 umask 022
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 lab=$project/tests/lab
-run=$project/target/lab # the running host: its sockets, its console, what tests left
+run=$project/target/lab # the running host: sockets, console, results of tests
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/vcpud
 
 say() { printf 'lab: %s\n' "$*"; }
@@ -19,19 +19,19 @@ die() {
 # shellcheck source=tests/packages.sh
 source "$project/tests/packages.sh"
 
-# All that decides what is in the host's image.
+# The files that determine the image of the host.
 recipe() {
 	(cd "$project" && cat tests/lab/build tests/lab/host/* tests/guest-image/{init,deadline.c} | sha256sum | cut -c 1-16)
 }
 
-image=$cache/lab-$(recipe) # host.ext4, vmlinuz, initrd, and the latter two in v1
+image=$cache/lab-$(recipe) # host.ext4, vmlinuz, initrd, and v1/ with another vmlinuz and initrd
 
-# Whether the host's QEMU runs, which it may do without doing any good.
+# Returns whether the QEMU process of the host runs. The host may hang nevertheless.
 is_up() {
 	[[ -e $run/pid ]] && [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$(<"$run/pid")/cmdline") == *"$run/"* ]]
 }
 
-# Whether the host has crashed, with what it said.
+# Returns whether the host has crashed, and prints its message.
 epitaph() {
 	[[ -e $run/console ]] &&
 		grep --text --max-count 1 --only-matching \
@@ -40,20 +40,20 @@ epitaph() {
 
 milliseconds() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
-# `lap WHAT SINCE`: says how long something took, also to who reads target/lab/times.
+# `lap WHAT SINCE`: prints a duration, and appends it to target/lab/times.
 lap() {
 	local tenths=$((($(milliseconds) - $2) / 100))
 	say "$1 took $((tenths / 10)).$((tenths % 10)) s"
 	[[ ! -d $run ]] || printf '%s\t%d.%d\n' "$1" $((tenths / 10)) $((tenths % 10)) >>"$run/times"
 }
 
-# `run_tests [NAME…]`: runs the tests that are of the running host, or those of them whose names
-# contain a NAME. With cgroups v1 and dbus-broker they are those of the modules for that, else all
-# but those of v1. LAB_KILLS and LAB_SEED are passed on (tests/lab/kills.rs).
+# `run_tests [NAME…]`: runs the tests for the running host, or those of them whose names contain a NAME. With
+# cgroups v1 and dbus-broker, these are the modules for them, and otherwise all modules except those of v1.
+# LAB_KILLS and LAB_SEED are forwarded (tests/lab/kills.rs).
 run_tests() {
 	local variables
 	variables=$(env | sed -n 's/^LAB_\(KILLS\|SEED\)=[0-9]*$/export &;/p')
-	# shellcheck disable=SC2016 # the host's, not ours
+	# shellcheck disable=SC2016 # the shell in the host expands it
 	"$lab/sh" "$variables set -- ${*@Q};"'
 		v1=placement::v1::
 		if [ -e /sys/fs/cgroup/cgroup.controllers ]; then

@@ -1,4 +1,4 @@
-//! The file system of the runtime directory is full: what cannot be written down is not promised.
+//! The file system of the runtime directory is full: requests that cannot be saved are refused.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,11 +11,11 @@ use crate::harness::*;
 const DIRECTORY: &str = "/run/vcpud";
 const IO_ERROR: &str = "org.freedesktop.DBus.Error.IOError";
 
-/// A small file system in the place of the runtime directory, while this lives.
+/// A small file system mounted on the runtime directory. It is removed when this is dropped.
 struct SmallDisk;
 
 impl SmallDisk {
-    /// To be made while the service does not run, which is stopped when this goes.
+    /// Must be created while the service does not run. Dropping it stops the service.
     async fn mount() -> Self {
         let options = ["-t", "tmpfs", "-o", "size=256k,mode=0755", "vcpud"];
         output("mount", &[&options[..], &[DIRECTORY]].concat()).await;
@@ -23,13 +23,13 @@ impl SmallDisk {
         Self
     }
 
-    /// Leaves no room in it.
+    /// Fills the file system.
     fn fill(&self) {
         let mut file = File::create(format!("{DIRECTORY}/filler")).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
     }
 
-    /// Makes room again.
+    /// Frees space again.
     fn free(&self) {
         fs::remove_file(format!("{DIRECTORY}/filler")).unwrap();
     }
@@ -44,7 +44,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// How many vCPUs are written down of the machine `name`.
+/// Returns the number of vCPUs in the persisted state of the machine `name`.
 fn written(name: &str) -> usize {
     let text = fs::read_to_string(format!("{DIRECTORY}/machines/{name}.json"));
     let record: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
@@ -52,7 +52,7 @@ fn written(name: &str) -> usize {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told() {
+async fn a_full_disk_refuses_requests_and_loses_no_events() {
     const BEHIND: &str = "cannot save the state";
     const WRITTEN: &str = "the state is saved again";
     let host = Host::enter().await;
@@ -82,7 +82,7 @@ async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told
     assert_eq!(manager.list_machines().await.unwrap().len(), 1);
     assert_eq!(guest.vcpu_threads(), [0, 1]);
 
-    // What others do is told as ever.
+    // Changes by other clients are reported as usual.
     let mark = host.signals.mark().await;
     guest.monitor.plug(5, "mine").await;
     machine.wait_for("Vcpus", 3u32).await;
@@ -91,7 +91,7 @@ async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told
     assert_eq!(host.said(BEHIND).await, 1);
     assert_eq!(written("web"), 2);
 
-    // The next run knows less, and tells it again rather than never.
+    // The next instance has an older state, and reports the change twice rather than never.
     assert!(host.kill_service().await);
     let machine = host.machine_of(&guest).await;
     machine.wait_for("Vcpus", 3u32).await;
@@ -101,7 +101,7 @@ async fn on_a_full_disk_nothing_is_begun_that_could_be_forgotten_and_all_is_told
     assert_eq!(removed(&told), []);
 
     disk.free();
-    until("the vCPUs that are written down", 3, || written("web")).await;
+    until("the persisted vCPUs", 3, || written("web")).await;
     assert_eq!(host.said(WRITTEN).await, 1);
     assert_eq!(machine.set(4).await, Ok(Outcome::added([2])));
     let mark = host.signals.mark().await;

@@ -1,4 +1,4 @@
-//! A guest grows and shrinks, again and again, and nothing is left behind.
+//! vCPUs are added and removed repeatedly, without leaks.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ async fn a_guest_grows_and_shrinks_ten_times_and_nothing_leaks() {
         assert_eq!(guest.vcpu_threads(), [0]);
         guest.online("0").await;
 
-        // KVM cannot destroy a vCPU: QEMU keeps what it has for the next of the same number.
+        // KVM cannot destroy a vCPU: QEMU keeps its descriptor for the next vCPU with this number.
         let parked = guest.vcpu_descriptors();
         let numbers: Vec<u32> = parked.iter().map(|(vcpu, _)| *vcpu).collect();
         assert_eq!(numbers, [0, 1, 2, 3], "cycle {cycle}");
@@ -46,7 +46,7 @@ async fn a_guest_grows_and_shrinks_ten_times_and_nothing_leaks() {
 }
 
 #[tokio::test]
-async fn qemu_tells_of_each_removed_vcpu_twice_and_the_service_once() {
+async fn qemu_reports_each_removed_vcpu_twice_and_the_service_once() {
     let host = Host::enter().await;
     let mut guest = Guest::boot("web").await;
     let machine = host.machine("web").await;

@@ -2,11 +2,11 @@
 
 use crate::harness::*;
 
-/// Refused by policy, as vcpuctl's `--help` says.
+/// The exit status of vcpuctl for a caller that is not authorized.
 const REFUSED: Option<i32> = Some(3);
 
 #[tokio::test]
-async fn a_user_who_knows_an_administrators_password_is_served() {
+async fn a_user_with_the_password_of_an_administrator_is_authorized() {
     let host = Host::enter().await;
     let guest = Guest::paused("web").await;
     let machine = host.machine("web").await;
@@ -24,7 +24,7 @@ async fn a_user_who_knows_an_administrators_password_is_served() {
 }
 
 #[tokio::test]
-async fn a_user_who_does_not_know_it_is_refused() {
+async fn a_user_without_the_password_is_refused() {
     let host = Host::enter().await;
     let guest = Guest::paused("web").await;
     let machine = host.machine("web").await;

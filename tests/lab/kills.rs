@@ -1,4 +1,4 @@
-//! The service is killed again and again at random moments, with guests that have true vCPUs.
+//! The service is killed repeatedly at random moments, with guests on KVM.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,18 +7,18 @@ use tokio::time::sleep;
 
 use crate::harness::*;
 
-/// How often it is killed, unless `LAB_KILLS` says otherwise.
+/// The number of kills, unless `LAB_KILLS` is set.
 const KILLS: u64 = 20;
-/// More vCPUs than this are too much for an emulated host.
+/// The maximum number of vCPUs that an emulated host can run.
 const MOST: u64 = 4;
-/// In an emulated host two guests grow and shrink within this many milliseconds.
+/// The time, in milliseconds, in which two guests in an emulated host get and release vCPUs.
 const LONGEST: u64 = 1000;
 
-/// Numbers that look random and follow from the seed (SplitMix64).
+/// Pseudo-random numbers from a seed (SplitMix64).
 struct Dice(u64);
 
 impl Dice {
-    /// A number below `end`.
+    /// Returns a number below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut number = self.0;
@@ -28,23 +28,23 @@ impl Dice {
     }
 }
 
-/// The number that a variable of the environment has.
+/// Returns the number in an environment variable.
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().expect("a number"))
 }
 
-/// What a vCPU did, by what was told and by what QEMU was asked.
+/// The history of a vCPU: the reported events, and the commands to QEMU.
 #[derive(Debug, Default)]
 struct Story {
-    /// Whether it came or went, in the order that was told.
+    /// Whether it was added or removed, in the order of the events.
     told: Vec<bool>,
     refused: usize,
     /// Whether QEMU was asked to plug or unplug it, in order.
     asked: Vec<bool>,
 }
 
-/// The stories of the vCPUs of a guest.
+/// Returns the histories of the vCPUs of a guest.
 fn stories(name: &str, guest: &Guest, signals: &[Signal]) -> BTreeMap<u32, Story> {
     let mut stories: BTreeMap<u32, Story> = BTreeMap::new();
     for signal in signals {
@@ -72,11 +72,11 @@ fn stories(name: &str, guest: &Guest, signals: &[Signal]) -> BTreeMap<u32, Story
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "so that it can be done again")]
-async fn a_service_that_is_killed_at_any_moment_tells_the_whole_truth() {
+#[expect(clippy::print_stderr, reason = "the seed is needed to repeat the test")]
+async fn a_service_that_is_killed_at_any_moment_reports_every_change() {
     let kills = number("LAB_KILLS").unwrap_or(KILLS);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.expect("it is after 1970").as_micros() as u64;
+    let now = now.expect("the clock is after 1970").as_micros() as u64;
     let seed = number("LAB_SEED").unwrap_or(now);
     eprintln!("LAB_SEED={seed} LAB_KILLS={kills}");
     let mut dice = Dice(seed);
@@ -88,13 +88,13 @@ async fn a_service_that_is_killed_at_any_moment_tells_the_whole_truth() {
     let mark = host.signals.mark().await;
     let mut killed = 0;
     while killed < kills {
-        // Else it is killed while it starts, more often than not.
+        // Otherwise most kills would hit the start of the service.
         if dice.below(4) > 0 {
             host.answers().await;
         }
         let request = |machine: &Machine| machine.start_set(1 + dice.below(MOST) as u32);
         let requests = machines.each_ref().map(request);
-        // This waits for nothing: any moment is to be tried.
+        // The moment is random, so the test does not wait for a state.
         sleep(Duration::from_millis(dice.below(LONGEST))).await;
         killed += u64::from(host.kill_service().await);
         for request in requests {
@@ -103,7 +103,7 @@ async fn a_service_that_is_killed_at_any_moment_tells_the_whole_truth() {
     }
     host.answers().await;
     for ((machine, guest), name) in machines.iter().zip(&mut guests).zip(names) {
-        // A vCPU that is leaving cannot come again before it is gone.
+        // A vCPU with a pending removal cannot be added before it is removed.
         machine.wait_for("PendingRemovals", Vec::<u32>::new()).await;
         machine.set_patiently(1).await.unwrap();
         guest.online("0").await;
@@ -118,7 +118,7 @@ async fn a_service_that_is_killed_at_any_moment_tells_the_whole_truth() {
         let all = stories(name, guest, &signals);
         for (vcpu, mut story) in all {
             let what = format!("LAB_SEED={seed}: vCPU {vcpu} of {name}: {story:?}");
-            // What was told just before the end may be told again after it.
+            // An event just before a kill may be reported twice.
             story.told.dedup();
             changes += story.told.len();
             assert!(story.told.first() == Some(&true), "{what}");
@@ -131,5 +131,5 @@ async fn a_service_that_is_killed_at_any_moment_tells_the_whole_truth() {
         }
     }
     host.has("NFileDescriptorStore", "4").await;
-    eprintln!("{kills} kills, {changes} vCPUs came or went");
+    eprintln!("{kills} kills, {changes} vCPUs were added or removed");
 }

@@ -1,9 +1,9 @@
-//! vcpud as it is installed in a whole virtualization host: systemd as PID 1, the system bus and
-//! polkit of that host, QEMUs whose vCPUs are true KVM ones.
+//! Tests of an installed vcpud in a virtualization host: systemd as PID 1, the system bus and polkit of that
+//! host, and QEMUs with KVM.
 //!
-//! `tests/lab/check` builds this, and runs it inside the host, as root and one test after the
-//! other. Nothing sleeps: what is waited for is a signal, a property, a line, an event or an end,
-//! under one time limit. Each test leaves the host as it found it, but for vcpud, which may run on.
+//! `tests/lab/check` builds the tests, and runs them in the host, as root and one after the other. A test does
+//! not sleep: it waits for a signal, a property, a line, an event or the end of a process, within one time
+//! limit. A test restores the host, except that vcpud may continue to run.
 
 #![expect(
     clippy::expect_used,

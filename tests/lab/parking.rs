@@ -1,10 +1,10 @@
-//! KVM cannot destroy a vCPU. QEMU parks what it has of one that was unplugged, and takes it again
-//! for the next of the same number; vCPUs may come in any order.
+//! KVM cannot destroy a vCPU. QEMU parks the descriptor of an unplugged vCPU, and uses it again for the next
+//! vCPU with the same number. vCPUs can be added in any order.
 
 use crate::harness::*;
 
 #[tokio::test]
-async fn a_vcpu_that_comes_again_has_the_descriptor_that_was_parked() {
+async fn a_vcpu_that_is_added_again_has_the_parked_descriptor() {
     let host = Host::enter().await;
     let mut guest = Guest::boot("web").await;
     let machine = host.machine("web").await;
@@ -17,7 +17,7 @@ async fn a_vcpu_that_comes_again_has_the_descriptor_that_was_parked() {
     assert_eq!(guest.vcpu_threads(), [0]);
     assert_eq!(guest.vcpu_descriptors(), before);
 
-    // Not by order of coming: the last goes first.
+    // Not in the order of the removal: the last one first.
     let only = machine.set_these(&[2], true).await;
     assert_eq!(only, Ok(Outcome::added([2])));
     assert_eq!(guest.vcpu_threads(), [0, 2]);
@@ -31,7 +31,7 @@ async fn a_vcpu_that_comes_again_has_the_descriptor_that_was_parked() {
 }
 
 #[tokio::test]
-async fn vcpus_may_come_in_any_order_and_by_anyone() {
+async fn vcpus_can_be_added_in_any_order_and_by_any_client() {
     let host = Host::enter().await;
     let mut guest = Guest::boot("web").await;
     let machine = host.machine("web").await;

@@ -1,4 +1,4 @@
-//! What is written down of a machine, where administrators look for it.
+//! The records of a machine in the audit log and in the journal.
 
 use crate::harness::*;
 
@@ -11,12 +11,12 @@ async fn every_change_is_in_the_audit_log_and_in_the_journal() {
     machine.set(3).await.unwrap();
     guest.online("0-2").await;
     machine.set_patiently(2).await.unwrap();
-    // The guest is stopped, so it does not give up another in time.
+    // The guest is stopped, so it does not release another vCPU in time.
     guest.monitor.execute("stop", serde_json::json!({})).await;
     let options = [("timeout-usec", 1000u64.into())];
     machine.set_with(1, &options).await.unwrap_err();
 
-    // It fails where it finds nothing, as it does until auditd has written.
+    // ausearch fails until auditd has written a record.
     const SEARCH: &str =
         "ausearch --input-logs --message VIRT_RESOURCE --vm-name audited --raw 2>&1 || :";
     let found = async {

@@ -1,10 +1,10 @@
-//! The sandbox of the unit is in force, and the service can do its work in it.
+//! The sandbox of the unit is in force, and the service works in it.
 
 use std::fs;
 
 use crate::harness::*;
 
-/// The worst that `systemd-analyze security` may say, on its scale from 0 to 100.
+/// The maximum exposure in `systemd-analyze security`, on its scale from 0 to 100.
 const EXPOSURE: &str = "17";
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn the_service_has_limits() {
     assert_eq!(host.unit("ProcSubset").await, "pid");
 }
 
-/// The service runs as root, and still cannot reach the sockets of other daemons.
+/// The service runs as root, and cannot connect to the sockets of other daemons.
 #[tokio::test]
 async fn the_service_cannot_reach_the_sockets_of_other_daemons() {
     let host = Host::enter().await;

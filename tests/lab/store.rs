@@ -1,8 +1,8 @@
-//! The service ends and comes again, and goes on where it was: systemd keeps its descriptors.
+//! The service continues its connections after a restart, because systemd keeps its descriptors.
 
 use crate::harness::*;
 
-/// The descriptors that systemd keeps, as it lists them.
+/// Returns the descriptors that systemd keeps, as systemd lists them.
 async fn kept() -> Vec<String> {
     let list = ["--no-pager", "fdstore", "vcpud.service"];
     let printed = output("systemd-analyze", &list).await;
@@ -17,7 +17,7 @@ async fn keeps(host: &Host, count: &str) {
 }
 
 #[tokio::test]
-async fn a_restart_in_peace_leaves_every_connection_open_and_nothing_behind() {
+async fn a_clean_restart_keeps_every_connection_open() {
     let host = Host::enter().await;
     host.stop_service().await;
     let guest = Guest::paused("web").await;
@@ -39,16 +39,16 @@ async fn a_restart_in_peace_leaves_every_connection_open_and_nothing_behind() {
         let alias = format!("vcpu{}", vcpus - 1);
         let expected = Vcpu::by_request("web", vcpus - 1, &alias);
         assert_eq!(told, [expected], "{command:?}");
-        // By inode, so the same socket, and each once.
+        // The inodes show that the sockets are the same, and that none is stored twice.
         assert_eq!(kept().await, before, "{command:?}");
     }
 }
 
 #[tokio::test]
-async fn where_systemd_has_no_room_for_a_connection_nothing_is_lost() {
-    const FULL: &str = "systemd's store of descriptors is full";
+async fn a_full_store_of_systemd_loses_nothing() {
+    const FULL: &str = "the file descriptor store of systemd is full";
     let host = Host::enter().await;
-    // Of the last of four, and of both of the second machine.
+    // For the last of four descriptors, and for both of the second machine.
     for room in ["3", "2"] {
         host.stop_service().await;
         let line = format!("[Service]\nFileDescriptorStoreMax={room}\n");
@@ -81,7 +81,7 @@ async fn where_systemd_has_no_room_for_a_connection_nothing_is_lost() {
             let told = host.signals.since(mark).await;
             let mut told = added(&told);
             told.retain(|vcpu| vcpu.machine == name);
-            // What was told just before the end may be told again after it.
+            // An event just before the end may be reported twice.
             told.sort_unstable_by_key(|vcpu| vcpu.id);
             told.dedup();
             assert_eq!(ids(&told), [2, 3, 4, 6], "{told:?}");

@@ -1,10 +1,8 @@
-//! Any story of a machine: whatever is asked of it, whatever its guest and its other clients do,
-//! in any order, with the connection lost at any point. At the end of each story the numbers,
-//! the pending removals and the notices add up to what QEMU has.
+//! Random stories about a machine: requests, actions of the guest and of other clients, and lost connections,
+//! in any order. At the end of each story, the numbers, the pending removals and the signals agree with QEMU.
 //!
-//! The machine's actor is real and speaks QMP over a socket; QEMU is scripted. A story that goes
-//! wrong is shrunk and printed, with its seed. `PROPTEST_CASES` says how many rounds of
-//! [`STORIES`] there are.
+//! The task of the machine is real and uses QMP over a socket; QEMU is scripted. A story that fails is shrunk
+//! and printed with its seed. `PROPTEST_CASES` is the number of rounds of [`STORIES`].
 
 #![expect(
     clippy::expect_used,
@@ -38,32 +36,32 @@ use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
 use vcpud::process::SocketFile;
 
-/// How many stories go on at once.
+/// The number of stories that run at a time.
 const STORIES: usize = 16;
-/// How many vCPUs there can be.
+/// The maximum number of vCPUs.
 const MAX: u32 = 6;
 
-/// What can happen. Numbers choose among what there is.
+/// A step of a story. Numbers select one of the present items.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     SetCount(u32),
     Plug(u32),
     Unplug(u32),
-    /// The guest gives up a CPU that it was asked for.
+    /// The guest releases a CPU whose removal is pending.
     GiveUp(usize),
-    /// The guest refuses to.
+    /// The guest refuses a removal.
     Refuse(usize),
     /// The guest ejects any CPU.
     Eject(usize),
-    /// The guest is reset, which completes what is pending.
+    /// The guest is reset, which completes pending removals.
     Reset,
     /// Another client plugs a CPU.
     External(usize),
-    /// An event of a CPU that is alive.
+    /// An event about a CPU that is present.
     Stale(usize),
     HangUp,
     Accept,
-    /// The service ends, at any moment, and starts again.
+    /// The service ends at any moment, and starts again.
     Restart,
 }
 
@@ -84,28 +82,28 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What was told.
+/// An event that was reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Told {
     Came(VcpuId),
     Went(VcpuId),
-    /// The service started anew. What was told just before its end may be told once more.
+    /// The service started again. Events just before its end may be reported twice.
     Anew,
 }
 
-/// A machine, its QEMU, and what was told of it.
+/// A machine, its QEMU, and the reported events.
 struct Story {
     directory: PathBuf,
     service: Option<Service>,
     peer: Peer,
-    /// The entities that QEMU was asked to unplug and that the guest holds.
+    /// The entities that QEMU was asked to unplug, and that the guest keeps.
     held: Arc<Mutex<BTreeSet<usize>>>,
-    /// The entities of which the guest said last that it keeps them.
+    /// The entities that the guest refused last.
     kept: Arc<Mutex<BTreeSet<usize>>>,
-    /// Those that it kept twice in a row. QEMU's list shows no difference, so where the event of the
-    /// second refusal is lost with the connection, nobody can know that there was one.
+    /// The entities that the guest refused twice in a row. The list of QEMU shows no difference, so a second
+    /// refusal is unknown if its event is lost with the connection.
     kept_again: BTreeSet<usize>,
-    /// Those of them whose event may be lost.
+    /// The ones whose event may be lost.
     doubtful: BTreeSet<usize>,
     /// Everything that was reported. Each message of the machine marks it as changed.
     told: watch::Sender<Vec<Told>>,
@@ -227,7 +225,7 @@ impl Story {
         }
     }
 
-    /// Asks as the bus does: with the number that comes of it, and without waiting.
+    /// Sends a request with the resulting number, as `bus` does, without waiting for removals.
     async fn request(&self, target: Target) {
         let count = match &target {
             Target::Count(count) => *count,
@@ -247,7 +245,7 @@ impl Story {
             uid: Uid(7),
         };
         let answer = machine::set_vcpus(self.handle(), request);
-        // Whether it succeeds is not the matter here, only that it is answered.
+        // The request may fail, but must be answered.
         let _ = within("an answer", answer).await;
     }
 
@@ -289,18 +287,18 @@ impl Story {
         let clients = self.peer.clients();
         self.peer.accept();
         self.peer.had_clients(clients + 1).await;
-        // What a QEMU tells a client that has not asked for anything yet is told to nobody.
+        // Events that QEMU sends before the first query are not reported.
         let mut told = self.told.subscribe();
         let connected = async {
             while self.handle().snapshot().state() != "running" {
-                told.changed().await.expect("the story has the sender");
+                told.changed().await.expect("the story owns the sender");
             }
         };
         within("the connection", connected).await;
         self.connected = true;
     }
 
-    /// Waits until the machine is known to be as QEMU has it, and all of that was told.
+    /// Waits until the snapshot agrees with QEMU, and all events were reported.
     async fn settle(&mut self) {
         if !self.connected {
             self.reconnect().await;
@@ -322,7 +320,7 @@ impl Story {
                 && pending.all(|vcpu| held.contains(vcpu) || doubtful.contains(vcpu));
             let present = snapshot.inventory.present();
             let present: Vec<VcpuId> = present.map(|(slot, _)| slot.id.first()).collect();
-            // The snapshot comes first and what it means is told after it, so both are awaited.
+            // The events follow the snapshot, so both are awaited.
             snapshot.state() == "running"
                 && is_pending
                 && present == there
@@ -331,7 +329,7 @@ impl Story {
         let mut told = self.told.subscribe();
         let known = async {
             while !is_known() {
-                told.changed().await.expect("the story has the sender");
+                told.changed().await.expect("the story owns the sender");
             }
         };
         let what = format!(
@@ -341,7 +339,7 @@ impl Story {
         within(what, known).await;
     }
 
-    /// The vCPUs that are there if what was told is all true.
+    /// Returns the present vCPUs according to the reported events.
     fn sum_of_told(&self) -> Vec<VcpuId> {
         let mut sum = BTreeSet::from([VcpuId(0), VcpuId(1)]);
         let mut repeatable = BTreeSet::new();
@@ -357,7 +355,7 @@ impl Story {
             };
             assert!(
                 is_news || repeatable.contains(&vcpu),
-                "vCPU {vcpu} came or went twice: {:?}",
+                "vCPU {vcpu} was added or removed twice: {:?}",
                 &told[..=i]
             );
             repeatable.remove(&vcpu);
@@ -366,7 +364,7 @@ impl Story {
     }
 }
 
-/// The service, as far as one machine needs it.
+/// The parts of the service that one machine needs.
 struct Service {
     running: machine::Running,
     task: JoinHandle<()>,
@@ -376,7 +374,7 @@ struct Service {
 }
 
 impl Service {
-    /// Starts it for the machine in `directory`; what it tells goes to `told`.
+    /// Starts the service for the machine in `directory`. Its events are added to `told`.
     async fn start(directory: &Path, told: watch::Sender<Vec<Told>>) -> Self {
         let (outbox, mut notices) = EventSender::new();
         let spec = MachineSpec {
@@ -416,13 +414,13 @@ impl Service {
         }
     }
 
-    /// Ends it in the middle of whatever it does.
+    /// Ends the service at any point of its work.
     async fn end(self) {
         self.task.abort();
         let _ = self.task.await;
         self.running.finish().await;
         drop((self.running, self.outbox, self.handle));
-        within("the last word", self.listener).await.unwrap();
+        within("the last event", self.listener).await.unwrap();
     }
 }
 
@@ -432,7 +430,7 @@ fn site() -> HostServices {
     struct Nobody;
     impl Units for Nobody {
         fn unit_of<'a>(&'a self, _: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>> {
-            ready(Err(UnitError::Absent("nobody is there".to_owned()))).boxed()
+            ready(Err(UnitError::Absent("no service manager".to_owned()))).boxed()
         }
 
         fn start_scope<'a>(
@@ -440,7 +438,7 @@ fn site() -> HostServices {
             _: NewScope<'a>,
             _: Process<'a>,
         ) -> BoxFuture<'a, Result<String, UnitError>> {
-            panic!("nobody was asked where the machine is")
+            panic!("no unit was looked up")
         }
     }
     impl FdStore for Nobody {
@@ -458,7 +456,7 @@ fn site() -> HostServices {
     }
 }
 
-/// Keeps what is told of vCPUs that came and went.
+/// Records the events of added and removed vCPUs.
 async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec<Told>>) {
     while let Some(notice) = notices.recv().await {
         match notice {
@@ -473,7 +471,7 @@ async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec
     }
 }
 
-/// The guest keeps CPU `n`.
+/// Returns the event that the guest keeps CPU `n`.
 fn refusal(n: usize) -> serde_json::Value {
     ost(n, None, 3, 130)
 }
@@ -496,14 +494,14 @@ async fn tell(steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(24),
-        // Each story that goes wrong takes a minute to do so, in milliseconds.
+        // In milliseconds: a story that fails takes a minute.
         max_shrink_time: 180_000,
         ..ProptestConfig::default()
     })]
 
     /// Scripted QEMU.
     #[test]
-    fn any_story_ends_with_the_truth(
+    fn any_story_ends_with_the_state_of_qemu(
         stories in prop::collection::vec(prop::collection::vec(step(), 0..16), STORIES)
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

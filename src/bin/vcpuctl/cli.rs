@@ -1,4 +1,4 @@
-//! The arguments.
+//! The command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +9,12 @@ use vcpud::placement::{ListError, VcpuList};
 
 /// Add and remove virtual CPUs of running QEMU virtual machines.
 ///
-/// vcpuctl speaks with the system service vcpud over D-Bus. A machine is any QEMU whose QMP
-/// socket is /run/vcpud/qmp/NAME.sock, that has a file in /etc/vcpud/machines.d, or that was
-/// registered.
+/// vcpuctl is the client of the system service vcpud. A machine is a QEMU process whose QMP socket is
+/// /run/vcpud/qmp/NAME.sock, that has a file in /etc/vcpud/machines.d, or that was registered.
 #[derive(Debug, Parser)]
 #[command(name = "vcpuctl", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Print JSON for scripts: one document, or with "monitor" one line for each event.
+    /// Print JSON: one document, or with "monitor" one line for each event.
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -27,138 +26,137 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// List the machines.
     List,
-    /// Show the state of a machine, or of the service.
+    /// Show the status of a machine, or of the service.
     Status {
-        /// The machine; without it, the service: its version, and what is wrong with its
-        /// configuration.
+        /// The machine. Without a name: the version of the service, the number of machines, and the
+        /// errors of the configuration.
         name: Option<String>,
     },
-    /// Show every vCPU of a machine, present or possible.
+    /// List the vCPUs of a machine, present and free.
     Vcpus {
         /// The machine.
         name: String,
     },
-    /// Bring the number of vCPUs of a machine to COUNT.
+    /// Set the number of vCPUs of a machine.
     Set(Set),
-    /// Plug exactly these vCPUs.
+    /// Add the given vCPUs.
     Plug(These),
-    /// Unplug exactly these vCPUs.
+    /// Remove the given vCPUs.
     Unplug(These),
-    /// Choose the host CPUs that vCPUs may run on.
+    /// Set the host CPUs that vCPUs can run on.
     Pin {
         /// The machine.
         name: String,
-        /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for the default of all that have no
-        /// pin of their own.
+        /// The vCPUs, such as "2" or "2,4-7", present or free; "all" sets the default for vCPUs
+        /// without a pin of their own.
         #[arg(value_parser = parse_vcpus)]
         vcpus: VcpuList,
-        /// The host CPUs, such as "0-3,8"; "default" for what all others have.
+        /// The host CPUs, such as "0-3,8"; "default" removes the pin.
         cpus: String,
     },
     /// Limit the CPU time of every vCPU.
     Bandwidth {
         /// The machine.
         name: String,
-        /// How long each vCPU may run in every period, such as "20ms"; "unlimited" for no limit.
+        /// The maximum CPU time of each vCPU in a period, such as "20ms"; "unlimited" removes the limit.
         #[arg(value_parser = parse_quota)]
         quota: Quota,
-        /// The period.
+        /// The length of a period.
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "100ms")]
         period: Duration,
     },
-    /// Choose the scheduling policy of vCPUs.
+    /// Set the scheduling policy of vCPUs.
     Scheduler {
         /// The machine.
         name: String,
-        /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for the default of all.
+        /// The vCPUs, such as "2" or "2,4-7", present or free; "all" sets the default for vCPUs
+        /// without a policy of their own.
         #[arg(value_parser = parse_vcpus)]
         vcpus: VcpuList,
         /// The policy.
         #[arg(value_parser = ["other", "batch", "idle", "fifo", "rr"])]
         policy: String,
-        /// 1 to 99 for "fifo" and "rr".
+        /// The priority: 1 to 99 for "fifo" and "rr", 0 for the other policies.
         #[arg(default_value_t = 0)]
         priority: i32,
     },
-    /// Choose the share of the host's caches of vCPUs.
+    /// Limit the host cache that vCPUs can use.
     Cache {
         /// The machine.
         name: String,
-        /// The vCPUs, such as "2" or "2,4-7", present or not; "all" for all of the machine.
+        /// The vCPUs, such as "2" or "2,4-7", present or free; "all" for all vCPUs of the machine.
         #[arg(value_parser = parse_vcpus)]
         vcpus: VcpuList,
-        /// The share as resctrl writes it, such as "L3:0=f"; "default" for the host's default.
+        /// The share in the syntax of resctrl, such as "L3:0=f"; "default" for the default of the host.
         schemata: String,
     },
-    /// Make a running QEMU a machine.
+    /// Register a running QEMU process as a machine.
     Register(Register),
-    /// Forget a machine; the VM runs on as it is.
+    /// Unregister a machine. The VM continues to run.
     Unregister {
         /// The machine.
         name: String,
     },
-    /// Have the service read its configuration again, and show what is wrong with it.
+    /// Reload the configuration, and print its errors.
     Reload,
-    /// Show what happens to machines and vCPUs, until interrupted.
+    /// Print changes of machines and vCPUs until interrupted.
     Monitor {
-        /// Only this machine.
+        /// The machine; without a name, all machines.
         name: Option<String>,
     },
-    /// Print the completions for a shell.
+    /// Print a completion script for a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
-    /// Print the manual page vcpuctl(1).
-    #[command(hide = true)]
-    Man,
 }
 
-/// What "set" is asked.
+/// The arguments of "set".
 #[derive(Debug, Args)]
 #[command(after_help = REMOVAL_HELP)]
 pub(crate) struct Set {
     /// The machine.
     pub name: String,
-    /// The number of vCPUs wanted.
+    /// The desired number of vCPUs.
     pub count: u32,
-    /// Only show what would be done.
+    /// Print the changes that the command would make, or the error, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
     pub wait: Wait,
 }
 
-/// What "register" is asked.
+/// The arguments of "register".
 #[derive(Debug, Args)]
 pub(crate) struct Register {
-    /// What it is to be called.
+    /// The name of the new machine.
     pub name: String,
-    /// Its QMP socket.
+    /// The QMP socket of QEMU.
     #[arg(value_hint = ValueHint::FilePath)]
     pub socket: PathBuf,
-    /// Where its control groups are: in its own unit of systemd where that is delegated, in a scope
-    /// of its own, in the unit that it is in, or nowhere.
+    /// The systemd unit of the vCPU threads: "scope" for a new scope, "unit" for the unit of QEMU if it is
+    /// delegated, "none" for no control groups [default: "auto"; "none" for users other than root].
     #[arg(long, value_parser = ["auto", "scope", "unit", "none"])]
     pub placement: Option<String>,
-    /// The slice of systemd in which it gets a scope.
+    /// The systemd slice of the scope [default: machine.slice; the slice of the user for users other
+    /// than root].
     #[arg(long)]
     pub slice: Option<String>,
-    /// The UUID that it must have, if it has any.
+    /// Fail if QEMU reports another UUID than this one.
     #[arg(long)]
     pub uuid: Option<String>,
-    /// The socket of its guest agent.
+    /// The socket of the guest agent [default: /run/vcpud/guest-agent/NAME.sock].
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub guest_agent: Option<PathBuf>,
-    /// The PID of QEMU, if that is not who serves the QMP socket.
+    /// The PID of QEMU, if another process serves the QMP socket.
     #[arg(long, value_name = "PID")]
     pub leader: Option<u32>,
-    /// Another key of a machine's file with its value, such as "affinity=0-3".
+    /// A key of a machine's file (vcpud.toml(5)) and its value, such as "affinity=0-3". Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub settings: Vec<(String, String)>,
 }
 
-/// What "plug" and "unplug" are asked.
+/// The arguments of "plug" and "unplug".
 #[derive(Debug, Args)]
 #[command(after_help = REMOVAL_HELP)]
 pub(crate) struct These {
@@ -171,18 +169,18 @@ pub(crate) struct These {
     pub wait: Wait,
 }
 
-/// How long to wait for the guest, and whether its agent helps.
+/// The time limit, and the use of the guest agent.
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// Do not wait for the guest to give up vCPUs.
+    /// Do not wait for the guest to release vCPUs.
     #[arg(long = "async", conflicts_with = "timeout")]
     pub no_wait: bool,
-    /// How long to wait for QEMU and the guest, such as "500ms" or "1min 30s" [default: the
+    /// The maximum time to wait for QEMU and the guest, such as "500ms" or "1min 30s" [default: the
     /// removal-timeout of the machine, 5s].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
-    /// Let the guest agent bring new vCPUs online in the guest, and take leaving ones offline
-    /// before they are unplugged.
+    /// Use the guest agent to bring vCPUs online in the guest after adding them, and to take vCPUs offline
+    /// before removing them.
     #[arg(long)]
     pub guest_online: bool,
 }
@@ -202,7 +200,9 @@ fn parse_quota(text: &str) -> Result<Quota, String> {
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("the argument is not KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -223,17 +223,17 @@ fn parse_list(text: &str) -> Result<VcpuList, String> {
 }
 
 const REMOVAL_HELP: &str = "\
-Removing a vCPU needs the guest's cooperation. When the time runs out the request stands: the vCPU \
-may still go later, which \"vcpuctl monitor\" shows.";
+The removal of a vCPU needs the cooperation of the guest. After a time-out the request stays pending: \
+the guest can still release the vCPU later, which \"vcpuctl monitor\" shows.";
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0  done (with --async: QEMU took the request)
-  1  failed for another reason, which is told
-  2  the arguments are wrong
-  3  refused by policy: polkit says no
+  0  success (with --async: QEMU accepted the request)
+  1  other error
+  2  invalid command line
+  3  not authorized by polkit
   4  refused by the guest
-  5  pending: the time ran out, the guest may still give up the vCPUs";
+  5  time-out: the removal is still pending";
 
 #[cfg(test)]
 mod tests {

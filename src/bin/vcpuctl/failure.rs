@@ -1,29 +1,29 @@
-//! How a command fails: what is told, and the exit status.
+//! The failures of commands: the messages, and the exit statuses.
 
 use std::io;
 use std::process::ExitCode;
 
-use vcpud::names::{BUS_NAME, error_name};
+use vcpud::names::error_name;
 use vcpud::proxy::error_reply;
 
 /// A command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("there is no system bus: {0}")]
+    #[error("cannot connect to the system bus: {0}")]
     NoBus(#[source] zbus::Error),
     #[error("{0}")]
     Bus(#[from] zbus::Error),
-    /// What a dry run says would be the failure.
+    /// The failure that a dry run predicts.
     #[error("{text}; nearest: {nearest}")]
     Denied {
         error_name: String,
         text: String,
         nearest: String,
     },
-    /// The service runs, and not all of its configuration can be used.
-    #[error("not all of the configuration can be used:\n{}", _0.join("\n"))]
+    /// The configuration was reloaded and has errors.
+    #[error("the configuration has errors:\n{}", _0.join("\n"))]
     Configuration(Vec<String>),
-    #[error("{0}: the bus takes names in UTF-8 only")]
+    #[error("the path {0} is not UTF-8")]
     NotText(String),
     #[error(transparent)]
     Output(#[from] io::Error),
@@ -39,13 +39,13 @@ impl From<zbus::fdo::Error> for Failure {
 }
 
 impl Failure {
-    /// Tells the user and returns the exit status.
-    #[expect(clippy::print_stderr, reason = "this is where errors are told")]
+    /// Prints the failure and returns the exit status.
+    #[expect(clippy::print_stderr, reason = "this prints the errors")]
     pub(crate) fn report(self) -> ExitCode {
         if let Self::Output(error) = &self
             && error.kind() == io::ErrorKind::BrokenPipe
         {
-            // The reader, such as head(1), has seen enough.
+            // The reader, such as head(1), has closed the pipe.
             return ExitCode::SUCCESS;
         }
         let (name, text) = self.name_and_text();
@@ -67,7 +67,7 @@ impl Failure {
             "org.freedesktop.DBus.Error.ServiceUnknown"
             | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
                 format!(
-                    "{BUS_NAME} is not on the bus and cannot be started; see systemctl status vcpud ({text})"
+                    "vcpud is not running and could not be started: {text}; run \"systemctl status vcpud\" for details"
                 )
             }
             _ => text,

@@ -1,4 +1,4 @@
-//! The command line of vcpud: the bus interface and nothing else.
+//! The command-line client of vcpud. It uses only the bus interface.
 
 mod cli;
 mod failure;
@@ -64,9 +64,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "vcpuctl", &mut std::io::stdout());
             Ok(())
-        }
-        Command::Man => {
-            Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?)
         }
     }
 }

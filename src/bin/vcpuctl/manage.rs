@@ -1,4 +1,5 @@
-//! The commands that change which machines there are. Silent when done.
+//! The commands that register and unregister machines, and reload the configuration. They print nothing
+//! on success.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +12,7 @@ use zbus::proxy::CacheProperties;
 use crate::cli::Register;
 use crate::failure::Failure;
 
-/// The root object of the service.
+/// Returns the proxy of the root object.
 pub(crate) async fn manager(bus: &Connection) -> Result<ManagerProxy<'static>, Failure> {
     let builder = ManagerProxy::builder(bus).cache_properties(CacheProperties::No);
     Ok(builder.build().await?)
@@ -20,7 +21,7 @@ pub(crate) async fn manager(bus: &Connection) -> Result<ManagerProxy<'static>, F
 pub(crate) async fn register(bus: &Connection, register: &Register) -> Result<(), Failure> {
     let mut options: HashMap<&str, Variant<'_>> = HashMap::new();
     for (key, value) in &register.settings {
-        // Of all keys this one alone takes no text.
+        // All keys except this one take text.
         let value = match value.parse::<i32>() {
             Ok(number) if key == "priority" => number.into(),
             _ => value.as_str().into(),

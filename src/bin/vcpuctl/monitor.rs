@@ -1,4 +1,4 @@
-//! What happens, as it happens.
+//! The command "monitor": prints the signals of the service.
 
 use std::collections::HashMap;
 use std::io::{Write, stdout};
@@ -79,7 +79,7 @@ fn show(message: &Message, only: Option<&str>, json: bool) -> Result<(), Failure
     Ok(())
 }
 
-/// A signal as a JSON object with `event` and `machine`; `None` for those that say nothing new.
+/// Returns a signal as a JSON object with `event` and `machine`; `None` for a signal that repeats another.
 fn event(message: &Message) -> zbus::Result<Option<Json>> {
     let header = message.header();
     let member = header.member().map(|m| m.to_string()).unwrap_or_default();
@@ -121,11 +121,11 @@ fn event(message: &Message) -> zbus::Result<Option<Json>> {
 
 fn sentence(event: &Json) -> String {
     let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
-    // What is of no machine is of the service.
+    // A signal of no machine is about the service.
     let machine = event["machine"].as_str().unwrap_or("vcpud").to_owned();
     let because = || {
         let uid = &event["details"]["uid"];
-        let by = uid.as_u64().map(|uid| format!(" by user {uid}"));
+        let by = uid.as_u64().map(|uid| format!(" by uid {uid}"));
         let cause = text(&event["details"]["cause"]);
         format!("({cause}{})", by.unwrap_or_default())
     };
@@ -136,7 +136,12 @@ fn sentence(event: &Json) -> String {
         "VcpuAdded" => format!("{} added {}", vcpu(), because()),
         "VcpuRemoved" => format!("{} removed {}", vcpu(), because()),
         "VcpuRemovalFailed" => {
-            format!("{} stays {}: {}", vcpu(), because(), text(&event["reason"]))
+            format!(
+                "{} not removed {}: {}",
+                vcpu(),
+                because(),
+                text(&event["reason"])
+            )
         }
         _ => {
             let changes = event["changed"].as_object().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! The commands that only look: list, status, vcpus.
+//! The commands that only read: list, status, vcpus.
 
 use std::collections::HashMap;
 use std::io::{Write, stdout};
@@ -17,12 +17,12 @@ use crate::render::{self, Table};
 
 type Properties = HashMap<String, OwnedVariant>;
 
-/// The object path of the machine `name`.
+/// Returns the object path of the machine `name`.
 pub(crate) async fn find(bus: &Connection, name: &str) -> Result<OwnedObjectPath, Failure> {
     Ok(manager(bus).await?.get_machine(name).await?)
 }
 
-/// The machine `name`, for calls.
+/// Returns a proxy of the machine `name`.
 pub(crate) async fn machine(
     bus: &Connection,
     name: &str,
@@ -34,7 +34,7 @@ pub(crate) async fn machine(
         .await?)
 }
 
-/// All properties of the machine `name`, from one call.
+/// Returns all properties of the machine `name`.
 pub(crate) async fn properties(bus: &Connection, name: &str) -> Result<Properties, Failure> {
     let proxy = PropertiesProxy::builder(bus)
         .destination(BUS_NAME)
@@ -63,7 +63,7 @@ pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
         let list: Vec<_> = machines.iter().map(render::json_dict).collect();
         return Ok(writeln!(stdout(), "{:#}", json!(list))?);
     }
-    let mut table = Table::new(["MACHINE", "STATE", "VCPUS", "MAX", "LEAVING", "LEADER"]);
+    let mut table = Table::new(["MACHINE", "STATE", "VCPUS", "MAX", "PENDING", "LEADER"]);
     for machine in &machines {
         let columns = [
             "Name",
@@ -94,7 +94,7 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
     let vcpus = format!("{} of {}", text("Vcpus"), text("MaxVcpus"));
     let cpu_time = match text("BandwidthQuotaUSec").as_str() {
         "-1" => "unlimited".to_owned(),
-        quota => format!("{quota} of {} µs", text("BandwidthPeriodUSec")),
+        quota => format!("{quota} µs per {} µs", text("BandwidthPeriodUSec")),
     };
     let lines = [
         ("State", text("State")),
@@ -102,23 +102,23 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         ("Leader", text("Leader")),
         ("QEMU", qemu),
         ("vCPUs", vcpus),
-        ("Leaving", text("PendingRemovals")),
+        ("Pending removals", text("PendingRemovals")),
         ("Hot-plug", text("HotplugMethod")),
-        ("vCPUs a slot", text("VcpusPerSlot")),
+        ("vCPUs per slot", text("VcpusPerSlot")),
         ("Placement", text("Placement")),
         ("Unit", text("Unit")),
         ("Affinity", text("Affinity")),
-        ("CPU time", cpu_time),
+        ("CPU quota", cpu_time),
     ];
     let mut out = stdout().lock();
     writeln!(out, "{name}")?;
     for (label, value) in lines {
-        writeln!(out, "{label:>14}: {value}")?;
+        writeln!(out, "{label:>16}: {value}")?;
     }
     Ok(())
 }
 
-/// The state of the service itself.
+/// Prints the status of the service.
 pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure> {
     let manager = manager(bus).await?;
     let version = manager.version().await?;
@@ -134,10 +134,10 @@ pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure>
         return Ok(writeln!(out, "{service:#}")?);
     }
     writeln!(out, "vcpud {version}")?;
-    writeln!(out, "{:>14}: {machines}", "Machines")?;
+    writeln!(out, "{:>16}: {machines}", "Machines")?;
     match errors.len() {
-        0 => writeln!(out, "{:>14}: no errors", "Configuration")?,
-        count => writeln!(out, "{:>14}: {count} errors", "Configuration")?,
+        0 => writeln!(out, "{:>16}: no errors", "Configuration")?,
+        count => writeln!(out, "{:>16}: {count} errors", "Configuration")?,
     }
     for error in errors {
         writeln!(out, "  {error}")?;
@@ -145,7 +145,8 @@ pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure>
     Ok(())
 }
 
-/// The columns that only some machines have: from the guest agent, the threads, and the topology.
+/// The columns that are shown only if a vCPU has a value: from the guest agent, the threads, and the
+/// topology.
 const EXTRA: [(&str, &str); 12] = [
     ("online", "ONLINE"),
     ("affinity", "AFFINITY"),
@@ -176,7 +177,7 @@ pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<()
     for vcpu in &vcpus {
         let flag = |key: &str| vcpu.get(key).is_some_and(|v| **v == true.into());
         let state = match (flag("present"), flag("pending")) {
-            (true, true) => "leaving",
+            (true, true) => "pending",
             (true, false) => "present",
             (false, _) => "free",
         };

@@ -1,4 +1,4 @@
-//! Values and tables as people and scripts read them.
+//! Values as text and as JSON, and tables.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value as Json};
 use vcpud::placement::VcpuList;
 use zbus::{OwnedVariant, Variant};
 
-/// A table without lines, as systemctl(1) prints them.
+/// A table without lines, in the style of systemctl(1).
 pub(crate) struct Table(comfy_table::Table);
 
 impl Table {
@@ -32,7 +32,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A value as text; `-` where there is none.
+/// Returns a value as text; `-` for an empty or missing value.
 pub(crate) fn text(value: Option<&OwnedVariant>) -> String {
     let text = match value.map(|value| &**value) {
         None => String::new(),
@@ -54,13 +54,13 @@ fn numbers(values: impl Iterator<Item = Json>) -> String {
     numbers.collect::<VcpuList>().to_string()
 }
 
-/// A dictionary as a JSON object.
+/// Returns a dictionary as a JSON object.
 pub(crate) fn json_dict(dict: &HashMap<String, OwnedVariant>) -> Json {
     let members = dict.iter().map(|(key, value)| (key.clone(), json(value)));
     Json::Object(members.collect::<Map<_, _>>())
 }
 
-/// A D-Bus value as JSON.
+/// Returns a D-Bus value as JSON.
 pub(crate) fn json(value: &Variant<'_>) -> Json {
     match value {
         Variant::Bool(b) => Json::Bool(*b),
@@ -84,7 +84,7 @@ pub(crate) fn json(value: &Variant<'_>) -> Json {
             };
             Json::Object(dict.iter().map(|(k, v)| (key(k), json(v))).collect())
         }
-        // Signatures and file descriptors: the service sends none.
+        // The service sends no signatures and no file descriptors.
         _ => Json::Null,
     }
 }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_empty_is_a_dash() {
+    fn shows_an_empty_value_as_a_dash() {
         assert_eq!(text(None), "-");
         let value = |v: Variant<'static>| OwnedVariant::try_from(v).unwrap();
         assert_eq!(text(Some(&value("".into()))), "-");

@@ -1,4 +1,4 @@
-//! The commands that change something.
+//! The commands that add and remove vCPUs: set, plug, unplug.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -24,7 +24,7 @@ pub(crate) async fn set(bus: &Connection, request: &Set, json: bool) -> Result<(
     carry_out(&machine, &request.name, call, json).await
 }
 
-/// Plugs or unplugs the vCPUs of a list.
+/// Adds or removes the vCPUs of a list.
 pub(crate) async fn change(
     bus: &Connection,
     these: &These,
@@ -90,7 +90,11 @@ async fn carry_out(
         let result = json!({"added": added, "removed": removed, "pending": pending});
         return Ok(writeln!(stdout(), "{result:#}")?);
     }
-    let parts = [("added", added), ("removed", removed), ("leaving", pending)];
+    let parts = [
+        ("added", added),
+        ("removed", removed),
+        ("removal pending:", pending),
+    ];
     let parts = parts.iter().filter(|(_, vcpus)| !vcpus.is_empty());
     let mut parts: Vec<String> = parts
         .map(|(what, vcpus)| format!("{what} {}", vcpus.iter().copied().collect::<VcpuList>()))
@@ -101,7 +105,7 @@ async fn carry_out(
     Ok(writeln!(stdout(), "{name}: {}", parts.join(", "))?)
 }
 
-/// Tells of every vCPU that leaves while the call is under way.
+/// Awaits `call`, and prints each removed and each refused vCPU in the meantime.
 async fn with_progress(
     machine: &MachineProxy<'_>,
     call: impl Future<Output = zbus::Result<Changed>>,
@@ -113,11 +117,11 @@ async fn with_progress(
         tokio::select! {
             biased;
             Some(signal) = removed.next() => {
-                writeln!(stderr(), "vCPU {} left", signal.args()?.vcpu)?;
+                writeln!(stderr(), "vCPU {} removed", signal.args()?.vcpu)?;
             }
             Some(signal) = failed.next() => {
                 let arguments = signal.args()?;
-                writeln!(stderr(), "vCPU {} stays: {}", arguments.vcpu, arguments.reason)?;
+                writeln!(stderr(), "vCPU {} not removed: {}", arguments.vcpu, arguments.reason)?;
             }
             result = &mut call => return Ok(result?),
         }

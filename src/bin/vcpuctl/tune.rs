@@ -1,5 +1,5 @@
-//! The commands that change where and how vCPUs run on the host. Silent when done, as chrt(1) and
-//! taskset(1) are.
+//! The commands that change where and how vCPUs run on the host. They print nothing on success, as chrt(1)
+//! and taskset(1).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::cli::Quota;
 use crate::failure::Failure;
 use crate::query;
 
-/// The word for "as all others".
+/// The argument that removes a setting.
 const DEFAULT: &str = "default";
 
 pub(crate) async fn pin(

@@ -17,7 +17,10 @@ pub fn within<F: Future>(what: impl Into<String>, future: F) -> impl Future<Outp
     async move {
         match timeout(LIMIT, future).await {
             Ok(output) => output,
-            Err(_) => panic!("{caller}: waited {} s in vain for {what}", LIMIT.as_secs()),
+            Err(_) => panic!(
+                "{caller}: timed out after {} s waiting for {what}",
+                LIMIT.as_secs()
+            ),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the kernel of the host has for the threads of a machine, past the service: control groups,
-//! affinity and schedulers.
+//! The state of the threads of a machine in the kernel, without the service: control groups, affinity and
+//! schedulers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,30 +11,30 @@ use super::machine::Machine;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// The control group of a machine's unit, and those below.
+/// The control group of the unit of a machine, and the groups below.
 #[derive(Clone, Debug)]
 pub(crate) struct Groups {
-    /// As `/proc/PID/cgroup` writes it.
+    /// The path as in `/proc/PID/cgroup`.
     pub(crate) unit: String,
 }
 
 impl Groups {
-    /// Those of the machine, as the service names them.
+    /// Returns the groups of the machine, from the properties of the service.
     pub(crate) async fn of(machine: &Machine) -> Self {
         let unit = machine.control_group().await;
         Self {
-            unit: unit.expect("the property is there"),
+            unit: unit.expect("the property can be read"),
         }
     }
 
-    /// Those of the group that process `pid` is in.
+    /// Returns the groups around process `pid`.
     pub(crate) fn around(pid: u32) -> Self {
         Self {
             unit: group_of(&format!("/proc/{pid}/cgroup")).expect("the process runs"),
         }
     }
 
-    /// Where a file of the unit's group is.
+    /// Returns the path of a file of the group of the unit.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         let unit = Path::new(MOUNT).join(self.unit.trim_start_matches('/'));
         if file.is_empty() {
@@ -44,29 +44,29 @@ impl Groups {
         }
     }
 
-    /// Whether there is such a group at all.
+    /// Returns whether the group exists.
     pub(crate) fn exist(&self) -> bool {
         self.path("").exists()
     }
 
-    /// What such a file says; where there is none, nothing.
+    /// Returns the content of a file; empty if it does not exist.
     pub(crate) fn read(&self, file: &str) -> String {
         let text = fs::read_to_string(self.path(file));
         text.unwrap_or_default().trim_end().to_owned()
     }
 
-    /// Writes such a file, as somebody from outside.
+    /// Writes a file, as another program would.
     pub(crate) fn write(&self, file: &str, text: &str) {
         let written = fs::write(self.path(file), text);
         written.unwrap_or_else(|error| panic!("{text:?} into {file}: {error}"));
     }
 
-    /// A file of the group of a vCPU.
+    /// Returns the content of a file of the group of a vCPU.
     pub(crate) fn of_vcpu(&self, vcpu: u32, file: &str) -> String {
         self.read(&format!("vcpud/vcpu{vcpu}/{file}"))
     }
 
-    /// A number in a file of lines of a key and a number.
+    /// Returns the number of a key in a file of keys and numbers.
     pub(crate) fn number(&self, file: &str, key: &str) -> u64 {
         let text = self.read(file);
         let mut lines = text.lines().filter_map(|line| line.split_once(' '));
@@ -75,10 +75,10 @@ impl Groups {
         number.parse().expect("a number")
     }
 
-    /// The groups below `group`, and no deeper.
+    /// Returns the groups directly below `group`.
     pub(crate) fn below(&self, group: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(group)).into_iter().flatten();
-        let entries = entries.map(|entry| entry.expect("it can be read"));
+        let entries = entries.map(|entry| entry.expect("the entry can be read"));
         let groups = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
         let mut names: Vec<String> = groups
             .map(|group| group.file_name().into_string().expect("UTF-8"))
@@ -87,7 +87,7 @@ impl Groups {
         names
     }
 
-    /// The group of each thread of QEMU, by the thread's name: below the unit's, where it is.
+    /// Returns the group of each thread of QEMU, by the name of the thread, relative to the group of the unit.
     pub(crate) fn threads(&self, guest: &Guest) -> BTreeMap<String, String> {
         let tasks = guest.tasks();
         let placed = tasks.iter().filter_map(|(thread, name)| {
@@ -95,7 +95,7 @@ impl Groups {
             let below = group
                 .strip_prefix(&self.unit)
                 .map(|b| b.trim_start_matches('/'));
-            // Some have the same name.
+            // Several threads can have the same name.
             Some((
                 format!("{name} {thread}"),
                 below.unwrap_or(&group).to_owned(),
@@ -104,8 +104,8 @@ impl Groups {
         placed.collect()
     }
 
-    /// The threads that are not where they belong: those of `vcpus` in the group of theirs, and
-    /// all others in the emulator's.
+    /// Returns the threads that are not in the expected group: those of `vcpus` in their own groups, and all
+    /// others in the group of the emulator.
     pub(crate) fn misplaced(&self, guest: &Guest) -> BTreeMap<String, String> {
         let mut threads = self.threads(guest);
         threads.retain(|name, group| *group != belongs(name));
@@ -113,7 +113,7 @@ impl Groups {
     }
 }
 
-/// Where a thread of that name belongs.
+/// Returns the expected group of a thread with this name.
 fn belongs(name: &str) -> String {
     let vcpu = name
         .strip_prefix("CPU ")
@@ -124,7 +124,7 @@ fn belongs(name: &str) -> String {
     }
 }
 
-/// The group in version 2 that such a file of procfs names.
+/// Returns the group of version 2, from a `cgroup` file of procfs.
 fn group_of(file: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let mut lines = text.lines();
@@ -133,7 +133,7 @@ fn group_of(file: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The host CPUs that `thread` may run on.
+/// Returns the host CPUs that `thread` can run on.
 pub(crate) fn list_of(thread: u32) -> String {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     let mut lines = status.lines();
@@ -141,7 +141,7 @@ pub(crate) fn list_of(thread: u32) -> String {
     list.unwrap_or_default().trim().to_owned()
 }
 
-/// The scheduler of `thread` and its priority, such as `SCHED_FIFO 5`.
+/// Returns the scheduler of `thread` and its priority, such as `SCHED_FIFO 5`.
 pub(crate) async fn scheduling_of(thread: u32) -> String {
     let printed = output("chrt", &["--pid", &thread.to_string()]).await;
     let values = printed.lines().filter_map(|line| line.rsplit_once(": "));

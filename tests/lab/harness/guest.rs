@@ -1,4 +1,4 @@
-//! A QEMU with KVM and a Linux guest, and what the kernel of the host has for it.
+//! A QEMU with KVM and a Linux guest, and its state in the kernel of the host.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,20 +19,20 @@ use super::process::Process;
 use super::qmp::Monitor;
 use super::wait::within;
 
-/// How many vCPUs each guest has room for. Many more are too much for an emulated host.
+/// The maximum number of vCPUs of a guest. An emulated host cannot run many more.
 const MAX_VCPUS: u32 = 8;
 
 const KIT: &str = "/usr/local/share/guest";
 const SOCKETS: &str = "/run/vcpud/qmp";
-/// Where QEMU writes what it is asked.
+/// The file to which QEMU writes a trace of its commands.
 const TRACE: &str = "trace";
 
-/// A running QEMU, which is the machine of that name. It ends with this.
+/// A running QEMU, which is the machine with this name. It is killed when this is dropped.
 pub(crate) struct Guest {
-    /// What started QEMU, which may be QEMU by now.
+    /// The process that started QEMU, or QEMU itself.
     process: Process,
     pid: u32,
-    /// A second QMP monitor, past the service.
+    /// A second QMP monitor, without the service.
     pub(crate) monitor: Monitor,
     console: watch::Receiver<Vec<String>>,
     directory: TempDir,
@@ -40,24 +40,24 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Boots Linux with one vCPU, and waits until it is up.
+    /// Boots Linux with one vCPU, and waits until it is ready.
     pub(crate) async fn boot(name: &str) -> Self {
         Self::boot_in(Place::Here, name).await
     }
 
-    /// The same where `place` is.
+    /// Like the function above, in `place`.
     pub(crate) async fn boot_in(place: Place, name: &str) -> Self {
         let mut guest = Self::start(place, name, "", &[]).await;
         guest.online("0").await;
         guest
     }
 
-    /// The same with a guest that keeps `count` CPUs busy, if it has so many.
+    /// Like the function above, with a guest that keeps `count` CPUs busy, if it has as many.
     pub(crate) async fn busy_in(place: Place, count: u32, name: &str) -> Self {
-        // A job in the background reads nothing.
+        // A background job reads from /dev/null.
         let null = "/bin/busybox mknod /dev/null c 1 3;";
         let burn = "(while :; do :; done) &".repeat(count as usize);
-        // After the dashes is what init is given.
+        // The arguments of init follow the dashes.
         let options = format!("rdinit=/bin/busybox -- sh -c \"{null} {burn} exec /init\"");
         let mut guest = Self::start(place, name, &options, &[]).await;
         guest.online("0").await;
@@ -69,20 +69,20 @@ impl Guest {
         Self::paused_in(Place::Here, name).await
     }
 
-    /// The same where `place` is.
+    /// Like the function above, in `place`.
     pub(crate) async fn paused_in(place: Place, name: &str) -> Self {
         Self::start(place, name, "", &["-S"]).await
     }
 
-    /// The same, where QEMU has given up root's rights for those of `user`.
+    /// Like the function above, with a QEMU that has changed its user from root to `user`.
     pub(crate) async fn paused_as(user: &str, name: &str) -> Self {
         let user = format!("user={user}");
         Self::start(Place::Here, name, "", &["-S", "-run-with", &user]).await
     }
 
-    /// The same, where its socket is not where the service looks for it.
+    /// Like the function above, with a socket outside the directory of the service.
     pub(crate) async fn paused_outside(name: &str) -> Self {
-        // The service has a /tmp of its own.
+        // The service has a private /tmp.
         let socket = PathBuf::from(format!("/run/lab-{name}.sock"));
         Self::start_at(Place::Here, name, "", &["-S"], socket).await
     }
@@ -100,7 +100,7 @@ impl Guest {
         socket: PathBuf,
     ) -> Self {
         let directory = tempfile::Builder::new().prefix("lab-guest.").tempdir();
-        let directory = directory.expect("there is room for a directory");
+        let directory = directory.expect("a directory can be created");
         let monitor = directory.path().join("monitor");
         let listener = UnixListener::bind(&monitor).expect("the directory is writable");
         let mut command = place.command(name);
@@ -138,12 +138,12 @@ impl Guest {
         }
     }
 
-    /// Its QMP socket.
+    /// Returns its QMP socket.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Those of `commands` that came to QEMU, in order, with their arguments.
+    /// Returns the `commands` that QEMU received, in order, with their arguments.
     pub(crate) fn asked(&self, commands: &[&str]) -> Vec<(String, Value)> {
         let trace = fs::read_to_string(self.directory.path().join(TRACE));
         let trace = trace.expect("QEMU writes it");
@@ -157,12 +157,12 @@ impl Guest {
         asked.collect()
     }
 
-    /// The PID of its QEMU.
+    /// Returns the PID of its QEMU.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Kills QEMU, and waits until it is gone.
+    /// Kills QEMU, and waits until it has exited.
     pub(crate) async fn kill(&mut self) {
         self.end();
         self.process.wait().await;
@@ -170,11 +170,11 @@ impl Guest {
 
     fn end(&self) {
         let pid = Pid::from_raw(self.pid as i32).expect("a PID");
-        // It may have ended.
+        // QEMU may have exited.
         let _ = kill_process(pid, Signal::KILL);
     }
 
-    /// The threads, with their names.
+    /// Returns the threads, with their names.
     pub(crate) fn tasks(&self) -> BTreeMap<u32, String> {
         let entries = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("QEMU runs");
         let task = |entry: std::io::Result<fs::DirEntry>| {
@@ -187,7 +187,7 @@ impl Guest {
         entries.filter_map(task).collect()
     }
 
-    /// The thread of a vCPU.
+    /// Returns the thread of a vCPU.
     pub(crate) fn thread(&self, vcpu: u32) -> u32 {
         let name = format!("CPU {vcpu}/KVM");
         let tasks = self.tasks();
@@ -210,7 +210,7 @@ impl Guest {
         drop(found.expect("QEMU runs"));
     }
 
-    /// The numbers of the vCPUs that have a thread, by the threads' names.
+    /// Returns the numbers of the vCPUs that have a thread, from the names of the threads.
     pub(crate) fn vcpu_threads(&self) -> Vec<u32> {
         let names = self.names_in("task", |task| fs::read_to_string(task.join("comm")).ok());
         let number = |name: &String| {
@@ -222,7 +222,7 @@ impl Guest {
         numbers
     }
 
-    /// The descriptors that KVM gave for vCPUs, with the numbers of these, in order.
+    /// Returns the KVM descriptors of vCPUs, with the numbers of the vCPUs, in order.
     pub(crate) fn vcpu_descriptors(&self) -> Vec<(u32, u32)> {
         let names = self.names_in("fd", |fd| {
             let target = fs::read_link(&fd).ok()?;
@@ -239,8 +239,8 @@ impl Guest {
         vcpus
     }
 
-    /// All descriptors but those, by what they stand for, in order. Without those of KVM's
-    /// statistics, of which QEMU 10 opens one for each vCPU that comes, and never closes any.
+    /// Returns the targets of all other descriptors, in order, without those of KVM statistics: QEMU 10 opens one
+    /// for each added vCPU, and never closes it.
     pub(crate) fn other_descriptors(&self) -> Vec<String> {
         let of_vcpus = ["anon_inode:kvm-vcpu:", "anon_inode:kvm-vcpu-stats:"];
         let mut all = self.names_in("fd", |fd| {
@@ -261,7 +261,7 @@ impl Guest {
 }
 
 impl Drop for Guest {
-    #[expect(clippy::print_stderr, reason = "for who reads why a test failed")]
+    #[expect(clippy::print_stderr, reason = "shows the reason of a failed test")]
     fn drop(&mut self) {
         if thread::panicking() {
             let console = self.console.borrow().join("\n");
@@ -270,12 +270,12 @@ impl Drop for Guest {
             eprintln!("--- the guest:\n{console}\n--- its QEMU:\n{stderr}---");
         }
         self.end();
-        // A QEMU that is killed leaves its sockets behind.
+        // A QEMU that is killed does not remove its sockets.
         let _ = fs::remove_file(&self.socket);
     }
 }
 
-/// Collects the lines of the guest's console.
+/// Collects the lines of the console of the guest.
 fn follow(stdout: ChildStdout) -> watch::Receiver<Vec<String>> {
     let (sender, lines) = watch::channel(Vec::new());
     tokio::spawn(async move {

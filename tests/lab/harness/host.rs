@@ -19,18 +19,18 @@ use super::machine::Machine;
 use super::signals::Signals;
 use super::wait::within;
 
-/// The test's place in the host: a connection to the system bus that records the signals of vcpud.
+/// The connection of a test to the system bus, which records the signals of vcpud.
 pub(crate) struct Host {
     pub(crate) connection: Connection,
     pub(crate) signals: Signals,
 }
 
-/// A rule of polkit, in force while this lives.
+/// A rule of polkit, in force until this is dropped.
 pub(crate) struct Rule {
     file: PathBuf,
 }
 
-/// Lines of the service's unit, in force while this lives.
+/// Lines of the unit of the service, in force until this is dropped.
 pub(crate) struct DropIn {
     file: PathBuf,
 }
@@ -47,21 +47,21 @@ impl Host {
         }
     }
 
-    /// The root object of the service. The first call starts the service if it does not run.
+    /// Returns the root object of the service. The first call starts the service if it does not run.
     pub(crate) async fn manager(&self) -> ManagerProxy<'static> {
         let builder = ManagerProxy::builder(&self.connection);
         let builder = builder.cache_properties(CacheProperties::No);
-        builder.build().await.expect("the bus is there")
+        builder.build().await.expect("the bus works")
     }
 
-    /// The machine `name`, as soon as it is there and its QEMU answered.
+    /// Returns the machine `name`, after its QEMU has answered.
     pub(crate) async fn machine(&self, name: &str) -> Machine {
         let manager = self.manager().await;
         self.found(name.to_owned(), || manager.get_machine(name))
             .await
     }
 
-    /// The machine of `guest`, where another of its name may still be there.
+    /// Returns the machine of `guest`. Another machine with this name may still exist.
     pub(crate) async fn machine_of(&self, guest: &Guest) -> Machine {
         let manager = self.manager().await;
         let what = format!("of {}", guest.pid());
@@ -69,8 +69,8 @@ impl Host {
             .await
     }
 
-    /// The machine that `find` finds, as soon as it does and the machine is connected. In an
-    /// emulated host a QEMU may listen for seconds before it answers.
+    /// Returns the machine that `find` finds, after it is connected. In an emulated host, QEMU can listen for
+    /// seconds before it answers.
     async fn found<F>(&self, what: String, find: impl Fn() -> F) -> Machine
     where
         F: Future<Output = zbus::Result<OwnedObjectPath>>,
@@ -97,20 +97,20 @@ impl Host {
         output("systemctl", &["stop", "vcpud.service"]).await;
     }
 
-    /// A property of the service's unit.
+    /// Returns a property of the unit of the service.
     pub(crate) async fn unit(&self, property: &str) -> String {
         let arguments = ["show", "--value", "--property", property, "vcpud.service"];
         output("systemctl", &arguments).await
     }
 
-    /// Waits until a property of the service's unit has this value.
+    /// Waits until a property of the unit of the service has this value.
     pub(crate) async fn has(&self, property: &str, value: &str) {
         let reached = async { while self.unit(property).await != value {} };
         within(format!("{property} to be {value}"), reached).await;
     }
 
-    /// Kills the service, if it runs, as the kernel does where memory is short; waits until the bus
-    /// knows. systemd starts it again within a second, and for a call at once. Tells whether it ran.
+    /// Kills the service, as the kernel does if memory is short, and waits until the bus knows. systemd starts it
+    /// again within a second, and for a call at once. Returns whether it ran.
     pub(crate) async fn kill_service(&self) -> bool {
         let main: u32 = self.unit("MainPID").await.parse().expect("a PID");
         let Some(process) = Pid::from_raw(main as i32) else {
@@ -118,7 +118,7 @@ impl Host {
         };
         let killed = kill_process(process, Signal::KILL).is_ok();
         let bus = DBusProxy::new(&self.connection).await;
-        let bus = bus.expect("the bus is there");
+        let bus = bus.expect("the bus works");
         let owner = async || {
             let name = BusName::try_from(BUS_NAME).expect("a name");
             bus.get_connection_unix_process_id(name).await.ok()
@@ -128,15 +128,15 @@ impl Host {
         killed
     }
 
-    /// Waits until the service answers, and starts it where it does not run. A call that comes just
-    /// when it was killed while it started fails with that start.
+    /// Waits until the service answers, and starts it if it does not run. A call fails if the service was killed
+    /// while it started.
     pub(crate) async fn answers(&self) {
         let manager = self.manager().await;
         let answered = async { while manager.version().await.is_err() {} };
         within("the service to answer", answered).await;
     }
 
-    /// How often the service has logged something with `text` in it since it was started last.
+    /// Returns the number of log entries with `text` since the last start of the service.
     pub(crate) async fn said(&self, text: &str) -> usize {
         let invocation = format!("_SYSTEMD_INVOCATION_ID={}", self.unit("InvocationID").await);
         output("journalctl", &["--sync"]).await;
@@ -144,17 +144,17 @@ impl Host {
         said.matches(text).count()
     }
 
-    /// Adds lines to the service's unit; it has to be started anew.
+    /// Adds lines to the unit of the service, which must be started again.
     pub(crate) async fn drop_in(&self, lines: &str) -> DropIn {
         let directory = PathBuf::from("/run/systemd/system/vcpud.service.d");
-        std::fs::create_dir_all(&directory).expect("root may make it");
+        std::fs::create_dir_all(&directory).expect("root can create it");
         let file = directory.join("lab.conf");
-        std::fs::write(&file, lines).expect("root may write it");
+        std::fs::write(&file, lines).expect("root can write it");
         output("systemctl", &["daemon-reload"]).await;
         DropIn { file }
     }
 
-    /// Puts a rule, in JavaScript, before all others of polkit, and waits until it is in force.
+    /// Adds a rule, in JavaScript, before all other rules of polkit, and waits until it is in force.
     pub(crate) async fn rule(&self, script: &str) -> Rule {
         let changed = MatchRule::builder()
             .interface("org.freedesktop.PolicyKit1.Authority")
@@ -163,10 +163,10 @@ impl Host {
             .expect("a rule");
         let changes = MessageStream::for_match_rule(changed, &self.connection, None);
         let mut changes = changes.await.expect("the bus takes the rule");
-        // polkit only watches for new rules while it runs.
+        // polkit reads new rules only while it runs.
         output("systemctl", &["start", "polkit.service"]).await;
         let file = PathBuf::from("/etc/polkit-1/rules.d/00-lab.rules");
-        std::fs::write(&file, script).expect("root may write it");
+        std::fs::write(&file, script).expect("root can write it");
         within("polkit to read its rules", changes.next()).await;
         Rule { file }
     }
@@ -186,7 +186,7 @@ impl Drop for DropIn {
     }
 }
 
-/// What a program prints, which has to succeed.
+/// Returns the output of a program, which must succeed.
 pub(crate) async fn output(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command

@@ -1,6 +1,6 @@
-//! The parts of the tests in the lab: those of the host, and some of the integration tests.
+//! The modules for the tests in the lab: those of the host, and some of the integration tests.
 
-// The integration tests use everything in these modules, the lab a part.
+// The integration tests use all of these modules, and the lab a part.
 #[allow(dead_code)]
 #[path = "../../integration/harness/json.rs"]
 mod json;

@@ -1,4 +1,4 @@
-//! Where in the host a QEMU is started: the unit of systemd that it is in.
+//! The unit of systemd in which a QEMU is started.
 
 use tokio::process::Command;
 
@@ -11,15 +11,15 @@ pub(crate) enum Place {
     Here,
     /// A scope, as `systemd-run --scope` starts one.
     Scope,
-    /// The same, where QEMU may run on host CPU 0 only.
+    /// A scope in which QEMU is confined to host CPU 0.
     ScopeOnOneCpu,
     /// A scope of this name that is delegated.
     ScopeNamed(&'static str),
-    /// This control group, which is no unit's.
+    /// This control group, which does not belong to a unit.
     Group(&'static str),
     /// A login session.
     Session,
-    /// A scope of a user's own manager.
+    /// A scope of the manager of a user.
     UsersScope,
     /// A service of its own that does not delegate.
     Service,
@@ -28,7 +28,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// What runs a program there as `lab-NAME`; the program and its arguments follow.
+    /// Returns the command that runs a program there as `lab-NAME`. The program and its arguments follow.
     pub(super) fn command(self, name: &str) -> Command {
         let run = |options: &[&str]| {
             let mut command = command("systemd-run");
@@ -37,7 +37,7 @@ impl Place {
         };
         let scope = format!("--unit=lab-{name}.scope");
         let service = format!("--unit=lab-{name}.service");
-        // The service ends with its QEMU, whatever becomes of who waits for it.
+        // The service ends with its QEMU, also if the waiting process is killed.
         let service = [service.as_str(), "--pipe", "--wait"];
         match self {
             Self::Here => command("env"),
@@ -63,11 +63,11 @@ impl Place {
     }
 }
 
-/// A login session of root, in which a shell runs `line`.
+/// Returns the command for a login session of root in which a shell runs `line`.
 fn session(line: &str) -> Command {
     let mut command = command("su");
     command.args(["--login", "--command", line, "root", "--"]);
-    // `su` is another process than what it runs.
+    // `su` stays a separate process.
     command.args(["setpriv", "--pdeathsig", "KILL"]);
     command
 }

@@ -1,4 +1,4 @@
-//! A QMP monitor of the test's own, which tells what QEMU itself says, events included.
+//! A QMP monitor of the test, with the events of QEMU.
 
 use std::collections::VecDeque;
 
@@ -9,17 +9,16 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::wait::within;
 
-/// A monitor that QEMU was told to connect to.
+/// A monitor to which QEMU connects.
 pub(crate) struct Monitor {
     messages: Lines<BufReader<OwnedReadHalf>>,
     commands: OwnedWriteHalf,
-    /// The events that nobody has asked for yet.
+    /// The events that were not read yet.
     events: VecDeque<Value>,
 }
 
 impl Monitor {
-    /// Waits until a QEMU connects, which by then listens on the sockets named before. Also gives
-    /// its PID.
+    /// Waits until QEMU connects; then it also listens on its other sockets. Also returns its PID.
     pub(crate) async fn accept(listener: &UnixListener) -> (Self, u32) {
         let accepted = within("QEMU to connect", listener.accept()).await;
         let (stream, _) = accepted.expect("a socket");
@@ -34,7 +33,7 @@ impl Monitor {
         (monitor, peer.expect("of this host") as u32)
     }
 
-    /// Executes a command, which has to succeed.
+    /// Executes a command, which must succeed.
     pub(crate) async fn execute(&mut self, command: &str, arguments: Value) -> Value {
         let line = json!({"execute": command, "arguments": arguments, "id": command});
         let line = format!("{line}\n");
@@ -53,7 +52,7 @@ impl Monitor {
         }
     }
 
-    /// The data of the next event called `name`; others before it are forgotten.
+    /// Returns the data of the next event `name`, and discards other events before it.
     pub(crate) async fn event(&mut self, name: &str) -> Value {
         let found = async {
             loop {
@@ -69,15 +68,15 @@ impl Monitor {
         within(format!("the event {name}"), found).await
     }
 
-    /// Plugs the vCPU `index` past the service, as the device `id`.
+    /// Plugs the vCPU `index` without the service, as the device `id`.
     pub(crate) async fn plug(&mut self, index: u64, id: &str) {
         let slots = self.execute("query-hotpluggable-cpus", json!({})).await;
         let slots = slots.as_array().expect("a list");
-        // One vCPU a socket, as guests of the lab have them.
+        // Guests of the lab have one vCPU in each socket.
         let slot = slots
             .iter()
             .find(|slot| slot["props"]["socket-id"] == index);
-        let slot = slot.expect("there is such a vCPU");
+        let slot = slot.expect("the vCPU exists");
         let mut device = slot["props"].clone();
         device["driver"] = slot["type"].clone();
         device["id"] = id.into();

@@ -1,4 +1,4 @@
-//! The users of the host, who call the service with the programs that users have.
+//! The users of the host, and their calls of the service with common programs.
 
 use std::process::Stdio;
 
@@ -9,11 +9,11 @@ use super::machine::{Failure, Machine};
 use super::process::{Process, command};
 use super::wait::within;
 
-/// One of the users whom the image of the host has.
+/// A user in the image of the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct User(&'static str);
 
-/// How a program on a terminal ended, and all that was on the terminal.
+/// The exit status of a program on a terminal, and the output on the terminal.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: Option<i32>,
@@ -21,14 +21,14 @@ pub(crate) struct Answer {
 }
 
 impl User {
-    /// Of no group, with no password.
+    /// A user without groups and without a password.
     pub(crate) const ALICE: Self = Self("alice");
-    /// In the group `vm-operators`, with no password.
+    /// A user in the group `vm-operators`, without a password.
     pub(crate) const OSCAR: Self = Self("oscar");
-    /// The password of the administrator, whom polkit asks for.
+    /// The password of the administrator, for which polkit asks.
     pub(crate) const PASSWORD_OF_ADAM: &str = "lab";
 
-    /// A command that runs `program` as this user.
+    /// Returns a command that runs `program` as this user.
     fn command(self, program: &str) -> Command {
         let Self(name) = self;
         let mut command = command("setpriv");
@@ -40,7 +40,7 @@ impl User {
         command
     }
 
-    /// Runs a command of the shell: what it prints, or what it complains of.
+    /// Runs a command in a shell. Returns its output, or its error output if it fails.
     pub(crate) async fn run(self, line: &str) -> Result<String, String> {
         let mut command = self.command("sh");
         command
@@ -57,14 +57,14 @@ impl User {
         }
     }
 
-    /// `SetVcpus` of a machine by busctl, which gives what it prints.
+    /// Calls `SetVcpus` of a machine with busctl. Returns the output of busctl.
     pub(crate) async fn set(self, machine: &Machine, count: u32) -> Result<String, Failure> {
         let mut command = self.command("busctl");
         command
             .args(["--allow-interactive-authorization=no", "call", "org.vcpud1"])
             .args([machine.path(), "org.vcpud1.Machine", "SetVcpus", "ua{sv}"])
             .args([&count.to_string(), "0"])
-            // Else it does not show the names of errors.
+            // Without this, busctl does not print the names of errors.
             .env("SYSTEMD_LOG_LEVEL", "debug")
             .env("SYSTEMD_LOG_TARGET", "console")
             .stdin(Stdio::null())
@@ -80,8 +80,8 @@ impl User {
         }
     }
 
-    /// Runs a command on a terminal, with an authentication agent there, and types `password`
-    /// when that asks for one.
+    /// Runs a command on a terminal with an authentication agent, and types `password` when the agent asks for
+    /// it.
     pub(crate) async fn authenticate(self, line: &str, password: &str) -> Answer {
         // The agent serves one process: this shell, which becomes the command.
         let script = format!(
@@ -94,8 +94,8 @@ impl User {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut terminal = Process::spawn("script", &mut command);
-        let mut keyboard = terminal.child.stdin.take().expect("it is piped");
-        let mut output = terminal.child.stdout.take().expect("it is piped");
+        let mut keyboard = terminal.child.stdin.take().expect("the stream is piped");
+        let mut output = terminal.child.stdout.take().expect("the stream is piped");
         let mut screen = Vec::new();
         let mut typed = false;
         let shown = async {
@@ -116,7 +116,7 @@ impl User {
     }
 }
 
-/// The error that busctl got, from what it logs.
+/// Returns the error that busctl received, from its log.
 fn failure(log: &str) -> Failure {
     let mut errors = log.lines().filter(|line| line.contains("type=error"));
     let error = errors.next_back();

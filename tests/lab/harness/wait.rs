@@ -1,4 +1,4 @@
-//! The one time limit of the lab: whatever is waited for has to come within it.
+//! Waiting with the time limit of the lab.
 
 use std::fmt::Debug;
 use std::panic::Location;
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval, timeout};
 
-/// Much longer than anything takes that works, even in a host whose CPUs are emulated by a busy
+/// The time limit. It is much longer than any successful step, also in a host with emulated CPUs on a busy
 /// machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Waits for `what`, which is `future`. Panics where it does not come.
+/// Waits for `future`. Panics with `what` after the time limit.
 #[track_caller]
 pub(crate) fn within<F: Future>(
     what: impl Into<String>,
@@ -20,13 +20,16 @@ pub(crate) fn within<F: Future>(
     async move {
         match timeout(LIMIT, future).await {
             Ok(output) => output,
-            Err(_) => panic!("{caller}: waited {} s in vain for {what}", LIMIT.as_secs()),
+            Err(_) => panic!(
+                "{caller}: timed out after {} s waiting for {what}",
+                LIMIT.as_secs()
+            ),
         }
     }
 }
 
-/// Waits until `read` gives what is `wanted`: for files of the kernel, and other things that tell
-/// nobody when they change. Panics with what there is instead.
+/// Waits until `read` returns `wanted`, for files of the kernel and other states without events. Panics with the
+/// last value after the time limit.
 #[track_caller]
 pub(crate) fn until<T: PartialEq + Debug>(
     what: impl Into<String>,
@@ -43,7 +46,7 @@ pub(crate) fn until<T: PartialEq + Debug>(
             }
             assert!(
                 Instant::now() < end,
-                "{caller}: waited {} s in vain for {what} to be {wanted:?}: {found:?}",
+                "{caller}: timed out after {} s waiting for {what} to be {wanted:?}: {found:?}",
                 LIMIT.as_secs()
             );
             looks.tick().await;

@@ -1,10 +1,10 @@
-//! A limit binds: by the kernel's own count of periods and of time.
+//! A limit is in force, according to the periods and the time that the kernel counts.
 
 use super::*;
 
 const PERIOD: u64 = 50_000;
 const QUOTA: u64 = PERIOD / 5;
-/// For how many periods it is watched.
+/// The number of periods that are measured.
 const PERIODS: u64 = 50;
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
         let file = format!("vcpud/vcpu{vcpu}/cpu.stat");
         let periods = || groups.number(&file, "nr_periods");
         let used = || groups.number(&file, "usage_usec");
-        // From the start of a period to that of another.
+        // From the start of one period to the start of another.
         let first = next(periods).await;
         let before = used();
         until(format!("{PERIODS} periods of {file}"), true, || {
@@ -37,7 +37,7 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
         );
     }
 
-    // It is too slow to leave soon, and leaves all the same.
+    // The limited guest is slow, and releases the vCPU nevertheless.
     let shrunk = machine.set_patiently(1).await;
     assert_eq!(shrunk, Ok(Outcome::removed([1])));
     until(
@@ -53,7 +53,7 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
     );
 }
 
-/// Waits until a count goes up; returns it.
+/// Waits until a count increases. Returns the count.
 async fn next(count: impl Fn() -> u64) -> u64 {
     let before = count();
     until("the next period", true, || count() > before).await;

@@ -1,10 +1,10 @@
-//! The unit that a machine gets, by where its QEMU was started.
+//! The unit of a machine depends on the place where its QEMU was started.
 
 use super::*;
 
 const NOT_SUPPORTED: &str = "org.vcpud1.Error.NotSupported";
 
-/// What systemd says of a unit.
+/// Returns a property of a unit.
 async fn show(unit: &str, property: &str) -> String {
     output(
         "systemctl",
@@ -13,17 +13,17 @@ async fn show(unit: &str, property: &str) -> String {
     .await
 }
 
-/// Waits until systemd has forgotten `unit`, and its group is gone.
+/// Waits until systemd has unloaded `unit` and removed its group.
 async fn gone(unit: &str, groups: &Groups) {
     until(format!("the group of {unit}"), false, || groups.exist()).await;
     let forgotten = async {
-        // It tells nobody which unit it forgets next.
+        // systemd emits no event for that.
         while show(unit, "LoadState").await != "not-found" {}
     };
     within(format!("the end of {unit}"), forgotten).await;
 }
 
-/// The machine is in a scope that was made for it, which ends with it.
+/// Asserts that the machine is in a new scope, which ends with it.
 async fn assert_own_scope(place: Place, name: &str, scope: &str) {
     let host = Host::enter().await;
     let mut guest = Guest::paused_in(place, name).await;
@@ -46,18 +46,18 @@ async fn assert_own_scope(place: Place, name: &str, scope: &str) {
     }
     assert_eq!(limit(&machine, 50_000, 10_000).await, Ok(()));
     assert_eq!(of_all(&groups, &guest, "cpu.max"), ["10000 50000"]);
-    // Whatever the QEMU was started with.
+    // Regardless of the options of QEMU.
     assert_eq!(affinities(&machine, &groups, &guest).await, [online()]);
 
     guest.kill().await;
     gone(scope, &groups).await;
     if former.unit != groups.unit {
-        until("the group of the former unit", false, || former.exist()).await;
+        until("the group of the previous unit", false, || former.exist()).await;
     }
 }
 
 #[tokio::test]
-async fn a_qemu_in_a_scope_gets_one_of_its_own_that_ends_with_it() {
+async fn a_qemu_in_a_scope_gets_a_new_scope_that_ends_with_it() {
     assert_own_scope(Place::ScopeOnOneCpu, "web-1", "vcpud-web_2d1.scope").await;
 }
 
@@ -67,15 +67,15 @@ async fn a_qemu_in_a_login_session_gets_a_scope() {
 }
 
 #[tokio::test]
-async fn a_qemu_in_a_scope_of_a_user_gets_one_of_the_systems() {
+async fn a_qemu_in_a_scope_of_a_user_gets_a_system_scope() {
     assert_own_scope(Place::UsersScope, "web", "vcpud-web.scope").await;
 }
 
 #[tokio::test]
-async fn a_machine_that_comes_again_at_once_has_a_scope_again() {
+async fn a_machine_that_returns_at_once_has_a_scope_again() {
     let host = Host::enter().await;
     for _ in 0..3 {
-        // The one before is killed right before this one starts.
+        // The previous one is killed just before this one starts.
         let guest = Guest::paused_in(Place::Scope, "web").await;
         let machine = host.machine_of(&guest).await;
         assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
@@ -120,7 +120,7 @@ async fn a_service_that_does_not_delegate_keeps_its_qemu_as_it_is() {
         .await;
     assert_eq!(said.len(), 1, "{said:?}");
 
-    // What needs no groups can be had.
+    // Settings without control groups are available.
     assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
     assert_eq!(list_of(guest.thread(0)), "1");
     assert_eq!(schedule(&machine, &[0], "batch", 0).await, Ok(()));
@@ -129,9 +129,9 @@ async fn a_service_that_does_not_delegate_keeps_its_qemu_as_it_is() {
     refused.assert(NOT_SUPPORTED, &["no control groups"]);
 }
 
-/// As libvirt does it with and without systemd-machined.
+/// Units and groups as libvirt creates them, with and without systemd-machined.
 #[tokio::test]
-async fn what_another_manager_keeps_is_left_alone() {
+async fn the_groups_of_another_manager_are_not_changed() {
     let unit = r"machine-qemu\x2d9\x2dweb.scope";
     assert_left_alone(Place::ScopeNamed(unit), unit, "kept by another manager").await;
     let group = "machine/qemu-9-web.libvirt-qemu";
@@ -167,7 +167,7 @@ async fn assert_left_alone(place: Place, unit: &str, why: &str) {
     assert_eq!(list_of(guest.thread(0)), "2");
     let said = log.of(why).await;
     assert_eq!(said.len(), 1, "{said:?}");
-    // Who asks for something gets it.
+    // An explicit setting is in force.
     assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
     assert_eq!(list_of(guest.thread(0)), "1");
     guest.kill().await;

@@ -1,5 +1,4 @@
-//! A domain of libvirt, whose QMP monitor for the service is a second one. Its control groups are
-//! libvirt's.
+//! A domain of libvirt with a second QMP monitor for the service. libvirt has its control groups.
 
 use std::fmt::Write;
 
@@ -12,8 +11,8 @@ struct Domain;
 
 impl Domain {
     async fn create() -> Self {
-        let file = tempfile::NamedTempFile::new().expect("there is room for a file");
-        fs::write(file.path(), xml()).expect("it can be written");
+        let file = tempfile::NamedTempFile::new().expect("a file can be created");
+        fs::write(file.path(), xml()).expect("the file can be written");
         let path = file.path().to_str().expect("UTF-8");
         output("virsh", &["--quiet", "create", path]).await;
         Self
@@ -44,20 +43,20 @@ async fn a_domain_of_libvirt_stays_as_libvirt_placed_it() {
     let machine = host.machine(NAME).await;
     assert_eq!(machine.leader().await, Ok(pid));
     assert_eq!(machine.placement().await.as_deref(), Ok("none"));
-    let unit = machine.unit().await.expect("the property is there");
+    let unit = machine.unit().await.expect("the property can be read");
     assert!(unit.starts_with(r"machine-qemu\x2d"), "{unit}");
     assert_eq!(seen(pid), before);
     let refused = limit(&machine, 50_000, 10_000).await.unwrap_err();
     refused.assert("org.vcpud1.Error.NotSupported", &["no control groups"]);
 
-    // What the service plugs is where QEMU put it, and nothing else is another.
+    // A vCPU that the service adds stays where QEMU started it, and nothing else changes.
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     assert!(seen(pid).starts_with(&before), "{} {before}", seen(pid));
     drop(domain);
 }
 
-/// What the kernel has for the process: first its groups with their limits, then each thread
-/// with its group and host CPUs.
+/// Returns the state of the process in the kernel: its groups with their limits, then each thread with its
+/// group and host CPUs.
 fn seen(pid: u32) -> String {
     let emulator = Groups::around(pid);
     let unit = emulator.unit.strip_suffix("/libvirt/emulator");
@@ -73,14 +72,14 @@ fn seen(pid: u32) -> String {
     let mut tasks: Vec<u32> = tasks
         .filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    // Later ones are later.
+    // In the order of creation.
     tasks.sort_unstable();
     for task in tasks {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/task/{task}/{file}"));
         let (Ok(name), Ok(group)) = (read("comm"), read("cgroup")) else {
             continue;
         };
-        // QEMU starts workers as it likes.
+        // QEMU starts other threads at any time.
         if name.starts_with("CPU") {
             let (name, group) = (name.trim_end(), group.trim_end());
             writeln!(text, "{name}: {group} {}", list_of(task)).expect("memory");

@@ -1,5 +1,5 @@
-//! Where vCPUs run: units of systemd and control groups, as the kernel of the host has them. The
-//! latter are of version 2 in all modules but `v1`.
+//! Placement of vCPUs: units of systemd, and control groups as the kernel of the host has them. The control
+//! groups have version 2 in all modules except `v1`.
 
 mod bandwidth;
 mod kinds;
@@ -15,10 +15,10 @@ use std::fs;
 
 use crate::harness::*;
 
-/// `SetBandwidth`'s word for no limit.
+/// The quota of `SetBandwidth` for no limit.
 const UNLIMITED: i64 = -1;
 
-/// A booted guest in a scope, so that it is moved to one of its own, with four vCPUs.
+/// Returns a booted guest with four vCPUs in a scope, which the service replaces by another scope.
 async fn four_vcpus(host: &Host, name: &str) -> (Guest, Machine, Groups) {
     let mut guest = Guest::boot_in(Place::Scope, name).await;
     let machine = host.machine(name).await;
@@ -48,7 +48,7 @@ async fn schedule(
     within("SetScheduler", call).await.map_err(Failure::of)
 }
 
-/// All is where it belongs: each vCPU in a group of its own, everything else in the emulator's.
+/// Asserts that each vCPU is in a group of its own, and all other threads in the group of the emulator.
 #[track_caller]
 fn assert_placed(groups: &Groups, guest: &Guest) {
     assert_eq!(groups.misplaced(guest), BTreeMap::new());
@@ -57,7 +57,7 @@ fn assert_placed(groups: &Groups, guest: &Guest) {
     wanted.insert(0, "emulator".to_owned());
     assert_eq!(groups.below("vcpud"), wanted);
     assert_eq!(groups.below(""), ["vcpud"]);
-    // Threads can be told apart two levels below what is systemd's.
+    // Two levels below the group of systemd, threads can be in different groups.
     assert_eq!(groups.read("cgroup.type"), "domain");
     assert_eq!(groups.read("vcpud/cgroup.type"), "domain threaded");
     for group in wanted {
@@ -68,8 +68,8 @@ fn assert_placed(groups: &Groups, guest: &Guest) {
     }
 }
 
-/// The host CPUs that each vCPU with a thread may run on, which the kernel has the same for its
-/// group and for its thread, and the service says so.
+/// Returns the host CPUs of each vCPU with a thread. Asserts that they are the same for its group, for its
+/// thread, and in the reply of the service.
 async fn affinities(machine: &Machine, groups: &Groups, guest: &Guest) -> Vec<String> {
     let rows = machine.rows().await;
     let mut lists = Vec::new();
@@ -86,7 +86,7 @@ async fn affinities(machine: &Machine, groups: &Groups, guest: &Guest) -> Vec<St
     lists
 }
 
-/// The same file of the group of every vCPU.
+/// Returns the content of a file of the group of every vCPU.
 fn of_all(groups: &Groups, guest: &Guest, file: &str) -> Vec<String> {
     let vcpus = guest.vcpu_threads();
     vcpus
@@ -95,13 +95,13 @@ fn of_all(groups: &Groups, guest: &Guest, file: &str) -> Vec<String> {
         .collect()
 }
 
-/// The host CPUs that are switched on.
+/// Returns the host CPUs that are online.
 fn online() -> String {
     let text = fs::read_to_string("/sys/devices/system/cpu/online").expect("sysfs");
     text.trim().to_owned()
 }
 
-/// The log of the service from some point on.
+/// The log of the service, from a point in time.
 struct Log {
     cursor: String,
 }
@@ -116,7 +116,7 @@ impl Log {
         }
     }
 
-    /// The fields of the lines that say `what`.
+    /// Returns the fields of the entries that contain `what`.
     async fn of(&self, what: &str) -> Vec<Dict> {
         output("journalctl", &["--sync"]).await;
         let after = format!("--after-cursor={}", self.cursor);
@@ -127,7 +127,7 @@ impl Log {
         lines.map(fields).collect()
     }
 
-    /// The values of `field` of the lines that say `what`, in order.
+    /// Returns the values of `field` in the entries that contain `what`, in order.
     async fn values(&self, what: &str, field: &str) -> Vec<String> {
         let lines = self.of(what).await;
         let values = lines.iter().map(|line| line[field].as_str());

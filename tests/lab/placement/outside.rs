@@ -1,9 +1,9 @@
-//! What others do to the groups and threads of a machine does not last.
+//! The service restores changes of groups and threads by other programs.
 
 use super::*;
 
 #[tokio::test]
-async fn what_is_changed_from_outside_is_set_again_and_logged_once() {
+async fn changes_by_other_programs_are_restored_and_logged_once() {
     let host = Host::enter().await;
     let log = Log::from_now().await;
     let (guest, machine, groups) = four_vcpus(&host, "web").await;
@@ -19,10 +19,7 @@ async fn what_is_changed_from_outside_is_set_again_and_logged_once() {
         output("taskset", &["--cpu-list", "--pid", "3", &threads[0]]).await;
         output("chrt", &["--other", "--pid", "0", &threads[3]]).await;
 
-        until("what is drifted", Drift::default(), || {
-            Drift::of(&guest, &groups)
-        })
-        .await;
+        until("the drift", Drift::default(), || Drift::of(&guest, &groups)).await;
         assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_FIFO 5");
         assert_placed(&groups, &guest);
     }
@@ -37,7 +34,7 @@ async fn what_is_changed_from_outside_is_set_again_and_logged_once() {
     assert_eq!(said, steps);
 }
 
-/// What differs from what the test above asked for.
+/// The differences from the settings of the test above.
 #[derive(Debug, Default, PartialEq)]
 struct Drift(Vec<String>);
 
@@ -77,7 +74,7 @@ impl Drift {
 }
 
 #[tokio::test]
-async fn what_is_done_with_systemd_does_not_touch_what_is_below_its_unit() {
+async fn properties_set_with_systemd_do_not_change_the_groups_of_vcpus() {
     let host = Host::enter().await;
     let log = Log::from_now().await;
     let guest = Guest::paused_in(Place::Scope, "web").await;
@@ -112,14 +109,14 @@ async fn what_is_done_with_systemd_does_not_touch_what_is_below_its_unit() {
     output("systemctl", &["daemon-reload"]).await;
     assert_eq!(groups.read("cpu.max"), "150000 100000");
     as_wanted().await;
-    // Growth goes on as before.
+    // vCPUs can be added as before.
     assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     assert_placed(&groups, &guest);
     assert_eq!(groups.of_vcpu(3, "cpu.max"), "40000 50000");
     assert_eq!(log.of("changed by another program").await, []);
 }
 
-/// A host CPU that is switched off; on again with this.
+/// A host CPU that is offline until this is dropped.
 struct Offline(u32);
 
 impl Offline {
@@ -130,7 +127,7 @@ impl Offline {
 
     fn switch(cpu: u32, state: &str) {
         let file = format!("/sys/devices/system/cpu/cpu{cpu}/online");
-        fs::write(file, state).expect("root may switch CPUs");
+        fs::write(file, state).expect("root can switch CPUs");
     }
 }
 
@@ -141,7 +138,7 @@ impl Drop for Offline {
 }
 
 #[tokio::test]
-async fn host_cpus_that_go_and_come_back_are_followed() {
+async fn host_cpus_that_go_offline_and_online_are_followed() {
     let host = Host::enter().await;
     let log = Log::from_now().await;
     let guest = Guest::paused_in(Place::Scope, "web").await;
@@ -161,7 +158,7 @@ async fn host_cpus_that_go_and_come_back_are_followed() {
     until("the default", "0,2-3".to_owned(), || lists().swap_remove(0)).await;
     until("the pin", "2".to_owned(), || lists().swap_remove(1)).await;
     machine.wait_for("Affinity", "0,2-3").await;
-    // What is new follows too, and what cannot be had is said.
+    // A new setting also applies, and an impossible one is logged.
     assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     assert_eq!(list_of(guest.thread(3)), "0,2-3");
     let said = log
@@ -169,7 +166,7 @@ async fn host_cpus_that_go_and_come_back_are_followed() {
         .await;
     assert_eq!(said, ["2"]);
 
-    // That it cannot be had for one does not forbid to change the rest.
+    // A failure for one vCPU does not prevent changes of the others.
     let unavailable = pin(&machine, &[3], "1").await.unwrap_err();
     unavailable.assert("org.vcpud1.Error.CpuUnavailable", &["offline"]);
     assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
@@ -178,9 +175,12 @@ async fn host_cpus_that_go_and_come_back_are_followed() {
     }
 
     drop(offline);
-    until("all of it", wanted, lists).await;
+    until("all lists", wanted, lists).await;
     machine.wait_for("Affinity", "0-3").await;
-    until("the new one", "0-3".to_owned(), || list_of(guest.thread(3))).await;
+    until("the list of the new vCPU", "0-3".to_owned(), || {
+        list_of(guest.thread(3))
+    })
+    .await;
     let limits = vec!["40000 50000".to_owned(); 4];
     until("all limits", limits, || of_all(&groups, &guest, "cpu.max")).await;
     assert_placed(&groups, &guest);

@@ -20,7 +20,7 @@ async fn a_killed_service_ends_what_it_began() {
     drop(lost);
     guest.online("0-4").await;
 
-    // The next run finds the machine where it was.
+    // The next instance finds the machine unchanged.
     let machine = host.machine("web").await;
     machine.wait_for("Vcpus", 5u32).await;
     assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
@@ -32,7 +32,7 @@ async fn a_killed_service_ends_what_it_began() {
     assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_RR 7");
     assert_eq!(machine.bandwidth_quota_usec().await, Ok(40_000));
 
-    // Killed where nobody waits for anything, and what was asked for is kept as well.
+    // Killed while no call is in progress. The settings are kept.
     host.stop_service().await;
     assert_eq!(machine.affinity().await.as_deref(), Ok("0-1"));
     assert_eq!(
@@ -48,7 +48,7 @@ async fn a_killed_service_ends_what_it_began() {
     assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_RR 7");
     assert_eq!(of_all(&groups, &guest, "cpu.max"), ["40000 50000"; 4]);
 
-    // Where the service does not run, systemd alone leaves nothing behind.
+    // Without the service, systemd removes everything.
     host.stop_service().await;
     guest.kill().await;
     until("the groups", false, || groups.exist()).await;

@@ -1,4 +1,4 @@
-//! What can be asked for, and that it is so for each vCPU that is there or comes.
+//! Each setting applies to all vCPUs, present and future.
 
 use super::*;
 
@@ -20,14 +20,14 @@ async fn every_user_reads_the_statistics_of_a_vcpu() {
 }
 
 #[tokio::test]
-async fn pins_are_kept_over_unplug_and_replug() {
+async fn pins_are_kept_when_vcpus_are_removed_and_added_again() {
     let host = Host::enter().await;
     let mut guest = Guest::boot_in(Place::Scope, "web").await;
     let machine = host.machine("web").await;
     let groups = Groups::of(&machine).await;
     let all = online();
 
-    // Of one that is there, and of two that are to come.
+    // For one present vCPU, and for two that are added later.
     assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
     assert_eq!(pin(&machine, &[2, 3], "2-3").await, Ok(()));
     assert_eq!(affinities(&machine, &groups, &guest).await, ["1"]);
@@ -41,7 +41,7 @@ async fn pins_are_kept_over_unplug_and_replug() {
     unavailable.assert(CPU_UNAVAILABLE, &["999"]);
     assert_eq!(affinities(&machine, &groups, &guest).await, pinned);
 
-    // The groups go with the vCPUs.
+    // The groups are removed with the vCPUs.
     machine.set_patiently(1).await.unwrap();
     until("the groups", vec!["emulator", "vcpu0"], || {
         let below = groups.below("vcpud");
@@ -56,7 +56,7 @@ async fn pins_are_kept_over_unplug_and_replug() {
     assert_eq!(affinities(&machine, &groups, &guest).await, pinned);
     assert_placed(&groups, &guest);
 
-    // The default is of those that have no pin of their own, and they have it again without one.
+    // The default applies to vCPUs without a pin, and again after a pin is removed.
     assert_eq!(pin(&machine, &[], "0").await, Ok(()));
     assert_eq!(machine.affinity().await.as_deref(), Ok("0"));
     assert_eq!(
@@ -77,7 +77,7 @@ async fn pins_are_kept_over_unplug_and_replug() {
 }
 
 #[tokio::test]
-async fn limits_and_schedulers_are_those_of_every_vcpu() {
+async fn limits_and_schedulers_apply_to_every_vcpu() {
     let host = Host::enter().await;
     let mut guest = Guest::boot_in(Place::Scope, "web").await;
     let machine = host.machine("web").await;
@@ -116,7 +116,7 @@ async fn limits_and_schedulers_are_those_of_every_vcpu() {
             "SCHED_OTHER 0"
         ]
     );
-    // The emulator is never limited, and has its own scheduler.
+    // The emulator has no limit, and keeps its scheduler.
     assert_eq!(groups.read("vcpud/emulator/cpu.max"), "max 100000");
     assert_eq!(scheduling_of(guest.pid()).await, "SCHED_OTHER 0");
     assert_eq!(guest.vcpu_threads(), [0, 1, 2, 3]);
@@ -129,7 +129,7 @@ async fn limits_and_schedulers_are_those_of_every_vcpu() {
     refused.unwrap_err().assert(NOT_SUPPORTED, &["resctrl"]);
 }
 
-/// The scheduler of each vCPU with a thread, as the kernel has it; the service says the same.
+/// Returns the scheduler of each vCPU with a thread in the kernel. Asserts that the service reports the same.
 async fn schedulings(machine: &Machine, guest: &Guest) -> Vec<String> {
     let rows = machine.rows().await;
     let mut schedulings = Vec::new();
@@ -145,7 +145,7 @@ async fn schedulings(machine: &Machine, guest: &Guest) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn threads_that_the_kernel_makes_when_the_guest_runs_are_no_vcpus() {
+async fn threads_that_the_kernel_creates_for_a_running_guest_are_not_vcpus() {
     let host = Host::enter().await;
     let mut guest = Guest::paused_in(Place::Scope, "web").await;
     let machine = host.machine("web").await;
@@ -153,7 +153,7 @@ async fn threads_that_the_kernel_makes_when_the_guest_runs_are_no_vcpus() {
     assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
     let before = guest.tasks().len();
 
-    // KVM makes one, in the name of the vCPU that runs first.
+    // KVM creates one, with the name of the vCPU that runs first.
     guest.monitor.execute("cont", serde_json::json!({})).await;
     guest.online("0").await;
     let made = |tasks: BTreeMap<u32, String>| tasks.values().any(|name| name.starts_with("kvm-nx"));
@@ -162,7 +162,7 @@ async fn threads_that_the_kernel_makes_when_the_guest_runs_are_no_vcpus() {
         "{before} before, now {:?}",
         guest.tasks()
     );
-    until("those that are misplaced", BTreeMap::new(), || {
+    until("misplaced threads", BTreeMap::new(), || {
         groups.misplaced(&guest)
     })
     .await;

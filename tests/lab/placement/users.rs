@@ -16,13 +16,13 @@ polkit.addRule(function(action, subject) {
 });
 "#;
 
-/// The number that `id` prints.
+/// Returns the number that `id` prints.
 async fn oscars_uid() -> u32 {
     let uid = output("id", &["--user", "oscar"]).await;
     uid.trim().parse().expect("a number")
 }
 
-/// A QEMU of oscar's in a scope of oscar's slice, with its QMP socket in [`DIRECTORY`].
+/// A QEMU of the user oscar in a scope of the slice of oscar, with its QMP socket in [`DIRECTORY`].
 async fn oscars_qemu(uid: u32) -> Process {
     let _ = fs::remove_dir_all(DIRECTORY);
     fs::create_dir(DIRECTORY).expect("root may");
@@ -60,18 +60,18 @@ async fn a_users_registration_stays_in_the_users_slice() {
     let mut qemu = oscars_qemu(uid).await;
     let slice = format!("user-{uid}.slice");
 
-    // By default it stays where it is.
+    // By default QEMU stays in its unit.
     let (name, socket) = (format!("{uid}-vm"), format!("{DIRECTORY}/qmp"));
     let register = format!("vcpuctl register {name} {socket}");
     User::OSCAR.run(&register).await.unwrap();
     let machine = host.machine(&name).await;
     assert_eq!(machine.placement().await.as_deref(), Ok("none"));
-    let leader = machine.leader().await.expect("the property is there");
+    let leader = machine.leader().await.expect("the property can be read");
     assert!(Groups::around(leader).unit.ends_with("/lab-users.scope"));
     let manager = host.manager().await;
     manager.unregister_machine(&name).await.unwrap();
 
-    // A scope is in the user's slice.
+    // A scope is in the slice of the user.
     let scoped = format!("{register} --placement scope");
     User::OSCAR.run(&scoped).await.unwrap();
     let machine = host.machine(&name).await;

@@ -1,5 +1,5 @@
-//! The same in a host whose control groups are those of version 1, beside a unified hierarchy that
-//! controls nothing. These tests run in a boot of their own: `tests/lab/boot --cgroup-v1`.
+//! Placement in a host with control groups of version 1, and a unified hierarchy without controllers. These
+//! tests run in a separate boot: `tests/lab/boot --cgroup-v1`.
 
 use std::path::Path;
 
@@ -7,33 +7,33 @@ use super::*;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// The control groups of a machine's unit in each hierarchy.
+/// The control groups of the unit of a machine in each hierarchy.
 struct Hierarchies {
-    /// The same in all of them.
+    /// The path, which is the same in all hierarchies.
     unit: String,
 }
 
 impl Hierarchies {
-    /// What a file of the unit's group in a hierarchy says; where there is none, nothing.
+    /// Returns the content of a file of the group of the unit in a hierarchy; empty if it does not exist.
     fn read(&self, hierarchy: &str, file: &str) -> String {
         let text = fs::read_to_string(format!("{MOUNT}/{hierarchy}{}/{file}", self.unit));
         text.unwrap_or_default().trim_end().to_owned()
     }
 
-    /// The groups that were made in the unit's.
+    /// Returns the groups below the group of the unit.
     fn below(&self, hierarchy: &str) -> Vec<String> {
         let mut groups = Vec::new();
         let unit = format!("{MOUNT}/{hierarchy}{}", self.unit);
         walk(Path::new(&unit), &mut |group| {
-            let below = group.strip_prefix(&unit).expect("it is below");
+            let below = group.strip_prefix(&unit).expect("the group is below");
             groups.push(below.trim_start_matches('/').to_owned());
         });
         groups.sort_unstable();
         groups
     }
 
-    /// In the hierarchies of version 1 that control CPUs each vCPU has a group of its own, and all
-    /// else is in the emulator's; systemd finds in its own what it put there.
+    /// Asserts that each vCPU has a group of its own in the hierarchies with the CPU controllers, that all other
+    /// threads are in the group of the emulator, and that the hierarchy of systemd is unchanged.
     #[track_caller]
     fn assert_placed(&self, guest: &Guest) {
         let mut wrong = BTreeMap::new();
@@ -75,7 +75,7 @@ impl Hierarchies {
         }
     }
 
-    /// The host CPUs of each vCPU: its group's, its thread's, and what the service says.
+    /// Returns the host CPUs of each vCPU. Asserts that those of its group, of its thread and of the service agree.
     async fn affinities(&self, machine: &Machine, guest: &Guest) -> Vec<String> {
         let rows = machine.rows().await;
         let mut lists = Vec::new();
@@ -89,7 +89,7 @@ impl Hierarchies {
         lists
     }
 
-    /// Quota and period of each vCPU, and of the emulator, which comes last.
+    /// Returns quota and period of each vCPU, and last of the emulator.
     fn limits(&self, guest: &Guest) -> Vec<String> {
         let vcpus = guest.vcpu_threads();
         let groups = vcpus.iter().map(|vcpu| format!("vcpu{vcpu}"));
@@ -101,7 +101,7 @@ impl Hierarchies {
     }
 }
 
-/// The group in the hierarchy of a controller that such a file of procfs names.
+/// Returns the group in the hierarchy of a controller, from a `cgroup` file of procfs.
 fn group_in(text: &str, controller: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
@@ -111,9 +111,9 @@ fn group_in(text: &str, controller: &str) -> Option<String> {
     })
 }
 
-/// Shows `see` every group below `group`.
+/// Calls `see` with every group below `group`.
 fn walk(group: &Path, see: &mut impl FnMut(&str)) {
-    // Groups come and go.
+    // Groups may be removed at any time.
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             see(entry.path().to_str().expect("UTF-8"));
@@ -122,12 +122,12 @@ fn walk(group: &Path, see: &mut impl FnMut(&str)) {
     }
 }
 
-/// Waits until no hierarchy has a group of a machine any more, nor one that QEMU was started in.
+/// Waits until no hierarchy has a group of a machine, or one in which QEMU was started.
 async fn nothing_left() {
     until("groups of machines", Vec::<String>::new(), || {
         let mut left = Vec::new();
         walk(Path::new(MOUNT), &mut |group| {
-            let (_, name) = group.rsplit_once('/').expect("it is absolute");
+            let (_, name) = group.rsplit_once('/').expect("the path is absolute");
             if name == "vcpud" || ["vcpud-web", "lab-web"].iter().any(|n| name.starts_with(n)) {
                 left.push(group.to_owned());
             }
@@ -137,7 +137,7 @@ async fn nothing_left() {
     .await;
 }
 
-/// The groups of a machine, which has this unit with this control group.
+/// Returns the groups of a machine. Asserts its unit and its control group.
 async fn groups_of(machine: &Machine, placement: &str, unit: &str, group: &str) -> Hierarchies {
     assert_eq!(machine.placement().await.as_deref(), Ok(placement));
     assert_eq!(machine.unit().await.as_deref(), Ok(unit));
@@ -159,7 +159,7 @@ async fn a_scope_of_its_own_has_groups_in_each_hierarchy_and_ends_with_its_qemu(
     assert_eq!(groups.affinities(&machine, &guest).await, [all.as_str()]);
     assert_eq!(groups.limits(&guest), ["-1 100000"; 2]);
 
-    // Of one that is there, and of one that is to come.
+    // For one present vCPU, and for one that is added later.
     assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
     assert_eq!(pin(&machine, &[2], "2-3").await, Ok(()));
     assert_eq!(limit(&machine, 50_000, 40_000).await, Ok(()));
@@ -171,7 +171,7 @@ async fn a_scope_of_its_own_has_groups_in_each_hierarchy_and_ends_with_its_qemu(
     let limited = ["40000 50000", "40000 50000", "40000 50000", "-1 100000"];
     assert_eq!(groups.limits(&guest), limited);
 
-    // The service may go and come.
+    // The service restarts.
     host.stop_service().await;
     let machine = host.machine("web").await;
     let groups = groups_of(&machine, "scope", scope, group).await;
