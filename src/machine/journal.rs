@@ -36,7 +36,7 @@ pub(super) struct Journal {
     log_quota: Quota,
     audit_quota: Quota,
     /// The failures of the last placement pass.
-    failed: BTreeMap<VcpuId, StepError>,
+    failed: BTreeMap<(VcpuId, Step), StepError>,
     /// The drift that was logged.
     drifted: BTreeSet<(VcpuId, Step)>,
 }
@@ -179,12 +179,12 @@ impl Journal {
     /// Logs the failures and the drift of a placement pass that were not logged before.
     pub(super) fn placement(&mut self, now: Instant, report: &Report) {
         let machine = &self.name;
-        let failed: BTreeMap<VcpuId, StepError> = report
-            .failures()
-            .map(|(vcpu, error)| (vcpu, error.clone()))
+        let failures = report.failures();
+        let failed: BTreeMap<(VcpuId, Step), StepError> = failures
+            .map(|(vcpu, error)| ((vcpu, error.step), error.clone()))
             .collect();
-        for (vcpu, error) in &failed {
-            let is_new = self.failed.get(vcpu) != Some(error);
+        for (of, error) in &failed {
+            let (vcpu, is_new) = (of.0, self.failed.get(of) != Some(error));
             if is_new && self.log_quota.take(now) {
                 let message_id = message_id::VCPU_NOT_PLACED;
                 let (vm_name, id) = (machine.as_str(), vcpu.get());
