@@ -72,10 +72,10 @@ pub struct Thread {
     pub host: HostThread,
 }
 
-/// What is known of a thread that QEMU reported.
+/// The host's thread for one that QEMU reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HostThread {
-    /// Nothing.
+    /// The tasks of the leader are not read yet.
     #[default]
     Unknown,
     /// It is this thread of the leader, and runs no other vCPU.

@@ -37,6 +37,8 @@ pub(super) struct Journal {
     audit_quota: Quota,
     /// The failures of the last placement pass.
     failed: BTreeMap<(VcpuId, Step), StepError>,
+    /// The reason why not all other threads were in the emulator's group then.
+    emulator: Option<StepError>,
     /// The drift that was logged.
     drifted: BTreeSet<(VcpuId, Step)>,
 }
@@ -51,6 +53,7 @@ impl Journal {
             log_quota: Quota::new(RECORDS_PER_SECOND, LOG_BURST),
             audit_quota: Quota::new(RECORDS_PER_SECOND, AUDIT_BURST),
             failed: BTreeMap::new(),
+            emulator: None,
             drifted: BTreeSet::new(),
         }
     }
@@ -63,6 +66,7 @@ impl Journal {
     /// Forgets the process of the machine.
     pub(super) fn forget_process(&mut self) {
         self.failed.clear();
+        self.emulator = None;
         self.drifted.clear();
     }
 
@@ -199,11 +203,13 @@ impl Journal {
             }
         }
         if let Some(error) = &report.emulator
+            && self.emulator.as_ref() != Some(error)
             && self.log_quota.take(now)
         {
             info!(%machine, %error, "{machine}: not all other threads are in the emulator's group: {error}");
         }
         self.failed = failed;
+        self.emulator.clone_from(&report.emulator);
     }
 
     /// Logs how many lines and records were dropped, if that is due.

@@ -223,8 +223,8 @@ impl Report {
         lists.fold(CpuList::default(), |all, list| all.union(list))
     }
 
-    /// Returns the limit of CPU time that no vCPU with a thread exceeds, as the kernel has it. If a vCPU
-    /// has no limit, there is none.
+    /// Returns the limit of CPU time that no vCPU with a thread exceeds, as the kernel has it. It is
+    /// unlimited if one vCPU is.
     pub fn bandwidth(&self) -> Bandwidth {
         let limits = self.vcpus.values().map(|outcome| outcome.bandwidth);
         let looser = |a: Option<Bandwidth>, b: Option<Bandwidth>| {

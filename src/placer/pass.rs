@@ -149,7 +149,7 @@ impl<'a> VcpuPass<'a> {
     }
 
     /// Moves the thread into the group. A group stays if the kernel refuses: an administrator can give it
-    /// what the thread needs, such as `cpu.rt_runtime_us`.
+    /// the `cpu.rt_runtime_us` that the thread needs.
     fn enter(&mut self, group: Option<VcpuGroup<'a>>) -> Result<(), StepError> {
         let Some(group) = group else {
             return Ok(());

@@ -1,12 +1,12 @@
 //! The lists of cpusets of version 1. The kernel removes a host CPU that goes offline from the lists of all
 //! groups, and does not add it again when it comes back.
 //!
-//! vcpud adds it again, on the way from the root down to a unit, whoever made the groups. It must not add
-//! what an administrator removed. The kernel creates a directory of a CPU anew when the CPU comes online, with
-//! a greater inode number than all others. So vcpud writes the greatest number into an attribute of each group
-//! that has all that the group above it has. Later the group gets back what has a greater number. If anything
-//! else is missing, an administrator has narrowed the group: the attribute is removed, and vcpud leaves the
-//! group alone until it has everything again.
+//! vcpud adds it again, from the root down to a unit, whoever created the groups. But it must not add CPUs
+//! that an administrator removed. When a CPU comes online, the kernel creates a directory for it, with a greater
+//! inode number than all others. So vcpud writes the greatest number into an attribute of each group that has
+//! all CPUs of the group above it. Later the group gets back the CPUs with greater numbers. If it lacks other
+//! CPUs, an administrator has narrowed the group: vcpud removes the attribute, and leaves the group alone until
+//! it has all CPUs again. The same holds for memory nodes.
 
 use std::path::Path;
 
@@ -20,9 +20,9 @@ const LISTS: [(Step, &str); 2] = [(Cpu::STEP, Cpu::FILE), (Node::STEP, Node::FIL
 /// The attribute of a group that had all that the group above it had.
 const COMPLETE: &str = "user.vcpud.complete";
 
-/// What a cpuset lists, as a directory of the host.
+/// Devices that a cpuset lists.
 trait Listed: CpusetFile {
-    /// Returns the directory of number `number` below `/sys/devices/system`, which the kernel creates when
+    /// Returns the directory of `number` below `/sys/devices/system`, which the kernel creates when
     /// the CPU or the memory node comes online.
     fn directory(number: u32) -> String;
 }
@@ -82,7 +82,7 @@ pub(super) fn follow(above: &Dir, group: &Dir, system: &Path) -> Result<(), Step
     Ok(())
 }
 
-/// What a list of a group got back.
+/// The change of a list of a group.
 struct Given {
     was_given: bool,
     /// Whether the group above still has more.

@@ -97,7 +97,8 @@ impl Hierarchy {
             let (group, _) = make(&chain[at], name)?;
             if has_cpuset {
                 cpuset::fill(&chain[at], &group)?;
-                cpuset::follow(&chain[at], &group, system)?;
+                // The first pass tries it again, and reports an error.
+                let _ = cpuset::follow(&chain[at], &group, system);
             }
             chain.push(group);
         }
@@ -127,11 +128,14 @@ impl Hierarchy {
         if !self.has_cpuset() {
             return Ok(());
         }
+        let mut result = Ok(());
         for pair in self.chain.windows(2) {
-            cpuset::follow(&pair[0], &pair[1], system)?;
+            result = result.and(cpuset::follow(&pair[0], &pair[1], system));
         }
-        cpuset::copy(self.unit(), &self.ours)?;
-        cpuset::copy(&self.ours, &self.emulator)
+        let copied = cpuset::copy(self.unit(), &self.ours);
+        result
+            .and(copied)
+            .and(cpuset::copy(&self.ours, &self.emulator))
     }
 
     fn dismantle(&self) -> Result<(), StepError> {

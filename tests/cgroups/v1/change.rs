@@ -186,8 +186,17 @@ fn follows_host_cpus_that_go_offline_and_online() -> Ran {
         bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
         ..tuning.clone()
     };
-    placer.reconcile(&limited, &vcpus, &world.qemu);
+    // The kernel moves the threads of a cpuset without CPUs to the group above it.
+    let thread = vcpus[&VcpuId(1)];
+    fs::write(world.cpuset.join("vcpud/tasks"), thread.to_string()).unwrap();
+    fs::write(world.vcpu(1, "cpuset.cpus"), "\n").unwrap();
+    let report = placer.reconcile(&limited, &vcpus, &world.qemu);
+    assert_eq!(report.failures().count(), 1, "{report:#?}");
     assert_eq!(world.bandwidth(1), ("50000".into(), "10000".into()));
+    for hierarchy in [&world.cpu, &world.cpuset] {
+        let group = threads_in(&hierarchy.join("vcpud/vcpu1"));
+        assert_eq!(group, [thread].into());
+    }
 
     // The affinity of the process that does the pass does not matter.
     list("online", &real.online);
@@ -234,7 +243,7 @@ fn creates_groups_again_that_were_removed() -> Ran {
 }
 
 /// Uses a real QEMU and version 1, in a unit in a slice. The test takes a host CPU from all cpusets as the kernel does
-/// when the CPU goes offline, and creates its directory anew as the kernel does when it comes online.
+/// when the CPU goes offline, and creates its directory again as the kernel does when it comes online.
 fn gives_back_host_cpus_that_return_and_no_others() -> Ran {
     let mut world = World::new()?;
     let (first, last) = two_cpus(&world.host);
@@ -253,7 +262,7 @@ fn gives_back_host_cpus_that_return_and_no_others() -> Ran {
     let mut generation = 0;
     let mut comes_online = |cpu: u32| {
         let directory = system.path().join(format!("cpu/cpu{cpu}"));
-        // The former one stays, so that its number is not used again.
+        // The old directory stays, so that its number is not used again.
         generation += 1;
         let _ = fs::rename(&directory, system.path().join(generation.to_string()));
         fs::create_dir_all(directory.join("topology")).unwrap();

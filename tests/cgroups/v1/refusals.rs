@@ -90,7 +90,7 @@ fn does_not_change_a_thread_of_another_process() -> Ran {
     Ok(())
 }
 
-/// Uses a real QEMU without groups of its own, in a cpuset of version 1 that somebody else made.
+/// Uses a real QEMU without groups of its own, in a cpuset of version 1 that the test made.
 fn a_pin_that_a_cpuset_narrows_is_not_in_force() -> Ran {
     let world = World::new()?;
     let vcpus = world.qemu.vcpus();

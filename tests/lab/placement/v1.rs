@@ -245,7 +245,7 @@ async fn host_cpus_that_come_back_are_given_back_by_any_instance() {
     host.machine("web").await;
     let wanted = [all.clone(), "1".to_owned()];
     until("both vCPUs", wanted.clone(), || lists(&guest)).await;
-    // It goes before a restart, and comes back after it.
+    // Offline before a restart, and online after it.
     let offline = Offline::new(1);
     let machine = host.machine("web").await;
     let rest = online();
@@ -256,7 +256,7 @@ async fn host_cpus_that_come_back_are_given_back_by_any_instance() {
     until("both vCPUs again", wanted, || lists(&guest)).await;
     drop(machine);
 
-    // While there is no machine.
+    // Without a machine.
     guest.kill().await;
     nothing_left().await;
     drop(Offline::new(1));
