@@ -155,6 +155,12 @@ pub trait Machine {
     #[zbus(property, name = "BandwidthQuotaUSec")]
     fn bandwidth_quota_usec(&self) -> zbus::Result<i64>;
     #[zbus(property)]
+    fn effective_affinity(&self) -> zbus::Result<String>;
+    #[zbus(property, name = "EffectiveBandwidthPeriodUSec")]
+    fn effective_bandwidth_period_usec(&self) -> zbus::Result<u64>;
+    #[zbus(property, name = "EffectiveBandwidthQuotaUSec")]
+    fn effective_bandwidth_quota_usec(&self) -> zbus::Result<i64>;
+    #[zbus(property)]
     fn pending_removals(&self) -> zbus::Result<Vec<u32>>;
 
     #[zbus(signal)]

@@ -21,12 +21,18 @@ pub(super) fn place(place: &Observed) -> Dict {
     if let Some(group) = &place.control_group {
         dict.insert("control-group", group.clone().into());
     }
+    if let Some(bandwidth) = place.bandwidth {
+        dict.insert("bandwidth-period-usec", bandwidth.period().into());
+        dict.insert("bandwidth-quota-usec", bandwidth.signed_quota().into());
+    }
     dict
 }
 
 /// Returns the row of a vCPU. A key without a value is absent.
 pub(super) fn vcpu(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
-    let Vcpu { id, slot, thread } = vcpu;
+    let Vcpu {
+        id, slot, thread, ..
+    } = vcpu;
     let inventory = &snapshot.inventory;
     let hotpluggable = inventory.method() != HotplugMethod::None;
     let pending = snapshot.pending.contains(&id);

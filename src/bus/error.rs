@@ -111,7 +111,10 @@ fn name_of(error: &machine::Error) -> &'static str {
         Error::PlacementFailed { .. } => error_name::PLACEMENT_FAILED,
         Error::Tuning(error) => match error {
             TuningError::NoSuchVcpu { .. } => error_name::INVALID_VCPU,
-            TuningError::NoUnit | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
+            TuningError::NoUnit
+            | TuningError::SharedThread { .. }
+            | TuningError::MissingThread { .. }
+            | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
             TuningError::Unavailable(_) => error_name::CPU_UNAVAILABLE,
             TuningError::Refused(step) if step.is_unsupported() => error_name::NOT_SUPPORTED,
             TuningError::Refused(_) | TuningError::Failed(_) => error_name::PLACEMENT_FAILED,

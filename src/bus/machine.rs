@@ -347,6 +347,21 @@ impl MachineObject {
     }
 
     #[zbus(property)]
+    fn effective_affinity(&self) -> String {
+        self.machine.snapshot().effective.affinity.clone()
+    }
+
+    #[zbus(property, name = "EffectiveBandwidthPeriodUSec")]
+    fn effective_bandwidth_period_usec(&self) -> u64 {
+        self.machine.snapshot().effective.bandwidth.period()
+    }
+
+    #[zbus(property, name = "EffectiveBandwidthQuotaUSec")]
+    fn effective_bandwidth_quota_usec(&self) -> i64 {
+        self.machine.snapshot().effective.bandwidth.signed_quota()
+    }
+
+    #[zbus(property)]
     fn pending_removals(&self) -> Vec<u32> {
         raw(self.machine.snapshot().pending.clone())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::props::Props;
 use super::reply::{self, CpuInfoFast, HotpluggableCpu};
 use super::slot::{
-    HotplugMethod, HotplugSlot, MAX_VCPUS_PER_SLOT, Presence, PresentSlot, Thread, Vcpu,
+    HostThread, HotplugMethod, HotplugSlot, MAX_VCPUS_PER_SLOT, Presence, PresentSlot, Thread, Vcpu,
 };
 use super::topology::Topology;
 use crate::ids::{MAX_VCPUS, Pid, SlotId, Tid, VcpuId};
@@ -103,8 +103,8 @@ impl Inventory {
     pub fn from_record(mut recorded: Vec<PresentSlot>) -> Self {
         recorded.sort_by_key(|row| row.id);
         recorded.dedup_by_key(|row| row.id);
-        let trusted = false;
-        let thread = |id| Thread { id, trusted };
+        let host = HostThread::Unknown;
+        let thread = |id| Thread { id, host };
         let slot = |row: PresentSlot| HotplugSlot {
             id: row.id,
             width: row.width.min(MAX_VCPUS_PER_SLOT),
@@ -176,10 +176,17 @@ impl Inventory {
     pub fn vcpus(&self) -> impl Iterator<Item = Vcpu<'_>> {
         self.slots.iter().flat_map(|slot| {
             let threads = slot.presence.as_ref().map_or(&[][..], |p| &p.threads);
-            slot.vcpus().enumerate().map(move |(i, id)| Vcpu {
-                id,
-                slot,
-                thread: threads.get(i).filter(|t| t.trusted).map(|t| t.id),
+            slot.vcpus().enumerate().map(move |(i, id)| {
+                let reported = threads.get(i).copied();
+                Vcpu {
+                    id,
+                    slot,
+                    thread: reported.and_then(|thread| match thread.host {
+                        HostThread::Own(thread) => Some(thread),
+                        _ => None,
+                    }),
+                    reported,
+                }
             })
         })
     }
@@ -201,26 +208,32 @@ impl Inventory {
             )
     }
 
-    /// Trusts the threads that are tasks of `leader` according to `is_task`, unless two vCPUs share
-    /// a thread or it is the main thread of `leader` (single-threaded TCG: then no vCPU has a thread
-    /// of its own). Returns the ids that are not tasks of `leader`.
-    pub fn trust_threads(&mut self, leader: Pid, is_task: impl Fn(Tid) -> bool) -> Vec<Tid> {
+    /// Notes the threads on the host, which `task` returns for the ids that QEMU reported if they are
+    /// tasks of `leader`. A thread that several vCPUs share or that is the main thread of `leader` is not
+    /// used (single-threaded TCG: then no vCPU has a thread of its own). Returns the reported ids that are
+    /// not tasks of `leader`.
+    pub fn trust_threads(&mut self, leader: Pid, task: impl Fn(Tid) -> Option<Tid>) -> Vec<Tid> {
         let mut uses: BTreeMap<Tid, u32> = BTreeMap::new();
         for (_, presence) in self.present() {
             for thread in &presence.threads {
                 *uses.entry(thread.id).or_default() += 1;
             }
         }
-        let mut untrusted = Vec::new();
+        let mut missing = Vec::new();
         let present = self.slots.iter_mut().filter_map(|s| s.presence.as_mut());
         for thread in present.flat_map(|presence| &mut presence.threads) {
-            let own = thread.id != leader.main_thread() && uses[&thread.id] == 1;
-            thread.trusted = own && is_task(thread.id);
-            if own && !thread.trusted {
-                untrusted.push(thread.id);
+            let task = task(thread.id);
+            thread.host = match task {
+                _ if uses[&thread.id] > 1 => HostThread::Shared,
+                Some(task) if task == leader.main_thread() => HostThread::Shared,
+                Some(task) => HostThread::Own(task),
+                None => HostThread::Missing,
+            };
+            if thread.host == HostThread::Missing {
+                missing.push(thread.id);
             }
         }
-        untrusted
+        missing
     }
 }
 
@@ -236,7 +249,7 @@ fn group_by_slot(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
         let (_, threads) = group.or_insert((order, Vec::new()));
         threads.push(Thread {
             id: Tid(u32::try_from(cpu.thread_id).unwrap_or(0)),
-            trusted: false,
+            host: HostThread::Unknown,
         });
     }
     groups

@@ -25,6 +25,6 @@ pub use plan::{Plan, PlanError, Target, count_after, nearest, plan};
 pub use props::{Prop, Props};
 pub use reply::{CpuInfoFast, HotpluggableCpu};
 pub use slot::{
-    HotplugMethod, HotplugSlot, MAX_VCPUS_PER_SLOT, Presence, PresentSlot, Thread, Vcpu,
+    HostThread, HotplugMethod, HotplugSlot, MAX_VCPUS_PER_SLOT, Presence, PresentSlot, Thread, Vcpu,
 };
 pub use topology::{Level, Topology};

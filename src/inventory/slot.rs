@@ -66,10 +66,24 @@ pub struct Presence {
 /// A host thread that runs a vCPU according to QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thread {
-    /// The thread id that QEMU reported.
+    /// The thread id that QEMU reported, in its own PID namespace.
     pub id: Tid,
-    /// Whether it is a thread of the leader and of no other vCPU.
-    pub trusted: bool,
+    /// The thread on the host.
+    pub host: HostThread,
+}
+
+/// The host's thread for one that QEMU reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostThread {
+    /// The tasks of the leader are not read yet.
+    #[default]
+    Unknown,
+    /// It is this thread of the leader, and runs no other vCPU.
+    Own(Tid),
+    /// It runs several vCPUs, or it is the main thread of the leader: single-threaded TCG.
+    Shared,
+    /// The leader has no such thread.
+    Missing,
 }
 
 /// A plugged slot in the persisted state.
@@ -96,8 +110,10 @@ pub struct Vcpu<'a> {
     pub id: VcpuId,
     /// The slot that holds it.
     pub slot: &'a HotplugSlot,
-    /// Its thread, if it is present and the thread is trusted.
+    /// Its thread on the host, if it is present and has one of its own.
     pub thread: Option<Tid>,
+    /// The thread that QEMU reported for it, if QEMU did.
+    pub reported: Option<Thread>,
 }
 
 impl HotplugSlot {

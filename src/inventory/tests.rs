@@ -93,7 +93,7 @@ fn a_pseries_core_has_four_vcpus() {
     assert_eq!(core.presence.as_ref().unwrap().threads.len(), 4);
     assert_eq!(inventory.slot(SlotId(4)).unwrap().topology.node(), Some(0));
 
-    let foreign = inventory.trust_threads(Pid(1), |thread| thread != 8845);
+    let foreign = inventory.trust_threads(Pid(1), |thread| (thread != 8845).then_some(thread));
     assert_eq!(foreign, [8845]);
     let threads: Vec<_> = inventory.vcpus().take(5).map(|v| v.thread).collect();
     let trusted = [Some(8844), None, Some(8846), Some(8847), None];
@@ -113,15 +113,44 @@ fn saved_slots_keep_their_member_names() {
 #[test]
 fn does_not_trust_a_thread_of_several_vcpus() {
     let mut inventory = recorded("x86-single-thread");
-    assert!(inventory.trust_threads(Pid(1), |_| true).is_empty());
+    assert!(inventory.trust_threads(Pid(1), Some).is_empty());
     assert!(inventory.vcpus().all(|vcpu| vcpu.thread.is_none()));
+    let reported = inventory.vcpus().filter_map(|vcpu| vcpu.reported);
+    assert!(
+        reported
+            .into_iter()
+            .all(|thread| thread.host == HostThread::Shared)
+    );
+}
+
+/// QEMU reports the numbers of its own PID namespace.
+#[test]
+fn a_reported_thread_has_another_number_on_the_host() {
+    let mut inventory = recorded("x86-gaps");
+    let reported: Vec<Tid> = inventory.present().map(|(_, p)| p.threads[0].id).collect();
+    let on_host = |thread: Tid| Tid(thread.get() + 100_000);
+    let (main, missing) = (on_host(reported[0]), reported[1]);
+    let task = |thread: Tid| (thread != missing).then(|| on_host(thread));
+    assert_eq!(inventory.trust_threads(Pid(main.get()), task), [missing]);
+    let present = inventory
+        .vcpus()
+        .filter(|vcpu| vcpu.slot.presence.is_some());
+    let threads: Vec<_> = present
+        .map(|vcpu| (vcpu.thread, vcpu.reported.unwrap()))
+        .collect();
+    assert_eq!(threads[0].1.host, HostThread::Shared, "the main thread");
+    assert_eq!(threads[1].1.host, HostThread::Missing);
+    assert_eq!(threads[2].0, Some(on_host(reported[2])));
+    // A replacement is recognized by what QEMU reports.
+    let (_, presence) = inventory.present().nth(2).unwrap();
+    assert_eq!(presence.threads[0].id, reported[2]);
 }
 
 #[test]
 fn does_not_trust_the_main_thread() {
     let mut inventory = recorded("x86-7.2");
     let threads: Vec<Tid> = inventory.present().map(|(_, p)| p.threads[0].id).collect();
-    inventory.trust_threads(Pid(threads[0].get()), |_| true);
+    inventory.trust_threads(Pid(threads[0].get()), Some);
     let trusted: Vec<_> = inventory.vcpus().filter_map(|v| v.thread).collect();
     assert_eq!(trusted, threads[1..]);
 }

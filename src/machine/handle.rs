@@ -15,7 +15,7 @@ use super::placement::on_host;
 use super::spec::MachineConfig;
 use crate::ids::{Uid, VcpuId};
 use crate::names::MachineName;
-use crate::placer::{Observed, observe};
+use crate::placer::{Mounts, Observed, observe};
 use crate::process::Leader;
 
 /// A machine that exists, or existed when the handle was made.
@@ -29,6 +29,7 @@ pub struct Handle {
     pub(super) leaders: watch::Receiver<Option<Arc<Leader>>>,
     pub(super) agent: Agent,
     pub(super) configs: watch::Receiver<MachineConfig>,
+    pub(super) mounts: Arc<Mounts>,
 }
 
 impl Handle {
@@ -113,12 +114,13 @@ impl Handle {
             return BTreeMap::new();
         };
         let inventory = self.snapshot().inventory.clone();
+        let mounts = self.mounts.clone();
         on_host(move || {
             let threads = inventory.vcpus();
             let threads = threads.filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)));
             let observed = threads.filter_map(|(vcpu, thread)| {
                 // A thread that ends in the meantime is nowhere.
-                Some((vcpu, observe(thread, leader.as_ref()).ok()?))
+                Some((vcpu, observe(thread, leader.as_ref(), &mounts).ok()?))
             });
             observed.collect()
         })

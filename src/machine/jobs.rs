@@ -119,15 +119,14 @@ pub(super) async fn place(
     }
 }
 
-/// Checks whether the host supports a tuning.
+/// Checks whether the host supports a change of the tuning.
 pub(super) async fn check_tuning(
     worker: PlacementWorker,
     leader: Arc<Leader>,
     change: TuningChange,
-    tuning: Arc<Tuning>,
 ) -> Done {
     match leader.verify().await {
-        Ok(()) => Input::TuningChecked(worker.check(change, tuning).await).into(),
+        Ok(()) => Input::TuningChecked(worker.check(change).await).into(),
         Err(error) => Done::Inputs(vec![
             Input::TuningChecked(Err(TuningError::NoUnit)),
             Input::Disconnected(closed_by(error)),

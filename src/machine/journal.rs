@@ -36,7 +36,9 @@ pub(super) struct Journal {
     log_quota: Quota,
     audit_quota: Quota,
     /// The failures of the last placement pass.
-    failed: BTreeMap<VcpuId, StepError>,
+    failed: BTreeMap<(VcpuId, Step), StepError>,
+    /// The reason why not all other threads were in the emulator's group then.
+    emulator: Option<StepError>,
     /// The drift that was logged.
     drifted: BTreeSet<(VcpuId, Step)>,
 }
@@ -51,6 +53,7 @@ impl Journal {
             log_quota: Quota::new(RECORDS_PER_SECOND, LOG_BURST),
             audit_quota: Quota::new(RECORDS_PER_SECOND, AUDIT_BURST),
             failed: BTreeMap::new(),
+            emulator: None,
             drifted: BTreeSet::new(),
         }
     }
@@ -63,6 +66,7 @@ impl Journal {
     /// Forgets the process of the machine.
     pub(super) fn forget_process(&mut self) {
         self.failed.clear();
+        self.emulator = None;
         self.drifted.clear();
     }
 
@@ -179,12 +183,12 @@ impl Journal {
     /// Logs the failures and the drift of a placement pass that were not logged before.
     pub(super) fn placement(&mut self, now: Instant, report: &Report) {
         let machine = &self.name;
-        let failed: BTreeMap<VcpuId, StepError> = report
-            .failures()
-            .map(|(vcpu, error)| (vcpu, error.clone()))
+        let failures = report.failures();
+        let failed: BTreeMap<(VcpuId, Step), StepError> = failures
+            .map(|(vcpu, error)| ((vcpu, error.step), error.clone()))
             .collect();
-        for (vcpu, error) in &failed {
-            let is_new = self.failed.get(vcpu) != Some(error);
+        for (of, error) in &failed {
+            let (vcpu, is_new) = (of.0, self.failed.get(of) != Some(error));
             if is_new && self.log_quota.take(now) {
                 let message_id = message_id::VCPU_NOT_PLACED;
                 let (vm_name, id) = (machine.as_str(), vcpu.get());
@@ -199,11 +203,13 @@ impl Journal {
             }
         }
         if let Some(error) = &report.emulator
+            && self.emulator.as_ref() != Some(error)
             && self.log_quota.take(now)
         {
             info!(%machine, %error, "{machine}: not all other threads are in the emulator's group: {error}");
         }
         self.failed = failed;
+        self.emulator.clone_from(&report.emulator);
     }
 
     /// Logs how many lines and records were dropped, if that is due.

@@ -189,9 +189,7 @@ impl Performer {
                 prepared.map(|()| Done::Inputs(Vec::new())).boxed()
             }
             Effect::Place(tuning, threads) => jobs::place(worker, leader, tuning, threads).boxed(),
-            Effect::CheckTuning(change, tuning) => {
-                jobs::check_tuning(worker, leader, change, tuning).boxed()
-            }
+            Effect::CheckTuning(change) => jobs::check_tuning(worker, leader, change).boxed(),
             Effect::ChangeTuning(switch) => jobs::change_tuning(worker, leader, *switch).boxed(),
             // The other effects need no job.
             _ => return,

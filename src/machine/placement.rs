@@ -16,7 +16,7 @@ use crate::names::MachineName;
 use crate::placement::{
     CpuList, NewScope, NoCgroupsReason, Report, StepError, Tuning, UnitPlacement,
 };
-use crate::placer::{Placer, ScopeRequest, UnitLookupError, find_unit};
+use crate::placer::{Masks, Placer, ScopeRequest, UnitLookupError, find_unit};
 use crate::process::{Leader, LeaderError};
 
 /// How many machines place vCPUs at a time.
@@ -57,6 +57,9 @@ impl PlacementWorker {
             mode: config.mode,
             scope,
         };
+        // Before systemd enables the controllers of a scope.
+        let process = leader.clone();
+        let masks = on_host(move || Masks::read(process.as_ref())).await;
         let found = find_unit(self.services.units.as_ref(), &leader, &request).await;
         let is_transient = match &found {
             Ok((_, reason)) => reason.as_ref().is_some_and(NoCgroupsReason::is_transient),
@@ -72,6 +75,7 @@ impl PlacementWorker {
             let known = placer.as_ref().map(Placer::placement);
             if known != Some(&unit) {
                 *placer = Placer::create(host, self.name.as_str(), unit);
+                masks.restore(leader.as_ref());
             }
             if is_managed_elsewhere {
                 *placer = placer.take().map(Placer::managed_elsewhere);
@@ -139,20 +143,19 @@ impl PlacementWorker {
         Ok(placed.await.unwrap_or_default())
     }
 
-    /// Checks whether the host supports `tuning`, which results from `change`.
+    /// Checks whether the host supports `change`.
     ///
     /// # Errors
     /// Fails if it does not, or cannot be queried.
-    pub(super) async fn check(
-        self,
-        change: TuningChange,
-        tuning: Arc<Tuning>,
-    ) -> Result<(), TuningError> {
+    pub(super) async fn check(self, change: TuningChange) -> Result<(), TuningError> {
         let host = self.services.host.clone();
         let checked = self.run(move |placer| {
             let cpus = host.cpus().map_err(TuningError::Refused)?;
             change.check(&cpus).map_err(TuningError::Unavailable)?;
-            placer.supports(&tuning).map_err(TuningError::Refused)
+            match change.needs() {
+                Some(step) => placer.supports(step).map_err(TuningError::Refused),
+                None => Ok(()),
+            }
         });
         checked.await.unwrap_or(Err(TuningError::NoUnit))
     }
@@ -170,10 +173,12 @@ impl PlacementWorker {
             old,
             new,
             threads,
-            known,
+            change,
         } = switch;
-        let changed =
-            self.run(move |placer| placer.change(&old, &new, &threads, leader.as_ref(), &known));
+        let changed = self.run(move |placer| {
+            let concerns = |vcpu, error: &StepError| change.fails_with(vcpu, error, &new);
+            placer.change(&old, &new, &threads, leader.as_ref(), concerns)
+        });
         changed.await.unwrap_or_else(|| Ok(Report::default()))
     }
 

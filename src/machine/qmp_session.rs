@@ -1,7 +1,7 @@
 //! One QMP connection: it is opened, and runs one batch of commands after the other. A batch borrows
 //! nothing of the machine, so that the machine is served while QEMU owes replies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,8 +57,9 @@ pub(super) struct QmpSession {
     identity: Identity,
     /// The CPUs of a QEMU that does not list them; their number never changes.
     counted: OnceCell<(Slots, Option<Text>)>,
-    /// The threads of the last refresh that were tasks of the leader.
-    verified: Mutex<Arc<BTreeSet<Tid>>>,
+    /// The threads of the last refresh that were tasks of the leader: by the numbers that QEMU reported,
+    /// those on the host.
+    verified: Mutex<Arc<BTreeMap<Tid, Tid>>>,
 }
 
 /// A connection that was not opened.
@@ -272,9 +273,10 @@ impl QmpSession {
         let inventory = Inventory::read(slots, cpus);
         let mut inventory = inventory.map_err(|error| Closed::Malformed(error.to_string()))?;
         let tasks = self.tasks_of(&inventory).await;
-        let foreign = inventory.trust_threads(self.leader.pid(), |thread| tasks.contains(&thread));
-        if !foreign.is_empty() {
-            tracing::debug!(threads = ?foreign, "not threads of the QMP peer, so not used");
+        let task = |thread: Tid| tasks.get(&thread).copied();
+        let missing = inventory.trust_threads(self.leader.pid(), task);
+        if !missing.is_empty() {
+            tracing::debug!(threads = ?missing, "not threads of the QMP peer, so not used");
         }
         Ok(QemuState {
             inventory: Arc::new(inventory),
@@ -302,19 +304,16 @@ impl QmpSession {
         }
     }
 
-    /// Returns the threads in `inventory` that are tasks of the leader. They are read again only for
-    /// another list: each use of a thread checks it again.
-    async fn tasks_of(&self, inventory: &Inventory) -> Arc<BTreeSet<Tid>> {
+    /// Returns the threads in `inventory` that are tasks of the leader, with their numbers on the host.
+    /// They are read again only for another list: each use of a thread checks it again.
+    async fn tasks_of(&self, inventory: &Inventory) -> Arc<BTreeMap<Tid, Tid>> {
         let threads = inventory.present();
         let threads = threads.flat_map(|(_, presence)| presence.threads.iter());
         let listed: BTreeSet<Tid> = threads.map(|thread| thread.id).collect();
         let mut verified = self.verified.lock().await;
-        if **verified != listed {
+        if !verified.keys().eq(&listed) {
             let leader = self.leader.clone();
-            let tasks = on_host(move || {
-                let tasks = listed.into_iter();
-                tasks.filter(|thread| leader.has_task(*thread)).collect()
-            });
+            let tasks = on_host(move || leader.tasks_by_own_number(&listed));
             *verified = Arc::new(tasks.await);
         }
         verified.clone()

@@ -48,6 +48,7 @@ pub fn create(
         leaders,
         agent: Agent::new(spec.agent.clone()),
         configs: configs.clone(),
+        mounts: services.host.mounts.clone(),
     };
     let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
     let state_file = StateFile::new(spec.record.clone());

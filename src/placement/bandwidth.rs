@@ -93,6 +93,18 @@ impl Bandwidth {
         self.quota.map_or(-1, |quota| quota as i64)
     }
 
+    /// Returns whether this allows a greater share of a CPU than `other`.
+    pub fn is_looser_than(self, other: Self) -> bool {
+        match (self.quota, other.quota) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(own), Some(others)) => {
+                let product = |quota: u64, period: u64| u128::from(quota) * u128::from(period);
+                product(own, other.period) > product(others, self.period)
+            }
+        }
+    }
+
     /// Returns the order of the two writes that change cgroup v1 from this to `next`. The kernel checks each
     /// write against the groups above, so the value between them must not exceed both this and `next`.
     pub fn order_to(self, next: Self) -> [Change; 2] {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bandwidth::Bandwidth;
 use super::list::CpuList;
 use crate::ids::VcpuId;
 
@@ -40,7 +41,7 @@ pub enum Controller {
 
 /// A step that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{step} ({}): {reason}", path.display())]
+#[error("{step}{}: {reason}", in_parentheses(path))]
 pub struct StepError {
     /// The step.
     pub step: Step,
@@ -82,6 +83,16 @@ pub enum Reason {
         "the thread ended during the step; if another thread got its number, the change of that thread was undone as far as possible"
     )]
     Ended,
+    /// The kernel lets the thread run on a part of the host CPUs only.
+    #[error(
+        "of the host CPUs {wanted} the thread may use only {allowed}, which a cpuset of the unit or of another manager determines"
+    )]
+    Confined {
+        /// The wanted host CPUs that are online.
+        wanted: CpuList,
+        /// The host CPUs that the thread has.
+        allowed: CpuList,
+    },
     /// None of the host CPUs is online.
     #[error("none of the host CPUs {0} is online")]
     Offline(CpuList),
@@ -94,8 +105,13 @@ pub struct Outcome {
     pub applied: Vec<Step>,
     /// The steps that restored a value that another program had changed.
     pub drifted: Vec<Step>,
-    /// The step that failed. Later steps were not taken.
-    pub failed: Option<StepError>,
+    /// The steps that failed. The other steps were taken, unless the thread had ended.
+    pub failed: Vec<StepError>,
+    /// The host CPUs that the kernel lets the thread run on after the pass.
+    pub affinity: Option<CpuList>,
+    /// The CPU time of the vCPU's group after the pass, as the kernel has it. `None`: the thread is in no
+    /// group of its own.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// The result of a pass for one machine.
@@ -107,6 +123,14 @@ pub struct Report {
     pub emulator: Option<StepError>,
     /// The absent vCPUs whose group could not be removed yet.
     pub lingering: Vec<VcpuId>,
+}
+
+fn in_parentheses(path: &Path) -> String {
+    if path.as_os_str().is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", path.display())
+    }
 }
 
 impl Step {
@@ -142,6 +166,11 @@ impl StepError {
         )
     }
 
+    /// Returns whether the thread was not, or no longer, a thread of the machine.
+    pub fn is_of_thread(&self) -> bool {
+        matches!(self.reason, Reason::Foreign | Reason::Ended)
+    }
+
     /// Returns the error number of the kernel, if the kernel refused.
     pub fn errno(&self) -> Option<i32> {
         match self.reason {
@@ -162,6 +191,11 @@ impl StepError {
 }
 
 impl Outcome {
+    /// Returns whether the vCPU had a thread of the machine.
+    pub fn has_thread(&self) -> bool {
+        !self.failed.iter().any(StepError::is_of_thread)
+    }
+
     /// Notes that `step` changed a value. If the new value was in force before, another program had changed
     /// it.
     pub fn note(&mut self, step: Step, was_in_force: bool) {
@@ -175,11 +209,32 @@ impl Outcome {
 }
 
 impl Report {
-    /// Returns the vCPUs that do not have the desired values, with the step that failed.
+    /// Returns the vCPUs that do not have all desired values, with each step that failed.
     pub fn failures(&self) -> impl Iterator<Item = (VcpuId, &StepError)> {
         self.vcpus
             .iter()
-            .filter_map(|(vcpu, outcome)| Some((*vcpu, outcome.failed.as_ref()?)))
+            .flat_map(|(vcpu, outcome)| outcome.failed.iter().map(|error| (*vcpu, error)))
+    }
+
+    /// Returns the host CPUs that those of `vcpus` with a thread may run on, as the kernel has them.
+    pub fn affinity(&self, vcpus: impl Fn(VcpuId) -> bool) -> CpuList {
+        let of = self.vcpus.iter().filter(|(vcpu, _)| vcpus(**vcpu));
+        let lists = of.filter_map(|(_, outcome)| outcome.affinity.as_ref());
+        lists.fold(CpuList::default(), |all, list| all.union(list))
+    }
+
+    /// Returns the limit of CPU time that no vCPU with a thread exceeds, as the kernel has it. It is
+    /// unlimited if one vCPU is.
+    pub fn bandwidth(&self) -> Bandwidth {
+        let limits = self.vcpus.values().map(|outcome| outcome.bandwidth);
+        let looser = |a: Option<Bandwidth>, b: Option<Bandwidth>| {
+            let (a, b) = (a?, b?);
+            Some(if b.is_looser_than(a) { b } else { a })
+        };
+        limits
+            .reduce(looser)
+            .flatten()
+            .unwrap_or(Bandwidth::UNLIMITED)
     }
 
     /// Returns whether all vCPUs have the desired values.
@@ -216,5 +271,51 @@ impl fmt::Display for Step {
             Self::Scheduler => "setting the thread's scheduler",
             Self::Cache => "setting the thread's cache allocation",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(quota: Option<(u64, i64)>, cpus: &str) -> Outcome {
+        Outcome {
+            bandwidth: quota.map(|(period, quota)| Bandwidth::new(period, quota).unwrap()),
+            affinity: Some(cpus.parse().unwrap()),
+            ..Outcome::default()
+        }
+    }
+
+    fn report(outcomes: &[Outcome]) -> Report {
+        let vcpus = (0..).map(VcpuId);
+        Report {
+            vcpus: vcpus.zip(outcomes.iter().cloned()).collect(),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_limit_is_in_force_only_if_each_vcpu_has_one() {
+        let of = |quotas: &[Option<(u64, i64)>]| {
+            let outcomes: Vec<_> = quotas.iter().map(|quota| outcome(*quota, "0")).collect();
+            let limit = report(&outcomes).bandwidth();
+            (limit.period(), limit.signed_quota())
+        };
+        let tenth = Some((100_000, 10_000));
+        assert_eq!(of(&[]), (100_000, -1));
+        assert_eq!(of(&[tenth, tenth]), (100_000, 10_000));
+        assert_eq!(of(&[tenth, None]), (100_000, -1), "a vCPU without a group");
+        assert_eq!(of(&[Some((50_000, -1)), tenth]).1, -1);
+        let fifth = Some((10_000, 2_000));
+        assert_eq!(of(&[fifth, tenth]), (10_000, 2_000), "the greater share");
+        assert_eq!(of(&[tenth, fifth]), (10_000, 2_000));
+    }
+
+    #[test]
+    fn the_affinity_in_force_is_that_of_the_selected_vcpus() {
+        let report = report(&[outcome(None, "0"), outcome(None, "2-3"), outcome(None, "9")]);
+        let affinity = report.affinity(|vcpu| vcpu != VcpuId(2));
+        assert_eq!(affinity.to_string(), "0,2-3");
+        assert!(report.affinity(|_| false).is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::cgroup::Mounts;
 use super::cpus::host_cpus;
@@ -14,7 +15,7 @@ pub struct Host {
     /// The directory of its CPUs and memory nodes: `/sys/devices/system`.
     pub system: PathBuf,
     /// The mounts of control groups and resctrl when this was created.
-    pub mounts: Mounts,
+    pub mounts: Arc<Mounts>,
     /// The directory with the current `mountinfo`: `/proc/PID` of vcpud.
     pub process: PathBuf,
 }
@@ -29,7 +30,7 @@ impl Host {
         let process = PathBuf::from(format!("/proc/{}", std::process::id()));
         Ok(Self {
             system: "/sys/devices/system".into(),
-            mounts: read_mounts(&process)?,
+            mounts: read_mounts(&process)?.into(),
             process,
         })
     }

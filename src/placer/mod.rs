@@ -8,6 +8,7 @@ mod affinity;
 mod cgroup;
 mod cpus;
 mod host;
+mod mask;
 mod observe;
 mod pass;
 #[expect(
@@ -24,6 +25,7 @@ pub use affinity::{affinity, set_affinity};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpus::host_cpus;
 pub use host::Host;
+pub use mask::Masks;
 pub use observe::{Observed, memberships, observe};
 pub use placer::Placer;
 pub use scheduler::{Scheduling, scheduling, set_scheduler};

@@ -3,10 +3,10 @@
 use std::io;
 
 use super::affinity::affinity;
-use super::cgroup::Membership;
+use super::cgroup::{self, Membership, Mounts};
 use super::scheduler::scheduling;
 use crate::ids::Tid;
-use crate::placement::CpuList;
+use crate::placement::{Bandwidth, CpuList};
 use crate::process::{Dir, Tasks};
 
 /// The placement of a thread.
@@ -20,14 +20,16 @@ pub struct Observed {
     pub priority: i32,
     /// The control group that limits its CPU time. `None`: the host has no control groups.
     pub control_group: Option<String>,
+    /// The limit of this control group. `None`: it has none, as the root, or it is not visible.
+    pub bandwidth: Option<Bandwidth>,
 }
 
-/// Returns the placement of `thread`, a task of `leader`.
+/// Returns the placement of `thread`, a task of `leader`, on a host with these `mounts`.
 ///
 /// # Errors
 ///
 /// Fails if the thread has ended.
-pub fn observe(thread: Tid, leader: &dyn Tasks) -> io::Result<Observed> {
+pub fn observe(thread: Tid, leader: &dyn Tasks, mounts: &Mounts) -> io::Result<Observed> {
     let scheduling = scheduling(thread)?;
     let affinity = affinity(thread)?;
     let task = format!("/proc/{}/task/{thread}", leader.pid());
@@ -36,11 +38,13 @@ pub fn observe(thread: Tid, leader: &dyn Tasks) -> io::Result<Observed> {
     if !leader.has_task(thread) {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
+    let membership = Membership::parse(&cgroup);
     Ok(Observed {
         affinity,
         scheduler: scheduling.name(),
         priority: scheduling.priority,
-        control_group: Membership::parse(&cgroup).of_cpu().map(str::to_owned),
+        control_group: membership.of_cpu().map(str::to_owned),
+        bandwidth: cgroup::bandwidth(mounts, &membership),
     })
 }
 
@@ -80,13 +84,14 @@ mod tests {
     #[test]
     fn does_not_report_a_thread_that_has_ended() {
         let alive = Own { is_alive: true };
-        let seen = observe(alive.pid().main_thread(), &alive).unwrap();
+        let mounts = Mounts::default();
+        let seen = observe(alive.pid().main_thread(), &alive, &mounts).unwrap();
         assert_eq!((seen.scheduler, seen.priority), ("other", 0));
         assert!(memberships(&alive).is_ok());
         assert!(alive.tasks().unwrap().contains(&alive.pid().main_thread()));
 
         let exited = Own { is_alive: false };
-        assert!(observe(exited.pid().main_thread(), &exited).is_err());
+        assert!(observe(exited.pid().main_thread(), &exited, &mounts).is_err());
         assert!(memberships(&exited).is_err());
         assert!(exited.tasks().is_err());
     }

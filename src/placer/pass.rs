@@ -48,73 +48,128 @@ pub(super) struct VcpuPass<'a> {
     /// Whether another manager decides the default affinity.
     pub(super) managed_elsewhere: bool,
     pub(super) resctrl: Option<&'a Resctrl>,
-    /// The CPUs of the host.
-    pub(super) host: &'a HostCpus,
+    /// The CPUs of the host, if they can be read.
+    pub(super) host: &'a Result<HostCpus, StepError>,
     pub(super) vcpu: VcpuId,
     pub(super) thread: VcpuThread<'a>,
     pub(super) applied: AppliedVcpu,
     pub(super) outcome: Outcome,
-    /// Whether the group of the vCPU is new. A new group is removed if a step fails.
-    pub(super) is_group_new: bool,
+}
+
+/// The host CPUs of a vCPU.
+struct Selection {
+    cpus: CpuList,
+    /// Whether they are those of a vCPU without a wanted affinity.
+    is_default: bool,
 }
 
 impl<'a> VcpuPass<'a> {
-    /// Takes all steps, or those up to the first that fails. Then a new group is removed; an older one
-    /// stays, with the values that the kernel did not refuse.
+    /// Takes all steps. One that fails does not prevent the others, unless the thread has ended.
     pub(super) fn run(mut self, wanted: &Wanted<'_>) -> (AppliedVcpu, Outcome) {
-        if let Err(error) = self.steps(wanted) {
-            self.outcome.failed = Some(error);
-            self.remove_new_group();
+        match self.steps(wanted) {
+            Ok(()) if self.outcome.affinity.is_none() => {
+                self.outcome.affinity = self.thread.read().ok();
+            }
+            Ok(()) => {}
+            Err(error) => self.outcome.failed.push(error),
         }
         (self.applied, self.outcome)
     }
 
+    /// Fails only if the thread is not, or no longer, a thread of the machine.
     fn steps(&mut self, wanted: &Wanted<'_>) -> Result<(), StepError> {
         self.thread.hold(Step::Thread)?;
-        let cpus = self.online(wanted.cpus)?;
-        if let Some(groups) = self.groups {
-            if groups.make(self.vcpu)? {
-                self.is_group_new = true;
-                self.outcome.applied.push(Step::Group);
-            }
-            let membership = Membership(self.group(groups), self.thread);
-            membership.apply(true, &mut self.applied.membership, &mut self.outcome)?;
+        let selected = self.select(wanted.cpus);
+        let selected = self.noted(selected)?;
+        let group = self.group();
+        let group = self.noted(group)?.flatten();
+        let entered = self.enter(group);
+        self.noted(entered)?;
+        if let Some(selection) = &selected {
+            let set = self.cpus(group, selection);
+            self.noted(set)?;
         }
-        // Without a cpuset, the affinity confines the thread to its host CPUs.
-        let needs_cpuset = wanted.nodes.is_some();
-        if let Some(group) = self.group_with(Controller::Cpuset, Step::Nodes, needs_cpuset)? {
-            let cpus = list(&group, cpus.as_ref())?;
-            group.apply(cpus, &mut self.applied.cpus, &mut self.outcome)?;
-            let nodes = list(&group, wanted.nodes)?;
-            group.apply(nodes, &mut self.applied.nodes, &mut self.outcome)?;
+        let set = self.nodes(group, wanted.nodes);
+        self.noted(set)?;
+        let set = self.bandwidth(group, wanted.bandwidth);
+        self.noted(set)?;
+        if let Some(selection) = selected {
+            let set = self.affinity(selection);
+            self.noted(set)?;
         }
-        let needs_cpu = wanted.bandwidth.quota().is_some();
-        if let Some(group) = self.group_with(Controller::Cpu, Step::Bandwidth, needs_cpu)? {
-            let in_force = &mut self.applied.bandwidth;
-            group.apply(wanted.bandwidth, in_force, &mut self.outcome)?;
-        }
-        self.affinity(cpus)?;
-        self.scheduler(wanted.scheduler)?;
-        self.cache(wanted.cache)
+        let set = self.scheduler(wanted.scheduler);
+        self.noted(set)?;
+        let set = self.cache(wanted.cache);
+        self.noted(set).map(drop)
     }
 
-    fn group(&self, groups: &'a dyn Groups) -> VcpuGroup<'a> {
+    /// Notes the failure of a step, and returns `None` then. Fails only if the thread is not, or no longer,
+    /// a thread of the machine.
+    fn noted<T>(&mut self, result: Result<T, StepError>) -> Result<Option<T>, StepError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_of_thread() => Err(error),
+            Err(error) => {
+                self.outcome.failed.push(error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns the host CPUs of the vCPU, without those that are offline.
+    fn select(&self, wanted: Option<&CpuList>) -> Result<Selection, StepError> {
+        let host = self.host.as_ref().map_err(StepError::clone)?;
+        let Some(wanted) = wanted else {
+            return Ok(Selection {
+                cpus: host.default_cpus(),
+                is_default: true,
+            });
+        };
+        let cpus = wanted.intersection(&host.online);
+        if cpus.is_empty() {
+            let reason = Reason::Offline(wanted.clone());
+            return Err(self.thread.failed(Step::Cpus, reason));
+        }
+        Ok(Selection {
+            cpus,
+            is_default: false,
+        })
+    }
+
+    /// Returns the group of the vCPU, if the machine has groups. Creates it if it does not exist.
+    fn group(&mut self) -> Result<Option<VcpuGroup<'a>>, StepError> {
+        let Some(groups) = self.groups else {
+            return Ok(None);
+        };
         let vcpu = self.vcpu;
-        VcpuGroup { groups, vcpu }
+        if groups.make(vcpu)? {
+            self.outcome.applied.push(Step::Group);
+        }
+        Ok(Some(VcpuGroup { groups, vcpu }))
+    }
+
+    /// Moves the thread into the group. A group stays if the kernel refuses: an administrator can give it
+    /// the `cpu.rt_runtime_us` that the thread needs.
+    fn enter(&mut self, group: Option<VcpuGroup<'a>>) -> Result<(), StepError> {
+        let Some(group) = group else {
+            return Ok(());
+        };
+        let (membership, in_force) = (Membership(group, self.thread), &mut self.applied.membership);
+        membership.apply(true, in_force, &mut self.outcome)?;
+        Ok(())
     }
 
     /// Returns the group of the vCPU, if it has `controller`. If it does not, that is an error of `step` if the
-    /// controller is `needed`.
+    /// controller is `needed`, unless the group could not be created, which is an error already.
     fn group_with(
         &self,
+        group: Option<VcpuGroup<'a>>,
         controller: Controller,
         step: Step,
         needed: bool,
     ) -> Result<Option<VcpuGroup<'a>>, StepError> {
         let reason = match self.groups {
-            Some(groups) if !groups.missing().contains(&controller) => {
-                return Ok(Some(self.group(groups)));
-            }
+            Some(groups) if !groups.missing().contains(&controller) => return Ok(group),
             Some(_) => Reason::NoController(controller),
             None => Reason::NoGroups,
         };
@@ -124,32 +179,78 @@ impl<'a> VcpuPass<'a> {
         Ok(None)
     }
 
-    /// Returns the wanted host CPUs that are online.
-    fn online(&self, wanted: Option<&CpuList>) -> Result<Option<CpuList>, StepError> {
-        let Some(wanted) = wanted else {
-            return Ok(None);
+    /// Writes the host CPUs of the group. Without a cpuset, the affinity confines the thread to them.
+    fn cpus(
+        &mut self,
+        group: Option<VcpuGroup<'a>>,
+        selection: &Selection,
+    ) -> Result<(), StepError> {
+        let group = self.group_with(group, Controller::Cpuset, Step::Cpus, false)?;
+        let Some(group) = group else {
+            return Ok(());
         };
-        let online = wanted.intersection(&self.host.online);
-        if online.is_empty() {
-            let reason = Reason::Offline(wanted.clone());
-            return Err(self.thread.failed(Step::Cpus, reason));
-        }
-        Ok(Some(online))
+        let wanted = (!selection.is_default).then_some(&selection.cpus);
+        let cpus = list(&group, wanted)?;
+        group.apply(cpus, &mut self.applied.cpus, &mut self.outcome)?;
+        Ok(())
     }
 
-    /// Writes the affinity: `cpus` if they are wanted, else the host's default.
-    fn affinity(&mut self, cpus: Option<CpuList>) -> Result<(), StepError> {
-        let is_default = cpus.is_none();
+    /// Writes the memory nodes of the group.
+    fn nodes(
+        &mut self,
+        group: Option<VcpuGroup<'a>>,
+        wanted: Option<&NodeList>,
+    ) -> Result<(), StepError> {
+        let is_wanted = wanted.is_some();
+        let group = self.group_with(group, Controller::Cpuset, Step::Nodes, is_wanted)?;
+        let Some(group) = group else {
+            return Ok(());
+        };
+        let nodes = list(&group, wanted)?;
+        group.apply(nodes, &mut self.applied.nodes, &mut self.outcome)?;
+        Ok(())
+    }
+
+    /// Writes the CPU time of the group.
+    fn bandwidth(
+        &mut self,
+        group: Option<VcpuGroup<'a>>,
+        wanted: Bandwidth,
+    ) -> Result<(), StepError> {
+        let is_wanted = wanted.quota().is_some();
+        let group = self.group_with(group, Controller::Cpu, Step::Bandwidth, is_wanted)?;
+        let Some(group) = group else {
+            return Ok(());
+        };
+        let in_force = &mut self.applied.bandwidth;
+        let result = group.apply(wanted, in_force, &mut self.outcome);
+        if self.applied.is_in_group() {
+            let value = result.clone().or_else(|_| group.read());
+            self.outcome.bandwidth = value.ok();
+        }
+        result.map(drop)
+    }
+
+    /// Writes the affinity.
+    fn affinity(&mut self, selection: Selection) -> Result<(), StepError> {
+        let Selection { cpus, is_default } = selection;
         // An affinity that an earlier pass wrote is taken back.
         if self.managed_elsewhere && is_default && self.applied.affinity.is_none() {
             return Ok(());
         }
-        let cpus = cpus.unwrap_or_else(|| self.host.default_cpus());
         let in_force = &mut self.applied.affinity;
-        match self.thread.apply(cpus, in_force, &mut self.outcome) {
+        match self.thread.apply(cpus.clone(), in_force, &mut self.outcome) {
+            Ok(allowed) => {
+                self.outcome.affinity = Some(allowed.clone());
+                if !is_default && allowed != cpus {
+                    let wanted = cpus;
+                    let reason = Reason::Confined { wanted, allowed };
+                    return Err(self.thread.failed(Step::Affinity, reason));
+                }
+            }
             // The unit's cpuset has none of the default CPUs, so the thread runs on those of the unit.
             Err(error) if is_default && error.errno() == Some(libc::EINVAL) => {}
-            result => result?,
+            Err(error) => return Err(error),
         }
         if self.managed_elsewhere && is_default {
             self.applied.affinity = None;
@@ -192,31 +293,6 @@ impl<'a> VcpuPass<'a> {
             self.outcome.note(Step::Cache, was_in_force);
         }
         Ok(())
-    }
-
-    /// Removes the group of the vCPU, if it is new.
-    fn remove_new_group(&mut self) {
-        let Some(groups) = self.groups.filter(|_| self.is_group_new) else {
-            return;
-        };
-        let left = if self.applied.is_in_group() {
-            let leave = || groups.leave(self.thread.id);
-            self.thread.change(Step::Thread, leave, || {})
-        } else {
-            Ok(())
-        };
-        let left = left.or_else(|error| match error.reason {
-            Reason::Foreign | Reason::Ended => Ok(()),
-            _ => Err(error),
-        });
-        let vcpu = self.vcpu;
-        if let Err(error) = left.and_then(|()| groups.remove(vcpu)) {
-            tracing::warn!(vcpu = vcpu.get(), %error, "cannot remove the new control group of vCPU {vcpu}: {error}");
-        }
-        self.applied = AppliedVcpu {
-            own_scheduler: self.applied.own_scheduler,
-            ..AppliedVcpu::new(self.thread.id)
-        };
     }
 }
 

@@ -1,6 +1,6 @@
 //! Brings the vCPU threads of one machine to their wanted placement, and keeps it in force.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tracing::warn;
 
@@ -29,8 +29,6 @@ pub struct Placer {
     managed_elsewhere: bool,
     resctrl: Option<Resctrl>,
     applied: BTreeMap<VcpuId, AppliedVcpu>,
-    /// The vCPUs whose group was created before they were added.
-    prepared: BTreeSet<VcpuId>,
 }
 
 impl Placer {
@@ -43,7 +41,8 @@ impl Placer {
         let groups = match placement.kind {
             Kind::None => None,
             Kind::Scope | Kind::Unit => {
-                Some(cgroup::create(&host.mounts, &placement.control_group)?)
+                let group = &placement.control_group;
+                Some(cgroup::create(&host.mounts, &host.system, group)?)
             }
         };
         let mut placer = Self {
@@ -54,7 +53,6 @@ impl Placer {
             managed_elsewhere: false,
             resctrl: None,
             applied: BTreeMap::new(),
-            prepared: BTreeSet::new(),
         };
         placer.open_resctrl()?;
         Ok(placer)
@@ -106,26 +104,21 @@ impl Placer {
         }
     }
 
-    /// Checks that the host and the unit have all that `tuning` needs. Call it, and [`Tuning::check`],
-    /// before any change. Blocks.
+    /// Checks that the host and the unit have what `step` needs. Call it before any change. Blocks.
     ///
     /// # Errors
     ///
     /// Fails if a controller or resctrl is missing.
-    pub fn supports(&mut self, tuning: &Tuning) -> Result<(), StepError> {
-        if tuning.memory_nodes.is_some() {
-            self.need(Step::Nodes, Controller::Cpuset)?;
-        }
-        if tuning.bandwidth.is_some_and(|b| b.quota().is_some()) {
-            self.need(Step::Bandwidth, Controller::Cpu)?;
-        }
-        if tuning.cache.is_empty() {
-            return Ok(());
-        }
-        self.open_resctrl()?;
-        match self.resctrl {
-            Some(_) => Ok(()),
-            None => Err(resctrl::unsupported()),
+    pub fn supports(&mut self, step: Step) -> Result<(), StepError> {
+        match step {
+            Step::Nodes => self.need(step, Controller::Cpuset),
+            Step::Bandwidth => self.need(step, Controller::Cpu),
+            Step::Cache => {
+                self.open_resctrl()?;
+                let resctrl = self.resctrl.as_ref().map(|_| ());
+                resctrl.ok_or_else(resctrl::unsupported)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -140,9 +133,7 @@ impl Placer {
             return Ok(());
         };
         for vcpu in vcpus {
-            if groups.make(*vcpu)? {
-                self.prepared.insert(*vcpu);
-            }
+            groups.make(*vcpu)?;
         }
         Ok(())
     }
@@ -159,7 +150,7 @@ impl Placer {
     ) -> Report {
         let mut report = Report::default();
         let host = self.host.cpus();
-        if let Some(groups) = &self.groups {
+        if let Some(groups) = &mut self.groups {
             report.emulator = groups.follow().err();
         }
         if !tuning.cache.is_empty()
@@ -169,33 +160,27 @@ impl Placer {
         }
         for (vcpu, id) in threads {
             let thread = VcpuThread { id: *id, leader };
-            let outcome = match &host {
-                Ok(host) => self.place(*vcpu, thread, tuning, host),
-                Err(error) => Outcome {
-                    failed: Some(error.clone()),
-                    ..Outcome::default()
-                },
-            };
+            let outcome = self.place(*vcpu, thread, tuning, &host);
             report.vcpus.insert(*vcpu, outcome);
         }
-        self.applied.retain(|vcpu, _| threads.contains_key(vcpu));
-        self.prepared.clear();
+        let has_thread = |vcpu: &VcpuId| report.vcpus.get(vcpu).is_some_and(Outcome::has_thread);
+        self.applied.retain(|vcpu, _| has_thread(vcpu));
         if let Err(error) = self.sweep(leader) {
             report.emulator.get_or_insert(error);
         }
-        report.lingering = self.remove_others(threads);
+        report.lingering = self.remove_others(&report);
         if let Some(Err(error)) = self.resctrl.as_ref().map(Resctrl::tidy) {
             tracing::debug!(%error, "cannot remove a group of resctrl yet");
         }
         report
     }
 
-    /// Puts `new` in force instead of `old`. An error of `known`, which an earlier pass had for the same
-    /// vCPU, is not a reason to fail. Blocks.
+    /// Puts `new` in force instead of `old`. `concerns` returns whether an error of a vCPU means that a
+    /// changed value is not in force. Blocks.
     ///
     /// # Errors
     ///
-    /// Fails if a vCPU cannot get the new values, with the reasons by vCPU. Then all have the values of
+    /// Fails if a vCPU cannot get the changed values, with the reasons by vCPU. Then all have the values of
     /// `old` again.
     pub fn change(
         &mut self,
@@ -203,11 +188,11 @@ impl Placer {
         new: &Tuning,
         threads: &BTreeMap<VcpuId, Tid>,
         leader: &dyn Tasks,
-        known: &BTreeMap<VcpuId, StepError>,
+        concerns: impl Fn(VcpuId, &StepError) -> bool,
     ) -> Result<Report, Vec<(VcpuId, StepError)>> {
         let report = self.reconcile(new, threads, leader);
         let failures = report.failures();
-        let reasons = failures.filter(|(vcpu, error)| known.get(vcpu) != Some(error));
+        let reasons = failures.filter(|(vcpu, error)| concerns(*vcpu, error));
         let reasons: Vec<_> = reasons.map(|(vcpu, e)| (vcpu, e.clone())).collect();
         if reasons.is_empty() {
             return Ok(report);
@@ -265,8 +250,9 @@ impl Placer {
         groups.sweep(leader, &vcpus.map(|vcpu| vcpu.thread).collect())
     }
 
-    /// Removes the groups of vCPUs that are not in `threads`. Returns those that cannot be removed yet.
-    fn remove_others(&self, threads: &BTreeMap<VcpuId, Tid>) -> Vec<VcpuId> {
+    /// Removes the groups of vCPUs that have no thread according to `report`. Returns those that cannot be
+    /// removed yet.
+    fn remove_others(&self, report: &Report) -> Vec<VcpuId> {
         let Some(groups) = &self.groups else {
             return Vec::new();
         };
@@ -279,7 +265,8 @@ impl Placer {
                 .is_err()
         };
         let existing = groups.vcpus().unwrap_or_default().into_iter();
-        let others = existing.filter(|vcpu| !threads.contains_key(vcpu));
+        let has_thread = |vcpu: &VcpuId| report.vcpus.get(vcpu).is_some_and(Outcome::has_thread);
+        let others = existing.filter(|vcpu| !has_thread(vcpu));
         others.filter(stays).collect()
     }
 
@@ -289,7 +276,7 @@ impl Placer {
         vcpu: VcpuId,
         thread: VcpuThread<'_>,
         tuning: &Tuning,
-        host: &HostCpus,
+        host: &Result<HostCpus, StepError>,
     ) -> Outcome {
         let applied = self.applied.remove(&vcpu);
         let applied = applied.filter(|applied| applied.thread == thread.id);
@@ -302,7 +289,6 @@ impl Placer {
             thread,
             applied: applied.unwrap_or_else(|| AppliedVcpu::new(thread.id)),
             outcome: Outcome::default(),
-            is_group_new: self.prepared.contains(&vcpu),
         };
         let (applied, outcome) = pass.run(&tuning.of(vcpu));
         self.applied.insert(vcpu, applied);

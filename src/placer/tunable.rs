@@ -7,6 +7,7 @@ use std::io;
 
 use super::affinity::{affinity, set_affinity};
 use super::cgroup::{CpusetFile, Groups};
+use super::mask::Mask;
 use super::scheduler::{Scheduling, scheduling, set_scheduler};
 use crate::ids::{Tid, VcpuId};
 use crate::placement::{Bandwidth, CpuList, List, Outcome, Reason, Scheduler, Step, StepError};
@@ -37,31 +38,32 @@ pub(super) trait Tunable<V: PartialEq> {
     }
 
     /// Writes `wanted` if the kernel has another value, and notes a change in `outcome`. `in_force` is the
-    /// value of the last pass, and then that of this one. It is `None` after an error.
+    /// wanted value of the last pass, and then that of this one. It is `None` after an error. Returns the
+    /// value that the kernel has then, which may be less than the wanted one.
     fn apply(
         &self,
         wanted: V,
         in_force: &mut Option<V>,
         outcome: &mut Outcome,
-    ) -> Result<(), StepError> {
+    ) -> Result<V, StepError> {
         let last = in_force.take();
-        let before = self.read()?;
-        if before != wanted {
+        let mut value = self.read()?;
+        if value != wanted {
             match self.thread() {
                 None => self.write(&wanted)?,
                 Some(thread) => thread.change(
                     Self::STEP,
                     || self.write(&wanted),
-                    || self.restore(&before, &wanted),
+                    || self.restore(&value, &wanted),
                 )?,
             }
-            // The kernel may give less than the wanted value, in every pass.
-            if self.read()? != before {
+            let before = std::mem::replace(&mut value, self.read()?);
+            if value != before {
                 outcome.note(Self::STEP, last.as_ref() == Some(&wanted));
             }
         }
         *in_force = Some(wanted);
-        Ok(())
+        Ok(value)
     }
 }
 
@@ -154,11 +156,16 @@ impl Tunable<bool> for Membership<'_> {
 
     fn write(&self, is_in_group: &bool) -> Result<(), StepError> {
         let Self(group, thread) = self;
+        let mask = Mask::of(thread.id);
         if *is_in_group {
-            group.groups.enter(group.vcpu, thread.id)
+            group.groups.enter(group.vcpu, thread.id)?;
         } else {
-            group.groups.leave(thread.id)
+            group.groups.leave(thread.id)?;
         }
+        if let Some(mask) = mask {
+            mask.restore(thread.leader);
+        }
+        Ok(())
     }
 
     fn thread(&self) -> Option<VcpuThread<'_>> {

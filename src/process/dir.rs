@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, fchmod, mkdirat, openat, unlinkat,
+    AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, XattrFlags, fchmod, fgetxattr,
+    fremovexattr, fsetxattr, mkdirat, openat, statat, unlinkat,
 };
 
 /// The maximum size of a file that is read, in bytes. No file of the kernel is larger.
 const READ_LIMIT: u64 = 4 << 20;
+/// The maximum length of an extended attribute that is read, in bytes.
+const ATTRIBUTE_LIMIT: usize = 64;
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC)
@@ -127,8 +130,48 @@ impl Dir {
 
     /// Returns whether it has a file `name`.
     pub fn has(&self, name: &str) -> bool {
-        plain(name)
-            .is_ok_and(|name| rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        plain(name).is_ok_and(|name| statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+    }
+
+    /// Returns the inode number of the directory at `path`. The last part of the path must not be a link.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not exist.
+    pub fn inode(path: impl AsRef<Path>) -> io::Result<u64> {
+        let stat = statat(CWD, path.as_ref(), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(stat.st_ino)
+    }
+
+    /// Returns its extended attribute `name` (`xattr(7)`), if it has a short text.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        let mut value = vec![0; ATTRIBUTE_LIMIT];
+        let length = fgetxattr(&self.fd, name, value.as_mut_slice()).ok()?;
+        value.truncate(length);
+        String::from_utf8(value).ok()
+    }
+
+    /// Sets its extended attribute `name`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file system does not support it: control groups do since Linux 5.7.
+    pub fn set_attribute(&self, name: &str, value: &str) -> io::Result<()> {
+        Ok(fsetxattr(
+            &self.fd,
+            name,
+            value.as_bytes(),
+            XattrFlags::empty(),
+        )?)
+    }
+
+    /// Removes its extended attribute `name`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it has no such attribute.
+    pub fn remove_attribute(&self, name: &str) -> io::Result<()> {
+        Ok(fremovexattr(&self.fd, name)?)
     }
 
     /// Returns the text of the file `name`, without the newline at its end.

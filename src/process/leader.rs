@@ -1,5 +1,6 @@
 //! The leader: the QEMU process behind a QMP socket. A pidfd keeps other processes from getting its PID.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use super::identity::{self, ProcessId, Users};
+use super::namespace;
 use super::task::Tasks;
 use crate::blocking::blocking;
 use crate::ids::{Pid, Tid, Uid};
@@ -195,6 +197,11 @@ impl Leader {
         let path = format!("/proc/{}/task/{thread}", self.pid());
         // If the process has not exited after that, the directory was not a later process's with its PID.
         thread != 0 && fs::metadata(path).is_ok() && !self.has_exited()
+    }
+
+    /// Returns which tasks of this process have the numbers `own` in its PID namespace. Blocks.
+    pub fn tasks_by_own_number(&self, own: &BTreeSet<Tid>) -> BTreeMap<Tid, Tid> {
+        namespace::tasks_by_own_number(self, own)
     }
 }
 

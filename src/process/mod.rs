@@ -7,6 +7,7 @@ mod closing;
 mod dir;
 mod identity;
 mod leader;
+mod namespace;
 mod socket;
 pub(crate) mod sys;
 mod task;

@@ -1,17 +1,19 @@
 //! Machines without control groups of their own.
 
-use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 
 use vcpud::ids::VcpuId;
-use vcpud::placement::{Bandwidth, Controller, Kind, Scheduler, Step, Tuning, UnitPlacement};
-use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity};
+use vcpud::placement::{
+    Bandwidth, Controller, Kind, Scheduler, Step, StepError, Tuning, UnitPlacement,
+};
+use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity, set_scheduler};
 
 use super::parts::{Qemu, Ran, applied, two_cpus};
 
 tests![
     sets_affinity_and_schedulers_without_groups,
-    an_earlier_failure_does_not_prevent_other_changes,
+    a_failed_step_does_not_prevent_the_others,
     leaves_the_default_affinity_to_another_manager,
     allocates_caches_once_resctrl_is_mounted,
 ];
@@ -21,7 +23,7 @@ fn sets_affinity_and_schedulers_without_groups() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
-    let (first, _) = two_cpus(&host);
+    let (first, last) = two_cpus(&host);
     let home = UnitPlacement {
         kind: Kind::None,
         unit: "x.service".into(),
@@ -37,7 +39,9 @@ fn sets_affinity_and_schedulers_without_groups() -> Ran {
         .into(),
         ..Tuning::default()
     };
-    assert_eq!(placer.supports(&tuning), Ok(()));
+    for step in [Step::Cpus, Step::Affinity, Step::Scheduler] {
+        assert_eq!(placer.supports(step), Ok(()));
+    }
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     assert_eq!(applied(&report)[1], [Step::Scheduler]);
     assert_eq!(affinity(vcpus[&VcpuId(2)]).unwrap(), first);
@@ -51,27 +55,43 @@ fn sets_affinity_and_schedulers_without_groups() -> Ran {
     );
 
     assert_eq!(placer.missing(), [Controller::Cpu, Controller::Cpuset]);
-    for tuning in [
-        Tuning {
-            bandwidth: Some(Bandwidth::new(100_000, 50_000).unwrap()),
-            ..Tuning::default()
-        },
-        Tuning {
-            memory_nodes: Some("0".parse().unwrap()),
-            ..Tuning::default()
-        },
+    for (step, unsupported) in [
+        (
+            Step::Bandwidth,
+            Tuning {
+                bandwidth: Some(Bandwidth::new(100_000, 50_000).unwrap()),
+                ..tuning.clone()
+            },
+        ),
+        (
+            Step::Nodes,
+            Tuning {
+                memory_nodes: Some("0".parse().unwrap()),
+                ..tuning.clone()
+            },
+        ),
     ] {
-        let error = placer.supports(&tuning).unwrap_err();
+        let error = placer.supports(step).unwrap_err();
         assert!(error.is_unsupported(), "{error}");
-        let report = placer.reconcile(&tuning, &vcpus, &qemu);
+        set_affinity(vcpus[&VcpuId(2)], &last).unwrap();
+        set_scheduler(vcpus[&VcpuId(1)], Scheduler::Other).unwrap();
+        let report = placer.reconcile(&unsupported, &vcpus, &qemu);
         assert_eq!(report.failures().count(), 4);
-        assert!(report.failures().all(|(_, error)| error.is_unsupported()));
+        for (_, error) in report.failures() {
+            assert_eq!((error.step, error.is_unsupported()), (step, true));
+        }
+        // The rest is in force, and no limit is.
+        assert_eq!(affinity(vcpus[&VcpuId(2)]).unwrap(), first);
+        assert_eq!(seen(1), ("fifo", 1));
+        assert_eq!(report.bandwidth(), Bandwidth::UNLIMITED);
+        assert_eq!(report.affinity(|vcpu| vcpu == VcpuId(2)), first);
     }
     Ok(())
 }
 
-/// A real QEMU with a pin on a host CPU that went offline. The failure prevents no change of other vCPUs.
-fn an_earlier_failure_does_not_prevent_other_changes() -> Ran {
+/// A real QEMU with a pin on a host CPU that is offline. The vCPU gets all other settings, and a change succeeds
+/// only if the kernel has it.
+fn a_failed_step_does_not_prevent_the_others() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
@@ -86,19 +106,20 @@ fn an_earlier_failure_does_not_prevent_other_changes() -> Ran {
         ..Tuning::default()
     };
     let report = placer.reconcile(&old, &vcpus, &qemu);
-    let failures = report.failures();
-    let known = failures.map(|(vcpu, e)| (vcpu, e.clone())).collect();
+    let failures: Vec<_> = report.failures().collect();
+    assert!(matches!(failures[..], [(VcpuId(2), error)] if error.step == Step::Cpus));
     let new = Tuning {
         scheduler: Some(Scheduler::Batch),
         ..old.clone()
     };
     let is_batch = |vcpu: u32| scheduling(vcpus[&VcpuId(vcpu)]).unwrap().name() == "batch";
-    let change = placer.change(&old, &new, &vcpus, &qemu, &BTreeMap::new());
+    let change = placer.change(&old, &new, &vcpus, &qemu, |_, _| true);
     assert_eq!(change.unwrap_err().len(), 1);
-    assert!(!is_batch(0));
-    let change = placer.change(&old, &new, &vcpus, &qemu, &known);
+    assert!((0..4).all(|vcpu| !is_batch(vcpu)));
+    let is_of_scheduler = |_, error: &StepError| error.step == Step::Scheduler;
+    let change = placer.change(&old, &new, &vcpus, &qemu, is_of_scheduler);
     assert_eq!(change.unwrap().failures().count(), 1);
-    assert!(is_batch(0) && is_batch(3) && !is_batch(2));
+    assert!((0..4).all(is_batch));
     Ok(())
 }
 
@@ -156,10 +177,11 @@ fn allocates_caches_once_resctrl_is_mounted() -> Ran {
     let process = tempfile::tempdir().unwrap();
     let mountinfo = |text: &str| fs::write(process.path().join("mountinfo"), text).unwrap();
     mountinfo("");
-    host.mounts.resctrl = None;
+    Arc::make_mut(&mut host.mounts).resctrl = None;
     host.process = process.path().to_owned();
     let mut placer = Placer::new(host, "web", home).unwrap();
-    assert!(placer.supports(&tuning).unwrap_err().is_unsupported());
+    let unsupported = placer.supports(Step::Cache).unwrap_err();
+    assert!(unsupported.is_unsupported());
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     let failures: Vec<_> = report.failures().collect();
     assert!(matches!(failures[..], [(VcpuId(1), error)] if error.is_unsupported()));
@@ -168,7 +190,7 @@ fn allocates_caches_once_resctrl_is_mounted() -> Ran {
     fs::write(tree.path().join("tasks"), "").unwrap();
     let point = tree.path().display();
     mountinfo(&format!("30 25 0:27 / {point} rw - resctrl resctrl rw\n"));
-    assert_eq!(placer.supports(&tuning), Ok(()));
+    assert_eq!(placer.supports(Step::Cache), Ok(()));
     // The tree makes no files in the new group. The error says where they are to be.
     let report = placer.reconcile(&tuning, &vcpus, &qemu);
     let (_, error) = report.failures().next().unwrap();

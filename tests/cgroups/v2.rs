@@ -1,7 +1,7 @@
 //! Control groups of version 2: on this host's own hierarchy, below a group that the test makes
 //! for itself and removes, where both controllers are there; and on a directory tree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -127,7 +127,8 @@ fn places_a_machine_in_version_2() -> Ran {
         );
         assert_eq!(world.read(&format!("vcpu{vcpu}/cpuset.mems")), "0");
         assert_eq!(world.read(&format!("vcpu{vcpu}/cpu.max")), "10000 50000");
-        let seen = observe(*thread, &world.qemu).unwrap();
+        let seen = observe(*thread, &world.qemu, &world.host.mounts).unwrap();
+        assert_eq!(seen.bandwidth, tuning.bandwidth);
         assert_eq!(&seen.affinity, pinned);
         assert_eq!(seen.scheduler, if *vcpu == 2 { "batch" } else { "other" });
         let group = seen.control_group.unwrap();
@@ -174,8 +175,7 @@ fn places_a_machine_in_version_2() -> Ran {
         memory_nodes: Some("1023".parse().unwrap()),
         ..tuning.clone()
     };
-    let none = BTreeMap::new();
-    let change = placer.change(&tuning, &refused, &vcpus, &world.qemu, &none);
+    let change = placer.change(&tuning, &refused, &vcpus, &world.qemu, |_, _| true);
     let failures = change.unwrap_err();
     assert!(failures.iter().all(|(_, error)| error.step == Step::Nodes));
     assert_eq!(failures.len(), 4);
@@ -236,7 +236,7 @@ fn writes_differences_only() -> Ran {
     let root = tree.path().display();
     let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
     let host = Host {
-        mounts: Mounts::parse(&mounts),
+        mounts: Mounts::parse(&mounts).into(),
         ..Host::this().unwrap()
     };
     let all = host.cpus().unwrap().online;

@@ -92,10 +92,18 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         text("Accelerator")
     );
     let vcpus = format!("{} of {}", text("Vcpus"), text("MaxVcpus"));
-    let cpu_time = match text("BandwidthQuotaUSec").as_str() {
+    let affinity = effective(text("EffectiveAffinity"), text("Affinity"));
+    let limit = |quota, period| match text(quota).as_str() {
         "-1" => "unlimited".to_owned(),
-        quota => format!("{quota} µs per {} µs", text("BandwidthPeriodUSec")),
+        quota => format!("{quota} µs per {} µs", text(period)),
     };
+    let cpu_time = effective(
+        limit(
+            "EffectiveBandwidthQuotaUSec",
+            "EffectiveBandwidthPeriodUSec",
+        ),
+        limit("BandwidthQuotaUSec", "BandwidthPeriodUSec"),
+    );
     let lines = [
         ("State", text("State")),
         ("UUID", text("Uuid")),
@@ -107,7 +115,7 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         ("vCPUs per slot", text("VcpusPerSlot")),
         ("Placement", text("Placement")),
         ("Unit", text("Unit")),
-        ("Affinity", text("Affinity")),
+        ("Affinity", affinity),
         ("CPU quota", cpu_time),
     ];
     let mut out = stdout().lock();
@@ -116,6 +124,15 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         writeln!(out, "{label:>16}: {value}")?;
     }
     Ok(())
+}
+
+/// Returns the value in force, with the desired one if that is another.
+fn effective(in_force: String, desired: String) -> String {
+    if in_force == desired {
+        in_force
+    } else {
+        format!("{in_force} (desired: {desired})")
+    }
 }
 
 /// Prints the status of the service.

@@ -13,7 +13,7 @@ use super::tuning::TuningChange;
 use crate::ids::{SlotId, Tid, Uid, VcpuId};
 use crate::inventory::{HotplugMethod, HotplugSlot};
 use crate::machine::spec::{ConnectError, PlacementConfig};
-use crate::placement::{StepError, Tuning};
+use crate::placement::Tuning;
 use crate::qmp::Version;
 use crate::text::Text;
 
@@ -48,9 +48,8 @@ pub enum Effect {
     Prepare(Vec<VcpuId>),
     /// Enforce the tuning for these threads. Leads to `Placed`.
     Place(Arc<Tuning>, Threads),
-    /// Check whether the host supports the tuning that results from a change. Leads to
-    /// `TuningChecked`.
-    CheckTuning(TuningChange, Arc<Tuning>),
+    /// Check whether the host supports a change. Leads to `TuningChecked`.
+    CheckTuning(TuningChange),
     /// Enforce another tuning. Leads to `TuningChanged`.
     ChangeTuning(Box<TuningSwitch>),
     /// Bring CPUs of the guest online again. Leads to `GuestRestored`.
@@ -93,8 +92,8 @@ pub struct TuningSwitch {
     pub new: Arc<Tuning>,
     /// The threads of the vCPUs.
     pub threads: Threads,
-    /// Failures that have other reasons than the change.
-    pub known: BTreeMap<VcpuId, StepError>,
+    /// The difference.
+    pub change: TuningChange,
 }
 
 /// Something to log, beside the events.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::guest_agent;
-use crate::ids::VcpuId;
+use crate::ids::{Tid, VcpuId};
 use crate::inventory::{PlanError, Target, numbers};
 use crate::placement::{StepError, Unavailable};
 use crate::qmp;
@@ -163,10 +163,26 @@ pub enum TuningError {
     /// The unit of the machine is not known.
     #[error("it is not known where the machine is on this host")]
     NoUnit,
-    /// A vCPU has no thread of its own, as with single-threaded TCG.
+    /// A vCPU has no thread of its own: single-threaded TCG.
     #[error(
         "vCPU {vcpu} has no thread of its own that could be placed (as with -accel tcg,thread=single)"
     )]
+    SharedThread {
+        /// The vCPU.
+        vcpu: VcpuId,
+    },
+    /// QEMU reports a thread that its process does not have.
+    #[error(
+        "QEMU reports thread {thread} for vCPU {vcpu}, and the QEMU process has no such thread, also not in its PID namespace"
+    )]
+    MissingThread {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// The number of the thread, as QEMU reported it.
+        thread: Tid,
+    },
+    /// QEMU reports no thread for a vCPU.
+    #[error("QEMU reports no thread for vCPU {vcpu}")]
     NoThread {
         /// The vCPU.
         vcpu: VcpuId,

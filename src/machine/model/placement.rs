@@ -1,17 +1,16 @@
 //! The placement of the vCPUs, as far as the model knows it: the unit, the desired tuning, and the
 //! result of the last pass.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::effect::{Threads, TuningSwitch};
 use super::error::TuningError;
 use super::input::UnitFound;
-use super::snapshot::Snapshot;
+use super::snapshot::{Effective, Snapshot};
 use super::tuning::TuningChange;
 use crate::ids::VcpuId;
-use crate::inventory::{Inventory, Vcpu};
+use crate::inventory::{HostThread, Inventory, Thread, Vcpu};
 use crate::placement::{CpuList, Report, StepError, Tuning, UnitPlacement};
 
 /// The time between two passes that nothing else causes. They undo drift, and the refresh before them
@@ -32,8 +31,8 @@ pub(super) struct PlacementState {
     /// What of it the configuration wants.
     configured: Tuning,
     threads: Threads,
-    /// The steps that failed in the last pass.
-    failed: BTreeMap<VcpuId, StepError>,
+    /// The result of the last pass.
+    report: Report,
     default_cpus: Option<CpuList>,
     /// When the next pass is due; `None` is at the next refresh.
     due: Option<Instant>,
@@ -59,7 +58,7 @@ impl PlacementState {
             tuning: Arc::new(configured.clone()),
             configured,
             threads: Threads::new(),
-            failed: BTreeMap::new(),
+            report: Report::default(),
             default_cpus: None,
             due: None,
         }
@@ -136,15 +135,16 @@ impl PlacementState {
 
     /// Notes the result of a pass.
     pub(super) fn placed(&mut self, report: &Report, default_cpus: Option<CpuList>) {
-        let failures = report.failures();
-        self.failed = failures.map(|(vcpu, e)| (vcpu, e.clone())).collect();
+        self.report = report.clone();
         self.default_cpus = default_cpus.or(self.default_cpus.take());
     }
 
-    /// Returns the steps that failed for `vcpus` in the last pass.
+    /// Returns the steps that failed for `vcpus` in the last pass, except those that the host or the unit
+    /// does not support.
     pub(super) fn failures(&self, vcpus: &[VcpuId]) -> Vec<(VcpuId, StepError)> {
-        let failed = self.failed.iter().filter(|(vcpu, _)| vcpus.contains(vcpu));
-        failed.map(|(vcpu, error)| (*vcpu, error.clone())).collect()
+        let failed = self.report.failures();
+        let failed = failed.filter(|(vcpu, error)| vcpus.contains(vcpu) && !error.is_unsupported());
+        failed.map(|(vcpu, error)| (vcpu, error.clone())).collect()
     }
 
     /// Returns the desired tuning.
@@ -199,7 +199,7 @@ impl PlacementState {
             is_named && vcpu.slot.presence.is_some() && vcpu.thread.is_none()
         };
         if let Some(vcpu) = inventory.vcpus().find(has_no_thread) {
-            return Err(TuningError::NoThread { vcpu: vcpu.id });
+            return Err(no_thread(&vcpu));
         }
         Ok(Arc::new(change.of(&self.tuning, max)))
     }
@@ -209,16 +209,13 @@ impl PlacementState {
         std::mem::replace(&mut self.tuning, tuning)
     }
 
-    /// Returns the switch from the tuning `old` to the desired one, which `change` made. Failures that
-    /// the change does not decide are no reason to undo it.
-    pub(super) fn switch_from(&self, old: Arc<Tuning>, change: &TuningChange) -> TuningSwitch {
-        let mut known = self.failed.clone();
-        known.retain(|vcpu, error| !change.decides(*vcpu, error.step, &self.tuning));
+    /// Returns the switch from the tuning `old` to the desired one, which `change` made.
+    pub(super) fn switch_from(&self, old: Arc<Tuning>, change: TuningChange) -> TuningSwitch {
         TuningSwitch {
             old,
             new: self.tuning.clone(),
             threads: self.threads.clone(),
-            known,
+            change,
         }
     }
 
@@ -229,6 +226,24 @@ impl PlacementState {
         let affinity = self.tuning.affinity.as_ref();
         let affinity = affinity.or(self.default_cpus.as_ref());
         snapshot.affinity = affinity.map(CpuList::to_string).unwrap_or_default();
+        let has_no_pin = |vcpu| !self.tuning.pins.contains_key(&vcpu);
+        snapshot.effective = Effective {
+            affinity: self.report.affinity(has_no_pin).to_string(),
+            bandwidth: self.report.bandwidth(),
+        };
+    }
+}
+
+/// Returns why `vcpu` has no thread of its own.
+fn no_thread(vcpu: &Vcpu<'_>) -> TuningError {
+    let id = vcpu.id;
+    match vcpu.reported {
+        Some(Thread {
+            host: HostThread::Shared,
+            ..
+        }) => TuningError::SharedThread { vcpu: id },
+        Some(Thread { id: thread, .. }) => TuningError::MissingThread { vcpu: id, thread },
+        None => TuningError::NoThread { vcpu: id },
     }
 }
 
@@ -288,14 +303,14 @@ mod tests {
     fn a_pass_is_needed_for_other_threads_another_unit_and_from_time_to_time() {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         let mut one = inventory(4, &[(0, 10)]);
-        let _ = one.trust_threads(crate::ids::Pid(1), |_| true);
+        let _ = one.trust_threads(crate::ids::Pid(1), Some);
         assert_eq!(state.begin_pass(now, &one), None, "there is no placer");
         assert!(state.begin_search(now));
         state.found(now, found(Kind::None, true));
         assert!(state.begin_pass(now, &one).is_some());
         assert_eq!(state.begin_pass(now, &one), None);
         let mut two = inventory(4, &[(0, 10), (1, 11)]);
-        let _ = two.trust_threads(crate::ids::Pid(1), |_| true);
+        let _ = two.trust_threads(crate::ids::Pid(1), Some);
         assert_eq!(state.begin_pass(now, &two).map(|t| t.len()), Some(2));
         assert_eq!(state.begin_pass(now, &two), None);
         state.found(now, found(Kind::Scope, false));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::Error;
 use crate::ids::{Pid, SlotId, VcpuId};
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
-use crate::placement::{Tuning, UnitPlacement};
+use crate::placement::{Bandwidth, Tuning, UnitPlacement};
 use crate::process::ProcessId;
 use crate::qmp::Version;
 use crate::text::Text;
@@ -39,10 +39,31 @@ pub struct Snapshot {
     pub unit: Option<UnitPlacement>,
     /// The desired tuning of the vCPUs.
     pub tuning: Arc<Tuning>,
-    /// The host CPUs of vCPUs that have no others of their own, as a list.
+    /// The desired host CPUs of vCPUs that have no others of their own, as a list.
     pub affinity: String,
+    /// The values in force.
+    pub effective: Effective,
     /// The vCPUs with a pending removal, in ascending order.
     pub pending: Vec<VcpuId>,
+}
+
+/// The values of the placement that are in force, as the kernel had them after the last pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// The host CPUs of present vCPUs that have no others of their own, as a list. Empty if no such vCPU
+    /// has a thread.
+    pub affinity: String,
+    /// The limit of CPU time that no vCPU exceeds.
+    pub bandwidth: Bandwidth,
+}
+
+impl Default for Effective {
+    fn default() -> Self {
+        Self {
+            affinity: String::new(),
+            bandwidth: Bandwidth::UNLIMITED,
+        }
+    }
 }
 
 /// The QEMU process and the VM that a caller was authorized for.

@@ -26,8 +26,7 @@ impl Process {
         });
         match checked {
             Ok(other) => {
-                cx.out
-                    .push(Effect::CheckTuning(change.clone(), other.clone()));
+                cx.out.push(Effect::CheckTuning(change.clone()));
                 self.operation = Operation::Checking(Tune { id, change, other });
             }
             Err(error) => cx.out.reply(id, Err(error)),
@@ -52,7 +51,8 @@ impl Process {
 
     /// Lets the placer enforce the tuning.
     pub(super) fn switch(&mut self, cx: &mut Context<'_>, tune: Tune) {
-        let switch = self.placement.switch_from(tune.other.clone(), &tune.change);
+        let (old, change) = (tune.other.clone(), tune.change.clone());
+        let switch = self.placement.switch_from(old, change);
         cx.out.push(Effect::ChangeTuning(Box::new(switch)));
         self.operation = Operation::Switching(tune);
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::VcpuId;
 use crate::placement::{
-    Bandwidth, CpuList, HostCpus, Scheduler, Schemata, Step, Tuning, Unavailable,
+    Bandwidth, CpuList, HostCpus, Scheduler, Schemata, Step, StepError, Tuning, Unavailable,
 };
 
 /// A change of the tuning of a machine. An empty list of vCPUs is the default, which applies to all vCPUs
@@ -42,8 +42,23 @@ impl TuningChange {
         }
     }
 
-    /// Returns whether this change determines the value of `step` for `vcpu`, in the resulting `tuning`.
-    pub(in crate::machine) fn decides(&self, vcpu: VcpuId, step: Step, tuning: &Tuning) -> bool {
+    /// Returns the step that the host or the unit must support for this change, if any host may lack it.
+    pub(in crate::machine) fn needs(&self) -> Option<Step> {
+        match self {
+            Self::Bandwidth(bandwidth) => bandwidth.quota().map(|_| Step::Bandwidth),
+            Self::Cache(_, schemata) => schemata.as_ref().map(|_| Step::Cache),
+            Self::Pin(..) | Self::Scheduler(..) => None,
+        }
+    }
+
+    /// Returns whether `error` of `vcpu` means that a value of this change is not in force, with the
+    /// resulting `tuning`.
+    pub(in crate::machine) fn fails_with(
+        &self,
+        vcpu: VcpuId,
+        error: &StepError,
+        tuning: &Tuning,
+    ) -> bool {
         let names = |vcpus: &BTreeSet<VcpuId>, has_own: bool| {
             if vcpus.is_empty() {
                 !has_own
@@ -51,17 +66,21 @@ impl TuningChange {
                 vcpus.contains(&vcpu)
             }
         };
-        match (self, step) {
-            (Self::Pin(vcpus, _), Step::Cpus | Step::Affinity) => {
-                names(vcpus, tuning.pins.contains_key(&vcpu))
+        let (is_named, steps): (bool, &[Step]) = match self {
+            Self::Pin(vcpus, _) => {
+                let is_named = names(vcpus, tuning.pins.contains_key(&vcpu));
+                (is_named, &[Step::Cpus, Step::Affinity])
             }
-            (Self::Bandwidth(_), Step::Bandwidth) => true,
-            (Self::Scheduler(vcpus, _), Step::Scheduler) => {
-                names(vcpus, tuning.schedulers.contains_key(&vcpu))
+            // A vCPU outside of its group has no limit.
+            Self::Bandwidth(bandwidth) if bandwidth.quota().is_none() => (true, &[Step::Bandwidth]),
+            Self::Bandwidth(_) => (true, &[Step::Group, Step::Thread, Step::Bandwidth]),
+            Self::Scheduler(vcpus, _) => {
+                let is_named = names(vcpus, tuning.schedulers.contains_key(&vcpu));
+                (is_named, &[Step::Scheduler])
             }
-            (Self::Cache(vcpus, _), Step::Cache) => names(vcpus, false),
-            _ => false,
-        }
+            Self::Cache(vcpus, _) => (names(vcpus, false), &[Step::Cache]),
+        };
+        is_named && (error.is_of_thread() || steps.contains(&error.step))
     }
 
     /// Returns `tuning` after the change, for a machine of at most `max` vCPUs.
@@ -103,6 +122,7 @@ fn set<T: Clone>(of: &mut BTreeMap<VcpuId, T>, vcpus: &BTreeSet<VcpuId>, value: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::Reason;
 
     #[test]
     fn a_change_is_of_some_vcpus_or_of_all() {
@@ -125,25 +145,54 @@ mod tests {
     }
 
     #[test]
-    fn a_change_decides_over_what_it_names() {
+    fn a_change_fails_with_the_steps_of_the_vcpus_that_it_names() {
         let tuning = Tuning {
             pins: [(VcpuId(2), "1".parse().unwrap())].into(),
             ..Tuning::default()
         };
-        let decides = |change: &TuningChange, step| {
-            let decides = |vcpu: &VcpuId| change.decides(*vcpu, step, &tuning);
+        let failing = |change: &TuningChange, error: &StepError| {
+            let fails = |vcpu: &VcpuId| change.fails_with(*vcpu, error, &tuning);
             let vcpus = (0..4).map(VcpuId);
-            vcpus.filter(decides).collect::<Vec<_>>()
+            vcpus.filter(fails).collect::<Vec<_>>()
+        };
+        let fails = |change: &TuningChange, step: Step| {
+            failing(change, &step.failed("/", Reason::NoGroups))
         };
         let default = TuningChange::Pin(BTreeSet::new(), None);
-        assert_eq!(decides(&default, Step::Cpus), [0, 1, 3]);
-        assert!(decides(&default, Step::Bandwidth).is_empty());
+        assert_eq!(fails(&default, Step::Cpus), [0, 1, 3]);
+        assert!(fails(&default, Step::Bandwidth).is_empty());
+        assert!(fails(&default, Step::Thread).is_empty());
         let pin = TuningChange::Pin([VcpuId(2), VcpuId(3)].into(), None);
-        assert_eq!(decides(&pin, Step::Affinity), [2, 3]);
-        let bandwidth = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
-        assert_eq!(decides(&bandwidth, Step::Bandwidth), [0, 1, 2, 3]);
-        assert!(decides(&bandwidth, Step::Cpus).is_empty());
+        assert_eq!(fails(&pin, Step::Affinity), [2, 3]);
+        let ended = Step::Scheduler.failed("/", Reason::Ended);
+        assert_eq!(failing(&pin, &ended), [2, 3]);
+        let limit = TuningChange::Bandwidth(Bandwidth::new(100_000, 1_000).unwrap());
+        for step in [Step::Group, Step::Thread, Step::Bandwidth] {
+            assert_eq!(fails(&limit, step), [0, 1, 2, 3]);
+        }
+        assert!(fails(&limit, Step::Cpus).is_empty());
+        let unlimited = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
+        assert!(fails(&unlimited, Step::Thread).is_empty());
         let scheduler = TuningChange::Scheduler(BTreeSet::new(), Scheduler::Batch);
-        assert_eq!(decides(&scheduler, Step::Scheduler), [0, 1, 2, 3]);
+        assert_eq!(fails(&scheduler, Step::Scheduler), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn only_a_limit_and_a_share_of_caches_need_support() {
+        let limit = |quota| TuningChange::Bandwidth(Bandwidth::new(100_000, quota).unwrap());
+        let cache = |share: Option<&str>| {
+            TuningChange::Cache(BTreeSet::new(), share.map(|share| share.parse().unwrap()))
+        };
+        let none = BTreeSet::new;
+        for (change, needed) in [
+            (limit(1_000), Some(Step::Bandwidth)),
+            (limit(-1), None),
+            (cache(Some("L3:0=f")), Some(Step::Cache)),
+            (cache(None), None),
+            (TuningChange::Pin(none(), None), None),
+            (TuningChange::Scheduler(none(), Scheduler::Fifo(1)), None),
+        ] {
+            assert_eq!(change.needs(), needed, "{change:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io;
 use std::str::FromStr;
 
+use super::super::mask::Mask;
 use crate::ids::{Tid, VcpuId};
 use crate::placement::{Bandwidth, Controller, Cpu, List, Node, Numbered, Reason, Step, StepError};
 use crate::process::{Dir, Tasks};
@@ -19,8 +20,9 @@ pub(crate) trait Groups: Debug + Send + Sync {
     /// Returns the controllers that the groups do not have.
     fn missing(&self) -> &[Controller];
 
-    /// Gives the groups above those of vCPUs the resources that the unit has now.
-    fn follow(&self) -> Result<(), StepError>;
+    /// Gives the groups above those of vCPUs the resources that the unit has now. Creates them again if
+    /// another program removed them.
+    fn follow(&mut self) -> Result<(), StepError>;
 
     /// Moves all tasks of `leader`, and the other threads of the unit, into the emulator's group, except
     /// `vcpus`.
@@ -155,7 +157,11 @@ pub(super) fn remove(dir: &Dir, name: &str) -> Result<(), StepError> {
     })
 }
 
-fn read_list<K: Numbered>(step: Step, dir: &Dir, file: &str) -> Result<List<K>, StepError> {
+pub(super) fn read_list<K: Numbered>(
+    step: Step,
+    dir: &Dir,
+    file: &str,
+) -> Result<List<K>, StepError> {
     let text = read(step, dir, file)?;
     text.parse().map_err(|_| unexpected(step, dir, file))
 }
@@ -208,21 +214,27 @@ impl Threads<'_> {
                 tracing::debug!(thread = other.get(), %error, "cannot move a thread of the unit");
             }
         }
-        let mut ended = Ok(());
+        let mut result = Ok(());
         for task in self.tasks.iter().filter(moves) {
             let Some(held) = self.leader.hold(*task) else {
                 continue;
             };
-            match enter(*task) {
-                Err(error) if !is_gone(&error) => return Err(error),
+            let mask = Mask::of(*task);
+            let entered = enter(*task);
+            if let Some(mask) = mask {
+                mask.restore(self.leader);
+            }
+            let moved = match entered {
+                Err(error) if is_gone(&error) => Ok(()),
                 // If another thread has its number now, the group of that thread is not known.
                 Ok(()) if !held.is_alive() => {
                     let path = format!("/proc/{}/task/{task}", self.leader.pid());
-                    ended = Err(Step::Thread.failed(path, Reason::Ended));
+                    Err(Step::Thread.failed(path, Reason::Ended))
                 }
-                _ => {}
-            }
+                entered => entered,
+            };
+            result = result.and(moved);
         }
-        ended
+        result
     }
 }

@@ -4,32 +4,57 @@
 //! vcpud writes no attributes of the unit's own group, except in version 2 the controllers of its
 //! delegated part. It does not touch the hierarchy that systemd keeps for itself (`name=systemd`).
 
+mod cpuset;
 mod groups;
 mod mounts;
 mod v1;
 mod v2;
 
-use crate::placement::{Reason, Step, StepError};
+use std::path::Path;
+
+use crate::placement::{Bandwidth, Reason, Step, StepError};
+use crate::process::Dir;
 
 pub(super) use groups::{CpusetFile, Groups};
 pub use mounts::{Membership, Mount, Mounts};
 
 /// Creates the groups of the machine whose unit has the control group `unit`, as systemd and
-/// `/proc/PID/cgroup` write it.
+/// `/proc/PID/cgroup` write it, on the host whose devices are below `system`.
 ///
 /// # Errors
 ///
 /// Fails if the host has no control groups, if `unit` is the root, or if the kernel refuses.
-pub(super) fn create(mounts: &Mounts, unit: &str) -> Result<Box<dyn Groups>, StepError> {
+pub(super) fn create(
+    mounts: &Mounts,
+    system: &Path,
+    unit: &str,
+) -> Result<Box<dyn Groups>, StepError> {
     // The root group has all processes that no program put into another group.
     if unit.trim_matches('/').is_empty() {
         return Err(Step::Group.failed("/", Reason::NoGroups));
     }
     if mounts.are_v1() {
-        Ok(Box::new(v1::Tree::create(mounts, unit)?))
+        Ok(Box::new(v1::Tree::create(mounts, system, unit)?))
     } else if let Some(mount) = &mounts.unified {
         Ok(Box::new(v2::Tree::create(mount, unit)?))
     } else {
         Err(Step::Group.failed(unit, Reason::NoGroups))
     }
+}
+
+/// Returns the limit of the control group of `membership` that limits CPU time. `None`: it has none, as the
+/// root, or it is not visible.
+pub(super) fn bandwidth(mounts: &Mounts, membership: &Membership) -> Option<Bandwidth> {
+    let open = |mount: &Mount, group: &str| {
+        let root = Dir::open(&mount.point).ok()?;
+        root.descend(mount.relative(group)?).ok()
+    };
+    if let (Some(mount), Some(group)) = (
+        mounts.controllers.get("cpu"),
+        membership.controllers.get("cpu"),
+    ) {
+        return v1::bandwidth(&open(mount, group)?).ok();
+    }
+    let (mount, group) = (mounts.unified.as_ref()?, membership.unified.as_ref()?);
+    v2::bandwidth(&open(mount, group)?).ok()
 }

@@ -6,41 +6,41 @@
 //! this hierarchy.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::cpuset;
 use super::groups::{
-    CpusetFile, EMULATOR, Groups, OURS, Threads, child, make, name, numbers, read, remove, tasks,
-    unexpected, vcpus_in, write,
+    EMULATOR, Groups, OURS, Threads, child, make, name, numbers, read, remove, tasks, unexpected,
+    vcpus_in, write,
 };
 use super::mounts::Mounts;
 use crate::ids::{Tid, VcpuId};
-use crate::placement::{Bandwidth, Change, Controller, Cpu, Node, Reason, Step, StepError};
+use crate::placement::{Bandwidth, Change, Controller, Reason, Step, StepError};
 use crate::process::{Dir, Tasks};
-
-/// The two lists of a cpuset that must not be empty.
-const SEEDS: [(Step, &str); 2] = [(Cpu::STEP, Cpu::FILE), (Node::STEP, Node::FILE)];
 
 /// The groups of one machine.
 #[derive(Debug)]
 pub(super) struct Tree {
     hierarchies: Vec<Hierarchy>,
     missing: Vec<Controller>,
+    /// `/sys/devices/system`.
+    system: PathBuf,
 }
 
 /// The groups of one machine in one hierarchy.
 #[derive(Debug)]
 struct Hierarchy {
     controllers: BTreeSet<&'static str>,
-    /// The groups from the root of the hierarchy down to `vcpud`, in which the unit's is the last but one.
+    /// The groups from the root of the hierarchy down to the unit's.
     chain: Vec<Dir>,
-    /// The index of the first group of the chain that is new.
-    first_new: usize,
+    /// The group `vcpud`.
+    ours: Dir,
     emulator: Dir,
 }
 
 impl Tree {
-    /// Creates the groups in the groups of `unit`.
-    pub(super) fn create(mounts: &Mounts, unit: &str) -> Result<Self, StepError> {
+    /// Creates the groups in the groups of `unit`, on the host whose devices are below `system`.
+    pub(super) fn create(mounts: &Mounts, system: &Path, unit: &str) -> Result<Self, StepError> {
         let mut points: Vec<(PathBuf, BTreeSet<&'static str>)> = Vec::new();
         let mut hierarchies = Vec::new();
         let mut missing = Vec::new();
@@ -66,11 +66,12 @@ impl Tree {
             let relative = relative
                 .filter(|path| !path.is_empty())
                 .ok_or_else(|| Step::Group.failed(unit, Reason::NoGroups))?;
-            hierarchies.push(Hierarchy::create(point, controllers, relative)?);
+            hierarchies.push(Hierarchy::create(point, controllers, relative, system)?);
         }
         Ok(Self {
             hierarchies,
             missing,
+            system: system.to_owned(),
         })
     }
 
@@ -87,47 +88,58 @@ impl Hierarchy {
         point: PathBuf,
         controllers: BTreeSet<&'static str>,
         unit: &str,
+        system: &Path,
     ) -> Result<Self, StepError> {
-        let seeded = controllers.contains("cpuset");
+        let has_cpuset = controllers.contains("cpuset");
         let root = Dir::open(&point).map_err(|error| Step::Group.refused(&point, &error))?;
-        let names: Vec<&str> = unit.split('/').chain([OURS]).collect();
-        let mut first_new = names.len();
         let mut chain = vec![root];
-        for (at, name) in names.iter().enumerate() {
-            let (group, made) = make(&chain[at], name)?;
-            if made {
-                first_new = first_new.min(at + 1);
-            }
-            if seeded {
-                seed(&chain[at], &group, false)?;
+        for (at, name) in unit.split('/').enumerate() {
+            let (group, _) = make(&chain[at], name)?;
+            if has_cpuset {
+                cpuset::fill(&chain[at], &group)?;
+                // The first pass tries it again, and reports an error.
+                let _ = cpuset::follow(&chain[at], &group, system);
             }
             chain.push(group);
         }
-        let ours = &chain[names.len()];
-        let (emulator, _) = make(ours, EMULATOR)?;
-        if seeded {
-            seed(ours, &emulator, false)?;
-        }
+        let (ours, emulator) = own_groups(&chain[chain.len() - 1], has_cpuset)?;
         Ok(Self {
             controllers,
             chain,
-            first_new,
+            ours,
             emulator,
         })
     }
 
-    /// Returns the group `vcpud`.
-    fn ours(&self) -> &Dir {
+    fn has_cpuset(&self) -> bool {
+        self.controllers.contains("cpuset")
+    }
+
+    /// Returns the group of the unit.
+    fn unit(&self) -> &Dir {
         &self.chain[self.chain.len() - 1]
     }
 
-    /// Returns the group of the unit, which is always between the root and `vcpud`.
-    fn unit(&self) -> &Dir {
-        &self.chain[self.chain.len() - 2]
+    /// See [`Groups::follow`].
+    fn follow(&mut self, system: &Path) -> Result<(), StepError> {
+        if !self.emulator.has("tasks") {
+            (self.ours, self.emulator) = own_groups(self.unit(), self.has_cpuset())?;
+        }
+        if !self.has_cpuset() {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for pair in self.chain.windows(2) {
+            result = result.and(cpuset::follow(&pair[0], &pair[1], system));
+        }
+        let copied = cpuset::copy(self.unit(), &self.ours);
+        result
+            .and(copied)
+            .and(cpuset::copy(&self.ours, &self.emulator))
     }
 
     fn dismantle(&self) -> Result<(), StepError> {
-        remove(self.ours(), EMULATOR)?;
+        remove(&self.ours, EMULATOR)?;
         remove(self.unit(), OURS)?;
         if let Some(name) = self
             .unit()
@@ -140,14 +152,14 @@ impl Hierarchy {
                 .all(|controller| *controller == "cpuset")
         {
             // systemd does not remove this one. It stays if another program uses it.
-            let _ = remove(&self.chain[self.chain.len() - 3], name);
+            let _ = remove(&self.chain[self.chain.len() - 2], name);
         }
         Ok(())
     }
 
     /// Moves a thread to a group of vcpud.
     fn enter(&self, group: &Dir, thread: Tid) -> Result<(), StepError> {
-        let hint = if self.controllers.contains("cpuset") {
+        let hint = if self.has_cpuset() {
             "the group's cpuset has no CPU or no memory node that is online"
         } else {
             "a thread of real-time policy needs cpu.rt_runtime_us in its group"
@@ -157,38 +169,17 @@ impl Hierarchy {
     }
 }
 
-/// Copies the lists of a cpuset from the one above it: the empty ones, or `always` all.
-fn seed(above: &Dir, group: &Dir, always: bool) -> Result<(), StepError> {
-    for (step, file) in SEEDS {
-        let has = read(step, group, file)?;
-        if !always && !has.is_empty() {
-            continue;
-        }
-        let above = read(step, above, file)?;
-        if has != above {
-            write(step, group, file, &above)?;
-        }
-    }
-    Ok(())
-}
-
 impl Groups for Tree {
     fn missing(&self) -> &[Controller] {
         &self.missing
     }
 
-    /// The kernel removes a host CPU that goes offline from all cpusets, and does not add it again.
-    fn follow(&self) -> Result<(), StepError> {
-        for hierarchy in &self.hierarchies {
-            if !hierarchy.controllers.contains("cpuset") {
-                continue;
-            }
-            for pair in hierarchy.chain[hierarchy.first_new - 1..].windows(2) {
-                seed(&pair[0], &pair[1], true)?;
-            }
-            seed(hierarchy.ours(), &hierarchy.emulator, true)?;
+    fn follow(&mut self) -> Result<(), StepError> {
+        let mut result = Ok(());
+        for hierarchy in &mut self.hierarchies {
+            result = result.and(hierarchy.follow(&self.system));
         }
-        Ok(())
+        result
     }
 
     fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError> {
@@ -211,7 +202,7 @@ impl Groups for Tree {
     fn vcpus(&self) -> Result<Vec<VcpuId>, StepError> {
         let mut all = BTreeSet::new();
         for hierarchy in &self.hierarchies {
-            all.extend(vcpus_in(hierarchy.ours())?);
+            all.extend(vcpus_in(&hierarchy.ours)?);
         }
         Ok(all.into_iter().collect())
     }
@@ -219,10 +210,10 @@ impl Groups for Tree {
     fn make(&self, vcpu: VcpuId) -> Result<bool, StepError> {
         let mut any = false;
         for hierarchy in &self.hierarchies {
-            let filled = make(hierarchy.ours(), &name(vcpu)).and_then(|(group, made)| {
+            let filled = make(&hierarchy.ours, &name(vcpu)).and_then(|(group, made)| {
                 any |= made;
-                if hierarchy.controllers.contains("cpuset") {
-                    seed(hierarchy.ours(), &group, false)?;
+                if hierarchy.has_cpuset() {
+                    cpuset::fill(&hierarchy.ours, &group)?;
                 }
                 Ok(())
             });
@@ -238,7 +229,7 @@ impl Groups for Tree {
 
     fn holds(&self, vcpu: VcpuId, thread: Tid) -> Result<bool, StepError> {
         for hierarchy in &self.hierarchies {
-            let group = child(Step::Thread, hierarchy.ours(), &name(vcpu))?;
+            let group = child(Step::Thread, &hierarchy.ours, &name(vcpu))?;
             if !numbers(Step::Thread, &group, "tasks")?.contains(&thread) {
                 return Ok(false);
             }
@@ -248,7 +239,7 @@ impl Groups for Tree {
 
     fn enter(&self, vcpu: VcpuId, thread: Tid) -> Result<(), StepError> {
         for hierarchy in &self.hierarchies {
-            let group = child(Step::Thread, hierarchy.ours(), &name(vcpu))?;
+            let group = child(Step::Thread, &hierarchy.ours, &name(vcpu))?;
             hierarchy.enter(&group, thread)?;
         }
         Ok(())
@@ -262,24 +253,16 @@ impl Groups for Tree {
     }
 
     fn group(&self, controller: Controller, step: Step, vcpu: VcpuId) -> Result<Dir, StepError> {
-        child(step, self.of(controller, step)?.ours(), &name(vcpu))
+        child(step, &self.of(controller, step)?.ours, &name(vcpu))
     }
 
     fn inherited(&self, step: Step, file: &str) -> Result<(&Dir, String), StepError> {
         let cpuset = self.of(Controller::Cpuset, step)?;
-        Ok((cpuset.ours(), file.to_owned()))
+        Ok((&cpuset.ours, file.to_owned()))
     }
 
     fn bandwidth(&self, vcpu: VcpuId) -> Result<Bandwidth, StepError> {
-        let group = self.group(Controller::Cpu, Step::Bandwidth, vcpu)?;
-        let number = |change| -> Result<i64, StepError> {
-            let text = read(Step::Bandwidth, &group, file(change))?;
-            let number = text.parse();
-            number.map_err(|_| unexpected(Step::Bandwidth, &group, file(change)))
-        };
-        let period = number(Change::Period)?.unsigned_abs();
-        Bandwidth::new(period, number(Change::Quota)?)
-            .map_err(|_| unexpected(Step::Bandwidth, &group, file(Change::Quota)))
+        bandwidth(&self.group(Controller::Cpu, Step::Bandwidth, vcpu)?)
     }
 
     fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError> {
@@ -303,7 +286,7 @@ impl Groups for Tree {
     }
 
     fn remove(&self, vcpu: VcpuId) -> Result<(), StepError> {
-        let remove = |hierarchy: &Hierarchy| remove(hierarchy.ours(), &name(vcpu));
+        let remove = |hierarchy: &Hierarchy| remove(&hierarchy.ours, &name(vcpu));
         self.hierarchies
             .iter()
             .map(remove)
@@ -317,6 +300,31 @@ impl Groups for Tree {
         }
         result
     }
+}
+
+/// Creates the group `vcpud` in that of the unit, and the emulator's in it. Returns both.
+fn own_groups(unit: &Dir, has_cpuset: bool) -> Result<(Dir, Dir), StepError> {
+    let (ours, _) = make(unit, OURS)?;
+    if has_cpuset {
+        cpuset::fill(unit, &ours)?;
+    }
+    let (emulator, _) = make(&ours, EMULATOR)?;
+    if has_cpuset {
+        cpuset::fill(&ours, &emulator)?;
+    }
+    Ok((ours, emulator))
+}
+
+/// Returns the CPU time of `group`.
+pub(super) fn bandwidth(group: &Dir) -> Result<Bandwidth, StepError> {
+    let number = |change| -> Result<i64, StepError> {
+        let text = read(Step::Bandwidth, group, file(change))?;
+        let number = text.parse();
+        number.map_err(|_| unexpected(Step::Bandwidth, group, file(change)))
+    };
+    let period = number(Change::Period)?.unsigned_abs();
+    Bandwidth::new(period, number(Change::Quota)?)
+        .map_err(|_| unexpected(Step::Bandwidth, group, file(Change::Quota)))
 }
 
 /// Returns the file of a number.
@@ -354,7 +362,7 @@ mod tests {
             )
         };
         let mounts = Mounts::parse(&(mount("cpu") + &mount("cpuset")));
-        let tree = Tree::create(&mounts, "/x.scope").unwrap();
+        let tree = Tree::create(&mounts, root.path(), "/x.scope").unwrap();
         assert_eq!(tree.missing(), []);
         // The tree creates no files in the new group of the cpuset hierarchy.
         let error = tree.make(VcpuId(7)).unwrap_err();
@@ -367,7 +375,7 @@ mod tests {
         }
 
         let one = Mounts::parse(&mount("cpuset"));
-        let tree = Tree::create(&one, "/x.scope").unwrap();
+        let tree = Tree::create(&one, root.path(), "/x.scope").unwrap();
         assert_eq!(tree.missing(), [Controller::Cpu]);
         let error = tree.bandwidth(VcpuId(0)).unwrap_err();
         assert_eq!(error.reason, Reason::NoController(Controller::Cpu));

@@ -44,11 +44,7 @@ impl Tree {
             .into_iter()
             .partition(is_there);
 
-        let (ours, _) = make(&unit, OURS)?;
-        move_processes(&unit, &ours)?;
-        enable(&unit, &there)?;
-        let emulator = threaded(&ours, EMULATOR)?.0;
-        enable(&ours, &there)?;
+        let (ours, emulator) = own_groups(&unit, &there)?;
         Ok(Self {
             unit,
             ours,
@@ -57,6 +53,17 @@ impl Tree {
             missing,
         })
     }
+}
+
+/// Creates the group `vcpud` in that of the unit, moves the unit's processes there, and creates the
+/// emulator's group in it. Returns both.
+fn own_groups(unit: &Dir, controllers: &[Controller]) -> Result<(Dir, Dir), StepError> {
+    let (ours, _) = make(unit, OURS)?;
+    move_processes(unit, &ours)?;
+    enable(unit, controllers)?;
+    let (emulator, _) = threaded(&ours, EMULATOR)?;
+    enable(&ours, controllers)?;
+    Ok((ours, emulator))
 }
 
 /// Moves all processes, and those that they start in the meantime.
@@ -92,6 +99,20 @@ fn enable(dir: &Dir, controllers: &[Controller]) -> Result<(), StepError> {
         .map_err(|e| e.hint(libc::EBUSY, hint).hint(libc::EOPNOTSUPP, hint))
 }
 
+/// Returns the CPU time of `group`.
+pub(super) fn bandwidth(group: &Dir) -> Result<Bandwidth, StepError> {
+    let text = read(Step::Bandwidth, group, "cpu.max")?;
+    let bandwidth = || {
+        let (quota, period) = text.split_once(' ')?;
+        let quota = match quota {
+            "max" => -1,
+            quota => quota.parse().ok()?,
+        };
+        Bandwidth::new(period.parse().ok()?, quota).ok()
+    };
+    bandwidth().ok_or_else(|| unexpected(Step::Bandwidth, group, "cpu.max"))
+}
+
 /// Creates a group for threads.
 fn threaded(ours: &Dir, name: &str) -> Result<(Dir, bool), StepError> {
     let (group, made) = make(ours, name)?;
@@ -111,7 +132,10 @@ impl Groups for Tree {
         &self.missing
     }
 
-    fn follow(&self) -> Result<(), StepError> {
+    fn follow(&mut self) -> Result<(), StepError> {
+        if !self.emulator.has("cgroup.threads") {
+            (self.ours, self.emulator) = own_groups(&self.unit, &self.there)?;
+        }
         enable(&self.unit, &self.there)?;
         enable(&self.ours, &self.there)
     }
@@ -164,17 +188,7 @@ impl Groups for Tree {
     }
 
     fn bandwidth(&self, vcpu: VcpuId) -> Result<Bandwidth, StepError> {
-        let group = self.group(Controller::Cpu, Step::Bandwidth, vcpu)?;
-        let text = read(Step::Bandwidth, &group, "cpu.max")?;
-        let bandwidth = || {
-            let (quota, period) = text.split_once(' ')?;
-            let quota = match quota {
-                "max" => -1,
-                quota => quota.parse().ok()?,
-            };
-            Bandwidth::new(period.parse().ok()?, quota).ok()
-        };
-        bandwidth().ok_or_else(|| unexpected(Step::Bandwidth, &group, "cpu.max"))
+        bandwidth(&self.group(Controller::Cpu, Step::Bandwidth, vcpu)?)
     }
 
     fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError> {
@@ -252,7 +266,8 @@ mod tests {
         fn groups(&self) -> Result<Box<dyn Groups>, StepError> {
             let root = self.0.path().display();
             let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
-            create(&Mounts::parse(&mounts), "/machine.slice/x.scope")
+            let mounts = Mounts::parse(&mounts);
+            create(&mounts, self.0.path(), "/machine.slice/x.scope")
         }
     }
 
@@ -260,7 +275,7 @@ mod tests {
     fn moves_processes_down_and_creates_threaded_groups_below() {
         let unit = Unit::new("cpuset cpu io memory pids");
         unit.put("cgroup.subtree_control", "memory pids");
-        let groups = unit.groups().unwrap();
+        let mut groups = unit.groups().unwrap();
         assert_eq!(groups.missing(), []);
         assert_eq!(
             unit.get("vcpud/cgroup.procs"),
@@ -395,7 +410,7 @@ mod tests {
         );
         assert_eq!(error.path, Path::new("/machine.slice/x.scope"));
         for root in ["/", "", "//"] {
-            let error = create(&Mounts::default(), root).unwrap_err();
+            let error = create(&Mounts::default(), Path::new("/"), root).unwrap_err();
             assert_eq!(error.reason, Reason::NoGroups);
         }
     }

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use vcpud::ids::{Tid, VcpuId};
-use vcpud::placement::{Bandwidth, CpuList, Reason, Scheduler, Step, Tuning};
-use vcpud::placer::{affinity, set_affinity, set_scheduler};
+use vcpud::placement::{Bandwidth, CpuList, Kind, Reason, Scheduler, Step, Tuning, UnitPlacement};
+use vcpud::placer::{Placer, affinity, set_affinity, set_scheduler};
+use vcpud::process::Tasks;
 
-use super::super::parts::{Ran, applied, cpus, not_run, two_cpus};
+use super::super::parts::{Ran, applied, cpus, not_run, remove_groups, two_cpus};
 use super::{World, threads_in};
 
 tests![
     changes_the_bandwidth_below_a_limit,
     repairs_drift_and_reports_it_once,
     follows_host_cpus_that_go_offline_and_online,
+    creates_groups_again_that_were_removed,
+    gives_back_host_cpus_that_return_and_no_others,
 ];
 
 /// Uses a real QEMU and version 1: all changes between some bandwidths, below a group with the greatest of
@@ -64,15 +68,16 @@ fn changes_the_bandwidth_below_a_limit() -> Ran {
     );
     assert_eq!(world.bandwidth(0), ("20000".into(), "10000".into()));
 
-    // A vCPU that comes under such a tuning has no group.
+    // A vCPU that comes under such a tuning has a group without a limit.
     let three: BTreeMap<VcpuId, Tid> = vcpus.range(..VcpuId(3)).map(|(v, t)| (*v, *t)).collect();
     placer.reconcile(&Tuning::default(), &three, &world.qemu);
     assert!(!world.vcpu(3, "tasks").exists());
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
-    assert!(report.vcpus[&VcpuId(3)].failed.is_some());
-    assert!(!world.vcpu(3, "tasks").exists());
-    assert!(threads_in(&world.cpu.join("vcpud/emulator")).contains(&vcpus[&VcpuId(3)]));
-    assert!(world.vcpu(2, "tasks").exists());
+    assert_eq!(report.vcpus[&VcpuId(3)].failed[0].step, Step::Bandwidth);
+    let group = threads_in(&world.cpu.join("vcpud/vcpu3"));
+    assert_eq!(group, [vcpus[&VcpuId(3)]].into());
+    assert_eq!(world.bandwidth(3), ("100000".into(), "-1".into()));
+    assert_eq!(report.bandwidth(), Bandwidth::UNLIMITED);
     Ok(())
 }
 
@@ -171,9 +176,27 @@ fn follows_host_cpus_that_go_offline_and_online() -> Ran {
     // A pin whose CPUs are all off.
     list("online", &"4095".parse().unwrap());
     let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
-    let error = report.vcpus[&VcpuId(1)].failed.as_ref().unwrap();
+    let failed = &report.vcpus[&VcpuId(1)].failed;
+    let [error] = &failed[..] else {
+        panic!("{failed:?}");
+    };
     assert_eq!(error.reason, Reason::Offline(both.clone()));
-    assert!(world.vcpu(1, "tasks").exists(), "it was in force before");
+    // Such a vCPU gets a limit nevertheless.
+    let limited = Tuning {
+        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
+        ..tuning.clone()
+    };
+    // The kernel moves the threads of a cpuset without CPUs to the group above it.
+    let thread = vcpus[&VcpuId(1)];
+    fs::write(world.cpuset.join("vcpud/tasks"), thread.to_string()).unwrap();
+    fs::write(world.vcpu(1, "cpuset.cpus"), "\n").unwrap();
+    let report = placer.reconcile(&limited, &vcpus, &world.qemu);
+    assert_eq!(report.failures().count(), 1, "{report:#?}");
+    assert_eq!(world.bandwidth(1), ("50000".into(), "10000".into()));
+    for hierarchy in [&world.cpu, &world.cpuset] {
+        let group = threads_in(&hierarchy.join("vcpud/vcpu1"));
+        assert_eq!(group, [thread].into());
+    }
 
     // The affinity of the process that does the pass does not matter.
     list("online", &real.online);
@@ -185,5 +208,124 @@ fn follows_host_cpus_that_go_offline_and_online() -> Ran {
     applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
     assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), real.default_cpus());
     set_affinity(thread, &own).unwrap();
+    Ok(())
+}
+
+/// Uses a real QEMU and version 1. systemd removes groups of a controller that it takes for unused.
+fn creates_groups_again_that_were_removed() -> Ran {
+    let world = World::new()?;
+    let vcpus = world.qemu.vcpus();
+    let tuning = Tuning {
+        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
+    for hierarchy in [&world.cpu, &world.cpuset] {
+        for thread in world.qemu.tasks().unwrap() {
+            let above = hierarchy.with_file_name("tasks");
+            fs::write(above, thread.to_string()).unwrap();
+        }
+        remove_groups(&hierarchy.join("vcpud"));
+        assert!(!hierarchy.join("vcpud").exists());
+    }
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    assert!(report.is_complete(), "{report:#?}");
+    assert_eq!(report.emulator, None);
+    for hierarchy in [&world.cpu, &world.cpuset] {
+        let group = threads_in(&hierarchy.join("vcpud/vcpu3"));
+        assert_eq!(group, [vcpus[&VcpuId(3)]].into());
+        let main = world.qemu.pid().main_thread();
+        assert!(threads_in(&hierarchy.join("vcpud/emulator")).contains(&main));
+    }
+    assert_eq!(world.bandwidth(3), ("50000".into(), "10000".into()));
+    Ok(())
+}
+
+/// Uses a real QEMU and version 1, in a unit in a slice. The test takes a host CPU from all cpusets as the kernel does
+/// when the CPU goes offline, and creates its directory again as the kernel does when it comes online.
+fn gives_back_host_cpus_that_return_and_no_others() -> Ran {
+    let mut world = World::new()?;
+    let (first, last) = two_cpus(&world.host);
+    if first == last {
+        return Err(not_run("this host has one CPU"));
+    }
+    let Ok(system) = tempfile::tempdir_in("/dev/shm") else {
+        return Err(not_run("this host has no /dev/shm"));
+    };
+    let cpu = last.iter().next().unwrap();
+    fs::create_dir(system.path().join("cpu")).unwrap();
+    for name in ["online", "possible", "isolated"] {
+        let list = Path::new("/sys/devices/system/cpu").join(name);
+        fs::copy(list, system.path().join("cpu").join(name)).unwrap();
+    }
+    let mut generation = 0;
+    let mut comes_online = |cpu: u32| {
+        let directory = system.path().join(format!("cpu/cpu{cpu}"));
+        // The old directory stays, so that its number is not used again.
+        generation += 1;
+        let _ = fs::rename(&directory, system.path().join(generation.to_string()));
+        fs::create_dir_all(directory.join("topology")).unwrap();
+    };
+    let all = cpus(&fs::read_to_string(world.cpuset.with_file_name("cpuset.cpus")).unwrap());
+    all.iter().for_each(&mut comes_online);
+    world.host.system = system.path().to_owned();
+    let vcpus = world.qemu.vcpus();
+    let tuning = Tuning {
+        pins: [(VcpuId(1), last.clone())].into(),
+        ..Tuning::default()
+    };
+    let list_of = |group: &str| {
+        cpus(&fs::read_to_string(world.cpuset.join(group).join("cpuset.cpus")).unwrap())
+    };
+    let chain = ["", "x.scope", "x.scope/vcpud", "x.scope/vcpud/emulator"];
+    let goes_offline = || {
+        let rest = all.difference(&last).to_string();
+        let vcpus = (0..4).map(|vcpu| format!("x.scope/vcpud/vcpu{vcpu}"));
+        let groups = vcpus.chain(chain.iter().rev().map(|group| (*group).to_owned()));
+        for group in groups {
+            fs::write(world.cpuset.join(group).join("cpuset.cpus"), &rest).unwrap();
+        }
+    };
+    let unit = UnitPlacement {
+        kind: Kind::Scope,
+        unit: "x.scope".into(),
+        control_group: format!("/{}/x.scope", world.name),
+    };
+    let start = || Placer::new(world.host.clone(), "test", unit.clone()).unwrap();
+
+    let mut placer = start();
+    applied(&placer.reconcile(&tuning, &vcpus, &world.qemu));
+    for is_restarted in [false, true] {
+        goes_offline();
+        comes_online(cpu);
+        if is_restarted {
+            placer = start();
+        }
+        let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+        assert!(report.is_complete(), "{report:#?}");
+        for group in chain {
+            assert_eq!(list_of(group), all, "{group:?}");
+        }
+        assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), last);
+    }
+
+    // An administrator takes the same host CPU. It stays away, also if it goes offline and comes back later.
+    goes_offline();
+    for _ in 0..2 {
+        let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+        assert!(!report.is_complete());
+        assert_eq!(list_of(""), all.difference(&last));
+        comes_online(cpu);
+        placer = start();
+    }
+    // A group that has everything again is followed again. The unit had all of the slice.
+    fs::write(world.cpuset.join("cpuset.cpus"), all.to_string()).unwrap();
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    assert!(report.is_complete(), "{report:#?}");
+    goes_offline();
+    comes_online(cpu);
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    assert!(report.is_complete(), "{report:#?}");
     Ok(())
 }

@@ -66,7 +66,8 @@ fn moves_every_thread_to_its_group() -> Ran {
             world.bandwidth(vcpu.get()),
             ("50000".into(), "10000".into())
         );
-        let seen = observe(*thread, &world.qemu).unwrap();
+        let seen = observe(*thread, &world.qemu, &world.host.mounts).unwrap();
+        assert_eq!(seen.bandwidth, tuning.bandwidth);
         assert_eq!(&seen.affinity, pinned);
         let scheduler = if *vcpu == 2 { "batch" } else { "other" };
         assert_eq!((seen.scheduler, seen.priority), (scheduler, 0));

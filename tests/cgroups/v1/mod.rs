@@ -8,6 +8,7 @@ mod refusals;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vcpud::ids::Tid;
@@ -42,7 +43,7 @@ impl World {
                 is_expected: has_version_2(&host),
             });
         }
-        let controllers = &mut host.mounts.controllers;
+        let controllers = &mut Arc::make_mut(&mut host.mounts).controllers;
         controllers.retain(|name, _| name == "cpu" || name == "cpuset");
         let (cpu, cpuset) = (&controllers["cpu"], &controllers["cpuset"]);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);

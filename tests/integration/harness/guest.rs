@@ -211,6 +211,17 @@ impl Qemu {
 
     /// Starts a QEMU whose QMP socket makes it the machine `name`.
     pub(crate) async fn start(world: &World, name: &str, boot: &Boot) -> Self {
+        Self::start_with(&[], world, name, boot).await
+    }
+
+    /// The same in a PID namespace of its own, as in a container.
+    pub(crate) async fn start_in_pid_namespace(world: &World, name: &str, boot: &Boot) -> Self {
+        let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
+        Self::start_with(&unshare, world, name, boot).await
+    }
+
+    /// The same with a program that runs it.
+    async fn start_with(wrapper: &[&str], world: &World, name: &str, boot: &Boot) -> Self {
         let room = ROOM.acquire().await.expect("it is never closed");
         let kit = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/guest"));
         let hardware = &boot.hardware;
@@ -221,7 +232,15 @@ impl Qemu {
         }
         let directory = tempfile::tempdir_in(world.bus.directory());
         let directory = directory.expect("there is room for a directory").keep();
-        let mut command = command(kit.join(hardware.qemu));
+        let qemu = kit.join(hardware.qemu);
+        let mut command = match wrapper {
+            [] => command(qemu),
+            [program, arguments @ ..] => {
+                let mut command = command(program);
+                command.args(arguments).arg(qemu);
+                command
+            }
+        };
         command
             .arg("-name")
             .arg(format!("{name},debug-threads=on"))

@@ -142,6 +142,77 @@ async fn a_vcpu_without_a_thread_of_its_own_cannot_be_pinned() {
     );
 }
 
+/// Real QEMU with firmware only, in a PID namespace, dbus-daemon.
+#[tokio::test]
+async fn threads_of_a_qemu_in_a_pid_namespace_are_found() {
+    let world = World::without_polkit().await;
+    let mut qemu = Qemu::start_in_pid_namespace(&world, "web", &FIRMWARE).await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+    let leader = machine.leader().await.unwrap();
+    pin(&machine, &[1, 2], "0").await.unwrap();
+    let rows = machine.rows().await;
+    let mut reported = Vec::new();
+    for row in &rows[..3] {
+        let thread = row["thread-id"].as_u64().expect("it has a thread");
+        let status = std::fs::read_to_string(format!("/proc/{leader}/task/{thread}/status"));
+        let status = status.expect("it is a task of the leader");
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let own = numbers.unwrap().split_whitespace().last().unwrap();
+        assert_ne!(own, thread.to_string());
+        reported.push(own.parse::<u64>().unwrap());
+    }
+    assert_eq!(reported, qemu.threads().await, "each vCPU has its own");
+    assert_eq!(of_thread(&rows[1]).0, cpus("0"));
+    assert_eq!(of_thread(&rows[2]).0, cpus("0"));
+    let all = machine.affinity().await.unwrap();
+    assert_eq!(of_thread(&rows[0]).0, cpus(&all));
+}
+
+/// Scripted QEMU, dbus-daemon. The QEMU reports threads that its process does not have.
+#[tokio::test]
+async fn the_reason_for_a_missing_thread_is_the_true_one() {
+    let world = World::without_polkit().await;
+    let mut model = Model::x86(2, 4);
+    model.threads = Threads::Foreign;
+    let _peer = world.peer("web", model);
+    let machine = world.machine("web").await;
+    let failure = pin(&machine, &[1], "0").await.unwrap_err();
+    let text = ["web", "vCPU 1", "has no such thread"];
+    failure.assert(error_name::NOT_SUPPORTED, &text);
+}
+
+/// Real QEMU with firmware only, dbus-daemon.
+#[tokio::test]
+async fn a_limit_that_is_not_in_force_is_not_shown_and_in_nobodys_way() {
+    let mut world = World::without_service().await;
+    world.configure("machines.d/web.toml", "bandwidth-quota = \"10ms\"\n");
+    let _qemu = Qemu::start(&world, "web", &FIRMWARE).await;
+    world.serve().await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.placement().await.unwrap(), "none");
+    assert_eq!(machine.bandwidth_quota_usec().await.unwrap(), 10_000);
+    assert_eq!(machine.effective_bandwidth_quota_usec().await.unwrap(), -1);
+    let (_, status, _) = world.vcpuctl(&["status", "web"]).await;
+    let shown = "CPU time: unlimited (desired: 10000 of 100000 µs)";
+    assert!(status.contains(shown), "{status}");
+
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+    pin(&machine, &[2], "0").await.unwrap();
+    assert_eq!(of_thread(&machine.rows().await[2]).0, cpus("0"));
+    let batch = machine.set_scheduler(&[], "batch", 0, HashMap::new());
+    batch.await.unwrap();
+    assert_eq!(of_thread(&machine.rows().await[0]).1, "batch");
+    let limit = machine.set_bandwidth(100_000, 20_000, HashMap::new());
+    let text = ["web", "no control groups of its own", "nothing was changed"];
+    Failure::of(limit.await.unwrap_err()).assert(error_name::NOT_SUPPORTED, &text);
+    assert_eq!(machine.bandwidth_quota_usec().await.unwrap(), 10_000);
+    // No limit is what the machine has.
+    let unlimited = machine.set_bandwidth(100_000, -1, HashMap::new());
+    unlimited.await.unwrap();
+    assert_eq!(machine.bandwidth_quota_usec().await.unwrap(), -1);
+}
+
 /// Scripted QEMU, dbus-daemon, polkitd.
 #[tokio::test]
 async fn an_unauthorized_caller_places_nothing() {

@@ -101,6 +101,27 @@ fn online() -> String {
     text.trim().to_owned()
 }
 
+/// A host CPU that is offline until this is dropped.
+struct Offline(u32);
+
+impl Offline {
+    fn new(cpu: u32) -> Self {
+        Self::switch(cpu, "0");
+        Self(cpu)
+    }
+
+    fn switch(cpu: u32, state: &str) {
+        let file = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+        fs::write(file, state).expect("root can switch CPUs");
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        Self::switch(self.0, "1");
+    }
+}
+
 /// The log of the service, from a point in time.
 struct Log {
     cursor: String,

@@ -211,3 +211,89 @@ async fn a_delegated_service_is_used_as_it_is() {
     guest.kill().await;
     nothing_left().await;
 }
+
+/// Reads and writes the host CPUs of the slice of machines.
+struct Slice;
+
+impl Slice {
+    const FILE: &str = "/sys/fs/cgroup/cpuset/machine.slice/cpuset.cpus";
+
+    fn cpus() -> String {
+        let text = fs::read_to_string(Self::FILE).expect("vcpud created it");
+        text.trim_end().to_owned()
+    }
+
+    fn set(cpus: &str) {
+        fs::write(Self::FILE, cpus).expect("the kernel takes it");
+    }
+}
+
+#[tokio::test]
+async fn host_cpus_that_come_back_are_given_back_by_any_instance() {
+    let host = Host::enter().await;
+    let mut guest = Guest::paused_in(Place::Scope, "web").await;
+    let machine = host.machine("web").await;
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
+    assert_eq!(pin(&machine, &[1], "1").await, Ok(()));
+    let all = online();
+    let lists = |guest: &Guest| [0, 1].map(|vcpu| list_of(guest.thread(vcpu)));
+    assert_eq!(lists(&guest), [all.as_str(), "1"]);
+
+    // While the service does not run.
+    host.stop_service().await;
+    drop(Offline::new(1));
+    host.machine("web").await;
+    let wanted = [all.clone(), "1".to_owned()];
+    until("both vCPUs", wanted.clone(), || lists(&guest)).await;
+    // Offline before a restart, and online after it.
+    let offline = Offline::new(1);
+    let machine = host.machine("web").await;
+    let rest = online();
+    until("the others", rest.clone(), || list_of(guest.thread(0))).await;
+    host.stop_service().await;
+    host.machine("web").await;
+    drop(offline);
+    until("both vCPUs again", wanted, || lists(&guest)).await;
+    drop(machine);
+
+    // Without a machine.
+    guest.kill().await;
+    nothing_left().await;
+    drop(Offline::new(1));
+    let mut guest = Guest::paused_in(Place::Scope, "web").await;
+    let machine = host.machine_of(&guest).await;
+    assert_eq!(pin(&machine, &[0], "1").await, Ok(()));
+    assert_eq!(Slice::cpus(), all);
+    guest.kill().await;
+    nothing_left().await;
+
+    // An administrator narrows the slice.
+    Slice::set("2-3");
+    let mut guest = Guest::paused_in(Place::Scope, "web").await;
+    let machine = host.machine_of(&guest).await;
+    drop(Offline::new(1));
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
+    assert_eq!(lists(&guest), ["2-3", "2-3"]);
+    assert_eq!(Slice::cpus(), "2-3");
+    guest.kill().await;
+    nothing_left().await;
+    Slice::set(&all);
+}
+
+/// Linux before 6.2 forgets the affinity of a thread that moves to another cpuset.
+#[tokio::test]
+async fn other_threads_keep_their_affinity() {
+    let host = Host::enter().await;
+    host.stop_service().await;
+    let mut guest = Guest::paused_in(Place::Scope, "web").await;
+    let main = guest.pid();
+    output("taskset", &["--cpu-list", "--pid", "2", &main.to_string()]).await;
+    let machine = host.machine("web").await;
+    let (scope, group) = ("vcpud-web.scope", "/machine.slice/vcpud-web.scope");
+    let groups = groups_of(&machine, "scope", scope, group).await;
+    groups.assert_placed(&guest);
+    assert_eq!(list_of(main), "2");
+    assert_eq!(list_of(guest.thread(0)), online());
+    guest.kill().await;
+    nothing_left().await;
+}

@@ -88,7 +88,7 @@ impl Host {
 fn report(threads: &Threads, fails: bool) -> Report {
     let row = |vcpu: &VcpuId| {
         let outcome = Outcome {
-            failed: fails.then(failure),
+            failed: fails.then(failure).into_iter().collect(),
             ..Outcome::default()
         };
         (*vcpu, outcome)

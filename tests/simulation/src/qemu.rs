@@ -261,7 +261,7 @@ impl Qemu {
             .flat_map(|(n, plugged)| self.cpus(n, plugged));
         let inventory = Inventory::read(slots, cpus.collect());
         let mut inventory = inventory.expect("the replies agree");
-        let _ = inventory.trust_threads(self.id.pid, |_| true);
+        let _ = inventory.trust_threads(self.id.pid, Some);
         QemuState {
             inventory: Arc::new(inventory),
             run_state: Text::lossy(if self.is_migrating {
