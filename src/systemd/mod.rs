@@ -2,6 +2,9 @@
 //!
 //! Without systemd there is nobody to tell, which is no error.
 
+mod carriers;
+mod instance;
+mod refusal;
 mod store;
 mod unit;
 

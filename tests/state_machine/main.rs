@@ -439,6 +439,10 @@ fn site() -> HostServices {
         ) -> BoxFuture<'a, Result<String, UnitError>> {
             panic!("nobody was asked where the machine is")
         }
+
+        fn appeared(&self) -> BoxFuture<'_, ()> {
+            std::future::pending().boxed()
+        }
     }
     impl FdStore for Nobody {
         fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
