@@ -16,7 +16,7 @@ use zbus::Connection;
 
 use crate::audit::Audit;
 use crate::blocking::blocking;
-use crate::bus::{Directory, Link, NameError, Publisher, Records};
+use crate::bus::{self, Directory, Link, NameError, Publisher, Records};
 use crate::config::{Configuration, Directories};
 use crate::idle::Calls;
 use crate::machine::{EventSender, HostServices};
@@ -115,12 +115,9 @@ impl Service {
 
         // Machines are served before the name is owned, so that a client that sees the name finds its
         // machine.
-        let site = HostServices {
-            units: Arc::new(Systemd::on(link.connections())),
-            host: blocking(Host::this).await?,
-            audit,
-            fd_store: store.clone(),
-        };
+        let (units, following) = Systemd::on(link.connections(), bus::connect);
+        tasks.spawn(following.map(Ok));
+        let site = host_services(units, audit, store.clone()).await?;
         let (registry, supervision) =
             Registry::start(directories, configuration, site, outbox.clone(), requests).await?;
         tasks.spawn(async move { match supervision.await? {} });
@@ -194,6 +191,19 @@ impl Service {
         }
         Ok(())
     }
+}
+
+async fn host_services(
+    units: Systemd,
+    audit: Arc<Audit>,
+    fd_store: Arc<Store>,
+) -> io::Result<HostServices> {
+    Ok(HostServices {
+        units: Arc::new(units),
+        host: blocking(Host::this).await?,
+        audit,
+        fd_store,
+    })
 }
 
 /// Returns the error for a task that has ended.

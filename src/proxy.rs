@@ -149,6 +149,8 @@ pub trait Machine {
     #[zbus(property)]
     fn placement(&self) -> zbus::Result<String>;
     #[zbus(property)]
+    fn placement_errors(&self) -> zbus::Result<Vec<String>>;
+    #[zbus(property)]
     fn affinity(&self) -> zbus::Result<String>;
     #[zbus(property, name = "BandwidthPeriodUSec")]
     fn bandwidth_period_usec(&self) -> zbus::Result<u64>;

@@ -353,6 +353,10 @@ impl Units for Nothing {
     fn start_scope<'a>(&'a self, _: NewScope<'a>, _: Process<'a>) -> Asked<'a, String> {
         panic!("no scope is needed")
     }
+
+    fn appeared(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
 }
 
 impl FdStore for Nothing {

@@ -1,4 +1,4 @@
-//! Calls of units to systemd, with a fake systemd on a private bus. The lab has a real one.
+//! Requests to systemd, with a scripted systemd on a private bus. The lab has a real one.
 
 #![expect(
     clippy::expect_used,
@@ -8,20 +8,25 @@
 
 use std::os::fd::AsFd;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
-use zbus::connection::Builder;
-use zbus::object_server::SignalEmitter;
-use zbus::{Connection, DBusError, fdo, interface};
-
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use vcpud::ids::Pid;
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::systemd::Systemd;
-use zbus::{Fd, ObjectPath, OwnedVariant, Variant};
+use zbus::connection::Builder;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, DBusError, interface};
+use zbus::{ObjectPath, OwnedVariant, Variant};
 
 const UNIT: &str = "/org/freedesktop/systemd1/unit/x";
 const JOB: &str = "/org/freedesktop/systemd1/job/7";
@@ -30,14 +35,23 @@ const JOB: &str = "/org/freedesktop/systemd1/job/7";
 struct Script {
     /// Whether it accepts pidfds, as systemd 253.
     is_new: bool,
-    /// Whether it refuses all calls.
-    refuses: bool,
+    /// The error of a lookup.
+    refusal: Option<fn(String) -> Refusal>,
     /// The number of answers that a scope of this name exists.
     exists: Arc<Mutex<u32>>,
     /// The result of the job; `None` if the job does not end.
     result: Option<&'static str>,
     /// The calls.
     asked: Arc<Mutex<Vec<String>>>,
+    /// The lookups that it owes answers for.
+    calls: Arc<Calls>,
+}
+
+#[derive(Default)]
+struct Calls {
+    is_stuck: watch::Sender<bool>,
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Script {
@@ -62,6 +76,12 @@ enum Refusal {
     PropertyReadOnly(String),
     #[zbus(name = "systemd1.UnitExists")]
     UnitExists(String),
+    #[zbus(name = "systemd1.NoUnitForPID")]
+    NoUnitForPid(String),
+    #[zbus(name = "DBus.Error.InvalidArgs")]
+    InvalidArgs(String),
+    #[zbus(name = "DBus.Error.AccessDenied")]
+    AccessDenied(String),
 }
 
 struct ScriptedManager(Script);
@@ -75,25 +95,17 @@ impl ScriptedManager {
     }
 
     #[zbus(name = "GetUnitByPID")]
-    fn get_unit_by_pid(&self, pid: u32) -> fdo::Result<ObjectPath<'static>> {
+    async fn get_unit_by_pid(&self, pid: u32) -> Result<ObjectPath<'static>, Refusal> {
         self.0.note(format!("pid {}", pid == std::process::id()));
+        let calls = &self.0.calls;
+        let now = calls.now.fetch_add(1, Ordering::Relaxed) + 1;
+        calls.most.fetch_max(now, Ordering::Relaxed);
+        let _ = calls.is_stuck.subscribe().wait_for(|stuck| !stuck).await;
+        calls.now.fetch_sub(1, Ordering::Relaxed);
+        if let Some(refusal) = self.0.refusal {
+            return Err(refusal("no".to_owned()));
+        }
         Ok(ObjectPath::from_static_str_unchecked(UNIT))
-    }
-
-    #[zbus(name = "GetUnitByPIDFD")]
-    fn get_unit_by_pidfd(
-        &self,
-        _pidfd: Fd<'_>,
-    ) -> fdo::Result<(ObjectPath<'static>, String, Vec<u8>)> {
-        self.0.note("pidfd".to_owned());
-        if self.0.refuses {
-            return Err(fdo::Error::Failed("no unit has it".to_owned()));
-        }
-        if !self.0.is_new {
-            return Err(fdo::Error::UnknownMethod("what?".to_owned()));
-        }
-        let unit = ObjectPath::from_static_str_unchecked(UNIT);
-        Ok((unit, "vm.service".to_owned(), Vec::new()))
     }
 
     async fn start_transient_unit(
@@ -167,9 +179,20 @@ impl ScriptedService {
     }
 }
 
+struct ScriptedScope;
+
+#[interface(name = "org.freedesktop.systemd1.Scope")]
+impl ScriptedScope {
+    #[zbus(property)]
+    fn control_group(&self) -> &str {
+        "/machine.slice/vcpud-web.scope"
+    }
+}
+
 /// A bus with a scripted systemd and its client.
 struct World {
     systemd: Systemd,
+    _following: JoinHandle<()>,
     _service: Option<Connection>,
     _daemon: Child,
 }
@@ -197,22 +220,29 @@ impl World {
             .serve_at("/org/freedesktop/systemd1", ScriptedManager(script.clone()))
             .serve_at(UNIT, ScriptedUnit)
             .serve_at(UNIT, ScriptedService)
+            .serve_at(UNIT, ScriptedScope)
             .name("org.freedesktop.systemd1");
         let service = service.build().await.unwrap();
-        let client = Builder::address(address.as_str()).build().await;
-        Self {
-            systemd: Systemd::new(client.unwrap()),
-            _service: Some(service),
-            _daemon: daemon,
-        }
+        Self::on(daemon, &address, Some(service)).await
     }
 
     async fn without_systemd() -> Self {
         let (daemon, address) = bus().await;
-        let client = Builder::address(address.as_str()).build().await;
+        Self::on(daemon, &address, None).await
+    }
+
+    async fn on(daemon: Child, address: &str, service: Option<Connection>) -> Self {
+        let client = Builder::address(address).build().await.unwrap();
+        let address = address.to_owned();
+        let connect = move || {
+            let address = address.clone();
+            async move { Builder::address(address.as_str()).build().await }
+        };
+        let (systemd, following) = Systemd::on(watch::channel(Some(client)).1, connect);
         Self {
-            systemd: Systemd::new(client.unwrap()),
-            _service: None,
+            systemd,
+            _following: tokio::spawn(following),
+            _service: service,
             _daemon: daemon,
         }
     }
@@ -233,26 +263,21 @@ const SCOPE: NewScope<'static> = NewScope {
 };
 
 #[tokio::test]
-async fn finds_a_process_by_pidfd_or_else_by_pid() {
-    for (is_new, asked) in [(true, vec!["pidfd"]), (false, vec!["pidfd", "pid true"])] {
-        let script = Script {
-            is_new,
-            ..Script::default()
-        };
-        let world = World::new(&script).await;
-        let (held, _other) = UnixStream::pair().unwrap();
-        let facts = world.systemd.unit_of(process(&held)).await.unwrap();
-        assert_eq!(
-            facts,
-            UnitFacts {
-                unit: "vm.service".to_owned(),
-                delegated: true,
-                control_group: "/system.slice/vm.service".to_owned(),
-                memberships: Vec::new(),
-            }
-        );
-        assert_eq!(*script.asked.lock().unwrap(), asked);
-    }
+async fn finds_the_unit_of_a_process() {
+    let script = Script::default();
+    let world = World::new(&script).await;
+    let (held, _other) = UnixStream::pair().unwrap();
+    let facts = world.systemd.unit_of(process(&held)).await.unwrap();
+    assert_eq!(
+        facts,
+        UnitFacts {
+            unit: "vm.service".to_owned(),
+            delegated: true,
+            control_group: "/system.slice/vm.service".to_owned(),
+            memberships: Vec::new(),
+        }
+    );
+    assert_eq!(*script.asked.lock().unwrap(), ["pid true"]);
 }
 
 #[tokio::test]
@@ -274,7 +299,7 @@ async fn waits_for_a_scope_whose_job_ends_before_the_reply() {
             .await
             .unwrap();
         // This is read from the unit.
-        assert_eq!(group, "/system.slice/vm.service");
+        assert_eq!(group, "/machine.slice/vcpud-web.scope");
         let asked = script.asked.lock().unwrap();
         assert_eq!(asked[..calls.len()].iter().collect::<Vec<_>>(), calls);
         assert_eq!(asked[calls.len()..], ["unit vcpud-web.scope"]);
@@ -315,7 +340,7 @@ async fn waits_for_a_scope_that_is_about_to_stop() {
     let world = World::new(&script).await;
     let (held, _other) = UnixStream::pair().unwrap();
     let started = world.systemd.start_scope(SCOPE, process(&held)).await;
-    assert_eq!(started.as_deref(), Ok("/system.slice/vm.service"));
+    assert_eq!(started.as_deref(), Ok("/machine.slice/vcpud-web.scope"));
     assert_eq!(script.asked.lock().unwrap().len(), 4);
 
     // The number of attempts is limited.
@@ -323,23 +348,66 @@ async fn waits_for_a_scope_that_is_about_to_stop() {
     let error = world.systemd.start_scope(SCOPE, process(&held)).await;
     assert_eq!(
         error,
-        Err(UnitError::Busy("Unit was already loaded".to_owned()))
+        Err(UnitError::Refused("Unit was already loaded".to_owned()))
     );
 }
 
 #[tokio::test]
-async fn distinguishes_a_bus_without_systemd_from_a_refusal() {
+async fn distinguishes_the_reasons_of_a_refusal() {
     let (held, _other) = UnixStream::pair().unwrap();
     let world = World::without_systemd().await;
     let error = world.systemd.unit_of(process(&held)).await.unwrap_err();
     assert!(matches!(error, UnitError::Absent(_)), "{error}");
 
-    let script = Script {
-        is_new: true,
-        refuses: true,
-        ..Script::default()
-    };
-    let world = World::new(&script).await;
+    let no = "no".to_owned();
+    type Refuse = fn(String) -> Refusal;
+    let reasons: [(Refuse, UnitError); 3] = [
+        (Refusal::NoUnitForPid, UnitError::NoUnit(no.clone())),
+        (Refusal::InvalidArgs, UnitError::Invalid(no.clone())),
+        (Refusal::AccessDenied, UnitError::Refused(no)),
+    ];
+    for (refusal, reason) in reasons {
+        let script = Script {
+            refusal: Some(refusal),
+            ..Script::default()
+        };
+        let world = World::new(&script).await;
+        let answer = world.systemd.unit_of(process(&held)).await;
+        assert_eq!(answer, Err(reason));
+    }
+}
+
+#[tokio::test]
+async fn reports_when_systemd_appears() {
+    let (held, _other) = UnixStream::pair().unwrap();
+    let (daemon, address) = bus().await;
+    let world = World::on(daemon, &address, None).await;
     let error = world.systemd.unit_of(process(&held)).await.unwrap_err();
-    assert_eq!(error, UnitError::Refused("no unit has it".to_owned()));
+    assert!(matches!(error, UnitError::Absent(_)), "{error}");
+    let mut appeared = world.systemd.appeared();
+    assert!((&mut appeared).now_or_never().is_none());
+    let service = Builder::address(address.as_str()).name("org.freedesktop.systemd1");
+    let _service = service.build().await.unwrap();
+    timeout(Duration::from_secs(60), appeared).await.unwrap();
+}
+
+/// A call that is not answered in time keeps its place: the bus has few calls, whatever systemd does.
+#[tokio::test]
+async fn asks_for_few_things_at_a_time() {
+    let script = Script::default();
+    script.calls.is_stuck.send_replace(true);
+    let world = World::new(&script).await;
+    let systemd = world.systemd.clone().with_limit(Duration::from_millis(10));
+    let (held, _other) = UnixStream::pair().unwrap();
+    let requests = (0..100).map(|_| systemd.unit_of(process(&held)));
+    let mut requests: FuturesUnordered<_> = requests.collect();
+    for _ in 0..16 {
+        let answer = requests.next().await.unwrap();
+        assert!(matches!(answer, Err(UnitError::Silent(_))), "{answer:?}");
+    }
+    assert!(requests.next().now_or_never().is_none(), "the others wait");
+    script.calls.is_stuck.send_replace(false);
+    let others = requests.count();
+    assert_eq!(timeout(Duration::from_secs(60), others).await, Ok(84));
+    assert!(script.calls.most.load(Ordering::Relaxed) <= 16);
 }

@@ -10,7 +10,7 @@ use zbus::connection::Builder;
 use zbus::fdo::{RequestNameFlags, RequestNameReply};
 use zbus::{Connection, names};
 
-use super::edge::{Gate, attend, connect};
+use super::edge::{self, Gate, attend};
 use crate::idle::Calls;
 use crate::ids::Uid;
 use crate::names::BUS_NAME;
@@ -59,7 +59,7 @@ impl Session {
             connection: Mutex::new(None),
             gate: gate.clone(),
         }));
-        let builder = Builder::socket(connect(gate.clone())?);
+        let builder = Builder::socket(edge::connect(gate.clone())?);
         let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
         let opening = serve(builder, &session).build();
         let connection = timeout(LIMIT, opening).await.map_err(late)??;
@@ -158,6 +158,19 @@ impl Link {
             let _ = timeout(LIMIT, connection.release_name(BUS_NAME)).await;
         }
     }
+}
+
+/// Opens another connection, for calls of the service only. It has no name, so the bus daemon passes on no
+/// calls of users. It has the limits of the edge, because users can send it signals.
+///
+/// # Errors
+///
+/// Those of the socket and the authentication.
+pub async fn connect() -> zbus::Result<Connection> {
+    let (gate, _) = Gate::new(Calls::default());
+    let opening = Builder::socket(edge::connect(Arc::new(gate))?).build();
+    let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
+    timeout(LIMIT, opening).await.map_err(late)?
 }
 
 /// Owns the service's name over `connection`.

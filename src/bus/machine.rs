@@ -332,6 +332,11 @@ impl MachineObject {
     }
 
     #[zbus(property)]
+    fn placement_errors(&self) -> Vec<String> {
+        self.machine.snapshot().placement_errors.clone()
+    }
+
+    #[zbus(property)]
     fn affinity(&self) -> String {
         self.machine.snapshot().affinity.clone()
     }

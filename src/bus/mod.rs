@@ -23,7 +23,7 @@ mod records;
 pub use authority::{Action, Authority};
 pub use directory::Directory;
 pub use error::Error;
-pub use link::{Link, NameError};
+pub use link::{Link, NameError, connect};
 pub use machine::MachineObject;
 pub use manager::Manager;
 pub use publisher::Publisher;

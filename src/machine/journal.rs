@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::model::effect::LogEntry;
 use super::model::event::{MachineEvent, VcpuChange};
+use super::model::input::Missing;
 use super::model::snapshot::Snapshot;
 use super::quota::Quota;
 use crate::audit::{Audit, AuditRecord};
@@ -173,6 +174,15 @@ impl Journal {
                 warn!(%machine, error, "{machine}: cannot save the state: {error}; until it can be saved, requests are refused, and a restart of the service may emit signals again")
             }
             LogEntry::SavedAgain => info!(%machine, "{machine}: the state is saved again"),
+            LogEntry::NoGroups(Missing {
+                reason,
+                is_error: true,
+            }) => {
+                warn!(%machine, reason, "{machine}: no control groups, only affinity and schedulers: {reason}")
+            }
+            LogEntry::NoGroups(Missing { reason, .. }) => {
+                info!(%machine, reason, "{machine}: no control groups, only affinity and schedulers: {reason}")
+            }
             LogEntry::GuestNotRestored(cpus, error) => {
                 warn!(%machine, ?cpus, error, "{machine}: cannot bring the CPUs {cpus:?} of the guest online again: {error}")
             }

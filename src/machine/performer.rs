@@ -184,6 +184,10 @@ impl Performer {
                 let found = worker.find_unit(leader, config);
                 found.map(|found| Input::UnitFound(found).into()).boxed()
             }
+            Effect::AwaitUnits => {
+                let appeared = worker.units_appeared();
+                appeared.map(|()| Input::UnitsAppeared.into()).boxed()
+            }
             Effect::Prepare(vcpus) => {
                 let prepared = worker.prepare(vcpus);
                 prepared.map(|()| Done::Inputs(Vec::new())).boxed()

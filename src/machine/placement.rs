@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::model::effect::{Threads, TuningSwitch};
 use super::model::error::TuningError;
-use super::model::input::UnitFound;
+use super::model::input::{Missing, UnitFound};
 use super::model::tuning::TuningChange;
 use super::spec::{HostServices, PlacementConfig};
 use crate::blocking::blocking;
 use crate::ids::VcpuId;
 use crate::names::MachineName;
 use crate::placement::{
-    CpuList, NewScope, NoCgroupsReason, Report, StepError, Tuning, UnitPlacement,
+    CpuList, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning, UnitPlacement,
 };
 use crate::placer::{Masks, Placer, ScopeRequest, UnitLookupError, find_unit};
 use crate::process::{Leader, LeaderError};
@@ -31,7 +31,14 @@ pub(super) struct PlacementWorker {
     is_of_user: bool,
     /// Locked by one job after the other. A job that has begun keeps the lock to its end, even if its
     /// future is dropped.
-    placer: Arc<Mutex<Option<Placer>>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    placer: Option<Placer>,
+    /// Whether the placer was created before the unit was known.
+    is_preliminary: bool,
 }
 
 impl PlacementWorker {
@@ -41,7 +48,7 @@ impl PlacementWorker {
             name,
             services,
             is_of_user,
-            placer: Arc::default(),
+            state: Arc::default(),
         }
     }
 
@@ -61,32 +68,36 @@ impl PlacementWorker {
         let process = leader.clone();
         let masks = on_host(move || Masks::read(process.as_ref())).await;
         let found = find_unit(self.services.units.as_ref(), &leader, &request).await;
-        let is_transient = match &found {
-            Ok((_, reason)) => reason.as_ref().is_some_and(NoCgroupsReason::is_transient),
-            Err(error) => error.is_transient(),
-        };
         let is_managed_elsewhere = self.is_managed_elsewhere(&found);
-        let unit = self.unit_of(found);
-        let mut placer = self.placer.clone().lock_owned().await;
+        let (unit, missing, retry) = outcome(found);
+        let mut state = self.lock().await;
         on_host(move || {
             let host = &self.services.host;
             let default_cpus = host.read_default_cpus();
             // A placer knows what it has changed, so it stays for the same unit.
-            let known = placer.as_ref().map(Placer::placement);
-            if known != Some(&unit) {
-                *placer = Placer::create(host, self.name.as_str(), unit);
+            let known = state.placer.as_ref().map(Placer::placement);
+            if known != Some(&unit) || state.is_preliminary {
+                state.placer = Placer::create(host, self.name.as_str(), unit);
+                state.is_preliminary = false;
                 masks.restore(leader.as_ref());
             }
             if is_managed_elsewhere {
-                *placer = placer.take().map(Placer::managed_elsewhere);
+                state.placer = state.placer.take().map(Placer::managed_elsewhere);
             }
+            let placer = state.placer.as_ref();
             UnitFound {
-                unit: placer.as_ref().map(|placer| placer.placement().clone()),
-                is_transient,
+                unit: placer.map(|placer| placer.placement().clone()),
+                missing,
+                retry,
                 default_cpus,
             }
         })
         .await
+    }
+
+    /// Returns when systemd is there, after it was absent.
+    pub(super) async fn units_appeared(self) {
+        self.services.units.appeared().await;
     }
 
     /// Returns whether another manager decides about what no caller asked for: the machine of a user
@@ -95,22 +106,6 @@ impl PlacementWorker {
     fn is_managed_elsewhere(&self, found: &Found) -> bool {
         let reason = found.as_ref().ok().and_then(|(_, reason)| reason.as_ref());
         self.is_of_user || reason.is_some_and(NoCgroupsReason::is_managed_elsewhere)
-    }
-
-    /// Returns the unit, or the lack of one. Logs the reason if the unit is missing.
-    fn unit_of(&self, found: Found) -> UnitPlacement {
-        let machine = &self.name;
-        match found {
-            Ok((unit, None)) => unit,
-            Ok((unit, Some(reason))) => {
-                info!(%machine, %reason, "{machine}: no control groups, only affinity and schedulers: {reason}");
-                unit
-            }
-            Err(error) => {
-                warn!(%machine, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
-                UnitPlacement::without_groups(String::new())
-            }
-        }
     }
 
     /// Creates the groups of vCPUs that are about to be added.
@@ -184,9 +179,9 @@ impl PlacementWorker {
 
     /// Ends the placement: if `leader` has exited its groups are removed, else everything stays.
     pub(super) async fn leave(&self, leader: Arc<Leader>) {
-        let mut placer = self.lock().await;
+        let mut state = self.lock().await;
         on_host(move || {
-            if let Some(mut placer) = placer.take()
+            if let Some(mut placer) = state.placer.take()
                 && leader.has_exited()
                 && let Err(error) = placer.dismantle()
             {
@@ -198,21 +193,57 @@ impl PlacementWorker {
     }
 
     /// Runs `work` with the placer, after all earlier work. Returns `None` if there is no placer.
+    ///
+    /// Before the unit is known, the placer enforces only configured values and those of calls, without
+    /// control groups: another manager may decide about the rest.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Placer) -> T + Send + 'static,
     ) -> Option<T> {
-        let mut placer = self.lock().await;
-        on_host(move || placer.as_mut().map(work)).await
+        let mut state = self.lock().await;
+        let (host, name) = (self.services.host.clone(), self.name.clone());
+        on_host(move || {
+            if state.placer.is_none() {
+                let unit = UnitPlacement::without_groups(String::new());
+                let placer = Placer::create(&host, name.as_str(), unit);
+                state.placer = placer.map(Placer::managed_elsewhere);
+                state.is_preliminary = true;
+            }
+            state.placer.as_mut().map(work)
+        })
+        .await
     }
 
-    async fn lock(&self) -> OwnedMutexGuard<Option<Placer>> {
-        self.placer.clone().lock_owned().await
+    async fn lock(&self) -> OwnedMutexGuard<State> {
+        self.state.clone().lock_owned().await
     }
 }
 
 /// The result of the search for a unit, and why it has no control groups although they were wanted.
 type Found = Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError>;
+
+/// Returns the unit, the reason if it has no control groups, and when the search is repeated.
+fn outcome(found: Found) -> (UnitPlacement, Option<Missing>, Retry) {
+    match found {
+        Ok((unit, None)) => (unit, None, Retry::Never),
+        Ok((unit, Some(reason))) => {
+            let retry = reason.retry();
+            let missing = Missing {
+                reason: reason.to_string(),
+                is_error: retry == Retry::Later,
+            };
+            (unit, Some(missing), retry)
+        }
+        Err(error) => {
+            let missing = Missing {
+                reason: error.to_string(),
+                is_error: true,
+            };
+            let unit = UnitPlacement::without_groups(String::new());
+            (unit, Some(missing), error.retry())
+        }
+    }
+}
 
 /// Runs `work` on the blocking pool, for a limited number of machines at a time.
 pub(super) async fn on_host<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -16,6 +16,6 @@ pub use scheduler::{Scheduler, SchedulerError};
 pub use schemata::{Schemata, SchemataError};
 pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};
 pub use unit::{
-    Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, UnitError, UnitFacts,
+    Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
     UnitPlacement, Units, decide,
 };

@@ -123,6 +123,21 @@ pub trait Units: fmt::Debug + Send + Sync {
         scope: NewScope<'a>,
         process: Process<'a>,
     ) -> BoxFuture<'a, Result<String, UnitError>>;
+
+    /// Returns when the manager is there, after it was [`UnitError::Absent`].
+    fn appeared(&self) -> BoxFuture<'_, ()>;
+}
+
+/// When a search for the unit that found no control groups is repeated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retry {
+    /// Not before QEMU starts again.
+    #[default]
+    Never,
+    /// After a pause.
+    Later,
+    /// When systemd is on the bus again.
+    WhenPresent,
 }
 
 /// The reason why systemd did not do what vcpud asked for.
@@ -131,13 +146,18 @@ pub enum UnitError {
     /// systemd is not on the bus, or the connection to the bus is lost.
     #[error("systemd is not on the system bus: {0}")]
     Absent(String),
-    /// systemd refused, with its text.
+    /// The process is in no unit that can have control groups. The text says why.
+    #[error("systemd refused: {0}")]
+    NoUnit(String),
+    /// systemd does not accept the configured slice. The text is systemd's.
+    #[error("systemd does not accept the configuration of the scope: {0}")]
+    Invalid(String),
+    /// systemd, or the bus in its place, refused for another reason, with this text.
     #[error("systemd refused: {0}")]
     Refused(String),
-    /// systemd refused for a reason that passes, such as another unit of the same name that is about to
-    /// stop. The text is systemd's.
-    #[error("systemd cannot do it at the moment: {0}")]
-    Busy(String),
+    /// The bus failed.
+    #[error("systemd cannot be asked: {0}")]
+    Bus(String),
     /// The job did not succeed; this is its result.
     #[error("systemd's job ended as \"{0}\"")]
     Job(String),
@@ -172,33 +192,35 @@ pub enum NoCgroupsReason {
 }
 
 impl UnitError {
-    /// Returns whether the same request may succeed later without a change by the administrator.
-    pub fn is_transient(&self) -> bool {
+    /// Returns when the same request may succeed without a change by the administrator.
+    pub fn retry(&self) -> Retry {
         match self {
-            Self::Absent(_) | Self::Busy(_) | Self::Silent(_) => true,
-            // The results of jobs are in org.freedesktop.systemd1(5).
-            Self::Job(result) => ["timeout", "canceled", "collected"].contains(&result.as_str()),
-            Self::Refused(_) => false,
+            Self::Absent(_) => Retry::WhenPresent,
+            Self::Refused(_) | Self::Bus(_) | Self::Job(_) | Self::Silent(_) => Retry::Later,
+            Self::NoUnit(_) | Self::Invalid(_) => Retry::Never,
         }
     }
 }
 
 impl NoCgroupsReason {
-    /// Returns whether the machine may get control groups later without a change by the administrator.
-    pub fn is_transient(&self) -> bool {
+    /// Returns when the machine may get control groups without a change by the administrator.
+    pub fn retry(&self) -> Retry {
         match self {
-            Self::Unknown(error) => error.is_transient(),
-            Self::Disabled | Self::NotDelegated { .. } | Self::ManagedElsewhere { .. } => false,
+            Self::Unknown(error) => error.retry(),
+            Self::Disabled | Self::NotDelegated { .. } | Self::ManagedElsewhere { .. } => {
+                Retry::Never
+            }
         }
     }
 
     /// Returns whether another manager decides the placement of the machine: it has groups in the unit, or
-    /// it started the process outside of all units.
+    /// it started the process outside of all units. While a present systemd does not say, it may.
     pub fn is_managed_elsewhere(&self) -> bool {
-        matches!(
-            self,
-            Self::ManagedElsewhere { .. } | Self::Unknown(UnitError::Refused(_))
-        )
+        match self {
+            Self::ManagedElsewhere { .. } => true,
+            Self::Unknown(error) => !matches!(error, UnitError::Absent(_)),
+            Self::Disabled | Self::NotDelegated { .. } => false,
+        }
     }
 }
 
@@ -480,23 +502,21 @@ mod tests {
     }
 
     #[test]
-    fn reasons_that_pass_are_transient() {
+    fn only_the_configuration_and_the_unit_are_final_reasons() {
         let text = String::new;
         let job = |result: &str| UnitError::Job(result.to_owned());
         for (error, expected) in [
-            (UnitError::Absent(text()), true),
-            (UnitError::Busy(text()), true),
-            (UnitError::Silent(Duration::from_secs(10)), true),
-            (job("timeout"), true),
-            (job("canceled"), true),
-            (job("collected"), true),
-            (job("failed"), false),
-            (job("dependency"), false),
-            (UnitError::Refused(text()), false),
+            (UnitError::Absent(text()), Retry::WhenPresent),
+            (UnitError::Silent(Duration::from_secs(10)), Retry::Later),
+            (UnitError::Refused(text()), Retry::Later),
+            (job("canceled"), Retry::Later),
+            (job("failed"), Retry::Later),
+            (UnitError::NoUnit(text()), Retry::Never),
+            (UnitError::Invalid(text()), Retry::Never),
         ] {
-            assert_eq!(error.is_transient(), expected, "{error}");
+            assert_eq!(error.retry(), expected, "{error}");
             let reason = NoCgroupsReason::Unknown(error);
-            assert_eq!(reason.is_transient(), expected, "{reason}");
+            assert_eq!(reason.retry(), expected, "{reason}");
         }
         let unit = text;
         for reason in [
@@ -504,16 +524,22 @@ mod tests {
             NoCgroupsReason::NotDelegated { unit: unit() },
             NoCgroupsReason::ManagedElsewhere { unit: unit() },
         ] {
-            assert!(!reason.is_transient(), "{reason}");
+            assert_eq!(reason.retry(), Retry::Never, "{reason}");
         }
     }
 
     #[test]
     fn a_process_outside_of_all_units_is_managed_elsewhere() {
-        let refused = UnitError::Refused("PID 7 does not belong to any loaded unit.".into());
-        assert!(NoCgroupsReason::Unknown(refused).is_managed_elsewhere());
-        let silent = UnitError::Silent(Duration::from_secs(10));
-        assert!(!NoCgroupsReason::Unknown(silent).is_managed_elsewhere());
+        let unknown = |error| NoCgroupsReason::Unknown(error).is_managed_elsewhere();
+        assert!(unknown(UnitError::NoUnit(String::new())));
+        assert!(
+            unknown(UnitError::Silent(Duration::from_secs(10))),
+            "it may be"
+        );
+        assert!(
+            !unknown(UnitError::Absent(String::new())),
+            "a host without systemd"
+        );
         assert!(!NoCgroupsReason::Disabled.is_managed_elsewhere());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::observe::memberships;
 use crate::blocking::blocking;
 use crate::placement::{
-    Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, UnitError, UnitFacts,
+    Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
     UnitPlacement, Units, decide,
 };
 use crate::process::Leader;
@@ -43,17 +43,17 @@ pub enum UnitLookupError {
 }
 
 impl UnitLookupError {
-    /// Returns whether the same request may succeed later without a change by the administrator.
-    pub fn is_transient(&self) -> bool {
+    /// Returns when the same request may succeed without a change by the administrator.
+    pub fn retry(&self) -> Retry {
         match self {
-            Self::NoCgroupsReason(reason) => reason.is_transient(),
-            Self::Scope { error, .. } => error.is_transient(),
-            Self::Ended => false,
+            Self::NoCgroupsReason(reason) => reason.retry(),
+            Self::Scope { error, .. } => error.retry(),
+            Self::Ended => Retry::Never,
             // vcpud or the host was out of descriptors or memory.
-            Self::Kernel(error) => matches!(
-                error.raw_os_error(),
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
-            ),
+            Self::Kernel(error) => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Retry::Later,
+                _ => Retry::Never,
+            },
         }
     }
 }
@@ -172,6 +172,10 @@ mod tests {
             assert_eq!(scope.name, "vcpud-web.scope");
             ready(self.scope.clone()).boxed()
         }
+
+        fn appeared(&self) -> BoxFuture<'_, ()> {
+            ready(()).boxed()
+        }
     }
 
     async fn lookup(
@@ -254,23 +258,28 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_may_succeed_later_if_its_reason_is_transient() {
+    fn a_lookup_is_repeated_unless_its_reason_is_final() {
         let scope = |error| UnitLookupError::Scope {
             scope: "vcpud-web.scope".to_owned(),
             error,
         };
         let kernel = |errno| UnitLookupError::Kernel(io::Error::from_raw_os_error(errno));
         let absent = || UnitError::Absent("no such name".to_owned());
+        let text = String::new;
         for (error, expected) in [
-            (scope(UnitError::Job("timeout".to_owned())), true),
-            (scope(UnitError::Refused("Access denied".to_owned())), false),
-            (NoCgroupsReason::Unknown(absent()).into(), true),
-            (NoCgroupsReason::Disabled.into(), false),
-            (kernel(libc::EMFILE), true),
-            (kernel(libc::EACCES), false),
-            (UnitLookupError::Ended, false),
+            (scope(UnitError::Job("timeout".to_owned())), Retry::Later),
+            (scope(UnitError::Refused(text())), Retry::Later),
+            (scope(UnitError::Invalid(text())), Retry::Never),
+            (
+                NoCgroupsReason::Unknown(absent()).into(),
+                Retry::WhenPresent,
+            ),
+            (NoCgroupsReason::Disabled.into(), Retry::Never),
+            (kernel(libc::EMFILE), Retry::Later),
+            (kernel(libc::EACCES), Retry::Never),
+            (UnitLookupError::Ended, Retry::Never),
         ] {
-            assert_eq!(error.is_transient(), expected, "{error}");
+            assert_eq!(error.retry(), expected, "{error}");
         }
     }
 }

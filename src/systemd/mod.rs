@@ -2,6 +2,9 @@
 //!
 //! Without systemd the notifications have no effect, and that is not an error.
 
+mod carriers;
+mod instance;
+mod refusal;
 mod store;
 mod unit;
 

@@ -1,33 +1,32 @@
 //! The units of systemd, over its D-Bus interface (`org.freedesktop.systemd1(5)`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use zbus::fdo::{DBusProxy, PropertiesProxy};
-use zbus::message::Type;
-use zbus::names::{BusName, InterfaceName};
+use zbus::fdo::PropertiesProxy;
+use zbus::names::InterfaceName;
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, MatchRule, MessageStream, proxy};
-use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::{Connection, proxy};
+use zbus::{Fd, OwnedObjectPath, OwnedVariant, Variant};
 
+use super::carriers::Carriers;
+use super::instance::{Instance, JobEnd, PATH, Presence, follow, left};
+use super::refusal::{is_exists, is_unknown, reason};
 use crate::placement::{NewScope, Process, UnitError, UnitFacts, Units};
-use crate::proxy::error_reply;
 
-/// How long systemd may take for anything that is asked of it.
+/// How long systemd may take for one call, and for one job.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How many calls systemd owes an answer for at a time. A bus daemon lets a connection wait for 128 answers,
+/// and polkit needs some of them.
+const CALLS: usize = 16;
 /// A scope stays for a moment after its last process. How often and how far apart it is asked for
 /// one of the same name.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
-const SERVICE: &str = "org.freedesktop.systemd1";
-const PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-
-/// Number, job, unit and result of the signal `JobRemoved`.
-type JobRemoved<'a> = (u32, ObjectPath<'a>, &'a str, &'a str);
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -41,10 +40,6 @@ trait Manager {
     #[zbus(name = "GetUnitByPID")]
     fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
 
-    /// Since systemd 253.
-    #[zbus(name = "GetUnitByPIDFD")]
-    fn get_unit_by_pidfd(&self, pidfd: Fd<'_>) -> zbus::Result<(OwnedObjectPath, String, Vec<u8>)>;
-
     fn start_transient_unit(
         &self,
         name: &str,
@@ -54,156 +49,221 @@ trait Manager {
     ) -> zbus::Result<OwnedObjectPath>;
 }
 
-/// systemd, as the keeper of units.
+/// systemd, as the manager of units. All clones share the limit of calls.
 #[derive(Clone, Debug)]
 pub struct Systemd {
-    connections: watch::Receiver<Option<Connection>>,
+    presence: watch::Receiver<Presence>,
+    carriers: Arc<Carriers>,
+    calls: Arc<Semaphore>,
     limit: Duration,
 }
 
 impl Systemd {
-    /// The systemd on the bus of `connection`.
-    pub fn new(connection: Connection) -> Self {
-        Self::on(watch::channel(Some(connection)).1)
+    /// Returns the systemd on the bus to which there is a connection now, and the future that follows it.
+    /// The caller spawns the future, which lasts as long as the service. `connect` makes other connections
+    /// to the same bus.
+    pub fn on<F>(
+        connections: watch::Receiver<Option<Connection>>,
+        connect: impl Fn() -> F + Send + Sync + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static)
+    where
+        F: Future<Output = zbus::Result<Connection>> + Send + 'static,
+    {
+        let (sender, presence) = watch::channel(Presence::default());
+        let systemd = Self {
+            presence,
+            carriers: Arc::new(Carriers::new(connect)),
+            calls: Arc::new(Semaphore::new(CALLS)),
+            limit: LIMIT,
+        };
+        (systemd, follow(connections, sender))
     }
 
-    /// The systemd on the bus to which there is a connection now.
-    pub fn on(connections: watch::Receiver<Option<Connection>>) -> Self {
-        let limit = LIMIT;
-        Self { connections, limit }
-    }
-
-    /// The same with another limit to how long it may take.
+    /// Returns the same with another limit of the time that systemd may take.
     pub fn with_limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 
-    fn connection(&self) -> Result<Connection, UnitError> {
-        let connection = self.connections.borrow().clone();
-        connection.ok_or_else(|| UnitError::Absent("the connection to the bus is lost".to_owned()))
+    /// Returns the systemd that is on the bus.
+    async fn instance(&self) -> Result<Arc<Instance>, UnitError> {
+        let mut presence = self.presence.clone();
+        let is_known = |presence: &Presence| !matches!(presence, Presence::Unknown);
+        let known = presence.wait_for(is_known).await;
+        match known.as_deref() {
+            Ok(Presence::Present(instance)) => Ok(instance.clone()),
+            Ok(Presence::Absent(reason)) => Err(UnitError::Absent(reason.clone())),
+            Ok(Presence::Unknown) | Err(_) => Err(left()),
+        }
     }
 
-    async fn manager(&self) -> Result<ManagerProxy<'static>, UnitError> {
-        let manager = ManagerProxy::builder(&self.connection()?);
-        let manager = manager.cache_properties(CacheProperties::No);
-        manager.build().await.map_err(said)
-    }
-
-    /// What `ask` gives, if it does so in time.
-    async fn within<T>(
+    /// Makes a call when systemd owes fewer answers than it may. The time before does not count.
+    ///
+    /// A call without an answer in time still counts until there is one, so that the bus never has more of
+    /// them, whatever systemd does.
+    async fn ask<T: Send + 'static>(
         &self,
-        ask: impl Future<Output = Result<T, UnitError>>,
-    ) -> Result<T, UnitError> {
-        let result = timeout(self.limit, ask).await;
-        result.unwrap_or(Err(UnitError::Silent(self.limit)))
+        call: impl Future<Output = zbus::Result<T>> + Send + 'static,
+    ) -> Result<zbus::Result<T>, UnitError> {
+        let permit = self.calls.clone().acquire_owned().await;
+        let call = tokio::spawn(async move {
+            let _permit = permit;
+            call.await
+        });
+        match timeout(self.limit, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(UnitError::Bus(error.to_string())),
+            Err(_) => Err(UnitError::Silent(self.limit)),
+        }
     }
 
     async fn find(&self, process: Process<'_>) -> Result<UnitFacts, UnitError> {
-        let manager = self.manager().await?;
-        let by_pidfd = manager.get_unit_by_pidfd(process.pidfd.into()).await;
-        let path = match by_pidfd {
-            Ok((path, ..)) => path,
-            Err(error) if is_unknown(&error) => manager
-                .get_unit_by_pid(process.pid.get())
-                .await
-                .map_err(said)?,
-            Err(error) => return Err(said(error)),
-        };
-        self.facts(&path).await
-    }
-
-    /// What the unit at `path` says of itself.
-    async fn facts(&self, path: &OwnedObjectPath) -> Result<UnitFacts, UnitError> {
-        let properties = PropertiesProxy::builder(&self.connection()?)
-            .destination(SERVICE)
-            .path(path)
-            .build()
-            .await
-            .map_err(said)?;
-        let get = async |interface: &str, name: &str| -> Result<OwnedVariant, UnitError> {
-            let interface = InterfaceName::try_from(interface).map_err(said)?;
-            let value = properties.get(interface, name).await;
-            value.map_err(|error| said(error.into()))
-        };
-        let text = |value: OwnedVariant| String::try_from(value).map_err(said);
-
-        let unit = text(get("org.freedesktop.systemd1.Unit", "Id").await?)?;
+        let instance = self.instance().await?;
+        let manager = manager(&instance, &instance.connection).await?;
+        let pid = process.pid.get();
+        // Not by pidfd: the bus daemon counts descriptors as under way until the last monitor has read
+        // them. The caller holds a pidfd, and checks it after the answer.
+        let unit = self.ask(async move { manager.get_unit_by_pid(pid).await });
+        let path = unit.await?.map_err(reason)?;
+        let unit = self.text(&instance, &path, "org.freedesktop.systemd1.Unit", "Id");
+        let unit = unit.await?;
         let Some(interface) = interface(&unit) else {
             let reason = format!("{unit} is of a type that has no processes");
-            return Err(UnitError::Refused(reason));
+            return Err(UnitError::NoUnit(reason));
         };
-        let control_group = text(get(interface, "ControlGroup").await?)?;
-        let delegated = get(interface, "Delegate").await?;
+        let delegated = self.property(&instance, &path, interface, "Delegate");
         Ok(UnitFacts {
+            delegated: matches!(&*delegated.await?, Variant::Bool(true)),
+            control_group: self.control_group(&instance, &path, &unit).await?,
             unit,
-            delegated: matches!(&*delegated, Variant::Bool(true)),
-            control_group,
             memberships: Vec::new(),
         })
     }
 
-    /// The ends of jobs of the unit `name`.
-    ///
-    /// Only signals of systemd about this unit are received. zbus reads nothing more while a
-    /// stream is full, and any user can send signals: so the sender is matched by its unique name,
-    /// which the bus daemon writes, and not by its well-known name.
-    async fn jobs_of(&self, name: &str) -> Result<MessageStream, UnitError> {
-        let connection = self.connection()?;
-        let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No);
-        let bus = bus.build().await.map_err(said)?;
-        let service = BusName::from_static_str(SERVICE).map_err(said)?;
-        let owner = bus.get_name_owner(service).await;
-        let owner = owner.map_err(|error| said(error.into()))?;
-        let rule = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(&*owner)
-            .path(PATH)
-            .interface(MANAGER)
-            .member("JobRemoved")
-            .arg(2, name)
-            .build()
-            .map_err(said)?;
-        let jobs = MessageStream::for_match_rule(rule, &connection, None).await;
-        jobs.map_err(said)
+    /// Returns the control group of `unit`, which is at `path`.
+    async fn control_group(
+        &self,
+        instance: &Instance,
+        path: &OwnedObjectPath,
+        unit: &str,
+    ) -> Result<String, UnitError> {
+        let interface = interface(unit).unwrap_or_default();
+        self.text(instance, path, interface, "ControlGroup").await
+    }
+
+    async fn text(
+        &self,
+        instance: &Instance,
+        path: &OwnedObjectPath,
+        interface: &'static str,
+        name: &'static str,
+    ) -> Result<String, UnitError> {
+        let value = self.property(instance, path, interface, name).await?;
+        String::try_from(value).map_err(reason)
+    }
+
+    async fn property(
+        &self,
+        instance: &Instance,
+        path: &OwnedObjectPath,
+        interface: &'static str,
+        name: &'static str,
+    ) -> Result<OwnedVariant, UnitError> {
+        let properties = PropertiesProxy::builder(&instance.connection)
+            .destination(instance.name.clone())
+            .path(path.clone())
+            .cache_properties(CacheProperties::No);
+        let properties = properties.build().await.map_err(reason)?;
+        let interface = InterfaceName::from_static_str(interface);
+        let interface = interface.map_err(reason)?;
+        let value = self.ask(async move { Ok(properties.get(interface, name).await?) });
+        value.await?.map_err(reason)
     }
 
     async fn start(&self, scope: NewScope<'_>, process: Process<'_>) -> Result<String, UnitError> {
-        let manager = self.manager().await?;
+        let instance = self.instance().await?;
         // Before the call, because the job may be done before its reply is read.
-        let mut removed = self.jobs_of(scope.name).await?;
+        let mut ends = instance.job_ends(scope.name)?;
         let mut tries = 1;
-        let job = loop {
-            match begin(&manager, scope, process).await {
-                Err(error) if tries < TRIES && is_called(&error, EXISTS) => {
+        // systemd emits the signal for as long as the connection of the call is on the bus.
+        let (job, _carrier) = loop {
+            match self.begin(&instance, scope, process).await? {
+                Err(error) if tries < TRIES && is_exists(&error) => {
                     tries += 1;
                     sleep(PAUSE).await;
                 }
-                answer => break answer.map_err(said)?,
+                answer => break answer.map_err(reason)?,
             }
         };
-        while let Some(signal) = removed.next().await {
-            let signal = signal.map_err(said)?;
-            let body = signal.body();
-            let removed: JobRemoved<'_> = body.deserialize().map_err(said)?;
-            let (_, path, _, result) = removed;
-            if path != *job {
-                continue;
-            }
-            return match result {
-                "done" => {
-                    let unit = manager.get_unit(scope.name).await.map_err(said)?;
-                    Ok(self.facts(&unit).await?.control_group)
+        let end = async {
+            loop {
+                match ends.recv().await {
+                    Some(JobEnd { job: ended, result }) if ended == job => break Ok(result),
+                    Some(_) => {}
+                    None => break Err(left()),
                 }
-                result => Err(UnitError::Job(result.to_owned())),
-            };
+            }
+        };
+        let end = timeout(self.limit, end).await;
+        match end.unwrap_or(Err(UnitError::Silent(self.limit)))?.as_str() {
+            "done" => {}
+            result => return Err(UnitError::Job(result.to_owned())),
         }
-        Err(UnitError::Absent("the connection was lost".to_owned()))
+        let manager = manager(&instance, &instance.connection).await?;
+        let name = scope.name.to_owned();
+        let unit = self.ask(async move { manager.get_unit(&name).await });
+        let path = unit.await?.map_err(reason)?;
+        self.control_group(&instance, &path, scope.name).await
+    }
+
+    /// Asks for a scope with this process, in the newest way that systemd knows. Returns the job, and the
+    /// connection of the call.
+    async fn begin(
+        &self,
+        instance: &Instance,
+        scope: NewScope<'_>,
+        process: Process<'_>,
+    ) -> Result<zbus::Result<(OwnedObjectPath, Connection)>, UnitError> {
+        let carrier = self.carriers.next().await.map_err(reason)?;
+        let manager = manager(instance, &carrier).await?;
+        let pidfd = process.pidfd.try_clone_to_owned();
+        let pidfd = pidfd.map_err(|error| reason(error.into()))?;
+        let by_pidfd = ("PIDFDs", Variant::from(vec![Fd::from(pidfd)]));
+        let job = match self.call(&manager, scope, by_pidfd).await? {
+            Err(error) if is_unknown(&error) => {
+                let by_pid = ("PIDs", Variant::from(vec![process.pid.get()]));
+                self.call(&manager, scope, by_pid).await?
+            }
+            answer => answer,
+        };
+        Ok(job.map(|job| (job, carrier)))
+    }
+
+    /// Asks for a scope with these `processes`.
+    async fn call(
+        &self,
+        manager: &ManagerProxy<'static>,
+        scope: NewScope<'_>,
+        processes: (&'static str, Variant<'static>),
+    ) -> Result<zbus::Result<OwnedObjectPath>, UnitError> {
+        let properties = [
+            ("Description", Variant::from(scope.description.to_owned())),
+            ("Slice", Variant::from(scope.slice.to_owned())),
+            ("Delegate", Variant::from(true)),
+            ("CollectMode", Variant::from("inactive-or-failed")),
+            processes,
+        ];
+        let (manager, name) = (manager.clone(), scope.name.to_owned());
+        let call = async move {
+            let call = manager.start_transient_unit(&name, "fail", &properties, &[]);
+            call.await
+        };
+        self.ask(call).await
     }
 }
 
 impl Units for Systemd {
     fn unit_of<'a>(&'a self, process: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>> {
-        self.within(self.find(process)).boxed()
+        self.find(process).boxed()
     }
 
     fn start_scope<'a>(
@@ -211,42 +271,30 @@ impl Units for Systemd {
         scope: NewScope<'a>,
         process: Process<'a>,
     ) -> BoxFuture<'a, Result<String, UnitError>> {
-        self.within(self.start(scope, process)).boxed()
+        self.start(scope, process).boxed()
     }
-}
 
-/// Asks for a scope with this process, in the newest way that systemd knows.
-async fn begin(
-    manager: &ManagerProxy<'_>,
-    scope: NewScope<'_>,
-    process: Process<'_>,
-) -> zbus::Result<OwnedObjectPath> {
-    let by_pidfd = ("PIDFDs", Variant::from(vec![Fd::from(process.pidfd)]));
-    match call(manager, scope, by_pidfd).await {
-        Err(error) if is_unknown(&error) => {
-            let by_pid = ("PIDs", Variant::from(vec![process.pid.get()]));
-            call(manager, scope, by_pid).await
+    fn appeared(&self) -> BoxFuture<'_, ()> {
+        let mut presence = self.presence.clone();
+        async move {
+            let is_present = |presence: &Presence| matches!(presence, Presence::Present(_));
+            // It fails only at the end of the service.
+            let _ = presence.wait_for(is_present).await;
         }
-        answer => answer,
+        .boxed()
     }
 }
 
-/// Asks for a scope with these `processes`.
-async fn call(
-    manager: &ManagerProxy<'_>,
-    scope: NewScope<'_>,
-    processes: (&str, Variant<'_>),
-) -> zbus::Result<OwnedObjectPath> {
-    let properties = [
-        ("Description", Variant::from(scope.description)),
-        ("Slice", Variant::from(scope.slice)),
-        ("Delegate", Variant::from(true)),
-        ("CollectMode", Variant::from("inactive-or-failed")),
-        processes,
-    ];
-    manager
-        .start_transient_unit(scope.name, "fail", &properties, &[])
-        .await
+/// The manager object of `instance`, which is called over `connection`.
+async fn manager(
+    instance: &Instance,
+    connection: &Connection,
+) -> Result<ManagerProxy<'static>, UnitError> {
+    let manager = ManagerProxy::builder(connection)
+        .destination(instance.name.clone())
+        .path(PATH)
+        .cache_properties(CacheProperties::No);
+    manager.build().await.map_err(reason)
 }
 
 /// The interface of a unit's type, if units of the type have processes.
@@ -261,48 +309,4 @@ fn interface(unit: &str) -> Option<&'static str> {
         "swap" => "org.freedesktop.systemd1.Swap",
         _ => return None,
     })
-}
-
-/// There is a unit of that name.
-const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
-/// What systemd answers where it does not know a method or property, which newer ones do.
-const UNKNOWN: [&str; 3] = [
-    "org.freedesktop.DBus.Error.UnknownMethod",
-    "org.freedesktop.DBus.Error.UnknownProperty",
-    "org.freedesktop.DBus.Error.PropertyReadOnly",
-];
-
-fn is_called(error: &zbus::Error, name: &str) -> bool {
-    error_reply(error).is_some_and(|(called, _)| called == name)
-}
-
-fn is_unknown(error: &zbus::Error) -> bool {
-    UNKNOWN.iter().any(|name| is_called(error, name))
-}
-
-/// The errors of systemd, or of the bus in its place, that pass by themselves.
-const TEMPORARY: [&str; 7] = [
-    EXISTS,
-    // A stop job of the unit is queued.
-    "org.freedesktop.systemd1.TransactionIsDestructive",
-    "org.freedesktop.DBus.Error.NoReply",
-    "org.freedesktop.DBus.Error.Timeout",
-    "org.freedesktop.DBus.Error.TimedOut",
-    "org.freedesktop.DBus.Error.LimitsExceeded",
-    "org.freedesktop.DBus.Error.NoMemory",
-];
-
-/// Returns the error that systemd, or the bus in its place, replied.
-fn said(error: zbus::Error) -> UnitError {
-    let Some((name, said)) = error_reply(&error) else {
-        return UnitError::Absent(error.to_string());
-    };
-    match name.as_str() {
-        "org.freedesktop.DBus.Error.ServiceUnknown"
-        | "org.freedesktop.DBus.Error.NameHasNoOwner"
-        | "org.freedesktop.DBus.Error.Disconnected" => UnitError::Absent(said),
-        name if name.starts_with("org.freedesktop.DBus.Error.Spawn.") => UnitError::Absent(said),
-        name if TEMPORARY.contains(&name) => UnitError::Busy(said),
-        _ => UnitError::Refused(said),
-    }
 }

@@ -22,6 +22,7 @@ mod disk;
 mod growth;
 mod interaction;
 mod kills;
+mod many;
 mod parking;
 mod placement;
 mod records;

@@ -440,6 +440,10 @@ fn site() -> HostServices {
         ) -> BoxFuture<'a, Result<String, UnitError>> {
             panic!("no unit was looked up")
         }
+
+        fn appeared(&self) -> BoxFuture<'_, ()> {
+            std::future::pending().boxed()
+        }
     }
     impl FdStore for Nobody {
         fn keep(&self, _: &str, _: BorrowedFd<'_>) {}

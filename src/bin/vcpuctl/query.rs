@@ -123,6 +123,11 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
     for (label, value) in lines {
         writeln!(out, "{label:>16}: {value}")?;
     }
+    let errors = machine.get("PlacementErrors");
+    let errors = errors.and_then(|errors| Vec::<String>::try_from(errors.clone()).ok());
+    for error in errors.unwrap_or_default() {
+        writeln!(out, "{:>14}: {error}", "Missing")?;
+    }
     Ok(())
 }
 

@@ -21,7 +21,7 @@ impl Model {
     pub(super) fn connect(&mut self, now: Instant) {
         let is_hidden = !self.out.is_visible() && !self.is_on_trial();
         self.phase = Phase::Handshake(Attempt {
-            shown_at: is_hidden.then(|| now + ANSWER_GRACE),
+            grace_until: is_hidden.then(|| now + ANSWER_GRACE),
             opened: None,
         });
         self.out.push(Effect::Connect);
@@ -96,6 +96,7 @@ impl Model {
         }
         if let (Phase::Handshake(attempt), Some(process)) = (&mut self.phase, &mut self.process) {
             attempt.opened = Some(opened);
+            attempt.grace_until.get_or_insert(now + ANSWER_GRACE);
             // Events from here on are about what comes after this state.
             process.evidence.begin_refresh();
         }
@@ -103,19 +104,38 @@ impl Model {
 
     pub(super) fn unit_found(&mut self, now: Instant, found: UnitFound) {
         self.with_process(now, |process, cx| {
-            if process.placement.found(cx.now, found) && process.is_connected {
+            let found = process.placement.found(cx.now, found);
+            if found.awaits_units {
+                cx.out.push(Effect::AwaitUnits);
+            }
+            if let Some(missing) = found.missing {
+                cx.out.log(LogEntry::NoGroups(missing));
+            }
+            if process.is_connected && found.is_other {
+                // The pass after it publishes the rest.
                 process.evidence.refresh_at(cx.now);
+            } else if process.is_connected {
+                let mut snapshot = Snapshot::clone(cx.out.snapshot());
+                process.placement.describe_errors(&mut snapshot);
+                cx.out.publish(snapshot);
             }
         });
     }
 
-    /// Begins to serve a connection when QEMU has answered, the unit is known, and no operation of the
-    /// connection before goes on.
+    pub(super) fn units_appeared(&mut self, now: Instant) {
+        self.with_process(now, |process, cx| {
+            process.placement.units_appeared(cx.now);
+        });
+    }
+
+    /// Begins to serve a connection when QEMU has answered, the unit is known or systemd had its time, and
+    /// no operation of the connection before goes on.
     pub(super) fn start_session(&mut self, now: Instant) {
         let (Phase::Handshake(attempt), Some(process)) = (&mut self.phase, &self.process) else {
             return;
         };
-        if process.placement.is_unknown() || !process.operation.is_idle() {
+        let awaits_unit = process.placement.is_unknown() && attempt.grace_until.is_some();
+        if awaits_unit || !process.operation.is_idle() {
             return;
         }
         let Some(opened) = attempt.opened.take() else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::MachineEvent;
-use super::input::SaveId;
+use super::input::{Missing, SaveId};
 use super::record::Record;
 use super::request::{Answer, RequestId};
 use super::snapshot::Snapshot;
@@ -40,6 +40,8 @@ pub enum Effect {
     Close,
     /// Search the unit of the machine, or start a scope. Leads to `UnitFound`.
     FindUnit(PlacementConfig),
+    /// Wait until systemd is there, which is absent. Leads to `UnitsAppeared`.
+    AwaitUnits,
     /// Send a batch of commands, and query the state. Leads to `Exchanged` or `Disconnected`.
     Exchange(Batch),
     /// Save the state. Leads to `Saved`.
@@ -137,6 +139,8 @@ pub enum LogEntry {
         /// The vCPUs.
         vcpus: Vec<VcpuId>,
     },
+    /// The machine has no control groups, for this reason.
+    NoGroups(Missing),
     /// CPUs of the guest cannot be brought online again.
     GuestNotRestored(Vec<u32>, String),
 }

@@ -9,7 +9,7 @@ use super::request::{Command, RequestId};
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::Inventory;
 use crate::machine::spec::{ConnectError, MachineConfig};
-use crate::placement::{CpuList, Report, StepError, UnitPlacement};
+use crate::placement::{CpuList, Report, Retry, StepError, UnitPlacement};
 use crate::process::ProcessId;
 use crate::qmp::{AcpiOst, Closed, CommandError, Event, Identity};
 use crate::text::Text;
@@ -33,6 +33,8 @@ pub enum Input {
     Disconnected(Closed),
     /// The search for the unit of the machine ended.
     UnitFound(UnitFound),
+    /// systemd is there, after it was absent.
+    UnitsAppeared,
     /// QEMU sent an event.
     Event(Event),
     /// QEMU answered the commands of a batch and the queries after them.
@@ -98,10 +100,21 @@ pub struct QemuState {
 pub struct UnitFound {
     /// The unit; `None` if vCPUs cannot be placed at all.
     pub unit: Option<UnitPlacement>,
-    /// Whether another search may find more.
-    pub is_transient: bool,
+    /// Why it has no control groups, if that is not as configured.
+    pub missing: Option<Missing>,
+    /// When another search may find more.
+    pub retry: Retry,
     /// The default CPUs of the host, if they could be read.
     pub default_cpus: Option<CpuList>,
+}
+
+/// Why a machine has no control groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The reason.
+    pub reason: String,
+    /// Whether it is an error, and not the usual result for this unit.
+    pub is_error: bool,
 }
 
 /// Names a write of the state file.

@@ -105,7 +105,7 @@ impl Model {
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let phase = match &self.phase {
             Phase::Paused { until } | Phase::Lost { until, .. } => Some(*until),
-            Phase::Handshake(attempt) => attempt.shown_at,
+            Phase::Handshake(attempt) => attempt.grace_until,
             Phase::Connected { forgiven_at, .. } => *forgiven_at,
             Phase::Gone => None,
         };
@@ -147,6 +147,7 @@ impl Model {
             Input::ConnectFailed(error) => self.connect_failed(now, error),
             Input::Disconnected(closed) => self.disconnected(now, &closed),
             Input::UnitFound(found) => self.unit_found(now, found),
+            Input::UnitsAppeared => self.units_appeared(now),
             Input::ProcessExited => self.end_process(now),
             Input::Stop => self.end(ConnectError::Gone),
             Input::Tick => self.tick(now),
@@ -220,10 +221,12 @@ impl Model {
     fn tick(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Paused { until } if *until <= now => self.connect(now),
-            Phase::Handshake(attempt) if attempt.shown_at.is_some_and(|at| at <= now) => {
-                attempt.shown_at = None;
-                self.out.log(LogEntry::Unresponsive(UNRESPONSIVE));
-                self.show_disconnected(UNRESPONSIVE);
+            Phase::Handshake(attempt) if attempt.grace_until.is_some_and(|at| at <= now) => {
+                attempt.grace_until = None;
+                if attempt.opened.is_none() {
+                    self.out.log(LogEntry::Unresponsive(UNRESPONSIVE));
+                    self.show_disconnected(UNRESPONSIVE);
+                }
             }
             Phase::Connected { forgiven_at, .. } if forgiven_at.is_some_and(|at| at <= now) => {
                 *forgiven_at = None;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::input::Opened;
 
-/// A QEMU that listens but does not answer is shown as disconnected after this time.
+/// A QEMU that listens but does not answer is shown as disconnected after this time, and one that answers
+/// is served without its unit if systemd does not.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// QEMU closes QMP a moment before it exits. Only one that is still there after this time is
 /// disconnected.
@@ -42,8 +43,8 @@ pub(super) enum Phase {
 /// An attempt to connect.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    /// When the machine is shown as unresponsive, if it is not shown yet.
-    pub shown_at: Option<Instant>,
+    /// When the machine is shown as unresponsive or served without its unit, if that is not done yet.
+    pub grace_until: Option<Instant>,
     /// The first answers of QEMU, while the search for the unit or an operation goes on.
     pub opened: Option<Box<Opened>>,
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::effect::{Threads, TuningSwitch};
 use super::error::TuningError;
-use super::input::UnitFound;
+use super::input::{Missing, UnitFound};
 use super::snapshot::{Effective, Snapshot};
 use super::tuning::TuningChange;
 use crate::ids::VcpuId;
 use crate::inventory::{HostThread, Inventory, Thread, Vcpu};
-use crate::placement::{CpuList, Report, StepError, Tuning, UnitPlacement};
+use crate::placement::{CpuList, Report, Retry, StepError, Tuning, UnitPlacement};
 
 /// The time between two passes that nothing else causes. They undo drift, and the refresh before them
 /// finds vCPUs that were added without an event.
@@ -26,7 +26,11 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct PlacementState {
     search: Search,
+    /// Whether a search for the unit has ended.
+    is_known: bool,
     unit: Option<UnitPlacement>,
+    /// Why it has no control groups, if that is not as configured.
+    missing: Option<Missing>,
     tuning: Arc<Tuning>,
     /// What of it the configuration wants.
     configured: Tuning,
@@ -45,8 +49,21 @@ enum Search {
     Due(Option<Instant>, Duration),
     /// It goes on.
     UnderWay(Duration),
+    /// systemd is absent. It is due when systemd is there.
+    WhenPresent,
     /// It has ended.
     Ended,
+}
+
+/// The consequences of a search.
+#[derive(Debug, PartialEq)]
+pub(super) struct Found {
+    /// The unit is another one, so that a pass is needed.
+    pub(super) is_other: bool,
+    /// The next search begins when systemd is there.
+    pub(super) awaits_units: bool,
+    /// Why there are no control groups, if the reason is another one.
+    pub(super) missing: Option<Missing>,
 }
 
 impl PlacementState {
@@ -54,7 +71,9 @@ impl PlacementState {
     pub(super) fn new(configured: Tuning) -> Self {
         Self {
             search: Search::Due(None, FIRST_RETRY),
+            is_known: false,
             unit: None,
+            missing: None,
             tuning: Arc::new(configured.clone()),
             configured,
             threads: Threads::new(),
@@ -77,50 +96,71 @@ impl PlacementState {
 
     /// Returns whether the first search for the unit has not ended.
     pub(super) fn is_unknown(&self) -> bool {
-        match self.search {
-            Search::Due(at, _) => at.is_none(),
-            Search::UnderWay(pause) => pause == FIRST_RETRY,
-            Search::Ended => false,
-        }
+        !self.is_known
     }
 
-    /// Notes the result of a search. Returns whether the unit is another one, so that a pass is needed.
-    pub(super) fn found(&mut self, now: Instant, found: UnitFound) -> bool {
+    /// Notes the result of a search.
+    pub(super) fn found(&mut self, now: Instant, found: UnitFound) -> Found {
         let pause = match self.search {
             Search::UnderWay(pause) => pause,
             _ => FIRST_RETRY,
         };
-        self.search = if found.is_transient {
-            Search::Due(Some(now + pause), (pause * 2).min(LONGEST_RETRY))
-        } else {
-            Search::Ended
+        self.search = match found.retry {
+            Retry::Later => Search::Due(Some(now + pause), (pause * 2).min(LONGEST_RETRY)),
+            Retry::WhenPresent => Search::WhenPresent,
+            Retry::Never => Search::Ended,
         };
         let is_other = self.unit != found.unit;
-        if is_other {
+        if is_other || !self.is_known {
             self.due = None;
         }
+        let result = Found {
+            is_other,
+            awaits_units: found.retry == Retry::WhenPresent,
+            missing: found
+                .missing
+                .clone()
+                .filter(|_| self.missing != found.missing),
+        };
+        self.is_known = true;
         self.unit = found.unit;
+        self.missing = found.missing;
         self.default_cpus = found.default_cpus.or(self.default_cpus.take());
-        is_other
+        result
+    }
+
+    /// Notes that systemd is there, after it was absent.
+    pub(super) fn units_appeared(&mut self, now: Instant) {
+        if let Search::WhenPresent = self.search {
+            self.search = Search::Due(Some(now), FIRST_RETRY);
+        }
     }
 
     /// Returns when the next search is due, if one is.
     pub(super) fn search_due(&self) -> Option<Instant> {
         match self.search {
             Search::Due(at, _) => at,
-            Search::UnderWay(_) | Search::Ended => None,
+            Search::UnderWay(_) | Search::WhenPresent | Search::Ended => None,
         }
     }
 
     /// Returns when the next pass is due without another cause.
     pub(super) fn pass_due(&self) -> Option<Instant> {
-        self.due.filter(|_| self.unit.is_some())
+        self.due.filter(|_| self.can_place())
+    }
+
+    /// Returns whether vCPUs can be placed. While the unit is not known, they can be without control
+    /// groups.
+    fn can_place(&self) -> bool {
+        self.unit.is_some() || !self.is_known
     }
 
     /// Begins a placement pass for `inventory` if threads differ from those of the last pass, or a pass is
     /// due.
     pub(super) fn begin_pass(&mut self, now: Instant, inventory: &Inventory) -> Option<Threads> {
-        self.unit.as_ref()?;
+        if !self.can_place() {
+            return None;
+        }
         let threads = inventory.vcpus();
         let threads = threads.filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)));
         let threads: Threads = threads.collect();
@@ -191,7 +231,7 @@ impl PlacementState {
         if let Some(vcpu) = last.filter(|vcpu| vcpu.get() >= max) {
             return Err(TuningError::NoSuchVcpu { vcpu, max });
         }
-        if self.unit.is_none() {
+        if !self.can_place() {
             return Err(TuningError::NoUnit);
         }
         let has_no_thread = |vcpu: &Vcpu<'_>| {
@@ -219,9 +259,20 @@ impl PlacementState {
         }
     }
 
+    /// Completes `snapshot` with the missing parts of the placement.
+    pub(super) fn describe_errors(&self, snapshot: &mut Snapshot) {
+        let reason = match &self.missing {
+            _ if self.is_unknown() => Some("systemd has not answered yet"),
+            missing => missing.as_ref().map(|missing| missing.reason.as_str()),
+        };
+        let errors = reason.map(|reason| format!("no control groups: {reason}"));
+        snapshot.placement_errors = errors.into_iter().collect();
+    }
+
     /// Completes `snapshot` with the placement.
     pub(super) fn describe(&self, snapshot: &mut Snapshot) {
         snapshot.unit.clone_from(&self.unit);
+        self.describe_errors(snapshot);
         snapshot.tuning.clone_from(&self.tuning);
         let affinity = self.tuning.affinity.as_ref();
         let affinity = affinity.or(self.default_cpus.as_ref());
@@ -261,20 +312,36 @@ mod tests {
         })
     }
 
-    fn found(kind: Kind, is_transient: bool) -> UnitFound {
+    fn found(kind: Kind, retry: Retry) -> UnitFound {
+        let missing = Missing {
+            reason: "systemd refused: no".to_owned(),
+            is_error: true,
+        };
         UnitFound {
             unit: unit(kind),
-            is_transient,
+            missing: (kind == Kind::None).then_some(missing),
+            retry,
             default_cpus: None,
         }
     }
 
+    fn errors(state: &PlacementState) -> Vec<String> {
+        let mut snapshot = Snapshot::default();
+        state.describe(&mut snapshot);
+        snapshot.placement_errors
+    }
+
     #[test]
-    fn searches_the_unit_again_while_systemd_fails_for_a_time() {
+    fn searches_the_unit_again_while_systemd_fails() {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         assert!(state.is_unknown() && state.begin_search(now));
         assert!(!state.begin_search(now), "one search at a time");
-        assert!(state.found(now, found(Kind::None, true)));
+        assert_eq!(
+            errors(&state),
+            ["no control groups: systemd has not answered yet"]
+        );
+        let first = state.found(now, found(Kind::None, Retry::Later));
+        assert!(first.is_other && first.missing.is_some() && !first.awaits_units);
         assert!(!state.is_unknown() && !state.begin_search(now));
         let mut pauses = Vec::new();
         let mut at = now;
@@ -285,18 +352,41 @@ mod tests {
             pauses.push((next - at).as_secs());
             at = next;
             assert!(state.begin_search(at));
-            let is_other = state.found(at, found(Kind::None, true));
-            assert!(!is_other, "QEMU is not queried for nothing");
+            let again = state.found(at, found(Kind::None, Retry::Later));
+            assert!(!again.is_other, "QEMU is not queried for nothing");
+            assert_eq!(again.missing, None, "it is logged once");
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(errors(&state), ["no control groups: systemd refused: no"]);
 
         let later = at + LONGEST_RETRY;
         assert!(state.begin_search(later));
-        assert!(state.found(later, found(Kind::Scope, false)));
+        assert!(
+            state
+                .found(later, found(Kind::Scope, Retry::Never))
+                .is_other
+        );
         assert!(!state.begin_search(later + LONGEST_RETRY));
         let mut snapshot = Snapshot::default();
         state.describe(&mut snapshot);
         assert_eq!(snapshot.unit, unit(Kind::Scope));
+        assert_eq!(errors(&state), Vec::<String>::new());
+    }
+
+    #[test]
+    fn waits_for_an_absent_systemd_without_a_timer() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        assert!(state.begin_search(now));
+        let absent = state.found(now, found(Kind::None, Retry::WhenPresent));
+        assert!(absent.awaits_units);
+        assert_eq!(state.search_due(), None);
+        assert!(!state.begin_search(now + LONGEST_RETRY * 100));
+        state.units_appeared(now);
+        assert_eq!(state.search_due(), Some(now));
+        assert!(state.begin_search(now));
+        state.found(now, found(Kind::Scope, Retry::Never));
+        state.units_appeared(now);
+        assert!(!state.begin_search(now), "the unit is known");
     }
 
     #[test]
@@ -304,17 +394,24 @@ mod tests {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         let mut one = inventory(4, &[(0, 10)]);
         let _ = one.trust_threads(crate::ids::Pid(1), Some);
-        assert_eq!(state.begin_pass(now, &one), None, "there is no placer");
+        assert!(
+            state.begin_pass(now, &one).is_some(),
+            "pins do not wait for systemd"
+        );
+        assert_eq!(state.begin_pass(now, &one), None);
         assert!(state.begin_search(now));
-        state.found(now, found(Kind::None, true));
+        state.found(now, found(Kind::None, Retry::Later));
         assert!(state.begin_pass(now, &one).is_some());
         assert_eq!(state.begin_pass(now, &one), None);
         let mut two = inventory(4, &[(0, 10), (1, 11)]);
         let _ = two.trust_threads(crate::ids::Pid(1), Some);
         assert_eq!(state.begin_pass(now, &two).map(|t| t.len()), Some(2));
         assert_eq!(state.begin_pass(now, &two), None);
-        state.found(now, found(Kind::Scope, false));
+        state.found(now, found(Kind::Scope, Retry::Never));
         assert!(state.begin_pass(now, &two).is_some());
         assert!(state.begin_pass(now + INTERVAL, &two).is_some());
+
+        state.found(now, UnitFound::default());
+        assert_eq!(state.begin_pass(now, &two), None, "there is no placer");
     }
 }

@@ -275,6 +275,7 @@ impl Process {
             | Input::ConnectFailed(_)
             | Input::Disconnected(_)
             | Input::UnitFound(_)
+            | Input::UnitsAppeared
             | Input::ProcessExited
             | Input::Stop
             | Input::Tick => {}

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub no_hotplug: Option<Text>,
     /// The unit and control group of the machine; `None` until they are known.
     pub unit: Option<UnitPlacement>,
+    /// The missing parts of the placement, with the reasons.
+    pub placement_errors: Vec<String>,
     /// The desired tuning of the vCPUs.
     pub tuning: Arc<Tuning>,
     /// The desired host CPUs of vCPUs that have no others of their own, as a list.

@@ -11,6 +11,7 @@ use super::request::{Answer, Command, OfflineCpu, Outcome, RequestId, Wait};
 use super::testing::{Driver, PROCESS, opened, state};
 use crate::ids::{SlotId, Uid, VcpuId};
 use crate::machine::spec::{ConnectError, Lifetime};
+use crate::placement::{Report, Retry};
 use crate::process::SocketError;
 use crate::qmp::{AcpiOst, Closed, CommandError, Event};
 use crate::text::Text;
@@ -213,13 +214,48 @@ fn searches_the_unit_again() {
     let loaded = driver.input(Input::Loaded(Ok(None)));
     assert!(!loaded.iter().any(is_search), "QEMU may be refused");
     assert!(driver.input(opened(2)).iter().any(is_search));
-    let found = UnitFound {
-        is_transient: true,
-        ..UnitFound::default()
+    let found = |retry| {
+        Input::UnitFound(UnitFound {
+            retry,
+            ..UnitFound::default()
+        })
     };
-    driver.input(Input::UnitFound(found));
+    driver.input(found(Retry::Later));
     assert!(!driver.pass(999).iter().any(is_search));
     assert!(driver.pass(1).iter().any(is_search));
+
+    let effects = driver.input(found(Retry::WhenPresent));
+    assert!(effects.iter().any(|e| matches!(e, Effect::AwaitUnits)));
+    assert!(!driver.pass(3_600_000).iter().any(is_search));
+    let effects = driver.input(Input::UnitsAppeared);
+    assert!(effects.iter().any(is_search));
+}
+
+#[test]
+fn serves_a_machine_whose_unit_systemd_does_not_know_yet() {
+    for is_late in [false, true] {
+        let mut driver = Driver::new(Lifetime::Endpoint);
+        driver.input(Input::Reached(PROCESS));
+        driver.input(Input::Loaded(Ok(None)));
+        let first = if is_late { 2_000 } else { 0 };
+        let shown = driver.pass(first);
+        assert_eq!(events(&shown).is_empty(), !is_late, "QEMU has not answered");
+        driver.input(opened(1));
+        assert!(events(&driver.pass(1_999)).is_empty());
+        let effects = driver.pass(1);
+        let is_placed = |e: &Effect| matches!(e, Effect::Place(..));
+        assert!(effects.iter().any(is_placed), "without control groups");
+        driver.input(Input::Placed(Report::default(), None));
+        let snapshot = driver.model.snapshot();
+        assert_eq!(snapshot.state(), "running");
+        assert_eq!(snapshot.unit, None);
+        let errors = ["no control groups: systemd has not answered yet"];
+        assert_eq!(snapshot.placement_errors, errors);
+
+        let effects = driver.set_vcpus(1, 2, Wait::No);
+        let effects = driver.save(&effects);
+        assert!(matches!(batches(&effects)[..], [Batch::Add(..)]));
+    }
 }
 
 #[test]

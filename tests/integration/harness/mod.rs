@@ -10,6 +10,7 @@ mod raw;
 mod service;
 mod signals;
 mod systemd;
+mod units;
 mod wait;
 mod world;
 
@@ -26,4 +27,5 @@ pub(crate) use raw::RawClient;
 pub(crate) use service::Service;
 pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
 pub(crate) use systemd::Systemd;
+pub(crate) use units::{At, Trouble, Units};
 pub(crate) use world::{Interaction, Lines, World};

@@ -263,6 +263,24 @@ impl World {
         Peer::start(&self.socket(name), model)
     }
 
+    /// A scripted QEMU that is the machine `name`, in a process of its own: socat, which passes on what the
+    /// service and the QEMU of the test say. It serves one connection.
+    pub(crate) fn process_peer(&self, name: &str, model: Model) -> (Process, Peer) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("it is a socket");
+        let input = OwnedFd::from(theirs);
+        let output = input.try_clone().expect("a descriptor is free");
+        let mut command = command("socat");
+        command
+            .arg(format!("UNIX-LISTEN:{}", self.socket(name).display()))
+            .arg("STDIO")
+            .stdin(input)
+            .stdout(output);
+        let process = Process::spawn("socat", &mut command);
+        let stream = UnixStream::from_std(ours).expect("it is a socket");
+        (process, Peer::on(stream, model))
+    }
+
     /// Waits for the signal that the machine `name` was removed.
     #[track_caller]
     pub(crate) fn removal_of(&self, name: &str, mark: usize) -> impl Future<Output = Vec<Signal>> {

@@ -6,7 +6,7 @@ use vcpud::ids::VcpuId;
 use vcpud::machine::TuningError;
 use vcpud::machine::model::effect::Threads;
 use vcpud::machine::model::input::{Input, UnitFound};
-use vcpud::placement::{Kind, Outcome, Reason, Report, Step, StepError, UnitPlacement};
+use vcpud::placement::{Kind, Outcome, Reason, Report, Retry, Step, StepError, UnitPlacement};
 
 use crate::step::{Fault, Part};
 
@@ -22,6 +22,10 @@ pub(crate) struct Trouble {
 pub(crate) struct Host {
     pub placing: VecDeque<Placing>,
     pub is_searching: bool,
+    /// Whether the model waits for an absent systemd.
+    pub is_awaiting: bool,
+    /// The searches that failed.
+    failed: u32,
 }
 
 /// A job of the placer.
@@ -67,19 +71,24 @@ impl Host {
     /// Ends the search for the unit.
     pub(crate) fn end_search(&mut self, has_unit: bool, trouble: &mut Trouble) -> Input {
         self.is_searching = false;
-        let is_transient = trouble.takes(Fault::Units);
+        let retry = if trouble.takes(Fault::Units) {
+            self.failed += 1;
+            [Retry::WhenPresent, Retry::Later][self.failed as usize % 2]
+        } else {
+            Retry::Never
+        };
         let unit = UnitPlacement {
-            kind: if is_transient {
-                Kind::None
-            } else {
-                Kind::Scope
+            kind: match retry {
+                Retry::Never => Kind::Scope,
+                _ => Kind::None,
             },
             unit: "story.scope".into(),
             control_group: String::new(),
         };
         Input::UnitFound(UnitFound {
             unit: has_unit.then_some(unit),
-            is_transient,
+            missing: None,
+            retry,
             default_cpus: None,
         })
     }

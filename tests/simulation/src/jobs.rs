@@ -64,6 +64,7 @@ pub(crate) enum Ready {
     Save,
     Place,
     Search,
+    Appear,
     Flushed,
 }
 
@@ -99,6 +100,10 @@ impl World {
         add(
             !is_stalled(Part::Units) && self.host.is_searching,
             Ready::Search,
+        );
+        add(
+            !is_stalled(Part::Units) && self.host.is_awaiting,
+            Ready::Appear,
         );
         add(!self.bus.flushed.is_empty(), Ready::Flushed);
         ready
@@ -139,6 +144,10 @@ impl World {
             Ready::Search => {
                 let has_unit = self.setup.has_unit;
                 vec![self.host.end_search(has_unit, &mut self.trouble)]
+            }
+            Ready::Appear => {
+                self.host.is_awaiting = false;
+                vec![Input::UnitsAppeared]
             }
             Ready::Flushed => {
                 let flush = self.bus.flushed.pop_front();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use vcpud::ids::VcpuId;
+use vcpud::placement::Kind;
 
 use crate::host::Trouble;
 use crate::world::World;
@@ -88,6 +89,10 @@ impl World {
         let snapshot = self.model.snapshot();
         if snapshot.version.is_none() || snapshot.disconnected.is_some() {
             return Some(format!("no connection: {:?}", snapshot.disconnected));
+        }
+        let kind = snapshot.unit.as_ref().map(|unit| unit.kind);
+        if self.setup.has_unit && kind != Some(Kind::Scope) {
+            return Some(format!("the unit: {:?}", snapshot.unit));
         }
         let vcpus = snapshot.inventory.vcpus();
         let shown = vcpus.filter(|vcpu| vcpu.slot.presence.is_some());

@@ -189,6 +189,7 @@ impl World {
             Effect::KeepConnection | Effect::Log(_) | Effect::End => {}
             Effect::Close => self.close(),
             Effect::FindUnit(_) => self.host.is_searching = true,
+            Effect::AwaitUnits => self.host.is_awaiting = true,
             Effect::Exchange(batch) => self.exchange(batch),
             Effect::Save(id, record) => {
                 let snapshot = self.model.snapshot();

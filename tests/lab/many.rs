@@ -1,0 +1,85 @@
+//! Many machines that are there when the service starts, while systemd reloads and is executed again.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use futures_util::future::join_all;
+
+use crate::harness::*;
+
+/// The machines. Each needs some 25 MiB of the host.
+const MACHINES: usize = 100;
+const SOCKETS: &str = "/run/vcpud/qmp";
+
+/// Settings for all machines, in force while this lives. The service does not run when it is created.
+struct Defaults(PathBuf);
+
+impl Defaults {
+    fn write(text: &str) -> Self {
+        let directory = PathBuf::from("/etc/vcpud/vcpud.toml.d");
+        fs::create_dir_all(&directory).expect("root may create it");
+        let file = directory.join("lab.toml");
+        fs::write(&file, text).expect("root may write it");
+        Self(file)
+    }
+}
+
+impl Drop for Defaults {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+        let mut start = Command::new("systemctl");
+        let _ = start.args(["restart", "vcpud.service"]).status();
+        let mut start = Command::new("systemctl");
+        let _ = start.args(["start", "vcpud.path"]).status();
+    }
+}
+
+/// A QEMU without a guest.
+fn qemu(name: &str) -> Process {
+    let mut qemu = command("qemu-system-x86_64");
+    qemu.args(["-S", "-machine", "q35", "-accel", "tcg,tb-size=8"])
+        .args(["-m", "16", "-smp", "1,maxcpus=2", "-display", "none"])
+        .args(["-nodefaults", "-no-user-config", "-qmp"])
+        .arg(format!("unix:{SOCKETS}/{name}.sock,server=on,wait=off"))
+        .stdin(Stdio::null());
+    Process::spawn("QEMU", &mut qemu)
+}
+
+#[tokio::test]
+async fn a_hundred_machines_get_their_scopes_while_systemd_reloads_and_is_executed_again() {
+    let host = Host::enter().await;
+    output("systemctl", &["stop", "vcpud.path", "vcpud.service"]).await;
+    let defaults =
+        Defaults::write("[defaults]\nplacement = \"scope\"\nbandwidth-quota = \"50ms\"\n");
+    output("systemd-tmpfiles", &["--create", "vcpud.conf"]).await;
+    let names: Vec<String> = (0..MACHINES).map(|n| format!("many-{n}")).collect();
+    let mut qemus: Vec<Process> = names.iter().map(|name| qemu(name)).collect();
+    until("the QEMUs to listen", MACHINES, || {
+        fs::read_dir(SOCKETS).map_or(0, Iterator::count)
+    })
+    .await;
+
+    output("systemctl", &["start", "--no-block", "vcpud.service"]).await;
+    for _ in 0..3 {
+        output("systemctl", &["daemon-reload"]).await;
+        output("systemctl", &["daemon-reexec"]).await;
+        assert!(host.manager().await.list_machines().await.is_ok());
+    }
+    let machines = join_all(names.iter().map(|name| host.machine(name))).await;
+    for (name, machine) in names.iter().zip(&machines) {
+        machine.wait_for("Placement", "scope").await;
+        machine
+            .wait_for("PlacementErrors", Vec::<String>::new())
+            .await;
+        let groups = Groups::of(machine).await;
+        let scope = format!("vcpud-{}.scope", name.replace('-', "_2d"));
+        assert_eq!(groups.unit, format!("/machine.slice/{scope}"));
+        assert_eq!(groups.of_vcpu(0, "cpu.max"), "50000 100000", "{name}");
+        assert_eq!(groups.below("vcpud"), ["emulator", "vcpu0"], "{name}");
+    }
+    for qemu in &mut qemus {
+        qemu.kill().await;
+    }
+    drop(defaults);
+}
