@@ -40,14 +40,9 @@ impl MachineObject {
         }
     }
 
-    fn of_home(&self, look: impl FnOnce(&UnitPlacement) -> String) -> String {
+    fn of_unit(&self, look: impl FnOnce(&UnitPlacement) -> String) -> String {
         let snapshot = self.machine.snapshot();
         snapshot.unit.as_ref().map(look).unwrap_or_default()
-    }
-
-    fn bandwidth(&self) -> Bandwidth {
-        let bandwidth = self.machine.snapshot().tuning.bandwidth;
-        bandwidth.unwrap_or(Bandwidth::UNLIMITED)
     }
 
     /// Changes the vCPUs if the caller is authorized.
@@ -316,18 +311,18 @@ impl MachineObject {
 
     #[zbus(property)]
     fn unit(&self) -> String {
-        self.of_home(|home| home.unit.clone())
+        self.of_unit(|unit| unit.unit.clone())
     }
 
     #[zbus(property)]
     fn control_group(&self) -> String {
-        self.of_home(|home| home.control_group.clone())
+        self.of_unit(|unit| unit.control_group.clone())
     }
 
     #[zbus(property)]
     fn placement(&self) -> String {
         let snapshot = self.machine.snapshot();
-        let kind = snapshot.unit.as_ref().map_or(Kind::None, |home| home.kind);
+        let kind = snapshot.unit.as_ref().map_or(Kind::None, |unit| unit.kind);
         kind.to_string()
     }
 
@@ -343,12 +338,12 @@ impl MachineObject {
 
     #[zbus(property, name = "BandwidthPeriodUSec")]
     fn bandwidth_period_usec(&self) -> u64 {
-        self.bandwidth().period()
+        self.machine.snapshot().tuning.limit().period()
     }
 
     #[zbus(property, name = "BandwidthQuotaUSec")]
     fn bandwidth_quota_usec(&self) -> i64 {
-        self.bandwidth().signed_quota()
+        self.machine.snapshot().tuning.limit().signed_quota()
     }
 
     #[zbus(property)]

@@ -141,12 +141,17 @@ impl HostCpus {
 }
 
 impl Tuning {
+    /// Returns the CPU time of each vCPU.
+    pub fn limit(&self) -> Bandwidth {
+        self.bandwidth.unwrap_or(Bandwidth::UNLIMITED)
+    }
+
     /// Returns the values for `vcpu`.
     pub fn of(&self, vcpu: VcpuId) -> Wanted<'_> {
         Wanted {
             cpus: self.pins.get(&vcpu).or(self.affinity.as_ref()),
             nodes: self.memory_nodes.as_ref(),
-            bandwidth: self.bandwidth.unwrap_or(Bandwidth::UNLIMITED),
+            bandwidth: self.limit(),
             scheduler: self.schedulers.get(&vcpu).copied().or(self.scheduler),
             cache: self.cache.get(&vcpu),
         }

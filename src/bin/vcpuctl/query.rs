@@ -123,12 +123,16 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
     for (label, value) in lines {
         writeln!(out, "{label:>16}: {value}")?;
     }
-    let errors = machine.get("PlacementErrors");
-    let errors = errors.and_then(|errors| Vec::<String>::try_from(errors.clone()).ok());
-    for error in errors.unwrap_or_default() {
-        writeln!(out, "{:>14}: {error}", "Missing")?;
+    for error in list_of(machine.get("PlacementErrors")) {
+        writeln!(out, "{:>16}: {error}", "Missing")?;
     }
     Ok(())
+}
+
+/// Returns the texts of a property that is a list.
+fn list_of(property: Option<&OwnedVariant>) -> Vec<String> {
+    let list = property.and_then(|list| Vec::<String>::try_from(list.clone()).ok());
+    list.unwrap_or_default()
 }
 
 /// Returns the value in force, with the desired one if that is another.

@@ -1,7 +1,7 @@
 //! The lists of cpusets of version 1. The kernel removes a host CPU that goes offline from the lists of all
 //! groups, and does not add it again when it comes back.
 //!
-//! vcpud adds it again, from the root down to a unit, whoever created the groups. But it must not add CPUs
+//! vcpud adds it again, from the root down to a unit, also to groups of other programs. But it must not add CPUs
 //! that an administrator removed. When a CPU comes online, the kernel creates a directory for it, with a greater
 //! inode number than all others. So vcpud writes the greatest number into an attribute of each group that has
 //! all CPUs of the group above it. Later the group gets back the CPUs with greater numbers. If it lacks other
