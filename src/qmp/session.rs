@@ -145,7 +145,8 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let version = version.wait().await?.qemu;
     let uuid = optional(uuid.wait().await)?.map(|u| u.uuid);
     let architecture = optional(target.wait().await)?.map(|t| t.arch);
-    let kvm = optional(kvm.wait().await)?.is_some_and(|k| k.enabled);
+    let kvm = optional(kvm.wait().await)?;
+    let kvm = kvm.map(|kvm| Text::lossy(if kvm.enabled { "kvm" } else { "tcg" }));
 
     // QEMU 11 reports the accelerator. Before that, it is KVM, or TCG except in rare builds.
     let accelerator = if commands.contains("query-accelerators") {
@@ -159,7 +160,7 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
         uuid: uuid
             .filter(|uuid| uuid.as_str() != NO_UUID)
             .unwrap_or_default(),
-        accelerator: accelerator.unwrap_or_else(|| Text::lossy(if kvm { "kvm" } else { "tcg" })),
+        accelerator: accelerator.or(kvm).unwrap_or_default(),
         architecture: architecture.unwrap_or_default(),
         commands,
     })

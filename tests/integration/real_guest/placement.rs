@@ -184,7 +184,7 @@ async fn the_reason_for_a_missing_thread_is_the_true_one() {
 
 /// Real QEMU with firmware only, dbus-daemon.
 #[tokio::test]
-async fn a_limit_that_is_not_in_force_is_not_shown_and_in_nobodys_way() {
+async fn a_limit_that_is_not_in_force_does_not_prevent_other_calls() {
     let mut world = World::without_service().await;
     world.configure("machines.d/web.toml", "bandwidth-quota = \"10ms\"\n");
     let _qemu = Qemu::start(&world, "web", &FIRMWARE).await;
@@ -194,7 +194,7 @@ async fn a_limit_that_is_not_in_force_is_not_shown_and_in_nobodys_way() {
     assert_eq!(machine.bandwidth_quota_usec().await.unwrap(), 10_000);
     assert_eq!(machine.effective_bandwidth_quota_usec().await.unwrap(), -1);
     let (_, status, _) = world.vcpuctl(&["status", "web"]).await;
-    let shown = "CPU time: unlimited (desired: 10000 of 100000 µs)";
+    let shown = "CPU quota: unlimited (desired: 10000 µs per 100000 µs)";
     assert!(status.contains(shown), "{status}");
 
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
