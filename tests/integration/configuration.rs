@@ -168,7 +168,7 @@ async fn what_the_files_want_anew_goes_before_calls_and_the_rest_stays() {
     let failure = machine.set(1).await.unwrap_err();
     failure.assert(error_name::REMOVAL_PENDING, &["0.001 s"]);
 
-    // By call, while the file says the same as before: the call stays, also over a restart.
+    // By call, while the file says the same as before: the call stays, also across a restart.
     machine
         .set_scheduler(&[], "batch", 0, nothing())
         .await

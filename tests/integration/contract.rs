@@ -64,7 +64,7 @@ fn args(args: &[Arg], default: &str) -> String {
 }
 
 fn notes(annotations: &[Annotation]) -> String {
-    // That changes are told is the default, and need not be said.
+    // The default is that changes are emitted, which needs no annotation.
     let is_default =
         |a: &&Annotation| a.name().ends_with(".EmitsChangedSignal") && a.value() == "true";
     let said = annotations.iter().filter(|a| !is_default(a));

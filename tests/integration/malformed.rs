@@ -1,4 +1,4 @@
-//! Every method of the service with arguments that nobody in his senses gives.
+//! Every method of the service with arguments that make no sense.
 
 use std::collections::HashMap;
 
@@ -63,14 +63,14 @@ fn odd(signature: &str, kind: usize) -> Variant<'static> {
     }
 }
 
-/// Arguments of the types `signature`, of the odd kind `kind`; `None` where there are no arguments.
+/// Arguments of the types `signature`, of the odd kind `kind`; `None` for a method without arguments.
 fn odd_body(types: &[String], kind: usize) -> Option<zbus::Structure<'static>> {
     let fields = types.iter().map(|signature| odd(signature, kind));
     let body = fields.fold(Structure::builder(), |body, field| body.append_field(field));
     (!types.is_empty()).then(|| body.build().expect("a body"))
 }
 
-/// What a call with odd arguments came to: its description, and the name of the error.
+/// The result of a call with odd arguments: its description, and the name of the error.
 type Answered = (String, Option<String>);
 
 /// Calls every method of the objects `paths` with everything odd, and with nonsense.
@@ -174,7 +174,7 @@ async fn whatever_nobody_calls_changes_nothing() {
         })
         .await;
     assert!(answered.len() >= 14 * ODDITIES, "{answered:?}");
-    // What is not refused is what everybody may read.
+    // The calls that succeed only read.
     let taken = answered.iter().filter(|(_, error)| error.is_none());
     let mut taken: Vec<&str> = taken
         .filter_map(|(what, _)| what.split(' ').next())

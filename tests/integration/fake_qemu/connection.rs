@@ -62,7 +62,7 @@ async fn a_qemu_that_does_not_greet_is_there_and_disconnected_until_it_does() {
     peer.accept();
     machine.wait_for("State", "running").await;
     assert_eq!(machine.vcpus().await.unwrap(), 2);
-    // Nobody was told that there were none, so none came.
+    // No signal removed the vCPUs, so none adds them.
     assert_eq!(added(&world.signals.since(mark).await), []);
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
 }

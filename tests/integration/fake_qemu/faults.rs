@@ -8,7 +8,7 @@ use vcpud::names::error_name;
 
 use crate::harness::*;
 
-/// What a caller may be told of a QEMU that breaks in the middle of his call.
+/// The errors that a call may return if QEMU breaks during the call.
 const HONEST: [&str; 5] = [
     error_name::DISCONNECTED,
     error_name::GUEST_REFUSED,
@@ -21,7 +21,7 @@ const HONEST: [&str; 5] = [
 const AT_A_TIME: usize = 4;
 
 /// How often a caller tries: one fault spoils one call, and where it was the guest's refusal of a
-/// removal that is lost, QEMU is not asked again for five seconds.
+/// removal that is lost, QEMU gets no second request for five seconds.
 const TRIES: usize = 20;
 
 /// Calls until it works.
@@ -97,7 +97,7 @@ fn assert_true(name: &str, told: &[Signal]) {
 async fn break_everywhere(fault: Fault) {
     let mut world = World::without_service().await;
     if matches!(fault, Fault::Lost | Fault::Silence) {
-        // Nothing but time tells of these; a busy machine must not seem to be one of them.
+        // Only a time limit reveals these; a busy machine must not look like one of them.
         world.configure("vcpud.toml", "[defaults]\nqmp-timeout = \"4s\"\n");
     }
     world.serve().await;

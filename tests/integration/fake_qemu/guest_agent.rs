@@ -83,7 +83,7 @@ async fn pass_on(listener: UnixListener, requests: mpsc::UnboundedSender<Vec<u8>
     loop {
         let (stream, _) = listener.accept().await.expect("it listens");
         let (read, mut write) = stream.into_split();
-        // What a former client left.
+        // The rest of a reply to an earlier client.
         let _ = write.write_all(b"{\"return\": {}}\n").await;
         *client.lock().await = Some(write);
         let mut lines = BufReader::new(read).split(b'\n');
@@ -187,7 +187,7 @@ async fn new_vcpus_are_brought_online_as_soon_as_the_guest_knows_them() {
     agent.cpus.lock().unwrap().insert(4, false);
     assert_eq!(machine.set(5).await, Ok(Outcome::added([4])));
     assert_eq!(agent.set().len(), 1);
-    // To ask again brings online what is not, however long that may take.
+    // A second request brings the offline CPUs online, without a time limit.
     let mut options = WITH_GUEST.to_vec();
     options.push(("timeout-usec", u64::MAX.into()));
     assert_eq!(machine.set_with(5, &options).await, Ok(Outcome::default()));

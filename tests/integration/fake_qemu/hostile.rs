@@ -100,10 +100,10 @@ async fn a_peer_that_breaks_the_protocol_repeatedly_is_left_alone_across_restart
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 }
 
-/// What a terminal would obey, and other than it looks.
+/// Control sequences of a terminal, and text that looks like other text.
 const EVIL: &str = "/machine/../../etc/passwd\n\u{1b}]0;owned\u{7}\u{202e}";
 
-/// What a QEMU may answer that is not true, and cannot be.
+/// Answers of QEMU that cannot be true.
 fn lies() -> Vec<(&'static str, Value)> {
     let slots = |entry: Value| ("query-hotpluggable-cpus", entry);
     let cpus = |entry: Value| ("query-cpus-fast", entry);
@@ -215,7 +215,7 @@ async fn who_lies_harms_himself_only_and_is_believed_again_when_he_tells_the_tru
             })
         });
         if command != REFUSED.0 {
-            // All else is asked anew.
+            // All other commands are sent again.
             peer.hang_up();
             peer.accept();
             peer.had_clients(2).await;

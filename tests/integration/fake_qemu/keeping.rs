@@ -161,7 +161,7 @@ async fn a_machine_that_was_registered_with_a_connection_goes_on() {
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     assert_eq!(peer.clients(), 1);
 
-    // Nobody can connect to it again.
+    // The service cannot connect to it again.
     let mark = world.signals.mark().await;
     peer.hang_up();
     world.removal_of("own", mark).await;
@@ -301,8 +301,8 @@ async fn a_service_that_is_killed_again_and_again_tells_the_whole_truth() {
     assert_eq!(peer.clients(), 1, "it was never left");
     let there = machine.present().await;
     assert_eq!(there.len(), 3);
-    // Each story: it comes, goes, comes …, and ends with the truth. What was told just before the
-    // service was killed may be told again after it.
+    // The signals of each vCPU alternate, and end with the present state. The signals just before the
+    // service was killed may come again after it.
     let mut stories: BTreeMap<u32, Vec<bool>> = BTreeMap::new();
     for signal in world.signals.since(mark).await {
         match signal {

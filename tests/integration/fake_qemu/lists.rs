@@ -109,7 +109,7 @@ async fn a_plan_is_what_would_be_done_and_changes_nothing() {
     assert_eq!(plan(2).await["error"], error_name::DISCONNECTED);
 }
 
-/// Scripted QEMU, dbus-daemon, polkitd. The rule sees the number that comes of a list.
+/// Scripted QEMU, dbus-daemon, polkitd. The rule gets the resulting number of a list.
 #[tokio::test]
 async fn a_rule_about_numbers_holds_for_lists() {
     let world = World::with_polkit(

@@ -1,4 +1,4 @@
-//! What a real QEMU cannot be made to do, or not at the right moment.
+//! Behaviour that a real QEMU cannot be made to show, or not at the right moment.
 
 mod connection;
 mod cores;

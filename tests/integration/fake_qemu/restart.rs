@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 
-/// The service is killed, `meanwhile` happens, and it is started again.
+/// Kills the service, runs `meanwhile`, and starts the service again.
 async fn restart(world: &mut World, meanwhile: impl FnOnce()) {
     let mut service = world.service.take().expect("it runs");
     service.kill().await;
@@ -36,7 +36,7 @@ async fn a_removal_that_completes_while_the_service_is_down_is_told_with_who_ask
         added(&told),
         [Vcpu::by_cause("web", 4, "other", "reconnect")]
     );
-    // It is told by the service that has the name, after it has it.
+    // The service emits it after it owns its name.
     assert_eq!(machine.pending().await, [2]);
     assert_eq!(machine.present().await, [0, 1, 2, 4]);
 

@@ -10,7 +10,7 @@ use crate::harness::*;
 const MACHINES: usize = 600;
 /// How many of them are there at a time.
 const AT_A_TIME: usize = 50;
-/// What the allocator may keep for later: the service grows with its busiest moment, not with time.
+/// Memory that the allocator may keep: the service grows with its busiest moment, not with time.
 const SLACK_KB: u64 = 8 << 10;
 
 /// The descriptors of the process, and its resident memory in kB.

@@ -42,7 +42,7 @@ async fn vcpus_are_numbered_by_socket_die_module_core_and_thread() {
         }
     }
 
-    // What QEMU gave is what it gets back.
+    // QEMU gets the properties that it returned.
     let result = machine.set_these(&[9, 22], true).await;
     assert_eq!(result, Ok(Outcome::added([9, 22])));
     let cpus = qemu.execute("query-cpus-fast", json!({})).await;

@@ -61,7 +61,7 @@ async fn a_machine_whose_socket_goes_away_is_gone_and_its_qemu_runs_on() {
     assert_eq!(qemu.threads().await.len(), 1);
 }
 
-/// Waits until clients are told, and checks that there is nothing left.
+/// Waits for the signal, and checks that no object is left.
 async fn is_gone(world: &World, machine: &Machine, mark: usize) {
     let told = world.removal_of("web", mark).await;
     let object = Signal::InterfacesRemoved(machine.path().to_owned());

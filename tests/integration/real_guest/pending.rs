@@ -1,4 +1,4 @@
-//! Removals that nobody waits for.
+//! Removals without a call that waits for them.
 
 use serde_json::json;
 

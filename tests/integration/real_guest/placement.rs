@@ -18,7 +18,7 @@ const FIRMWARE: Boot = Boot {
     agent: false,
 };
 
-/// What the kernel has for a vCPU's thread: its host CPUs and its scheduler.
+/// The values of a vCPU's thread in the kernel: its host CPUs and its scheduler.
 fn of_thread(row: &Dict) -> (CpuList, &'static str) {
     let thread = Tid(row["thread-id"].as_u64().expect("a number") as u32);
     let affinity = affinity(thread).expect("the thread is there");
@@ -59,7 +59,7 @@ async fn vcpus_run_where_they_are_pinned_whenever_they_come() {
     assert_eq!(of_thread(&rows[2]).0, cpus(&all));
     assert_eq!(of_thread(&rows[3]).0, cpus("0"));
 
-    // The default is for those without a pin; it is told.
+    // The default applies to vCPUs without a pin, and its change is emitted.
     let mark = world.signals.mark().await;
     pin(&machine, &[], "0").await.unwrap();
     let told = world.signals.since(mark).await;
@@ -70,7 +70,7 @@ async fn vcpus_run_where_they_are_pinned_whenever_they_come() {
     batch.await.unwrap();
     assert_eq!(of_thread(&machine.rows().await[2]).1, "batch");
 
-    // All of it outlives the service.
+    // The placement stays after the end of the service.
     let mut service = world.service.take().expect("it runs");
     service.kill().await;
     world.serve().await;

@@ -30,7 +30,7 @@ async fn a_machine_that_is_paused_grows() {
     machine.wait_for("State", "running").await;
     let told = world.signals.since(mark).await;
     let states = changes_of(&told, "State");
-    // What was so short that nobody could see it may not be told.
+    // A state that was too short for a refresh may be missing.
     assert_eq!(states.first(), Some(&"paused".into()), "{states:?}");
     assert_eq!(states.last(), Some(&"running".into()), "{states:?}");
     assert_eq!(ids(&added(&told)), [1]);

@@ -20,7 +20,7 @@ async fn a_cpu_that_came_and_went_comes_again() {
         // Under emulation QEMU does not say in time that the CPU itself is gone.
         let in_time = |sent: &Sent| !sent.gone.is_empty() && sent.data.get("device").is_some();
         assert!(!player.events.iter().any(in_time));
-        // What Linux says of a CPU that it took, and of one that it gave up, is no refusal.
+        // The reports of Linux about a CPU that it took, and one that it gave up, do not refuse anything.
         assert_eq!(removal_failed(&player.signals().await), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Removals that end while nobody is connected.
+//! Removals that end while the service is not connected.
 
 use super::player::play_each;
 use crate::harness::*;

@@ -1,4 +1,4 @@
-//! Recorded conversations with real QEMUs, played again: what the service makes of each.
+//! Recorded conversations with real QEMUs, replayed: the signals and replies of the service.
 
 mod player;
 

@@ -1,9 +1,9 @@
-//! What the guest says of its CPUs by ACPI's `_OST`.
+//! The reports of the guest about its CPUs by ACPI's `_OST`.
 
 use super::player::play_each;
 use crate::harness::*;
 
-/// The reasons that were told, and whether for a request.
+/// The reasons in the signals, and whether each is about a request.
 async fn reasons(recording: &str) -> Vec<(String, bool)> {
     let [player] = &play_each(&[recording]).await[..] else {
         panic!("one was played");
@@ -14,7 +14,7 @@ async fn reasons(recording: &str) -> Vec<(String, bool)> {
 }
 
 /// Scripted QEMU (recordings of 7.2, 10.0 and 11.1), dbus-daemon. Held by the player too: an `_OST`
-/// of a CPU that came, one in progress, and one that has no more than a slot are no refusals.
+/// of a CPU that came, one in progress, and one that has only a slot, do not refuse anything.
 #[tokio::test]
 async fn every_status_reaches_clients_in_words() {
     let after_a_request = [
@@ -32,7 +32,7 @@ async fn every_status_reaches_clients_in_words() {
     // Others refuse by themselves as long as no operating system is there.
     for recording in ["ost-7.2-pc", "ost-7.2-q35", "ost-10.0-q35"] {
         let told = reasons(recording).await;
-        let (first, rest) = told.split_first().expect("much was told");
+        let (first, rest) = told.split_first().expect("there are signals");
         assert!(
             first.0.contains("no operating system"),
             "{recording}: {first:?}"

@@ -19,7 +19,7 @@ pub(super) struct Player {
     mark: usize,
     /// The vCPUs and the alias of each entity that is there, by its QOM path.
     there: BTreeMap<String, (Vec<u32>, String)>,
-    /// The paths of those that the service asked to leave, and of those somebody else did.
+    /// The paths of those that the service asked to leave, and of those that another client removed.
     leaving: BTreeSet<String>,
     waiting: Vec<Waiting>,
     expected: Expected,
@@ -37,7 +37,7 @@ struct Waiting {
     refused: Vec<String>,
 }
 
-/// What clients have to be told, in order.
+/// The expected signals, in order.
 #[derive(Debug, Default, PartialEq)]
 struct Expected {
     /// All signals about vCPUs.
@@ -139,7 +139,7 @@ impl Player {
         true
     }
 
-    /// Checks that clients were told what they had to be, and no more.
+    /// Checks that the expected signals came, and no others.
     async fn finish(&mut self) {
         let mut pending: Vec<u32> = self
             .leaving
@@ -154,7 +154,7 @@ impl Player {
         }
     }
 
-    /// Everything that was told since the start.
+    /// All signals since the start.
     pub(super) async fn signals(&self) -> Vec<Signal> {
         self.world.signals.since(self.mark).await
     }
@@ -285,7 +285,7 @@ impl Player {
             failure.assert(error_name::QMP_FAILED, &[NAME, text]);
             let path = paths.first().expect("one was asked for").clone();
             let told = removal_failed(&self.signals().await);
-            let (_, reason) = told.last().expect("it was told").clone();
+            let (_, reason) = told.last().expect("a signal came").clone();
             assert!(reason.contains(text), "{reason}");
             self.expect_refusal(&path, &reason, "request");
             return;
@@ -413,7 +413,7 @@ impl Player {
         }
     }
 
-    /// Waits until clients were told all that they have to be so far, and callers are answered.
+    /// Waits until all signals that are expected so far came, and callers are answered.
     async fn settle(&mut self) {
         let (news, states) = (self.expected.news.len(), self.expected.states.len());
         let what = format!("{news} signals about vCPUs and {states} states");

@@ -79,8 +79,8 @@ async fn a_machine_grows_before_it_starts_and_while_it_is_paused() {
     }
 }
 
-/// Scripted QEMU (recordings of 7.2 and 11.1), dbus-daemon. Held by the player: what the guest
-/// ejects by itself is told as its doing, and the removal that is pending stays so.
+/// Scripted QEMU (recordings of 7.2 and 11.1), dbus-daemon. The player checks
+/// that an ejection by the guest has the cause "guest", and that the pending removal stays pending.
 #[tokio::test]
 async fn a_reset_of_a_pc_completes_no_removal() {
     for recording in ["replug-7.2-q35", "replug-11.1-q35"] {
