@@ -44,12 +44,12 @@ pub(super) enum Operation {
     Placing(Box<Refreshed>),
     /// The state is saved before the result of a refresh is reported.
     Recording(SaveId, Box<Refreshed>),
-    /// It is checked whether the host supports a tuning.
-    Checking(Tune),
-    /// The state is saved before the tuning is enforced.
-    SavingTuning(SaveId, Tune),
-    /// The placer switches to another tuning.
-    Switching(Tune),
+    /// It is checked whether the host supports a change of the tuning, which results in this tuning.
+    Checking(Tune, Arc<Tuning>),
+    /// The state is saved before the tuning is enforced. The last is the previous tuning.
+    SavingTuning(SaveId, Tune, Arc<Tuning>),
+    /// The placer switches from the previous tuning, which is the second, to the desired one.
+    Switching(Tune, Arc<Tuning>),
 }
 
 /// A question to QEMU.
@@ -106,8 +106,6 @@ pub(super) struct RemoveSlot {
 pub(super) struct Tune {
     pub id: RequestId,
     pub change: TuningChange,
-    /// The tuning to enforce, and after it is saved the one before it.
-    pub other: Arc<Tuning>,
 }
 
 /// The result of a refresh, on its way to clients.
@@ -171,7 +169,7 @@ impl Operation {
                 Then::Reply(id) => Some(id),
                 Then::Nothing | Then::Start => None,
             },
-            Self::Checking(tune) | Self::SavingTuning(_, tune) | Self::Switching(tune) => {
+            Self::Checking(tune, _) | Self::SavingTuning(_, tune, _) | Self::Switching(tune, _) => {
                 Some(tune.id)
             }
             Self::Idle => None,

@@ -228,9 +228,12 @@ impl Process {
                 Err(error) => self.give_up(cx, &ask, &error),
             },
             Operation::Recording(save, refreshed) if is_over(&save) => self.report(cx, *refreshed),
-            Operation::SavingTuning(save, tune) if is_over(&save) => match result {
-                Ok(()) => self.switch(cx, tune),
-                Err(error) => self.revert(cx, tune, Error::NotSaved(saves::text(&error))),
+            Operation::SavingTuning(save, tune, previous) if is_over(&save) => match result {
+                Ok(()) => self.switch(cx, tune, previous),
+                Err(error) => {
+                    let error = Error::NotSaved(saves::text(&error));
+                    self.revert(cx, &tune, previous, error);
+                }
             },
             other => self.operation = other,
         }

@@ -1,5 +1,7 @@
 //! Requests that change the tuning.
 
+use std::sync::Arc;
+
 use super::effect::Effect;
 use super::error::{Error, TuningError};
 use super::operation::{Operation, Refreshed, Then, Tune};
@@ -8,7 +10,7 @@ use super::request::{Outcome, RequestId};
 use super::snapshot::{Snapshot, Subject};
 use super::tuning::TuningChange;
 use crate::ids::VcpuId;
-use crate::placement::{Report, StepError};
+use crate::placement::{Report, StepError, Tuning};
 
 impl Process {
     /// Lets the placer check whether the host supports `change`.
@@ -25,9 +27,9 @@ impl Process {
             checked.map_err(Error::Tuning)
         });
         match checked {
-            Ok(other) => {
+            Ok(wanted) => {
                 cx.out.push(Effect::CheckTuning(change.clone()));
-                self.operation = Operation::Checking(Tune { id, change, other });
+                self.operation = Operation::Checking(Tune { id, change }, wanted);
             }
             Err(error) => cx.out.reply(id, Err(error)),
         }
@@ -37,11 +39,11 @@ impl Process {
     /// a restart.
     pub(super) fn tuning_checked(&mut self, cx: &mut Context<'_>, result: Result<(), TuningError>) {
         match std::mem::take(&mut self.operation) {
-            Operation::Checking(mut tune) => match result {
+            Operation::Checking(tune, wanted) => match result {
                 Ok(()) => {
-                    tune.other = self.placement.replace(tune.other);
+                    let previous = self.placement.replace(wanted);
                     let save = self.save(cx.out);
-                    self.operation = Operation::SavingTuning(save, tune);
+                    self.operation = Operation::SavingTuning(save, tune, previous);
                 }
                 Err(error) => cx.out.reply(tune.id, Err(Error::Tuning(error))),
             },
@@ -50,11 +52,11 @@ impl Process {
     }
 
     /// Lets the placer enforce the tuning.
-    pub(super) fn switch(&mut self, cx: &mut Context<'_>, tune: Tune) {
-        let (old, change) = (tune.other.clone(), tune.change.clone());
-        let switch = self.placement.switch_from(old, change);
+    pub(super) fn switch(&mut self, cx: &mut Context<'_>, tune: Tune, previous: Arc<Tuning>) {
+        let change = tune.change.clone();
+        let switch = self.placement.switch_from(previous.clone(), change);
         cx.out.push(Effect::ChangeTuning(Box::new(switch)));
-        self.operation = Operation::Switching(tune);
+        self.operation = Operation::Switching(tune, previous);
     }
 
     /// Publishes the tuning, or goes back to the previous one, which the placer has restored.
@@ -64,23 +66,29 @@ impl Process {
         result: Result<Report, Vec<(VcpuId, StepError)>>,
     ) {
         match (std::mem::take(&mut self.operation), result) {
-            (Operation::Switching(tune), Ok(report)) => {
+            (Operation::Switching(tune, _), Ok(report)) => {
                 self.placement.placed(&report, None);
                 let snapshot = Snapshot::clone(cx.out.snapshot());
                 self.publish(snapshot, cx.out);
                 cx.out.reply(tune.id, Ok(Outcome::default()));
             }
-            (Operation::Switching(tune), Err(failures)) => {
+            (Operation::Switching(tune, previous), Err(failures)) => {
                 let error = Error::Tuning(TuningError::Failed(failures));
-                self.revert(cx, tune, error);
+                self.revert(cx, &tune, previous, error);
             }
             (other, _) => self.operation = other,
         }
     }
 
     /// Goes back to the previous tuning, and answers with `error`.
-    pub(super) fn revert(&mut self, cx: &mut Context<'_>, tune: Tune, error: Error) {
-        self.placement.replace(tune.other);
+    pub(super) fn revert(
+        &mut self,
+        cx: &mut Context<'_>,
+        tune: &Tune,
+        previous: Arc<Tuning>,
+        error: Error,
+    ) {
+        self.placement.replace(previous);
         self.save(cx.out);
         let snapshot = Snapshot::clone(cx.out.snapshot());
         self.publish(snapshot, cx.out);
