@@ -1,6 +1,7 @@
 //! A guest agent that helps, or does not.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,15 +18,7 @@ use crate::harness::*;
 
 /// A scripted agent: a process of the guest behind a channel of QEMU, which takes one client at a time.
 struct Agent {
-    cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
-    /// The CPUs that it set.
-    set: watch::Sender<Vec<(u64, bool)>>,
-    /// While it is stuck, requests wait in the channel.
-    is_stuck: watch::Sender<bool>,
-    /// Whether it gets stuck when it has set the next CPU and not said so.
-    sticks_at_set: Arc<AtomicBool>,
-    /// The ids of all synchronizations.
-    synchronizations: Arc<Mutex<Vec<u64>>>,
+    guest: Guest,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -33,23 +26,12 @@ impl Agent {
     fn start(world: &World, name: &str, cpus: &[(u64, bool)]) -> Self {
         let listener = UnixListener::bind(world.agent_socket(name)).unwrap();
         let (sender, requests) = mpsc::unbounded_channel();
-        let guest = Guest {
-            cpus: Arc::new(Mutex::new(cpus.iter().copied().collect())),
-            set: watch::Sender::new(Vec::new()),
-            is_stuck: watch::Sender::new(false),
-            sticks_at_set: Arc::default(),
-            synchronizations: Arc::default(),
-            client: Arc::default(),
-        };
+        let guest = Guest::default();
+        guest.cpus.lock().unwrap().extend(cpus.iter().copied());
         let channel = tokio::spawn(pass_on(listener, sender, guest.client.clone()));
-        Self {
-            cpus: guest.cpus.clone(),
-            set: guest.set.clone(),
-            is_stuck: guest.is_stuck.clone(),
-            sticks_at_set: guest.sticks_at_set.clone(),
-            synchronizations: guest.synchronizations.clone(),
-            tasks: [channel, tokio::spawn(guest.serve(requests))],
-        }
+        let process = tokio::spawn(guest.clone().serve(requests));
+        let tasks = [channel, process];
+        Self { guest, tasks }
     }
 
     fn set(&self) -> Vec<(u64, bool)> {
@@ -66,6 +48,14 @@ impl Agent {
         let is_told = |set: &Vec<(u64, bool)>| set == wanted;
         let what = format!("the agent to set {wanted:?}");
         within(what, set.wait_for(is_told)).await.unwrap();
+    }
+}
+
+impl Deref for Agent {
+    type Target = Guest;
+
+    fn deref(&self) -> &Guest {
+        &self.guest
     }
 }
 
@@ -94,12 +84,17 @@ async fn pass_on(listener: UnixListener, requests: mpsc::UnboundedSender<Vec<u8>
     }
 }
 
-/// The process in the guest.
+/// The process in the guest. All clones are the same.
+#[derive(Clone, Default)]
 struct Guest {
     cpus: Arc<Mutex<BTreeMap<u64, bool>>>,
+    /// The CPUs that it set.
     set: watch::Sender<Vec<(u64, bool)>>,
+    /// While it is stuck, requests wait in the channel.
     is_stuck: watch::Sender<bool>,
+    /// Whether it gets stuck when it has set the next CPU and not said so.
     sticks_at_set: Arc<AtomicBool>,
+    /// The ids of all synchronizations.
     synchronizations: Arc<Mutex<Vec<u64>>>,
     client: Client,
 }
