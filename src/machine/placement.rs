@@ -79,7 +79,9 @@ impl PlacementWorker {
             if known != Some(&unit) || state.is_preliminary {
                 state.placer = Placer::create(host, self.name.as_str(), unit);
                 state.is_preliminary = false;
-                masks.restore(leader.as_ref());
+                if state.placer.as_ref().is_some_and(Placer::has_groups) {
+                    masks.restore(leader.as_ref());
+                }
             }
             if is_managed_elsewhere {
                 state.placer = state.placer.take().map(Placer::managed_elsewhere);

@@ -16,8 +16,16 @@ const BITS: usize = Word::BITS as usize;
 pub fn affinity(thread: Tid) -> io::Result<CpuList> {
     let mut mask = vec![0; Cpu::LIMIT as usize / BITS];
     sys::get_affinity(thread, &mut mask)?;
-    let set = |number: &u32| mask[*number as usize / BITS] >> (*number as usize % BITS) & 1 == 1;
-    Ok((0..Cpu::LIMIT).filter(set).collect())
+    // Nearly all words are 0.
+    let words = (0u32..)
+        .step_by(BITS)
+        .zip(mask)
+        .filter(|(_, word)| *word != 0);
+    let cpus = words.flat_map(|(first, word)| {
+        let is_set = move |bit: &u32| word >> bit & 1 == 1;
+        (0..Word::BITS).filter(is_set).map(move |bit| first + bit)
+    });
+    Ok(cpus.collect())
 }
 
 /// Lets `thread` run on `cpus`. The kernel ignores those that are offline or outside of the thread's cpuset.

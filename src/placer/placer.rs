@@ -96,6 +96,11 @@ impl Placer {
         &self.placement
     }
 
+    /// Returns whether the machine has control groups.
+    pub fn has_groups(&self) -> bool {
+        self.groups.is_some()
+    }
+
     /// Returns the controllers that the machine's groups do not have.
     pub fn missing(&self) -> &[Controller] {
         match &self.groups {
