@@ -162,7 +162,7 @@ async fn qemu_is_asked_for_no_vcpu_that_would_make_it_abort() {
     world.serve().await;
     let machine = world.machine("web").await;
     let failure = machine.set(2).await.unwrap_err();
-    let text = ["web", "at most 3 vCPUs in its life, and 3 were there"];
+    let text = ["web", "at most 3 vCPUs in its life", "has added 3"];
     failure.assert(error_name::NOT_SUPPORTED, &text);
     assert_eq!(qemu.count("device_add"), 2);
 }
