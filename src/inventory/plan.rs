@@ -333,7 +333,7 @@ fn total(slots: &[&HotplugSlot]) -> u32 {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Count(count) => write!(f, "set {}", count_vcpus(*count)),
+            Self::Count(count) => write!(f, "set the number of vCPUs to {count}"),
             Self::Present(vcpus) => write!(f, "add {}", name_vcpus(vcpus)),
             Self::Absent(vcpus) => write!(f, "remove {}", name_vcpus(vcpus)),
         }

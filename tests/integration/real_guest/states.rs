@@ -91,7 +91,7 @@ async fn a_machine_that_is_not_made_yet_has_no_vcpus_and_gets_none() {
 
     let failure = machine.set(3).await.unwrap_err();
     let text = "permitted only after machine initialization has completed";
-    failure.assert(error_name::QMP_FAILED, &["web", "vCPU 0", text]);
+    failure.assert(error_name::QMP_FAILED, &["web", "vCPUs 0-2", text]);
     assert_eq!(machine.vcpus().await.unwrap(), 0);
 
     let mark = world.signals.mark().await;
