@@ -119,7 +119,7 @@ impl Answer {
             Self::CallerLeft => Err(denied(action, "the caller has left")),
             Self::None(error) => {
                 warn!(uid, action, error, "polkit did not answer, so denied");
-                let why = format!("polkit did not answer ({error}), so only root may");
+                let why = format!("polkit did not answer ({error}), so only root is authorized");
                 Err(denied(action, &why))
             }
         }

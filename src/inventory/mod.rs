@@ -20,8 +20,8 @@ mod topology;
 
 pub use crate::ids::MAX_VCPUS;
 pub use inventory::{InconsistentReply, Inventory, Slots};
-pub(crate) use plan::numbers;
 pub use plan::{Plan, PlanError, Target, count_after, nearest, plan};
+pub(crate) use plan::{count_vcpus, name_vcpus, numbers};
 pub use props::{Prop, Props};
 pub use reply::{CpuInfoFast, HotpluggableCpu};
 pub use slot::{

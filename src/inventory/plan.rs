@@ -33,15 +33,15 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The number is below 1 or above the maximum.
-    #[error("it can have 1 to {max} vCPUs")]
+    #[error("the machine can have 1 to {max} vCPUs")]
     OutOfRange {
-        /// The greatest number of this machine.
+        /// The maximum number of this machine.
         max: u32,
     },
     /// The number is not a sum of whole slots.
     #[error(
-        "they come and go in groups of {group}; the nearest numbers are {}",
-        join(nearest, " and ")
+        "the machine adds and removes vCPUs in groups of {group}; {}",
+        name_nearest(nearest)
     )]
     Unreachable {
         /// The number of vCPUs in a slot.
@@ -52,15 +52,15 @@ pub enum PlanError {
     /// The machine does not have the vCPU.
     #[error("vCPU {vcpu} does not exist; {}", numbers(*max))]
     NoSuchVcpu {
-        /// The number asked for.
+        /// The number in the request.
         vcpu: VcpuId,
         /// The maximum number of vCPUs of the machine.
         max: u32,
     },
     /// The list has a part of a slot.
     #[error(
-        "vCPUs {} come and go together; name all of them or none",
-        join(group, ", ")
+        "{} can only be added and removed together; name all of them or none",
+        name_vcpus(group)
     )]
     PartOfGroup {
         /// The vCPUs of the slot.
@@ -68,21 +68,21 @@ pub enum PlanError {
     },
     /// The removal of vCPUs that would be added is still pending.
     #[error(
-        "still leaving: vCPU {}; wait for VcpuRemoved or VcpuRemovalFailed and try again",
-        join(leaving, ", ")
+        "the removal of {} is still pending; wait for VcpuRemoved or VcpuRemovalFailed and try again",
+        name_vcpus(leaving)
     )]
     Busy {
         /// Those vCPUs.
         leaving: Vec<VcpuId>,
     },
     /// The machine's CPUs cannot be plugged.
-    #[error("its CPUs cannot be hot-plugged; their number stays {present}")]
+    #[error("QEMU cannot add or remove vCPUs of this machine; the number of vCPUs stays {present}")]
     NoHotplug {
         /// The number of vCPUs of the machine.
         present: u32,
     },
     /// The machine's CPUs can be plugged and not unplugged.
-    #[error("{machine} cannot unplug vCPUs; their number can grow from {present}, not shrink")]
+    #[error("{machine} cannot unplug vCPUs; the number of vCPUs cannot be less than {present}")]
     NoUnplug {
         /// The kind of machine.
         machine: String,
@@ -332,11 +332,10 @@ fn total(slots: &[&HotplugSlot]) -> u32 {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |vcpus: &BTreeSet<VcpuId>| join(vcpus, ", ");
         match self {
-            Self::Count(count) => write!(f, "{count} vCPUs"),
-            Self::Present(vcpus) => write!(f, "vCPUs {} to be plugged", list(vcpus)),
-            Self::Absent(vcpus) => write!(f, "vCPUs {} to be unplugged", list(vcpus)),
+            Self::Count(count) => write!(f, "set the number of vCPUs to {count}"),
+            Self::Present(vcpus) => write!(f, "add {}", name_vcpus(vcpus)),
+            Self::Absent(vcpus) => write!(f, "remove {}", name_vcpus(vcpus)),
         }
     }
 }
@@ -350,7 +349,40 @@ pub(crate) fn numbers(max: u32) -> String {
     }
 }
 
-fn join(numbers: impl IntoIterator<Item: ToString>, separator: &str) -> String {
-    let numbers: Vec<String> = numbers.into_iter().map(|n| n.to_string()).collect();
-    numbers.join(separator)
+/// Returns a number of vCPUs as text.
+pub(crate) fn count_vcpus(count: u32) -> String {
+    match count {
+        1 => "1 vCPU".to_owned(),
+        _ => format!("{count} vCPUs"),
+    }
+}
+
+/// Returns vCPUs as text, such as "vCPU 3" or "vCPUs 1-3,8".
+pub(crate) fn name_vcpus<'a>(vcpus: impl IntoIterator<Item = &'a VcpuId>) -> String {
+    let vcpus: BTreeSet<u32> = vcpus.into_iter().map(|vcpu| vcpu.get()).collect();
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &vcpu in &vcpus {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == vcpu => *last = vcpu,
+            _ => ranges.push((vcpu, vcpu)),
+        }
+    }
+    let text = |(first, last): &(u32, u32)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    let list: Vec<String> = ranges.iter().map(text).collect();
+    let noun = if vcpus.len() == 1 { "vCPU" } else { "vCPUs" };
+    format!("{noun} {}", list.join(","))
+}
+
+fn name_nearest(nearest: &[u32]) -> String {
+    let numbers: Vec<String> = nearest.iter().map(u32::to_string).collect();
+    match numbers.len() {
+        1 => format!("the nearest number is {}", numbers[0]),
+        _ => format!("the nearest numbers are {}", numbers.join(" and ")),
+    }
 }

@@ -117,7 +117,9 @@ pub enum ConnectError {
         found: String,
     },
     /// The process is another machine already.
-    #[error("its QEMU process is the machine {0} already, and has one name only")]
+    #[error(
+        "its QEMU process is already the machine {0}, and a machine has one name; remove the second socket or file"
+    )]
     OtherMachine(MachineName),
     /// QEMU broke the limits of the protocol too often, so the next attempt comes later.
     #[error(

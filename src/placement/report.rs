@@ -65,10 +65,12 @@ pub enum Reason {
         hint: Option<&'static str>,
     },
     /// The hierarchy does not have the controller.
-    #[error("the {0} controller is not available here")]
+    #[error("the {0} controller is not available in this control group")]
     NoController(Controller),
     /// The machine has no control groups of its own.
-    #[error("the machine has no control groups of its own")]
+    #[error(
+        "the machine has no control groups of its own; Placement and PlacementErrors show the reason"
+    )]
     NoGroups,
     /// resctrl is not mounted, so caches cannot be allocated.
     #[error(
@@ -76,7 +78,7 @@ pub enum Reason {
     )]
     NoResctrl,
     /// The thread does not belong to the machine's QEMU.
-    #[error("it is not a thread of the machine's QEMU")]
+    #[error("it is not a thread of the QEMU process of the machine")]
     Foreign,
     /// The thread ended during the step, so another thread may have had its number.
     #[error(
@@ -85,7 +87,7 @@ pub enum Reason {
     Ended,
     /// The kernel lets the thread run on a part of the host CPUs only.
     #[error(
-        "of the host CPUs {wanted} the thread may use only {allowed}, which a cpuset of the unit or of another manager determines"
+        "a cpuset of the unit or of another manager confines the thread to the host CPUs {allowed} of {wanted}; extend the cpuset, or choose other host CPUs"
     )]
     Confined {
         /// The wanted host CPUs that are online.
@@ -94,7 +96,7 @@ pub enum Reason {
         allowed: CpuList,
     },
     /// None of the host CPUs is online.
-    #[error("none of the host CPUs {0} is online")]
+    #[error("the host CPU list {0} has no CPU that is online")]
     Offline(CpuList),
 }
 

@@ -65,7 +65,7 @@ pub enum Unavailable {
     #[error("the list of {0} is empty")]
     Nothing(&'static str),
     /// The host does not have some of the CPUs.
-    #[error("this host has no CPU {absent}: it has {possible}")]
+    #[error("the list has CPUs that this host does not have: {absent}; the host has {possible}")]
     NoSuchCpu {
         /// Those CPUs or nodes.
         absent: CpuList,
@@ -73,7 +73,7 @@ pub enum Unavailable {
         possible: CpuList,
     },
     /// Some of the CPUs are offline.
-    #[error("host CPU {offline} is offline: {online} are online")]
+    #[error("the list has offline host CPUs: {offline}; the online ones are {online}")]
     Offline {
         /// Those CPUs.
         offline: CpuList,
@@ -81,7 +81,9 @@ pub enum Unavailable {
         online: CpuList,
     },
     /// The host has no memory on some of the nodes.
-    #[error("this host has no memory on node {absent}: it has nodes {present}")]
+    #[error(
+        "the list has memory nodes that this host does not have: {absent}; the host has {present}"
+    )]
     NoSuchNode {
         /// Those CPUs or nodes.
         absent: NodeList,
@@ -234,8 +236,14 @@ mod tests {
         for (cpus, wrong) in [
             ("0-3,6", None),
             ("3", None),
-            ("4", Some("host CPU 4 is offline: 0-3,6 are online")),
-            ("2-9", Some("this host has no CPU 8-9: it has 0-7")),
+            (
+                "4",
+                Some("the list has offline host CPUs: 4; the online ones are 0-3,6"),
+            ),
+            (
+                "2-9",
+                Some("the list has CPUs that this host does not have: 8-9; the host has 0-7"),
+            ),
             ("", Some("the list of host CPUs is empty")),
         ] {
             let cpus: CpuList = cpus.parse().unwrap();

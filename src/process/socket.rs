@@ -30,7 +30,7 @@ pub enum SocketError {
     #[error("the socket does not exist")]
     Missing,
     /// The path that an unprivileged user chose contains a symbolic link.
-    #[error("the path contains a symbolic link; only root may register such a path")]
+    #[error("the path contains a symbolic link; only root can register such a path")]
     Link,
     /// The file is a symbolic link or not a socket.
     #[error("the file is not a socket")]

@@ -15,13 +15,13 @@ use crate::process::LeaderError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another machine has the name. The text describes its origin.
-    #[error("it already exists, from {0}; choose another name, or unregister it first")]
+    #[error("it already exists, from {0}; choose another name, or unregister that machine first")]
     Exists(String),
     /// The machine has a configuration file with errors, so its settings are not known.
-    #[error("its file {} has errors, which vcpuctl status lists; correct and reload the file, or choose another name", _0.display())]
+    #[error("its file {} has errors, which \"vcpuctl status\" lists; correct the file and reload the configuration, or choose another name", _0.display())]
     Disabled(PathBuf),
     /// No machine has the name.
-    #[error("it does not exist; ListMachines returns all machines")]
+    #[error("it does not exist; run \"vcpuctl list\" to list the machines")]
     NoSuchMachine,
     /// The user has registered as many machines as a user can.
     #[error(

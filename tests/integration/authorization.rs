@@ -174,7 +174,7 @@ async fn so_many_calls_and_no_more_may_be_under_way() {
     let mut refused = 0;
     while refused < 600 - 512 {
         let failure = calls.join_next().await.unwrap().unwrap().unwrap_err();
-        let text = "512 calls of root are under way";
+        let text = "512 calls of root are in progress";
         failure.assert(error_name::LIMIT_EXCEEDED, &[text]);
         refused += 1;
     }

@@ -65,10 +65,10 @@ async fn the_exit_status_says_how_it_ended() {
     };
     for (line, told) in [
         ("set web 3", "web: added 1-2\n"),
-        ("set --dry-run web 1", "web: would add -, remove 1-2\n"),
+        ("set --dry-run web 1", "web: would remove 1-2\n"),
         ("plug web 3", "web: added 3\n"),
         ("unplug web 3", "web: removed 3\n"),
-        ("set web 3", "web: nothing to do\n"),
+        ("set web 3", "web: no change\n"),
     ] {
         assert_eq!(
             run(line).await,
@@ -85,7 +85,7 @@ async fn the_exit_status_says_how_it_ended() {
         );
         assert!(complaint.contains(reason), "{line}: {complaint}");
     };
-    fails("set web 99", 1, "it can have 1 to 4 vCPUs").await;
+    fails("set web 99", 1, "the machine can have 1 to 4 vCPUs").await;
     fails("set nowhere 2", 1, "no machine is named \"nowhere\"").await;
     fails("set web many", 2, "invalid value 'many'").await;
     let (status, _, complaint) = world.vcpuctl_of_nobody(&["set", "web", "4"]).await;

@@ -54,14 +54,14 @@ pub(crate) enum Command {
         /// The host CPUs, such as "0-3,8"; "default" removes the pin.
         cpus: String,
     },
-    /// Limit the CPU time of every vCPU.
+    /// Limit the CPU time of each vCPU.
     Bandwidth {
         /// The machine.
         name: String,
         /// The maximum CPU time of each vCPU in a period, such as "20ms"; "unlimited" removes the limit.
         #[arg(value_parser = parse_quota)]
         quota: Quota,
-        /// The length of a period.
+        /// The length of a period, from 1ms to 1s.
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "100ms")]
         period: Duration,
     },
@@ -84,10 +84,10 @@ pub(crate) enum Command {
     Cache {
         /// The machine.
         name: String,
-        /// The vCPUs, such as "2" or "2,4-7", present or free; "all" for all vCPUs of the machine.
+        /// The vCPUs, such as "2" or "2,4-7", present or free; "all" means all vCPUs of the machine.
         #[arg(value_parser = parse_vcpus)]
         vcpus: VcpuList,
-        /// The share in the syntax of resctrl, such as "L3:0=f"; "default" for the default of the host.
+        /// The share in the syntax of resctrl, such as "L3:0=f"; "default" means the default of the host.
         schemata: String,
     },
     /// Register a running QEMU process as a machine.
@@ -142,7 +142,7 @@ pub(crate) struct Register {
     /// than root].
     #[arg(long)]
     pub slice: Option<String>,
-    /// Fail if QEMU reports another UUID than this one.
+    /// Fail if QEMU reports another UUID.
     #[arg(long)]
     pub uuid: Option<String>,
     /// The socket of the guest agent [default: /run/vcpud/guest-agent/NAME.sock].
@@ -151,7 +151,8 @@ pub(crate) struct Register {
     /// The PID of QEMU, if another process serves the QMP socket.
     #[arg(long, value_name = "PID")]
     pub leader: Option<u32>,
-    /// A key of a machine's file (vcpud.toml(5)) and its value, such as "affinity=0-3". Repeatable.
+    /// A key of a machine's file (vcpud.toml(5)) and its value, such as "affinity=0-3". The option can be
+    /// repeated. The key "cache" cannot be set this way.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub settings: Vec<(String, String)>,
 }
@@ -172,11 +173,11 @@ pub(crate) struct These {
 /// The time limit, and the use of the guest agent.
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// Do not wait for the guest to release vCPUs.
+    /// Return when QEMU has accepted the requests, and print the pending removals.
     #[arg(long = "async", conflicts_with = "timeout")]
     pub no_wait: bool,
     /// The maximum time to wait for QEMU and the guest, such as "500ms" or "1min 30s" [default: the
-    /// removal-timeout of the machine, 5s].
+    /// removal-timeout of the machine, which is 5s if not configured].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
     /// Use the guest agent to bring vCPUs online in the guest after adding them, and to take vCPUs offline
@@ -229,10 +230,10 @@ the guest can still release the vCPU later, which \"vcpuctl monitor\" shows.";
 const AFTER_HELP: &str = "\
 Exit status:
   0  success (with --async: QEMU accepted the request)
-  1  other error
+  1  another error
   2  invalid command line
   3  not authorized by polkit
-  4  refused by the guest
+  4  the guest refused, or the guest agent failed
   5  time-out: the removal is still pending";
 
 #[cfg(test)]

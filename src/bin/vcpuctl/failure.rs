@@ -14,7 +14,7 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Bus(#[from] zbus::Error),
     /// The failure that a dry run predicts.
-    #[error("{text}; nearest: {nearest}")]
+    #[error("{text}; possible numbers nearest to the request: {nearest}")]
     Denied {
         error_name: String,
         text: String,

@@ -75,7 +75,8 @@ pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
         ];
         table.row(columns.map(|key| render::text(machine.get(key))));
     }
-    writeln!(stdout(), "{table}\n\n{} machines listed.", machines.len())?;
+    let count = counted(machines.len(), "machine");
+    writeln!(stdout(), "{table}\n\n{count} listed.")?;
     Ok(())
 }
 
@@ -144,6 +145,12 @@ fn effective(in_force: String, desired: String) -> String {
     }
 }
 
+/// Returns a number with its noun.
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// Prints the status of the service.
 pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure> {
     let manager = manager(bus).await?;
@@ -161,10 +168,11 @@ pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure>
     }
     writeln!(out, "vcpud {version}")?;
     writeln!(out, "{:>16}: {machines}", "Machines")?;
-    match errors.len() {
-        0 => writeln!(out, "{:>16}: no errors", "Configuration")?,
-        count => writeln!(out, "{:>16}: {count} errors", "Configuration")?,
-    }
+    let count = match errors.len() {
+        0 => "no errors".to_owned(),
+        count => counted(count, "error"),
+    };
+    writeln!(out, "{:>16}: {count}", "Configuration")?;
     for error in errors {
         writeln!(out, "  {error}")?;
     }

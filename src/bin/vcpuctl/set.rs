@@ -43,12 +43,17 @@ async fn plan(machine: &MachineProxy<'_>, request: &Set, json: bool) -> Result<(
     if json {
         writeln!(stdout(), "{:#}", render::json_dict(&plan))?;
     } else if !plan.contains_key("error") {
-        let (added, removed) = (text("added"), text("removed"));
-        writeln!(
-            stdout(),
-            "{}: would add {added}, remove {removed}",
-            request.name
-        )?;
+        let parts = [("add", text("added")), ("remove", text("removed"))];
+        let parts = parts.iter().filter(|(_, vcpus)| vcpus != "-");
+        let parts: Vec<String> = parts
+            .map(|(what, vcpus)| format!("{what} {vcpus}"))
+            .collect();
+        let change = if parts.is_empty() {
+            "change nothing".to_owned()
+        } else {
+            parts.join(", ")
+        };
+        writeln!(stdout(), "{}: would {change}", request.name)?;
     }
     if plan.contains_key("error") {
         return Err(Failure::Denied {
@@ -100,7 +105,7 @@ async fn carry_out(
         .map(|(what, vcpus)| format!("{what} {}", vcpus.iter().copied().collect::<VcpuList>()))
         .collect();
     if parts.is_empty() {
-        parts.push("nothing to do".to_owned());
+        parts.push("no change".to_owned());
     }
     Ok(writeln!(stdout(), "{name}: {}", parts.join(", "))?)
 }

@@ -40,7 +40,7 @@ pub(super) fn exceeded(
     let refuse = |is_exceeded: bool, limit: usize, whose: &str| {
         let text = || {
             format!(
-                "{limit} calls of {whose} are under way, which is the limit; wait for some to end"
+                "{limit} calls of {whose} are in progress, which is the limit; wait for some to end"
             )
         };
         is_exceeded.then(text)

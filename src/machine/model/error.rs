@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::guest_agent;
 use crate::ids::{Tid, VcpuId};
-use crate::inventory::{PlanError, Target, numbers};
+use crate::inventory::{PlanError, Target, count_vcpus, name_vcpus, numbers};
 use crate::placement::{StepError, Unavailable};
 use crate::qmp;
 use crate::text::Text;
@@ -15,7 +15,7 @@ use crate::text::Text;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The target cannot be reached. QEMU was not asked.
-    #[error("asked for {asked}, but {denial}{}", qemu.as_ref().map(|text| format!(" (QEMU: {text})")).unwrap_or_default())]
+    #[error("cannot {asked}: {denial}{}", qemu.as_ref().map(|text| format!(" (QEMU: {text})")).unwrap_or_default())]
     Denied {
         /// The wanted vCPUs.
         asked: Target,
@@ -26,7 +26,7 @@ pub enum Error {
     },
     /// There is no connection to QEMU.
     #[error(
-        "no QMP connection: {0}; the service keeps trying, try again when the property State is not \"disconnected\""
+        "no QMP connection: {0}; the service tries to connect again; repeat the request when the property State is not \"disconnected\""
     )]
     Disconnected(String),
     /// The connection was lost during the request.
@@ -36,7 +36,7 @@ pub enum Error {
     Interrupted(qmp::Closed),
     /// QEMU owed replies to an earlier request until the caller's time ran out. Nothing was changed.
     #[error(
-        "QEMU did not finish an earlier request within {} s; nothing was changed, try again when QEMU responds",
+        "QEMU did not finish an earlier request within {} s; nothing was changed; try again when QEMU responds",
         waited.as_secs_f64()
     )]
     NotStarted {
@@ -51,7 +51,7 @@ pub enum Error {
     GuestRefused(Box<Report>),
     /// A removal is still pending at the end of the time that the caller waits.
     #[error(
-        "the guest did not give up every vCPU within {} s{}; {report}; {}the removal stays pending: VcpuRemoved or VcpuRemovalFailed follows",
+        "the guest did not release all vCPUs within {} s{}; {report}; {}the removal stays pending; the same request waits again, and VcpuRemoved or VcpuRemovalFailed reports the end",
         waited.as_secs_f64(),
         also_refused(&report.refused),
         not_running(stopped.as_ref())
@@ -64,9 +64,9 @@ pub enum Error {
         /// QEMU's run state, if the guest does not run in it.
         stopped: Option<Text>,
     },
-    /// QEMU would abort: with TCG it has room for a number of vCPUs in its life, and removed ones count.
+    /// QEMU would abort: with TCG it can create a number of vCPUs in its life, and removed ones count.
     #[error(
-        "asked for {asked}, but QEMU with the accelerator tcg adds at most {max} vCPUs in its life, and {created} were there; it would abort (tcg_max_ctxs); restart the VM with a greater maximum, or use kvm"
+        "cannot {asked}: QEMU with the accelerator tcg adds at most {max} vCPUs in its life, including those at its start and removed ones, and has added {created}; it would abort at the next one; restart the VM with a larger maxcpus, or use KVM"
     )]
     TcgExhausted {
         /// The wanted vCPUs.
@@ -78,12 +78,12 @@ pub enum Error {
     },
     /// The guest agent failed, and nothing was changed.
     #[error(
-        "{0}; nothing was changed, ask without the option \"guest-online\" to do without the agent"
+        "{0}; nothing was changed; omit the option \"guest-online\" to change vCPUs without the guest agent"
     )]
     GuestAgent(guest_agent::Error),
     /// The guest agent failed while it took CPUs of the guest offline. QEMU was not asked.
     #[error(
-        "{reason}; no vCPU was removed; {} of the guest may be offline, and the service brings them online when the guest agent answers",
+        "{reason}; no vCPU was removed; {} of the guest may be offline; the service brings such CPUs online when the guest agent answers",
         name_cpus(offline)
     )]
     StillOffline {
@@ -94,7 +94,7 @@ pub enum Error {
     },
     /// All vCPUs are present, and the guest does not use all of them.
     #[error(
-        "asked for {asked}, {}but the guest does not use all of its vCPUs: {reason}; try again when the guest agent responds",
+        "the guest does not use all of its vCPUs: {reason}; requested: {asked}{}; try again when the guest agent responds",
         added_part(added)
     )]
     NotOnline {
@@ -107,9 +107,9 @@ pub enum Error {
     },
     /// All vCPUs are present, and the placement of some failed.
     #[error(
-        "asked for {asked}, {}but not all could be placed on the host: {}; they are there, and run as ListVcpus shows",
-        added_part(added),
-        join_failures(failures)
+        "not all vCPUs could be placed on the host: {}; requested: {asked}{}; all vCPUs are present, and ListVcpus shows where they run",
+        join_failures(failures),
+        added_part(added)
     )]
     PlacementFailed {
         /// The wanted vCPUs.
@@ -124,7 +124,8 @@ pub enum Error {
     Tuning(TuningError),
     /// The request would now have another result than the one that was authorized.
     #[error(
-        "asked for {asked}, which would now make {count} vCPUs and not {told}: another request was faster; try again"
+        "cannot {asked}: another request changed the machine first; the result would be {}, and not {told} as authorized; try again",
+        count_vcpus(*count)
     )]
     Conflict {
         /// The wanted vCPUs.
@@ -136,16 +137,16 @@ pub enum Error {
     },
     /// The QEMU process or the VM is another one than the caller was authorized for.
     #[error(
-        "its QEMU process or its UUID changed while the caller was authorized; nothing was changed, try again"
+        "its QEMU process or its UUID changed during the authorization; nothing was changed; try again"
     )]
     Replaced,
     /// The state cannot be saved, so that a restart would lose the request. It was not begun.
     #[error(
-        "the state for a restart of the service cannot be written: {0}; nothing was changed, make room in the runtime directory and try again"
+        "the state for a restart of the service cannot be written: {0}; nothing was changed; free space in the runtime directory and try again"
     )]
     NotSaved(String),
     /// The machine is gone.
-    #[error("the machine is gone")]
+    #[error("the QEMU process has exited, or the machine was unregistered")]
     Gone,
 }
 
@@ -161,11 +162,13 @@ pub enum TuningError {
         max: u32,
     },
     /// The unit of the machine is not known.
-    #[error("it is not known where the machine is on this host")]
+    #[error(
+        "the systemd unit of the machine is not known; the property PlacementErrors has the reason"
+    )]
     NoUnit,
     /// A vCPU has no thread of its own: single-threaded TCG.
     #[error(
-        "vCPU {vcpu} has no thread of its own that could be placed (as with -accel tcg,thread=single)"
+        "vCPU {vcpu} has no thread of its own, as with -accel tcg,thread=single; use -accel tcg,thread=multi or KVM"
     )]
     SharedThread {
         /// The vCPU.
@@ -173,7 +176,7 @@ pub enum TuningError {
     },
     /// QEMU reports a thread that its process does not have.
     #[error(
-        "QEMU reports thread {thread} for vCPU {vcpu}, and the QEMU process has no such thread, also not in its PID namespace"
+        "QEMU reports thread {thread} for vCPU {vcpu}, but its process has no such thread, also not in its PID namespace"
     )]
     MissingThread {
         /// The vCPU.
@@ -233,41 +236,57 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "asked for {}", self.asked)?;
+        write!(f, "requested: {}", self.asked)?;
         let parts = [
             ("added", &self.added),
             ("removed", &self.removed),
             ("still pending", &self.pending),
         ];
         if parts.iter().all(|(_, numbers)| numbers.is_empty()) {
-            return write!(f, ", nothing changed");
+            return write!(f, "; nothing was changed");
         }
         for (what, numbers) in parts.iter().filter(|(_, numbers)| !numbers.is_empty()) {
-            write!(f, ", {what}: {}", name_vcpus(numbers))?;
+            write!(f, "; {what}: {}", name_vcpus(*numbers))?;
         }
         Ok(())
     }
 }
 
 fn join_refusals(refusals: &[Refusal]) -> String {
-    let line = |r: &Refusal| format!("{}: {}", name_vcpus(&r.vcpus), r.reason);
-    refusals.iter().map(line).collect::<Vec<_>>().join("; ")
+    let each = refusals.iter().flat_map(|refusal| {
+        let vcpus = refusal.vcpus.iter().copied();
+        vcpus.map(move |vcpu| (vcpu, refusal.reason.clone()))
+    });
+    group_reasons(each)
 }
 
 fn join_failures(failures: &[(VcpuId, StepError)]) -> String {
-    let line = |(vcpu, error): &(VcpuId, StepError)| format!("vCPU {vcpu}: {error}");
-    failures.iter().map(line).collect::<Vec<_>>().join("; ")
+    let each = failures.iter();
+    group_reasons(each.map(|(vcpu, error)| (*vcpu, error.to_string())))
+}
+
+/// Returns the reasons in their order, each with all vCPUs that have it.
+fn group_reasons(reasons: impl Iterator<Item = (VcpuId, String)>) -> String {
+    let mut groups: Vec<(Vec<VcpuId>, String)> = Vec::new();
+    for (vcpu, reason) in reasons {
+        match groups.iter_mut().find(|(_, other)| *other == reason) {
+            Some((vcpus, _)) => vcpus.push(vcpu),
+            None => groups.push((vec![vcpu], reason)),
+        }
+    }
+    let line = |(vcpus, reason): &(Vec<VcpuId>, String)| format!("{}: {reason}", name_vcpus(vcpus));
+    groups.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
 fn added_part(added: &[VcpuId]) -> String {
     match added {
         [] => String::new(),
-        some => format!("added: {}, ", name_vcpus(some)),
+        some => format!("; added: {}", name_vcpus(some)),
     }
 }
 
 fn not_running(state: Option<&Text>) -> String {
-    let text = |state| format!("the guest does not run (QEMU is in the state \"{state}\"); ");
+    let text = |state| format!("the guest does not run: QEMU is in the state \"{state}\"; ");
     state.map(text).unwrap_or_default()
 }
 
@@ -282,12 +301,4 @@ fn name_cpus(numbers: &[u32]) -> String {
     let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
     let noun = if numbers.len() == 1 { "CPU" } else { "CPUs" };
     format!("{noun} {}", list.join(", "))
-}
-
-fn name_vcpus(numbers: &[VcpuId]) -> String {
-    let list: Vec<String> = numbers.iter().map(VcpuId::to_string).collect();
-    match numbers {
-        [_] => format!("vCPU {}", list[0]),
-        _ => format!("vCPUs {}", list.join(", ")),
-    }
 }

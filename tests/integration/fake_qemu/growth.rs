@@ -25,7 +25,7 @@ async fn what_came_of_a_growth_that_fails_in_part_stays_and_is_told() {
         "vCPU 2: ",
         "GenericError",
         "no room for CPU 2",
-        "added: vCPUs 1, 3",
+        "added: vCPUs 1,3",
     ];
     failure.assert(error_name::QMP_FAILED, &parts);
     let told = world.signals.since(mark).await;

@@ -50,7 +50,7 @@ async fn a_list_that_cannot_be_is_denied_whole() {
     let part = power.set_these(&[4, 5], true).await.unwrap_err();
     part.assert(
         error_name::INVALID_VCPU,
-        &["power", "4, 5, 6, 7 come and go together"],
+        &["power", "vCPUs 4-7 can only be added"],
     );
     let core = power.set_these(&[4, 5, 6, 7], true).await;
     assert_eq!(core, Ok(Outcome::added([4, 5, 6, 7])));
@@ -68,7 +68,10 @@ async fn what_is_leaving_cannot_be_asked_back_before_it_has_left() {
     let machine = world.machine("web").await;
     assert_eq!(machine.set_async(3).await, Ok(Outcome::pending([3])));
     let busy = machine.set_these(&[3], true).await.unwrap_err();
-    busy.assert(error_name::BUSY, &["web", "still leaving: vCPU 3"]);
+    busy.assert(
+        error_name::BUSY,
+        &["web", "removal of vCPU 3 is still pending"],
+    );
     let path = peer.model().unplug(3);
     peer.send(&deleted(&path));
     machine.wait_for("Vcpus", 3u32).await;

@@ -117,8 +117,8 @@ async fn what_is_refused_and_what_goes_is_told_apart() {
     let failure = waiting.await.unwrap().unwrap_err();
     let parts = [
         "vCPU 2: the guest failed",
-        "removed: vCPUs 1, 3",
-        "asked for 1 vCPUs",
+        "removed: vCPUs 1,3",
+        "requested: set the number of vCPUs to 1;",
     ];
     failure.assert(error_name::GUEST_REFUSED, &parts);
     assert_eq!(machine.present().await, [0, 2]);

@@ -19,8 +19,8 @@ async fn a_removal_outlives_the_call_that_asked_for_it() {
     let failure = machine.set_with(1, &options).await.unwrap_err();
     let parts = [
         "web",
-        "asked for 1 vCPUs",
-        "still pending: vCPUs 1, 2",
+        "requested: set the number of vCPUs to 1;",
+        "still pending: vCPUs 1-2",
         "within 0.05 s",
     ];
     failure.assert(error_name::REMOVAL_PENDING, &parts);

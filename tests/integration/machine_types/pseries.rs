@@ -109,10 +109,10 @@ async fn a_part_of_a_pseries_core_is_denied() {
     }
     let failure = machine.set(65).await.unwrap_err();
     failure.assert(error_name::OUT_OF_RANGE, &["power", "1 to 64"]);
-    let together = "4, 5, 6, 7 come and go together";
+    let together = "vCPUs 4-7 can only be added";
     let failure = machine.set_these(&[4, 6], false).await.unwrap_err();
     failure.assert(error_name::INVALID_VCPU, &["power", together]);
-    let together = "8, 9, 10, 11 come and go together";
+    let together = "vCPUs 8-11 can only be added";
     let failure = machine.set_these(&[11], true).await.unwrap_err();
     failure.assert(error_name::INVALID_VCPU, &["power", together]);
     assert_eq!(world.signals.since(mark).await, []);

@@ -86,7 +86,7 @@ async fn a_qemu_is_one_machine() {
     let machine = world.machine("web").await;
     std::fs::hard_link(qemu.witness_socket(), world.socket("alias")).unwrap();
     let service = world.service.as_ref().expect("it runs");
-    let reason = "its QEMU process is the machine web already";
+    let reason = "its QEMU process is already the machine web";
     service.has_logged(reason).await;
     assert_eq!(world.names().await, ["web"]);
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));

@@ -99,7 +99,7 @@ async fn what_cannot_be_had_is_said_and_nothing_is_changed() {
     failed(&[0], "3-1")
         .await
         .assert(error_name::INVALID_CPU_LIST, &["3-1"]);
-    let text = ["web", "no CPU 8000", "nothing was changed"];
+    let text = ["web", "does not have: 8000", "nothing was changed"];
     failed(&[0], "0,8000")
         .await
         .assert(error_name::CPU_UNAVAILABLE, &text);

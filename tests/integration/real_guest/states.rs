@@ -91,7 +91,7 @@ async fn a_machine_that_is_not_made_yet_has_no_vcpus_and_gets_none() {
 
     let failure = machine.set(3).await.unwrap_err();
     let text = "permitted only after machine initialization has completed";
-    failure.assert(error_name::QMP_FAILED, &["web", "vCPU 0", text]);
+    failure.assert(error_name::QMP_FAILED, &["web", "vCPUs 0-2", text]);
     assert_eq!(machine.vcpus().await.unwrap(), 0);
 
     let mark = world.signals.mark().await;
@@ -162,7 +162,7 @@ async fn qemu_is_asked_for_no_vcpu_that_would_make_it_abort() {
     world.serve().await;
     let machine = world.machine("web").await;
     let failure = machine.set(2).await.unwrap_err();
-    let text = ["web", "at most 3 vCPUs in its life, and 3 were there"];
+    let text = ["web", "at most 3 vCPUs in its life", "has added 3"];
     failure.assert(error_name::NOT_SUPPORTED, &text);
     assert_eq!(qemu.count("device_add"), 2);
 }

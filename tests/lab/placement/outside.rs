@@ -141,7 +141,7 @@ async fn host_cpus_that_go_offline_and_online_are_followed() {
     assert_eq!(machine.set(4).await, Ok(Outcome::added([3])));
     assert_eq!(list_of(guest.thread(3)), "0,2-3");
     let said = log
-        .values("none of the host CPUs 1 is online", "VCPU")
+        .values("the host CPU list 1 has no CPU that is online", "VCPU")
         .await;
     assert_eq!(said, ["2"]);
 
