@@ -37,7 +37,7 @@ pub enum Error {
     #[error("{0}")]
     Reload(registry::Error),
     /// No machine has this name.
-    #[error("no machine is named {0}; run \"vcpuctl list\" to list the machines")]
+    #[error("no machine is named {0}; call ListMachines to list the machines")]
     NoSuchMachine(String),
     /// An argument or option is not what the method takes.
     #[error("{0}")]

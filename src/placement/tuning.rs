@@ -265,7 +265,10 @@ mod tests {
             ..Tuning::default()
         };
         let error = nodes.check(&host()).unwrap_err().to_string();
-        assert_eq!(error, "this host has no memory on node 1: it has nodes 0");
+        assert_eq!(
+            error,
+            "the list has memory nodes that this host does not have: 1; the host has 0"
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub enum Error {
     #[error("its file {} has errors, which \"vcpuctl status\" lists; correct the file and reload the configuration, or choose another name", _0.display())]
     Disabled(PathBuf),
     /// No machine has the name.
-    #[error("it does not exist; run \"vcpuctl list\" to list the machines")]
+    #[error("it does not exist; call ListMachines to list the machines")]
     NoSuchMachine,
     /// The user has registered as many machines as a user can.
     #[error(

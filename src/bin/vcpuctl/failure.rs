@@ -70,10 +70,43 @@ impl Failure {
                     "vcpud is not running and could not be started: {text}; run \"systemctl status vcpud\" for details"
                 )
             }
-            _ => text,
+            _ => in_own_words(&text),
         };
         (Some(name), text)
     }
+}
+
+/// The words of the service for D-Bus callers, and those of this program.
+const WORDS: [(&str, &str); 8] = [
+    ("call ListMachines", "run \"vcpuctl list\""),
+    (
+        "when the property State is not \"disconnected\"",
+        "when \"vcpuctl status\" shows another state",
+    ),
+    ("ListVcpus shows", "\"vcpuctl vcpus\" shows"),
+    (
+        "VcpuRemoved or VcpuRemovalFailed reports the end",
+        "\"vcpuctl monitor\" prints the end",
+    ),
+    (
+        "wait for VcpuRemoved or VcpuRemovalFailed and try again",
+        "wait until \"vcpuctl status\" shows no pending removals, and try again",
+    ),
+    ("the option \"guest-online\"", "the option --guest-online"),
+    (
+        "the property PlacementErrors has the reason",
+        "\"vcpuctl status\" shows the reason",
+    ),
+    (
+        "Placement and PlacementErrors show the reason",
+        "\"vcpuctl status\" shows the reason",
+    ),
+];
+
+/// Returns the text of an error with the commands and options of this program instead of members of D-Bus.
+fn in_own_words(text: &str) -> String {
+    let replace = |text: String, (theirs, own): &(&str, &str)| text.replace(theirs, own);
+    WORDS.iter().fold(text.to_owned(), replace)
 }
 
 fn exit_status(error_name: Option<&str>) -> u8 {
@@ -82,5 +115,28 @@ fn exit_status(error_name: Option<&str>) -> u8 {
         Some(error_name::GUEST_REFUSED) => 4,
         Some(error_name::REMOVAL_PENDING) => 5,
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WORDS;
+
+    /// The sources with the texts of the service.
+    const SOURCES: [&str; 5] = [
+        include_str!("../../machine/model/error.rs"),
+        include_str!("../../inventory/plan.rs"),
+        include_str!("../../placement/report.rs"),
+        include_str!("../../registry/error.rs"),
+        include_str!("../../bus/error.rs"),
+    ];
+
+    #[test]
+    fn the_service_uses_the_words_that_are_replaced() {
+        for (theirs, _) in WORDS {
+            let escaped = theirs.replace('"', "\\\"");
+            let is_used = SOURCES.iter().any(|source| source.contains(&escaped));
+            assert!(is_used, "no error has {theirs:?}");
+        }
     }
 }
