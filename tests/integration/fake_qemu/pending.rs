@@ -53,7 +53,10 @@ async fn growth_takes_other_vcpus_than_those_that_are_leaving_or_says_busy() {
 
     assert_eq!(machine.set(5).await, Ok(Outcome::added([4, 5])));
     let failure = machine.set(6).await.unwrap_err();
-    failure.assert(error_name::BUSY, &["web", "the number of vCPUs to 6", "still pending"]);
+    failure.assert(
+        error_name::BUSY,
+        &["web", "the number of vCPUs to 6", "still pending"],
+    );
     assert_eq!(peer.count("device_add"), 2);
     assert_eq!(machine.pending().await, [3]);
     assert_eq!(machine.vcpus().await.unwrap(), 6);

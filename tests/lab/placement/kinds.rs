@@ -30,7 +30,7 @@ async fn assert_own_scope(place: Place, name: &str, scope: &str) {
     let former = Groups::around(guest.pid());
     let machine = host.machine(name).await;
 
-    assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
+    machine.wait_for("Placement", "scope").await;
     assert_eq!(machine.unit().await.as_deref(), Ok(scope));
     let groups = Groups::of(&machine).await;
     assert_eq!(groups.unit, format!("/machine.slice/{scope}"));
@@ -78,7 +78,7 @@ async fn a_machine_that_returns_at_once_has_a_scope_again() {
         // The previous one is killed just before this one starts.
         let guest = Guest::paused_in(Place::Scope, "web").await;
         let machine = host.machine_of(&guest).await;
-        assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
+        machine.wait_for("Placement", "scope").await;
         assert_placed(&Groups::of(&machine).await, &guest);
     }
 }

@@ -10,6 +10,7 @@ async fn every_user_reads_the_statistics_of_a_vcpu() {
     let host = Host::enter().await;
     let _guest = Guest::paused_in(Place::Scope, "web").await;
     let machine = host.machine("web").await;
+    machine.wait_for("Placement", "scope").await;
     let groups = Groups::of(&machine).await;
     for file in ["cpu.stat", "cpu.pressure"] {
         let path = groups.path(&format!("vcpud/vcpu0/{file}"));
