@@ -100,11 +100,13 @@ impl Assist<'_> {
         let take = async |agent: &mut GuestAgent| {
             let cpus = agent.cpus().await?;
             let offline = to_take_offline(&snapshot.inventory, &cpus, leaving);
+            let held = Held {
+                machine: self.machine.clone(),
+                cpus: offline.iter().map(|offline| offline.cpu).collect(),
+            };
             if offline.is_empty() {
-                return Ok((cpus, Held::none(self.machine)));
+                return Ok((cpus, held));
             }
-            let mut held = Held::none(self.machine);
-            held.cpus = offline.iter().map(|offline| offline.cpu).collect();
             self.machine.note_offline(offline).await?;
             if let Err(reason) = agent.set_online(&held.cpus, false).await {
                 let offline = held.cpus.clone();
@@ -182,13 +184,6 @@ struct Held {
 }
 
 impl Held {
-    fn none(machine: &Handle) -> Self {
-        Self {
-            machine: machine.clone(),
-            cpus: Vec::new(),
-        }
-    }
-
     fn take(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.cpus)
     }

@@ -2,11 +2,11 @@
 
 use crate::harness::*;
 
-/// Kills the service, runs `meanwhile`, and starts the service again.
-async fn restart(world: &mut World, meanwhile: impl FnOnce()) {
+/// Kills the service, runs `change`, and starts the service again.
+async fn restart(world: &mut World, change: impl FnOnce()) {
     let mut service = world.service.take().expect("it runs");
     service.kill().await;
-    meanwhile();
+    change();
     world.serve().await;
 }
 
