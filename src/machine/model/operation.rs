@@ -132,6 +132,8 @@ pub(super) enum Then {
     Nothing,
     /// A machine is reported for the first time.
     Start,
+    /// Callers get what QEMU agreed to remove.
+    Asked,
     /// The caller gets what was added. These are QEMU's refusals.
     Added(Add, Vec<(SlotId, CommandError)>),
     /// The caller is answered.
@@ -167,7 +169,7 @@ impl Operation {
             Self::Placing(refreshed) | Self::Recording(_, refreshed) => match refreshed.then {
                 Then::Added(add, _) => Some(add.id),
                 Then::Reply(id) => Some(id),
-                Then::Nothing | Then::Start => None,
+                Then::Nothing | Then::Start | Then::Asked => None,
             },
             Self::Checking(tune, _) | Self::SavingTuning(_, tune, _) | Self::Switching(tune, _) => {
                 Some(tune.id)

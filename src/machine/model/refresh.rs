@@ -157,7 +157,7 @@ impl Process {
         report: &Report,
         default_cpus: Option<CpuList>,
     ) {
-        self.placement.placed(report, default_cpus);
+        self.placement.placed(cx.now, report, default_cpus);
         match std::mem::take(&mut self.operation) {
             Operation::Placing(refreshed) => self.record(cx, refreshed),
             other => self.operation = other,
@@ -165,9 +165,10 @@ impl Process {
     }
 
     /// Saves the events of `refreshed` before they are emitted, if there are any: an event that is
-    /// emitted twice is better than one that is lost.
+    /// emitted twice is better than one that is lost. A removal that a caller knows to be pending is also
+    /// saved as such before.
     pub(super) fn record(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
-        if refreshed.events.is_empty() {
+        if refreshed.events.is_empty() && !matches!(refreshed.then, Then::Asked) {
             self.report(cx, *refreshed);
             return;
         }
@@ -193,11 +194,12 @@ impl Process {
         for entry in counts(before.vcpu_count(), after, &events) {
             cx.out.log(entry);
         }
-        let is_saved = !events.is_empty();
+        let has_events = !events.is_empty();
+        let is_saved = has_events || matches!(then, Then::Asked);
         for event in events {
             cx.out.emit(event);
         }
-        if is_saved {
+        if has_events {
             cx.out.push(Effect::Flush(self.unemitted.last()));
         }
         let inventory = cx.out.snapshot().inventory.clone();
@@ -217,7 +219,7 @@ impl Process {
         match then {
             Then::Added(add, refused) => self.answer_add(add, &refused, cx.out),
             Then::Reply(id) => cx.out.reply(id, Ok(Outcome::default())),
-            Then::Nothing | Then::Start => {}
+            Then::Nothing | Then::Start | Then::Asked => {}
         }
         self.evidence.rest(cx.now, cost + (cx.now - since));
     }

@@ -284,7 +284,7 @@ impl Process {
                     }
                 }
                 self.await_removals(cx, remove, &refused);
-                Then::Nothing
+                Then::Asked
             }
             _ => Then::Nothing,
         };

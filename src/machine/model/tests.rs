@@ -80,6 +80,22 @@ fn does_not_ask_qemu_if_the_request_cannot_be_saved() {
 }
 
 #[test]
+fn a_removal_is_saved_as_pending_before_its_caller_knows() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let effects = driver.set_vcpus(1, 1, Wait::No);
+    driver.save(&effects);
+    let effects = driver.answer(2);
+    assert_eq!(replies(&effects), []);
+    assert!(saved(&effects).removals[0].agreed);
+    let effects = driver.save(&effects);
+    let pending = Outcome {
+        pending: vec![VcpuId(1)],
+        ..Outcome::default()
+    };
+    assert_eq!(replies(&effects), [(1, &Ok(pending))]);
+}
+
+#[test]
 fn answers_a_removal_at_its_limit_while_qemu_stalls() {
     let (mut driver, _) = Driver::connected(2, None);
     let effects = driver.set_vcpus(1, 1, seconds(3));
