@@ -1,6 +1,8 @@
 //! A machine, as its owner sees it.
 
-use tokio::sync::{oneshot, watch};
+use std::sync::Arc;
+
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
@@ -13,6 +15,7 @@ pub struct Running {
     pub(super) handle: Handle,
     pub(super) configs: watch::Sender<MachineConfig>,
     pub(super) cancel: CancellationToken,
+    pub(super) review: Arc<Notify>,
     pub(super) over: CancellationToken,
     pub(super) state_file: StateFile,
     pub(super) ready: Option<oneshot::Receiver<Ready>>,
@@ -48,6 +51,11 @@ impl Running {
     pub fn configure(&self, config: MachineConfig) -> Handle {
         self.configs.send_replace(config);
         self.handle.clone()
+    }
+
+    /// Compares the machine with its QEMU and with the kernel: for what neither reports.
+    pub fn review(&self) {
+        self.review.notify_one();
     }
 
     /// Ends the machine: its future removes the persisted state, emits the last event, and ends.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,7 @@ pub fn create(
         mounts: services.host.mounts.clone(),
     };
     let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
+    let review = Arc::new(Notify::new());
     let state_file = StateFile::new(spec.record.clone());
     let outlets = Outlets {
         handle: handle.clone(),
@@ -65,6 +66,7 @@ pub fn create(
         commands,
         configs,
         cancel: cancel.clone(),
+        review: review.clone(),
         callers: Callers::default(),
         performer: Performer::new(spec, services, state_file.clone(), outlets),
     };
@@ -72,6 +74,7 @@ pub fn create(
         handle,
         configs: config_sender,
         cancel,
+        review,
         over,
         state_file,
         ready: Some(ready),
@@ -94,6 +97,8 @@ struct MachineTask {
     commands: mpsc::Receiver<(Command, oneshot::Sender<Answer>)>,
     configs: watch::Receiver<MachineConfig>,
     cancel: CancellationToken,
+    /// Notified when it is the turn of the machine to be reviewed.
+    review: Arc<Notify>,
     callers: Callers,
     performer: Performer,
 }
@@ -135,6 +140,7 @@ impl MachineTask {
                     return Woken::Command(command, answer);
                 }
                 Ok(()) = self.configs.changed() => return Woken::Config,
+                () = self.review.notified() => return Woken::Inputs(vec![Input::ReviewDue]),
                 event = next_event(&mut performer.events), if !is_clogged => return Woken::Event(event),
                 Some(done) = performer.connection_jobs.next() => return Woken::Done(done),
                 Some(done) = performer.process_jobs.next() => return Woken::Done(done),

@@ -243,6 +243,14 @@ impl Report {
     pub fn is_complete(&self) -> bool {
         self.failures().next().is_none()
     }
+
+    /// Returns whether another pass may succeed where this one failed, without a change of the wanted
+    /// values.
+    pub fn may_improve(&self) -> bool {
+        let is_final = |error: &StepError| error.is_unsupported() || error.is_of_thread();
+        let has_failed = self.failures().any(|(_, error)| !is_final(error));
+        has_failed || self.emulator.is_some() || !self.lingering.is_empty()
+    }
 }
 
 impl Controller {

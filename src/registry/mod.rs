@@ -19,6 +19,7 @@ mod error;
 mod registrar;
 mod registration;
 mod registrations;
+mod reviews;
 mod sockets;
 mod supervisor;
 mod tasks;
@@ -31,6 +32,7 @@ use tracing::{error, warn};
 
 use self::registrar::Request;
 use self::registration::Trials;
+use self::reviews::Reviews;
 use self::sockets::{SocketEvent, Sockets};
 use self::supervisor::Supervisor;
 use crate::config::{Configuration, Directories};
@@ -53,6 +55,7 @@ struct Service {
     sockets: Sockets,
     requests: Requests,
     trials: Trials,
+    reviews: Reviews,
     count: watch::Sender<usize>,
     idle_exit: watch::Sender<Duration>,
 }
@@ -100,6 +103,7 @@ impl Registry {
             sockets,
             requests,
             trials: Trials::new(),
+            reviews: Reviews::default(),
             count: counter,
             idle_exit: limit,
         };
@@ -131,6 +135,7 @@ impl Service {
                 }
                 Some(request) = self.requests.0.recv() => self.handle(request).await?,
                 Some(trial) = self.trials.join_next() => self.supervisor.conclude(trial?).await?,
+                () = self.reviews.due(self.supervisor.count()) => self.supervisor.review(&mut self.reviews),
                 ended = self.supervisor.next_ended() => self.supervisor.end(&ended?).await?,
             }
             self.count.send_replace(self.supervisor.claims.count());

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::claims::{Claims, Decision, socket_of};
 use super::error::SupervisorError;
 use super::registrations::{Registered, Registrations};
+use super::reviews::Reviews;
 use super::tasks::Tasks;
 use crate::blocking::blocking;
 use crate::config::{Configuration, Directories, Settings};
@@ -225,6 +226,18 @@ impl Supervisor {
         self.machines
             .get_mut(name)
             .map(|machine| &mut machine.running)
+    }
+
+    /// Returns the number of machines with a task.
+    pub(super) fn count(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// Lets the machine review itself whose turn it is.
+    pub(super) fn review(&self, reviews: &mut Reviews) {
+        if let Some(machine) = reviews.turn(&self.machines) {
+            machine.running.review();
+        }
     }
 
     /// Waits until each machine has answered, or its time limit is over.

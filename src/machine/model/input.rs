@@ -55,6 +55,10 @@ pub enum Input {
     ProcessExited,
     /// The machine is to be forgotten.
     Stop,
+    /// It is the turn of the machine to be compared with its QEMU and with the kernel: QEMU reports no
+    /// vCPU that another QMP client adds, and the kernel no affinity and no scheduler that another
+    /// process sets.
+    ReviewDue,
     /// The deadline of the model has come.
     Tick,
 }

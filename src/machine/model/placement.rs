@@ -13,13 +13,12 @@ use crate::ids::VcpuId;
 use crate::inventory::{HostThread, Inventory, Thread, Vcpu};
 use crate::placement::{CpuList, Report, Retry, StepError, Tuning, UnitPlacement};
 
-/// The time between two passes that nothing else causes. They undo drift, and the refresh before them
-/// finds vCPUs that were added without an event.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// The first pause before another pass, if one failed in part. Each next one is twice as long.
+const FIRST_REPEAT: Duration = Duration::from_secs(5);
 /// The first pause before another search for a unit, if systemd failed for a time. Each next one is
 /// twice as long.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// The longest such pause.
+/// The longest of both pauses.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// The placement of one QEMU process.
@@ -38,8 +37,20 @@ pub(super) struct PlacementState {
     /// The result of the last pass.
     report: Report,
     default_cpus: Option<CpuList>,
-    /// When the next pass is due; `None` is at the next refresh.
-    due: Option<Instant>,
+    pass: Pass,
+    /// The pause before another pass, if the next one fails in part.
+    repeat: Duration,
+}
+
+/// The next pass for the same threads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Pass {
+    /// It is part of the next refresh.
+    AtRefresh,
+    /// It is due then, with a refresh.
+    At(Instant),
+    /// There is none until something changes.
+    None,
 }
 
 /// The search for the unit.
@@ -79,7 +90,8 @@ impl PlacementState {
             threads: Threads::new(),
             report: Report::default(),
             default_cpus: None,
-            due: None,
+            pass: Pass::AtRefresh,
+            repeat: FIRST_REPEAT,
         }
     }
 
@@ -112,7 +124,7 @@ impl PlacementState {
         };
         let is_other = self.unit != found.unit;
         if is_other || !self.is_known {
-            self.due = None;
+            self.pass = Pass::AtRefresh;
         }
         let result = Found {
             is_other,
@@ -144,9 +156,17 @@ impl PlacementState {
         }
     }
 
+    /// Makes a pass part of the next refresh.
+    pub(super) fn check_at_refresh(&mut self) {
+        self.pass = Pass::AtRefresh;
+    }
+
     /// Returns when the next pass is due without another cause.
     pub(super) fn pass_due(&self) -> Option<Instant> {
-        self.due.filter(|_| self.can_place())
+        match self.pass {
+            Pass::At(at) if self.can_place() => Some(at),
+            _ => None,
+        }
     }
 
     /// Returns whether vCPUs can be placed. While the unit is not known, they can be without control
@@ -164,17 +184,30 @@ impl PlacementState {
         let threads = inventory.vcpus();
         let threads = threads.filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)));
         let threads: Threads = threads.collect();
-        let is_due = self.due.is_none_or(|due| due <= now);
+        let is_due = match self.pass {
+            Pass::AtRefresh => true,
+            Pass::At(at) => at <= now,
+            Pass::None => false,
+        };
         if !is_due && threads == self.threads {
             return None;
         }
         self.threads.clone_from(&threads);
-        self.due = Some(now + INTERVAL);
+        self.pass = Pass::None;
         Some(threads)
     }
 
     /// Notes the result of a pass.
-    pub(super) fn placed(&mut self, report: &Report, default_cpus: Option<CpuList>) {
+    pub(super) fn placed(&mut self, now: Instant, report: &Report, default_cpus: Option<CpuList>) {
+        if report.may_improve() {
+            // The configuration may have changed during the pass.
+            if self.pass != Pass::AtRefresh {
+                self.pass = Pass::At(now + self.repeat);
+            }
+            self.repeat = (self.repeat * 2).min(LONGEST_RETRY);
+        } else {
+            self.repeat = FIRST_REPEAT;
+        }
         self.report = report.clone();
         self.default_cpus = default_cpus.or(self.default_cpus.take());
     }
@@ -212,7 +245,7 @@ impl PlacementState {
         }
         self.tuning = Arc::new(self.tuning.rebased(&self.configured, wanted));
         self.configured = wanted.clone();
-        self.due = None;
+        self.pass = Pass::AtRefresh;
         true
     }
 
@@ -390,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_needed_for_other_threads_another_unit_and_from_time_to_time() {
+    fn a_pass_is_needed_for_other_threads_another_unit_and_a_review() {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         let mut one = inventory(4, &[(0, 10)]);
         let _ = one.trust_threads(crate::ids::Pid(1), Some);
@@ -409,9 +442,34 @@ mod tests {
         assert_eq!(state.begin_pass(now, &two), None);
         state.found(now, found(Kind::Scope, Retry::Never));
         assert!(state.begin_pass(now, &two).is_some());
-        assert!(state.begin_pass(now + INTERVAL, &two).is_some());
+        let later = now + LONGEST_RETRY * 100;
+        assert_eq!(state.begin_pass(later, &two), None, "there is no timer");
+        state.check_at_refresh();
+        assert!(state.begin_pass(later, &two).is_some());
 
         state.found(now, UnitFound::default());
         assert_eq!(state.begin_pass(now, &two), None, "there is no placer");
+    }
+
+    #[test]
+    fn a_pass_that_failed_in_part_is_repeated_with_growing_pauses() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        let lingering = Report {
+            lingering: vec![VcpuId(1)],
+            ..Report::default()
+        };
+        let mut pauses = Vec::new();
+        assert!(state.begin_pass(now, &inventory(4, &[])).is_some());
+        for _ in 0..6 {
+            state.placed(now, &lingering, None);
+            let due = state.pass_due().unwrap();
+            pauses.push((due - now).as_secs());
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+        state.placed(now, &Report::default(), None);
+        state.begin_pass(now + LONGEST_RETRY, &inventory(4, &[]));
+        assert_eq!(state.pass_due(), None);
+        state.placed(now, &lingering, None);
+        assert_eq!(state.pass_due(), Some(now + FIRST_REPEAT));
     }
 }

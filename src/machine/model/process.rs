@@ -266,6 +266,10 @@ impl Process {
             Input::TuningChecked(result) => self.tuning_checked(cx, result),
             Input::TuningChanged(result) => self.tuning_changed(cx, result),
             Input::GuestRestored(result) => self.guest_restored(cx, result),
+            Input::ReviewDue => {
+                self.placement.check_at_refresh();
+                self.evidence.note(cx.now);
+            }
             // The model handles these.
             Input::Command(..)
             | Input::ConfigChanged(_)

@@ -67,7 +67,7 @@ impl Process {
     ) {
         match (std::mem::take(&mut self.operation), result) {
             (Operation::Switching(tune, _), Ok(report)) => {
-                self.placement.placed(&report, None);
+                self.placement.placed(cx.now, &report, None);
                 let snapshot = Snapshot::clone(cx.out.snapshot());
                 self.publish(snapshot, cx.out);
                 cx.out.reply(tune.id, Ok(Outcome::default()));
