@@ -18,12 +18,20 @@ use crate::names::MachineName;
 use crate::placer::{Mounts, Observed, observe};
 use crate::process::Leader;
 
+/// A request, and where its answer goes. It is boxed in the channel, because that has room for 32 of them at
+/// least.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) command: Command,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
 /// A machine that exists, or existed when the handle was made.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) name: MachineName,
     pub(super) registrant: Option<Uid>,
-    pub(super) commands: mpsc::Sender<(Command, oneshot::Sender<Answer>)>,
+    pub(super) commands: mpsc::Sender<Box<Call>>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The QEMU process, while it is known.
     pub(super) leaders: watch::Receiver<Option<Arc<Leader>>>,
@@ -129,7 +137,8 @@ impl Handle {
 
     async fn ask(&self, command: Command) -> Result<Outcome, Error> {
         let (answer, result) = oneshot::channel();
-        let sent = self.commands.send((command, answer)).await;
+        let call = Box::new(Call { command, answer });
+        let sent = self.commands.send(call).await;
         sent.map_err(|_| Error::Gone)?;
         result.await.unwrap_or(Err(Error::Gone))
     }

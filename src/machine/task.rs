@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::agent::Agent;
 use super::callers::Callers;
 use super::events::EventSender;
-use super::handle::Handle;
+use super::handle::{Call, Handle};
 use super::jobs::Done;
 use super::model::input::Input;
-use super::model::request::{Answer, Command};
+use super::model::request::Command;
 use super::model::{Facts, Model};
 use super::performer::{Outlets, Performer, now};
 use super::running::Running;
@@ -61,7 +61,7 @@ pub fn create(
         ready: ready_sender,
         over: over.clone(),
     };
-    let task = MachineTask {
+    let mut task = MachineTask {
         model: Model::new(facts(&spec), spec.config.clone(), now()),
         commands,
         configs,
@@ -79,7 +79,8 @@ pub fn create(
         state_file,
         ready: Some(ready),
     };
-    (running, task.run())
+    // Not `run(self)`: such a future has room for the task twice.
+    (running, async move { task.run().await })
 }
 
 /// Returns what the model needs to know about the machine.
@@ -94,7 +95,7 @@ fn facts(spec: &MachineSpec) -> Facts {
 /// The driver of one machine.
 struct MachineTask {
     model: Model,
-    commands: mpsc::Receiver<(Command, oneshot::Sender<Answer>)>,
+    commands: mpsc::Receiver<Box<Call>>,
     configs: watch::Receiver<MachineConfig>,
     cancel: CancellationToken,
     /// Notified when it is the turn of the machine to be reviewed.
@@ -105,7 +106,7 @@ struct MachineTask {
 
 /// The event that ends a wait of the task.
 enum Woken {
-    Command(Command, oneshot::Sender<Answer>),
+    Command(Box<Call>),
     Config,
     Event(Option<Result<Event, Closed>>),
     Done(Done),
@@ -113,7 +114,7 @@ enum Woken {
 }
 
 impl MachineTask {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         loop {
             while let Some(effect) = self.model.next_effect() {
                 self.performer.perform(effect, &mut self.callers).await;
@@ -136,8 +137,8 @@ impl MachineTask {
         loop {
             tokio::select! {
                 () = self.cancel.cancelled() => return Woken::Inputs(vec![Input::Stop]),
-                Some((command, answer)) = self.commands.recv(), if !is_clogged && !self.model.is_busy() => {
-                    return Woken::Command(command, answer);
+                Some(call) = self.commands.recv(), if !is_clogged && !self.model.is_busy() => {
+                    return Woken::Command(call);
                 }
                 Ok(()) = self.configs.changed() => return Woken::Config,
                 () = self.review.notified() => return Woken::Inputs(vec![Input::ReviewDue]),
@@ -156,7 +157,8 @@ impl MachineTask {
 
     fn handle(&mut self, woken: Woken) {
         match woken {
-            Woken::Command(command, answer) => {
+            Woken::Command(call) => {
+                let Call { command, answer } = *call;
                 if let Command::ApplyConfig = command {
                     self.reconfigure();
                 }

@@ -28,7 +28,8 @@ use crate::text::Text;
 #[derive(Clone, Debug)]
 pub struct Client {
     // Unbounded, because only the task of one machine sends, and never more than one batch.
-    requests: mpsc::UnboundedSender<Request>,
+    // Boxed, because a channel has room for 32 messages at least.
+    requests: mpsc::UnboundedSender<Box<Request>>,
 }
 
 /// A reply that has not arrived yet. If it is dropped, the reply is ignored.
@@ -67,7 +68,7 @@ impl Client {
     /// the protocol, or closes the connection.
     pub async fn connect(stream: UnixStream, silence: Duration) -> Result<(Self, Events), Closed> {
         let (read, write) = split(stream);
-        let mut messages = FramedRead::new(read, Codec::new(Codec::DEFAULT_LIMIT));
+        let mut messages = FramedRead::with_capacity(read, Codec::new(Codec::DEFAULT_LIMIT), 0);
         let late = |_| Closed::Timeout {
             command: "with a greeting (another QMP client is connected, or QEMU is stopped)",
             after: silence,
@@ -86,7 +87,8 @@ impl Client {
     /// commands of the previous instance are ignored.
     pub fn resume(stream: UnixStream, silence: Duration) -> (Self, Events) {
         let (read, write) = split(stream);
-        let messages = FramedRead::new(read, Codec::resumed(Codec::DEFAULT_LIMIT));
+        let codec = Codec::resumed(Codec::DEFAULT_LIMIT);
+        let messages = FramedRead::with_capacity(read, codec, 0);
         // Ends a command that the previous instance sent only in part (qmp-spec, "Forcing the JSON parser
         // into known-good state").
         let outgoing = BytesMut::from(&[0xff][..]);
@@ -130,11 +132,11 @@ impl Client {
     ) -> Reply<T> {
         let (sender, answer) = oneshot::channel();
         // If the connection has ended, the sender is dropped, and the reply fails.
-        let _ = self.requests.send(Request {
+        let _ = self.requests.send(Box::new(Request {
             command,
             arguments,
             answer: sender,
-        });
+        }));
         Reply {
             command,
             answer,
@@ -169,7 +171,7 @@ struct Connection {
     /// systemd may keep the socket for the next instance.
     write: WriteHalf<UnixStream>,
     outgoing: BytesMut,
-    requested: mpsc::UnboundedReceiver<Request>,
+    requested: mpsc::UnboundedReceiver<Box<Request>>,
     events: EventSink,
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
     /// The lowest id of this instance. Replies with a lower id, or without one, belong to the previous
@@ -217,7 +219,7 @@ impl Connection {
                     None => return Err(Closed::Hangup),
                 },
                 request = self.requested.recv() => match request {
-                    Some(request) => self.submit(request),
+                    Some(request) => self.submit(*request),
                     None => return Ok(()),
                 },
                 written = self.write.write_buf(&mut self.outgoing), if !self.outgoing.is_empty() => {

@@ -8,8 +8,8 @@ use tokio_util::codec::Decoder;
 use super::event::Event;
 use crate::text::Text;
 
-/// The size, in bytes, to which the buffer shrinks after a longer line.
-const KEPT: usize = 64 << 10;
+/// The number of bytes that fit in the buffer at least while a line is incomplete.
+const READ: usize = 4 << 10;
 
 /// A message of QEMU.
 #[derive(Debug)]
@@ -100,15 +100,17 @@ impl Decoder for Codec {
             }
             if end.is_none() {
                 self.searched = buffer.len();
+                if buffer.is_empty() {
+                    // An idle connection needs no buffer, and none keeps the size of its longest line.
+                    *buffer = BytesMut::new();
+                } else {
+                    buffer.reserve(READ);
+                }
                 return Ok(None);
             }
             self.searched = 0;
             let line = buffer.split_to(length);
             buffer.advance(1);
-            if length > KEPT && buffer.len() <= KEPT {
-                // Otherwise the buffer keeps the size of the longest line until the connection ends.
-                *buffer = BytesMut::from(&buffer[..]);
-            }
             let torn = std::mem::take(&mut self.torn);
             if line.trim_ascii().is_empty() {
                 continue;
