@@ -213,8 +213,9 @@ impl MachineObject {
     }
 
     #[zbus(out_args("plan"))]
-    fn plan(&self, count: u32, options: Options) -> Result<Dict, Error> {
+    async fn plan(&self, count: u32, options: Options) -> Result<Dict, Error> {
         options::none(options)?;
+        self.machine.refresh().await;
         let snapshot = self.machine.snapshot();
         let vcpus = |slots: &[SlotId]| -> Variant<'static> {
             let slots = slots.iter().filter_map(|id| snapshot.inventory.slot(*id));
@@ -240,6 +241,7 @@ impl MachineObject {
 
     #[zbus(out_args("vcpus"))]
     async fn list_vcpus(&self) -> Vec<Dict> {
+        self.machine.refresh().await;
         let online = machine::online(&self.machine).await;
         let places = self.machine.observe().await;
         let snapshot = self.machine.snapshot();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::model::error::Error;
@@ -38,7 +39,12 @@ pub struct Handle {
     pub(super) agent: Agent,
     pub(super) configs: watch::Receiver<MachineConfig>,
     pub(super) mounts: Arc<Mounts>,
+    /// Locked by the reader for which QEMU is queried.
+    pub(super) readers: Arc<Mutex<()>>,
 }
+
+/// How long a reader waits for the current state.
+const READER_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Handle {
     /// Returns the name of the machine.
@@ -85,6 +91,17 @@ impl Handle {
     pub async fn config_applied(&self) {
         // It only fails if the machine is gone.
         let _ = self.ask(Command::ApplyConfig).await;
+    }
+
+    /// Queries QEMU, unless it was queried a moment ago or does not answer soon: its snapshot then has the
+    /// vCPUs that another client of QEMU added or removed.
+    pub async fn refresh(&self) {
+        // Many readers are one request. A stalled QEMU does not stall readers.
+        let refresh = async {
+            let _turn = self.readers.lock().await;
+            let _ = self.ask(Command::Refresh).await;
+        };
+        let _ = timeout(READER_PATIENCE, refresh).await;
     }
 
     /// Saves which guest CPUs are about to be taken offline.

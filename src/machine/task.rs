@@ -49,6 +49,7 @@ pub fn create(
         agent: Agent::new(spec.agent.clone()),
         configs: configs.clone(),
         mounts: services.host.mounts.clone(),
+        readers: Arc::default(),
     };
     let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
     let review = Arc::new(Notify::new());

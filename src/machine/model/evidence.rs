@@ -154,6 +154,11 @@ impl Evidence {
         )
     }
 
+    /// Returns whether the last refresh ended less than `age` ago.
+    pub(super) fn is_recent(&self, now: Instant, age: Duration) -> bool {
+        self.refreshed.is_some_and(|at| now < at + age)
+    }
+
     /// Notes that QEMU is queried from now on. Events from here on need another refresh.
     pub(super) fn begin_refresh(&mut self) {
         self.due = None;

@@ -158,6 +158,7 @@ pub(super) enum QueuedCommand {
     SetVcpus(Request),
     Tune(TuningChange, Subject),
     ApplyConfig,
+    Refresh,
 }
 
 impl Operation {

@@ -22,6 +22,8 @@ pub enum Command {
     Tune(TuningChange, Subject),
     /// Applies the configuration that was set last.
     ApplyConfig,
+    /// Queries QEMU, unless it was queried a moment ago: another client may have changed the vCPUs.
+    Refresh,
     /// Notes CPUs that the guest agent is about to take offline, so that they can be brought online
     /// again after a restart of the service.
     GuestOffline(Vec<OfflineCpu>),

@@ -23,6 +23,8 @@ use crate::qmp::CommandError;
 /// A removal that is requested again after this time is requested from QEMU again. Before it QEMU
 /// refuses some (`qdev-monitor.c`), and the guest needs no reminder.
 const REPEAT_AFTER: Duration = Duration::from_secs(5);
+/// Readers let QEMU be queried at most once in this time.
+const READ_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Process {
     /// Begins a request whose turn has come.
@@ -58,6 +60,21 @@ impl Process {
                 Ok(_) => cx.out.reply(id, Ok(Outcome::default())),
                 Err(error) => cx.out.reply(id, Err(error)),
             },
+            QueuedCommand::Refresh
+                if is_fresh || self.evidence.is_recent(cx.now, READ_INTERVAL) =>
+            {
+                cx.out.reply(id, Ok(Outcome::default()));
+            }
+            QueuedCommand::Refresh => {
+                self.queue.push_front(Queued {
+                    id,
+                    command,
+                    since,
+                    deadline,
+                    is_fresh: true,
+                });
+                self.refresh(cx.out);
+            }
             QueuedCommand::Tune(change, subject) => self.begin_tuning(cx, id, change, &subject),
             QueuedCommand::ApplyConfig => {
                 if self.placement.configure(&cx.config.placement.tuning) {

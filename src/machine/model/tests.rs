@@ -454,3 +454,37 @@ fn what_another_client_of_qemu_changed_is_known_before_nothing_is_done() {
     let effects = driver.answer(2);
     assert!(matches!(replies(&effects)[..], [(1, Ok(outcome))] if *outcome == Outcome::default()));
 }
+
+#[test]
+fn a_reader_gets_the_current_state_and_does_not_wait_for_a_stalled_qemu() {
+    let (mut driver, _) = Driver::connected(2, None);
+    let refresh = |id| Input::Command(RequestId(id), Command::Refresh);
+    assert_eq!(
+        replies(&driver.input(refresh(1))),
+        [(1, &Ok(Outcome::default()))],
+        "a moment ago"
+    );
+    driver.pass(100);
+    let effects = driver.input(refresh(2));
+    assert!(matches!(batches(&effects)[..], [Batch::Refresh]));
+    assert_eq!(
+        batches(&driver.input(refresh(3))).len(),
+        0,
+        "it is queried already"
+    );
+    let effects = driver.answer(3);
+    let effects = driver.save(&effects);
+    let answers: Vec<u64> = replies(&effects).iter().map(|(id, _)| *id).collect();
+    assert_eq!(answers, [2, 3]);
+    assert_eq!(driver.model.snapshot().inventory.vcpu_count(), 3);
+
+    driver.pass(100);
+    driver.input(refresh(4));
+    driver.input(refresh(5));
+    let effects = driver.pass(500);
+    let late = |(_, answer): &(u64, &Answer)| matches!(answer, Err(Error::NotStarted { .. }));
+    assert_eq!(
+        replies(&effects).iter().filter(|reply| late(reply)).count(),
+        2
+    );
+}

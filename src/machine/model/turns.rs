@@ -1,6 +1,6 @@
 //! The turns of a machine: which request or refresh comes next, and which callers wait no longer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::effect::{Effect, LogEntry, Output};
 use super::error::Error;
@@ -9,6 +9,9 @@ use super::process::{Context, Process};
 use super::request::{Command, Outcome, RequestId, Wait};
 use crate::ids::VcpuId;
 
+/// How long a reader waits for a stalled QEMU.
+const READER_TIME: Duration = Duration::from_millis(500);
+
 impl Process {
     /// Takes a request, which waits for its turn.
     pub(super) fn request(&mut self, cx: &mut Context<'_>, id: RequestId, command: Command) {
@@ -16,6 +19,7 @@ impl Process {
             Command::SetVcpus(request) => QueuedCommand::SetVcpus(request),
             Command::Tune(change, subject) => QueuedCommand::Tune(change, subject),
             Command::ApplyConfig => QueuedCommand::ApplyConfig,
+            Command::Refresh => QueuedCommand::Refresh,
             Command::GuestOffline(cpus) => {
                 let numbers = cpus.iter().map(|cpu| cpu.cpu).collect();
                 self.offline.hold(cpus);
@@ -32,16 +36,17 @@ impl Process {
         };
         let limit = match &command {
             QueuedCommand::SetVcpus(request) => match request.wait {
-                Wait::UpTo(limit) => limit,
+                Wait::UpTo(limit) => limit.map(|limit| limit.max(QEMU_TIME)),
                 Wait::No => None,
             },
+            QueuedCommand::Refresh => Some(READER_TIME),
             _ => None,
         };
         self.queue.push_back(Queued {
             id,
             command,
             since: cx.now,
-            deadline: limit.and_then(|limit| cx.now.checked_add(limit.max(QEMU_TIME))),
+            deadline: limit.and_then(|limit| cx.now.checked_add(limit)),
             is_fresh: false,
         });
     }
