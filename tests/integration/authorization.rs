@@ -60,7 +60,7 @@ async fn whom_polkit_does_not_let_pass_changes_nothing() {
     let world = World::with_polkit("").await;
     let peer = world.peer("web", Model::x86(1, 4));
     let machine = world.machine("web").await;
-    let asked = peer.all_calls();
+    let asked = peer.changing_calls();
 
     let mark = world.signals.mark().await;
     for (interaction, error) in [
@@ -78,7 +78,7 @@ async fn whom_polkit_does_not_let_pass_changes_nothing() {
         }
     }
     assert_eq!(world.signals.since(mark).await, []);
-    assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
+    assert_eq!(peer.changing_calls(), asked, "QEMU was asked to change something");
     // Root may, and everyone may read.
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     let call = [
@@ -116,13 +116,13 @@ async fn without_polkit_only_root_may() {
     let world = World::without_polkit().await;
     let peer = world.peer("web", Model::x86(1, 4));
     let machine = world.machine("web").await;
-    let asked = peer.all_calls();
+    let asked = peer.changing_calls();
     for interaction in [Interaction::Forbidden, Interaction::Allowed] {
         let result = world.set_as_nobody(interaction, &machine, 3).await;
         let failure = result.unwrap_err();
         failure.assert(error_name::ACCESS_DENIED, &["polkit did not answer"]);
     }
-    assert_eq!(peer.all_calls(), asked, "QEMU was asked something");
+    assert_eq!(peer.changing_calls(), asked, "QEMU was asked to change something");
     assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
 }
 

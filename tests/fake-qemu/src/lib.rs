@@ -179,6 +179,13 @@ impl Peer {
         self.shared.calls.borrow().len()
     }
 
+    /// Returns the number of calls that are not queries: the service queries each machine from time to time.
+    pub fn changing_calls(&self) -> usize {
+        let calls = self.shared.calls.borrow();
+        let is_change = |call: &&Call| !call.command.starts_with("query-");
+        calls.iter().filter(is_change).count()
+    }
+
     /// Waits until the service has sent `command` `count` times in all.
     #[track_caller]
     pub fn asked(&self, command: &str, count: usize) -> impl Future<Output = ()> {
