@@ -21,7 +21,7 @@ use crate::config::{Configuration, Directories};
 use crate::idle::Calls;
 use crate::machine::{EventSender, HostServices};
 use crate::names::ROOT_PATH;
-use crate::placer::Host;
+use crate::placer::{Host, Watches};
 use crate::registry::{self, Registrar, Registry, SupervisorError};
 use crate::systemd::{self, Store, Systemd};
 
@@ -118,6 +118,9 @@ impl Service {
         let (units, following) = Systemd::on(link.connections(), bus::connect);
         tasks.spawn(following.map(Ok));
         let site = host_services(units, audit, store.clone()).await?;
+        if let Some(watches) = site.watches.clone() {
+            tasks.spawn(watches.run().map(Ok));
+        }
         let (registry, supervision) =
             Registry::start(directories, configuration, site, outbox.clone(), requests).await?;
         tasks.spawn(async move { match supervision.await? {} });
@@ -198,7 +201,11 @@ async fn host_services(
     audit: Arc<Audit>,
     fd_store: Arc<Store>,
 ) -> io::Result<HostServices> {
+    let watches = Watches::new().inspect_err(|error| {
+        warn!(%error, "control groups are not watched, only compared from time to time; raise fs.inotify.max_user_instances: {error}");
+    });
     Ok(HostServices {
+        watches: watches.ok(),
         units: Arc::new(units),
         host: blocking(Host::this).await?,
         audit,

@@ -333,6 +333,7 @@ async fn be_agent(listener: UnixListener, answer: Arc<str>) {
 /// A host without systemd and without an audit log.
 fn site() -> HostServices {
     HostServices {
+        watches: None,
         units: Arc::new(Nothing),
         host: Host::this().expect("the host can be read"),
         audit: Arc::new(Audit::none()),

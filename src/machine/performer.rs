@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use futures_util::FutureExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -39,6 +39,7 @@ pub(super) struct Outlets {
     pub events: EventSender,
     pub ready: oneshot::Sender<Ready>,
     pub over: CancellationToken,
+    pub review: Arc<Notify>,
 }
 
 /// The performer of one machine.
@@ -53,6 +54,8 @@ pub(super) struct Performer {
     /// Whether an unprivileged user registered the machine.
     is_of_user: bool,
     worker: PlacementWorker,
+    /// Notified when another program changed the groups of the worker.
+    review: Arc<Notify>,
     journal: Journal,
     snapshot: watch::Sender<Arc<Snapshot>>,
     published_leader: watch::Sender<Option<Arc<Leader>>>,
@@ -87,7 +90,13 @@ impl Performer {
             handle: outlets.handle,
             connector: Connector::new(&spec.name, spec.endpoint, spec.leader, fd_store),
             saver: Saver::new(file),
-            worker: PlacementWorker::new(spec.name.clone(), services.clone(), is_of_user),
+            worker: PlacementWorker::new(
+                spec.name.clone(),
+                services.clone(),
+                is_of_user,
+                outlets.review.clone(),
+            ),
+            review: outlets.review,
             journal: Journal::new(spec.name.clone(), endpoint, services.audit.clone()),
             services,
             is_of_user,
@@ -335,7 +344,7 @@ impl Performer {
             self.processes.release(leader.id(), &self.name);
         }
         let (name, services) = (self.name.clone(), self.services.clone());
-        self.worker = PlacementWorker::new(name, services, self.is_of_user);
+        self.worker = PlacementWorker::new(name, services, self.is_of_user, self.review.clone());
         self.published_leader.send_replace(None);
         self.journal.forget_process();
         if let Err(error) = self.saver.file().remove().await {

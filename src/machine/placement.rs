@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, Semaphore};
 use tracing::info;
 
 use super::model::effect::{Threads, TuningSwitch};
@@ -16,7 +16,7 @@ use crate::names::MachineName;
 use crate::placement::{
     CpuList, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning, UnitPlacement,
 };
-use crate::placer::{Masks, Placer, ScopeRequest, UnitLookupError, find_unit};
+use crate::placer::{MachineWatch, Masks, Placer, ScopeRequest, UnitLookupError, find_unit};
 use crate::process::{Leader, LeaderError};
 
 /// How many machines place vCPUs at a time.
@@ -32,6 +32,8 @@ pub(super) struct PlacementWorker {
     /// Locked by one job after the other. A job that has begun keeps the lock to its end, even if its
     /// future is dropped.
     state: Arc<Mutex<State>>,
+    /// The watch of the machine's groups.
+    watch: Option<Arc<MachineWatch>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,13 +44,22 @@ struct State {
 }
 
 impl PlacementWorker {
-    /// Returns the worker of the machine `name`, which has no placer yet.
-    pub(super) fn new(name: MachineName, services: HostServices, is_of_user: bool) -> Self {
+    /// Returns the worker of the machine `name`, which has no placer yet. It notifies `changed` when another
+    /// program changed the machine's groups.
+    pub(super) fn new(
+        name: MachineName,
+        services: HostServices,
+        is_of_user: bool,
+        changed: Arc<Notify>,
+    ) -> Self {
+        let watches = services.watches.as_ref();
+        let watch = watches.map(|watches| Arc::new(watches.machine(changed)));
         Self {
             name,
             services,
             is_of_user,
             state: Arc::default(),
+            watch,
         }
     }
 
@@ -204,6 +215,7 @@ impl PlacementWorker {
     ) -> Option<T> {
         let mut state = self.lock().await;
         let (host, name) = (self.services.host.clone(), self.name.clone());
+        let watch = self.watch.clone();
         on_host(move || {
             if state.placer.is_none() {
                 let unit = UnitPlacement::without_groups(String::new());
@@ -211,7 +223,10 @@ impl PlacementWorker {
                 state.placer = placer.map(Placer::managed_elsewhere);
                 state.is_preliminary = true;
             }
-            state.placer.as_mut().map(work)
+            state.placer.as_mut().map(|placer| match watch {
+                Some(watch) => watch.during(placer, work),
+                None => work(placer),
+            })
         })
         .await
     }

@@ -13,7 +13,7 @@ use crate::fd_store::FdStore;
 use crate::ids::Uid;
 use crate::names::MachineName;
 use crate::placement::{PlacementMode, Tuning, Units};
-use crate::placer::Host;
+use crate::placer::{Host, Watches};
 use crate::process::{Leader, LeaderError, SocketError, SocketFile};
 use crate::qmp::{self, Closed};
 
@@ -49,6 +49,8 @@ pub struct HostServices {
     pub units: Arc<dyn Units>,
     /// The kernel.
     pub host: Host,
+    /// The watched control groups, if the kernel has room for them.
+    pub watches: Option<Watches>,
     /// The audit log.
     pub audit: Arc<Audit>,
     /// The store of connections that outlive an instance of the service.

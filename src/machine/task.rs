@@ -61,6 +61,7 @@ pub fn create(
         events,
         ready: ready_sender,
         over: over.clone(),
+        review: review.clone(),
     };
     let mut task = MachineTask {
         model: Model::new(facts(&spec), spec.config.clone(), now()),

@@ -20,6 +20,7 @@ mod resctrl;
 mod scheduler;
 mod tunable;
 mod unit_lookup;
+mod watch;
 
 pub use affinity::{affinity, set_affinity};
 pub use cgroup::{Membership, Mount, Mounts};
@@ -30,3 +31,4 @@ pub use observe::{Observed, memberships, observe};
 pub use placer::Placer;
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use unit_lookup::{ScopeRequest, UnitLookupError, find_unit};
+pub use watch::{MachineWatch, Watches};

@@ -13,7 +13,7 @@ use crate::ids::{Tid, VcpuId};
 use crate::placement::{
     Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, UnitPlacement,
 };
-use crate::process::Tasks;
+use crate::process::{Dir, Tasks};
 
 /// The placement of the vCPUs of one machine. It is the only writer of their groups and of the
 /// attributes of their threads.
@@ -99,6 +99,24 @@ impl Placer {
     /// Returns whether the machine has control groups.
     pub fn has_groups(&self) -> bool {
         self.groups.is_some()
+    }
+
+    /// Returns the groups of the machine: those of vCPUs, and those that they share (`None`).
+    pub(super) fn groups(&self) -> Vec<Option<VcpuId>> {
+        match &self.groups {
+            Some(_) => std::iter::once(None)
+                .chain(self.applied.keys().copied().map(Some))
+                .collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Opens the directories of a group in [`Placer::groups`]. Blocks.
+    pub(super) fn directories(&self, group: Option<VcpuId>) -> Vec<Dir> {
+        let groups = self.groups.as_ref();
+        groups
+            .map(|groups| groups.directories(group))
+            .unwrap_or_default()
     }
 
     /// Returns the controllers that the machine's groups do not have.

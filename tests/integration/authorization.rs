@@ -78,7 +78,11 @@ async fn whom_polkit_does_not_let_pass_changes_nothing() {
         }
     }
     assert_eq!(world.signals.since(mark).await, []);
-    assert_eq!(peer.changing_calls(), asked, "QEMU was asked to change something");
+    assert_eq!(
+        peer.changing_calls(),
+        asked,
+        "QEMU was asked to change something"
+    );
     // Root may, and everyone may read.
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     let call = [
@@ -122,7 +126,11 @@ async fn without_polkit_only_root_may() {
         let failure = result.unwrap_err();
         failure.assert(error_name::ACCESS_DENIED, &["polkit did not answer"]);
     }
-    assert_eq!(peer.changing_calls(), asked, "QEMU was asked to change something");
+    assert_eq!(
+        peer.changing_calls(),
+        asked,
+        "QEMU was asked to change something"
+    );
     assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
 }
 

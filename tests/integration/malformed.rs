@@ -182,6 +182,10 @@ async fn whatever_nobody_calls_changes_nothing() {
     taken.dedup();
     assert_eq!(taken, READABLE);
     assert_eq!(world.signals.since(mark).await, []);
-    assert_eq!(peer.changing_calls(), asked, "QEMU was asked to change something");
+    assert_eq!(
+        peer.changing_calls(),
+        asked,
+        "QEMU was asked to change something"
+    );
     assert_well(&world, pid).await;
 }

@@ -453,6 +453,7 @@ fn site() -> HostServices {
         }
     }
     HostServices {
+        watches: None,
         units: Arc::new(Nobody),
         host: Host::this().unwrap(),
         audit: Arc::new(Audit::open()),

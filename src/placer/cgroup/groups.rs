@@ -28,6 +28,9 @@ pub(crate) trait Groups: Debug + Send + Sync {
     /// `vcpus`.
     fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError>;
 
+    /// Opens the group of `vcpu`, or those of vcpud and the emulator, in each hierarchy where they exist.
+    fn directories(&self, vcpu: Option<VcpuId>) -> Vec<Dir>;
+
     /// Returns the vCPUs that have a group.
     fn vcpus(&self) -> Result<Vec<VcpuId>, StepError>;
 
@@ -122,6 +125,20 @@ pub(super) fn vcpus_in(ours: &Dir) -> Result<Vec<VcpuId>, StepError> {
     match ours.children() {
         Ok(groups) => Ok(groups.iter().filter_map(number).collect()),
         Err(error) => Err(Step::Group.refused(ours.path(), &error)),
+    }
+}
+
+/// Opens the group of `vcpu`, or those of vcpud and the emulator, in the group of the unit.
+pub(super) fn directories_in(unit: &Dir, vcpu: Option<VcpuId>) -> Vec<Dir> {
+    let Ok(ours) = unit.child(OURS) else {
+        return Vec::new();
+    };
+    match vcpu {
+        Some(vcpu) => ours.child(&name(vcpu)).into_iter().collect(),
+        None => {
+            let emulator = ours.child(EMULATOR);
+            std::iter::once(ours).chain(emulator).collect()
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::cpuset;
 use super::groups::{
-    EMULATOR, Groups, OURS, Threads, child, make, name, numbers, read, remove, tasks, unexpected,
-    vcpus_in, write,
+    EMULATOR, Groups, OURS, Threads, child, directories_in, make, name, numbers, read, remove,
+    tasks, unexpected, vcpus_in, write,
 };
 use super::mounts::Mounts;
 use crate::ids::{Tid, VcpuId};
@@ -197,6 +197,11 @@ impl Groups for Tree {
             threads.sweep(|thread| hierarchy.enter(&hierarchy.emulator, thread))?;
         }
         Ok(())
+    }
+
+    fn directories(&self, vcpu: Option<VcpuId>) -> Vec<Dir> {
+        let units = self.hierarchies.iter().filter_map(|h| h.chain.last());
+        units.flat_map(|unit| directories_in(unit, vcpu)).collect()
     }
 
     fn vcpus(&self) -> Result<Vec<VcpuId>, StepError> {

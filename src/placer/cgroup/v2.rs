@@ -11,8 +11,8 @@
 use std::collections::BTreeSet;
 
 use super::groups::{
-    EMULATOR, Groups, OURS, Threads, child, is_gone, make, name, numbers, read, remove, tasks,
-    unexpected, vcpus_in, write,
+    EMULATOR, Groups, OURS, Threads, child, directories_in, is_gone, make, name, numbers, read,
+    remove, tasks, unexpected, vcpus_in, write,
 };
 use super::mounts::Mount;
 use crate::ids::{Pid, Tid, VcpuId};
@@ -151,6 +151,10 @@ impl Groups for Tree {
             vcpus,
         };
         threads.sweep(|thread| self.leave(thread))
+    }
+
+    fn directories(&self, vcpu: Option<VcpuId>) -> Vec<Dir> {
+        directories_in(&self.unit, vcpu)
     }
 
     fn vcpus(&self) -> Result<Vec<VcpuId>, StepError> {

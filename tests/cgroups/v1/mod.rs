@@ -4,6 +4,7 @@
 mod change;
 mod life;
 mod refusals;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +20,12 @@ use vcpud::process::Tasks;
 use super::parts::{NotRun, Qemu, Test, has_version_1, has_version_2, remove_groups};
 
 pub(super) fn tests() -> Vec<Test> {
-    let tests = [change::tests(), life::tests(), refusals::tests()];
+    let tests = [
+        change::tests(),
+        life::tests(),
+        refusals::tests(),
+        watch::tests(),
+    ];
     tests.into_iter().flatten().collect()
 }
 
