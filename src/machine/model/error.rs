@@ -81,6 +81,17 @@ pub enum Error {
         "{0}; nothing was changed; omit the option \"guest-online\" to change vCPUs without the guest agent"
     )]
     GuestAgent(guest_agent::Error),
+    /// The guest agent could take the CPU of another vCPU offline. Nothing was changed.
+    #[error(
+        "cannot {asked} with the guest agent: the guest may have other numbers for {}, so the guest agent could take other CPUs offline; nothing was changed; omit the option \"guest-online\", and take CPUs offline in the guest first if it does not release them without that",
+        name_vcpus(vcpus)
+    )]
+    UnknownGuestCpu {
+        /// The wanted vCPUs.
+        asked: Target,
+        /// The vCPUs.
+        vcpus: Vec<VcpuId>,
+    },
     /// The guest agent failed while it took CPUs of the guest offline. QEMU was not asked.
     #[error(
         "{reason}; no vCPU was removed; {} of the guest may be offline; the service brings such CPUs online when the guest agent answers",

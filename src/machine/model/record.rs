@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::VcpuChange;
 use super::evidence::Plugging;
+use super::numbering::Numbering;
 use super::request::OfflineCpu;
 use crate::ids::{Uid, VcpuId};
 use crate::inventory::PresentSlot;
@@ -55,6 +56,9 @@ pub struct Record {
     /// The guest CPUs that were taken offline for removals.
     #[serde(default)]
     pub offline: Vec<OfflineCpu>,
+    /// The vCPUs whose number in the guest is known; `None` if the file does not say.
+    #[serde(default)]
+    pub numbering: Option<Numbering>,
 }
 
 /// A change that is emitted again if it is not known whether it was.
@@ -101,6 +105,7 @@ impl Record {
             breaches: 0,
             created: 0,
             offline: Vec::new(),
+            numbering: None,
         }
     }
 }
@@ -164,6 +169,7 @@ mod tests {
                 vcpu: VcpuId(4),
                 cpu: 2,
             }],
+            numbering: Some(Numbering::default()),
             ..Record::new(LEADER)
         }
     }
@@ -202,6 +208,7 @@ mod tests {
             tuning: None,
             configured: None,
             offline: Vec::new(),
+            numbering: None,
             unemitted_refusals: Vec::new(),
             created: 0,
             ..full()
