@@ -1,6 +1,8 @@
 //! Machines without control groups of their own.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use vcpud::ids::VcpuId;
@@ -16,6 +18,7 @@ tests![
     a_failed_step_does_not_prevent_the_others,
     leaves_the_default_affinity_to_another_manager,
     allocates_caches_once_resctrl_is_mounted,
+    does_not_keep_resctrl_mounted,
 ];
 
 /// Uses a real QEMU without control groups of its own. vcpud sets affinity and schedulers only.
@@ -221,4 +224,66 @@ fn allocates_caches_once_resctrl_is_mounted() -> Ran {
         vcpus[&VcpuId(1)].to_string()
     );
     Ok(())
+}
+
+/// Uses a real QEMU, and a tmpfs in place of resctrl, because few hosts have it.
+fn does_not_keep_resctrl_mounted() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let home = UnitPlacement {
+        kind: Kind::None,
+        unit: String::new(),
+        control_group: String::new(),
+    };
+    let tree = tempfile::tempdir().unwrap();
+    let point = tree.path().display();
+    let mut host = Host::this().unwrap();
+    let process = tempfile::tempdir().unwrap();
+    let mounts = format!("30 25 0:27 / {point} rw - resctrl resctrl rw\n");
+    fs::write(process.path().join("mountinfo"), mounts).unwrap();
+    Arc::make_mut(&mut host.mounts).resctrl = Some(tree.path().to_owned());
+    host.process = process.path().to_owned();
+
+    let mount = Mount::tmpfs(tree.path());
+    let mut placer = Placer::new(host, "web", home).unwrap();
+    placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    mount.unmount();
+
+    let mount = Mount::tmpfs(tree.path());
+    fs::write(tree.path().join("tasks"), "").unwrap();
+    let cache = Tuning {
+        cache: [(VcpuId(1), "L3:0=f".parse().unwrap())].into(),
+        ..Tuning::default()
+    };
+    placer.reconcile(&cache, &vcpus, &qemu);
+    assert_eq!(placer.supports(Step::Cache), Ok(()));
+    mount.unmount();
+    fs::write(process.path().join("mountinfo"), "").unwrap();
+    assert!(placer.supports(Step::Cache).unwrap_err().is_unsupported());
+    Ok(())
+}
+
+/// A mount of a tmpfs. It is detached when this is dropped.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn tmpfs(point: &'a Path) -> Self {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "tmpfs"]).arg(point);
+        assert!(mount.status().unwrap().success());
+        Self(point)
+    }
+
+    /// Fails if it is in use.
+    fn unmount(self) {
+        let unmounted = Command::new("umount").arg(self.0).status();
+        assert!(unmounted.unwrap().success(), "it is in use");
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let detach = Command::new("umount").arg("-lq").arg(self.0).status();
+        let _ = detach;
+    }
 }
