@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::agent::{Agent, GuestCpus, bring_back};
@@ -22,6 +22,8 @@ use crate::inventory::{HotplugSlot, Target};
 
 /// How often the guest is queried until it has all added CPUs.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
+/// An agent that answered within this time is alive.
+const ALIVE: Duration = Duration::from_secs(1);
 
 impl From<guest_agent::Error> for Error {
     fn from(error: guest_agent::Error) -> Self {
@@ -167,17 +169,27 @@ impl Assist<'_> {
         target: &Target,
         before: &GuestCpus,
     ) -> Result<(), guest_agent::Error> {
+        let mut last = None;
         let bring = async |agent: &mut GuestAgent| loop {
             let snapshot = self.machine.snapshot();
             let cpus = agent.cpus().await?;
+            let (listed, present) = (cpus.len(), snapshot.inventory.vcpu_count());
             let offline = to_bring_online(&snapshot, &cpus, target, before);
             agent.set_online(&offline, true).await?;
-            if cpus.len() as u64 >= u64::from(snapshot.inventory.vcpu_count()) {
+            if listed as u64 >= u64::from(present) {
                 return Ok(());
             }
+            last = Some((Instant::now(), guest_agent::Error::Fewer { listed, present }));
             sleep(POLL_INTERVAL).await;
         };
-        self.agent.converse(self.leader, self.limit, bring).await
+        let result = self.agent.converse(self.leader, self.limit, bring).await;
+        match (result, last) {
+            // The time of the caller ran out, not that of the agent.
+            (Err(guest_agent::Error::Silent), Some((at, fewer))) if at.elapsed() < ALIVE => {
+                Err(fewer)
+            }
+            (result, _) => result,
+        }
     }
 }
 

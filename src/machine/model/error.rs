@@ -105,8 +105,9 @@ pub enum Error {
     },
     /// All vCPUs are present, and the guest does not use all of them.
     #[error(
-        "the guest does not use all of its vCPUs: {reason}; requested: {asked}{}; try again when the guest agent responds",
-        added_part(added)
+        "the guest does not use all of its vCPUs: {reason}; requested: {asked}{}{}",
+        added_part(added),
+        retry_part(reason)
     )]
     NotOnline {
         /// The wanted vCPUs.
@@ -293,6 +294,13 @@ fn added_part(added: &[VcpuId]) -> String {
     match added {
         [] => String::new(),
         some => format!("; added: {}", name_vcpus(some)),
+    }
+}
+
+fn retry_part(reason: &guest_agent::Error) -> &'static str {
+    match reason {
+        guest_agent::Error::Fewer { .. } => "",
+        _ => "; try again when the guest agent responds",
     }
 }
 

@@ -321,9 +321,31 @@ async fn a_guest_that_does_not_take_a_vcpu_is_told() {
     let mut options = WITH_GUEST.to_vec();
     options.push(("timeout-usec", 200_000u64.into()));
     let failure = machine.set_with(2, &options).await.unwrap_err();
-    let text = ["web", "added: vCPU 1", "does not use all"];
+    let text = ["web", "added: vCPU 1", "does not use all", "lists 1 of 2 CPUs"];
     failure.assert(error_name::GUEST_REFUSED, &text);
+    assert!(!failure.text.contains("answer"), "{}", failure.text);
     assert_eq!(machine.present().await, [0, 1]);
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon. The agent ends after its first answers.
+#[tokio::test]
+async fn an_agent_that_stops_answering_is_reported_as_such() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 6));
+    let agent = Agent::start(&world, "web", &[(0, true)]);
+    let machine = world.machine("web").await;
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", 3_000_000u64.into()));
+    let call = tokio::spawn({
+        let machine = machine.clone();
+        async move { machine.set_with(2, &options).await }
+    });
+    peer.asked("device_add", 1).await;
+    machine.wait_for("Vcpus", 2u32).await;
+    agent.stick(true);
+    let failure = call.await.unwrap().unwrap_err();
+    let text = ["web", "added: vCPU 1", "does not answer", "try again"];
+    failure.assert(error_name::GUEST_REFUSED, &text);
 }
 
 /// Scripted QEMU, an agent's socket that answers nothing, dbus-daemon.
