@@ -179,7 +179,10 @@ impl Assist<'_> {
             if listed as u64 >= u64::from(present) {
                 return Ok(());
             }
-            last = Some((Instant::now(), guest_agent::Error::Fewer { listed, present }));
+            last = Some((
+                Instant::now(),
+                guest_agent::Error::Fewer { listed, present },
+            ));
             sleep(POLL_INTERVAL).await;
         };
         let result = self.agent.converse(self.leader, self.limit, bring).await;

@@ -11,7 +11,8 @@ use super::resctrl::{self, Resctrl};
 use super::tunable::VcpuThread;
 use crate::ids::{Tid, VcpuId};
 use crate::placement::{
-    Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, UnitPlacement,
+    ChangedThreads, Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning,
+    UnitPlacement,
 };
 use crate::process::Tasks;
 
@@ -87,6 +88,14 @@ impl Placer {
         Self {
             managed_elsewhere: true,
             ..self
+        }
+    }
+
+    /// Notes what a previous placer of the machine changed, as far as this one has not used the threads.
+    pub fn restore(&mut self, changed: &ChangedThreads) {
+        for (vcpu, changed) in changed {
+            let applied = self.applied.entry(*vcpu);
+            applied.or_insert_with(|| AppliedVcpu::restored(changed));
         }
     }
 

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use vcpud::ids::VcpuId;
+use vcpud::ids::{Tid, VcpuId};
 use vcpud::placement::{
-    Bandwidth, Controller, Kind, Scheduler, Step, StepError, Tuning, UnitPlacement,
+    Bandwidth, ChangedThreads, Controller, Kind, Report, Scheduler, Step, StepError, Tuning,
+    UnitPlacement,
 };
 use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity, set_scheduler};
 
@@ -17,6 +18,7 @@ tests![
     sets_affinity_and_schedulers_without_groups,
     a_failed_step_does_not_prevent_the_others,
     leaves_the_default_affinity_to_another_manager,
+    undoes_what_a_previous_placer_changed,
     allocates_caches_once_resctrl_is_mounted,
     does_not_keep_resctrl_mounted,
 ];
@@ -159,6 +161,52 @@ fn leaves_the_default_affinity_to_another_manager() -> Ran {
     set_affinity(vcpus[&VcpuId(1)], &first).unwrap();
     placer.reconcile(&Tuning::default(), &vcpus, &qemu);
     assert_eq!(affinity(vcpus[&VcpuId(1)]).unwrap(), first);
+    Ok(())
+}
+
+/// Uses a real QEMU and two placers, as before and after a restart of the service.
+fn undoes_what_a_previous_placer_changed() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let host = Host::this().unwrap();
+    let (first, _) = two_cpus(&host);
+    let default = host.cpus().unwrap().default_cpus();
+    set_scheduler(vcpus[&VcpuId(2)], Scheduler::Batch).unwrap();
+    set_affinity(vcpus[&VcpuId(3)], &first).unwrap();
+    let placer = || {
+        let home = UnitPlacement {
+            kind: Kind::None,
+            unit: String::new(),
+            control_group: String::new(),
+        };
+        let placer = Placer::new(host.clone(), "test", home).unwrap();
+        placer.managed_elsewhere()
+    };
+    let tuning = Tuning {
+        pins: [(VcpuId(0), first.clone())].into(),
+        scheduler: Some(Scheduler::Fifo(5)),
+        ..Tuning::default()
+    };
+    let report = placer().reconcile(&tuning, &vcpus, &qemu);
+    let changed = |report: &Report| -> ChangedThreads {
+        let outcomes = report.vcpus.iter();
+        let changed = outcomes.filter_map(|(vcpu, of)| Some((*vcpu, of.changed.clone()?)));
+        changed.collect()
+    };
+    let mut before = changed(&report);
+    assert_eq!(before.len(), 4);
+    // A vCPU that was replaced in the meantime has nothing to undo.
+    before.get_mut(&VcpuId(1)).unwrap().thread = Tid(1);
+
+    let mut next = placer();
+    next.restore(&before);
+    let report = next.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(changed(&report), ChangedThreads::new());
+    let name = |vcpu: u32| scheduling(vcpus[&VcpuId(vcpu)]).unwrap().name();
+    let names: Vec<_> = (0..4).map(name).collect();
+    assert_eq!(names, ["other", "fifo", "batch", "other"]);
+    assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), default);
+    assert_eq!(affinity(vcpus[&VcpuId(3)]).unwrap(), first);
     Ok(())
 }
 

@@ -109,6 +109,7 @@ impl Process {
             .restore(record.unemitted, record.unemitted_refusals);
         self.offline.restore(record.offline);
         self.numbering = record.numbering;
+        self.placement.restore_changed(record.changed);
         self.breaches = record.breaches;
         self.created = record.created;
         if let Some(tuning) = record.tuning {
@@ -130,6 +131,7 @@ impl Process {
             record.configured = Some(self.placement.configured().clone());
             record.offline = self.offline.to_record();
             record.numbering = self.numbering;
+            record.changed.clone_from(self.placement.changed());
         }
         let id = self.saves.begin();
         out.push(Effect::Save(id, Box::new(record)));

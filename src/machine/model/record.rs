@@ -14,7 +14,7 @@ use super::numbering::Numbering;
 use super::request::OfflineCpu;
 use crate::ids::{Uid, VcpuId};
 use crate::inventory::PresentSlot;
-use crate::placement::Tuning;
+use crate::placement::{ChangedThreads, Tuning};
 use crate::process::ProcessId;
 
 /// The version of the files. Files of other versions are not read.
@@ -59,6 +59,9 @@ pub struct Record {
     /// The vCPUs whose number in the guest is known; `None` if the file does not say.
     #[serde(default)]
     pub numbering: Option<Numbering>,
+    /// The threads with values to restore when nothing else is wanted.
+    #[serde(default)]
+    pub changed: ChangedThreads,
 }
 
 /// A change that is emitted again if it is not known whether it was.
@@ -106,6 +109,7 @@ impl Record {
             created: 0,
             offline: Vec::new(),
             numbering: None,
+            changed: ChangedThreads::new(),
         }
     }
 }
@@ -117,7 +121,7 @@ mod tests {
     use super::super::event::Cause;
     use super::*;
     use crate::ids::{Pid, SlotId, Tid};
-    use crate::placement::Scheduler;
+    use crate::placement::{ChangedThread, Scheduler};
     use crate::text::Text;
 
     const LEADER: ProcessId = ProcessId {
@@ -137,6 +141,11 @@ mod tests {
             pins: [(VcpuId(1), "0".parse().unwrap())].into(),
             schedulers: [(VcpuId(1), Scheduler::Fifo(1))].into(),
             ..Tuning::default()
+        };
+        let changed = ChangedThread {
+            thread: Tid(9),
+            scheduler: Some(Scheduler::Batch),
+            affinity: true,
         };
         Record {
             present: vec![PresentSlot {
@@ -170,6 +179,7 @@ mod tests {
                 cpu: 2,
             }],
             numbering: Some(Numbering::default()),
+            changed: [(VcpuId(1), changed)].into(),
             ..Record::new(LEADER)
         }
     }
@@ -209,6 +219,7 @@ mod tests {
             configured: None,
             offline: Vec::new(),
             numbering: None,
+            changed: ChangedThreads::new(),
             unemitted_refusals: Vec::new(),
             created: 0,
             ..full()

@@ -154,7 +154,8 @@ impl Process {
         match self.placement.begin_pass(cx.now, inventory) {
             Some(threads) => {
                 let tuning = self.placement.tuning().clone();
-                cx.out.push(Effect::Place(tuning, threads));
+                let changed = self.placement.changed().clone();
+                cx.out.push(Effect::Place(tuning, threads, changed));
                 self.operation = Operation::Placing(refreshed);
             }
             None => self.record(cx, refreshed),

@@ -321,7 +321,12 @@ async fn a_guest_that_does_not_take_a_vcpu_is_told() {
     let mut options = WITH_GUEST.to_vec();
     options.push(("timeout-usec", 200_000u64.into()));
     let failure = machine.set_with(2, &options).await.unwrap_err();
-    let text = ["web", "added: vCPU 1", "does not use all", "lists 1 of 2 CPUs"];
+    let text = [
+        "web",
+        "added: vCPU 1",
+        "does not use all",
+        "lists 1 of 2 CPUs",
+    ];
     failure.assert(error_name::GUEST_REFUSED, &text);
     assert!(!failure.text.contains("answer"), "{}", failure.text);
     assert_eq!(machine.present().await, [0, 1]);
