@@ -72,6 +72,16 @@ pub enum Error {
     /// The agent refused.
     #[error("the guest agent refused: {0}")]
     Refused(Text),
+    /// The agent answered, and the guest has fewer CPUs than the machine has vCPUs.
+    #[error(
+        "the guest lists {listed} of {present} CPUs; check that the kernel of the guest supports as many (nr_cpus) and CPU hotplug, or use a longer time limit"
+    )]
+    Fewer {
+        /// The number of CPUs of the guest.
+        listed: usize,
+        /// The number of present vCPUs.
+        present: u32,
+    },
 }
 
 #[derive(Deserialize)]

@@ -101,10 +101,11 @@ fn name_of(error: &machine::Error) -> &'static str {
         },
         Error::QmpFailed(report) if report.is_unsupported() => error_name::NOT_SUPPORTED,
         Error::QmpFailed(_) => error_name::QMP_FAILED,
-        Error::TcgExhausted { .. } => error_name::NOT_SUPPORTED,
+        Error::TcgExhausted { .. }
+        | Error::UnknownGuestCpu { .. }
+        | Error::GuestAgent(guest_agent::Error::None) => error_name::NOT_SUPPORTED,
         Error::GuestRefused(_) => error_name::GUEST_REFUSED,
         Error::RemovalPending { .. } => error_name::REMOVAL_PENDING,
-        Error::GuestAgent(guest_agent::Error::None) => error_name::NOT_SUPPORTED,
         Error::GuestAgent(_) | Error::StillOffline { .. } | Error::NotOnline { .. } => {
             error_name::GUEST_REFUSED
         }

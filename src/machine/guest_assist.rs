@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::agent::{Agent, GuestCpus, bring_back};
@@ -18,10 +18,12 @@ use super::model::request::{OfflineCpu, Outcome, Request, Wait};
 use super::model::snapshot::Snapshot;
 use crate::guest_agent::{self, GuestAgent, GuestCpu};
 use crate::ids::{Pid, VcpuId};
-use crate::inventory::{HotplugSlot, Inventory, Target};
+use crate::inventory::{HotplugSlot, Target};
 
 /// How often the guest is queried until it has all added CPUs.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
+/// An agent that answered within this time is alive.
+const ALIVE: Duration = Duration::from_secs(1);
 
 impl From<guest_agent::Error> for Error {
     fn from(error: guest_agent::Error) -> Self {
@@ -54,7 +56,7 @@ pub async fn set_vcpus(machine: &Handle, request: Request) -> Result<Outcome, Er
             Wait::UpTo(None) | Wait::No => machine.removal_timeout(),
         },
     };
-    let (before, held) = assist.take_offline(&snapshot, &leaving).await?;
+    let (before, held) = assist.take_offline(&target, &leaving).await?;
     let result = machine.set_vcpus(request).await;
     assist.release(held, &result).await;
     let outcome = result?;
@@ -76,8 +78,9 @@ pub async fn online(machine: &Handle) -> BTreeMap<VcpuId, bool> {
     let Some(cpus) = machine.agent().look(snapshot.leader()).await else {
         return BTreeMap::new();
     };
-    let matched = match_up(&snapshot.inventory, &cpus).into_iter();
-    matched.map(|(vcpu, cpu)| (vcpu, cpu.online)).collect()
+    let matched = match_up(&snapshot, &cpus).into_iter();
+    let matched = matched.filter_map(|(vcpu, cpu)| Some((vcpu, cpu?.online)));
+    matched.collect()
 }
 
 /// One request with the help of the agent.
@@ -94,12 +97,16 @@ impl Assist<'_> {
     /// before that, and those that were taken offline.
     async fn take_offline(
         &self,
-        snapshot: &Snapshot,
+        target: &Target,
         leaving: &BTreeSet<VcpuId>,
     ) -> Result<(GuestCpus, Held), Error> {
         let take = async |agent: &mut GuestAgent| {
             let cpus = agent.cpus().await?;
-            let offline = to_take_offline(&snapshot.inventory, &cpus, leaving);
+            let offline = to_take_offline(&self.machine.snapshot(), &cpus, leaving);
+            let offline = offline.map_err(|vcpus| Error::UnknownGuestCpu {
+                asked: target.clone(),
+                vcpus,
+            })?;
             let held = Held {
                 machine: self.machine.clone(),
                 cpus: offline.iter().map(|offline| offline.cpu).collect(),
@@ -162,17 +169,30 @@ impl Assist<'_> {
         target: &Target,
         before: &GuestCpus,
     ) -> Result<(), guest_agent::Error> {
+        let mut last = None;
         let bring = async |agent: &mut GuestAgent| loop {
             let snapshot = self.machine.snapshot();
             let cpus = agent.cpus().await?;
-            let offline = to_bring_online(&snapshot.inventory, &cpus, target, before);
+            let (listed, present) = (cpus.len(), snapshot.inventory.vcpu_count());
+            let offline = to_bring_online(&snapshot, &cpus, target, before);
             agent.set_online(&offline, true).await?;
-            if cpus.len() as u64 >= u64::from(snapshot.inventory.vcpu_count()) {
+            if listed as u64 >= u64::from(present) {
                 return Ok(());
             }
+            last = Some((
+                Instant::now(),
+                guest_agent::Error::Fewer { listed, present },
+            ));
             sleep(POLL_INTERVAL).await;
         };
-        self.agent.converse(self.leader, self.limit, bring).await
+        let result = self.agent.converse(self.leader, self.limit, bring).await;
+        match (result, last) {
+            // The time of the caller ran out, not that of the agent.
+            (Err(guest_agent::Error::Silent), Some((at, fewer))) if at.elapsed() < ALIVE => {
+                Err(fewer)
+            }
+            (result, _) => result,
+        }
     }
 }
 
@@ -202,16 +222,16 @@ impl Drop for Held {
 
 /// Returns the offline CPUs that a request for `target` brings online. `before` are the CPUs before it.
 fn to_bring_online(
-    inventory: &Inventory,
+    snapshot: &Snapshot,
     cpus: &GuestCpus,
     target: &Target,
     before: &GuestCpus,
 ) -> Vec<u32> {
-    let matched = match_up(inventory, cpus);
+    let matched = match_up(snapshot, cpus);
     let is_wanted = |cpu: &&GuestCpu| match target {
         Target::Present(vcpus) => {
-            let is_named = |(vcpu, of): &(VcpuId, &GuestCpu)| {
-                vcpus.contains(vcpu) && of.logical_id == cpu.logical_id
+            let is_named = |(vcpu, of): (&VcpuId, &Option<&GuestCpu>)| {
+                vcpus.contains(vcpu) && of.is_some_and(|of| of.logical_id == cpu.logical_id)
             };
             !before.contains_key(&cpu.logical_id) || matched.iter().any(is_named)
         }
@@ -221,101 +241,140 @@ fn to_bring_online(
     offline.map(|cpu| cpu.logical_id).collect()
 }
 
-/// Returns the CPUs of the vCPUs `leaving` that the guest uses and can take offline, as far as it is
-/// certain which they are.
+/// Returns the CPUs of the vCPUs `leaving` that the guest uses and can take offline.
+///
+/// # Errors
+/// Returns the vCPUs that may be online and whose numbers in the guest are not certain.
 fn to_take_offline(
-    inventory: &Inventory,
+    snapshot: &Snapshot,
     cpus: &GuestCpus,
     leaving: &BTreeSet<VcpuId>,
-) -> Vec<OfflineCpu> {
-    let matched = match_up(inventory, cpus).into_iter();
+) -> Result<Vec<OfflineCpu>, Vec<VcpuId>> {
+    let matched = match_up(snapshot, cpus);
+    let is_matched = |id: &u32| {
+        let mut matched = matched.values().flatten();
+        matched.any(|cpu| cpu.logical_id == *id)
+    };
+    let mut others = cpus.iter().filter(|(id, _)| !is_matched(id));
+    let unknown = leaving.iter().filter(|vcpu| !matched.contains_key(vcpu));
+    let unknown: Vec<VcpuId> = unknown.copied().collect();
+    if !unknown.is_empty() && others.any(|(_, cpu)| cpu.online) {
+        return Err(unknown);
+    }
+    let matched = matched.into_iter();
+    let matched = matched.filter_map(|(vcpu, cpu)| Some((vcpu, cpu?)));
     let offline =
         matched.filter(|(vcpu, cpu)| leaving.contains(vcpu) && cpu.online && cpu.can_offline);
     let offline = offline.map(|(vcpu, cpu)| OfflineCpu {
         vcpu,
         cpu: cpu.logical_id,
     });
-    offline.collect()
+    Ok(offline.collect())
 }
 
-/// Returns the CPU of the guest for each present vCPU, as far as it is certain.
+/// Returns the CPU of the guest for each present vCPU whose number in the guest is certain; `None` if the
+/// guest does not have the vCPU.
 ///
-/// The agent reports the guest's numbers only. Linux gives a CPU the number of its position (6.9 and
-/// later), or the next free one when it is added. If both are possible they must agree.
-fn match_up<'a>(inventory: &Inventory, cpus: &'a GuestCpus) -> Vec<(VcpuId, &'a GuestCpu)> {
-    let mut present: Vec<(u32, u32)> = inventory
-        .present()
-        .flat_map(|(slot, presence)| slot.vcpus().map(|vcpu| (presence.order, vcpu.get())))
+/// The agent reports the guest's numbers only. The history of the machine shows which vCPUs have their own
+/// numbers ([`Numbering`](super::model::numbering::Numbering)). One other vCPU is the one other CPU.
+fn match_up<'a>(
+    snapshot: &Snapshot,
+    cpus: &'a GuestCpus,
+) -> BTreeMap<VcpuId, Option<&'a GuestCpu>> {
+    let equal = snapshot.numbering.equal();
+    let present = snapshot.inventory.present();
+    let present: BTreeSet<u32> = present
+        .flat_map(|(slot, _)| slot.vcpus().map(VcpuId::get))
         .collect();
-    present.sort_unstable();
-    let by_position: BTreeMap<u32, u32> = present.iter().map(|&(_, vcpu)| (vcpu, vcpu)).collect();
-    let by_arrival = present
-        .iter()
-        .map(|&(_, vcpu)| vcpu)
-        .zip(cpus.keys().copied());
-    let by_arrival: BTreeMap<u32, u32> = by_arrival.collect();
-    let may_be_by_position = cpus.keys().all(|id| by_position.contains_key(id));
-    let may_be_by_arrival = cpus.len() == present.len();
-    let number = |vcpu: u32| match (may_be_by_position, may_be_by_arrival) {
-        (true, true) => (by_arrival.get(&vcpu) == Some(&vcpu)).then_some(vcpu),
-        (true, false) => Some(vcpu),
-        (false, true) => by_arrival.get(&vcpu).copied(),
-        (false, false) => None,
-    };
-    let matched = by_position
-        .keys()
-        .filter_map(|&vcpu| Some((VcpuId(vcpu), cpus.get(&number(vcpu)?)?)));
-    matched.collect()
+    if cpus.range(..equal).any(|(id, _)| !present.contains(id)) {
+        // The guest numbers its CPUs in another way.
+        return BTreeMap::new();
+    }
+    let matched = present.range(..equal);
+    let mut matched: BTreeMap<_, _> = matched.map(|&n| (VcpuId(n), cpus.get(&n))).collect();
+    let other_cpus: Vec<&GuestCpu> = cpus.range(equal..).map(|(_, cpu)| cpu).collect();
+    let mut others = present.range(equal..).map(|&n| VcpuId(n));
+    match (&other_cpus[..], others.clone().count()) {
+        ([], _) => matched.extend(others.map(|vcpu| (vcpu, None))),
+        ([cpu], 1) => matched.extend(others.next().map(|vcpu| (vcpu, Some(*cpu)))),
+        _ => {}
+    }
+    matched
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::sync::Arc;
 
+    use super::super::model::testing::{inventory, numbering};
     use super::*;
-    use crate::inventory::Slots;
 
-    /// Returns an inventory of 8 in which `order` were added, in this order.
-    fn inventory(order: &[u32]) -> Inventory {
-        let path = |n: u32| format!("/machine/peripheral/vcpu{n}");
-        let slots = (0..8u32).rev().map(|n| {
-            let path = order.contains(&n).then(|| path(n));
-            json!({"type": "cpu", "vcpus-count": 1, "props": {"core-id": n}, "qom-path": path})
-        });
-        let cpus = order.iter().map(
-            |&n| json!({"cpu-index": n, "qom-path": path(n), "thread-id": n, "target": "x86_64"}),
-        );
-        let slots = slots.map(|slot| serde_json::from_value(slot).unwrap());
-        let cpus = cpus.map(|cpu| serde_json::from_value(cpu).unwrap());
-        Inventory::read(Slots::Listed(slots.collect()), cpus.collect()).unwrap()
+    /// Returns the state of a machine of 8 to which `order` were added in this order. The vCPUs below `equal`
+    /// have their own numbers in the guest.
+    fn snapshot(order: &[u32], equal: u32) -> Snapshot {
+        let plugged: Vec<(u32, u32)> = order.iter().map(|&n| (n, 10 + n)).collect();
+        Snapshot {
+            inventory: Arc::new(inventory(8, &plugged)),
+            numbering: numbering(equal),
+            ..Snapshot::default()
+        }
     }
 
-    fn matched(order: &[u32], guest: &[u32]) -> Vec<(u32, u32)> {
-        let cpu = |&logical_id: &u32| GuestCpu {
+    fn guest(cpus: &[(u32, bool)]) -> GuestCpus {
+        let cpu = |&(logical_id, online): &(u32, bool)| GuestCpu {
             logical_id,
-            online: true,
+            online,
             can_offline: true,
         };
-        let cpus: GuestCpus = guest.iter().map(|id| (*id, cpu(id))).collect();
-        let matched = match_up(&inventory(order), &cpus);
+        cpus.iter().map(|row| (row.0, cpu(row))).collect()
+    }
+
+    fn matched(order: &[u32], equal: u32, cpus: &[u32]) -> Vec<(u32, Option<u32>)> {
+        let cpus: Vec<(u32, bool)> = cpus.iter().map(|&id| (id, true)).collect();
+        let cpus = guest(&cpus);
+        let matched = match_up(&snapshot(order, equal), &cpus).into_iter();
+        let number = |cpu: Option<&GuestCpu>| cpu.map(|cpu| cpu.logical_id);
         matched
-            .into_iter()
-            .map(|(vcpu, cpu)| (vcpu.get(), cpu.logical_id))
+            .map(|(vcpu, cpu)| (vcpu.get(), number(cpu)))
             .collect()
     }
 
     #[test]
-    fn matches_a_vcpu_if_only_one_cpu_is_possible() {
-        assert_eq!(matched(&[0, 1, 2], &[0, 1, 2]), [(0, 0), (1, 1), (2, 2)]);
-        // By position: a gap, and a vCPU that the guest does not use.
-        assert_eq!(matched(&[0, 5], &[0, 5]), [(0, 0), (5, 5)]);
-        assert_eq!(matched(&[0, 1, 2], &[0, 2]), [(0, 0), (2, 2)]);
-        // By arrival: a gap that the guest does not know.
-        assert_eq!(matched(&[0, 5, 3], &[0, 1, 2]), [(0, 0), (3, 2), (5, 1)]);
-        // Either: 2 was added before 1.
-        assert_eq!(matched(&[0, 2, 1], &[0, 1, 2]), [(0, 0)]);
-        // Neither.
-        assert_eq!(matched(&[0, 1], &[0, 7, 9]), []);
-        assert_eq!(matched(&[0, 1], &[]), []);
+    fn matches_a_vcpu_only_if_it_is_certain() {
+        let all = [(0, Some(0)), (1, Some(1)), (2, Some(2))];
+        assert_eq!(matched(&[0, 1, 2], 3, &[0, 1, 2]), all);
+        // A vCPU that the guest does not use.
+        assert_eq!(
+            matched(&[0, 1, 2], 3, &[0, 2]),
+            [(0, Some(0)), (1, None), (2, Some(2))]
+        );
+        // One vCPU above a gap, in guests that number it by its position and by its arrival.
+        assert_eq!(matched(&[0, 5], 1, &[0, 5]), [(0, Some(0)), (5, Some(5))]);
+        assert_eq!(matched(&[0, 5], 1, &[0, 1]), [(0, Some(0)), (5, Some(1))]);
+        assert_eq!(matched(&[0, 5], 1, &[0]), [(0, Some(0)), (5, None)]);
+        // Two above a gap: a reset of the guest or a replaced vCPU gives them the numbers of each other.
+        assert_eq!(matched(&[0, 5, 3], 1, &[0, 1, 2]), [(0, Some(0))]);
+        assert_eq!(matched(&[0, 3, 5], 1, &[0, 1, 2]), [(0, Some(0))]);
+        assert_eq!(matched(&[0, 1, 2], 1, &[0, 1, 2]), [(0, Some(0))]);
+        // A guest with a number of its own below.
+        assert_eq!(matched(&[0, 2], 3, &[0, 1]), []);
+        assert_eq!(matched(&[0, 1], 0, &[0, 7, 9]), []);
+        assert_eq!(matched(&[0, 1], 0, &[]), [(0, None), (1, None)]);
+    }
+
+    #[test]
+    fn takes_no_cpu_offline_that_may_be_another_vcpu() {
+        let take = |cpus: &[(u32, bool)], leaving: &[u32]| {
+            let leaving = leaving.iter().copied().map(VcpuId).collect();
+            let taken = to_take_offline(&snapshot(&[0, 1, 5, 3], 2), &guest(cpus), &leaving);
+            taken.map(|taken| taken.iter().map(|of| of.cpu).collect::<Vec<_>>())
+        };
+        let all = [(0, true), (1, true), (2, true), (3, true)];
+        assert_eq!(take(&all, &[1]), Ok(vec![1]));
+        assert_eq!(take(&all, &[1, 3]), Err(vec![VcpuId(3)]));
+        // Nothing needs to be taken offline.
+        let offline = [(0, true), (1, true), (2, false), (3, false)];
+        assert_eq!(take(&offline, &[3, 5]), Ok(vec![]));
+        assert_eq!(take(&offline, &[1, 3]), Ok(vec![1]));
     }
 }

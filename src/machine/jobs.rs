@@ -17,7 +17,7 @@ use super::placement::PlacementWorker;
 use super::qmp_session::{OpenFailed, QmpSession, Socket, closed_by};
 use super::state_file::StateFile;
 use crate::ids::Pid;
-use crate::placement::{Report, Tuning};
+use crate::placement::{ChangedThreads, Report, Tuning};
 use crate::process::Leader;
 use crate::qmp::{Closed, Events};
 
@@ -109,8 +109,9 @@ pub(super) async fn place(
     leader: Arc<Leader>,
     tuning: Arc<Tuning>,
     threads: Threads,
+    changed: ChangedThreads,
 ) -> Done {
-    match worker.place(leader, tuning, threads).await {
+    match worker.place(leader, tuning, threads, changed).await {
         Ok((report, cpus)) => Input::Placed(report, cpus).into(),
         Err(error) => Done::Inputs(vec![
             Input::Placed(Report::default(), None),

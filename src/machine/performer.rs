@@ -201,7 +201,9 @@ impl Performer {
                 let prepared = worker.prepare(vcpus);
                 prepared.map(|()| Done::Inputs(Vec::new())).boxed()
             }
-            Effect::Place(tuning, threads) => jobs::place(worker, leader, tuning, threads).boxed(),
+            Effect::Place(tuning, threads, changed) => {
+                jobs::place(worker, leader, tuning, threads, changed).boxed()
+            }
             Effect::CheckTuning(change) => jobs::check_tuning(worker, leader, change).boxed(),
             Effect::ChangeTuning(switch) => jobs::change_tuning(worker, leader, *switch).boxed(),
             // The other effects need no job.

@@ -14,7 +14,8 @@ use crate::blocking::blocking;
 use crate::ids::VcpuId;
 use crate::names::MachineName;
 use crate::placement::{
-    CpuList, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning, UnitPlacement,
+    ChangedThreads, CpuList, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning,
+    UnitPlacement,
 };
 use crate::placer::{MachineWatch, Masks, Placer, ScopeRequest, UnitLookupError, find_unit};
 use crate::process::{Leader, LeaderError};
@@ -132,7 +133,8 @@ impl PlacementWorker {
         .await;
     }
 
-    /// Enforces `tuning` for `threads`. Also returns the default CPUs of the host.
+    /// Enforces `tuning` for `threads`. The service has changed those of `changed` before. Also returns the default
+    /// CPUs of the host.
     ///
     /// # Errors
     /// Fails if the process is not the one that it was.
@@ -141,10 +143,12 @@ impl PlacementWorker {
         leader: Arc<Leader>,
         tuning: Arc<Tuning>,
         threads: Threads,
+        changed: ChangedThreads,
     ) -> Result<(Report, Option<CpuList>), LeaderError> {
         leader.verify().await?;
         let host = self.services.host.clone();
         let placed = self.run(move |placer| {
+            placer.restore(&changed);
             let report = placer.reconcile(&tuning, &threads, leader.as_ref());
             (report, host.read_default_cpus())
         });
@@ -181,10 +185,12 @@ impl PlacementWorker {
             old,
             new,
             threads,
+            changed,
             change,
         } = switch;
         let changed = self.run(move |placer| {
             let concerns = |vcpu, error: &StepError| change.fails_with(vcpu, error, &new);
+            placer.restore(&changed);
             placer.change(&old, &new, &threads, leader.as_ref(), concerns)
         });
         changed.await.unwrap_or_else(|| Ok(Report::default()))

@@ -11,7 +11,9 @@ mod unit;
 
 pub use bandwidth::{Bandwidth, BandwidthError, Change};
 pub use list::{Cpu, CpuList, List, ListError, Node, NodeList, Numbered, VcpuList};
-pub use report::{Controller, Outcome, Reason, Report, Step, StepError};
+pub use report::{
+    ChangedThread, ChangedThreads, Controller, Outcome, Reason, Report, Step, StepError,
+};
 pub use scheduler::{Scheduler, SchedulerError};
 pub use schemata::{Schemata, SchemataError};
 pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};

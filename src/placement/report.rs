@@ -5,9 +5,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::bandwidth::Bandwidth;
 use super::list::CpuList;
-use crate::ids::VcpuId;
+use super::scheduler::Scheduler;
+use crate::ids::{Tid, VcpuId};
 
 /// The steps for one vCPU, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,7 +117,24 @@ pub struct Outcome {
     /// The CPU time of the vCPU's group after the pass, as the kernel has it. `None`: the thread is in no
     /// group of its own.
     pub bandwidth: Option<Bandwidth>,
+    /// The values to restore later, if there are any.
+    pub changed: Option<ChangedThread>,
 }
+
+/// The values of a thread that are to be restored when nothing else is wanted. They are persisted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChangedThread {
+    /// The thread.
+    pub thread: Tid,
+    /// The scheduler that it had before the first one was written, if one was.
+    pub scheduler: Option<Scheduler>,
+    /// Whether its affinity is one that was written, in place of the one of another manager.
+    pub affinity: bool,
+}
+
+/// The changed threads of a machine.
+pub type ChangedThreads = BTreeMap<VcpuId, ChangedThread>;
 
 /// The result of a pass for one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

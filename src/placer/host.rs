@@ -50,11 +50,13 @@ impl Host {
         self.cpus().ok().as_ref().map(HostCpus::default_cpus)
     }
 
-    /// Returns the directory where resctrl is mounted, if it is. Administrators may mount it at any time,
-    /// so the mounts are read again if it was not mounted before. Blocks.
+    /// Returns the directory where resctrl is mounted, if it is. Administrators may mount and unmount it at
+    /// any time, so the mounts are read again. Blocks.
     pub(super) fn resctrl(&self) -> Option<PathBuf> {
-        let known = self.mounts.resctrl.clone();
-        known.or_else(|| read_mounts(&self.process).ok()?.resctrl)
+        match read_mounts(&self.process) {
+            Ok(mounts) => mounts.resctrl,
+            Err(_) => self.mounts.resctrl.clone(),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use super::scheduler::Scheduling;
 use super::tunable::{Membership, Tunable, VcpuGroup, VcpuThread};
 use crate::ids::{Tid, VcpuId};
 use crate::placement::{
-    Bandwidth, Controller, CpuList, HostCpus, List, NodeList, Outcome, Reason, Scheduler, Schemata,
-    Step, StepError, Wanted,
+    Bandwidth, ChangedThread, Controller, CpuList, HostCpus, List, NodeList, Outcome, Reason,
+    Scheduler, Schemata, Step, StepError, Wanted,
 };
 
 /// The values that the last pass put in force for one vCPU. `None`: no pass did, or the last one failed.
@@ -20,6 +20,8 @@ pub(super) struct AppliedVcpu {
     nodes: Option<NodeList>,
     bandwidth: Option<Bandwidth>,
     affinity: Option<CpuList>,
+    /// Whether the affinity is one that was written in place of another manager's.
+    owns_affinity: bool,
     scheduler: Option<Scheduling>,
     cache: Option<Schemata>,
     /// The scheduler that the thread had before the first one was written.
@@ -33,6 +35,26 @@ impl AppliedVcpu {
             thread,
             ..Self::default()
         }
+    }
+
+    /// Returns the state of a thread that a previous placer changed.
+    pub(super) fn restored(changed: &ChangedThread) -> Self {
+        Self {
+            owns_affinity: changed.affinity,
+            own_scheduler: changed.scheduler,
+            ..Self::new(changed.thread)
+        }
+    }
+
+    /// Returns the values to restore later, if there are any.
+    fn changed(&self) -> Option<ChangedThread> {
+        let changed = ChangedThread {
+            thread: self.thread,
+            scheduler: self.own_scheduler,
+            affinity: self.owns_affinity,
+        };
+        let has_none = changed.scheduler.is_none() && !changed.affinity;
+        (!has_none).then_some(changed)
     }
 
     /// Returns whether the thread is in the vCPU's group.
@@ -73,6 +95,7 @@ impl<'a> VcpuPass<'a> {
             Ok(()) => {}
             Err(error) => self.outcome.failed.push(error),
         }
+        self.outcome.changed = self.applied.changed();
         (self.applied, self.outcome)
     }
 
@@ -235,12 +258,13 @@ impl<'a> VcpuPass<'a> {
     fn affinity(&mut self, selection: Selection) -> Result<(), StepError> {
         let Selection { cpus, is_default } = selection;
         // An affinity that an earlier pass wrote is taken back.
-        if self.managed_elsewhere && is_default && self.applied.affinity.is_none() {
+        if self.managed_elsewhere && is_default && !self.applied.owns_affinity {
             return Ok(());
         }
         let in_force = &mut self.applied.affinity;
         match self.thread.apply(cpus.clone(), in_force, &mut self.outcome) {
             Ok(allowed) => {
+                self.applied.owns_affinity = !is_default;
                 self.outcome.affinity = Some(allowed.clone());
                 if !is_default && allowed != cpus {
                     let wanted = cpus;
@@ -252,8 +276,8 @@ impl<'a> VcpuPass<'a> {
             Err(error) if is_default && error.errno() == Some(libc::EINVAL) => {}
             Err(error) => return Err(error),
         }
-        if self.managed_elsewhere && is_default {
-            self.applied.affinity = None;
+        if is_default {
+            self.applied.owns_affinity = false;
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use super::resctrl::{self, Resctrl};
 use super::tunable::VcpuThread;
 use crate::ids::{Tid, VcpuId};
 use crate::placement::{
-    Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning, UnitPlacement,
+    ChangedThreads, Controller, HostCpus, Kind, Outcome, Reason, Report, Step, StepError, Tuning,
+    UnitPlacement,
 };
 use crate::process::{Dir, Tasks};
 
@@ -27,7 +28,8 @@ pub struct Placer {
     groups: Option<Box<dyn Groups>>,
     /// Whether another manager decides the default affinity.
     managed_elsewhere: bool,
-    resctrl: Option<Resctrl>,
+    /// Whether the machine may have groups of resctrl, also those of a previous instance.
+    may_have_caches: bool,
     applied: BTreeMap<VcpuId, AppliedVcpu>,
 }
 
@@ -45,17 +47,15 @@ impl Placer {
                 Some(cgroup::create(&host.mounts, &host.system, group)?)
             }
         };
-        let mut placer = Self {
+        Ok(Self {
             host,
             machine: machine.to_owned(),
             placement,
             groups,
             managed_elsewhere: false,
-            resctrl: None,
+            may_have_caches: true,
             applied: BTreeMap::new(),
-        };
-        placer.open_resctrl()?;
-        Ok(placer)
+        })
     }
 
     /// Returns a placer like [`Self::new`], or one without control groups if the kernel refuses them. Logs
@@ -88,6 +88,14 @@ impl Placer {
         Self {
             managed_elsewhere: true,
             ..self
+        }
+    }
+
+    /// Notes what a previous placer of the machine changed, as far as this one has not used the threads.
+    pub fn restore(&mut self, changed: &ChangedThreads) {
+        for (vcpu, changed) in changed {
+            let applied = self.applied.entry(*vcpu);
+            applied.or_insert_with(|| AppliedVcpu::restored(changed));
         }
     }
 
@@ -132,15 +140,14 @@ impl Placer {
     /// # Errors
     ///
     /// Fails if a controller or resctrl is missing.
-    pub fn supports(&mut self, step: Step) -> Result<(), StepError> {
+    pub fn supports(&self, step: Step) -> Result<(), StepError> {
         match step {
             Step::Nodes => self.need(step, Controller::Cpuset),
             Step::Bandwidth => self.need(step, Controller::Cpu),
-            Step::Cache => {
-                self.open_resctrl()?;
-                let resctrl = self.resctrl.as_ref().map(|_| ());
-                resctrl.ok_or_else(resctrl::unsupported)
-            }
+            Step::Cache => match self.open_resctrl()? {
+                Some(_) => Ok(()),
+                None => Err(resctrl::unsupported()),
+            },
             _ => Ok(()),
         }
     }
@@ -176,14 +183,10 @@ impl Placer {
         if let Some(groups) = &mut self.groups {
             report.emulator = groups.follow().err();
         }
-        if !tuning.cache.is_empty()
-            && let Err(error) = self.open_resctrl()
-        {
-            tracing::debug!(%error, "cannot open resctrl");
-        }
+        let resctrl = self.caches(tuning);
         for (vcpu, id) in threads {
             let thread = VcpuThread { id: *id, leader };
-            let outcome = self.place(*vcpu, thread, tuning, &host);
+            let outcome = self.place(*vcpu, thread, tuning, &host, resctrl.as_ref());
             report.vcpus.insert(*vcpu, outcome);
         }
         let has_thread = |vcpu: &VcpuId| report.vcpus.get(vcpu).is_some_and(Outcome::has_thread);
@@ -192,8 +195,8 @@ impl Placer {
             report.emulator.get_or_insert(error);
         }
         report.lingering = self.remove_others(&report);
-        if let Some(Err(error)) = self.resctrl.as_ref().map(Resctrl::tidy) {
-            tracing::debug!(%error, "cannot remove a group of resctrl yet");
+        if let Some(resctrl) = resctrl {
+            self.tidy_caches(tuning, &resctrl);
         }
         report
     }
@@ -231,7 +234,9 @@ impl Placer {
     /// Fails if a group is not empty yet. Then it can be called again.
     pub fn dismantle(&mut self) -> Result<(), StepError> {
         self.applied.clear();
-        if let Some(resctrl) = &self.resctrl {
+        if self.may_have_caches
+            && let Some(resctrl) = self.open_resctrl()?
+        {
             resctrl.tidy()?;
         }
         let Some(groups) = &self.groups else {
@@ -243,14 +248,34 @@ impl Placer {
         groups.dismantle()
     }
 
-    /// Opens resctrl if it is mounted. It may have been mounted since the last call.
-    fn open_resctrl(&mut self) -> Result<(), StepError> {
-        if self.resctrl.is_none()
-            && let Some(root) = self.host.resctrl()
-        {
-            self.resctrl = Some(Resctrl::open(&root, &self.machine)?);
+    /// Opens resctrl if it is mounted. An administrator can mount and unmount it at any time, so it does not
+    /// stay open: an open directory prevents that.
+    fn open_resctrl(&self) -> Result<Option<Resctrl>, StepError> {
+        let root = self.host.resctrl();
+        root.map(|root| Resctrl::open(&root, &self.machine))
+            .transpose()
+    }
+
+    /// Opens resctrl for a pass, if the machine needs it.
+    fn caches(&mut self, tuning: &Tuning) -> Option<Resctrl> {
+        self.may_have_caches |= !tuning.cache.is_empty();
+        if !self.may_have_caches {
+            return None;
         }
-        Ok(())
+        let opened = self.open_resctrl().inspect_err(|error| {
+            tracing::debug!(%error, "cannot open resctrl");
+        });
+        // The kernel removes all groups with the mount.
+        self.may_have_caches = !matches!(opened, Ok(None));
+        opened.ok().flatten()
+    }
+
+    /// Removes the empty groups of resctrl after a pass with `tuning`.
+    fn tidy_caches(&mut self, tuning: &Tuning, resctrl: &Resctrl) {
+        let tidied = resctrl.tidy().inspect_err(|error| {
+            tracing::debug!(%error, "cannot remove a group of resctrl yet");
+        });
+        self.may_have_caches = !tuning.cache.is_empty() || tidied != Ok(0);
     }
 
     fn need(&self, step: Step, controller: Controller) -> Result<(), StepError> {
@@ -300,13 +325,14 @@ impl Placer {
         thread: VcpuThread<'_>,
         tuning: &Tuning,
         host: &Result<HostCpus, StepError>,
+        resctrl: Option<&Resctrl>,
     ) -> Outcome {
         let applied = self.applied.remove(&vcpu);
         let applied = applied.filter(|applied| applied.thread == thread.id);
         let pass = VcpuPass {
             groups: self.groups.as_deref(),
             managed_elsewhere: self.managed_elsewhere,
-            resctrl: self.resctrl.as_ref(),
+            resctrl,
             host,
             vcpu,
             thread,

@@ -123,11 +123,12 @@ impl Resctrl {
         Ok(false)
     }
 
-    /// Removes the empty groups of the machine.
-    pub(super) fn tidy(&self) -> Result<(), StepError> {
+    /// Removes the empty groups of the machine. Returns the number of the others.
+    pub(super) fn tidy(&self) -> Result<usize, StepError> {
         let groups = self.groups()?;
+        let mut left = groups.len();
         if groups.is_empty() {
-            return Ok(());
+            return Ok(left);
         }
         let _lock = self.lock()?;
         for group in groups {
@@ -136,9 +137,10 @@ impl Resctrl {
             {
                 let removed = self.root.remove(name);
                 removed.map_err(|error| Step::Cache.refused(group.path(), &error))?;
+                left -= 1;
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Returns the groups of this machine, without those of machines whose name starts with its name.
@@ -286,7 +288,7 @@ mod tests {
         assert_eq!(tree.get("tasks"), "42");
         assert!(!resctrl.leave(Tid(43), freely).unwrap());
         // A group with a thread stays. An empty one is removed.
-        resctrl.tidy().unwrap();
+        assert_eq!(resctrl.tidy(), Ok(1));
         tree.put(&format!("{name}/tasks"), "");
         let error = resctrl.tidy().unwrap_err();
         assert_eq!(error.errno(), Some(libc::ENOTEMPTY));
@@ -335,7 +337,7 @@ mod tests {
             tree.group(name);
         }
         assert!(tree.resctrl().groups().unwrap().is_empty());
-        tree.resctrl().tidy().unwrap();
+        assert_eq!(tree.resctrl().tidy(), Ok(0));
         tree.group("vcpud-web-0123456789abcdef");
         assert_eq!(tree.resctrl().groups().unwrap().len(), 1);
     }

@@ -1,11 +1,14 @@
 //! Machines without control groups of their own.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
-use vcpud::ids::VcpuId;
+use vcpud::ids::{Tid, VcpuId};
 use vcpud::placement::{
-    Bandwidth, Controller, Kind, Scheduler, Step, StepError, Tuning, UnitPlacement,
+    Bandwidth, ChangedThreads, Controller, Kind, Report, Scheduler, Step, StepError, Tuning,
+    UnitPlacement,
 };
 use vcpud::placer::{Host, Placer, affinity, scheduling, set_affinity, set_scheduler};
 
@@ -15,7 +18,9 @@ tests![
     sets_affinity_and_schedulers_without_groups,
     a_failed_step_does_not_prevent_the_others,
     leaves_the_default_affinity_to_another_manager,
+    undoes_what_a_previous_placer_changed,
     allocates_caches_once_resctrl_is_mounted,
+    does_not_keep_resctrl_mounted,
 ];
 
 /// Uses a real QEMU without control groups of its own. vcpud sets affinity and schedulers only.
@@ -159,6 +164,52 @@ fn leaves_the_default_affinity_to_another_manager() -> Ran {
     Ok(())
 }
 
+/// Uses a real QEMU and two placers, as before and after a restart of the service.
+fn undoes_what_a_previous_placer_changed() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let host = Host::this().unwrap();
+    let (first, _) = two_cpus(&host);
+    let default = host.cpus().unwrap().default_cpus();
+    set_scheduler(vcpus[&VcpuId(2)], Scheduler::Batch).unwrap();
+    set_affinity(vcpus[&VcpuId(3)], &first).unwrap();
+    let placer = || {
+        let home = UnitPlacement {
+            kind: Kind::None,
+            unit: String::new(),
+            control_group: String::new(),
+        };
+        let placer = Placer::new(host.clone(), "test", home).unwrap();
+        placer.managed_elsewhere()
+    };
+    let tuning = Tuning {
+        pins: [(VcpuId(0), first.clone())].into(),
+        scheduler: Some(Scheduler::Fifo(5)),
+        ..Tuning::default()
+    };
+    let report = placer().reconcile(&tuning, &vcpus, &qemu);
+    let changed = |report: &Report| -> ChangedThreads {
+        let outcomes = report.vcpus.iter();
+        let changed = outcomes.filter_map(|(vcpu, of)| Some((*vcpu, of.changed.clone()?)));
+        changed.collect()
+    };
+    let mut before = changed(&report);
+    assert_eq!(before.len(), 4);
+    // A vCPU that was replaced in the meantime has nothing to undo.
+    before.get_mut(&VcpuId(1)).unwrap().thread = Tid(1);
+
+    let mut next = placer();
+    next.restore(&before);
+    let report = next.reconcile(&Tuning::default(), &vcpus, &qemu);
+    assert_eq!(changed(&report), ChangedThreads::new());
+    let name = |vcpu: u32| scheduling(vcpus[&VcpuId(vcpu)]).unwrap().name();
+    let names: Vec<_> = (0..4).map(name).collect();
+    assert_eq!(names, ["other", "fifo", "batch", "other"]);
+    assert_eq!(affinity(vcpus[&VcpuId(0)]).unwrap(), default);
+    assert_eq!(affinity(vcpus[&VcpuId(3)]).unwrap(), first);
+    Ok(())
+}
+
 /// Uses a real QEMU, and a directory tree with files as resctrl has them, because few hosts have it. The
 /// tree is mounted after the placer was made.
 fn allocates_caches_once_resctrl_is_mounted() -> Ran {
@@ -221,4 +272,66 @@ fn allocates_caches_once_resctrl_is_mounted() -> Ran {
         vcpus[&VcpuId(1)].to_string()
     );
     Ok(())
+}
+
+/// Uses a real QEMU, and a tmpfs in place of resctrl, because few hosts have it.
+fn does_not_keep_resctrl_mounted() -> Ran {
+    let qemu = Qemu::start();
+    let vcpus = qemu.vcpus();
+    let home = UnitPlacement {
+        kind: Kind::None,
+        unit: String::new(),
+        control_group: String::new(),
+    };
+    let tree = tempfile::tempdir().unwrap();
+    let point = tree.path().display();
+    let mut host = Host::this().unwrap();
+    let process = tempfile::tempdir().unwrap();
+    let mounts = format!("30 25 0:27 / {point} rw - resctrl resctrl rw\n");
+    fs::write(process.path().join("mountinfo"), mounts).unwrap();
+    Arc::make_mut(&mut host.mounts).resctrl = Some(tree.path().to_owned());
+    host.process = process.path().to_owned();
+
+    let mount = Mount::tmpfs(tree.path());
+    let mut placer = Placer::new(host, "web", home).unwrap();
+    placer.reconcile(&Tuning::default(), &vcpus, &qemu);
+    mount.unmount();
+
+    let mount = Mount::tmpfs(tree.path());
+    fs::write(tree.path().join("tasks"), "").unwrap();
+    let cache = Tuning {
+        cache: [(VcpuId(1), "L3:0=f".parse().unwrap())].into(),
+        ..Tuning::default()
+    };
+    placer.reconcile(&cache, &vcpus, &qemu);
+    assert_eq!(placer.supports(Step::Cache), Ok(()));
+    mount.unmount();
+    fs::write(process.path().join("mountinfo"), "").unwrap();
+    assert!(placer.supports(Step::Cache).unwrap_err().is_unsupported());
+    Ok(())
+}
+
+/// A mount of a tmpfs. It is detached when this is dropped.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn tmpfs(point: &'a Path) -> Self {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "tmpfs"]).arg(point);
+        assert!(mount.status().unwrap().success());
+        Self(point)
+    }
+
+    /// Fails if it is in use.
+    fn unmount(self) {
+        let unmounted = Command::new("umount").arg(self.0).status();
+        assert!(unmounted.unwrap().success(), "it is in use");
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let detach = Command::new("umount").arg("-lq").arg(self.0).status();
+        let _ = detach;
+    }
 }

@@ -13,7 +13,7 @@ use super::tuning::TuningChange;
 use crate::ids::{SlotId, Tid, Uid, VcpuId};
 use crate::inventory::{HotplugMethod, HotplugSlot};
 use crate::machine::spec::{ConnectError, PlacementConfig};
-use crate::placement::Tuning;
+use crate::placement::{ChangedThreads, Tuning};
 use crate::qmp::Version;
 use crate::text::Text;
 
@@ -48,8 +48,9 @@ pub enum Effect {
     Save(SaveId, Box<Record>),
     /// Create the control groups of vCPUs that are about to be added.
     Prepare(Vec<VcpuId>),
-    /// Enforce the tuning for these threads. Leads to `Placed`.
-    Place(Arc<Tuning>, Threads),
+    /// Enforce the tuning for these threads. The last lists those that were changed before. Leads to
+    /// `Placed`.
+    Place(Arc<Tuning>, Threads, ChangedThreads),
     /// Check whether the host supports a change. Leads to `TuningChecked`.
     CheckTuning(TuningChange),
     /// Enforce another tuning. Leads to `TuningChanged`.
@@ -94,6 +95,8 @@ pub struct TuningSwitch {
     pub new: Arc<Tuning>,
     /// The threads of the vCPUs.
     pub threads: Threads,
+    /// Those that were changed before.
+    pub changed: ChangedThreads,
     /// The difference.
     pub change: TuningChange,
 }

@@ -81,6 +81,17 @@ pub enum Error {
         "{0}; nothing was changed; omit the option \"guest-online\" to change vCPUs without the guest agent"
     )]
     GuestAgent(guest_agent::Error),
+    /// The guest agent could take the CPU of another vCPU offline. Nothing was changed.
+    #[error(
+        "cannot {asked} with the guest agent: the guest may have other numbers for {}, so the guest agent could take other CPUs offline; nothing was changed; omit the option \"guest-online\", and take CPUs offline in the guest first if it does not release them without that",
+        name_vcpus(vcpus)
+    )]
+    UnknownGuestCpu {
+        /// The wanted vCPUs.
+        asked: Target,
+        /// The vCPUs.
+        vcpus: Vec<VcpuId>,
+    },
     /// The guest agent failed while it took CPUs of the guest offline. QEMU was not asked.
     #[error(
         "{reason}; no vCPU was removed; {} of the guest may be offline; the service brings such CPUs online when the guest agent answers",
@@ -94,8 +105,9 @@ pub enum Error {
     },
     /// All vCPUs are present, and the guest does not use all of them.
     #[error(
-        "the guest does not use all of its vCPUs: {reason}; requested: {asked}{}; try again when the guest agent responds",
-        added_part(added)
+        "the guest does not use all of its vCPUs: {reason}; requested: {asked}{}{}",
+        added_part(added),
+        retry_part(reason)
     )]
     NotOnline {
         /// The wanted vCPUs.
@@ -282,6 +294,13 @@ fn added_part(added: &[VcpuId]) -> String {
     match added {
         [] => String::new(),
         some => format!("; added: {}", name_vcpus(some)),
+    }
+}
+
+fn retry_part(reason: &guest_agent::Error) -> &'static str {
+    match reason {
+        guest_agent::Error::Fewer { .. } => "",
+        _ => "; try again when the guest agent responds",
     }
 }
 

@@ -25,6 +25,8 @@ struct Entry {
     cpu: OfflineCpu,
     /// The number of calls that are responsible for it.
     calls: u32,
+    /// Whether its vCPU is not present any more.
+    is_gone: bool,
 }
 
 impl OfflineCpus {
@@ -33,7 +35,11 @@ impl OfflineCpus {
         for cpu in cpus {
             let calls = 1 + self.calls_for(cpu.cpu);
             self.remove(&[cpu.cpu]);
-            self.cpus.push(Entry { cpu, calls });
+            self.cpus.push(Entry {
+                cpu,
+                calls,
+                is_gone: false,
+            });
         }
     }
 
@@ -56,7 +62,11 @@ impl OfflineCpus {
 
     /// Restores the CPUs of a previous instance, whose calls have ended.
     pub(super) fn restore(&mut self, cpus: Vec<OfflineCpu>) {
-        let left = cpus.into_iter().map(|cpu| Entry { cpu, calls: 0 });
+        let left = cpus.into_iter().map(|cpu| Entry {
+            cpu,
+            calls: 0,
+            is_gone: false,
+        });
         self.cpus.extend(left);
     }
 
@@ -70,12 +80,12 @@ impl OfflineCpus {
         self.cpus.iter().map(|entry| entry.cpu).collect()
     }
 
-    /// Forgets the CPUs whose vCPU is gone. Returns whether there was one.
-    pub(super) fn retain_present(&mut self, is_present: impl Fn(VcpuId) -> bool) -> bool {
-        let before = self.cpus.len();
-        self.cpus.retain(|entry| is_present(entry.cpu.vcpu));
-        self.reset_retry();
-        self.cpus.len() != before
+    /// Notes the CPUs whose vCPU is gone. The guest has them no longer. The next attempt brings those online
+    /// that the guest lists nevertheless, because they are of other vCPUs.
+    pub(super) fn note_present(&mut self, is_present: impl Fn(VcpuId) -> bool) {
+        for entry in &mut self.cpus {
+            entry.is_gone = !is_present(entry.cpu.vcpu);
+        }
     }
 
     /// Returns the CPUs to bring online now: those that no call is responsible for, and whose vCPU is
@@ -99,10 +109,20 @@ impl OfflineCpus {
         Some(cpus)
     }
 
-    /// Notes whether the CPUs were brought online. Returns them if they were not.
+    /// Notes whether the CPUs were brought online. Returns those that were not, except those whose vCPU is
+    /// gone: there is one attempt for them.
     pub(super) fn end_restore(&mut self, now: Instant, is_online: bool) -> Option<Vec<u32>> {
-        let cpus = self.restoring.take()?;
-        if is_online {
+        let mut cpus = self.restoring.take()?;
+        if !is_online {
+            self.cpus.retain(|entry| {
+                let is_over = entry.is_gone && entry.calls == 0 && cpus.contains(&entry.cpu.cpu);
+                if is_over {
+                    cpus.retain(|cpu| *cpu != entry.cpu.cpu);
+                }
+                !is_over
+            });
+        }
+        if is_online || cpus.is_empty() {
             // A call may have taken one offline in the meantime.
             self.remove_unheld(&cpus);
             self.retry = None;
@@ -165,8 +185,22 @@ mod tests {
         assert_eq!(cpus.begin_restore(now, leaving), None, "one at a time");
         assert_eq!(cpus.end_restore(now, true), None);
         assert_eq!(cpus.to_record(), [cpu(3, 2)]);
-        assert!(cpus.retain_present(|vcpu| vcpu != 3));
-        assert_eq!(cpus.to_record(), []);
+    }
+
+    #[test]
+    fn verifies_once_that_the_cpu_of_a_removed_vcpu_is_gone() {
+        for is_online in [true, false] {
+            let (mut cpus, now) = (OfflineCpus::default(), Instant::now());
+            cpus.hold(vec![cpu(3, 2)]);
+            cpus.release(&[2], false);
+            let leaving = |vcpu: VcpuId| vcpu == 3;
+            assert_eq!(cpus.begin_restore(now, leaving), None);
+            cpus.note_present(|vcpu| vcpu != 3);
+            assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![2]));
+            assert_eq!(cpus.end_restore(now, is_online), None);
+            assert_eq!(cpus.to_record(), []);
+            assert_eq!(cpus.next_deadline(now), None);
+        }
     }
 
     #[test]

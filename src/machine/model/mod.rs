@@ -13,6 +13,7 @@ pub mod event;
 mod evidence;
 mod guest;
 pub mod input;
+pub mod numbering;
 mod operation;
 mod phase;
 mod placement;

@@ -11,7 +11,7 @@ use super::snapshot::{Effective, Snapshot};
 use super::tuning::TuningChange;
 use crate::ids::VcpuId;
 use crate::inventory::{HostThread, Inventory, Thread, Vcpu};
-use crate::placement::{CpuList, Report, Retry, StepError, Tuning, UnitPlacement};
+use crate::placement::{ChangedThreads, CpuList, Report, Retry, StepError, Tuning, UnitPlacement};
 
 /// The first pause before another pass, if one failed in part. Each next one is twice as long.
 const FIRST_REPEAT: Duration = Duration::from_secs(5);
@@ -34,6 +34,8 @@ pub(super) struct PlacementState {
     /// What of it the configuration wants.
     configured: Tuning,
     threads: Threads,
+    /// The threads with values to restore later.
+    changed: ChangedThreads,
     /// The result of the last pass.
     report: Report,
     default_cpus: Option<CpuList>,
@@ -88,6 +90,7 @@ impl PlacementState {
             tuning: Arc::new(configured.clone()),
             configured,
             threads: Threads::new(),
+            changed: ChangedThreads::new(),
             report: Report::default(),
             default_cpus: None,
             pass: Pass::AtRefresh,
@@ -197,8 +200,13 @@ impl PlacementState {
         Some(threads)
     }
 
-    /// Notes the result of a pass.
-    pub(super) fn placed(&mut self, now: Instant, report: &Report, default_cpus: Option<CpuList>) {
+    /// Notes the result of a pass. Returns whether other values are to be restored later.
+    pub(super) fn placed(
+        &mut self,
+        now: Instant,
+        report: &Report,
+        default_cpus: Option<CpuList>,
+    ) -> bool {
         if report.may_improve() {
             // The configuration may have changed during the pass.
             if self.pass != Pass::AtRefresh {
@@ -210,6 +218,31 @@ impl PlacementState {
         }
         self.report = report.clone();
         self.default_cpus = default_cpus.or(self.default_cpus.take());
+        self.note_changed(report)
+    }
+
+    /// Follows which threads have values to restore later, and returns whether that changed. An empty report is
+    /// that of a pass that was not made.
+    fn note_changed(&mut self, report: &Report) -> bool {
+        let before = self.changed.clone();
+        let threads = &self.threads;
+        self.changed.retain(|vcpu, changed| {
+            !report.vcpus.contains_key(vcpu) && threads.get(vcpu) == Some(&changed.thread)
+        });
+        let passed = report.vcpus.iter();
+        let passed = passed.filter_map(|(vcpu, outcome)| Some((*vcpu, outcome.changed.clone()?)));
+        self.changed.extend(passed);
+        self.changed != before
+    }
+
+    /// Returns the threads with values to restore later.
+    pub(super) fn changed(&self) -> &ChangedThreads {
+        &self.changed
+    }
+
+    /// Restores the changed threads of a previous instance.
+    pub(super) fn restore_changed(&mut self, changed: ChangedThreads) {
+        self.changed = changed;
     }
 
     /// Returns the steps that failed for `vcpus` in the last pass, except those that the host or the unit
@@ -288,6 +321,7 @@ impl PlacementState {
             old,
             new: self.tuning.clone(),
             threads: self.threads.clone(),
+            changed: self.changed.clone(),
             change,
         }
     }
@@ -335,7 +369,8 @@ fn no_thread(vcpu: &Vcpu<'_>) -> TuningError {
 mod tests {
     use super::super::testing::inventory;
     use super::*;
-    use crate::placement::Kind;
+    use crate::ids::Tid;
+    use crate::placement::{ChangedThread, Kind, Outcome};
 
     fn unit(kind: Kind) -> Option<UnitPlacement> {
         Some(UnitPlacement {
@@ -449,6 +484,38 @@ mod tests {
 
         state.found(now, UnitFound::default());
         assert_eq!(state.begin_pass(now, &two), None, "there is no placer");
+    }
+
+    #[test]
+    fn the_values_to_restore_are_those_of_the_last_pass_of_a_thread() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        let changed = |thread| ChangedThread {
+            thread: Tid(thread),
+            affinity: true,
+            ..ChangedThread::default()
+        };
+        let of = |changed: Option<ChangedThread>| {
+            let outcome = Outcome {
+                changed,
+                ..Outcome::default()
+            };
+            Report {
+                vcpus: [(VcpuId(1), outcome)].into(),
+                ..Report::default()
+            }
+        };
+        let mut two = inventory(4, &[(0, 10), (1, 11)]);
+        let _ = two.trust_threads(crate::ids::Pid(1), Some);
+        state.restore_changed([(VcpuId(0), changed(10)), (VcpuId(1), changed(99))].into());
+        assert!(state.begin_pass(now, &two).is_some());
+        // The pass failed. Thread 99 is not there any more.
+        assert!(state.placed(now, &Report::default(), None));
+        assert_eq!(*state.changed(), [(VcpuId(0), changed(10))].into());
+        assert!(state.placed(now, &of(Some(changed(11))), None));
+        assert_eq!(state.changed().len(), 2);
+        assert!(!state.placed(now, &of(Some(changed(11))), None));
+        assert!(state.placed(now, &of(None), None));
+        assert_eq!(*state.changed(), [(VcpuId(0), changed(10))].into());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::event::Cause;
 use super::evidence::{Evidence, Plugging, Refused, RefusedRequest};
 use super::guest::OfflineCpus;
 use super::input::{Input, SaveError, SaveId};
+use super::numbering::Numbering;
 use super::operation::{Operation, Queued};
 use super::placement::PlacementState;
 use super::record::Record;
@@ -40,6 +41,8 @@ pub(super) struct Process {
     pub(super) placement: PlacementState,
     pub(super) saves: Saves,
     pub(super) offline: OfflineCpus,
+    /// The vCPUs whose number in the guest is known; `None` until QEMU has answered.
+    pub(super) numbering: Option<Numbering>,
     /// Requests that wait for a write of the state file before they take these guest CPUs offline.
     pub(super) unsaved: Vec<(SaveId, RequestId, Vec<u32>)>,
     pub(super) is_connected: bool,
@@ -83,6 +86,7 @@ impl Process {
             placement: PlacementState::new(configured),
             saves: Saves::default(),
             offline: OfflineCpus::default(),
+            numbering: None,
             unsaved: Vec::new(),
             is_connected: false,
             is_known: false,
@@ -104,6 +108,8 @@ impl Process {
         self.unemitted
             .restore(record.unemitted, record.unemitted_refusals);
         self.offline.restore(record.offline);
+        self.numbering = record.numbering;
+        self.placement.restore_changed(record.changed);
         self.breaches = record.breaches;
         self.created = record.created;
         if let Some(tuning) = record.tuning {
@@ -124,6 +130,8 @@ impl Process {
             record.tuning = Some(Tuning::clone(self.placement.tuning()));
             record.configured = Some(self.placement.configured().clone());
             record.offline = self.offline.to_record();
+            record.numbering = self.numbering;
+            record.changed.clone_from(self.placement.changed());
         }
         let id = self.saves.begin();
         out.push(Effect::Save(id, Box::new(record)));
@@ -291,6 +299,7 @@ impl Process {
         self.placement.describe(snapshot);
         snapshot.process = Some(self.id);
         snapshot.pending = self.removals.pending_vcpus();
+        snapshot.numbering = self.numbering.unwrap_or_default();
     }
 
     /// Publishes `snapshot`, completed.

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::event::VcpuChange;
 use super::evidence::Plugging;
+use super::numbering::Numbering;
 use super::request::OfflineCpu;
 use crate::ids::{Uid, VcpuId};
 use crate::inventory::PresentSlot;
-use crate::placement::Tuning;
+use crate::placement::{ChangedThreads, Tuning};
 use crate::process::ProcessId;
 
 /// The version of the files. Files of other versions are not read.
@@ -55,6 +56,12 @@ pub struct Record {
     /// The guest CPUs that were taken offline for removals.
     #[serde(default)]
     pub offline: Vec<OfflineCpu>,
+    /// The vCPUs whose number in the guest is known; `None` if the file does not say.
+    #[serde(default)]
+    pub numbering: Option<Numbering>,
+    /// The threads with values to restore when nothing else is wanted.
+    #[serde(default)]
+    pub changed: ChangedThreads,
 }
 
 /// A change that is emitted again if it is not known whether it was.
@@ -101,6 +108,8 @@ impl Record {
             breaches: 0,
             created: 0,
             offline: Vec::new(),
+            numbering: None,
+            changed: ChangedThreads::new(),
         }
     }
 }
@@ -112,7 +121,7 @@ mod tests {
     use super::super::event::Cause;
     use super::*;
     use crate::ids::{Pid, SlotId, Tid};
-    use crate::placement::Scheduler;
+    use crate::placement::{ChangedThread, Scheduler};
     use crate::text::Text;
 
     const LEADER: ProcessId = ProcessId {
@@ -132,6 +141,11 @@ mod tests {
             pins: [(VcpuId(1), "0".parse().unwrap())].into(),
             schedulers: [(VcpuId(1), Scheduler::Fifo(1))].into(),
             ..Tuning::default()
+        };
+        let changed = ChangedThread {
+            thread: Tid(9),
+            scheduler: Some(Scheduler::Batch),
+            affinity: true,
         };
         Record {
             present: vec![PresentSlot {
@@ -164,6 +178,8 @@ mod tests {
                 vcpu: VcpuId(4),
                 cpu: 2,
             }],
+            numbering: Some(Numbering::default()),
+            changed: [(VcpuId(1), changed)].into(),
             ..Record::new(LEADER)
         }
     }
@@ -202,6 +218,8 @@ mod tests {
             tuning: None,
             configured: None,
             offline: Vec::new(),
+            numbering: None,
+            changed: ChangedThreads::new(),
             unemitted_refusals: Vec::new(),
             created: 0,
             ..full()

@@ -11,6 +11,7 @@ use super::effect::{Batch, Effect, LogEntry, Output};
 use super::event::{Cause, MachineEvent};
 use super::evidence::{Clues, Refused, RefusedRequest};
 use super::input::{Opened, QemuState};
+use super::numbering::Numbering;
 use super::operation::{Ask, Operation, Refreshed, Then};
 use super::process::{Baseline, Context, Process};
 use super::request::Outcome;
@@ -118,6 +119,7 @@ impl Process {
         refusals: Vec<(SlotId, Refused)>,
         then: Then,
     ) {
+        self.number(&before, &state, clues);
         let events = self.settle(&before, &state.inventory, clues, refusals);
         if !events.is_empty() {
             // From here on, each write of the state has them.
@@ -137,13 +139,23 @@ impl Process {
         self.place(cx, refreshed);
     }
 
+    /// Follows the numbers that the guest gives its CPUs.
+    fn number(&mut self, before: &Inventory, state: &QemuState, clues: &Clues) {
+        let numbering = match self.numbering {
+            Some(numbering) => numbering.next(before, &state.inventory, clues),
+            None => Numbering::first(&state.inventory, state.run_state.as_str() == "inmigrate"),
+        };
+        self.numbering = Some(numbering);
+    }
+
     /// Lets the placer work on `refreshed`, if that is needed, and reports the result after that.
     pub(super) fn place(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
         let inventory = &refreshed.snapshot.inventory;
         match self.placement.begin_pass(cx.now, inventory) {
             Some(threads) => {
                 let tuning = self.placement.tuning().clone();
-                cx.out.push(Effect::Place(tuning, threads));
+                let changed = self.placement.changed().clone();
+                cx.out.push(Effect::Place(tuning, threads, changed));
                 self.operation = Operation::Placing(refreshed);
             }
             None => self.record(cx, refreshed),
@@ -203,11 +215,8 @@ impl Process {
             cx.out.push(Effect::Flush(self.unemitted.last()));
         }
         let inventory = cx.out.snapshot().inventory.clone();
-        if self
-            .offline
-            .retain_present(|vcpu| inventory.is_present(vcpu))
-            || !is_saved
-        {
+        self.offline.note_present(|vcpu| inventory.is_present(vcpu));
+        if !is_saved {
             self.save(cx.out);
         }
         if let Then::Start = then {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::Error;
+use super::numbering::Numbering;
 use crate::ids::{Pid, SlotId, VcpuId};
 use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
 use crate::placement::{Bandwidth, Tuning, UnitPlacement};
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub effective: Effective,
     /// The vCPUs with a pending removal, in ascending order.
     pub pending: Vec<VcpuId>,
+    /// The vCPUs whose number in the guest is known.
+    pub numbering: Numbering,
 }
 
 /// The values of the placement that are in force, as the kernel had them after the last pass.

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::effect::Effect;
+use super::evidence::Clues;
 use super::input::{Exchanged, Input, Opened, QemuState, SaveId, UnitFound};
+use super::numbering::Numbering;
 use super::record::Record;
 use super::request::{Command, Request, RequestId, Wait};
 use super::{Facts, Model};
@@ -32,6 +34,17 @@ pub(in crate::machine) fn inventory(slots: u32, plugged: &[(u32, u32)]) -> Inven
     });
     let cpus = cpus.map(|cpu| serde_json::from_value(cpu).unwrap());
     Inventory::read(Slots::Listed(slots.collect()), cpus.collect()).unwrap()
+}
+
+/// Returns the numbering of a guest that booted with `equal` vCPUs.
+pub(in crate::machine) fn numbering(equal: u32) -> Numbering {
+    let boot: Vec<(u32, u32)> = (0..equal).map(|n| (n, 10 + n)).collect();
+    let boot = inventory(8, &boot);
+    let reset = Clues {
+        reset: true,
+        ..Clues::default()
+    };
+    Numbering::default().next(&boot, &boot, &reset)
 }
 
 /// The QEMU process of [`Driver`].

@@ -9,9 +9,11 @@ use super::input::{Exchanged, Input, SaveError, UnitFound};
 use super::record::{Record, UnemittedChange};
 use super::request::{Answer, Command, OfflineCpu, Outcome, RequestId, Wait};
 use super::testing::{Driver, PROCESS, opened, state};
-use crate::ids::{SlotId, Uid, VcpuId};
+use crate::ids::{SlotId, Tid, Uid, VcpuId};
 use crate::machine::spec::{ConnectError, Lifetime};
-use crate::placement::{Report, Retry};
+use crate::placement::{
+    self, ChangedThread, ChangedThreads, Report, Retry, Scheduler, UnitPlacement,
+};
 use crate::process::SocketError;
 use crate::qmp::{AcpiOst, Closed, CommandError, Event};
 use crate::text::Text;
@@ -272,6 +274,44 @@ fn serves_a_machine_whose_unit_systemd_does_not_know_yet() {
         let effects = driver.save(&effects);
         assert!(matches!(batches(&effects)[..], [Batch::Add(..)]));
     }
+}
+
+#[test]
+fn the_placer_gets_the_changed_threads_of_a_previous_instance() {
+    let changed = |vcpu, thread| -> ChangedThreads {
+        let changed = ChangedThread {
+            thread: Tid(thread),
+            scheduler: Some(Scheduler::Other),
+            affinity: false,
+        };
+        [(VcpuId(vcpu), changed)].into()
+    };
+    let record = Record {
+        changed: changed(1, 11),
+        ..record(2)
+    };
+    let mut driver = Driver::new(Lifetime::Endpoint);
+    driver.input(Input::Reached(PROCESS));
+    driver.input(Input::Loaded(Ok(Some(Box::new(record)))));
+    driver.input(Input::UnitFound(UnitFound {
+        unit: Some(UnitPlacement::without_groups(String::new())),
+        ..UnitFound::default()
+    }));
+    let effects = driver.input(opened(2));
+    let gets = |e: &Effect| matches!(e, Effect::Place(_, _, got) if *got == changed(1, 11));
+    assert!(effects.iter().any(gets), "{effects:?}");
+
+    let outcome = placement::Outcome {
+        changed: changed(0, 10).remove(&VcpuId(0)),
+        ..placement::Outcome::default()
+    };
+    let report = Report {
+        vcpus: [(VcpuId(0), outcome)].into(),
+        ..Report::default()
+    };
+    let effects = driver.input(Input::Placed(report, None));
+    let saves = |e: &Effect| matches!(e, Effect::Save(_, saved) if saved.changed == changed(0, 10));
+    assert!(effects.iter().any(saves), "{effects:?}");
 }
 
 #[test]

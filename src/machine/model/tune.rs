@@ -67,7 +67,9 @@ impl Process {
     ) {
         match (std::mem::take(&mut self.operation), result) {
             (Operation::Switching(tune, _), Ok(report)) => {
-                self.placement.placed(cx.now, &report, None);
+                if self.placement.placed(cx.now, &report, None) {
+                    self.save(cx.out);
+                }
                 let snapshot = Snapshot::clone(cx.out.snapshot());
                 self.publish(snapshot, cx.out);
                 cx.out.reply(tune.id, Ok(Outcome::default()));

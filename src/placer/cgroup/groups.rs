@@ -110,6 +110,27 @@ impl dyn Groups + '_ {
     }
 }
 
+/// Calls `write`, which writes the limit `bandwidth` of `group`. The kernel accepts no quota below the burst in
+/// `file` (`sched-bwc.rst`), which an administrator may have set, so this lowers the burst to the quota. If
+/// `write` fails, the burst stays. Kernels before 5.14 have no burst.
+pub(super) fn with_burst_for(
+    bandwidth: Bandwidth,
+    group: &Dir,
+    file: &str,
+    write_limit: impl FnOnce() -> Result<(), StepError>,
+) -> Result<(), StepError> {
+    let burst = group.read(file).ok();
+    let burst = burst.and_then(|text| text.parse::<u64>().ok());
+    let excess = burst.zip(bandwidth.quota()).filter(|(b, quota)| b > quota);
+    let Some((burst, quota)) = excess else {
+        return write_limit();
+    };
+    write(Step::Bandwidth, group, file, &quota.to_string())?;
+    write_limit().inspect_err(|_| {
+        let _ = write(Step::Bandwidth, group, file, &burst.to_string());
+    })
+}
+
 /// Returns the name of the group of `vcpu`.
 pub(super) fn name(vcpu: VcpuId) -> String {
     format!("vcpu{vcpu}")

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::cpuset;
 use super::groups::{
     EMULATOR, Groups, OURS, Threads, child, directories_in, make, name, numbers, read, remove,
-    tasks, unexpected, vcpus_in, write,
+    tasks, unexpected, vcpus_in, with_burst_for, write,
 };
 use super::mounts::Mounts;
 use crate::ids::{Tid, VcpuId};
@@ -283,10 +283,12 @@ impl Groups for Tree {
                 .map_err(|error| error.hint(libc::EINVAL, hint))
         };
         let [first, second] = old.order_to(bandwidth);
-        write(first, bandwidth)?;
-        write(second, bandwidth).inspect_err(|_| {
-            // The kernel does not refuse the value that it had a moment ago.
-            let _ = write(first, old);
+        with_burst_for(bandwidth, &group, "cpu.cfs_burst_us", || {
+            write(first, bandwidth)?;
+            write(second, bandwidth).inspect_err(|_| {
+                // The kernel does not refuse the value that it had a moment ago.
+                let _ = write(first, old);
+            })
         })
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::groups::{
     EMULATOR, Groups, OURS, Threads, child, directories_in, is_gone, make, name, numbers, read,
-    remove, tasks, unexpected, vcpus_in, write,
+    remove, tasks, unexpected, vcpus_in, with_burst_for, write,
 };
 use super::mounts::Mount;
 use crate::ids::{Pid, Tid, VcpuId};
@@ -197,7 +197,9 @@ impl Groups for Tree {
 
     fn set_bandwidth(&self, vcpu: VcpuId, bandwidth: Bandwidth) -> Result<(), StepError> {
         let group = self.group(Controller::Cpu, Step::Bandwidth, vcpu)?;
-        write(Step::Bandwidth, &group, "cpu.max", &bandwidth.to_string())
+        with_burst_for(bandwidth, &group, "cpu.max.burst", || {
+            write(Step::Bandwidth, &group, "cpu.max", &bandwidth.to_string())
+        })
     }
 
     fn remove(&self, vcpu: VcpuId) -> Result<(), StepError> {
@@ -345,6 +347,29 @@ mod tests {
             groups.bandwidth(VcpuId(0)).unwrap_err().step,
             Step::Bandwidth
         );
+    }
+
+    #[test]
+    fn lowers_a_burst_above_the_quota() {
+        let unit = Unit::new("cpuset cpu");
+        let groups = unit.groups().unwrap();
+        let set = |quota| {
+            let limited = Bandwidth::new(100_000, quota).unwrap();
+            groups.set_bandwidth(VcpuId(0), limited).unwrap();
+            unit.get("vcpud/vcpu0/cpu.max.burst")
+        };
+        unit.put("vcpud/vcpu0/cpu.max.burst", "40000\n");
+        assert_eq!(set(50_000), "40000\n");
+        assert_eq!(set(-1), "40000\n");
+        assert_eq!(set(20_000), "20000");
+        assert_eq!(unit.get("vcpud/vcpu0/cpu.max"), "20000 100000");
+
+        // A limit that cannot be written leaves the burst.
+        fs::remove_file(unit.path("vcpud/vcpu1/cpu.max")).unwrap();
+        unit.put("vcpud/vcpu1/cpu.max.burst", "40000");
+        let limited = Bandwidth::new(100_000, 1_000).unwrap();
+        assert!(groups.set_bandwidth(VcpuId(1), limited).is_err());
+        assert_eq!(unit.get("vcpud/vcpu1/cpu.max.burst"), "40000");
     }
 
     /// This process, with a scripted thread 1050 and a thread 1051 that has ended.

@@ -14,6 +14,7 @@ use super::{World, threads_in};
 
 tests![
     changes_the_bandwidth_below_a_limit,
+    lowers_the_bandwidth_below_a_burst,
     repairs_drift_and_reports_it_once,
     follows_host_cpus_that_go_offline_and_online,
     creates_groups_again_that_were_removed,
@@ -78,6 +79,34 @@ fn changes_the_bandwidth_below_a_limit() -> Ran {
     assert_eq!(group, [vcpus[&VcpuId(3)]].into());
     assert_eq!(world.bandwidth(3), ("100000".into(), "-1".into()));
     assert_eq!(report.bandwidth(), Bandwidth::UNLIMITED);
+    Ok(())
+}
+
+/// Uses a real QEMU and version 1: a quota below the burst that an administrator set.
+fn lowers_the_bandwidth_below_a_burst() -> Ran {
+    let world = World::new()?;
+    if !world.cpu.join("cpu.cfs_burst_us").exists() {
+        return Err(not_run("the kernel of this host has no burst"));
+    }
+    let vcpus = world.qemu.vcpus();
+    let mut placer = world.placer();
+    let limit = |period, quota| Tuning {
+        bandwidth: Some(Bandwidth::new(period, quota).unwrap()),
+        ..Tuning::default()
+    };
+    applied(&placer.reconcile(&limit(100_000, 50_000), &vcpus, &world.qemu));
+    fs::write(world.vcpu(0, "cpu.cfs_burst_us"), "40000").unwrap();
+    fs::write(world.vcpu(1, "cpu.cfs_burst_us"), "10000").unwrap();
+    applied(&placer.reconcile(&limit(50_000, 20_000), &vcpus, &world.qemu));
+    assert_eq!(world.bandwidth(0), ("50000".into(), "20000".into()));
+    assert_eq!(world.read(0, "cpu.cfs_burst_us"), "20000");
+    assert_eq!(world.read(1, "cpu.cfs_burst_us"), "10000");
+
+    // More than the group above has: the kernel refuses, and the burst stays.
+    fs::write(world.cpu.join("cpu.cfs_quota_us"), "50000").unwrap();
+    let report = placer.reconcile(&limit(10_000, 15_000), &vcpus, &world.qemu);
+    assert_eq!(report.failures().count(), 4);
+    assert_eq!(world.read(0, "cpu.cfs_burst_us"), "20000");
     Ok(())
 }
 

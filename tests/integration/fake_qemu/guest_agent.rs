@@ -213,6 +213,56 @@ async fn vcpus_are_taken_offline_before_qemu_is_asked() {
     assert_eq!(*seen.lock().unwrap(), Some(vec![(2, false)]));
 }
 
+/// Uses a fake QEMU and guest agent, and dbus-daemon.
+#[tokio::test]
+async fn no_cpu_is_taken_offline_that_may_be_another_vcpu() {
+    let mut world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 8));
+    let agent = Agent::start(&world, "web", &[(0, true), (1, true)]);
+    let machine = world.machine("web").await;
+    let added = machine.set_these(&[5], true).await;
+    assert_eq!(added, Ok(Outcome::added([5])));
+    assert_eq!(machine.online().await, [(0, true), (5, true)]);
+
+    // After a reset of the guest, CPU 1 is vCPU 3, and CPU 2 is vCPU 5.
+    let added = machine.set_these(&[3], true).await;
+    assert_eq!(added, Ok(Outcome::added([3])));
+    agent.cpus.lock().unwrap().insert(2, true);
+    peer.send(&event("RESET", json!({})));
+    for is_restarted in [false, true] {
+        if is_restarted {
+            world.service.take().expect("it runs").kill().await;
+            world.serve().await;
+        }
+        let failure = machine.set_these_with(&[3], false, &WITH_GUEST).await;
+        let text = ["web", "other numbers for vCPU 3", "nothing was changed"];
+        failure
+            .unwrap_err()
+            .assert(error_name::NOT_SUPPORTED, &text);
+        assert_eq!((agent.set(), peer.count("device_del")), (vec![], 0));
+        assert_eq!(machine.online().await, [(0, true)]);
+    }
+
+    let removed = machine.set_these(&[3], false).await;
+    assert_eq!(removed, Ok(Outcome::removed([3])));
+    agent.cpus.lock().unwrap().remove(&1);
+    assert_eq!(
+        machine.set_with(1, &WITH_GUEST).await,
+        Ok(Outcome::removed([5]))
+    );
+    assert_eq!(agent.set()[0], (2, false));
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon.
+#[tokio::test]
+async fn a_cpu_that_the_guest_has_after_the_removal_comes_online_again() {
+    let world = World::without_polkit().await;
+    let (peer, agent, machine) = machine_with_a_cpu_offline(&world).await;
+    peer.send(&deleted(&peer.model().unplug(2)));
+    machine.wait_for("Vcpus", 2u32).await;
+    agent.was_told(&[(2, false), (2, true)]).await;
+}
+
 /// Scripted QEMU and guest agent, dbus-daemon.
 #[tokio::test]
 async fn what_the_agent_refuses_is_put_back_and_qemu_is_not_asked() {
@@ -271,9 +321,36 @@ async fn a_guest_that_does_not_take_a_vcpu_is_told() {
     let mut options = WITH_GUEST.to_vec();
     options.push(("timeout-usec", 200_000u64.into()));
     let failure = machine.set_with(2, &options).await.unwrap_err();
-    let text = ["web", "added: vCPU 1", "does not use all"];
+    let text = [
+        "web",
+        "added: vCPU 1",
+        "does not use all",
+        "lists 1 of 2 CPUs",
+    ];
     failure.assert(error_name::GUEST_REFUSED, &text);
+    assert!(!failure.text.contains("answer"), "{}", failure.text);
     assert_eq!(machine.present().await, [0, 1]);
+}
+
+/// Uses a fake QEMU and guest agent, and dbus-daemon. The agent ends after its first answers.
+#[tokio::test]
+async fn an_agent_that_stops_answering_is_reported_as_such() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 6));
+    let agent = Agent::start(&world, "web", &[(0, true)]);
+    let machine = world.machine("web").await;
+    let mut options = WITH_GUEST.to_vec();
+    options.push(("timeout-usec", 3_000_000u64.into()));
+    let call = tokio::spawn({
+        let machine = machine.clone();
+        async move { machine.set_with(2, &options).await }
+    });
+    peer.asked("device_add", 1).await;
+    machine.wait_for("Vcpus", 2u32).await;
+    agent.stick(true);
+    let failure = call.await.unwrap().unwrap_err();
+    let text = ["web", "added: vCPU 1", "does not answer", "try again"];
+    failure.assert(error_name::GUEST_REFUSED, &text);
 }
 
 /// Scripted QEMU, an agent's socket that answers nothing, dbus-daemon.

@@ -333,6 +333,16 @@ impl Qemu {
         assert!(!lines[said..].contains(&failed), "the guest cannot {order}");
     }
 
+    /// Resets the guest, and waits until it has booted again.
+    pub(crate) async fn reset(&mut self) {
+        let boots = |lines: &Vec<String>| lines.iter().filter(|l| *l == "GUEST-READY").count();
+        let before = boots(&self.console.borrow());
+        self.execute("system_reset", json!({})).await;
+        let booted = self.console.wait_for(|lines| boots(lines) > before);
+        let booted = within("the guest to boot again", booted).await;
+        drop(booted.expect("QEMU runs"));
+    }
+
     /// Executes a QMP command past the service.
     pub(crate) async fn execute(&mut self, command: &str, arguments: Value) -> Value {
         let reply = self.ask(command, arguments).await;

@@ -198,7 +198,7 @@ impl World {
                 self.disk.save(id, *record);
             }
             Effect::Prepare(_) => self.host.placing.push_back(Placing::Prepare),
-            Effect::Place(_, threads) => self.host.placing.push_back(Placing::Place(threads)),
+            Effect::Place(_, threads, _) => self.host.placing.push_back(Placing::Place(threads)),
             Effect::CheckTuning(..) => self.host.placing.push_back(Placing::Check),
             Effect::ChangeTuning(switch) => {
                 self.host.placing.push_back(Placing::Change(switch.threads));
