@@ -67,7 +67,8 @@ impl PlacementWorker {
         // Before systemd enables the controllers of a scope.
         let process = leader.clone();
         let masks = on_host(move || Masks::read(process.as_ref())).await;
-        let found = find_unit(self.services.units.as_ref(), &leader, &request).await;
+        let (units, host) = (self.services.units.as_ref(), &self.services.host);
+        let found = find_unit(units, host, &leader, &request).await;
         let is_managed_elsewhere = self.is_managed_elsewhere(&found);
         let (unit, missing, retry) = outcome(found);
         let mut state = self.lock().await;

@@ -17,5 +17,5 @@ pub use schemata::{Schemata, SchemataError};
 pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};
 pub use unit::{
     Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
-    UnitPlacement, Units, decide,
+    UnitPlacement, Units, decide, forgotten_scope,
 };

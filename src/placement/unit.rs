@@ -246,6 +246,9 @@ pub fn decide(mode: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
     if unit == scope {
         return Decision::Stay(Kind::Scope);
     }
+    if forgotten_scope(facts, scope).is_some() {
+        return Decision::NewScope;
+    }
     let users_unit = is_user_manager(&unit).then(|| users_unit(facts)).flatten();
     if is_managed_elsewhere(facts) && users_unit.is_none() {
         return Decision::Without(NoCgroupsReason::ManagedElsewhere { unit });
@@ -261,6 +264,23 @@ pub fn decide(mode: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
             unit: innermost.to_owned(),
         }),
     }
+}
+
+/// Returns the control group of `scope`, if the process is in it and systemd does not know the scope any more.
+/// systemd then returns a slice above it.
+pub fn forgotten_scope<'a>(facts: &'a UnitFacts, scope: &str) -> Option<&'a str> {
+    let slice = facts.control_group.trim_end_matches('/');
+    let name = format!("/{scope}");
+    let group = |path: &'a String| {
+        let inside = path.strip_prefix(slice)?;
+        let end = slice.len() + inside.find(&name)? + name.len();
+        let (group, below) = path.split_at(end);
+        let is_whole = below.is_empty() || below.starts_with('/');
+        (is_whole && inside.starts_with('/')).then_some(group)
+    };
+    let mut memberships = facts.memberships.iter();
+    let is_slice = facts.unit.ends_with(".slice");
+    is_slice.then(|| memberships.find_map(group)).flatten()
 }
 
 /// Returns whether the unit is the manager of a user's units (`user@.service(5)`).
@@ -455,6 +475,27 @@ mod tests {
                 stay(Kind::Scope),
             ),
             (
+                "our own scope, which systemd forgot",
+                facts("/machine.slice", false, "/vcpud-web.scope"),
+                new_scope(),
+                new_scope(),
+                new_scope(),
+            ),
+            (
+                "the same with groups",
+                facts("/machine.slice", false, "/vcpud-web.scope/vcpud/emulator"),
+                new_scope(),
+                new_scope(),
+                new_scope(),
+            ),
+            (
+                "a forgotten scope of another machine",
+                facts("/machine.slice", false, "/vcpud-web.scope2"),
+                managed_elsewhere("machine.slice"),
+                managed_elsewhere("machine.slice"),
+                managed_elsewhere("machine.slice"),
+            ),
+            (
                 "a scope of a user's manager",
                 facts(MANAGER, true, "/app.slice/vm.scope"),
                 new_scope(),
@@ -488,6 +529,30 @@ mod tests {
                 assert_eq!(decide(mode, &facts, OWN), expected, "{what}: {mode:?}");
             }
         }
+    }
+
+    #[test]
+    fn finds_the_group_of_a_scope_that_systemd_forgot() {
+        let of = |unit: &str, control_group: &str, group: &str| {
+            let facts = UnitFacts {
+                unit: unit.to_owned(),
+                control_group: control_group.to_owned(),
+                memberships: vec!["/".into(), group.into()],
+                ..UnitFacts::default()
+            };
+            forgotten_scope(&facts, OWN).map(str::to_owned)
+        };
+        let scope = "/machine.slice/vcpud-web.scope";
+        let emulator = format!("{scope}/vcpud/emulator");
+        assert_eq!(of("machine.slice", "/machine.slice", scope).unwrap(), scope);
+        assert_eq!(
+            of("machine.slice", "/machine.slice", &emulator).unwrap(),
+            scope
+        );
+        // The slice is not loaded either.
+        assert_eq!(of("-.slice", "/", &emulator).unwrap(), scope);
+        assert_eq!(of("x.service", "/machine.slice", scope), None);
+        assert_eq!(of("machine.slice", "/machine", scope), None);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use super::cgroup;
+use super::host::Host;
 use super::observe::memberships;
 use crate::blocking::blocking;
 use crate::placement::{
     Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
-    UnitPlacement, Units, decide,
+    UnitPlacement, Units, decide, forgotten_scope,
 };
 use crate::process::Leader;
 
@@ -67,6 +69,7 @@ impl UnitLookupError {
 /// and if QEMU has exited.
 pub async fn find_unit(
     units: &dyn Units,
+    host: &Host,
     leader: &Arc<Leader>,
     request: &ScopeRequest<'_>,
 ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
@@ -91,7 +94,12 @@ pub async fn find_unit(
     };
     let (placement, reason) = match decision {
         Decision::Stay(kind) => (unit_placement(kind, facts), None),
-        Decision::NewScope => (new_scope(units, process, request.scope).await?, None),
+        Decision::NewScope => {
+            if let Some(group) = forgotten_scope(&facts, request.scope.name) {
+                release(host, group).await;
+            }
+            (new_scope(units, process, request.scope).await?, None)
+        }
         Decision::Without(reason) if request.mode.allows(&reason) => {
             (unit_placement(Kind::None, facts), Some(reason))
         }
@@ -103,6 +111,16 @@ pub async fn find_unit(
     }
     let reason = reason.filter(|reason| *reason != NoCgroupsReason::Disabled);
     Ok((placement, reason))
+}
+
+/// Lets systemd start a scope whose control group exists with groups of vcpud. If the kernel refuses, systemd
+/// reports it.
+async fn release(host: &Host, group: &str) {
+    let (mounts, group) = (host.mounts.clone(), group.to_owned());
+    let released = blocking(move || cgroup::release(&mounts, &group)).await;
+    if let Err(error) = released {
+        tracing::info!(%error, "the control group of a previous scope cannot be used again: {error}");
+    }
 }
 
 async fn memberships_of(leader: &Arc<Leader>) -> Result<Vec<String>, UnitLookupError> {
@@ -189,7 +207,8 @@ mod tests {
             slice: "machine.slice",
             description: "a test",
         };
-        find_unit(systemd, &leader, &ScopeRequest { mode, scope }).await
+        let request = ScopeRequest { mode, scope };
+        find_unit(systemd, &Host::this().unwrap(), &leader, &request).await
     }
 
     fn in_unit(unit: &str, delegated: bool) -> Scripted {

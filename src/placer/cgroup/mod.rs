@@ -42,6 +42,19 @@ pub(super) fn create(
     }
 }
 
+/// Prepares the group `unit`, in which [`create`] created groups, to get processes again. Does nothing in
+/// version 1.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses.
+pub(super) fn release(mounts: &Mounts, unit: &str) -> Result<(), StepError> {
+    match &mounts.unified {
+        Some(mount) if !mounts.are_v1() => v2::release(mount, unit),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the limit of the control group of `membership` that limits CPU time. `None`: it has none, as the
 /// root, or it is not visible.
 pub(super) fn bandwidth(mounts: &Mounts, membership: &Membership) -> Option<Bandwidth> {

@@ -9,7 +9,7 @@ use zbus::{Message, ObjectPath, Variant};
 use crate::harness::*;
 
 /// The steps of the way to a scope, with the ways to fail there and the resulting line of `PlacementErrors`.
-const CASES: [(At, Trouble, &str); 15] = [
+const CASES: [(At, Trouble, &str); 16] = [
     (At::Lookup, Trouble::Refuse, "systemd refused: scripted"),
     (At::Lookup, Trouble::Limit, "systemd refused: scripted"),
     (At::Lookup, Trouble::Withhold, WAITS),
@@ -33,6 +33,7 @@ const CASES: [(At, Trouble, &str); 15] = [
     ),
     (At::Job, Trouble::Late, LATE),
     (At::Job, Trouble::Leave, ABSENT),
+    (At::Job, Trouble::Forget, "systemd refused"),
 ];
 const WAITS: &str = "systemd has not answered yet";
 const LATE: &str = "systemd did not do it within 10 s";

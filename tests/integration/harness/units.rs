@@ -2,7 +2,7 @@
 //! each of these steps, for as long as the test wants. Scopes have control groups of the host, if the
 //! test may create them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,8 @@ pub(crate) enum Trouble {
     Reload,
     /// systemd leaves the bus during the call (`systemctl daemon-reexec`).
     Leave,
+    /// The job is done, and systemd does not know the scope. Its control group stays.
+    Forget,
 }
 
 #[derive(Debug, DBusError)]
@@ -84,6 +86,8 @@ struct Shared {
     started: watch::Sender<usize>,
     /// The PIDs in the scopes, by their names. A scope whose job goes on has no PID.
     scopes: Mutex<BTreeMap<String, Option<u32>>>,
+    /// The PIDs in control groups of scopes that it forgot.
+    forgotten: Mutex<BTreeSet<u32>>,
     jobs: AtomicU32,
     /// The number of jobs of other units that end during each start.
     noise: u32,
@@ -106,6 +110,7 @@ impl Units {
                 connection: watch::Sender::new(None),
                 started: watch::Sender::new(0),
                 scopes: Mutex::default(),
+                forgotten: Mutex::default(),
                 jobs: AtomicU32::new(0),
                 noise,
                 groups: Groups::create(),
@@ -127,6 +132,11 @@ impl Units {
                 .serve_at(path(name), Unit(name.to_owned()))
                 .serve_at(path(name), self.shared.scope(name));
         }
+        let parent = self.shared.groups.parent.clone();
+        let slice = Slice(format!("/{parent}"));
+        builder = builder
+            .serve_at(path(&parent), Unit(parent.clone()))
+            .serve_at(path(&parent), slice);
         let connection = within("the scripted systemd", builder.build()).await;
         let connection = connection.expect("the bus takes it");
         self.shared
@@ -208,6 +218,11 @@ impl Shared {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn forgotten(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        let forgotten = self.forgotten.lock();
+        forgotten.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn scope(&self, name: &str) -> Scope {
         Scope {
             control_group: self.groups.of(name),
@@ -255,10 +270,11 @@ impl Shared {
         job: u32,
         emitter: SignalEmitter<'static>,
     ) {
-        let result = match self.strike(At::Job, &emitter).await {
+        let trouble = self.strike(At::Job, &emitter).await;
+        let result = match trouble {
             Some(Trouble::Refuse) => "failed",
+            None | Some(Trouble::Forget) => "done",
             Some(_) => "canceled",
-            None => "done",
         };
         // systemd may have left and come back in the meantime.
         let mut connections = self.connection.subscribe();
@@ -266,8 +282,13 @@ impl Shared {
         let connection = connection.ok().and_then(|connection| connection.clone());
         let connection = connection.expect("it comes back");
         drop(emitter);
-        if result == "done" {
+        if trouble == Some(Trouble::Forget) {
             self.groups.start(&name, pid);
+            self.forgotten().insert(pid);
+            self.scopes().remove(&name);
+        } else if result == "done" {
+            self.groups.start(&name, pid);
+            self.forgotten().remove(&pid);
             self.scopes().insert(name.clone(), Some(pid));
             let server = connection.object_server();
             let unit = server.at(path(&name), Unit(name.clone())).await;
@@ -281,7 +302,7 @@ impl Shared {
         let removed = Manager::job_removed(&emitter, job, job_path(job), &name, result);
         // The test may end.
         let _ = removed.await;
-        if result == "done" {
+        if trouble.is_none() && result == "done" {
             self.started.send_modify(|started| *started += 1);
         }
     }
@@ -306,7 +327,13 @@ impl Manager {
         let scopes = self.0.scopes();
         let mut scopes = scopes.iter();
         let own = scopes.find(|(_, inside)| **inside == Some(pid));
-        Ok(path(own.map_or(SESSION, |(name, _)| name)))
+        let is_forgotten = self.0.forgotten().contains(&pid);
+        let other = if is_forgotten {
+            &self.0.groups.parent
+        } else {
+            SESSION
+        };
+        Ok(path(own.map_or(other, |(name, _)| name)))
     }
 
     async fn start_transient_unit(
@@ -367,6 +394,22 @@ impl Scope {
     #[zbus(property)]
     fn delegate(&self) -> bool {
         self.delegate
+    }
+}
+
+/// A slice with this control group.
+struct Slice(String);
+
+#[interface(name = "org.freedesktop.systemd1.Slice")]
+impl Slice {
+    #[zbus(property)]
+    fn control_group(&self) -> &str {
+        &self.0
+    }
+
+    #[zbus(property)]
+    fn delegate(&self) -> bool {
+        false
     }
 }
 

@@ -83,6 +83,13 @@ async fn a_machine_that_returns_at_once_has_a_scope_again() {
     }
 }
 
+/// The control group of a scope that systemd does not know any more.
+#[tokio::test]
+async fn a_qemu_in_the_group_of_its_forgotten_scope_gets_the_scope_again() {
+    let group = "machine.slice/vcpud-web.scope";
+    assert_own_scope(Place::Group(group), "web", "vcpud-web.scope").await;
+}
+
 #[tokio::test]
 async fn a_delegated_service_is_used_as_it_is() {
     let host = Host::enter().await;
