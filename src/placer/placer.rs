@@ -31,6 +31,35 @@ pub struct Placer {
     applied: BTreeMap<VcpuId, AppliedVcpu>,
 }
 
+/// The result of [`Placer::create`].
+#[derive(Debug)]
+pub struct Created {
+    /// The placer; `None` if vCPUs cannot be placed at all.
+    pub placer: Option<Placer>,
+    /// Whether it is not the previous one.
+    pub is_new: bool,
+    /// Why it is not as wanted.
+    pub refused: Option<StepError>,
+}
+
+impl Created {
+    fn new(placer: Placer, refused: Option<StepError>) -> Self {
+        Self {
+            placer: Some(placer),
+            is_new: true,
+            refused,
+        }
+    }
+
+    fn stays(placer: Option<Placer>) -> Self {
+        Self {
+            placer,
+            is_new: false,
+            refused: None,
+        }
+    }
+}
+
 impl Placer {
     /// Creates the groups of `machine` in the unit of `placement`, and moves its processes there. Blocks.
     ///
@@ -58,28 +87,39 @@ impl Placer {
         Ok(placer)
     }
 
-    /// Returns a placer like [`Self::new`], or one without control groups if the kernel refuses them. Logs
-    /// the reason, and returns `None` if vCPUs cannot be placed at all. Blocks.
-    pub fn create(host: &Host, machine: &str, placement: UnitPlacement) -> Option<Self> {
-        let unit = placement.unit.clone();
-        let placer = Self::new(host.clone(), machine, placement).or_else(|error| {
-            warn!(machine, unit, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
-            Self::new(host.clone(), machine, UnitPlacement::without_groups(unit))
-        });
-        let placer = placer.inspect_err(|error| {
-            warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
-        });
-        let placer = placer.ok()?;
-        let (missing, unit) = (placer.missing(), &placer.placement.unit);
-        if placer.placement.kind != Kind::None && !missing.is_empty() {
-            warn!(
-                machine,
-                unit,
-                ?missing,
-                "{machine}: controllers are not available in {unit}"
-            );
+    /// Creates a placer like [`Self::new`], or one without control groups if the kernel refuses them. If
+    /// `previous` is the same placer, it stays, because it knows what it has changed. Blocks.
+    pub fn create(
+        host: &Host,
+        machine: &str,
+        placement: UnitPlacement,
+        previous: Option<Self>,
+    ) -> Created {
+        let stays = |wanted: &UnitPlacement| {
+            let previous = previous.as_ref();
+            previous.is_some_and(|previous| previous.placement == *wanted)
+        };
+        if stays(&placement) {
+            return Created::stays(previous);
         }
-        Some(placer)
+        let without = UnitPlacement::without_groups(placement.unit.clone());
+        match Self::new(host.clone(), machine, placement) {
+            Ok(placer) => Created::new(placer, None),
+            Err(error) if stays(&without) => Created {
+                refused: Some(error),
+                ..Created::stays(previous)
+            },
+            Err(error) => match Self::new(host.clone(), machine, without) {
+                Ok(placer) => Created::new(placer, Some(error)),
+                Err(error) => {
+                    warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
+                    Created {
+                        refused: Some(error),
+                        ..Created::stays(None)
+                    }
+                }
+            },
+        }
     }
 
     /// Returns the same placer for a machine that another manager places: a vCPU without a wanted affinity

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::effect::{Threads, TuningSwitch};
-use super::error::TuningError;
+use super::error::{TuningError, group_reasons};
 use super::input::{Missing, UnitFound};
 use super::snapshot::{Effective, Snapshot};
 use super::tuning::TuningChange;
 use crate::ids::VcpuId;
 use crate::inventory::{HostThread, Inventory, Thread, Vcpu};
-use crate::placement::{CpuList, Report, Retry, StepError, Tuning, UnitPlacement};
+use crate::placement::{
+    Controller, CpuList, Reason, Report, Retry, StepError, Tuning, UnitPlacement,
+};
 
 /// The first pause before another pass, if one failed in part. Each next one is twice as long.
 const FIRST_REPEAT: Duration = Duration::from_secs(5);
@@ -30,6 +32,8 @@ pub(super) struct PlacementState {
     unit: Option<UnitPlacement>,
     /// Why it has no control groups, if that is not as configured.
     missing: Option<Missing>,
+    /// The controllers that its control groups do not have.
+    missing_controllers: Vec<Controller>,
     tuning: Arc<Tuning>,
     /// What of it the configuration wants.
     configured: Tuning,
@@ -85,6 +89,7 @@ impl PlacementState {
             is_known: false,
             unit: None,
             missing: None,
+            missing_controllers: Vec::new(),
             tuning: Arc::new(configured.clone()),
             configured,
             threads: Threads::new(),
@@ -137,6 +142,7 @@ impl PlacementState {
         self.is_known = true;
         self.unit = found.unit;
         self.missing = found.missing;
+        self.missing_controllers = found.missing_controllers;
         self.default_cpus = found.default_cpus.or(self.default_cpus.take());
         result
     }
@@ -298,8 +304,30 @@ impl PlacementState {
             _ if self.is_unknown() => Some("systemd has not answered yet"),
             missing => missing.as_ref().map(|missing| missing.reason.as_str()),
         };
-        let errors = reason.map(|reason| format!("no control groups: {reason}"));
-        snapshot.placement_errors = errors.into_iter().collect();
+        let unit = self.unit.as_ref().map_or("", |unit| unit.unit.as_str());
+        let no_groups = reason.map(|reason| format!("no control groups: {reason}"));
+        let controllers = self.missing_controllers.iter();
+        let controllers =
+            controllers.map(|it| format!("the {it} controller is not available in {unit}"));
+        let errors = no_groups.into_iter().chain(controllers);
+        let failures = self.failed_steps(reason.is_some());
+        snapshot.placement_errors = errors.chain(failures).collect();
+    }
+
+    /// Returns the steps that failed in the last pass, except those that `has_reason` or the missing
+    /// controllers explain.
+    fn failed_steps(&self, has_reason: bool) -> Vec<String> {
+        let is_explained = |error: &StepError| match error.reason {
+            Reason::NoGroups => has_reason,
+            Reason::NoController(_) => !self.missing_controllers.is_empty(),
+            _ => error.is_of_thread(),
+        };
+        let failures = self.report.failures();
+        let failures = failures.filter(|(_, error)| !is_explained(error));
+        // Without the paths, which differ, so that vCPUs with the same failure share a line.
+        let lines =
+            failures.map(|(vcpu, error)| (vcpu, format!("{}: {}", error.step, error.reason)));
+        group_reasons(lines)
     }
 
     /// Completes `snapshot` with the placement.
@@ -335,7 +363,7 @@ fn no_thread(vcpu: &Vcpu<'_>) -> TuningError {
 mod tests {
     use super::super::testing::inventory;
     use super::*;
-    use crate::placement::Kind;
+    use crate::placement::{Kind, Step};
 
     fn unit(kind: Kind) -> Option<UnitPlacement> {
         Some(UnitPlacement {
@@ -354,7 +382,7 @@ mod tests {
             unit: unit(kind),
             missing: (kind == Kind::None).then_some(missing),
             retry,
-            default_cpus: None,
+            ..UnitFound::default()
         }
     }
 
@@ -403,6 +431,59 @@ mod tests {
         let mut snapshot = Snapshot::default();
         state.describe(&mut snapshot);
         assert_eq!(snapshot.unit, unit(Kind::Scope));
+        assert_eq!(errors(&state), Vec::<String>::new());
+    }
+
+    /// Returns a report in which these steps of vCPUs failed.
+    fn failed(steps: &[(u32, Step, Reason)]) -> Report {
+        let mut report = Report::default();
+        for (vcpu, step, reason) in steps {
+            let outcome = report.vcpus.entry(VcpuId(*vcpu)).or_default();
+            let path = format!("/x/vcpu{vcpu}");
+            outcome.failed.push(step.failed(path, reason.clone()));
+        }
+        report
+    }
+
+    #[test]
+    fn the_errors_are_the_missing_parts_of_the_last_pass() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        let offline = || Reason::Offline("9".parse().unwrap());
+        let in_groups = failed(&[
+            (0, Step::Cpus, offline()),
+            (0, Step::Nodes, Reason::NoController(Controller::Cpuset)),
+            (1, Step::Cpus, offline()),
+            (2, Step::Thread, Reason::Ended),
+            (3, Step::Cache, Reason::NoResctrl),
+        ]);
+        let mut with_groups = found(Kind::Scope, Retry::Never);
+        with_groups.missing_controllers = vec![Controller::Cpuset];
+        state.found(now, with_groups);
+        state.placed(now, &in_groups, None);
+        let lines = errors(&state);
+        let wanted = [
+            "the cpuset controller is not available in web.scope",
+            "vCPUs 0-1: setting the group's host CPUs: the host CPU list 9 has no CPU that is online",
+        ];
+        assert_eq!(lines[..2], wanted);
+        let cache = "vCPU 3: setting the thread's cache allocation: resctrl is not mounted";
+        assert!(lines.len() == 3 && lines[2].starts_with(cache), "{lines:?}");
+
+        let limit = failed(&[(0, Step::Bandwidth, Reason::NoGroups)]);
+        state.placed(now, &limit, None);
+        state.found(now, found(Kind::None, Retry::Never));
+        assert_eq!(errors(&state), ["no control groups: systemd refused: no"]);
+        // `placement = "none"` is as configured, and a limit is not possible.
+        let as_configured = UnitFound {
+            missing: None,
+            ..found(Kind::None, Retry::Never)
+        };
+        state.found(now, as_configured);
+        let lines = errors(&state);
+        let none =
+            "vCPU 0: setting the group's period and quota: the machine has no control groups";
+        assert!(lines.len() == 1 && lines[0].starts_with(none), "{lines:?}");
+        state.placed(now, &Report::default(), None);
         assert_eq!(errors(&state), Vec::<String>::new());
     }
 

@@ -111,6 +111,28 @@ async fn a_delegated_service_is_used_as_it_is() {
 }
 
 #[tokio::test]
+async fn groups_that_the_kernel_refused_are_created_later() {
+    let host = Host::enter().await;
+    host.stop_service().await;
+    let guest = Guest::paused_in(Place::DelegatedService, "web").await;
+    let groups = Groups::around(guest.pid());
+    groups.write("cgroup.max.descendants", "0");
+    let machine = host.machine("web").await;
+    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
+    let errors = machine.placement_errors().await;
+    let errors = errors.expect("the property can be read");
+    let is_reason = |error: &String| error.contains("Resource temporarily unavailable");
+    assert!(errors.iter().any(is_reason), "{errors:?}");
+
+    groups.write("cgroup.max.descendants", "max");
+    machine.wait_for("Placement", "unit").await;
+    machine
+        .wait_for("PlacementErrors", Vec::<String>::new())
+        .await;
+    assert_placed(&groups, &guest);
+}
+
+#[tokio::test]
 async fn a_service_that_does_not_delegate_keeps_its_qemu_as_it_is() {
     let host = Host::enter().await;
     let log = Log::from_now().await;
