@@ -126,6 +126,8 @@ pub struct Report {
     pub emulator: Option<StepError>,
     /// The absent vCPUs whose group could not be removed yet.
     pub lingering: Vec<VcpuId>,
+    /// Whether another program moved the machine out of its unit. Then no control groups were used.
+    pub is_elsewhere: bool,
 }
 
 fn in_parentheses(path: &Path) -> String {

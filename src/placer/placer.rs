@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::cgroup::{self, Groups};
 use super::host::Host;
+use super::observe::memberships;
 use super::pass::{AppliedVcpu, VcpuPass};
 use super::resctrl::{self, Resctrl};
 use super::tunable::VcpuThread;
@@ -27,6 +28,10 @@ pub struct Placer {
     groups: Option<Box<dyn Groups>>,
     /// Whether another manager decides the default affinity.
     managed_elsewhere: bool,
+    /// Whether the process of the machine was in the control group of the unit.
+    was_in_unit: bool,
+    /// Whether it was in another one after that, according to the last pass.
+    is_elsewhere: bool,
     resctrl: Option<Resctrl>,
     applied: BTreeMap<VcpuId, AppliedVcpu>,
 }
@@ -80,6 +85,8 @@ impl Placer {
             placement,
             groups,
             managed_elsewhere: false,
+            was_in_unit: false,
+            is_elsewhere: false,
             resctrl: None,
             applied: BTreeMap::new(),
         };
@@ -88,13 +95,22 @@ impl Placer {
     }
 
     /// Creates a placer like [`Self::new`], or one without control groups if the kernel refuses them. If
-    /// `previous` is the same placer, it stays, because it knows what it has changed. Blocks.
+    /// `previous` is the same placer, it stays, because it knows what it has changed. If the machine has left
+    /// its unit, the new one gets this knowledge, and the groups of the previous one are removed. Blocks.
     pub fn create(
         host: &Host,
         machine: &str,
         placement: UnitPlacement,
         previous: Option<Self>,
     ) -> Created {
+        let (previous, applied) = match previous {
+            Some(previous) if previous.is_elsewhere => (None, previous.abandon()),
+            previous => (previous, BTreeMap::new()),
+        };
+        let made = |placer: Self, refused| {
+            let placer = Self { applied, ..placer };
+            Created::new(placer, refused)
+        };
         let stays = |wanted: &UnitPlacement| {
             let previous = previous.as_ref();
             previous.is_some_and(|previous| previous.placement == *wanted)
@@ -104,13 +120,13 @@ impl Placer {
         }
         let without = UnitPlacement::without_groups(placement.unit.clone());
         match Self::new(host.clone(), machine, placement) {
-            Ok(placer) => Created::new(placer, None),
+            Ok(placer) => made(placer, None),
             Err(error) if stays(&without) => Created {
                 refused: Some(error),
                 ..Created::stays(previous)
             },
             Err(error) => match Self::new(host.clone(), machine, without) {
-                Ok(placer) => Created::new(placer, Some(error)),
+                Ok(placer) => made(placer, Some(error)),
                 Err(error) => {
                     warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
                     Created {
@@ -174,7 +190,7 @@ impl Placer {
     ///
     /// Fails if the kernel refuses.
     pub fn prepare(&mut self, vcpus: &[VcpuId]) -> Result<(), StepError> {
-        let Some(groups) = &self.groups else {
+        let Some(groups) = self.groups() else {
             return Ok(());
         };
         for vcpu in vcpus {
@@ -193,9 +209,15 @@ impl Placer {
         threads: &BTreeMap<VcpuId, Tid>,
         leader: &dyn Tasks,
     ) -> Report {
-        let mut report = Report::default();
+        self.is_elsewhere = self.has_left(leader);
+        let mut report = Report {
+            is_elsewhere: self.is_elsewhere,
+            ..Report::default()
+        };
         let host = self.host.cpus();
-        if let Some(groups) = &mut self.groups {
+        if let Some(groups) = &mut self.groups
+            && !self.is_elsewhere
+        {
             report.emulator = groups.follow().err();
         }
         if !tuning.cache.is_empty()
@@ -275,8 +297,37 @@ impl Placer {
         Ok(())
     }
 
+    /// Returns the groups, if the machine is in its unit.
+    fn groups(&self) -> Option<&dyn Groups> {
+        let groups = self.groups.as_deref();
+        groups.filter(|_| !self.is_elsewhere)
+    }
+
+    /// Returns whether the process of `leader` was in the control group of the unit, and is in another one.
+    fn has_left(&mut self, leader: &dyn Tasks) -> bool {
+        let unit = self.placement.control_group.trim_end_matches('/');
+        if unit.is_empty() {
+            return false;
+        }
+        let is_in = memberships(leader).map(|groups| groups.is_in(unit));
+        let is_in = is_in.unwrap_or(self.was_in_unit);
+        self.was_in_unit |= is_in;
+        self.was_in_unit && !is_in
+    }
+
+    /// Removes the groups of a machine that has left its unit, if they are empty. Returns the values that
+    /// were in force.
+    fn abandon(mut self) -> BTreeMap<VcpuId, AppliedVcpu> {
+        let applied = std::mem::take(&mut self.applied);
+        if let Err(error) = self.dismantle() {
+            let machine = &self.machine;
+            tracing::debug!(machine, %error, "{machine}: a group in the previous unit stays: {error}");
+        }
+        applied
+    }
+
     fn need(&self, step: Step, controller: Controller) -> Result<(), StepError> {
-        let reason = match &self.groups {
+        let reason = match self.groups() {
             None => Reason::NoGroups,
             Some(groups) if groups.missing().contains(&controller) => {
                 Reason::NoController(controller)
@@ -288,7 +339,7 @@ impl Placer {
 
     /// Moves all threads of the machine that are not vCPUs to the emulator's group.
     fn sweep(&self, leader: &dyn Tasks) -> Result<(), StepError> {
-        let Some(groups) = &self.groups else {
+        let Some(groups) = self.groups() else {
             return Ok(());
         };
         let vcpus = self.applied.values().filter(|vcpu| vcpu.is_in_group());
@@ -298,7 +349,7 @@ impl Placer {
     /// Removes the groups of vCPUs that have no thread according to `report`. Returns those that cannot be
     /// removed yet.
     fn remove_others(&self, report: &Report) -> Vec<VcpuId> {
-        let Some(groups) = &self.groups else {
+        let Some(groups) = self.groups() else {
             return Vec::new();
         };
         let stays = |vcpu: &VcpuId| {
@@ -326,8 +377,8 @@ impl Placer {
         let applied = self.applied.remove(&vcpu);
         let applied = applied.filter(|applied| applied.thread == thread.id);
         let pass = VcpuPass {
-            groups: self.groups.as_deref(),
-            managed_elsewhere: self.managed_elsewhere,
+            groups: self.groups.as_deref().filter(|_| !self.is_elsewhere),
+            managed_elsewhere: self.managed_elsewhere || self.is_elsewhere,
             resctrl: self.resctrl.as_ref(),
             host,
             vcpu,

@@ -20,6 +20,9 @@ const FIRST_REPEAT: Duration = Duration::from_secs(5);
 /// The first pause before another search for a unit, if systemd failed for a time. Each next one is
 /// twice as long.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Why the groups are not used until the next search.
+const ELSEWHERE: &str =
+    "another program moved QEMU to another unit, and its unit is searched again";
 /// The longest of both pauses.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -44,6 +47,8 @@ pub(super) struct PlacementState {
     pass: Pass,
     /// The pause before another pass, if the next one fails in part.
     repeat: Duration,
+    /// The pause before another search, if the next pass finds the process in another unit.
+    elsewhere: Duration,
 }
 
 /// The next pass for the same threads.
@@ -73,7 +78,7 @@ enum Search {
 /// The consequences of a search.
 #[derive(Debug, PartialEq)]
 pub(super) struct Found {
-    /// The unit is another one, so that a pass is needed.
+    /// The unit or its groups are others, so that a pass is needed.
     pub(super) is_other: bool,
     /// The next search begins when systemd is there.
     pub(super) awaits_units: bool,
@@ -97,6 +102,7 @@ impl PlacementState {
             default_cpus: None,
             pass: Pass::AtRefresh,
             repeat: FIRST_REPEAT,
+            elsewhere: Duration::ZERO,
         }
     }
 
@@ -127,7 +133,7 @@ impl PlacementState {
             Retry::WhenPresent => Search::WhenPresent,
             Retry::Never => Search::Ended,
         };
-        let is_other = self.unit != found.unit;
+        let is_other = self.unit != found.unit || self.report.is_elsewhere;
         if is_other || !self.is_known {
             self.pass = Pass::AtRefresh;
         }
@@ -214,8 +220,19 @@ impl PlacementState {
         } else {
             self.repeat = FIRST_REPEAT;
         }
+        self.search_elsewhere(now, report.is_elsewhere);
         self.report = report.clone();
         self.default_cpus = default_cpus.or(self.default_cpus.take());
+    }
+
+    /// Searches the unit again if another program moved the process to another one.
+    fn search_elsewhere(&mut self, now: Instant, is_elsewhere: bool) {
+        if !is_elsewhere {
+            self.elsewhere = Duration::ZERO;
+        } else if let Search::Ended = self.search {
+            self.search = Search::Due(Some(now + self.elsewhere), FIRST_RETRY);
+            self.elsewhere = (self.elsewhere * 2).clamp(FIRST_RETRY, LONGEST_RETRY);
+        }
     }
 
     /// Returns the steps that failed for `vcpus` in the last pass, except those that the host or the unit
@@ -302,6 +319,7 @@ impl PlacementState {
     pub(super) fn describe_errors(&self, snapshot: &mut Snapshot) {
         let reason = match &self.missing {
             _ if self.is_unknown() => Some("systemd has not answered yet"),
+            None if self.report.is_elsewhere => Some(ELSEWHERE),
             missing => missing.as_ref().map(|missing| missing.reason.as_str()),
         };
         let unit = self.unit.as_ref().map_or("", |unit| unit.unit.as_str());
@@ -485,6 +503,34 @@ mod tests {
         assert!(lines.len() == 1 && lines[0].starts_with(none), "{lines:?}");
         state.placed(now, &Report::default(), None);
         assert_eq!(errors(&state), Vec::<String>::new());
+    }
+
+    #[test]
+    fn searches_the_unit_again_after_the_process_was_moved() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        assert!(state.begin_search(now));
+        state.found(now, found(Kind::Scope, Retry::Never));
+        state.placed(now, &Report::default(), None);
+        assert!(!state.begin_search(now + LONGEST_RETRY));
+        let elsewhere = Report {
+            is_elsewhere: true,
+            ..Report::default()
+        };
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            state.placed(now, &elsewhere, None);
+            assert_eq!(errors(&state), [format!("no control groups: {ELSEWHERE}")]);
+            let due = state.search_due().unwrap();
+            pauses.push((due - now).as_secs());
+            assert!(state.begin_search(due));
+            let again = state.found(due, found(Kind::Scope, Retry::Never));
+            assert!(again.is_other, "the pass without groups is repeated");
+        }
+        assert_eq!(pauses, [0, 1, 2, 4]);
+        state.placed(now, &Report::default(), None);
+        assert_eq!(errors(&state), Vec::<String>::new());
+        state.placed(now, &elsewhere, None);
+        assert_eq!(state.search_due(), Some(now));
     }
 
     #[test]

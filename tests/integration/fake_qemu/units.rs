@@ -243,6 +243,31 @@ async fn a_machine_gets_its_unit_when_systemd_is_back() {
     process.kill().await;
 }
 
+/// Scripted QEMU in a process of its own, a scripted systemd, dbus-daemon: another program moves QEMU.
+#[tokio::test]
+async fn a_machine_that_was_moved_to_another_unit_gets_its_scope_again() {
+    let mut world = World::without_service().await;
+    let units = Units::start(&world.bus).await;
+    world.serve().await;
+    let (mut process, _peer) = world.process_peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    let scope = "vcpud-web.scope";
+    machine.wait_for("Placement", units.placement()).await;
+    let is_in_scope = || units.has_groups(scope, process.pid());
+    if units.placement() == "scope" {
+        assert!(is_in_scope());
+        units.take(scope, process.pid());
+        assert!(!is_in_scope());
+        units.started(2).await;
+        until("the control groups", is_in_scope).await;
+        machine
+            .wait_for("PlacementErrors", Vec::<String>::new())
+            .await;
+        assert_eq!(machine.unit().await.unwrap(), scope);
+    }
+    process.kill().await;
+}
+
 /// Scripted QEMU, a scripted systemd, dbus-daemon: many jobs of other units end before the reply.
 #[tokio::test]
 async fn jobs_of_other_units_do_not_delay_a_scope() {

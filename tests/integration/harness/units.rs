@@ -22,6 +22,8 @@ const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 /// The unit of processes that have no scope.
 const SESSION: &str = "session-7.scope";
+/// The unit of processes that another program took.
+const OTHER: &str = "other.scope";
 /// Mounts of control groups where systemd creates groups: version 2, or some of version 1.
 const MOUNTS: [&str; 4] = ["cpu", "cpuacct", "systemd", "unified"];
 
@@ -88,6 +90,8 @@ struct Shared {
     scopes: Mutex<BTreeMap<String, Option<u32>>>,
     /// The PIDs in control groups of scopes that it forgot.
     forgotten: Mutex<BTreeSet<u32>>,
+    /// The PIDs that another program took.
+    taken: Mutex<BTreeSet<u32>>,
     jobs: AtomicU32,
     /// The number of jobs of other units that end during each start.
     noise: u32,
@@ -111,6 +115,7 @@ impl Units {
                 started: watch::Sender::new(0),
                 scopes: Mutex::default(),
                 forgotten: Mutex::default(),
+                taken: Mutex::default(),
                 jobs: AtomicU32::new(0),
                 noise,
                 groups: Groups::create(),
@@ -127,7 +132,7 @@ impl Units {
             .serve_at(MANAGER, Manager(self.shared.clone()))
             .name(NAME);
         let names: Vec<String> = self.shared.scopes().keys().cloned().collect();
-        for name in names.iter().map(String::as_str).chain([SESSION]) {
+        for name in names.iter().map(String::as_str).chain([SESSION, OTHER]) {
             builder = builder
                 .serve_at(path(name), Unit(name.to_owned()))
                 .serve_at(path(name), self.shared.scope(name));
@@ -180,6 +185,13 @@ impl Units {
         }
     }
 
+    /// Moves a process to a new scope that is not the service's. A scope without processes ends.
+    pub(crate) fn take(&self, name: &str, pid: u32) {
+        self.shared.groups.start(OTHER, pid);
+        self.shared.scopes().remove(name);
+        self.shared.taken().insert(pid);
+    }
+
     /// Returns the placement of a machine in a scope: `scope`, unless the test may not create groups.
     pub(crate) fn placement(&self) -> &'static str {
         if self.shared.groups.mounts.is_empty() {
@@ -194,7 +206,9 @@ impl Units {
     pub(crate) fn has_groups(&self, name: &str, pid: u32) -> bool {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
         let group = format!("{}/vcpud/emulator", self.shared.groups.of(name));
-        self.placement() == "none" || text.lines().any(|line| line.ends_with(&group))
+        // systemd does not move processes in the hierarchy of cpuset.
+        let mut lines = text.lines().filter(|line| !line.contains(":cpuset:"));
+        self.placement() == "none" || lines.any(|line| line.ends_with(&group))
     }
 }
 
@@ -223,10 +237,14 @@ impl Shared {
         forgotten.unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn scope(&self, name: &str) -> Scope {
         Scope {
             control_group: self.groups.of(name),
-            delegate: name != SESSION,
+            delegate: name != SESSION && name != OTHER,
         }
     }
 
@@ -289,6 +307,7 @@ impl Shared {
         } else if result == "done" {
             self.groups.start(&name, pid);
             self.forgotten().remove(&pid);
+            self.taken().remove(&pid);
             self.scopes().insert(name.clone(), Some(pid));
             let server = connection.object_server();
             let unit = server.at(path(&name), Unit(name.clone())).await;
@@ -330,6 +349,8 @@ impl Manager {
         let is_forgotten = self.0.forgotten().contains(&pid);
         let other = if is_forgotten {
             &self.0.groups.parent
+        } else if self.0.taken().contains(&pid) {
+            OTHER
         } else {
             SESSION
         };
