@@ -261,7 +261,7 @@ fn outcome(found: Found) -> (UnitPlacement, Option<Missing>, Retry) {
             let retry = reason.retry();
             let missing = Missing {
                 reason: reason.to_string(),
-                is_error: retry == Retry::Later,
+                is_error: reason.is_failure(),
             };
             (unit, Some(missing), retry)
         }

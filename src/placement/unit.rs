@@ -14,8 +14,8 @@ use crate::ids::Pid;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlacementMode {
-    /// The present unit if it delegates control groups, else a new scope if that takes the machine from
-    /// no service, else none.
+    /// The present unit if it delegates control groups and has no other processes, else a new scope if that
+    /// takes the machine from no service and from no other manager, else none.
     #[default]
     Auto,
     /// A scope of its own.
@@ -70,6 +70,8 @@ pub struct UnitFacts {
     pub control_group: String,
     /// All control groups of the process; several in version 1.
     pub memberships: Vec<String>,
+    /// Whether the control group has processes that are not of QEMU.
+    pub is_shared: bool,
 }
 
 /// The decision about the unit of a machine.
@@ -189,6 +191,14 @@ pub enum NoCgroupsReason {
         /// The unit.
         unit: String,
     },
+    /// The unit has other processes, which would have to move too.
+    #[error(
+        "{unit} has processes that do not belong to QEMU, such as those of a container (set placement \"unit\" to move all of them, or placement \"scope\" to take QEMU out of {unit})"
+    )]
+    Shared {
+        /// The unit.
+        unit: String,
+    },
 }
 
 impl UnitError {
@@ -207,17 +217,24 @@ impl NoCgroupsReason {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unknown(error) => error.retry(),
+            Self::Shared { .. } => Retry::Later,
             Self::Disabled | Self::NotDelegated { .. } | Self::ManagedElsewhere { .. } => {
                 Retry::Never
             }
         }
     }
 
-    /// Returns whether another manager decides the placement of the machine: it has groups in the unit, or
-    /// it started the process outside of all units. While a present systemd does not say, it may.
+    /// Returns whether it is a failure that may pass, and not a property of the unit.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Unknown(error) if error.retry() == Retry::Later)
+    }
+
+    /// Returns whether another manager decides the placement of the machine: it has groups or other processes
+    /// in the unit, or it started the process outside of all units. While a present systemd does not say, it
+    /// may.
     pub fn is_managed_elsewhere(&self) -> bool {
         match self {
-            Self::ManagedElsewhere { .. } => true,
+            Self::ManagedElsewhere { .. } | Self::Shared { .. } => true,
             Self::Unknown(error) => !matches!(error, UnitError::Absent(_)),
             Self::Disabled | Self::NotDelegated { .. } => false,
         }
@@ -257,6 +274,10 @@ pub fn decide(mode: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
     let delegated = facts.delegated && !is_user_manager(&unit);
     let innermost = users_unit.unwrap_or(&unit);
     match mode {
+        // If vcpud has groups in the unit, the other processes have moved already.
+        PlacementMode::Auto if delegated && facts.is_shared && !has_our_groups(facts) => {
+            Decision::Without(NoCgroupsReason::Shared { unit })
+        }
         PlacementMode::Auto | PlacementMode::Unit if delegated => Decision::Stay(Kind::Unit),
         PlacementMode::Scope => Decision::NewScope,
         PlacementMode::Auto if !innermost.ends_with(".service") => Decision::NewScope,
@@ -300,10 +321,20 @@ fn users_unit(facts: &UnitFacts) -> Option<&str> {
     is_unit.then_some(last)
 }
 
+/// Returns whether the process is in a group of vcpud below the unit's.
+fn has_our_groups(facts: &UnitFacts) -> bool {
+    let is_ours = |path: &String| below(path, &facts.control_group).is_some_and(is_ours);
+    facts.memberships.iter().any(is_ours)
+}
+
+/// Returns whether the part of a path below a unit's control group is a group of vcpud.
+fn is_ours(below: &str) -> bool {
+    below == "vcpud" || below.starts_with("vcpud/")
+}
+
 /// Returns whether libvirt made the unit, or the process is in a group below the unit's that vcpud did not
 /// create.
 fn is_managed_elsewhere(facts: &UnitFacts) -> bool {
-    let is_ours = |below: &str| below == "vcpud" || below.starts_with("vcpud/");
     let is_other = |path: &String| below(path, &facts.control_group).is_some_and(|b| !is_ours(b));
     facts.unit.starts_with(r"machine-qemu\x2d") || facts.memberships.iter().any(is_other)
 }
@@ -370,6 +401,7 @@ mod tests {
             delegated,
             control_group: control_group.to_owned(),
             memberships: vec!["/".into(), format!("{control_group}{group}")],
+            ..UnitFacts::default()
         }
     }
 
@@ -529,6 +561,39 @@ mod tests {
                 assert_eq!(decide(mode, &facts, OWN), expected, "{what}: {mode:?}");
             }
         }
+    }
+
+    #[test]
+    fn other_processes_of_a_delegated_unit_are_moved_only_if_that_is_configured() {
+        for container in ["/system.slice/docker-0123.scope", "/system.slice/k3s.service"] {
+            let unit = container.rsplit('/').next().unwrap().to_owned();
+            let decide = |mode, group: &str| {
+                let shared = UnitFacts {
+                    is_shared: true,
+                    ..facts(container, true, group)
+                };
+                super::decide(mode, &shared, OWN)
+            };
+            let shared = NoCgroupsReason::Shared { unit };
+            assert!(shared.is_managed_elsewhere() && !shared.is_failure());
+            assert_eq!(shared.retry(), Retry::Later, "the others may exit");
+            assert_eq!(
+                decide(PlacementMode::Auto, ""),
+                Decision::Without(shared),
+                "{container}"
+            );
+            let stay = Decision::Stay(Kind::Unit);
+            assert_eq!(decide(PlacementMode::Unit, ""), stay);
+            assert_eq!(decide(PlacementMode::Scope, ""), new_scope());
+            // After a restart of the service.
+            assert_eq!(decide(PlacementMode::Auto, "/vcpud/emulator"), stay);
+        }
+        // QEMU leaves the others behind.
+        let shared = UnitFacts {
+            is_shared: true,
+            ..facts("/system.slice/run-rab.scope", false, "")
+        };
+        assert_eq!(decide(PlacementMode::Auto, &shared, OWN), new_scope());
     }
 
     #[test]

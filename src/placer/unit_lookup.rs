@@ -7,6 +7,7 @@ use super::cgroup;
 use super::host::Host;
 use super::observe::memberships;
 use crate::blocking::blocking;
+use crate::ids::Pid;
 use crate::placement::{
     Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
     UnitPlacement, Units, decide, forgotten_scope,
@@ -84,6 +85,7 @@ pub async fn find_unit(
         }
         (mode, Ok(mut facts)) => {
             facts.memberships = memberships_of(leader).await?;
+            facts.is_shared = is_shared(host, &facts, leader.pid()).await;
             let decision = decide(mode, &facts, request.scope.name);
             (facts, decision)
         }
@@ -111,6 +113,15 @@ pub async fn find_unit(
     }
     let reason = reason.filter(|reason| *reason != NoCgroupsReason::Disabled);
     Ok((placement, reason))
+}
+
+/// Returns whether the unit of `facts` is delegated and has processes that are not of `leader`.
+async fn is_shared(host: &Host, facts: &UnitFacts, leader: Pid) -> bool {
+    if !facts.delegated {
+        return false;
+    }
+    let (mounts, group) = (host.mounts.clone(), facts.control_group.clone());
+    blocking(move || cgroup::is_shared(&mounts, &group, leader)).await
 }
 
 /// Lets systemd start a scope whose control group exists with groups of vcpud. If the kernel refuses, systemd
@@ -164,6 +175,7 @@ mod tests {
     use futures_util::future::{BoxFuture, ready};
     use tokio::net::UnixStream;
 
+    use super::super::cgroup::Mounts;
     use super::*;
 
     /// A systemd with scripted answers; the process is this one.
@@ -200,6 +212,14 @@ mod tests {
         mode: PlacementMode,
         systemd: &Scripted,
     ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
+        lookup_on(&Host::this().unwrap(), mode, systemd).await
+    }
+
+    async fn lookup_on(
+        host: &Host,
+        mode: PlacementMode,
+        systemd: &Scripted,
+    ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
         let (stream, _other) = UnixStream::pair().unwrap();
         let leader = Arc::new(Leader::of_peer(&stream).await.unwrap());
         let scope = NewScope {
@@ -208,7 +228,7 @@ mod tests {
             description: "a test",
         };
         let request = ScopeRequest { mode, scope };
-        find_unit(systemd, &Host::this().unwrap(), &leader, &request).await
+        find_unit(systemd, host, &leader, &request).await
     }
 
     fn in_unit(unit: &str, delegated: bool) -> Scripted {
@@ -217,7 +237,7 @@ mod tests {
                 unit: unit.to_owned(),
                 delegated,
                 control_group: format!("/system.slice/{unit}"),
-                memberships: Vec::new(),
+                ..UnitFacts::default()
             }),
             scope: Ok("/machine.slice/vcpud-web.scope".to_owned()),
         }
@@ -260,6 +280,31 @@ mod tests {
         assert!(matches!(error, UnitLookupError::NoCgroupsReason(_)));
         let (placement, reason) = lookup(PlacementMode::None, &plain).await.unwrap();
         assert_eq!((placement.kind, reason), (Kind::None, None));
+    }
+
+    #[tokio::test]
+    async fn uses_a_delegated_unit_with_other_processes_only_if_configured() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("system.slice/docker-0123.scope");
+        std::fs::create_dir_all(&unit).unwrap();
+        let point = root.path().display();
+        let mounts = format!("29 25 0:26 / {point} rw - cgroup2 cgroup2 rw\n");
+        let host = Host {
+            mounts: Mounts::parse(&mounts).into(),
+            ..Host::this().unwrap()
+        };
+        let systemd = in_unit("docker-0123.scope", true);
+        for (others, auto) in [("", Kind::Unit), ("1\n", Kind::None)] {
+            let processes = format!("{}\n{others}", std::process::id());
+            std::fs::write(unit.join("cgroup.procs"), processes).unwrap();
+            let found = lookup_on(&host, PlacementMode::Auto, &systemd).await;
+            let (placement, reason) = found.unwrap();
+            assert_eq!(placement.kind, auto);
+            let is_shared = matches!(reason, Some(NoCgroupsReason::Shared { .. }));
+            assert_eq!(is_shared, auto == Kind::None);
+            let found = lookup_on(&host, PlacementMode::Unit, &systemd).await;
+            assert_eq!(found.unwrap().0.kind, Kind::Unit);
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 mod cpuset;
 mod groups;
 mod mounts;
+mod survey;
 mod v1;
 mod v2;
 
@@ -17,6 +18,7 @@ use crate::process::Dir;
 
 pub(super) use groups::{CpusetFile, Groups};
 pub use mounts::{Membership, Mount, Mounts};
+pub(super) use survey::is_shared;
 
 /// Creates the groups of the machine whose unit has the control group `unit`, as systemd and
 /// `/proc/PID/cgroup` write it, on the host whose devices are below `system`.

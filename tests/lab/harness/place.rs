@@ -15,6 +15,8 @@ pub(crate) enum Place {
     ScopeOnOneCpu,
     /// A scope of this name that is delegated.
     ScopeNamed(&'static str),
+    /// A scope that is delegated to a container engine, with another process.
+    ContainerScope,
     /// This control group, which does not belong to a unit.
     Group(&'static str),
     /// A login session.
@@ -45,6 +47,11 @@ impl Place {
             Self::ScopeOnOneCpu => run(&["--scope", &scope, "taskset", "--cpu-list", "0"]),
             Self::ScopeNamed(name) => {
                 run(&["--scope", &format!("--unit={name}"), "-p", "Delegate=yes"])
+            }
+            Self::ContainerScope => {
+                let unit = ["--scope", "--unit=docker-0123.scope", "-p", "Delegate=yes"];
+                let shell = ["sh", "-c", "sleep infinity & exec \"$0\" \"$@\""];
+                run(&[&unit[..], &shell].concat())
             }
             Self::Group(group) => {
                 let enter = "mkdir -p \"$0\" && echo $$ >\"$0\"/cgroup.procs && exec \"$@\"";

@@ -171,6 +171,15 @@ async fn the_groups_of_another_manager_are_not_changed() {
     }
 }
 
+/// A program can enter the control group of a container (`docker exec`) only if it has no threaded groups below.
+#[tokio::test]
+async fn the_processes_of_a_container_are_not_moved() {
+    let unit = "docker-0123.scope";
+    let why = "processes that do not belong to QEMU";
+    assert_left_alone(Place::ContainerScope, unit, why).await;
+    output("systemctl", &["stop", unit]).await;
+}
+
 async fn assert_left_alone(place: Place, unit: &str, why: &str) {
     let host = Host::enter().await;
     let log = Log::from_now().await;
