@@ -85,7 +85,7 @@ pub async fn find_unit(
         }
         (mode, Ok(mut facts)) => {
             facts.memberships = memberships_of(leader).await?;
-            facts.is_shared = is_shared(host, &facts, leader.pid()).await;
+            survey(host, &mut facts, leader.pid()).await;
             let decision = decide(mode, &facts, request.scope.name);
             (facts, decision)
         }
@@ -115,13 +115,14 @@ pub async fn find_unit(
     Ok((placement, reason))
 }
 
-/// Returns whether the unit of `facts` is delegated and has processes that are not of `leader`.
-async fn is_shared(host: &Host, facts: &UnitFacts, leader: Pid) -> bool {
-    if !facts.delegated {
-        return false;
-    }
+/// Completes `facts` with the limits of the unit, and whether it has processes that are not of `leader`.
+async fn survey(host: &Host, facts: &mut UnitFacts, leader: Pid) {
     let (mounts, group) = (host.mounts.clone(), facts.control_group.clone());
-    blocking(move || cgroup::is_shared(&mounts, &group, leader)).await
+    let surveyed = blocking(move || {
+        let is_shared = cgroup::is_shared(&mounts, &group, leader);
+        (is_shared, cgroup::limits(&mounts, &group))
+    });
+    (facts.is_shared, facts.limits) = surveyed.await;
 }
 
 /// Lets systemd start a scope whose control group exists with groups of vcpud. If the kernel refuses, systemd
@@ -171,6 +172,8 @@ async fn new_scope(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use futures_util::FutureExt;
     use futures_util::future::{BoxFuture, ready};
     use tokio::net::UnixStream;
@@ -231,6 +234,16 @@ mod tests {
         find_unit(systemd, host, &leader, &request).await
     }
 
+    /// Returns a host whose hierarchy of version 2 is the directory `root`.
+    fn host_at(root: &Path) -> Host {
+        let root = root.display();
+        let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
+        Host {
+            mounts: Mounts::parse(&mounts).into(),
+            ..Host::this().unwrap()
+        }
+    }
+
     fn in_unit(unit: &str, delegated: bool) -> Scripted {
         Scripted {
             unit: Ok(UnitFacts {
@@ -287,12 +300,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let unit = root.path().join("system.slice/docker-0123.scope");
         std::fs::create_dir_all(&unit).unwrap();
-        let point = root.path().display();
-        let mounts = format!("29 25 0:26 / {point} rw - cgroup2 cgroup2 rw\n");
-        let host = Host {
-            mounts: Mounts::parse(&mounts).into(),
-            ..Host::this().unwrap()
-        };
+        let host = host_at(root.path());
         let systemd = in_unit("docker-0123.scope", true);
         for (others, auto) in [("", Kind::Unit), ("1\n", Kind::None)] {
             let processes = format!("{}\n{others}", std::process::id());
@@ -304,6 +312,25 @@ mod tests {
             assert_eq!(is_shared, auto == Kind::None);
             let found = lookup_on(&host, PlacementMode::Unit, &systemd).await;
             assert_eq!(found.unwrap().0.kind, Kind::Unit);
+        }
+    }
+
+    #[tokio::test]
+    async fn starts_no_scope_for_a_process_of_a_scope_with_limits() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("system.slice/run-rab.scope");
+        std::fs::create_dir_all(&unit).unwrap();
+        let host = host_at(root.path());
+        let systemd = in_unit("run-rab.scope", false);
+        for (limit, auto) in [("max", Kind::Scope), ("4294967296", Kind::None)] {
+            std::fs::write(unit.join("memory.max"), limit).unwrap();
+            let found = lookup_on(&host, PlacementMode::Auto, &systemd).await;
+            let (placement, reason) = found.unwrap();
+            assert_eq!(placement.kind, auto);
+            let is_limited = matches!(reason, Some(NoCgroupsReason::Limited { .. }));
+            assert_eq!(is_limited, auto == Kind::None);
+            let found = lookup_on(&host, PlacementMode::Scope, &systemd).await;
+            assert_eq!(found.unwrap().0.kind, Kind::Scope);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::process::Dir;
 
 pub(super) use groups::{CpusetFile, Groups};
 pub use mounts::{Membership, Mount, Mounts};
-pub(super) use survey::is_shared;
+pub(super) use survey::{is_shared, limits};
 
 /// Creates the groups of the machine whose unit has the control group `unit`, as systemd and
 /// `/proc/PID/cgroup` write it, on the host whose devices are below `system`.

@@ -13,6 +13,8 @@ pub(crate) enum Place {
     Scope,
     /// A scope in which QEMU is confined to host CPU 0.
     ScopeOnOneCpu,
+    /// A scope with limits.
+    LimitedScope,
     /// A scope of this name that is delegated.
     ScopeNamed(&'static str),
     /// A scope that is delegated to a container engine, with another process.
@@ -45,6 +47,10 @@ impl Place {
             Self::Here => command("env"),
             Self::Scope => run(&["--scope", &scope]),
             Self::ScopeOnOneCpu => run(&["--scope", &scope, "taskset", "--cpu-list", "0"]),
+            Self::LimitedScope => {
+                let limits = ["-p", "CPUQuota=50%", "-p", "MemoryMax=1G"];
+                run(&[&["--scope", scope.as_str()][..], &limits].concat())
+            }
             Self::ScopeNamed(name) => {
                 run(&["--scope", &format!("--unit={name}"), "-p", "Delegate=yes"])
             }

@@ -171,6 +171,22 @@ async fn the_groups_of_another_manager_are_not_changed() {
     }
 }
 
+#[tokio::test]
+async fn a_scope_with_limits_keeps_its_qemu() {
+    let host = Host::enter().await;
+    let guest = Guest::paused_in(Place::LimitedScope, "web").await;
+    let group = Groups::around(guest.pid());
+    let machine = host.machine_of(&guest).await;
+    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
+    assert_eq!(machine.unit().await.as_deref(), Ok("lab-web.scope"));
+    let errors = machine.placement_errors().await;
+    let errors = errors.expect("the property can be read");
+    let is_reason = |error: &String| error.contains("CPUQuota=, MemoryMax=");
+    assert!(errors.iter().any(is_reason), "{errors:?}");
+    assert_eq!(Groups::around(guest.pid()).unit, group.unit);
+    assert_eq!(group.read("cpu.max"), "50000 100000");
+}
+
 /// A program can enter the control group of a container (`docker exec`) only if it has no threaded groups below.
 #[tokio::test]
 async fn the_processes_of_a_container_are_not_moved() {
