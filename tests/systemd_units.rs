@@ -274,7 +274,7 @@ async fn finds_the_unit_of_a_process() {
             unit: "vm.service".to_owned(),
             delegated: true,
             control_group: "/system.slice/vm.service".to_owned(),
-            memberships: Vec::new(),
+            ..UnitFacts::default()
         }
     );
     assert_eq!(*script.asked.lock().unwrap(), ["pid true"]);

@@ -40,6 +40,8 @@ pub(super) struct Journal {
     failed: BTreeMap<(VcpuId, Step), StepError>,
     /// The reason why not all other threads were in the emulator's group then.
     emulator: Option<StepError>,
+    /// Whether the process was in another unit then.
+    is_elsewhere: bool,
     /// The drift that was logged.
     drifted: BTreeSet<(VcpuId, Step)>,
 }
@@ -55,6 +57,7 @@ impl Journal {
             audit_quota: Quota::new(RECORDS_PER_SECOND, AUDIT_BURST),
             failed: BTreeMap::new(),
             emulator: None,
+            is_elsewhere: false,
             drifted: BTreeSet::new(),
         }
     }
@@ -68,6 +71,7 @@ impl Journal {
     pub(super) fn forget_process(&mut self) {
         self.failed.clear();
         self.emulator = None;
+        self.is_elsewhere = false;
         self.drifted.clear();
     }
 
@@ -218,6 +222,10 @@ impl Journal {
         {
             info!(%machine, %error, "{machine}: not all other threads are in the emulator's group: {error}");
         }
+        if report.is_elsewhere && !self.is_elsewhere && self.log_quota.take(now) {
+            warn!(%machine, "{machine}: another program moved QEMU to another unit: searching its unit again");
+        }
+        self.is_elsewhere = report.is_elsewhere;
         self.failed = failed;
         self.emulator.clone_from(&report.emulator);
     }

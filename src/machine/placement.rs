@@ -17,7 +17,9 @@ use crate::placement::{
     ChangedThreads, CpuList, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning,
     UnitPlacement,
 };
-use crate::placer::{MachineWatch, Masks, Placer, ScopeRequest, UnitLookupError, find_unit};
+use crate::placer::{
+    Created, MachineWatch, Masks, Placer, ScopeRequest, UnitLookupError, find_unit,
+};
 use crate::process::{Leader, LeaderError};
 
 /// How many machines place vCPUs at a time.
@@ -42,6 +44,40 @@ struct State {
     placer: Option<Placer>,
     /// Whether the placer was created before the unit was known.
     is_preliminary: bool,
+}
+
+impl State {
+    /// Uses the placer of a unit. Completes `found` with the unit, and with what the kernel refused.
+    fn adopt(
+        &mut self,
+        created: Created,
+        is_managed_elsewhere: bool,
+        mut found: UnitFound,
+    ) -> UnitFound {
+        let placer = if is_managed_elsewhere {
+            created.placer.map(Placer::managed_elsewhere)
+        } else {
+            created.placer
+        };
+        if let Some(placer) = &placer {
+            found.unit = Some(placer.placement().clone());
+            if placer.has_groups() {
+                found.missing_controllers = placer.missing().to_vec();
+            }
+        }
+        if let Some(error) = created.refused {
+            if found.retry == Retry::Never {
+                found.retry = error.retry();
+            }
+            found.missing = Some(Missing {
+                reason: error.to_string(),
+                is_error: true,
+            });
+        }
+        self.placer = placer;
+        self.is_preliminary = false;
+        found
+    }
 }
 
 impl PlacementWorker {
@@ -79,32 +115,32 @@ impl PlacementWorker {
         // Before systemd enables the controllers of a scope.
         let process = leader.clone();
         let masks = on_host(move || Masks::read(process.as_ref())).await;
-        let found = find_unit(self.services.units.as_ref(), &leader, &request).await;
+        let (units, host) = (self.services.units.as_ref(), &self.services.host);
+        let found = find_unit(units, host, &leader, &request).await;
         let is_managed_elsewhere = self.is_managed_elsewhere(&found);
         let (unit, missing, retry) = outcome(found);
         let mut state = self.lock().await;
         on_host(move || {
             let host = &self.services.host;
             let default_cpus = host.read_default_cpus();
-            // A placer knows what it has changed, so it stays for the same unit.
-            let known = state.placer.as_ref().map(Placer::placement);
-            if known != Some(&unit) || state.is_preliminary {
-                state.placer = Placer::create(host, self.name.as_str(), unit);
-                state.is_preliminary = false;
-                if state.placer.as_ref().is_some_and(Placer::has_groups) {
+            // A preliminary one must not stay.
+            let previous = state.placer.take().filter(|_| !state.is_preliminary);
+            let created = Placer::create(host, self.name.as_str(), unit, previous);
+            if created.is_new {
+                if created.placer.as_ref().is_some_and(Placer::has_groups) {
                     masks.restore(leader.as_ref());
                 }
+                if let Some(watch) = &self.watch {
+                    watch.forget();
+                }
             }
-            if is_managed_elsewhere {
-                state.placer = state.placer.take().map(Placer::managed_elsewhere);
-            }
-            let placer = state.placer.as_ref();
-            UnitFound {
-                unit: placer.map(|placer| placer.placement().clone()),
+            let found = UnitFound {
                 missing,
                 retry,
                 default_cpus,
-            }
+                ..UnitFound::default()
+            };
+            state.adopt(created, is_managed_elsewhere, found)
         })
         .await
     }
@@ -225,8 +261,8 @@ impl PlacementWorker {
         on_host(move || {
             if state.placer.is_none() {
                 let unit = UnitPlacement::without_groups(String::new());
-                let placer = Placer::create(&host, name.as_str(), unit);
-                state.placer = placer.map(Placer::managed_elsewhere);
+                let created = Placer::create(&host, name.as_str(), unit, None);
+                state.placer = created.placer.map(Placer::managed_elsewhere);
                 state.is_preliminary = true;
             }
             state.placer.as_mut().map(|placer| match watch {
@@ -253,7 +289,7 @@ fn outcome(found: Found) -> (UnitPlacement, Option<Missing>, Retry) {
             let retry = reason.retry();
             let missing = Missing {
                 reason: reason.to_string(),
-                is_error: retry == Retry::Later,
+                is_error: reason.is_failure(),
             };
             (unit, Some(missing), retry)
         }
@@ -280,9 +316,119 @@ pub(super) async fn on_host<T: Send + 'static>(work: impl FnOnce() -> T + Send +
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::fd::{BorrowedFd, OwnedFd};
+    use std::path::Path;
     use std::sync::mpsc;
 
+    use futures_util::FutureExt;
+    use futures_util::future::{BoxFuture, pending, ready};
+    use tokio::net::UnixStream;
+
     use super::*;
+    use crate::audit::Audit;
+    use crate::fd_store::FdStore;
+    use crate::placement::{Controller, Kind, Process, UnitError, UnitFacts, Units};
+    use crate::placer::{Host, Mounts};
+
+    /// A host where the process of the test is in a delegated unit, and nothing is stored.
+    #[derive(Debug)]
+    struct Delegated;
+
+    impl Units for Delegated {
+        fn unit_of<'a>(&'a self, _: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>> {
+            let facts = UnitFacts {
+                unit: "web.service".to_owned(),
+                delegated: true,
+                control_group: "/web.service".to_owned(),
+                ..UnitFacts::default()
+            };
+            ready(Ok(facts)).boxed()
+        }
+
+        fn start_scope<'a>(
+            &'a self,
+            _: NewScope<'a>,
+            _: Process<'a>,
+        ) -> BoxFuture<'a, Result<String, UnitError>> {
+            panic!("no scope is needed")
+        }
+
+        fn appeared(&self) -> BoxFuture<'_, ()> {
+            pending().boxed()
+        }
+    }
+
+    impl FdStore for Delegated {
+        fn keep(&self, _: &str, _: BorrowedFd<'_>) {}
+        fn release(&self, _: &str) {}
+        fn take(&self, _: &str) -> Option<OwnedFd> {
+            None
+        }
+    }
+
+    /// Returns the services of a host whose hierarchy of version 2 is the directory `root`.
+    fn services(root: &Path) -> HostServices {
+        let root = root.display();
+        let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
+        HostServices {
+            watches: None,
+            units: Arc::new(Delegated),
+            host: Host {
+                mounts: Mounts::parse(&mounts).into(),
+                ..Host::this().unwrap()
+            },
+            audit: Arc::new(Audit::open()),
+            fd_store: Arc::new(Delegated),
+        }
+    }
+
+    /// Creates the group of the unit, and those of vcpud, because no kernel creates their files.
+    fn create_groups(root: &Path) {
+        for group in ["", "vcpud", "vcpud/emulator"] {
+            let group = root.join("web.service").join(group);
+            fs::create_dir_all(&group).unwrap();
+            for (file, text) in [
+                ("cgroup.controllers", "cpu\n"),
+                ("cgroup.procs", ""),
+                ("cgroup.threads", ""),
+                ("cgroup.subtree_control", "cpu\n"),
+                ("cgroup.type", "threaded\n"),
+            ] {
+                fs::write(group.join(file), text).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn groups_that_the_kernel_refused_are_reported_and_created_later() {
+        let root = tempfile::tempdir().unwrap();
+        let services = services(root.path());
+        let worker = PlacementWorker::new("web".parse().unwrap(), services, false, Arc::default());
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let leader = Arc::new(Leader::of_peer(&stream).await.unwrap());
+        let search = async || {
+            let (worker, leader) = (worker.clone(), leader.clone());
+            worker.find_unit(leader, PlacementConfig::default()).await
+        };
+        for _ in 0..2 {
+            let found = search().await;
+            assert_eq!(found.unit.unwrap().kind, Kind::None);
+            let missing = found.missing.unwrap();
+            let text = "creating the control group (/web.service): No such file or directory";
+            assert!(missing.reason.starts_with(text), "{missing:?}");
+            assert!(missing.is_error);
+            assert_eq!(found.retry, Retry::Later);
+            assert_eq!(found.missing_controllers, []);
+        }
+        create_groups(root.path());
+        for _ in 0..2 {
+            let found = search().await;
+            assert_eq!(found.unit.unwrap().kind, Kind::Unit);
+            assert_eq!((found.missing, found.retry), (None, Retry::Never));
+            assert_eq!(found.missing_controllers, [Controller::Cpuset]);
+        }
+    }
 
     #[tokio::test]
     async fn work_that_was_dropped_continues_and_the_next_one_waits_for_it() {

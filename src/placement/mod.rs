@@ -2,6 +2,7 @@
 //! host. `placer` does, and asks systemd through [`Units`].
 
 mod bandwidth;
+mod decision;
 mod list;
 mod report;
 mod scheduler;
@@ -10,6 +11,7 @@ mod tuning;
 mod unit;
 
 pub use bandwidth::{Bandwidth, BandwidthError, Change};
+pub use decision::{Decision, decide, forgotten_scope};
 pub use list::{Cpu, CpuList, List, ListError, Node, NodeList, Numbered, VcpuList};
 pub use report::{
     ChangedThread, ChangedThreads, Controller, Outcome, Reason, Report, Step, StepError,
@@ -18,6 +20,6 @@ pub use scheduler::{Scheduler, SchedulerError};
 pub use schemata::{Schemata, SchemataError};
 pub use tuning::{HostCpus, Tuning, Unavailable, Wanted};
 pub use unit::{
-    Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
-    UnitPlacement, Units, decide,
+    Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
+    UnitPlacement, Units,
 };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::bandwidth::Bandwidth;
 use super::list::CpuList;
 use super::scheduler::Scheduler;
+use super::unit::Retry;
 use crate::ids::{Tid, VcpuId};
 
 /// The steps for one vCPU, in their order.
@@ -145,6 +146,8 @@ pub struct Report {
     pub emulator: Option<StepError>,
     /// The absent vCPUs whose group could not be removed yet.
     pub lingering: Vec<VcpuId>,
+    /// Whether another program moved the machine out of its unit. Then no control groups were used.
+    pub is_elsewhere: bool,
 }
 
 fn in_parentheses(path: &Path) -> String {
@@ -191,6 +194,15 @@ impl StepError {
     /// Returns whether the thread was not, or no longer, a thread of the machine.
     pub fn is_of_thread(&self) -> bool {
         matches!(self.reason, Reason::Foreign | Reason::Ended)
+    }
+
+    /// Returns when the same step may succeed without a change by the administrator. A lack of memory, of
+    /// descriptors or of control groups may be temporary, and a group may be busy or about to be replaced.
+    pub fn retry(&self) -> Retry {
+        match self.errno() {
+            None | Some(libc::EACCES | libc::EPERM | libc::EROFS) => Retry::Never,
+            Some(_) => Retry::Later,
+        }
     }
 
     /// Returns the error number of the kernel, if the kernel refused.
@@ -339,6 +351,22 @@ mod tests {
         let fifth = Some((10_000, 2_000));
         assert_eq!(of(&[fifth, tenth]), (10_000, 2_000), "the greater share");
         assert_eq!(of(&[tenth, fifth]), (10_000, 2_000));
+    }
+
+    #[test]
+    fn only_missing_rights_are_a_final_refusal_of_the_kernel() {
+        let refused = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            Step::Group.refused("/x", &error).retry()
+        };
+        for errno in [libc::EAGAIN, libc::EBUSY, libc::ENOMEM, libc::ENOENT] {
+            assert_eq!(refused(errno), Retry::Later, "{errno}");
+        }
+        for errno in [libc::EACCES, libc::EPERM, libc::EROFS] {
+            assert_eq!(refused(errno), Retry::Never, "{errno}");
+        }
+        let none = Step::Group.failed("/x", Reason::NoGroups);
+        assert_eq!(none.retry(), Retry::Never);
     }
 
     #[test]

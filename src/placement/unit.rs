@@ -14,8 +14,8 @@ use crate::ids::Pid;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlacementMode {
-    /// The present unit if it delegates control groups, else a new scope if that takes the machine from
-    /// no service, else none.
+    /// The present unit if it delegates control groups and has no other processes, else a new scope if that
+    /// takes the machine from no service and from no other manager, else none.
     #[default]
     Auto,
     /// A scope of its own.
@@ -70,17 +70,10 @@ pub struct UnitFacts {
     pub control_group: String,
     /// All control groups of the process; several in version 1.
     pub memberships: Vec<String>,
-}
-
-/// The decision about the unit of a machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Use the present unit, which is of this kind.
-    Stay(Kind),
-    /// Start a scope and move the process there.
-    NewScope,
-    /// Use no control groups.
-    Without(NoCgroupsReason),
+    /// Whether the control group has processes that are not of QEMU.
+    pub is_shared: bool,
+    /// The limits of the control group, as the settings of systemd.
+    pub limits: Vec<&'static str>,
 }
 
 /// A process. The pidfd keeps other processes from getting its PID.
@@ -189,6 +182,24 @@ pub enum NoCgroupsReason {
         /// The unit.
         unit: String,
     },
+    /// The scope has limits, which a new scope would not have.
+    #[error(
+        "{unit} has limits that a new scope does not have: {} (start it with Delegate=yes, or set placement \"scope\")", limits.join(", ")
+    )]
+    Limited {
+        /// The scope.
+        unit: String,
+        /// The limits.
+        limits: Vec<&'static str>,
+    },
+    /// The unit has other processes, which would have to move too.
+    #[error(
+        "{unit} has processes that do not belong to QEMU, such as those of a container (set placement \"unit\" to move all of them, or placement \"scope\" to take QEMU out of {unit})"
+    )]
+    Shared {
+        /// The unit.
+        unit: String,
+    },
 }
 
 impl UnitError {
@@ -207,19 +218,27 @@ impl NoCgroupsReason {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unknown(error) => error.retry(),
-            Self::Disabled | Self::NotDelegated { .. } | Self::ManagedElsewhere { .. } => {
-                Retry::Never
-            }
+            Self::Shared { .. } => Retry::Later,
+            Self::Disabled
+            | Self::NotDelegated { .. }
+            | Self::ManagedElsewhere { .. }
+            | Self::Limited { .. } => Retry::Never,
         }
     }
 
-    /// Returns whether another manager decides the placement of the machine: it has groups in the unit, or
-    /// it started the process outside of all units. While a present systemd does not say, it may.
+    /// Returns whether it is a failure that may pass, and not a property of the unit.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Unknown(error) if error.retry() == Retry::Later)
+    }
+
+    /// Returns whether another manager decides the placement of the machine: it has groups or other processes
+    /// in the unit, or it started the process outside of all units. While a present systemd does not say, it
+    /// may.
     pub fn is_managed_elsewhere(&self) -> bool {
         match self {
-            Self::ManagedElsewhere { .. } => true,
+            Self::ManagedElsewhere { .. } | Self::Shared { .. } => true,
             Self::Unknown(error) => !matches!(error, UnitError::Absent(_)),
-            Self::Disabled | Self::NotDelegated { .. } => false,
+            Self::Disabled | Self::NotDelegated { .. } | Self::Limited { .. } => false,
         }
     }
 }
@@ -233,65 +252,6 @@ impl PlacementMode {
             Self::Scope | Self::Unit => false,
         }
     }
-}
-
-/// Decides about the unit of a process with these `facts`. A scope of its own would have the name `scope`.
-///
-/// Groups of another manager are left alone in every mode.
-pub fn decide(mode: PlacementMode, facts: &UnitFacts, scope: &str) -> Decision {
-    let unit = facts.unit.clone();
-    if mode == PlacementMode::None {
-        return Decision::Without(NoCgroupsReason::Disabled);
-    }
-    if unit == scope {
-        return Decision::Stay(Kind::Scope);
-    }
-    let users_unit = is_user_manager(&unit).then(|| users_unit(facts)).flatten();
-    if is_managed_elsewhere(facts) && users_unit.is_none() {
-        return Decision::Without(NoCgroupsReason::ManagedElsewhere { unit });
-    }
-    // The groups of a user's manager are delegated to the manager, not to its units.
-    let delegated = facts.delegated && !is_user_manager(&unit);
-    let innermost = users_unit.unwrap_or(&unit);
-    match mode {
-        PlacementMode::Auto | PlacementMode::Unit if delegated => Decision::Stay(Kind::Unit),
-        PlacementMode::Scope => Decision::NewScope,
-        PlacementMode::Auto if !innermost.ends_with(".service") => Decision::NewScope,
-        _ => Decision::Without(NoCgroupsReason::NotDelegated {
-            unit: innermost.to_owned(),
-        }),
-    }
-}
-
-/// Returns whether the unit is the manager of a user's units (`user@.service(5)`).
-fn is_user_manager(unit: &str) -> bool {
-    unit.starts_with("user@") && unit.ends_with(".service")
-}
-
-/// Returns the unit of a user's manager that the process is in. `None`: the process is in a group below
-/// such a unit.
-fn users_unit(facts: &UnitFacts) -> Option<&str> {
-    let below = |path: &'_ &String| below(path, &facts.control_group).is_some();
-    let path = facts.memberships.iter().find(below)?;
-    let last = path.rsplit('/').next()?;
-    let is_unit = [".scope", ".service", ".slice"]
-        .iter()
-        .any(|suffix| last.ends_with(suffix));
-    is_unit.then_some(last)
-}
-
-/// Returns whether libvirt made the unit, or the process is in a group below the unit's that vcpud did not
-/// create.
-fn is_managed_elsewhere(facts: &UnitFacts) -> bool {
-    let is_ours = |below: &str| below == "vcpud" || below.starts_with("vcpud/");
-    let is_other = |path: &String| below(path, &facts.control_group).is_some_and(|b| !is_ours(b));
-    facts.unit.starts_with(r"machine-qemu\x2d") || facts.memberships.iter().any(is_other)
-}
-
-/// Returns the part of `path` below control group `unit`, if it is below.
-fn below<'a>(path: &'a str, unit: &str) -> Option<&'a str> {
-    let below = path.strip_prefix(unit)?.strip_prefix('/')?;
-    (!unit.is_empty() && !below.is_empty()).then_some(below)
 }
 
 impl FromStr for PlacementMode {
@@ -338,157 +298,6 @@ impl fmt::Display for Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const OWN: &str = "vcpud-web.scope";
-    const LIBVIRT: &str = r"/machine.slice/machine-qemu\x2d1\x2dweb.scope";
-    const MANAGER: &str = "/user.slice/user-1000.slice/user@1000.service";
-
-    /// Returns the facts of a process in `group`, which is below the control group of its unit or empty.
-    fn facts(control_group: &str, delegated: bool, group: &str) -> UnitFacts {
-        UnitFacts {
-            unit: control_group.rsplit('/').next().unwrap().to_owned(),
-            delegated,
-            control_group: control_group.to_owned(),
-            memberships: vec!["/".into(), format!("{control_group}{group}")],
-        }
-    }
-
-    fn new_scope() -> Decision {
-        Decision::NewScope
-    }
-
-    fn not_delegated(unit: &str) -> Decision {
-        let unit = unit.to_owned();
-        Decision::Without(NoCgroupsReason::NotDelegated { unit })
-    }
-
-    fn managed_elsewhere(unit: &str) -> Decision {
-        let unit = unit.to_owned();
-        Decision::Without(NoCgroupsReason::ManagedElsewhere { unit })
-    }
-
-    /// The unit of QEMU → the decisions for `auto`, `scope` and `unit`.
-    #[test]
-    fn decides_by_the_unit_and_the_mode() {
-        let session = "/user.slice/user-0.slice/session-3.scope";
-        let run = "/system.slice/run-rab.scope";
-        let service = "/system.slice/vm.service";
-        let own = "/machine.slice/vcpud-web.scope";
-        let libvirt = LIBVIRT.rsplit('/').next().unwrap();
-        let stay = Decision::Stay;
-        for (what, facts, auto, scope, unit) in [
-            (
-                "a login session",
-                facts(session, false, ""),
-                new_scope(),
-                new_scope(),
-                not_delegated("session-3.scope"),
-            ),
-            (
-                "systemd-run --scope",
-                facts(run, false, ""),
-                new_scope(),
-                new_scope(),
-                not_delegated("run-rab.scope"),
-            ),
-            (
-                "systemd-run --scope -p Delegate=yes",
-                facts(run, true, ""),
-                stay(Kind::Unit),
-                new_scope(),
-                stay(Kind::Unit),
-            ),
-            (
-                "a plain slice",
-                facts("/machine.slice", false, ""),
-                new_scope(),
-                new_scope(),
-                not_delegated("machine.slice"),
-            ),
-            (
-                "a delegated service",
-                facts(service, true, ""),
-                stay(Kind::Unit),
-                new_scope(),
-                stay(Kind::Unit),
-            ),
-            (
-                "the same after a restart",
-                facts(service, true, "/vcpud/emulator"),
-                stay(Kind::Unit),
-                new_scope(),
-                stay(Kind::Unit),
-            ),
-            (
-                "a delegated service that keeps its own groups",
-                facts(service, true, "/payload"),
-                managed_elsewhere("vm.service"),
-                managed_elsewhere("vm.service"),
-                managed_elsewhere("vm.service"),
-            ),
-            (
-                "a plain service",
-                facts(service, false, ""),
-                not_delegated("vm.service"),
-                new_scope(),
-                not_delegated("vm.service"),
-            ),
-            (
-                "libvirt",
-                facts(LIBVIRT, true, "/libvirt/emulator"),
-                managed_elsewhere(libvirt),
-                managed_elsewhere(libvirt),
-                managed_elsewhere(libvirt),
-            ),
-            (
-                "libvirt before it made its groups",
-                facts(LIBVIRT, true, ""),
-                managed_elsewhere(libvirt),
-                managed_elsewhere(libvirt),
-                managed_elsewhere(libvirt),
-            ),
-            (
-                "our own scope",
-                facts(own, true, "/vcpud/emulator"),
-                stay(Kind::Scope),
-                stay(Kind::Scope),
-                stay(Kind::Scope),
-            ),
-            (
-                "a scope of a user's manager",
-                facts(MANAGER, true, "/app.slice/vm.scope"),
-                new_scope(),
-                new_scope(),
-                not_delegated("vm.scope"),
-            ),
-            (
-                "a service of a user's manager",
-                facts(MANAGER, true, "/app.slice/vm.service"),
-                not_delegated("vm.service"),
-                new_scope(),
-                not_delegated("vm.service"),
-            ),
-            (
-                "a group below a user's unit",
-                facts(MANAGER, true, "/app.slice/vm.service/payload"),
-                managed_elsewhere("user@1000.service"),
-                managed_elsewhere("user@1000.service"),
-                managed_elsewhere("user@1000.service"),
-            ),
-        ] {
-            for (mode, expected) in [
-                (PlacementMode::Auto, auto),
-                (PlacementMode::Scope, scope),
-                (PlacementMode::Unit, unit),
-                (
-                    PlacementMode::None,
-                    Decision::Without(NoCgroupsReason::Disabled),
-                ),
-            ] {
-                assert_eq!(decide(mode, &facts, OWN), expected, "{what}: {mode:?}");
-            }
-        }
-    }
 
     #[test]
     fn only_auto_allows_a_unit_that_does_not_delegate() {

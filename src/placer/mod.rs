@@ -28,7 +28,7 @@ pub use cpus::host_cpus;
 pub use host::Host;
 pub use mask::Masks;
 pub use observe::{Observed, memberships, observe};
-pub use placer::Placer;
+pub use placer::{Created, Placer};
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
 pub use unit_lookup::{ScopeRequest, UnitLookupError, find_unit};
 pub use watch::{MachineWatch, Watches};

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::cgroup::{self, Groups};
 use super::host::Host;
+use super::observe::memberships;
 use super::pass::{AppliedVcpu, VcpuPass};
 use super::resctrl::{self, Resctrl};
 use super::tunable::VcpuThread;
@@ -30,7 +31,40 @@ pub struct Placer {
     managed_elsewhere: bool,
     /// Whether the machine may have groups of resctrl, also those of a previous instance.
     may_have_caches: bool,
+    /// Whether the process of the machine was in the control group of the unit.
+    was_in_unit: bool,
+    /// Whether it was in another one after that, according to the last pass.
+    is_elsewhere: bool,
     applied: BTreeMap<VcpuId, AppliedVcpu>,
+}
+
+/// The result of [`Placer::create`].
+#[derive(Debug)]
+pub struct Created {
+    /// The placer; `None` if vCPUs cannot be placed at all.
+    pub placer: Option<Placer>,
+    /// Whether it is not the previous one.
+    pub is_new: bool,
+    /// Why it is not as wanted.
+    pub refused: Option<StepError>,
+}
+
+impl Created {
+    fn new(placer: Placer, refused: Option<StepError>) -> Self {
+        Self {
+            placer: Some(placer),
+            is_new: true,
+            refused,
+        }
+    }
+
+    fn stays(placer: Option<Placer>) -> Self {
+        Self {
+            placer,
+            is_new: false,
+            refused: None,
+        }
+    }
 }
 
 impl Placer {
@@ -54,32 +88,54 @@ impl Placer {
             groups,
             managed_elsewhere: false,
             may_have_caches: true,
+            was_in_unit: false,
+            is_elsewhere: false,
             applied: BTreeMap::new(),
         })
     }
 
-    /// Returns a placer like [`Self::new`], or one without control groups if the kernel refuses them. Logs
-    /// the reason, and returns `None` if vCPUs cannot be placed at all. Blocks.
-    pub fn create(host: &Host, machine: &str, placement: UnitPlacement) -> Option<Self> {
-        let unit = placement.unit.clone();
-        let placer = Self::new(host.clone(), machine, placement).or_else(|error| {
-            warn!(machine, unit, %error, "{machine}: no control groups, only affinity and schedulers: {error}");
-            Self::new(host.clone(), machine, UnitPlacement::without_groups(unit))
-        });
-        let placer = placer.inspect_err(|error| {
-            warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
-        });
-        let placer = placer.ok()?;
-        let (missing, unit) = (placer.missing(), &placer.placement.unit);
-        if placer.placement.kind != Kind::None && !missing.is_empty() {
-            warn!(
-                machine,
-                unit,
-                ?missing,
-                "{machine}: controllers are not available in {unit}"
-            );
+    /// Creates a placer like [`Self::new`], or one without control groups if the kernel refuses them. If
+    /// `previous` is the same placer, it stays, because it knows what it has changed. If the machine has left
+    /// its unit, the new one gets this knowledge, and the groups of the previous one are removed. Blocks.
+    pub fn create(
+        host: &Host,
+        machine: &str,
+        placement: UnitPlacement,
+        previous: Option<Self>,
+    ) -> Created {
+        let (previous, applied) = match previous {
+            Some(previous) if previous.is_elsewhere => (None, previous.abandon()),
+            previous => (previous, BTreeMap::new()),
+        };
+        let made = |placer: Self, refused| {
+            let placer = Self { applied, ..placer };
+            Created::new(placer, refused)
+        };
+        let stays = |wanted: &UnitPlacement| {
+            let previous = previous.as_ref();
+            previous.is_some_and(|previous| previous.placement == *wanted)
+        };
+        if stays(&placement) {
+            return Created::stays(previous);
         }
-        Some(placer)
+        let without = UnitPlacement::without_groups(placement.unit.clone());
+        match Self::new(host.clone(), machine, placement) {
+            Ok(placer) => made(placer, None),
+            Err(error) if stays(&without) => Created {
+                refused: Some(error),
+                ..Created::stays(previous)
+            },
+            Err(error) => match Self::new(host.clone(), machine, without) {
+                Ok(placer) => made(placer, Some(error)),
+                Err(error) => {
+                    warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
+                    Created {
+                        refused: Some(error),
+                        ..Created::stays(None)
+                    }
+                }
+            },
+        }
     }
 
     /// Returns the same placer for a machine that another manager places: a vCPU without a wanted affinity
@@ -110,7 +166,7 @@ impl Placer {
     }
 
     /// Returns the groups of the machine: those of vCPUs, and those that they share (`None`).
-    pub(super) fn groups(&self) -> Vec<Option<VcpuId>> {
+    pub(super) fn all_groups(&self) -> Vec<Option<VcpuId>> {
         match &self.groups {
             Some(_) => std::iter::once(None)
                 .chain(self.applied.keys().copied().map(Some))
@@ -119,7 +175,7 @@ impl Placer {
         }
     }
 
-    /// Opens the directories of a group in [`Placer::groups`]. Blocks.
+    /// Opens the directories of a group in [`Placer::all_groups`]. Blocks.
     pub(super) fn directories(&self, group: Option<VcpuId>) -> Vec<Dir> {
         let groups = self.groups.as_ref();
         groups
@@ -159,7 +215,7 @@ impl Placer {
     ///
     /// Fails if the kernel refuses.
     pub fn prepare(&mut self, vcpus: &[VcpuId]) -> Result<(), StepError> {
-        let Some(groups) = &self.groups else {
+        let Some(groups) = self.groups() else {
             return Ok(());
         };
         for vcpu in vcpus {
@@ -178,9 +234,15 @@ impl Placer {
         threads: &BTreeMap<VcpuId, Tid>,
         leader: &dyn Tasks,
     ) -> Report {
-        let mut report = Report::default();
+        self.is_elsewhere = self.has_left(leader);
+        let mut report = Report {
+            is_elsewhere: self.is_elsewhere,
+            ..Report::default()
+        };
         let host = self.host.cpus();
-        if let Some(groups) = &mut self.groups {
+        if let Some(groups) = &mut self.groups
+            && !self.is_elsewhere
+        {
             report.emulator = groups.follow().err();
         }
         let resctrl = self.caches(tuning);
@@ -278,8 +340,37 @@ impl Placer {
         self.may_have_caches = !tuning.cache.is_empty() || tidied != Ok(0);
     }
 
+    /// Returns the groups, if the machine is in its unit.
+    fn groups(&self) -> Option<&dyn Groups> {
+        let groups = self.groups.as_deref();
+        groups.filter(|_| !self.is_elsewhere)
+    }
+
+    /// Returns whether the process of `leader` was in the control group of the unit, and is in another one.
+    fn has_left(&mut self, leader: &dyn Tasks) -> bool {
+        let unit = self.placement.control_group.trim_end_matches('/');
+        if unit.is_empty() {
+            return false;
+        }
+        let is_in = memberships(leader).map(|groups| groups.is_in(unit));
+        let is_in = is_in.unwrap_or(self.was_in_unit);
+        self.was_in_unit |= is_in;
+        self.was_in_unit && !is_in
+    }
+
+    /// Removes the groups of a machine that has left its unit, if they are empty. Returns the values that
+    /// were in force.
+    fn abandon(mut self) -> BTreeMap<VcpuId, AppliedVcpu> {
+        let applied = std::mem::take(&mut self.applied);
+        if let Err(error) = self.dismantle() {
+            let machine = &self.machine;
+            tracing::debug!(machine, %error, "{machine}: a group in the previous unit stays: {error}");
+        }
+        applied
+    }
+
     fn need(&self, step: Step, controller: Controller) -> Result<(), StepError> {
-        let reason = match &self.groups {
+        let reason = match self.groups() {
             None => Reason::NoGroups,
             Some(groups) if groups.missing().contains(&controller) => {
                 Reason::NoController(controller)
@@ -291,7 +382,7 @@ impl Placer {
 
     /// Moves all threads of the machine that are not vCPUs to the emulator's group.
     fn sweep(&self, leader: &dyn Tasks) -> Result<(), StepError> {
-        let Some(groups) = &self.groups else {
+        let Some(groups) = self.groups() else {
             return Ok(());
         };
         let vcpus = self.applied.values().filter(|vcpu| vcpu.is_in_group());
@@ -301,7 +392,7 @@ impl Placer {
     /// Removes the groups of vCPUs that have no thread according to `report`. Returns those that cannot be
     /// removed yet.
     fn remove_others(&self, report: &Report) -> Vec<VcpuId> {
-        let Some(groups) = &self.groups else {
+        let Some(groups) = self.groups() else {
             return Vec::new();
         };
         let stays = |vcpu: &VcpuId| {
@@ -330,8 +421,8 @@ impl Placer {
         let applied = self.applied.remove(&vcpu);
         let applied = applied.filter(|applied| applied.thread == thread.id);
         let pass = VcpuPass {
-            groups: self.groups.as_deref(),
-            managed_elsewhere: self.managed_elsewhere,
+            groups: self.groups.as_deref().filter(|_| !self.is_elsewhere),
+            managed_elsewhere: self.managed_elsewhere || self.is_elsewhere,
             resctrl,
             host,
             vcpu,

@@ -3,11 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
+use super::cgroup;
+use super::host::Host;
 use super::observe::memberships;
 use crate::blocking::blocking;
+use crate::ids::Pid;
 use crate::placement::{
     Decision, Kind, NewScope, NoCgroupsReason, PlacementMode, Process, Retry, UnitError, UnitFacts,
-    UnitPlacement, Units, decide,
+    UnitPlacement, Units, decide, forgotten_scope,
 };
 use crate::process::Leader;
 
@@ -67,6 +70,7 @@ impl UnitLookupError {
 /// and if QEMU has exited.
 pub async fn find_unit(
     units: &dyn Units,
+    host: &Host,
     leader: &Arc<Leader>,
     request: &ScopeRequest<'_>,
 ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
@@ -81,6 +85,7 @@ pub async fn find_unit(
         }
         (mode, Ok(mut facts)) => {
             facts.memberships = memberships_of(leader).await?;
+            survey(host, &mut facts, leader.pid()).await;
             let decision = decide(mode, &facts, request.scope.name);
             (facts, decision)
         }
@@ -91,7 +96,12 @@ pub async fn find_unit(
     };
     let (placement, reason) = match decision {
         Decision::Stay(kind) => (unit_placement(kind, facts), None),
-        Decision::NewScope => (new_scope(units, process, request.scope).await?, None),
+        Decision::NewScope => {
+            if let Some(group) = forgotten_scope(&facts, request.scope.name) {
+                release(host, group).await;
+            }
+            (new_scope(units, process, request.scope).await?, None)
+        }
         Decision::Without(reason) if request.mode.allows(&reason) => {
             (unit_placement(Kind::None, facts), Some(reason))
         }
@@ -103,6 +113,26 @@ pub async fn find_unit(
     }
     let reason = reason.filter(|reason| *reason != NoCgroupsReason::Disabled);
     Ok((placement, reason))
+}
+
+/// Completes `facts` with the limits of the unit, and whether it has processes that are not of `leader`.
+async fn survey(host: &Host, facts: &mut UnitFacts, leader: Pid) {
+    let (mounts, group) = (host.mounts.clone(), facts.control_group.clone());
+    let surveyed = blocking(move || {
+        let is_shared = cgroup::is_shared(&mounts, &group, leader);
+        (is_shared, cgroup::limits(&mounts, &group))
+    });
+    (facts.is_shared, facts.limits) = surveyed.await;
+}
+
+/// Lets systemd start a scope whose control group exists with groups of vcpud. If the kernel refuses, systemd
+/// reports it.
+async fn release(host: &Host, group: &str) {
+    let (mounts, group) = (host.mounts.clone(), group.to_owned());
+    let released = blocking(move || cgroup::release(&mounts, &group)).await;
+    if let Err(error) = released {
+        tracing::info!(%error, "the control group of a previous scope cannot be used again: {error}");
+    }
 }
 
 async fn memberships_of(leader: &Arc<Leader>) -> Result<Vec<String>, UnitLookupError> {
@@ -142,10 +172,13 @@ async fn new_scope(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use futures_util::FutureExt;
     use futures_util::future::{BoxFuture, ready};
     use tokio::net::UnixStream;
 
+    use super::super::cgroup::Mounts;
     use super::*;
 
     /// A systemd with scripted answers; the process is this one.
@@ -182,6 +215,14 @@ mod tests {
         mode: PlacementMode,
         systemd: &Scripted,
     ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
+        lookup_on(&Host::this().unwrap(), mode, systemd).await
+    }
+
+    async fn lookup_on(
+        host: &Host,
+        mode: PlacementMode,
+        systemd: &Scripted,
+    ) -> Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError> {
         let (stream, _other) = UnixStream::pair().unwrap();
         let leader = Arc::new(Leader::of_peer(&stream).await.unwrap());
         let scope = NewScope {
@@ -189,7 +230,18 @@ mod tests {
             slice: "machine.slice",
             description: "a test",
         };
-        find_unit(systemd, &leader, &ScopeRequest { mode, scope }).await
+        let request = ScopeRequest { mode, scope };
+        find_unit(systemd, host, &leader, &request).await
+    }
+
+    /// Returns a host whose hierarchy of version 2 is the directory `root`.
+    fn host_at(root: &Path) -> Host {
+        let root = root.display();
+        let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
+        Host {
+            mounts: Mounts::parse(&mounts).into(),
+            ..Host::this().unwrap()
+        }
     }
 
     fn in_unit(unit: &str, delegated: bool) -> Scripted {
@@ -198,7 +250,7 @@ mod tests {
                 unit: unit.to_owned(),
                 delegated,
                 control_group: format!("/system.slice/{unit}"),
-                memberships: Vec::new(),
+                ..UnitFacts::default()
             }),
             scope: Ok("/machine.slice/vcpud-web.scope".to_owned()),
         }
@@ -241,6 +293,45 @@ mod tests {
         assert!(matches!(error, UnitLookupError::NoCgroupsReason(_)));
         let (placement, reason) = lookup(PlacementMode::None, &plain).await.unwrap();
         assert_eq!((placement.kind, reason), (Kind::None, None));
+    }
+
+    #[tokio::test]
+    async fn uses_a_delegated_unit_with_other_processes_only_if_configured() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("system.slice/docker-0123.scope");
+        std::fs::create_dir_all(&unit).unwrap();
+        let host = host_at(root.path());
+        let systemd = in_unit("docker-0123.scope", true);
+        for (others, auto) in [("", Kind::Unit), ("1\n", Kind::None)] {
+            let processes = format!("{}\n{others}", std::process::id());
+            std::fs::write(unit.join("cgroup.procs"), processes).unwrap();
+            let found = lookup_on(&host, PlacementMode::Auto, &systemd).await;
+            let (placement, reason) = found.unwrap();
+            assert_eq!(placement.kind, auto);
+            let is_shared = matches!(reason, Some(NoCgroupsReason::Shared { .. }));
+            assert_eq!(is_shared, auto == Kind::None);
+            let found = lookup_on(&host, PlacementMode::Unit, &systemd).await;
+            assert_eq!(found.unwrap().0.kind, Kind::Unit);
+        }
+    }
+
+    #[tokio::test]
+    async fn starts_no_scope_for_a_process_of_a_scope_with_limits() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("system.slice/run-rab.scope");
+        std::fs::create_dir_all(&unit).unwrap();
+        let host = host_at(root.path());
+        let systemd = in_unit("run-rab.scope", false);
+        for (limit, auto) in [("max", Kind::Scope), ("4294967296", Kind::None)] {
+            std::fs::write(unit.join("memory.max"), limit).unwrap();
+            let found = lookup_on(&host, PlacementMode::Auto, &systemd).await;
+            let (placement, reason) = found.unwrap();
+            assert_eq!(placement.kind, auto);
+            let is_limited = matches!(reason, Some(NoCgroupsReason::Limited { .. }));
+            assert_eq!(is_limited, auto == Kind::None);
+            let found = lookup_on(&host, PlacementMode::Scope, &systemd).await;
+            assert_eq!(found.unwrap().0.kind, Kind::Scope);
+        }
     }
 
     #[tokio::test]

@@ -127,6 +127,11 @@ impl MachineWatch {
         state.set_placing(self.id, false);
         result
     }
+
+    /// Ends the watches, because the machine has another placer.
+    pub fn forget(&self) {
+        self.watches.lock().forget(self.id);
+    }
 }
 
 impl Drop for MachineWatch {
@@ -149,7 +154,7 @@ impl State {
         let Some(machine) = self.machines.get(&id) else {
             return;
         };
-        let groups = placer.groups().into_iter();
+        let groups = placer.all_groups().into_iter();
         let new: Vec<Group> = groups.filter(|g| !machine.groups.contains_key(g)).collect();
         for group in new {
             let watches: io::Result<Vec<WatchDescriptor>> = placer

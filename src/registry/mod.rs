@@ -131,6 +131,7 @@ impl Service {
                 event = self.sockets.next() => {
                     let event = event.map_err(|source| self.sockets.lost(source))?;
                     let event = self.sockets.interpret(event).await;
+                    let event = event.map_err(|source| self.sockets.lost(source))?;
                     self.handle_socket(event).await?;
                 }
                 Some(request) = self.requests.0.recv() => self.handle(request).await?,
@@ -173,6 +174,11 @@ impl Service {
             Some(SocketEvent::Removed(name)) => claims.socket_removed(&name),
             Some(SocketEvent::Overflow) => {
                 warn!("events of the socket directory were lost: listing it again");
+                return self.list_sockets().await;
+            }
+            Some(SocketEvent::Unmounted) => {
+                let directory = self.sockets.directory().display();
+                warn!(%directory, "{directory} was unmounted: watching and listing the directory at this path");
                 return self.list_sockets().await;
             }
             None => return Ok(()),

@@ -24,6 +24,8 @@ pub(super) enum SocketEvent {
     Removed(MachineName),
     /// Events were lost, so the directory must be listed again.
     Overflow,
+    /// The directory was unmounted. The one that is at its path now is watched, and must be listed.
+    Unmounted,
 }
 
 /// The watched directory.
@@ -71,10 +73,27 @@ impl Sockets {
     }
 
     /// Returns the meaning of `event`, or `None` if it does not concern the socket of a machine.
-    pub(super) async fn interpret(&self, event: Event<OsString>) -> Option<SocketEvent> {
+    ///
+    /// # Errors
+    /// Fails if the directory was unmounted, and the one at its path cannot be watched.
+    pub(super) async fn interpret(
+        &mut self,
+        event: Event<OsString>,
+    ) -> io::Result<Option<SocketEvent>> {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
-            return Some(SocketEvent::Overflow);
+            return Ok(Some(SocketEvent::Overflow));
         }
+        // The kernel sends no other event after these.
+        let has_ended = EventMask::UNMOUNT | EventMask::IGNORED;
+        if event.mask.intersects(has_ended) {
+            *self = Self::watch(self.directory.clone()).await?;
+            return Ok(Some(SocketEvent::Unmounted));
+        }
+        Ok(self.interpret_file(event).await)
+    }
+
+    /// Returns the meaning of an event of a file, or `None` if it does not concern the socket of a machine.
+    async fn interpret_file(&self, event: Event<OsString>) -> Option<SocketEvent> {
         let file = event.name?;
         let appeared = event
             .mask
@@ -182,6 +201,34 @@ mod tests {
     use rustix::process::umask;
 
     use super::*;
+
+    /// A test cannot unmount without privileges, so another directory is moved to the path, and the event of
+    /// the kernel is made from another one.
+    #[tokio::test]
+    async fn the_directory_at_the_path_is_watched_after_an_unmount() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |name: &str| parent.path().join(name);
+        for end in [EventMask::UNMOUNT | EventMask::ISDIR, EventMask::IGNORED] {
+            let mut sockets = Sockets::watch(path("qmp")).await.unwrap();
+            fs::write(path("qmp/file"), "").unwrap();
+            let mut event = sockets.next().await.unwrap();
+            fs::rename(path("qmp"), path("former")).unwrap();
+            fs::create_dir(path("qmp")).unwrap();
+            (event.mask, event.name) = (end, None);
+            let meaning = sockets.interpret(event).await.unwrap();
+            assert!(matches!(meaning, Some(SocketEvent::Unmounted)), "{end:?}");
+            let _socket = std::os::unix::net::UnixListener::bind(path("qmp/web.sock")).unwrap();
+            let event = sockets.next().await.unwrap();
+            let meaning = sockets.interpret(event).await.unwrap();
+            assert!(
+                matches!(&meaning, Some(SocketEvent::Appeared(name)) if name.as_str() == "web"),
+                "{meaning:?}"
+            );
+            assert_eq!(sockets.list().await.unwrap().len(), 1);
+            fs::remove_dir_all(path("qmp")).unwrap();
+            fs::remove_dir_all(path("former")).unwrap();
+        }
+    }
 
     #[test]
     fn every_user_can_read_the_directory_whatever_the_umask() {

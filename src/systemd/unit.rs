@@ -135,7 +135,7 @@ impl Systemd {
             delegated: matches!(&*delegated.await?, Variant::Bool(true)),
             control_group: self.control_group(&instance, &path, &unit).await?,
             unit,
-            memberships: Vec::new(),
+            ..UnitFacts::default()
         })
     }
 

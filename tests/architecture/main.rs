@@ -211,6 +211,7 @@ const ON_BLOCKING_POOL: &[&str] = &[
     "config/files.rs",
     "audit/log.rs",
     "placer/cgroup/mod.rs",
+    "placer/cgroup/survey.rs",
     "placer/cgroup/v1.rs",
     "placer/cgroup/v2.rs",
     "placer/cpus.rs",

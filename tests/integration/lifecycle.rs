@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use vcpud::names::error_name;
@@ -46,6 +47,52 @@ async fn a_machine_that_stalls_does_not_keep_the_service_from_starting() {
         assert_eq!(slow.state().await.unwrap(), "disconnected", "{stalled}");
         assert_eq!(peer.clients(), 1);
     }
+}
+
+/// A file system that is mounted on a directory until this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(directory: PathBuf) -> Self {
+        let mounted = Self(directory);
+        mounted.run("mount", &["-t", "tmpfs", "-o", "mode=755", "vcpud-test"]);
+        mounted
+    }
+
+    fn run(&self, program: &str, options: &[&str]) -> bool {
+        let mut command = std::process::Command::new(program);
+        let ran = command.args(options).arg(&self.0).status();
+        ran.is_ok_and(|status| status.success())
+    }
+
+    fn unmount(&self) -> bool {
+        self.run("umount", &[])
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.run("umount", &["--quiet", "--lazy"]);
+    }
+}
+
+/// Scripted QEMUs, dbus-daemon, a file system on the directory of sockets that is unmounted.
+#[tokio::test]
+async fn sockets_are_found_after_their_directory_was_unmounted() {
+    let mut world = World::without_service().await;
+    let directory = world.socket("web").parent().unwrap().to_owned();
+    let mounted = Mounted::new(directory);
+    let gone = world.peer("gone", Model::x86(1, 2));
+    world.serve().await;
+    assert_eq!(world.names().await, ["gone"]);
+
+    drop(gone);
+    // A socket keeps its file system until it is closed.
+    until("the end of the mount", || mounted.unmount()).await;
+    let _web = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+    assert_eq!(world.names().await, ["web"]);
 }
 
 /// Scripted QEMU, dbus-daemon.

@@ -269,16 +269,16 @@ fn join_refusals(refusals: &[Refusal]) -> String {
         let vcpus = refusal.vcpus.iter().copied();
         vcpus.map(move |vcpu| (vcpu, refusal.reason.clone()))
     });
-    group_reasons(each)
+    group_reasons(each).join("; ")
 }
 
 fn join_failures(failures: &[(VcpuId, StepError)]) -> String {
     let each = failures.iter();
-    group_reasons(each.map(|(vcpu, error)| (*vcpu, error.to_string())))
+    group_reasons(each.map(|(vcpu, error)| (*vcpu, error.to_string()))).join("; ")
 }
 
 /// Returns the reasons in their order, each with all vCPUs that have it.
-fn group_reasons(reasons: impl Iterator<Item = (VcpuId, String)>) -> String {
+pub(super) fn group_reasons(reasons: impl Iterator<Item = (VcpuId, String)>) -> Vec<String> {
     let mut groups: Vec<(Vec<VcpuId>, String)> = Vec::new();
     for (vcpu, reason) in reasons {
         match groups.iter_mut().find(|(_, other)| *other == reason) {
@@ -287,7 +287,7 @@ fn group_reasons(reasons: impl Iterator<Item = (VcpuId, String)>) -> String {
         }
     }
     let line = |(vcpus, reason): &(Vec<VcpuId>, String)| format!("{}: {reason}", name_vcpus(vcpus));
-    groups.iter().map(line).collect::<Vec<_>>().join("; ")
+    groups.iter().map(line).collect()
 }
 
 fn added_part(added: &[VcpuId]) -> String {

@@ -9,7 +9,7 @@ use super::request::{Command, RequestId};
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::Inventory;
 use crate::machine::spec::{ConnectError, MachineConfig};
-use crate::placement::{CpuList, Report, Retry, StepError, UnitPlacement};
+use crate::placement::{Controller, CpuList, Report, Retry, StepError, UnitPlacement};
 use crate::process::ProcessId;
 use crate::qmp::{AcpiOst, Closed, CommandError, Event, Identity};
 use crate::text::Text;
@@ -106,6 +106,8 @@ pub struct UnitFound {
     pub unit: Option<UnitPlacement>,
     /// Why it has no control groups, if that is not as configured.
     pub missing: Option<Missing>,
+    /// The controllers that its control groups do not have.
+    pub missing_controllers: Vec<Controller>,
     /// When another search may find more.
     pub retry: Retry,
     /// The default CPUs of the host, if they could be read.

@@ -5,19 +5,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::effect::{Threads, TuningSwitch};
-use super::error::TuningError;
+use super::error::{TuningError, group_reasons};
 use super::input::{Missing, UnitFound};
 use super::snapshot::{Effective, Snapshot};
 use super::tuning::TuningChange;
 use crate::ids::VcpuId;
 use crate::inventory::{HostThread, Inventory, Thread, Vcpu};
-use crate::placement::{ChangedThreads, CpuList, Report, Retry, StepError, Tuning, UnitPlacement};
+use crate::placement::{
+    ChangedThreads, Controller, CpuList, Reason, Report, Retry, StepError, Tuning, UnitPlacement,
+};
 
 /// The first pause before another pass, if one failed in part. Each next one is twice as long.
 const FIRST_REPEAT: Duration = Duration::from_secs(5);
 /// The first pause before another search for a unit, if systemd failed for a time. Each next one is
 /// twice as long.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Why the groups are not used until the next search.
+const ELSEWHERE: &str =
+    "another program moved QEMU to another unit, and its unit is searched again";
 /// The longest of both pauses.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -30,6 +35,8 @@ pub(super) struct PlacementState {
     unit: Option<UnitPlacement>,
     /// Why it has no control groups, if that is not as configured.
     missing: Option<Missing>,
+    /// The controllers that its control groups do not have.
+    missing_controllers: Vec<Controller>,
     tuning: Arc<Tuning>,
     /// What of it the configuration wants.
     configured: Tuning,
@@ -42,6 +49,8 @@ pub(super) struct PlacementState {
     pass: Pass,
     /// The pause before another pass, if the next one fails in part.
     repeat: Duration,
+    /// The pause before another search, if the next pass finds the process in another unit.
+    elsewhere: Duration,
 }
 
 /// The next pass for the same threads.
@@ -71,7 +80,7 @@ enum Search {
 /// The consequences of a search.
 #[derive(Debug, PartialEq)]
 pub(super) struct Found {
-    /// The unit is another one, so that a pass is needed.
+    /// The unit or its groups are others, so that a pass is needed.
     pub(super) is_other: bool,
     /// The next search begins when systemd is there.
     pub(super) awaits_units: bool,
@@ -87,6 +96,7 @@ impl PlacementState {
             is_known: false,
             unit: None,
             missing: None,
+            missing_controllers: Vec::new(),
             tuning: Arc::new(configured.clone()),
             configured,
             threads: Threads::new(),
@@ -95,6 +105,7 @@ impl PlacementState {
             default_cpus: None,
             pass: Pass::AtRefresh,
             repeat: FIRST_REPEAT,
+            elsewhere: Duration::ZERO,
         }
     }
 
@@ -125,7 +136,7 @@ impl PlacementState {
             Retry::WhenPresent => Search::WhenPresent,
             Retry::Never => Search::Ended,
         };
-        let is_other = self.unit != found.unit;
+        let is_other = self.unit != found.unit || self.report.is_elsewhere;
         if is_other || !self.is_known {
             self.pass = Pass::AtRefresh;
         }
@@ -140,6 +151,7 @@ impl PlacementState {
         self.is_known = true;
         self.unit = found.unit;
         self.missing = found.missing;
+        self.missing_controllers = found.missing_controllers;
         self.default_cpus = found.default_cpus.or(self.default_cpus.take());
         result
     }
@@ -216,6 +228,7 @@ impl PlacementState {
         } else {
             self.repeat = FIRST_REPEAT;
         }
+        self.search_elsewhere(now, report.is_elsewhere);
         self.report = report.clone();
         self.default_cpus = default_cpus.or(self.default_cpus.take());
         self.note_changed(report)
@@ -243,6 +256,16 @@ impl PlacementState {
     /// Restores the changed threads of a previous instance.
     pub(super) fn restore_changed(&mut self, changed: ChangedThreads) {
         self.changed = changed;
+    }
+
+    /// Searches the unit again if another program moved the process to another one.
+    fn search_elsewhere(&mut self, now: Instant, is_elsewhere: bool) {
+        if !is_elsewhere {
+            self.elsewhere = Duration::ZERO;
+        } else if let Search::Ended = self.search {
+            self.search = Search::Due(Some(now + self.elsewhere), FIRST_RETRY);
+            self.elsewhere = (self.elsewhere * 2).clamp(FIRST_RETRY, LONGEST_RETRY);
+        }
     }
 
     /// Returns the steps that failed for `vcpus` in the last pass, except those that the host or the unit
@@ -330,10 +353,33 @@ impl PlacementState {
     pub(super) fn describe_errors(&self, snapshot: &mut Snapshot) {
         let reason = match &self.missing {
             _ if self.is_unknown() => Some("systemd has not answered yet"),
+            None if self.report.is_elsewhere => Some(ELSEWHERE),
             missing => missing.as_ref().map(|missing| missing.reason.as_str()),
         };
-        let errors = reason.map(|reason| format!("no control groups: {reason}"));
-        snapshot.placement_errors = errors.into_iter().collect();
+        let unit = self.unit.as_ref().map_or("", |unit| unit.unit.as_str());
+        let no_groups = reason.map(|reason| format!("no control groups: {reason}"));
+        let controllers = self.missing_controllers.iter();
+        let controllers =
+            controllers.map(|it| format!("the {it} controller is not available in {unit}"));
+        let errors = no_groups.into_iter().chain(controllers);
+        let failures = self.failed_steps(reason.is_some());
+        snapshot.placement_errors = errors.chain(failures).collect();
+    }
+
+    /// Returns the steps that failed in the last pass, except those that `has_reason` or the missing
+    /// controllers explain.
+    fn failed_steps(&self, has_reason: bool) -> Vec<String> {
+        let is_explained = |error: &StepError| match error.reason {
+            Reason::NoGroups => has_reason,
+            Reason::NoController(_) => !self.missing_controllers.is_empty(),
+            _ => error.is_of_thread(),
+        };
+        let failures = self.report.failures();
+        let failures = failures.filter(|(_, error)| !is_explained(error));
+        // Without the paths, which differ, so that vCPUs with the same failure share a line.
+        let lines =
+            failures.map(|(vcpu, error)| (vcpu, format!("{}: {}", error.step, error.reason)));
+        group_reasons(lines)
     }
 
     /// Completes `snapshot` with the placement.
@@ -370,7 +416,7 @@ mod tests {
     use super::super::testing::inventory;
     use super::*;
     use crate::ids::Tid;
-    use crate::placement::{ChangedThread, Kind, Outcome};
+    use crate::placement::{ChangedThread, Kind, Outcome, Step};
 
     fn unit(kind: Kind) -> Option<UnitPlacement> {
         Some(UnitPlacement {
@@ -389,7 +435,7 @@ mod tests {
             unit: unit(kind),
             missing: (kind == Kind::None).then_some(missing),
             retry,
-            default_cpus: None,
+            ..UnitFound::default()
         }
     }
 
@@ -439,6 +485,87 @@ mod tests {
         state.describe(&mut snapshot);
         assert_eq!(snapshot.unit, unit(Kind::Scope));
         assert_eq!(errors(&state), Vec::<String>::new());
+    }
+
+    /// Returns a report in which these steps of vCPUs failed.
+    fn failed(steps: &[(u32, Step, Reason)]) -> Report {
+        let mut report = Report::default();
+        for (vcpu, step, reason) in steps {
+            let outcome = report.vcpus.entry(VcpuId(*vcpu)).or_default();
+            let path = format!("/x/vcpu{vcpu}");
+            outcome.failed.push(step.failed(path, reason.clone()));
+        }
+        report
+    }
+
+    #[test]
+    fn the_errors_are_the_missing_parts_of_the_last_pass() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        let offline = || Reason::Offline("9".parse().unwrap());
+        let in_groups = failed(&[
+            (0, Step::Cpus, offline()),
+            (0, Step::Nodes, Reason::NoController(Controller::Cpuset)),
+            (1, Step::Cpus, offline()),
+            (2, Step::Thread, Reason::Ended),
+            (3, Step::Cache, Reason::NoResctrl),
+        ]);
+        let mut with_groups = found(Kind::Scope, Retry::Never);
+        with_groups.missing_controllers = vec![Controller::Cpuset];
+        state.found(now, with_groups);
+        state.placed(now, &in_groups, None);
+        let lines = errors(&state);
+        let wanted = [
+            "the cpuset controller is not available in web.scope",
+            "vCPUs 0-1: setting the group's host CPUs: the host CPU list 9 has no CPU that is online",
+        ];
+        assert_eq!(lines[..2], wanted);
+        let cache = "vCPU 3: setting the thread's cache allocation: resctrl is not mounted";
+        assert!(lines.len() == 3 && lines[2].starts_with(cache), "{lines:?}");
+
+        let limit = failed(&[(0, Step::Bandwidth, Reason::NoGroups)]);
+        state.placed(now, &limit, None);
+        state.found(now, found(Kind::None, Retry::Never));
+        assert_eq!(errors(&state), ["no control groups: systemd refused: no"]);
+        // `placement = "none"` is as configured, and a limit is not possible.
+        let as_configured = UnitFound {
+            missing: None,
+            ..found(Kind::None, Retry::Never)
+        };
+        state.found(now, as_configured);
+        let lines = errors(&state);
+        let none =
+            "vCPU 0: setting the group's period and quota: the machine has no control groups";
+        assert!(lines.len() == 1 && lines[0].starts_with(none), "{lines:?}");
+        state.placed(now, &Report::default(), None);
+        assert_eq!(errors(&state), Vec::<String>::new());
+    }
+
+    #[test]
+    fn searches_the_unit_again_after_the_process_was_moved() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        assert!(state.begin_search(now));
+        state.found(now, found(Kind::Scope, Retry::Never));
+        state.placed(now, &Report::default(), None);
+        assert!(!state.begin_search(now + LONGEST_RETRY));
+        let elsewhere = Report {
+            is_elsewhere: true,
+            ..Report::default()
+        };
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            state.placed(now, &elsewhere, None);
+            assert_eq!(errors(&state), [format!("no control groups: {ELSEWHERE}")]);
+            let due = state.search_due().unwrap();
+            pauses.push((due - now).as_secs());
+            assert!(state.begin_search(due));
+            let again = state.found(due, found(Kind::Scope, Retry::Never));
+            assert!(again.is_other, "the pass without groups is repeated");
+        }
+        assert_eq!(pauses, [0, 1, 2, 4]);
+        state.placed(now, &Report::default(), None);
+        assert_eq!(errors(&state), Vec::<String>::new());
+        state.placed(now, &elsewhere, None);
+        assert_eq!(state.search_due(), Some(now));
     }
 
     #[test]

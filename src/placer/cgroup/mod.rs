@@ -7,6 +7,7 @@
 mod cpuset;
 mod groups;
 mod mounts;
+mod survey;
 mod v1;
 mod v2;
 
@@ -17,6 +18,7 @@ use crate::process::Dir;
 
 pub(super) use groups::{CpusetFile, Groups};
 pub use mounts::{Membership, Mount, Mounts};
+pub(super) use survey::{is_shared, limits};
 
 /// Creates the groups of the machine whose unit has the control group `unit`, as systemd and
 /// `/proc/PID/cgroup` write it, on the host whose devices are below `system`.
@@ -39,6 +41,19 @@ pub(super) fn create(
         Ok(Box::new(v2::Tree::create(mount, unit)?))
     } else {
         Err(Step::Group.failed(unit, Reason::NoGroups))
+    }
+}
+
+/// Prepares the group `unit`, in which [`create`] created groups, to get processes again. Does nothing in
+/// version 1.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses.
+pub(super) fn release(mounts: &Mounts, unit: &str) -> Result<(), StepError> {
+    match &mounts.unified {
+        Some(mount) if !mounts.are_v1() => v2::release(mount, unit),
+        _ => Ok(()),
     }
 }
 

@@ -128,6 +128,20 @@ impl Membership {
         path.or(self.unified.as_ref()).map(String::as_str)
     }
 
+    /// Returns whether the process is in the control group `unit` of systemd, or in a group below.
+    pub fn is_in(&self, unit: &str) -> bool {
+        let unit = unit.trim_end_matches('/');
+        let is_in = |path: &str| {
+            let below = path.strip_prefix(unit);
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        };
+        // vcpud moves threads in the others itself.
+        match self.controllers.get("name=systemd") {
+            Some(path) => is_in(path),
+            None => self.paths().any(is_in),
+        }
+    }
+
     /// Returns all control groups of the process.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         let unified = self.unified.iter();
@@ -209,7 +223,18 @@ mod tests {
         assert_eq!(v1.controllers["cpuset"], "/c:d");
         assert_eq!(v1.controllers["name=systemd"], "/x.scope");
         assert_eq!(v1.unified.as_deref(), Some("/u"));
-        let v2 = Membership::parse("0::/machine.slice/x.scope\n");
-        assert_eq!(v2.of_cpu(), Some("/machine.slice/x.scope"));
+        assert!(v1.is_in("/x.scope") && !v1.is_in("/u") && !v1.is_in("/c:d"));
+        let v2 = Membership::parse("0::/machine.slice/x.scope/vcpud/emulator\n");
+        assert_eq!(v2.of_cpu(), Some("/machine.slice/x.scope/vcpud/emulator"));
+        for (unit, is_in) in [
+            ("/machine.slice/x.scope", true),
+            ("/machine.slice", true),
+            ("/", true),
+            ("/machine.slice/x.scope/vcpud/emulator", true),
+            ("/machine.slice/x.s", false),
+            ("/system.slice", false),
+        ] {
+            assert_eq!(v2.is_in(unit), is_in, "{unit}");
+        }
     }
 }

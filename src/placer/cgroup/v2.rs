@@ -32,12 +32,7 @@ pub(super) struct Tree {
 impl Tree {
     /// Creates the groups in the group of `unit`, moves its processes there and enables the controllers.
     pub(super) fn create(mount: &Mount, unit: &str) -> Result<Self, StepError> {
-        let refused = |error| Step::Group.refused(unit, &error);
-        let Some(relative) = mount.relative(unit) else {
-            return Err(Step::Group.failed(unit, Reason::NoGroups));
-        };
-        let unit = Dir::open(&mount.point).and_then(|root| root.descend(relative));
-        let unit = unit.map_err(refused)?;
+        let unit = open(mount, unit)?;
         let there = read(Step::Group, &unit, "cgroup.controllers")?;
         let is_there = |controller: &Controller| there.split(' ').any(|c| c == controller.as_str());
         let (there, missing): (Vec<_>, Vec<_>) = [Controller::Cpu, Controller::Cpuset]
@@ -53,6 +48,26 @@ impl Tree {
             missing,
         })
     }
+}
+
+/// Opens the group of `unit`.
+fn open(mount: &Mount, unit: &str) -> Result<Dir, StepError> {
+    let Some(relative) = mount.relative(unit) else {
+        return Err(Step::Group.failed(unit, Reason::NoGroups));
+    };
+    let opened = Dir::open(&mount.point).and_then(|root| root.descend(relative));
+    opened.map_err(|error| Step::Group.refused(unit, &error))
+}
+
+/// Disables the controllers below the group of `unit`, because a group with controllers for its children
+/// accepts no process.
+pub(super) fn release(mount: &Mount, unit: &str) -> Result<(), StepError> {
+    let unit = open(mount, unit)?;
+    // A controller must be disabled in the groups below first.
+    if unit.has(OURS) {
+        disable(&child(Step::Group, &unit, OURS)?)?;
+    }
+    disable(&unit)
 }
 
 /// Creates the group `vcpud` in that of the unit, moves the unit's processes there, and creates the
@@ -99,6 +114,17 @@ fn enable(dir: &Dir, controllers: &[Controller]) -> Result<(), StepError> {
         .map_err(|e| e.hint(libc::EBUSY, hint).hint(libc::EOPNOTSUPP, hint))
 }
 
+/// Disables all controllers for the children of `dir`.
+fn disable(dir: &Dir) -> Result<(), StepError> {
+    let file = "cgroup.subtree_control";
+    let enabled = read(Step::Group, dir, file)?;
+    let change: Vec<String> = enabled.split(' ').map(|c| format!("-{c}")).collect();
+    if enabled.is_empty() {
+        return Ok(());
+    }
+    write(Step::Group, dir, file, &change.join(" "))
+}
+
 /// Returns the CPU time of `group`.
 pub(super) fn bandwidth(group: &Dir) -> Result<Bandwidth, StepError> {
     let text = read(Step::Bandwidth, group, "cpu.max")?;
@@ -133,8 +159,12 @@ impl Groups for Tree {
     }
 
     fn follow(&mut self) -> Result<(), StepError> {
-        if !self.emulator.has("cgroup.threads") {
+        // systemd moves QEMU into the unit's own group when it starts the unit again.
+        let inside = numbers(Step::Group, &self.unit, "cgroup.procs")?;
+        let is_moved = inside.iter().any(|pid: &Pid| *pid != 0);
+        if is_moved || !self.emulator.has("cgroup.threads") {
             (self.ours, self.emulator) = own_groups(&self.unit, &self.there)?;
+            return Ok(());
         }
         enable(&self.unit, &self.there)?;
         enable(&self.ours, &self.there)
@@ -219,7 +249,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::{Mounts, create};
+    use super::super::{Mounts, create, release};
     use super::*;
     use crate::placement::{Cpu, CpuList, NodeList};
 
@@ -313,6 +343,30 @@ mod tests {
         unit.put("cgroup.subtree_control", "cpuset cpu memory");
         unit.groups().unwrap();
         assert_eq!(unit.get("cgroup.subtree_control"), "cpuset cpu memory");
+    }
+
+    #[test]
+    fn a_unit_that_was_released_gets_processes_and_its_groups_again() {
+        let unit = Unit::new("cpuset cpu");
+        let mut groups = unit.groups().unwrap();
+        let enabled = ["cgroup.subtree_control", "vcpud/cgroup.subtree_control"];
+        for file in enabled {
+            unit.put(file, "cpuset cpu\n");
+        }
+        let root = unit.0.path().display();
+        let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
+        release(&Mounts::parse(&mounts), "/machine.slice/x.scope").unwrap();
+        for file in enabled {
+            assert_eq!(unit.get(file), "-cpuset -cpu", "{file}");
+            unit.put(file, "\n");
+        }
+        unit.put("cgroup.procs", "1042\n");
+        unit.put("vcpud/cgroup.procs", "");
+        groups.follow().unwrap();
+        assert_eq!(unit.get("vcpud/cgroup.procs"), "1042");
+        for file in enabled {
+            assert_eq!(unit.get(file), "+cpu +cpuset", "{file}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use vcpud::ids::{Tid, VcpuId};
 use vcpud::placement::{Bandwidth, CpuList, Kind, Reason, Scheduler, Step, Tuning, UnitPlacement};
-use vcpud::placer::{Placer, affinity, set_affinity, set_scheduler};
+use vcpud::placer::{Placer, affinity, scheduling, set_affinity, set_scheduler};
 use vcpud::process::Tasks;
 
 use super::super::parts::{Ran, applied, cpus, not_run, remove_groups, two_cpus};
@@ -18,6 +18,7 @@ tests![
     repairs_drift_and_reports_it_once,
     follows_host_cpus_that_go_offline_and_online,
     creates_groups_again_that_were_removed,
+    leaves_a_machine_alone_that_left_its_unit,
     gives_back_host_cpus_that_return_and_no_others,
 ];
 
@@ -268,6 +269,63 @@ fn creates_groups_again_that_were_removed() -> Ran {
         assert!(threads_in(&hierarchy.join("vcpud/emulator")).contains(&main));
     }
     assert_eq!(world.bandwidth(3), ("50000".into(), "10000".into()));
+    Ok(())
+}
+
+/// Uses a real QEMU and version 1, with the hierarchy of systemd. Another program moves QEMU to another unit, and
+/// then the machine gets a unit of the same name again.
+fn leaves_a_machine_alone_that_left_its_unit() -> Ran {
+    let world = World::new()?;
+    let vcpus = world.qemu.vcpus();
+    let unit = world.systemd();
+    if !unit.with_file_name("cgroup.procs").exists() {
+        return Err(not_run("this host has no hierarchy of systemd"));
+    }
+    fs::create_dir_all(&unit).unwrap();
+    let enter = |hierarchy: &Path| {
+        let pid = world.qemu.pid().to_string();
+        fs::write(hierarchy.join("cgroup.procs"), pid).unwrap();
+    };
+    enter(&unit);
+    let tuning = Tuning {
+        bandwidth: Some(Bandwidth::new(50_000, 10_000).unwrap()),
+        schedulers: [(VcpuId(2), Scheduler::Batch)].into(),
+        ..Tuning::default()
+    };
+    let mut placer = world.placer();
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    applied(&report);
+    assert!(!report.is_elsewhere);
+
+    let others = [&world.cpu, &world.cpuset, &unit].map(|group| group.parent().unwrap().to_owned());
+    others.iter().for_each(|group| enter(group));
+    for _ in 0..2 {
+        let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+        assert!(report.is_elsewhere);
+        assert_eq!((report.emulator, &report.lingering[..]), (None, &[][..]));
+        let mut errors = report.vcpus.values().flat_map(|vcpu| &vcpu.failed);
+        assert!(errors.all(|error| error.is_unsupported()));
+        for group in ["vcpud/vcpu0", "vcpud/emulator"] {
+            assert!(threads_in(&world.cpu.join(group)).is_empty(), "{group}");
+        }
+    }
+    assert!(placer.supports(Step::Bandwidth).is_err());
+    placer.prepare(&[VcpuId(7)]).unwrap();
+    assert!(!world.cpu.join("vcpud/vcpu7").exists());
+
+    enter(&unit);
+    let home = placer.placement().clone();
+    let created = Placer::create(&world.host, "test", home.clone(), Some(placer));
+    assert!(created.is_new && created.refused.is_none());
+    let mut placer = created.placer.unwrap();
+    let report = placer.reconcile(&tuning, &vcpus, &world.qemu);
+    assert!(report.is_complete() && !report.is_elsewhere, "{report:#?}");
+    assert_eq!(world.bandwidth(3), ("50000".into(), "10000".into()));
+    // It knows the scheduler that the thread had at first.
+    applied(&placer.reconcile(&Tuning::default(), &vcpus, &world.qemu));
+    assert_eq!(scheduling(vcpus[&VcpuId(2)]).unwrap().name(), "other");
+    let created = Placer::create(&world.host, "test", home, Some(placer));
+    assert!(!created.is_new, "it is the same one");
     Ok(())
 }
 

@@ -77,6 +77,11 @@ impl World {
         Placer::new(self.host.clone(), "test", home).unwrap()
     }
 
+    /// The group of the unit in the hierarchy of systemd, which only some tests create.
+    fn systemd(&self) -> PathBuf {
+        Path::new("/sys/fs/cgroup/systemd").join(&self.name)
+    }
+
     /// A file of a vCPU's group.
     fn vcpu(&self, vcpu: u32, file: &str) -> PathBuf {
         let hierarchy = if file.starts_with("cpuset") {
@@ -103,7 +108,7 @@ impl Drop for World {
     fn drop(&mut self) {
         let _ = self.qemu.child.kill();
         let _ = self.qemu.child.wait();
-        for group in [&self.cpu, &self.cpuset] {
+        for group in [&self.cpu, &self.cpuset, &self.systemd()] {
             remove_groups(group);
         }
     }

@@ -9,7 +9,7 @@ use zbus::{Message, ObjectPath, Variant};
 use crate::harness::*;
 
 /// The steps of the way to a scope, with the ways to fail there and the resulting line of `PlacementErrors`.
-const CASES: [(At, Trouble, &str); 15] = [
+const CASES: [(At, Trouble, &str); 16] = [
     (At::Lookup, Trouble::Refuse, "systemd refused: scripted"),
     (At::Lookup, Trouble::Limit, "systemd refused: scripted"),
     (At::Lookup, Trouble::Withhold, WAITS),
@@ -33,6 +33,7 @@ const CASES: [(At, Trouble, &str); 15] = [
     ),
     (At::Job, Trouble::Late, LATE),
     (At::Job, Trouble::Leave, ABSENT),
+    (At::Job, Trouble::Forget, "systemd refused"),
 ];
 const WAITS: &str = "systemd has not answered yet";
 const LATE: &str = "systemd did not do it within 10 s";
@@ -239,6 +240,31 @@ async fn a_machine_gets_its_unit_when_systemd_is_back() {
     let units = Units::start(&world.bus).await;
     machine.wait_for("Placement", units.placement()).await;
     machine.wait_for("Unit", "vcpud-web.scope").await;
+    process.kill().await;
+}
+
+/// Scripted QEMU in a process of its own, a scripted systemd, dbus-daemon: another program moves QEMU.
+#[tokio::test]
+async fn a_machine_that_was_moved_to_another_unit_gets_its_scope_again() {
+    let mut world = World::without_service().await;
+    let units = Units::start(&world.bus).await;
+    world.serve().await;
+    let (mut process, _peer) = world.process_peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    let scope = "vcpud-web.scope";
+    machine.wait_for("Placement", units.placement()).await;
+    let is_in_scope = || units.has_groups(scope, process.pid());
+    if units.placement() == "scope" {
+        assert!(is_in_scope());
+        units.take(scope, process.pid());
+        assert!(!is_in_scope());
+        units.started(2).await;
+        until("the control groups", is_in_scope).await;
+        machine
+            .wait_for("PlacementErrors", Vec::<String>::new())
+            .await;
+        assert_eq!(machine.unit().await.unwrap(), scope);
+    }
     process.kill().await;
 }
 

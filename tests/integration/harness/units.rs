@@ -2,7 +2,7 @@
 //! each of these steps, for as long as the test wants. Scopes have control groups of the host, if the
 //! test may create them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 /// The unit of processes that have no scope.
 const SESSION: &str = "session-7.scope";
+/// The unit of processes that another program took.
+const OTHER: &str = "other.scope";
 /// Mounts of control groups where systemd creates groups: version 2, or some of version 1.
 const MOUNTS: [&str; 4] = ["cpu", "cpuacct", "systemd", "unified"];
 
@@ -53,6 +55,8 @@ pub(crate) enum Trouble {
     Reload,
     /// systemd leaves the bus during the call (`systemctl daemon-reexec`).
     Leave,
+    /// The job is done, and systemd does not know the scope. Its control group stays.
+    Forget,
 }
 
 #[derive(Debug, DBusError)]
@@ -84,6 +88,10 @@ struct Shared {
     started: watch::Sender<usize>,
     /// The PIDs in the scopes, by their names. A scope whose job goes on has no PID.
     scopes: Mutex<BTreeMap<String, Option<u32>>>,
+    /// The PIDs in control groups of scopes that it forgot.
+    forgotten: Mutex<BTreeSet<u32>>,
+    /// The PIDs that another program took.
+    taken: Mutex<BTreeSet<u32>>,
     jobs: AtomicU32,
     /// The number of jobs of other units that end during each start.
     noise: u32,
@@ -106,6 +114,8 @@ impl Units {
                 connection: watch::Sender::new(None),
                 started: watch::Sender::new(0),
                 scopes: Mutex::default(),
+                forgotten: Mutex::default(),
+                taken: Mutex::default(),
                 jobs: AtomicU32::new(0),
                 noise,
                 groups: Groups::create(),
@@ -122,11 +132,16 @@ impl Units {
             .serve_at(MANAGER, Manager(self.shared.clone()))
             .name(NAME);
         let names: Vec<String> = self.shared.scopes().keys().cloned().collect();
-        for name in names.iter().map(String::as_str).chain([SESSION]) {
+        for name in names.iter().map(String::as_str).chain([SESSION, OTHER]) {
             builder = builder
                 .serve_at(path(name), Unit(name.to_owned()))
                 .serve_at(path(name), self.shared.scope(name));
         }
+        let parent = self.shared.groups.parent.clone();
+        let slice = Slice(format!("/{parent}"));
+        builder = builder
+            .serve_at(path(&parent), Unit(parent.clone()))
+            .serve_at(path(&parent), slice);
         let connection = within("the scripted systemd", builder.build()).await;
         let connection = connection.expect("the bus takes it");
         self.shared
@@ -170,6 +185,13 @@ impl Units {
         }
     }
 
+    /// Moves a process to a new scope that is not the service's. A scope without processes ends.
+    pub(crate) fn take(&self, name: &str, pid: u32) {
+        self.shared.groups.start(OTHER, pid);
+        self.shared.scopes().remove(name);
+        self.shared.taken().insert(pid);
+    }
+
     /// Returns the placement of a machine in a scope: `scope`, unless the test may not create groups.
     pub(crate) fn placement(&self) -> &'static str {
         if self.shared.groups.mounts.is_empty() {
@@ -184,7 +206,9 @@ impl Units {
     pub(crate) fn has_groups(&self, name: &str, pid: u32) -> bool {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
         let group = format!("{}/vcpud/emulator", self.shared.groups.of(name));
-        self.placement() == "none" || text.lines().any(|line| line.ends_with(&group))
+        // systemd does not move processes in the hierarchy of cpuset.
+        let mut lines = text.lines().filter(|line| !line.contains(":cpuset:"));
+        self.placement() == "none" || lines.any(|line| line.ends_with(&group))
     }
 }
 
@@ -208,10 +232,19 @@ impl Shared {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn forgotten(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        let forgotten = self.forgotten.lock();
+        forgotten.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn scope(&self, name: &str) -> Scope {
         Scope {
             control_group: self.groups.of(name),
-            delegate: name != SESSION,
+            delegate: name != SESSION && name != OTHER,
         }
     }
 
@@ -255,10 +288,11 @@ impl Shared {
         job: u32,
         emitter: SignalEmitter<'static>,
     ) {
-        let result = match self.strike(At::Job, &emitter).await {
+        let trouble = self.strike(At::Job, &emitter).await;
+        let result = match trouble {
             Some(Trouble::Refuse) => "failed",
+            None | Some(Trouble::Forget) => "done",
             Some(_) => "canceled",
-            None => "done",
         };
         // systemd may have left and come back in the meantime.
         let mut connections = self.connection.subscribe();
@@ -266,8 +300,14 @@ impl Shared {
         let connection = connection.ok().and_then(|connection| connection.clone());
         let connection = connection.expect("it comes back");
         drop(emitter);
-        if result == "done" {
+        if trouble == Some(Trouble::Forget) {
             self.groups.start(&name, pid);
+            self.forgotten().insert(pid);
+            self.scopes().remove(&name);
+        } else if result == "done" {
+            self.groups.start(&name, pid);
+            self.forgotten().remove(&pid);
+            self.taken().remove(&pid);
             self.scopes().insert(name.clone(), Some(pid));
             let server = connection.object_server();
             let unit = server.at(path(&name), Unit(name.clone())).await;
@@ -281,7 +321,7 @@ impl Shared {
         let removed = Manager::job_removed(&emitter, job, job_path(job), &name, result);
         // The test may end.
         let _ = removed.await;
-        if result == "done" {
+        if trouble.is_none() && result == "done" {
             self.started.send_modify(|started| *started += 1);
         }
     }
@@ -306,7 +346,15 @@ impl Manager {
         let scopes = self.0.scopes();
         let mut scopes = scopes.iter();
         let own = scopes.find(|(_, inside)| **inside == Some(pid));
-        Ok(path(own.map_or(SESSION, |(name, _)| name)))
+        let is_forgotten = self.0.forgotten().contains(&pid);
+        let other = if is_forgotten {
+            &self.0.groups.parent
+        } else if self.0.taken().contains(&pid) {
+            OTHER
+        } else {
+            SESSION
+        };
+        Ok(path(own.map_or(other, |(name, _)| name)))
     }
 
     async fn start_transient_unit(
@@ -367,6 +415,22 @@ impl Scope {
     #[zbus(property)]
     fn delegate(&self) -> bool {
         self.delegate
+    }
+}
+
+/// A slice with this control group.
+struct Slice(String);
+
+#[interface(name = "org.freedesktop.systemd1.Slice")]
+impl Slice {
+    #[zbus(property)]
+    fn control_group(&self) -> &str {
+        &self.0
+    }
+
+    #[zbus(property)]
+    fn delegate(&self) -> bool {
+        false
     }
 }
 

@@ -13,8 +13,12 @@ pub(crate) enum Place {
     Scope,
     /// A scope in which QEMU is confined to host CPU 0.
     ScopeOnOneCpu,
+    /// A scope with limits.
+    LimitedScope,
     /// A scope of this name that is delegated.
     ScopeNamed(&'static str),
+    /// A scope that is delegated to a container engine, with another process.
+    ContainerScope,
     /// This control group, which does not belong to a unit.
     Group(&'static str),
     /// A login session.
@@ -43,8 +47,17 @@ impl Place {
             Self::Here => command("env"),
             Self::Scope => run(&["--scope", &scope]),
             Self::ScopeOnOneCpu => run(&["--scope", &scope, "taskset", "--cpu-list", "0"]),
+            Self::LimitedScope => {
+                let limits = ["-p", "CPUQuota=50%", "-p", "MemoryMax=1G"];
+                run(&[&["--scope", scope.as_str()][..], &limits].concat())
+            }
             Self::ScopeNamed(name) => {
                 run(&["--scope", &format!("--unit={name}"), "-p", "Delegate=yes"])
+            }
+            Self::ContainerScope => {
+                let unit = ["--scope", "--unit=docker-0123.scope", "-p", "Delegate=yes"];
+                let shell = ["sh", "-c", "sleep infinity & exec \"$0\" \"$@\""];
+                run(&[&unit[..], &shell].concat())
             }
             Self::Group(group) => {
                 let enter = "mkdir -p \"$0\" && echo $$ >\"$0\"/cgroup.procs && exec \"$@\"";

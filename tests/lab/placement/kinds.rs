@@ -83,6 +83,13 @@ async fn a_machine_that_returns_at_once_has_a_scope_again() {
     }
 }
 
+/// The control group of a scope that systemd does not know any more.
+#[tokio::test]
+async fn a_qemu_in_the_group_of_its_forgotten_scope_gets_the_scope_again() {
+    let group = "machine.slice/vcpud-web.scope";
+    assert_own_scope(Place::Group(group), "web", "vcpud-web.scope").await;
+}
+
 #[tokio::test]
 async fn a_delegated_service_is_used_as_it_is() {
     let host = Host::enter().await;
@@ -101,6 +108,28 @@ async fn a_delegated_service_is_used_as_it_is() {
         guest.pid().to_string()
     );
     assert_eq!(show("vcpud-web.scope", "LoadState").await, "not-found");
+}
+
+#[tokio::test]
+async fn groups_that_the_kernel_refused_are_created_later() {
+    let host = Host::enter().await;
+    host.stop_service().await;
+    let guest = Guest::paused_in(Place::DelegatedService, "web").await;
+    let groups = Groups::around(guest.pid());
+    groups.write("cgroup.max.descendants", "0");
+    let machine = host.machine("web").await;
+    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
+    let errors = machine.placement_errors().await;
+    let errors = errors.expect("the property can be read");
+    let is_reason = |error: &String| error.contains("Resource temporarily unavailable");
+    assert!(errors.iter().any(is_reason), "{errors:?}");
+
+    groups.write("cgroup.max.descendants", "max");
+    machine.wait_for("Placement", "unit").await;
+    machine
+        .wait_for("PlacementErrors", Vec::<String>::new())
+        .await;
+    assert_placed(&groups, &guest);
 }
 
 #[tokio::test]
@@ -140,6 +169,31 @@ async fn the_groups_of_another_manager_are_not_changed() {
         let gone = std::fs::remove_dir(format!("/sys/fs/cgroup/{group}"));
         gone.expect("nothing is left in it");
     }
+}
+
+#[tokio::test]
+async fn a_scope_with_limits_keeps_its_qemu() {
+    let host = Host::enter().await;
+    let guest = Guest::paused_in(Place::LimitedScope, "web").await;
+    let group = Groups::around(guest.pid());
+    let machine = host.machine_of(&guest).await;
+    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
+    assert_eq!(machine.unit().await.as_deref(), Ok("lab-web.scope"));
+    let errors = machine.placement_errors().await;
+    let errors = errors.expect("the property can be read");
+    let is_reason = |error: &String| error.contains("CPUQuota=, MemoryMax=");
+    assert!(errors.iter().any(is_reason), "{errors:?}");
+    assert_eq!(Groups::around(guest.pid()).unit, group.unit);
+    assert_eq!(group.read("cpu.max"), "50000 100000");
+}
+
+/// A program can enter the control group of a container (`docker exec`) only if it has no threaded groups below.
+#[tokio::test]
+async fn the_processes_of_a_container_are_not_moved() {
+    let unit = "docker-0123.scope";
+    let why = "processes that do not belong to QEMU";
+    assert_left_alone(Place::ContainerScope, unit, why).await;
+    output("systemctl", &["stop", unit]).await;
 }
 
 async fn assert_left_alone(place: Place, unit: &str, why: &str) {

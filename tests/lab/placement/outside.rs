@@ -169,3 +169,32 @@ async fn host_cpus_that_go_offline_and_online_are_followed() {
         ["0-3", "1-2", "1", "0-3"]
     );
 }
+
+#[tokio::test]
+async fn a_qemu_that_another_program_moved_to_a_scope_gets_its_scope_again() {
+    let host = Host::enter().await;
+    let guest = Guest::paused_in(Place::Scope, "web").await;
+    let machine = host.machine("web").await;
+    machine.wait_for("Placement", "scope").await;
+    let groups = Groups::of(&machine).await;
+    let pid = guest.pid().to_string();
+    let manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1"];
+    let method = ["org.freedesktop.systemd1.Manager", "StartTransientUnit"];
+    let scope = ["ssa(sv)a(sa(sv))", "lab-other.scope", "fail"];
+    let process = ["1", "PIDs", "au", "1", &pid, "0"];
+    let call = [&["call"], &manager[..], &method, &scope, &process].concat();
+    output("busctl", &call).await;
+    until("the move", true, || {
+        Groups::around(guest.pid())
+            .unit
+            .ends_with("/lab-other.scope")
+    })
+    .await;
+    until("the groups", BTreeMap::new(), || groups.misplaced(&guest)).await;
+    assert_placed(&groups, &guest);
+    machine
+        .wait_for("PlacementErrors", Vec::<String>::new())
+        .await;
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
+    assert_placed(&groups, &guest);
+}

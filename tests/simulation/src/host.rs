@@ -87,9 +87,8 @@ impl Host {
         };
         Input::UnitFound(UnitFound {
             unit: has_unit.then_some(unit),
-            missing: None,
             retry,
-            default_cpus: None,
+            ..UnitFound::default()
         })
     }
 }
