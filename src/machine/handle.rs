@@ -13,7 +13,7 @@ use super::model::request::{Answer, Command, OfflineCpu, Outcome, Request};
 use super::model::snapshot::{Snapshot, Subject};
 use super::model::tuning::TuningChange;
 use super::placement::on_host;
-use super::spec::MachineConfig;
+use super::spec::{MachineConfig, MachineSpec};
 use crate::ids::{Uid, VcpuId};
 use crate::names::MachineName;
 use crate::placer::{Mounts, Observed, observe};
@@ -30,23 +30,45 @@ pub(super) struct Call {
 /// A machine that exists, or existed when the handle was made.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    pub(super) name: MachineName,
-    pub(super) registrant: Option<Uid>,
-    pub(super) commands: mpsc::Sender<Box<Call>>,
-    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    name: MachineName,
+    registrant: Option<Uid>,
+    commands: mpsc::Sender<Box<Call>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The QEMU process, while it is known.
-    pub(super) leaders: watch::Receiver<Option<Arc<Leader>>>,
-    pub(super) agent: Agent,
-    pub(super) configs: watch::Receiver<MachineConfig>,
-    pub(super) mounts: Arc<Mounts>,
+    leaders: watch::Receiver<Option<Arc<Leader>>>,
+    agent: Agent,
+    configs: watch::Receiver<MachineConfig>,
+    mounts: Arc<Mounts>,
     /// Locked by the reader for which QEMU is queried.
-    pub(super) readers: Arc<Mutex<()>>,
+    readers: Arc<Mutex<()>>,
 }
 
 /// How long a reader waits for the current state.
 const READER_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Handle {
+    /// Returns the handle of the machine that `spec` defines.
+    pub(super) fn new(
+        spec: &MachineSpec,
+        commands: mpsc::Sender<Box<Call>>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        leaders: watch::Receiver<Option<Arc<Leader>>>,
+        configs: watch::Receiver<MachineConfig>,
+        mounts: Arc<Mounts>,
+    ) -> Self {
+        Self {
+            name: spec.name.clone(),
+            registrant: spec.registrant,
+            commands,
+            snapshots,
+            leaders,
+            agent: Agent::new(spec.agent.clone()),
+            configs,
+            mounts,
+            readers: Arc::default(),
+        }
+    }
+
     /// Returns the name of the machine.
     pub fn name(&self) -> &MachineName {
         &self.name

@@ -8,7 +8,6 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::agent::Agent;
 use super::callers::Callers;
 use super::events::EventSender;
 use super::handle::{Call, Handle};
@@ -40,17 +39,8 @@ pub fn create(
     let (leader, leaders) = watch::channel(None);
     let (config_sender, configs) = watch::channel(spec.config.clone());
     let (ready_sender, ready) = oneshot::channel();
-    let handle = Handle {
-        name: spec.name.clone(),
-        registrant: spec.registrant,
-        commands: sender,
-        snapshots,
-        leaders,
-        agent: Agent::new(spec.agent.clone()),
-        configs: configs.clone(),
-        mounts: services.host.mounts.clone(),
-        readers: Arc::default(),
-    };
+    let mounts = services.host.mounts.clone();
+    let handle = Handle::new(&spec, sender, snapshots, leaders, configs.clone(), mounts);
     let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
     let review = Arc::new(Notify::new());
     let state_file = StateFile::new(spec.record.clone());

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use tracing::warn;
-
 use super::cgroup::{self, Groups};
 use super::host::Host;
 use super::observe::memberships;
@@ -25,7 +23,7 @@ use crate::process::{Dir, Tasks};
 pub struct Placer {
     host: Host,
     machine: String,
-    placement: UnitPlacement,
+    pub(super) placement: UnitPlacement,
     groups: Option<Box<dyn Groups>>,
     /// Whether another manager decides the default affinity.
     managed_elsewhere: bool,
@@ -34,37 +32,8 @@ pub struct Placer {
     /// Whether the process of the machine was in the control group of the unit.
     was_in_unit: bool,
     /// Whether it was in another one after that, according to the last pass.
-    is_elsewhere: bool,
-    applied: BTreeMap<VcpuId, AppliedVcpu>,
-}
-
-/// The result of [`Placer::create`].
-#[derive(Debug)]
-pub struct Created {
-    /// The placer; `None` if vCPUs cannot be placed at all.
-    pub placer: Option<Placer>,
-    /// Whether it is not the previous one.
-    pub is_new: bool,
-    /// Why it is not as wanted.
-    pub refused: Option<StepError>,
-}
-
-impl Created {
-    fn new(placer: Placer, refused: Option<StepError>) -> Self {
-        Self {
-            placer: Some(placer),
-            is_new: true,
-            refused,
-        }
-    }
-
-    fn stays(placer: Option<Placer>) -> Self {
-        Self {
-            placer,
-            is_new: false,
-            refused: None,
-        }
-    }
+    pub(super) is_elsewhere: bool,
+    pub(super) applied: BTreeMap<VcpuId, AppliedVcpu>,
 }
 
 impl Placer {
@@ -92,50 +61,6 @@ impl Placer {
             is_elsewhere: false,
             applied: BTreeMap::new(),
         })
-    }
-
-    /// Creates a placer like [`Self::new`], or one without control groups if the kernel refuses them. If
-    /// `previous` is the same placer, it stays, because it knows what it has changed. If the machine has left
-    /// its unit, the new one gets this knowledge, and the groups of the previous one are removed. Blocks.
-    pub fn create(
-        host: &Host,
-        machine: &str,
-        placement: UnitPlacement,
-        previous: Option<Self>,
-    ) -> Created {
-        let (previous, applied) = match previous {
-            Some(previous) if previous.is_elsewhere => (None, previous.abandon()),
-            previous => (previous, BTreeMap::new()),
-        };
-        let made = |placer: Self, refused| {
-            let placer = Self { applied, ..placer };
-            Created::new(placer, refused)
-        };
-        let stays = |wanted: &UnitPlacement| {
-            let previous = previous.as_ref();
-            previous.is_some_and(|previous| previous.placement == *wanted)
-        };
-        if stays(&placement) {
-            return Created::stays(previous);
-        }
-        let without = UnitPlacement::without_groups(placement.unit.clone());
-        match Self::new(host.clone(), machine, placement) {
-            Ok(placer) => made(placer, None),
-            Err(error) if stays(&without) => Created {
-                refused: Some(error),
-                ..Created::stays(previous)
-            },
-            Err(error) => match Self::new(host.clone(), machine, without) {
-                Ok(placer) => made(placer, Some(error)),
-                Err(error) => {
-                    warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
-                    Created {
-                        refused: Some(error),
-                        ..Created::stays(None)
-                    }
-                }
-            },
-        }
     }
 
     /// Returns the same placer for a machine that another manager places: a vCPU without a wanted affinity
@@ -360,7 +285,7 @@ impl Placer {
 
     /// Removes the groups of a machine that has left its unit, if they are empty. Returns the values that
     /// were in force.
-    fn abandon(mut self) -> BTreeMap<VcpuId, AppliedVcpu> {
+    pub(super) fn abandon(mut self) -> BTreeMap<VcpuId, AppliedVcpu> {
         let applied = std::mem::take(&mut self.applied);
         if let Err(error) = self.dismantle() {
             let machine = &self.machine;

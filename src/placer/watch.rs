@@ -163,6 +163,8 @@ impl State {
                 .map(|directory| self.add(directory))
                 .collect();
             match watches {
+                // It does not exist yet.
+                Ok(watches) if watches.is_empty() => {}
                 Ok(watches) => {
                     for watch in &watches {
                         self.groups.insert(watch.clone(), id);
@@ -221,7 +223,7 @@ impl State {
                     continue;
                 };
                 // The kernel does not report the end of the watch of a group that is removed, so all groups
-                // are watched anew.
+                // are watched again by the next pass.
                 if event.mask.contains(EventMask::DELETE) {
                     removed.insert(*id);
                 }

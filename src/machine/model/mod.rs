@@ -24,6 +24,7 @@ mod removals;
 pub mod request;
 mod requests;
 mod saves;
+mod search;
 pub mod snapshot;
 #[cfg(test)]
 pub(super) mod testing;

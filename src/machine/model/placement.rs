@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::effect::{Threads, TuningSwitch};
 use super::error::{TuningError, group_reasons};
 use super::input::{Missing, UnitFound};
+use super::search::Search;
 use super::snapshot::{Effective, Snapshot};
 use super::tuning::TuningChange;
 use crate::ids::VcpuId;
@@ -17,14 +18,11 @@ use crate::placement::{
 
 /// The first pause before another pass, if one failed in part. Each next one is twice as long.
 const FIRST_REPEAT: Duration = Duration::from_secs(5);
-/// The first pause before another search for a unit, if systemd failed for a time. Each next one is
-/// twice as long.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const LONGEST_REPEAT: Duration = Duration::from_secs(60);
 /// Why the groups are not used until the next search.
 const ELSEWHERE: &str =
     "another program moved QEMU to another unit, and its unit is searched again";
-/// The longest of both pauses.
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// The placement of one QEMU process.
 #[derive(Debug)]
@@ -49,8 +47,6 @@ pub(super) struct PlacementState {
     pass: Pass,
     /// The pause before another pass, if the next one fails in part.
     repeat: Duration,
-    /// The pause before another search, if the next pass finds the process in another unit.
-    elsewhere: Duration,
 }
 
 /// The next pass for the same threads.
@@ -62,19 +58,6 @@ enum Pass {
     At(Instant),
     /// There is none until something changes.
     None,
-}
-
-/// The search for the unit.
-#[derive(Debug)]
-enum Search {
-    /// It is due. The second is the pause after it.
-    Due(Option<Instant>, Duration),
-    /// It goes on.
-    UnderWay(Duration),
-    /// systemd is absent. It is due when systemd is there.
-    WhenPresent,
-    /// It has ended.
-    Ended,
 }
 
 /// The consequences of a search.
@@ -92,7 +75,7 @@ impl PlacementState {
     /// Returns the state of a process for which `configured` is wanted.
     pub(super) fn new(configured: Tuning) -> Self {
         Self {
-            search: Search::Due(None, FIRST_RETRY),
+            search: Search::default(),
             is_known: false,
             unit: None,
             missing: None,
@@ -105,19 +88,12 @@ impl PlacementState {
             default_cpus: None,
             pass: Pass::AtRefresh,
             repeat: FIRST_REPEAT,
-            elsewhere: Duration::ZERO,
         }
     }
 
     /// Returns whether a search for the unit begins now.
     pub(super) fn begin_search(&mut self, now: Instant) -> bool {
-        match self.search {
-            Search::Due(at, pause) if at.is_none_or(|at| at <= now) => {
-                self.search = Search::UnderWay(pause);
-                true
-            }
-            _ => false,
-        }
+        self.search.begin(now)
     }
 
     /// Returns whether the first search for the unit has not ended.
@@ -127,15 +103,7 @@ impl PlacementState {
 
     /// Notes the result of a search.
     pub(super) fn found(&mut self, now: Instant, found: UnitFound) -> Found {
-        let pause = match self.search {
-            Search::UnderWay(pause) => pause,
-            _ => FIRST_RETRY,
-        };
-        self.search = match found.retry {
-            Retry::Later => Search::Due(Some(now + pause), (pause * 2).min(LONGEST_RETRY)),
-            Retry::WhenPresent => Search::WhenPresent,
-            Retry::Never => Search::Ended,
-        };
+        self.search.end(now, found.retry);
         let is_other = self.unit != found.unit || self.report.is_elsewhere;
         if is_other || !self.is_known {
             self.pass = Pass::AtRefresh;
@@ -158,17 +126,12 @@ impl PlacementState {
 
     /// Notes that systemd is there, after it was absent.
     pub(super) fn units_appeared(&mut self, now: Instant) {
-        if let Search::WhenPresent = self.search {
-            self.search = Search::Due(Some(now), FIRST_RETRY);
-        }
+        self.search.units_appeared(now);
     }
 
     /// Returns when the next search is due, if one is.
     pub(super) fn search_due(&self) -> Option<Instant> {
-        match self.search {
-            Search::Due(at, _) => at,
-            Search::UnderWay(_) | Search::WhenPresent | Search::Ended => None,
-        }
+        self.search.due()
     }
 
     /// Makes a pass part of the next refresh.
@@ -224,11 +187,11 @@ impl PlacementState {
             if self.pass != Pass::AtRefresh {
                 self.pass = Pass::At(now + self.repeat);
             }
-            self.repeat = (self.repeat * 2).min(LONGEST_RETRY);
+            self.repeat = (self.repeat * 2).min(LONGEST_REPEAT);
         } else {
             self.repeat = FIRST_REPEAT;
         }
-        self.search_elsewhere(now, report.is_elsewhere);
+        self.search.note_elsewhere(now, report.is_elsewhere);
         self.report = report.clone();
         self.default_cpus = default_cpus.or(self.default_cpus.take());
         self.note_changed(report)
@@ -256,16 +219,6 @@ impl PlacementState {
     /// Restores the changed threads of a previous instance.
     pub(super) fn restore_changed(&mut self, changed: ChangedThreads) {
         self.changed = changed;
-    }
-
-    /// Searches the unit again if another program moved the process to another one.
-    fn search_elsewhere(&mut self, now: Instant, is_elsewhere: bool) {
-        if !is_elsewhere {
-            self.elsewhere = Duration::ZERO;
-        } else if let Search::Ended = self.search {
-            self.search = Search::Due(Some(now + self.elsewhere), FIRST_RETRY);
-            self.elsewhere = (self.elsewhere * 2).clamp(FIRST_RETRY, LONGEST_RETRY);
-        }
     }
 
     /// Returns the steps that failed for `vcpus` in the last pass, except those that the host or the unit
@@ -460,9 +413,7 @@ mod tests {
         let mut pauses = Vec::new();
         let mut at = now;
         for _ in 0..8 {
-            let Search::Due(Some(next), _) = state.search else {
-                panic!("{state:?}");
-            };
+            let next = state.search_due().unwrap();
             pauses.push((next - at).as_secs());
             at = next;
             assert!(state.begin_search(at));
@@ -473,14 +424,14 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(errors(&state), ["no control groups: systemd refused: no"]);
 
-        let later = at + LONGEST_RETRY;
+        let later = at + LONGEST_REPEAT;
         assert!(state.begin_search(later));
         assert!(
             state
                 .found(later, found(Kind::Scope, Retry::Never))
                 .is_other
         );
-        assert!(!state.begin_search(later + LONGEST_RETRY));
+        assert!(!state.begin_search(later + LONGEST_REPEAT));
         let mut snapshot = Snapshot::default();
         state.describe(&mut snapshot);
         assert_eq!(snapshot.unit, unit(Kind::Scope));
@@ -546,7 +497,7 @@ mod tests {
         assert!(state.begin_search(now));
         state.found(now, found(Kind::Scope, Retry::Never));
         state.placed(now, &Report::default(), None);
-        assert!(!state.begin_search(now + LONGEST_RETRY));
+        assert!(!state.begin_search(now + LONGEST_REPEAT));
         let elsewhere = Report {
             is_elsewhere: true,
             ..Report::default()
@@ -575,7 +526,7 @@ mod tests {
         let absent = state.found(now, found(Kind::None, Retry::WhenPresent));
         assert!(absent.awaits_units);
         assert_eq!(state.search_due(), None);
-        assert!(!state.begin_search(now + LONGEST_RETRY * 100));
+        assert!(!state.begin_search(now + LONGEST_REPEAT * 100));
         state.units_appeared(now);
         assert_eq!(state.search_due(), Some(now));
         assert!(state.begin_search(now));
@@ -604,7 +555,7 @@ mod tests {
         assert_eq!(state.begin_pass(now, &two), None);
         state.found(now, found(Kind::Scope, Retry::Never));
         assert!(state.begin_pass(now, &two).is_some());
-        let later = now + LONGEST_RETRY * 100;
+        let later = now + LONGEST_REPEAT * 100;
         assert_eq!(state.begin_pass(later, &two), None, "there is no timer");
         state.check_at_refresh();
         assert!(state.begin_pass(later, &two).is_some());
@@ -661,7 +612,7 @@ mod tests {
         }
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
         state.placed(now, &Report::default(), None);
-        state.begin_pass(now + LONGEST_RETRY, &inventory(4, &[]));
+        state.begin_pass(now + LONGEST_REPEAT, &inventory(4, &[]));
         assert_eq!(state.pass_due(), None);
         state.placed(now, &lingering, None);
         assert_eq!(state.pass_due(), Some(now + FIRST_REPEAT));

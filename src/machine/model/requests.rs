@@ -48,14 +48,8 @@ impl Process {
                 }
                 // Another client of QEMU may have changed the vCPUs.
                 Ok(_) | Err(Error::Denied { .. }) if !is_fresh => {
-                    self.queue.push_front(Queued {
-                        id,
-                        command: QueuedCommand::SetVcpus(request),
-                        since,
-                        deadline,
-                        is_fresh: true,
-                    });
-                    self.refresh(cx.out);
+                    let command = QueuedCommand::SetVcpus(request);
+                    self.refresh_first(cx, (id, command), since, deadline);
                 }
                 Ok(_) => cx.out.reply(id, Ok(Outcome::default())),
                 Err(error) => cx.out.reply(id, Err(error)),
@@ -66,14 +60,7 @@ impl Process {
                 cx.out.reply(id, Ok(Outcome::default()));
             }
             QueuedCommand::Refresh => {
-                self.queue.push_front(Queued {
-                    id,
-                    command,
-                    since,
-                    deadline,
-                    is_fresh: true,
-                });
-                self.refresh(cx.out);
+                self.refresh_first(cx, (id, command), since, deadline);
             }
             QueuedCommand::Tune(change, subject) => self.begin_tuning(cx, id, change, &subject),
             QueuedCommand::ApplyConfig => {
@@ -84,6 +71,24 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Queries QEMU before the turn of this request, which comes next.
+    fn refresh_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        (id, command): (RequestId, QueuedCommand),
+        since: Instant,
+        deadline: Option<Instant>,
+    ) {
+        self.queue.push_front(Queued {
+            id,
+            command,
+            since,
+            deadline,
+            is_fresh: true,
+        });
+        self.refresh(cx.out);
     }
 
     /// Saves which slots QEMU is about to be asked to add.
