@@ -25,6 +25,8 @@ struct Entry {
     cpu: OfflineCpu,
     /// The number of calls that are responsible for it.
     calls: u32,
+    /// Whether it may be offline because of a call that has ended.
+    is_left: bool,
     /// Whether its vCPU is not present any more.
     is_gone: bool,
 }
@@ -33,19 +35,30 @@ impl OfflineCpus {
     /// Notes the CPUs that a call is about to take offline.
     pub(super) fn hold(&mut self, cpus: Vec<OfflineCpu>) {
         for cpu in cpus {
-            let calls = 1 + self.calls_for(cpu.cpu);
+            let known = self.cpus.iter().find(|entry| entry.cpu.cpu == cpu.cpu);
+            let known = known.map(|entry| (entry.calls, entry.is_left));
+            let (calls, is_left) = known.unwrap_or_default();
             self.remove(&[cpu.cpu]);
             self.cpus.push(Entry {
                 cpu,
-                calls,
+                calls: calls + 1,
+                is_left,
                 is_gone: false,
             });
         }
     }
 
-    fn calls_for(&self, cpu: u32) -> u32 {
-        let entry = self.cpus.iter().find(|entry| entry.cpu.cpu == cpu);
-        entry.map_or(0, |entry| entry.calls)
+    /// Ends the responsibility of a call that did not take `cpus` offline. Others may have done so.
+    pub(super) fn cancel(&mut self, cpus: &[u32]) {
+        let entries = self.cpus.iter_mut();
+        for entry in entries.filter(|entry| cpus.contains(&entry.cpu.cpu)) {
+            entry.calls = entry.calls.saturating_sub(1);
+        }
+        self.cpus.retain(|entry| {
+            let is_over = entry.calls == 0 && !entry.is_left;
+            !(is_over && cpus.contains(&entry.cpu.cpu))
+        });
+        self.reset_retry();
     }
 
     /// Ends the responsibility of a call for `cpus`. With `restored` they are online, unless another call
@@ -54,6 +67,7 @@ impl OfflineCpus {
         let entries = self.cpus.iter_mut();
         for entry in entries.filter(|entry| cpus.contains(&entry.cpu.cpu)) {
             entry.calls = entry.calls.saturating_sub(1);
+            entry.is_left = !restored;
         }
         if restored {
             self.remove_unheld(cpus);
@@ -65,6 +79,7 @@ impl OfflineCpus {
         let left = cpus.into_iter().map(|cpu| Entry {
             cpu,
             calls: 0,
+            is_left: true,
             is_gone: false,
         });
         self.cpus.extend(left);
@@ -229,6 +244,19 @@ mod tests {
         cpus.hold(vec![cpu(2, 1)]);
         cpus.end_restore(now, true);
         cpus.release(&[1], false);
+        assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1]));
+    }
+
+    #[test]
+    fn a_call_that_took_nothing_offline_forgets_nothing_of_others() {
+        let (mut cpus, now) = (OfflineCpus::default(), Instant::now());
+        cpus.hold(vec![cpu(2, 1)]);
+        cpus.hold(vec![cpu(2, 1), cpu(3, 2)]);
+        cpus.release(&[1], false);
+        cpus.cancel(&[1, 2]);
+        assert_eq!(cpus.to_record(), [cpu(2, 1)]);
+        cpus.hold(vec![cpu(2, 1)]);
+        cpus.cancel(&[1]);
         assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1]));
     }
 

@@ -358,7 +358,7 @@ impl Process {
         for (_, caller, cpus) in saved {
             let answer = result.as_ref().map(|()| Outcome::default());
             if answer.is_err() {
-                self.offline.release(&cpus, true);
+                self.offline.cancel(&cpus);
             }
             out.reply(caller, answer.map_err(|error| Error::NotSaved(text(error))));
         }
