@@ -33,7 +33,7 @@ impl Default for Reviews {
 }
 
 impl Reviews {
-    /// Waits for the next turn among `count` machines. Waits forever if there are none. Nothing is lost if
+    /// Waits for the next turn among `count` machines. Waits forever if `count` is 0. Nothing is lost if
     /// the call is cancelled.
     pub(super) async fn due(&self, count: usize) {
         match pause(count) {
@@ -54,7 +54,7 @@ impl Reviews {
     }
 }
 
-/// Returns the time between two turns among `count` machines; `None` if there are none.
+/// Returns the time between two turns among `count` machines; `None` if `count` is 0.
 fn pause(count: usize) -> Option<Duration> {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     Some(INTERVAL.checked_div(count)?.max(PAUSE))

@@ -56,7 +56,7 @@ enum Pass {
     AtRefresh,
     /// It is due then, with a refresh.
     At(Instant),
-    /// There is none until something changes.
+    /// No pass is due until something changes.
     None,
 }
 

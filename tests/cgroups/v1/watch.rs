@@ -25,7 +25,7 @@ fn is_noticed(runtime: &Runtime, changed: &Notify) -> bool {
     runtime.block_on(async { timeout(LIMIT, changed.notified()).await.is_ok() })
 }
 
-/// Returns whether the machine of `changed` is notified after the reader has read all that there is.
+/// Returns whether the machine of `changed` is notified after the reader has read all events.
 fn is_noticed_already(runtime: &Runtime, changed: &Notify) -> bool {
     runtime.block_on(async {
         for _ in 0..100 {
