@@ -126,7 +126,7 @@ impl Sockets {
 /// Creates `directory` if it does not exist, and starts to watch it.
 fn start_watch(directory: &Path) -> io::Result<Inotify> {
     create_public(directory)?;
-    let inotify = Inotify::init()?;
+    let inotify = Inotify::init().map_err(explain)?;
     let mask = WatchMask::CREATE
         | WatchMask::DELETE
         | WatchMask::MOVED_TO
@@ -136,6 +136,17 @@ fn start_watch(directory: &Path) -> io::Result<Inotify> {
         | WatchMask::ONLYDIR;
     inotify.watches().add(directory, mask)?;
     Ok(inotify)
+}
+
+/// Returns the error with its cause, which the text of `EMFILE` does not name (`inotify_init(2)`).
+fn explain(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => io::Error::new(
+            error.kind(),
+            "no inotify instance or descriptor is left; raise fs.inotify.max_user_instances",
+        ),
+        _ => error,
+    }
 }
 
 /// Lists the machines whose sockets are in `directory`.
