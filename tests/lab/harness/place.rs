@@ -56,7 +56,8 @@ impl Place {
             }
             Self::ContainerScope => {
                 let unit = ["--scope", "--unit=docker-0123.scope", "-p", "Delegate=yes"];
-                let shell = ["sh", "-c", "sleep infinity & exec \"$0\" \"$@\""];
+                // The subshell ends, so that the process is no child of QEMU.
+                let shell = ["sh", "-c", "(sleep infinity &); exec \"$0\" \"$@\""];
                 run(&[&unit[..], &shell].concat())
             }
             Self::Group(group) => {
