@@ -100,11 +100,7 @@ fn a_failed_step_does_not_prevent_the_others() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
     let host = Host::this().unwrap();
-    let home = UnitPlacement {
-        kind: Kind::None,
-        unit: String::new(),
-        control_group: String::new(),
-    };
+    let home = UnitPlacement::without_groups(String::new());
     let mut placer = Placer::new(host, "test", home).unwrap();
     let old = Tuning {
         pins: [(VcpuId(2), "8191".parse().unwrap())].into(),
@@ -137,11 +133,7 @@ fn leaves_the_default_affinity_to_another_manager() -> Ran {
     let default = host.cpus().unwrap().default_cpus();
     set_affinity(vcpus[&VcpuId(0)], &first).unwrap();
     set_affinity(vcpus[&VcpuId(1)], &first).unwrap();
-    let home = UnitPlacement {
-        kind: Kind::None,
-        unit: r"machine-qemu\x2d1\x2dweb.scope".into(),
-        control_group: String::new(),
-    };
+    let home = UnitPlacement::without_groups(r"machine-qemu\x2d1\x2dweb.scope".into());
     let placer = Placer::new(host, "test", home).unwrap();
     let mut placer = placer.managed_elsewhere();
     let report = placer.reconcile(&Tuning::default(), &vcpus, &qemu);
@@ -174,11 +166,7 @@ fn undoes_what_a_previous_placer_changed() -> Ran {
     set_scheduler(vcpus[&VcpuId(2)], Scheduler::Batch).unwrap();
     set_affinity(vcpus[&VcpuId(3)], &first).unwrap();
     let placer = || {
-        let home = UnitPlacement {
-            kind: Kind::None,
-            unit: String::new(),
-            control_group: String::new(),
-        };
+        let home = UnitPlacement::without_groups(String::new());
         let placer = Placer::new(host.clone(), "test", home).unwrap();
         placer.managed_elsewhere()
     };
@@ -215,11 +203,7 @@ fn undoes_what_a_previous_placer_changed() -> Ran {
 fn allocates_caches_once_resctrl_is_mounted() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
-    let home = UnitPlacement {
-        kind: Kind::None,
-        unit: String::new(),
-        control_group: String::new(),
-    };
+    let home = UnitPlacement::without_groups(String::new());
     let tuning = Tuning {
         cache: [(VcpuId(1), "L3:0=f".parse().unwrap())].into(),
         ..Tuning::default()
@@ -278,11 +262,7 @@ fn allocates_caches_once_resctrl_is_mounted() -> Ran {
 fn does_not_keep_resctrl_mounted() -> Ran {
     let qemu = Qemu::start();
     let vcpus = qemu.vcpus();
-    let home = UnitPlacement {
-        kind: Kind::None,
-        unit: String::new(),
-        control_group: String::new(),
-    };
+    let home = UnitPlacement::without_groups(String::new());
     let tree = tempfile::tempdir().unwrap();
     let point = tree.path().display();
     let mut host = Host::this().unwrap();
