@@ -125,6 +125,15 @@ pub(super) struct Refreshed {
     pub then: Then,
 }
 
+impl Refreshed {
+    /// Returns whether the state is saved before clients learn of the result: an event that is emitted twice
+    /// is better than one that is lost. The same holds for the vCPUs that are reported first, and for a
+    /// removal that a caller knows to be pending.
+    pub(super) fn is_saved_first(&self) -> bool {
+        !self.events.is_empty() || matches!(self.then, Then::Start | Then::Asked)
+    }
+}
+
 /// The last step of a refresh.
 #[derive(Debug)]
 pub(super) enum Then {

@@ -176,11 +176,9 @@ impl Process {
         }
     }
 
-    /// Saves the events of `refreshed` before they are emitted, if there are any: an event that is
-    /// emitted twice is better than one that is lost. A removal that a caller knows to be pending is also
-    /// saved as such before.
+    /// Saves the state if that has to be done before `refreshed` is reported, and reports it.
     pub(super) fn record(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
-        if refreshed.events.is_empty() && !matches!(refreshed.then, Then::Asked) {
+        if !refreshed.is_saved_first() {
             self.report(cx, *refreshed);
             return;
         }
@@ -192,6 +190,7 @@ impl Process {
     pub(super) fn report(&mut self, cx: &mut Context<'_>, refreshed: Refreshed) {
         self.operation = Operation::Idle;
         self.baseline = Baseline::Reported;
+        let is_saved = refreshed.is_saved_first();
         let Refreshed {
             before,
             snapshot,
@@ -207,7 +206,6 @@ impl Process {
             cx.out.log(entry);
         }
         let has_events = !events.is_empty();
-        let is_saved = has_events || matches!(then, Then::Asked);
         for event in events {
             cx.out.emit(event);
         }

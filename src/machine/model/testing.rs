@@ -77,13 +77,19 @@ impl Driver {
     }
 
     /// Returns a machine that is connected to a QEMU with the vCPUs 0 to `count` - 1 of 4, after the state
-    /// `record` was read.
+    /// `record` was read. vCPUs that are reported first are saved.
     pub(super) fn connected(count: u32, record: Option<Record>) -> (Self, Vec<Effect>) {
+        let is_first = record
+            .as_ref()
+            .is_none_or(|record| record.present.is_empty());
         let mut driver = Self::new(Lifetime::Endpoint);
         driver.input(Input::Reached(PROCESS));
         driver.input(Input::Loaded(Ok(record.map(Box::new))));
         driver.input(Input::UnitFound(UnitFound::default()));
-        let effects = driver.input(opened(count));
+        let mut effects = driver.input(opened(count));
+        if is_first {
+            effects.extend(driver.save(&effects));
+        }
         (driver, effects)
     }
 

@@ -189,6 +189,21 @@ fn emits_events_of_the_previous_instance_first() {
 }
 
 #[test]
+fn the_first_vcpus_are_saved_before_they_are_reported() {
+    let mut driver = Driver::new(Lifetime::Endpoint);
+    driver.input(Input::Reached(PROCESS));
+    driver.input(Input::Loaded(Ok(None)));
+    driver.input(Input::UnitFound(UnitFound::default()));
+    let effects = driver.input(opened(2));
+    assert!(events(&effects).is_empty());
+    assert_eq!(saved(&effects).present, state(2).inventory.to_record());
+    assert_eq!(
+        events(&driver.save(&effects)),
+        [&MachineEvent::Appeared { is_known: false }]
+    );
+}
+
+#[test]
 fn reports_no_vcpu_that_was_never_reported() {
     let (_, effects) = Driver::connected(2, Some(Record::new(PROCESS)));
     assert_eq!(
@@ -263,7 +278,8 @@ fn serves_a_machine_whose_unit_systemd_does_not_know_yet() {
         let effects = driver.pass(1);
         let is_placed = |e: &Effect| matches!(e, Effect::Place(..));
         assert!(effects.iter().any(is_placed), "without control groups");
-        driver.input(Input::Placed(Report::default(), None));
+        let effects = driver.input(Input::Placed(Report::default(), None));
+        driver.save(&effects);
         let snapshot = driver.model.snapshot();
         assert_eq!(snapshot.state(), "running");
         assert_eq!(snapshot.unit, None);
