@@ -126,7 +126,14 @@ impl Service {
 
     /// Waits until it ends.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
-        self.process.wait().await
+        let status = self.process.wait().await;
+        self.has_not_panicked();
+        status
+    }
+
+    /// A panic ends the installed service. That of the test goes on without the task.
+    fn has_not_panicked(&self) {
+        assert!(!self.log().contains("panicked at"), "vcpud panicked");
     }
 }
 
@@ -135,6 +142,8 @@ impl Drop for Service {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("--- {}:\n{}---", self.log.display(), self.log());
+        } else {
+            self.has_not_panicked();
         }
     }
 }
