@@ -1,16 +1,22 @@
 //! Many machines that are there when the service starts, while systemd reloads and is executed again.
 
+use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::future::pending;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use fake_qemu::{Model, Peer};
 use futures_util::future::join_all;
 
 use crate::harness::*;
 
-/// The number of machines. Each needs some 25 MiB of the host, and without KVM the lab needs about three seconds to
-/// start one.
-const MACHINES: usize = 40;
+/// The number of real QEMUs. Each needs some 25 MiB of the host, and without KVM the lab needs about three seconds
+/// to start one.
+const QEMUS: usize = 20;
+/// The number of fake QEMUs, unless the environment variable [`FAKES_VARIABLE`] has another.
+const FAKES: usize = 180;
+const FAKES_VARIABLE: &str = "LAB_FAKE_QEMUS";
 const SOCKETS: &str = "/run/vcpud/qmp";
 
 /// Settings for all machines, in force while this lives. The service does not run when it is created.
@@ -47,6 +53,26 @@ fn qemu(name: &str) -> Process {
     Process::spawn("QEMU", &mut qemu)
 }
 
+/// The environment variable with the socket of a fake QEMU.
+const SOCKET_VARIABLE: &str = "LAB_FAKE_QEMU_SOCKET";
+
+/// A fake QEMU in a process of its own, with threads for its vCPUs: this program, see [`serves_qmp`].
+fn fake_qemu(name: &str) -> Process {
+    let mut fake = command(env::current_exe().expect("Linux has it"));
+    fake.args(["--ignored", "--exact", "many::serves_qmp"])
+        .env(SOCKET_VARIABLE, format!("{SOCKETS}/{name}.sock"))
+        .stdout(Stdio::null());
+    Process::spawn("a fake QEMU", &mut fake)
+}
+
+#[tokio::test]
+#[ignore = "is the fake QEMU of another test"]
+async fn serves_qmp() {
+    let socket = env::var_os(SOCKET_VARIABLE).expect("the other test sets it");
+    let _peer = Peer::start(Path::new(&socket), Model::x86(1, 2));
+    pending().await
+}
+
 #[tokio::test]
 async fn many_machines_get_their_scopes_while_systemd_reloads_and_is_executed_again() {
     let host = Host::enter().await;
@@ -54,9 +80,12 @@ async fn many_machines_get_their_scopes_while_systemd_reloads_and_is_executed_ag
     let defaults =
         Defaults::write("[defaults]\nplacement = \"scope\"\nbandwidth-quota = \"50ms\"\n");
     output("systemd-tmpfiles", &["--create", "vcpud.conf"]).await;
-    let names: Vec<String> = (0..MACHINES).map(|n| format!("many-{n}")).collect();
-    let mut qemus: Vec<Process> = names.iter().map(|name| qemu(name)).collect();
-    until("the QEMUs to listen", MACHINES, || {
+    let fakes = env::var(FAKES_VARIABLE).map_or(FAKES, |count| count.parse().expect("a number"));
+    let names: Vec<String> = (0..QEMUS + fakes).map(|n| format!("many-{n}")).collect();
+    let (real, fake) = names.split_at(QEMUS);
+    let mut qemus: Vec<Process> = real.iter().map(|name| qemu(name)).collect();
+    qemus.extend(fake.iter().map(|name| fake_qemu(name)));
+    until("the QEMUs to listen", names.len(), || {
         fs::read_dir(SOCKETS).map_or(0, Iterator::count)
     })
     .await;
