@@ -223,14 +223,16 @@ impl World {
         }
     }
 
-    /// Notes the users who ask for removals. The last one counts, even if QEMU does not receive its request.
+    /// Notes the users who ask again for pending removals. The last one counts, even if QEMU does not receive
+    /// its request. A removal that nobody is known to have asked for does not become that of such a request.
     fn note_requests(&mut self, rows: &[AskedRemoval]) {
         let Some(qemu) = &mut self.qemu else {
             return;
         };
         for row in rows.iter().filter(|row| !row.agreed) {
             let n = slot_of(row).map(|slot| qemu.index(slot));
-            let plugged = n.and_then(|n| qemu.at(n)).filter(|plugged| plugged.is_held);
+            let plugged = n.and_then(|n| qemu.at(n));
+            let plugged = plugged.filter(|plugged| plugged.is_held && !plugged.asked.is_empty());
             plugged.into_iter().for_each(|plugged| {
                 plugged.asked.insert(row.uid);
             });
