@@ -6,6 +6,7 @@
 
 mod affinity;
 mod cgroup;
+mod cpu_events;
 mod cpus;
 mod create;
 mod host;
@@ -25,6 +26,7 @@ mod watch;
 
 pub use affinity::{affinity, set_affinity};
 pub use cgroup::{Membership, Mount, Mounts};
+pub use cpu_events::CpuEvents;
 pub use cpus::host_cpus;
 pub use create::Created;
 pub use host::Host;

@@ -103,7 +103,7 @@ impl Registry {
             sockets,
             requests,
             trials: Trials::new(),
-            reviews: Reviews::default(),
+            reviews: Reviews::new(),
             count: counter,
             idle_exit: limit,
         };
