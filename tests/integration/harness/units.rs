@@ -57,6 +57,8 @@ pub(crate) enum Trouble {
     Leave,
     /// The job is done, and systemd does not know the scope. Its control group stays.
     Forget,
+    /// The job is done, and the process is not in the control group of the scope.
+    Outside,
 }
 
 #[derive(Debug, DBusError)]
@@ -187,7 +189,7 @@ impl Units {
 
     /// Moves a process to a new scope that is not the service's. A scope without processes ends.
     pub(crate) fn take(&self, name: &str, pid: u32) {
-        self.shared.groups.start(OTHER, pid);
+        self.shared.groups.start(OTHER, Some(pid));
         self.shared.scopes().remove(name);
         self.shared.taken().insert(pid);
     }
@@ -291,7 +293,7 @@ impl Shared {
         let trouble = self.strike(At::Job, &emitter).await;
         let result = match trouble {
             Some(Trouble::Refuse) => "failed",
-            None | Some(Trouble::Forget) => "done",
+            None | Some(Trouble::Forget | Trouble::Outside) => "done",
             Some(_) => "canceled",
         };
         // systemd may have left and come back in the meantime.
@@ -301,11 +303,12 @@ impl Shared {
         let connection = connection.expect("it comes back");
         drop(emitter);
         if trouble == Some(Trouble::Forget) {
-            self.groups.start(&name, pid);
+            self.groups.start(&name, Some(pid));
             self.forgotten().insert(pid);
             self.scopes().remove(&name);
         } else if result == "done" {
-            self.groups.start(&name, pid);
+            let inside = (trouble != Some(Trouble::Outside)).then_some(pid);
+            self.groups.start(&name, inside);
             self.forgotten().remove(&pid);
             self.taken().remove(&pid);
             self.scopes().insert(name.clone(), Some(pid));
@@ -321,7 +324,7 @@ impl Shared {
         let removed = Manager::job_removed(&emitter, job, job_path(job), &name, result);
         // The test may end.
         let _ = removed.await;
-        if trouble.is_none() && result == "done" {
+        if matches!(trouble, None | Some(Trouble::Outside)) {
             self.started.send_modify(|started| *started += 1);
         }
     }
@@ -501,13 +504,15 @@ impl Groups {
         format!("/{}/{unit}", self.parent)
     }
 
-    /// Creates the groups of a scope, with a process.
-    fn start(&self, name: &str, pid: u32) {
+    /// Creates the groups of a scope, with a process if there is one.
+    fn start(&self, name: &str, pid: Option<u32>) {
         for mount in &self.mounts {
             let group = mount.join(&self.parent).join(name);
             fs::create_dir_all(&group).expect("it can be created");
-            // The process may have exited.
-            let _ = fs::write(group.join("cgroup.procs"), pid.to_string());
+            if let Some(pid) = pid {
+                // The process may have exited.
+                let _ = fs::write(group.join("cgroup.procs"), pid.to_string());
+            }
         }
     }
 }
