@@ -22,10 +22,7 @@ mod timing;
 
 use harness::*;
 use serde_json::json;
-use timing::{Times, heading};
-
-/// The number of vCPUs that are added to each.
-const VCPUS: u32 = 40;
+use timing::{Times, heading, unless_brief};
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "the figures")]
@@ -42,7 +39,9 @@ async fn main() {
     for name in ["alone", "served"] {
         world.machine(name).await.wait_for("State", "running").await;
     }
-    for n in 1..=VCPUS {
+    // The number of vCPUs that are added to each.
+    let vcpus = unless_brief(40, 2);
+    for n in 1..=vcpus {
         let arguments = json!({
             "driver": "qemu64-x86_64-cpu", "socket-id": 0, "core-id": n, "thread-id": 0,
         });

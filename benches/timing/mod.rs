@@ -1,6 +1,14 @@
 //! Durations of repeated measurements, and their comparison.
 
+use std::env;
 use std::time::{Duration, Instant};
+
+/// Returns `usual`, or `brief` if the environment variable `VCPUD_BENCH_BRIEF` exists: the gate only checks that the
+/// benchmarks work.
+pub(crate) fn unless_brief<T>(usual: T, brief: T) -> T {
+    let is_brief = env::var_os("VCPUD_BENCH_BRIEF").is_some();
+    if is_brief { brief } else { usual }
+}
 
 /// The durations of one measurement.
 #[derive(Debug, Default)]
