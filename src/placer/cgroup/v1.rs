@@ -184,7 +184,7 @@ impl Groups for Tree {
 
     fn sweep(&self, leader: &dyn Tasks, vcpus: &BTreeSet<Tid>) -> Result<(), StepError> {
         let tasks = tasks(leader)?;
-        for hierarchy in &self.hierarchies {
+        let sweep = |hierarchy: &Hierarchy| {
             let in_unit = numbers(Step::Thread, hierarchy.unit(), "tasks")?;
             let in_emulator = numbers(Step::Thread, &hierarchy.emulator, "tasks")?;
             let threads = Threads {
@@ -194,9 +194,11 @@ impl Groups for Tree {
                 in_emulator: &in_emulator,
                 vcpus,
             };
-            threads.sweep(|thread| hierarchy.enter(&hierarchy.emulator, thread))?;
-        }
-        Ok(())
+            threads.sweep(|thread| hierarchy.enter(&hierarchy.emulator, thread))
+        };
+        // A thread that one hierarchy refuses, such as one of io_uring in that of cpusets, enters the others.
+        let results = self.hierarchies.iter().map(sweep);
+        results.fold(Ok(()), Result::and)
     }
 
     fn directories(&self, vcpu: Option<VcpuId>) -> Vec<Dir> {
