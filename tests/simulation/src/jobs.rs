@@ -282,6 +282,9 @@ impl World {
         for (slot, _) in slots {
             let n = qemu.index(*slot);
             let is_accepted = !refused.iter().any(|(of, _)| of == slot);
+            if !is_accepted {
+                self.promises.refuse(*slot);
+            }
             if let Some(plugged) = qemu.at(n).filter(|_| is_accepted) {
                 plugged.is_known = true;
             }

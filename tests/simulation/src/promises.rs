@@ -97,6 +97,11 @@ impl Promises {
         assert!(is_saved, "{batch:?} is not saved");
     }
 
+    /// Notes that QEMU refused to remove a CPU, so that it can be asked again at once.
+    pub(crate) fn refuse(&mut self, slot: SlotId) {
+        self.begun.remove(&slot);
+    }
+
     /// Checks that the guest CPUs to bring online are not those of pending removals.
     pub(crate) fn restore_guest(&self, cpus: &[u32], snapshot: &Snapshot) {
         let is_leaving = |cpu: &u32| snapshot.pending.contains(&guest::vcpu(*cpu));
