@@ -9,7 +9,7 @@ use super::arguments::{invalid, invalid_list, list, shown};
 use super::authority::{Action, Authority};
 use super::describe::{self, Dict};
 use super::error::Error;
-use super::operation::Operation;
+use super::guarded_call::GuardedCall;
 use super::options::{self, Options, SetOptions};
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::{HotplugSlot, Target, Vcpu};
@@ -62,13 +62,13 @@ impl MachineObject {
             Target::Present(list) => (self.count(&target), "add", Some(list)),
             Target::Absent(list) => (self.count(&target), "remove", Some(list)),
         };
-        let operation = Operation::on(&self.machine, Action::SetVcpus, name)
+        let call = GuardedCall::on(&self.machine, Action::SetVcpus, name)
             .with("vcpus", count)
             .with("current", current)
             .with_some("list", list.map(shown))
             .with("guest-online", guest_online)
             .with("async", wait == Wait::No);
-        let caller = operation.authorize(header, &self.authority).await?;
+        let caller = call.authorize(header, &self.authority).await?;
         let request = Request {
             target,
             subject: snapshot.subject(),
@@ -99,15 +99,15 @@ impl MachineObject {
     ) -> Result<(), Error> {
         options::none(options)?;
         let subject = self.machine.snapshot().subject();
-        let operation = self.tuning(&change);
-        operation.authorize(header, &self.authority).await?;
+        let call = self.tuning(&change);
+        call.authorize(header, &self.authority).await?;
         let result = self.machine.tune(change, subject).await;
         result.map_err(|error| self.failed(error))
     }
 
-    /// Returns the operation that `change` is.
-    fn tuning(&self, change: &TuningChange) -> Operation {
-        let on = |name| Operation::on(&self.machine, Action::TuneVcpus, name);
+    /// Returns the call that asks for `change`.
+    fn tuning(&self, change: &TuningChange) -> GuardedCall {
+        let on = |name| GuardedCall::on(&self.machine, Action::TuneVcpus, name);
         match change {
             TuningChange::Pin(vcpus, cpus) => on("pin").with("vcpus", shown(vcpus)).with(
                 "cpus",
