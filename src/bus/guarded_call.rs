@@ -89,8 +89,7 @@ impl GuardedCall {
     ///
     /// # Errors
     ///
-    /// Fails if the caller is not authorized, has too many calls under way, or gives a value that is too
-    /// long.
+    /// Fails if the caller is not authorized, or gives a value that is too long.
     pub(super) async fn authorize(
         &self,
         header: &Header<'_>,
