@@ -2,6 +2,7 @@
 //! before anything else happens. A caller is denied in every case of doubt.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use zbus_polkit::policykit1::{
 use super::error::Error;
 use super::link::Session;
 use super::queue::Queue;
-use super::records::Records;
+use crate::audit::Audit;
 use crate::ids::Uid;
 use crate::names::action_id;
 
@@ -67,7 +68,7 @@ const UNWATCHED: Duration = Duration::from_millis(100);
 pub struct Authority {
     session: Session,
     queue: Queue,
-    records: Records,
+    audit: Arc<Audit>,
 }
 
 /// An authorized caller.
@@ -133,18 +134,18 @@ fn denied(action: &str, why: &str) -> Error {
 
 impl Authority {
     /// An authority for callers of `session`, which takes turns with those in `queue` to ask polkit.
-    /// Authorized calls are in `records`.
-    pub(super) fn new(session: Session, queue: Queue, records: Records) -> Self {
+    /// `audit` gets the records of authorized calls.
+    pub(super) fn new(session: Session, queue: Queue, audit: Arc<Audit>) -> Self {
         Self {
             session,
             queue,
-            records,
+            audit,
         }
     }
 
-    /// Returns the records of authorized calls.
-    pub(super) fn records(&self) -> &Records {
-        &self.records
+    /// Returns the audit log, for the records of authorized calls.
+    pub(super) fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// Returns the user that sent the method call `header`, while the call is under way.

@@ -12,8 +12,7 @@ use zbus::message::Header;
 
 use super::authority::{Action, Authority, Caller};
 use super::error::Error;
-use super::records::Records;
-use crate::audit::CallRecord;
+use crate::audit::{Audit, CallRecord};
 use crate::ids::Uid;
 use crate::machine::{Handle, Snapshot};
 use crate::names::{MachineName, message_id};
@@ -98,7 +97,7 @@ impl GuardedCall {
         let details = self.details()?;
         match authority.check(header, self.action, &details).await {
             Ok(caller) => {
-                self.record(caller.uid(), authority.records());
+                self.record(caller.uid(), authority.audit());
                 Ok(caller)
             }
             Err(error) => Err(self.denied(error, authority.user_of(header))),
@@ -146,7 +145,7 @@ impl GuardedCall {
     }
 
     /// Records that the user `uid` is authorized.
-    fn record(&self, uid: Uid, records: &Records) {
+    fn record(&self, uid: Uid, audit: &Audit) {
         let operation = self.name;
         let vm_name = self.machine.as_ref().map_or("", MachineName::as_str);
         let (values, shown) = (self.values(usize::MAX), self.values(MAX_SHOWN));
@@ -161,7 +160,7 @@ impl GuardedCall {
             "{prefix}operation \"{operation}\" authorized for uid {uid} ({shown})"
         );
         let is_value = |(key, _): &(&String, &String)| *key != "uuid";
-        records.write(&CallRecord {
+        audit.write_call(&CallRecord {
             operation,
             machine: self.machine.as_ref().map(MachineName::as_str),
             uuid: &self.uuid,

@@ -18,7 +18,6 @@ mod objects;
 mod options;
 mod publisher;
 mod queue;
-mod records;
 
 pub use authority::{Action, Authority};
 pub use directory::Directory;
@@ -27,4 +26,3 @@ pub use link::{Link, NameError, connect};
 pub use machine::MachineObject;
 pub use manager::Manager;
 pub use publisher::Publisher;
-pub use records::Records;
