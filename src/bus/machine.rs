@@ -1,5 +1,7 @@
 //! A machine's object, `org.vcpud1.Machine`.
 
+mod tuning;
+
 use zbus::Variant;
 use zbus::interface;
 use zbus::message::Header;
@@ -88,43 +90,6 @@ impl MachineObject {
         let snapshot = self.machine.snapshot();
         let current = snapshot.inventory.vcpu_count();
         snapshot.plan(target).map_or(current, |(_, count)| count)
-    }
-
-    /// Changes where and how the vCPUs run if the caller is authorized.
-    async fn tune(
-        &self,
-        header: &Header<'_>,
-        options: Options,
-        change: TuningChange,
-    ) -> Result<(), Error> {
-        options::none(options)?;
-        let subject = self.machine.snapshot().subject();
-        let call = self.tuning(&change);
-        call.authorize(header, &self.authority).await?;
-        let result = self.machine.tune(change, subject).await;
-        result.map_err(|error| self.failed(error))
-    }
-
-    /// Returns the call that asks for `change`.
-    fn tuning(&self, change: &TuningChange) -> GuardedCall {
-        let on = |name| GuardedCall::on(&self.machine, Action::TuneVcpus, name);
-        match change {
-            TuningChange::Pin(vcpus, cpus) => on("pin").with("vcpus", shown(vcpus)).with(
-                "cpus",
-                cpus.as_ref().map_or_else(String::new, CpuList::to_string),
-            ),
-            TuningChange::Bandwidth(bandwidth) => on("bandwidth")
-                .with("period", bandwidth.period())
-                .with("quota", bandwidth.signed_quota()),
-            TuningChange::Scheduler(vcpus, scheduler) => on("scheduler")
-                .with("vcpus", shown(vcpus))
-                .with("policy", scheduler.policy())
-                .with("priority", scheduler.priority()),
-            TuningChange::Cache(vcpus, schemata) => on("cache").with("vcpus", shown(vcpus)).with(
-                "schemata",
-                schemata.as_ref().map_or_else(String::new, Schemata::line),
-            ),
-        }
     }
 }
 
