@@ -280,7 +280,7 @@ fn start(
         leader: None,
         processes: Processes::default(),
         agent: directory.join("agent"),
-        record: directory.join("record"),
+        state_file: directory.join("state"),
         config: config(),
     };
     let (running, task) = machine::create(spec, site, outbox);

@@ -67,7 +67,7 @@ impl Directories {
     }
 
     /// The directory of the persisted state of machines.
-    pub fn records(&self) -> PathBuf {
+    pub fn machine_states(&self) -> PathBuf {
         self.runtime.join("machines")
     }
 

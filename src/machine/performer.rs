@@ -142,8 +142,8 @@ impl Performer {
             Effect::Open { limit, with_ospm } => self.open(limit, with_ospm),
             Effect::KeepConnection => self.keep_connection(),
             Effect::Close => self.close(),
-            Effect::Save(id, record) => {
-                self.saver.push(id, *record);
+            Effect::Save(id, state) => {
+                self.saver.push(id, *state);
                 self.process_jobs
                     .extend(self.saver.next().map(FutureExt::boxed));
             }

@@ -388,7 +388,7 @@ impl Service {
             leader: None,
             processes: Processes::default(),
             agent: directory.join("agent.sock"),
-            record: directory.join("machine.json"),
+            state_file: directory.join("machine.json"),
             config: MachineConfig {
                 limits: Limits::default(),
                 placement: PlacementConfig::default(),
