@@ -146,7 +146,8 @@ impl Process {
 
     /// Returns the vCPUs that were reported, if by a previous instance, or are about to be.
     pub(super) fn known_inventory(&self, out: &Output) -> Arc<Inventory> {
-        if let Operation::Placing(refreshed) | Operation::Recording(_, refreshed) = &self.operation
+        if let Operation::Placing(refreshed) | Operation::SavingResult(_, refreshed) =
+            &self.operation
         {
             return refreshed.snapshot.inventory.clone();
         }
