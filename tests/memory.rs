@@ -290,7 +290,7 @@ fn start(
 async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: watch::Sender<usize>) {
     while let Some(notice) = notices.recv().await {
         match notice {
-            BusMessage::Reply(reply) => reply.complete(),
+            BusMessage::Completion(completion) => completion.run(),
             BusMessage::Event {
                 event: MachineEvent::VcpuRemovalFailed { .. },
                 ..

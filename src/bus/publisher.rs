@@ -121,8 +121,8 @@ impl Publisher {
     /// Publishes one notice, over another connection if this one is lost.
     async fn deliver(&mut self, notice: BusMessage) -> Result<(), NameError> {
         let notice = match notice {
-            BusMessage::Reply(reply) => {
-                reply.complete();
+            BusMessage::Completion(completion) => {
+                completion.run();
                 return Ok(());
             }
             notice => notice,
@@ -217,7 +217,7 @@ impl Publisher {
 
     async fn publish(&mut self, connection: &Connection, notice: &BusMessage) -> zbus::Result<()> {
         match notice {
-            BusMessage::Reply(_) => Ok(()),
+            BusMessage::Completion(_) => Ok(()),
             BusMessage::Problems(problems) => self.publish_problems(connection, problems).await,
             BusMessage::NameOwned => self.announce_all(connection).await,
             BusMessage::Appeared { machine, is_known } => {

@@ -61,7 +61,7 @@ mod spec;
 mod state_file;
 mod task;
 
-pub use events::{BusMessage, EventSender, Reply};
+pub use events::{BusMessage, Completion, EventSender};
 pub use guest_assist::{online, set_vcpus};
 pub use handle::Handle;
 pub use model::error::{Error, Refusal, Report, TuningError};
