@@ -7,8 +7,9 @@
 //! tune    Checking ─▶ SavingTuning ─▶ Switching ────────────▶ Idle
 //! ```
 //!
-//! A state without work is skipped: nothing is placed if no thread came or went, and nothing is
-//! recorded if no vCPU was added or removed.
+//! A state without work is skipped. Nothing is placed if no thread came or went and no pass is due. If
+//! there is no event, the state is saved after the report and not before it, unless callers are about to
+//! learn that a removal is pending, or the machine is reported for the first time.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
