@@ -37,7 +37,8 @@ use crate::names::MachineName;
 /// The directories of one instance of the service.
 #[derive(Clone, Debug)]
 pub struct Directories {
-    /// State that lives until the next boot; `qmp/` in it holds the QMP sockets.
+    /// State that lives until the next boot; `qmp/` in it holds the QMP sockets, and `machines/` the
+    /// persisted state.
     pub runtime: PathBuf,
     /// The configuration.
     pub configuration: PathBuf,

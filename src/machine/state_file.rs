@@ -1,5 +1,5 @@
-//! The file of a machine's persisted state. It is read and written on the blocking pool, one access
-//! after the other.
+//! The file of a machine's persisted state, `machines/NAME.json` in the runtime directory. It is read and
+//! written on the blocking pool, one access after the other.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
