@@ -139,6 +139,19 @@ pub(crate) fn markdown() -> Vec<PathBuf> {
         .collect()
 }
 
+/// A semicolon ends a statement of Mermaid, also within a text.
+#[test]
+fn the_diagrams_have_no_semicolons() {
+    for document in markdown() {
+        let text = fs::read_to_string(&document).unwrap();
+        for diagram in text.split("```mermaid").skip(1) {
+            let (diagram, _) = diagram.split_once("```").unwrap();
+            let line = diagram.lines().find(|line| line.contains(';'));
+            assert_eq!(line, None, "{}", document.display());
+        }
+    }
+}
+
 #[test]
 fn the_links_between_documents_lead_to_files() {
     let mut missing = Vec::new();
