@@ -16,7 +16,7 @@ use zbus::Connection;
 
 use crate::audit::Audit;
 use crate::blocking::blocking;
-use crate::bus::{self, Directory, Link, NameError, Publisher, Records};
+use crate::bus::{self, Directory, Link, NameError, Publisher};
 use crate::config::{Configuration, Directories};
 use crate::idle::Calls;
 use crate::machine::{EventSender, HostServices};
@@ -107,7 +107,7 @@ impl Service {
             calls.clone(),
             directory.clone(),
             registrar.clone(),
-            Records::new(audit.clone()),
+            audit.clone(),
         );
         let publisher = publisher.await?;
         let mut tasks = JoinSet::new();

@@ -280,7 +280,7 @@ fn start(
         leader: None,
         processes: Processes::default(),
         agent: directory.join("agent"),
-        record: directory.join("record"),
+        state_file: directory.join("state"),
         config: config(),
     };
     let (running, task) = machine::create(spec, site, outbox);
@@ -290,7 +290,7 @@ fn start(
 async fn listen(mut notices: mpsc::Receiver<BusMessage>, refusals: watch::Sender<usize>) {
     while let Some(notice) = notices.recv().await {
         match notice {
-            BusMessage::Reply(reply) => reply.complete(),
+            BusMessage::Completion(completion) => completion.run(),
             BusMessage::Event {
                 event: MachineEvent::VcpuRemovalFailed { .. },
                 ..

@@ -202,7 +202,7 @@ fn adds_up(inventory: &Inventory, slots: &Slots) {
 
 /// The persisted form of an inventory is equal to it.
 fn survives(inventory: &Inventory) {
-    let recalled = Inventory::from_record(inventory.to_record());
+    let recalled = Inventory::from_saved(inventory.to_saved());
     let row = |slot: &HotplugSlot| {
         let presence = slot.presence.clone()?;
         let threads: Vec<Tid> = presence.threads.iter().map(|thread| thread.id).collect();
@@ -222,7 +222,7 @@ fn survives(inventory: &Inventory) {
             .map(|slot| row(slot).expect("the row exists"))
             .eq(before)
     );
-    assert_eq!(recalled.to_record(), inventory.to_record());
+    assert_eq!(recalled.to_saved(), inventory.to_saved());
 }
 
 /// No thread is used that does not belong to the leader, is the leader, or belongs to two vCPUs.

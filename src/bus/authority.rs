@@ -2,6 +2,7 @@
 //! before anything else happens. A caller is denied in every case of doubt.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use zbus_polkit::policykit1::{
 use super::error::Error;
 use super::link::Session;
 use super::queue::Queue;
-use super::records::Records;
+use crate::audit::Audit;
 use crate::ids::Uid;
 use crate::names::action_id;
 
@@ -59,7 +60,8 @@ fn is_interactive(header: &Header<'_>) -> bool {
     flags.contains(Flags::ALLOW_INTERACTIVE_AUTH)
 }
 
-/// After this time without an answer of polkit it is watched whether the caller is still there.
+/// The service watches whether the caller is still there after this time without an answer of polkit. Most
+/// answers come before. A caller that leaves earlier is authorized if polkit authorizes it within this time.
 const UNWATCHED: Duration = Duration::from_millis(100);
 
 /// Asks polkit on behalf of the service.
@@ -67,7 +69,7 @@ const UNWATCHED: Duration = Duration::from_millis(100);
 pub struct Authority {
     session: Session,
     queue: Queue,
-    records: Records,
+    audit: Arc<Audit>,
 }
 
 /// An authorized caller.
@@ -95,7 +97,7 @@ struct Question<'a> {
 /// The result of a question to polkit.
 enum Answer {
     Polkit(AuthorizationResult),
-    /// The caller left the bus in the meantime, so the call has no effect.
+    /// The caller left the bus, and polkit did not answer within [`UNWATCHED`]. The call has no effect.
     CallerLeft,
     /// polkit is not there, or does not work.
     None(String),
@@ -133,18 +135,18 @@ fn denied(action: &str, why: &str) -> Error {
 
 impl Authority {
     /// An authority for callers of `session`, which takes turns with those in `queue` to ask polkit.
-    /// Authorized calls are in `records`.
-    pub(super) fn new(session: Session, queue: Queue, records: Records) -> Self {
+    /// `audit` gets the records of authorized calls.
+    pub(super) fn new(session: Session, queue: Queue, audit: Arc<Audit>) -> Self {
         Self {
             session,
             queue,
-            records,
+            audit,
         }
     }
 
-    /// Returns the records of authorized calls.
-    pub(super) fn records(&self) -> &Records {
-        &self.records
+    /// Returns the audit log, for the records of authorized calls.
+    pub(super) fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// Returns the user that sent the method call `header`, while the call is under way.
@@ -159,9 +161,10 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// Fails with `AccessDenied` if polkit denies `action`, cannot be asked or does not answer in time, if
-    /// the caller leaves the bus in the meantime, or if its user is not known. Fails with
-    /// `InteractiveAuthorizationRequired` if polkit needs a dialog that the call does not allow.
+    /// Fails with `AccessDenied` if polkit denies `action`, cannot be asked or does not answer in time, or if
+    /// the user of the caller is not known. Fails in the same way if the caller leaves the bus before polkit
+    /// answers, unless polkit answers within 100 ms. Fails with `InteractiveAuthorizationRequired` if
+    /// polkit needs a dialog that the call does not allow.
     pub async fn check(
         &self,
         header: &Header<'_>,
@@ -250,7 +253,7 @@ async fn polkit<'a>(connection: &'a Connection) -> zbus::Result<AuthorityProxy<'
     polkit.cache_properties(CacheProperties::No).build().await
 }
 
-/// Waits until `name` has left the bus. Most answers come before it is worth watching.
+/// Waits until `name` has left the bus, at least for [`UNWATCHED`].
 async fn departure(connection: &Connection, name: &UniqueName<'_>) {
     sleep(UNWATCHED).await;
     let left = async {

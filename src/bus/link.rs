@@ -10,7 +10,7 @@ use zbus::connection::Builder;
 use zbus::fdo::{RequestNameFlags, RequestNameReply};
 use zbus::{Connection, names};
 
-use super::edge::{self, Gate, attend};
+use super::edge::{self, Gate, run_errands};
 use crate::idle::Calls;
 use crate::ids::Uid;
 use crate::names::BUS_NAME;
@@ -68,7 +68,7 @@ impl Session {
         }
         session.set(Some(connection.clone()));
         // Ends with the connection.
-        tokio::spawn(attend(connection, gate, errands));
+        tokio::spawn(run_errands(connection, gate, errands));
         Ok(session)
     }
 

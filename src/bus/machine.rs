@@ -1,5 +1,7 @@
 //! A machine's object, `org.vcpud1.Machine`.
 
+mod tuning;
+
 use zbus::Variant;
 use zbus::interface;
 use zbus::message::Header;
@@ -9,7 +11,7 @@ use super::arguments::{invalid, invalid_list, list, shown};
 use super::authority::{Action, Authority};
 use super::describe::{self, Dict};
 use super::error::Error;
-use super::operation::Operation;
+use super::guarded_call::GuardedCall;
 use super::options::{self, Options, SetOptions};
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::{HotplugSlot, Target, Vcpu};
@@ -62,13 +64,13 @@ impl MachineObject {
             Target::Present(list) => (self.count(&target), "add", Some(list)),
             Target::Absent(list) => (self.count(&target), "remove", Some(list)),
         };
-        let operation = Operation::on(&self.machine, Action::SetVcpus, name)
+        let call = GuardedCall::on(&self.machine, Action::SetVcpus, name)
             .with("vcpus", count)
             .with("current", current)
             .with_some("list", list.map(shown))
             .with("guest-online", guest_online)
             .with("async", wait == Wait::No);
-        let caller = operation.authorize(header, &self.authority).await?;
+        let caller = call.authorize(header, &self.authority).await?;
         let request = Request {
             target,
             subject: snapshot.subject(),
@@ -88,43 +90,6 @@ impl MachineObject {
         let snapshot = self.machine.snapshot();
         let current = snapshot.inventory.vcpu_count();
         snapshot.plan(target).map_or(current, |(_, count)| count)
-    }
-
-    /// Changes where and how the vCPUs run if the caller is authorized.
-    async fn tune(
-        &self,
-        header: &Header<'_>,
-        options: Options,
-        change: TuningChange,
-    ) -> Result<(), Error> {
-        options::none(options)?;
-        let subject = self.machine.snapshot().subject();
-        let operation = self.tuning(&change);
-        operation.authorize(header, &self.authority).await?;
-        let result = self.machine.tune(change, subject).await;
-        result.map_err(|error| self.failed(error))
-    }
-
-    /// Returns the operation that `change` is.
-    fn tuning(&self, change: &TuningChange) -> Operation {
-        let on = |name| Operation::on(&self.machine, Action::TuneVcpus, name);
-        match change {
-            TuningChange::Pin(vcpus, cpus) => on("pin").with("vcpus", shown(vcpus)).with(
-                "cpus",
-                cpus.as_ref().map_or_else(String::new, CpuList::to_string),
-            ),
-            TuningChange::Bandwidth(bandwidth) => on("bandwidth")
-                .with("period", bandwidth.period())
-                .with("quota", bandwidth.signed_quota()),
-            TuningChange::Scheduler(vcpus, scheduler) => on("scheduler")
-                .with("vcpus", shown(vcpus))
-                .with("policy", scheduler.policy())
-                .with("priority", scheduler.priority()),
-            TuningChange::Cache(vcpus, schemata) => on("cache").with("vcpus", shown(vcpus)).with(
-                "schemata",
-                schemata.as_ref().map_or_else(String::new, Schemata::line),
-            ),
-        }
     }
 }
 

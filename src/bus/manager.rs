@@ -10,7 +10,7 @@ use zbus::{ObjectPath, OwnedFd, OwnedObjectPath, interface};
 use super::authority::{Action, Authority};
 use super::directory::Directory;
 use super::error::Error;
-use super::operation::Operation;
+use super::guarded_call::GuardedCall;
 use super::options::{self, Options};
 use crate::config::socket_path;
 use crate::ids::{Pid, Uid};
@@ -50,15 +50,15 @@ impl Manager {
         keys.sort_unstable();
         let keys = keys.join(",");
         let (settings, leader) = options::register(options)?;
-        let mut operation = Operation::named(name.clone(), Action::ManageMachines, "register")
+        let mut call = GuardedCall::named(name.clone(), Action::ManageMachines, "register")
             .with("options", keys)
             .with_some("leader", leader)
             .with_some("owner", access.owner())
             .with_some("address", access.address());
         for (key, value) in settings.describe() {
-            operation = operation.with(key, value);
+            call = call.with(key, value);
         }
-        let uid = operation.authorize(header, &self.authority).await?.uid();
+        let uid = call.authorize(header, &self.authority).await?.uid();
         let no_link = |error| {
             failed(
                 &name,
@@ -187,18 +187,18 @@ impl Manager {
     ) -> Result<(), Error> {
         let name = machine_name(name)?;
         let (action, operation) = (Action::ManageMachines, "unregister");
-        let operation = match self.directory.get(name.as_str()) {
-            Some(machine) => Operation::on(&machine, action, operation),
-            None => Operation::named(name.clone(), action, operation),
+        let call = match self.directory.get(name.as_str()) {
+            Some(machine) => GuardedCall::on(&machine, action, operation),
+            None => GuardedCall::named(name.clone(), action, operation),
         };
-        operation.authorize(&header, &self.authority).await?;
+        call.authorize(&header, &self.authority).await?;
         let result = self.registrar.unregister(name.clone()).await;
         result.map_err(|error| failed(&name, error))
     }
 
     async fn reload(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
-        let operation = Operation::on_all(Action::ManageMachines, "reload");
-        operation.authorize(&header, &self.authority).await?;
+        let call = GuardedCall::on_all(Action::ManageMachines, "reload");
+        call.authorize(&header, &self.authority).await?;
         self.registrar.reload().await.map_err(Error::Reload)
     }
 

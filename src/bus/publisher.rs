@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use super::machine::MachineObject;
 use super::manager::{Manager, path};
 use super::objects::{self, Objects};
 use super::queue::Queue;
-use super::records::Records;
+use crate::audit::Audit;
 use crate::idle::Calls;
 use crate::machine::{BusMessage, Handle, MachineEvent, VcpuChange};
 use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH};
@@ -42,7 +43,7 @@ pub struct Publisher {
     calls: Calls,
     session: Session,
     queue: Queue,
-    records: Records,
+    audit: Arc<Audit>,
     registrar: Registrar,
     directory: Directory,
     published: HashMap<MachineName, Published>,
@@ -72,11 +73,11 @@ impl Publisher {
         calls: Calls,
         directory: Directory,
         registrar: Registrar,
-        records: Records,
+        audit: Arc<Audit>,
     ) -> zbus::Result<Self> {
         let queue = Queue::new();
         let serve = |builder: Builder<'static>, session: &Session| {
-            let authority = Authority::new(session.clone(), queue.clone(), records.clone());
+            let authority = Authority::new(session.clone(), queue.clone(), audit.clone());
             serve_root(builder, &directory, &registrar, authority)
         };
         let session = Session::open(&calls, serve).await?;
@@ -86,7 +87,7 @@ impl Publisher {
             calls,
             session,
             queue,
-            records,
+            audit,
             registrar,
             directory,
             published: HashMap::new(),
@@ -120,8 +121,8 @@ impl Publisher {
     /// Publishes one notice, over another connection if this one is lost.
     async fn deliver(&mut self, notice: BusMessage) -> Result<(), NameError> {
         let notice = match notice {
-            BusMessage::Reply(reply) => {
-                reply.complete();
+            BusMessage::Completion(completion) => {
+                completion.run();
                 return Ok(());
             }
             notice => notice,
@@ -216,7 +217,7 @@ impl Publisher {
 
     async fn publish(&mut self, connection: &Connection, notice: &BusMessage) -> zbus::Result<()> {
         match notice {
-            BusMessage::Reply(_) => Ok(()),
+            BusMessage::Completion(_) => Ok(()),
             BusMessage::Problems(problems) => self.publish_problems(connection, problems).await,
             BusMessage::NameOwned => self.announce_all(connection).await,
             BusMessage::Appeared { machine, is_known } => {
@@ -335,7 +336,7 @@ impl Publisher {
     }
 
     fn authority(&self, session: &Session) -> Authority {
-        Authority::new(session.clone(), self.queue.clone(), self.records.clone())
+        Authority::new(session.clone(), self.queue.clone(), self.audit.clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Settings as text, for polkit and the records of registrations.
+//! Settings as text, for polkit and the audit records of registrations.
 
 use super::settings::{MachineSettings, Settings};
 use crate::ids::VcpuId;

@@ -37,7 +37,8 @@ use crate::names::MachineName;
 /// The directories of one instance of the service.
 #[derive(Clone, Debug)]
 pub struct Directories {
-    /// State that lives until the next boot; `qmp/` in it holds the QMP sockets.
+    /// State that lives until the next boot; `qmp/` in it holds the QMP sockets, and `machines/` the
+    /// persisted state.
     pub runtime: PathBuf,
     /// The configuration.
     pub configuration: PathBuf,
@@ -67,7 +68,7 @@ impl Directories {
     }
 
     /// The directory of the persisted state of machines.
-    pub fn records(&self) -> PathBuf {
+    pub fn machine_states(&self) -> PathBuf {
         self.runtime.join("machines")
     }
 

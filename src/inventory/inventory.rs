@@ -88,7 +88,7 @@ impl Inventory {
     }
 
     /// Returns the plugged slots as they are saved.
-    pub fn to_record(&self) -> Vec<PresentSlot> {
+    pub fn to_saved(&self) -> Vec<PresentSlot> {
         let row = |(slot, presence): (&HotplugSlot, &Presence)| PresentSlot {
             id: slot.id,
             width: slot.width,
@@ -100,9 +100,9 @@ impl Inventory {
     }
 
     /// Returns an inventory of the slots that were saved and nothing else, to compare another with.
-    pub fn from_record(mut recorded: Vec<PresentSlot>) -> Self {
-        recorded.sort_by_key(|row| row.id);
-        recorded.dedup_by_key(|row| row.id);
+    pub fn from_saved(mut saved: Vec<PresentSlot>) -> Self {
+        saved.sort_by_key(|row| row.id);
+        saved.dedup_by_key(|row| row.id);
         let host = HostThread::Unknown;
         let thread = |id| Thread { id, host };
         let slot = |row: PresentSlot| HotplugSlot {
@@ -119,7 +119,7 @@ impl Inventory {
             }),
         };
         Self {
-            slots: recorded.into_iter().map(slot).collect(),
+            slots: saved.into_iter().map(slot).collect(),
             ..Self::default()
         }
     }

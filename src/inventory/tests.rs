@@ -103,8 +103,8 @@ fn a_pseries_core_has_four_vcpus() {
 /// The next version of the service reads the files of this one, and the previous version does so too.
 #[test]
 fn saved_slots_keep_their_member_names() {
-    let record = recorded("x86-7.2").to_record();
-    let row = serde_json::to_value(&record[1]).unwrap();
+    let saved = recorded("x86-7.2").to_saved();
+    let row = serde_json::to_value(&saved[1]).unwrap();
     let path = "/machine/peripheral/X";
     let saved = json!({"first": 1, "width": 1, "slot": 1, "qom_path": path, "threads": [22934]});
     assert_eq!(row, saved);

@@ -1,5 +1,5 @@
-//! The queue of messages to the bus, in the order in which things happened. Replies are in it too, so
-//! a reply follows the signals that led to it.
+//! The queue of messages to the bus, in the order in which things happened. Replies are in it too, as
+//! completions, so a reply follows the signals that led to it.
 
 use std::fmt;
 
@@ -33,34 +33,35 @@ pub enum BusMessage {
     },
     /// All errors of the configuration, because they changed.
     Problems(Vec<String>),
-    /// The reply to a request. The receiver completes it when everything before it is emitted.
-    Reply(Reply),
+    /// The receiver runs it when everything before it is emitted.
+    Completion(Completion),
 }
 
-/// A reply that waits for its turn in the queue.
-pub struct Reply(Box<dyn FnOnce() + Send + Sync>);
+/// A step that follows the messages before it in the queue: it sends a reply to a requester, or reports
+/// that these messages were emitted.
+pub struct Completion(Box<dyn FnOnce() + Send + Sync>);
 
-impl Reply {
-    /// Returns the reply `result` for the requester that waits for `answer`.
-    pub(super) fn new<T: Send + Sync + 'static>(answer: oneshot::Sender<T>, result: T) -> Self {
+impl Completion {
+    /// Returns a completion that sends `result` to the requester that waits for `answer`.
+    pub(super) fn reply<T: Send + Sync + 'static>(answer: oneshot::Sender<T>, result: T) -> Self {
         // A requester that left needs no reply.
         Self(Box::new(move || drop(answer.send(result))))
     }
 
-    /// Returns a reply that calls `call` in its turn.
-    pub(super) fn calling(call: impl FnOnce() + Send + Sync + 'static) -> Self {
+    /// Returns a completion that calls `call`.
+    pub(super) fn new(call: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self(Box::new(call))
     }
 
-    /// Sends the reply to the requester.
-    pub fn complete(self) {
+    /// Sends the reply, or reports.
+    pub fn run(self) {
         (self.0)();
     }
 }
 
-impl fmt::Debug for Reply {
+impl fmt::Debug for Completion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reply")
+        f.write_str("Completion")
     }
 }
 
@@ -131,8 +132,8 @@ impl EventSender {
     /// Sends `result` to `answer` when everything sent so far is emitted. Waits only for room in the
     /// queue. Drops `answer` if the service is ending.
     pub async fn reply<T: Send + Sync + 'static>(&self, answer: oneshot::Sender<T>, result: T) {
-        let reply = Reply::new(answer, result);
-        let _ = self.messages.send(BusMessage::Reply(reply)).await;
+        let reply = Completion::reply(answer, result);
+        let _ = self.messages.send(BusMessage::Completion(reply)).await;
     }
 
     /// Waits until everything sent so far is emitted.

@@ -53,8 +53,8 @@ pub(super) async fn connect(connector: Connector) -> Done {
 
 /// Reads the state file.
 pub(super) async fn load(file: StateFile) -> Done {
-    let record = file.load().await.map_err(|error| error.to_string());
-    Input::Loaded(record.map(|record| record.map(Box::new))).into()
+    let state = file.load().await.map_err(|error| error.to_string());
+    Input::Loaded(state.map(|state| state.map(Box::new))).into()
 }
 
 /// Queries QEMU for the first time, within `limit` if there is one.

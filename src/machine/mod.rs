@@ -12,7 +12,7 @@
 //! deadlines, events, requests and configuration changes are served while QEMU owes a reply. Events and
 //! replies leave in one ordered queue, so that a reply follows its signals.
 //!
-//! # Phases
+//! # Phases, as clients see them
 //!
 //! ```text
 //!             ┌────────── dormant ◀──────────────────┐  hidden: nothing listens
@@ -27,9 +27,14 @@
 //!           gone ◀───────────────────────────────────  the process of a registered machine exits
 //! ```
 //!
-//! `model::phase::Phase` is the type. Everything that is known about one QEMU process is one struct
-//! (`model::process::Process`), which is dropped when the process exits. `model::operation::Operation`
-//! is what a connected machine does, and `model::removals` has the removals, which outlive operations:
+//! `model::phase::Phase` has the phases of the model. In the phase `Paused`, a machine is dormant, or
+//! disconnected if clients can see it. An unresponsive machine is in the phase `Handshake`. A machine whose
+//! connection was lost is in the phase `Lost` first, for 250 ms, because its process may exit. Clients still
+//! see it as connected then.
+//!
+//! Everything that is known about one QEMU process is one struct (`model::process::Process`), which is
+//! dropped when the process exits. `model::operation::Operation` is what a connected machine does, and
+//! `model::removals` has the removals, which outlive operations:
 //!
 //! ```text
 //!   requested ──▶ pending ──▶ removed     the inventory shows it
@@ -61,7 +66,7 @@ mod spec;
 mod state_file;
 mod task;
 
-pub use events::{BusMessage, EventSender, Reply};
+pub use events::{BusMessage, Completion, EventSender};
 pub use guest_assist::{online, set_vcpus};
 pub use handle::Handle;
 pub use model::error::{Error, Refusal, Report, TuningError};

@@ -36,13 +36,13 @@ impl Outbox {
     /// Sends `message` after all earlier ones.
     pub(super) fn send(&mut self, message: BusMessage) {
         self.items.push_back(Item::Message(message));
-        self.flush();
+        self.try_send_all();
     }
 
     /// Reports whether there is a machine, after all earlier messages.
     pub(super) fn report(&mut self, ready: Ready) {
         self.items.push_back(Item::Ready(ready));
-        self.flush();
+        self.try_send_all();
     }
 
     /// Returns whether too much waits.
@@ -50,8 +50,8 @@ impl Outbox {
         self.items.len() >= LIMIT
     }
 
-    /// Sends what needs no waiting.
-    fn flush(&mut self) {
+    /// Sends the unsent messages, in order, until the queue has no room.
+    fn try_send_all(&mut self) {
         while let Some(item) = self.items.pop_front() {
             match item {
                 Item::Ready(ready) => {
@@ -75,7 +75,7 @@ impl Outbox {
             return std::future::pending().await;
         };
         self.events.wait_for_room(message).await;
-        self.flush();
+        self.try_send_all();
     }
 
     /// Sends everything. Events that no client could receive yet are dropped, because the machine is gone.
@@ -83,7 +83,7 @@ impl Outbox {
         let events = &self.events;
         let is_lost = |item: &Item| matches!(item, Item::Message(m) if events.is_early(m));
         self.items.retain(|item| !is_lost(item));
-        self.flush();
+        self.try_send_all();
         while !self.items.is_empty() {
             self.send_next().await;
         }

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::callers::Callers;
 use super::connect::{Connector, Reached};
-use super::events::{BusMessage, EventSender, Reply};
+use super::events::{BusMessage, Completion, EventSender};
 use super::handle::Handle;
 use super::jobs::{self, Done, Jobs};
 use super::journal::Journal;
@@ -142,8 +142,8 @@ impl Performer {
             Effect::Open { limit, with_ospm } => self.open(limit, with_ospm),
             Effect::KeepConnection => self.keep_connection(),
             Effect::Close => self.close(),
-            Effect::Save(id, record) => {
-                self.saver.push(id, *record);
+            Effect::Save(id, state) => {
+                self.saver.push(id, *state);
                 self.process_jobs
                     .extend(self.saver.next().map(FutureExt::boxed));
             }
@@ -155,8 +155,8 @@ impl Performer {
             Effect::Flush(flush) => self.request_flush(flush),
             Effect::Reply(id, answer) => {
                 if let Some(caller) = callers.take(id) {
-                    let reply = Reply::new(caller, answer);
-                    self.outbox.send(BusMessage::Reply(reply));
+                    let reply = Completion::reply(caller, answer);
+                    self.outbox.send(BusMessage::Completion(reply));
                 }
             }
             Effect::Log(entry) => self.journal.entry(now(), entry),
@@ -319,10 +319,10 @@ impl Performer {
 
     fn request_flush(&mut self, flush: u64) {
         let sender = self.flush.clone();
-        let reply = Reply::calling(move || {
+        let report = Completion::new(move || {
             let _ = sender.send(flush);
         });
-        self.outbox.send(BusMessage::Reply(reply));
+        self.outbox.send(BusMessage::Completion(report));
     }
 
     fn emit(&mut self, event: MachineEvent) {

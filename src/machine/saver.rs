@@ -2,14 +2,14 @@
 
 use super::jobs::Done;
 use super::model::input::{Input, SaveId};
-use super::model::record::Record;
+use super::model::saved_state::SavedState;
 use super::state_file::StateFile;
 
 /// The writes that are due.
 #[derive(Debug)]
 pub(super) struct Saver {
     file: StateFile,
-    waiting: Vec<(SaveId, Record)>,
+    waiting: Vec<(SaveId, SavedState)>,
     is_busy: bool,
 }
 
@@ -28,8 +28,8 @@ impl Saver {
     }
 
     /// Adds a state to save.
-    pub(super) fn push(&mut self, id: SaveId, record: Record) {
-        self.waiting.push((id, record));
+    pub(super) fn push(&mut self, id: SaveId, state: SavedState) {
+        self.waiting.push((id, state));
     }
 
     /// Notes that the write that went on has ended.
@@ -49,11 +49,11 @@ impl Saver {
             return None;
         }
         let mut waiting = std::mem::take(&mut self.waiting);
-        let (last, record) = waiting.pop()?;
+        let (last, state) = waiting.pop()?;
         self.is_busy = true;
         let file = self.file.clone();
         Some(async move {
-            let result = file.save(record).await;
+            let result = file.save(state).await;
             let ids = waiting.into_iter().map(|(id, _)| id).chain([last]);
             Done::Saved(ids.map(|id| Input::Saved(id, result.clone())).collect())
         })

@@ -31,7 +31,7 @@ pub struct MachineSpec {
     /// The socket of its guest agent, which may not exist.
     pub agent: PathBuf,
     /// The file of its persisted state.
-    pub record: PathBuf,
+    pub state_file: PathBuf,
     /// The UUID that the VM must have, if it has one.
     pub uuid: Option<Uuid>,
     /// The QEMU process, if another process serves QMP.

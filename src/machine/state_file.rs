@@ -1,5 +1,5 @@
-//! The file of a machine's persisted state. It is read and written on the blocking pool, one access
-//! after the other.
+//! The file of a machine's persisted state, `machines/NAME.json` in the runtime directory. It is read and
+//! written on the blocking pool, one access after the other.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::model::input::SaveError;
-use super::model::record::{Record, VERSION};
+use super::model::saved_state::{SavedState, VERSION};
 use crate::blocking::blocking;
 use crate::names::MachineName;
 use crate::state_file;
@@ -30,7 +30,7 @@ pub(super) struct StateFile(Arc<Mutex<File>>);
 struct File {
     path: PathBuf,
     /// The content of the file; `None` if there is no file, or if the content is not known.
-    written: Option<Record>,
+    written: Option<SavedState>,
 }
 
 impl StateFile {
@@ -44,20 +44,20 @@ impl StateFile {
     ///
     /// # Errors
     /// Fails if the file cannot be read or has an unsupported version.
-    pub(super) async fn load(&self) -> io::Result<Option<Record>> {
+    pub(super) async fn load(&self) -> io::Result<Option<SavedState>> {
         self.access(File::load).await
     }
 
-    /// Replaces the file by one with `record`, unless that is its content. Returns when it is written.
+    /// Replaces the file by one with `state`, unless that is its content. Returns when it is written.
     ///
     /// # Errors
     /// Fails if the file cannot be written or would be too large. Then it stays as it was.
-    pub(super) async fn save(&self, record: Record) -> Result<(), SaveError> {
+    pub(super) async fn save(&self, state: SavedState) -> Result<(), SaveError> {
         let mut file = self.0.clone().lock_owned().await;
-        if file.written.as_ref() == Some(&record) {
+        if file.written.as_ref() == Some(&state) {
             return Ok(());
         }
-        let saved = blocking(move || file.save(record)).await;
+        let saved = blocking(move || file.save(state)).await;
         saved.map_err(|error| match error.kind() {
             io::ErrorKind::FileTooLarge => SaveError::TooLarge,
             _ => SaveError::Io(error.to_string()),
@@ -89,27 +89,27 @@ impl StateFile {
 }
 
 impl File {
-    fn load(&mut self) -> io::Result<Option<Record>> {
-        let record: Record = match state_file::load(&self.path, MAX_SIZE) {
+    fn load(&mut self) -> io::Result<Option<SavedState>> {
+        let state: SavedState = match state_file::load(&self.path, MAX_SIZE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            record => record?,
+            state => state?,
         };
-        if record.version != VERSION {
-            return Err(state_file::unsupported_version(record.version));
+        if state.version != VERSION {
+            return Err(state_file::unsupported_version(state.version));
         }
-        self.written = Some(record.clone());
-        Ok(Some(record))
+        self.written = Some(state.clone());
+        Ok(Some(state))
     }
 
-    fn save(&mut self, record: Record) -> io::Result<()> {
+    fn save(&mut self, state: SavedState) -> io::Result<()> {
         // The content is not known until this has succeeded.
         self.written = None;
         let new = self.path.with_extension("new");
-        state_file::write_new(&new, &record, MAX_SIZE)?;
+        state_file::write_new(&new, &state, MAX_SIZE)?;
         fs::rename(&new, &self.path).inspect_err(|_| {
             let _ = fs::remove_file(&new);
         })?;
-        self.written = Some(record);
+        self.written = Some(state);
         Ok(())
     }
 
@@ -152,8 +152,8 @@ mod tests {
     use crate::process::ProcessId;
     use crate::text::Text;
 
-    fn record() -> Record {
-        Record::new(ProcessId {
+    fn state() -> SavedState {
+        SavedState::new(ProcessId {
             pid: Pid(7),
             start: 9,
         })
@@ -167,7 +167,7 @@ mod tests {
         let (go_on, waits) = mpsc::channel::<()>();
         let write = file.access(move |file| {
             let _ = waits.recv();
-            file.save(record())
+            file.save(state())
         });
         tokio::select! {
             biased;
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refuses_a_record_above_1_mib() {
+    async fn refuses_a_state_above_1_mib() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.json");
         let file = StateFile::new(path.clone());
@@ -193,13 +193,13 @@ mod tests {
             qom_path: Text::lossy("/machine/unattached/device[0]"),
             threads: vec![Tid(9)],
         };
-        let large = Record {
+        let large = SavedState {
             present: vec![row; 16_384],
-            ..record()
+            ..state()
         };
         assert_eq!(file.save(large).await, Err(SaveError::TooLarge));
         assert!(!path.exists() && !path.with_extension("new").exists());
-        assert_eq!(file.save(record()).await, Ok(()));
+        assert_eq!(file.save(state()).await, Ok(()));
     }
 
     #[tokio::test]
@@ -207,16 +207,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("machines/web.json");
         assert_eq!(StateFile::new(path.clone()).load().await.unwrap(), None);
-        StateFile::new(path.clone()).save(record()).await.unwrap();
+        StateFile::new(path.clone()).save(state()).await.unwrap();
         let file = StateFile::new(path.clone());
-        assert_eq!(file.load().await.unwrap(), Some(record()));
+        assert_eq!(file.load().await.unwrap(), Some(state()));
 
         // An unchanged state is not written again.
         fs::remove_file(&path).unwrap();
-        file.save(record()).await.unwrap();
+        file.save(state()).await.unwrap();
         assert!(!path.exists());
         file.remove().await.unwrap();
-        file.save(record()).await.unwrap();
+        file.save(state()).await.unwrap();
         assert!(path.exists());
         file.remove().await.unwrap();
         assert!(!path.exists());
@@ -230,8 +230,8 @@ mod tests {
             fs::write(&path, text).unwrap();
             StateFile::new(path.clone()).load().await
         };
-        let whole = serde_json::to_string(&record()).unwrap();
-        assert_eq!(load(&whole).await.unwrap(), Some(record()));
+        let whole = serde_json::to_string(&state()).unwrap();
+        assert_eq!(load(&whole).await.unwrap(), Some(state()));
         let other = whole.replace("\"version\":1", "\"version\":2");
         assert!(load(&other).await.is_err());
         assert!(load(&whole[..20]).await.is_err());

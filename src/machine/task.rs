@@ -43,7 +43,7 @@ pub fn create(
     let handle = Handle::new(&spec, sender, snapshots, leaders, configs.clone(), mounts);
     let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
     let review = Arc::new(Notify::new());
-    let state_file = StateFile::new(spec.record.clone());
+    let state_file = StateFile::new(spec.state_file.clone());
     let outlets = Outlets {
         handle: handle.clone(),
         snapshot,

@@ -93,7 +93,7 @@ impl Registry {
         let listed = listed.map_err(|source| sockets.lost(source))?;
         let decisions = supervisor.claims.sockets_listed(&listed);
         supervisor.perform(decisions).await?;
-        supervisor.remove_other_records().await;
+        supervisor.remove_other_states().await;
         supervisor.report_errors().await;
         supervisor.settled().await;
         let (counter, count) = watch::channel(supervisor.claims.count());

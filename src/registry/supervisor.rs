@@ -145,7 +145,10 @@ impl Supervisor {
             lifetime: new.lifetime,
             registrant,
             agent: agent.unwrap_or_else(|| socket_of(&self.directories.guest_agents(), name)),
-            record: self.directories.records().join(format!("{name}.json")),
+            state_file: self
+                .directories
+                .machine_states()
+                .join(format!("{name}.json")),
             uuid: own.uuid.or_else(|| file?.uuid.clone()),
             leader: new.leader,
             processes: self.processes.clone(),
@@ -247,9 +250,9 @@ impl Supervisor {
     }
 
     /// Removes the persisted state of machines that do not exist any more.
-    pub(super) async fn remove_other_records(&self) {
+    pub(super) async fn remove_other_states(&self) {
         let names = self.machines.keys().cloned().collect();
-        machine::forget_others(self.directories.records(), names).await;
+        machine::forget_others(self.directories.machine_states(), names).await;
     }
 
     /// Reports the errors of the configuration and the claims that are ignored, if they changed.

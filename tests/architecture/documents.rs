@@ -83,6 +83,30 @@ fn the_files_that_architecture_md_names_exist() {
     assert!(missing.is_empty(), "ARCHITECTURE.md names {missing:#?}");
 }
 
+/// The tables of files have each file of the modules that have such a table.
+#[test]
+fn architecture_md_has_each_file_of_its_tables() {
+    let architecture = text("ARCHITECTURE.md");
+    let named: Vec<&str> = quoted(&architecture).collect();
+    let mut missing = Vec::new();
+    for (folder, prefix) in [
+        ("bus", "bus/"),
+        ("machine", "machine/"),
+        ("machine/model", ""),
+    ] {
+        for entry in fs::read_dir(root().join("src").join(folder)).unwrap() {
+            let file = entry.unwrap().file_name().into_string().unwrap();
+            let is_source = file.ends_with(".rs");
+            let is_other = ["mod.rs", "tests.rs", "testing.rs"].contains(&file.as_str());
+            let name = format!("{prefix}{file}");
+            if is_source && !is_other && !named.contains(&name.as_str()) {
+                missing.push(format!("{folder}/{file}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in ARCHITECTURE.md: {missing:#?}");
+}
+
 #[test]
 fn architecture_md_has_the_purpose_of_each_dependency() {
     let (manifest, architecture) = (text("Cargo.toml"), text("ARCHITECTURE.md"));
@@ -113,6 +137,19 @@ pub(crate) fn markdown() -> Vec<PathBuf> {
     paths
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect()
+}
+
+/// A semicolon ends a statement of Mermaid, also within a text.
+#[test]
+fn the_diagrams_have_no_semicolons() {
+    for document in markdown() {
+        let text = fs::read_to_string(&document).unwrap();
+        for diagram in text.split("```mermaid").skip(1) {
+            let (diagram, _) = diagram.split_once("```").unwrap();
+            let line = diagram.lines().find(|line| line.contains(';'));
+            assert_eq!(line, None, "{}", document.display());
+        }
+    }
 }
 
 #[test]

@@ -388,7 +388,7 @@ impl Service {
             leader: None,
             processes: Processes::default(),
             agent: directory.join("agent.sock"),
-            record: directory.join("machine.json"),
+            state_file: directory.join("machine.json"),
             config: MachineConfig {
                 limits: Limits::default(),
                 placement: PlacementConfig::default(),
@@ -465,7 +465,7 @@ fn site() -> HostServices {
 async fn listen(mut notices: mpsc::Receiver<BusMessage>, told: watch::Sender<Vec<Told>>) {
     while let Some(notice) = notices.recv().await {
         match notice {
-            BusMessage::Reply(reply) => reply.complete(),
+            BusMessage::Completion(completion) => completion.run(),
             BusMessage::Problems(_) | BusMessage::Appeared { .. } | BusMessage::NameOwned => {}
             BusMessage::Event { event, .. } => told.send_modify(|told| match event {
                 MachineEvent::VcpuAdded(vcpu) => told.push(Told::Came(vcpu.id)),

@@ -1,4 +1,4 @@
-//! The gate: admission as reader, writer and [`attend`](super::attend) share it.
+//! The gate: admission as reader, writer and [`errands`](super::errands) share it.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   bus daemon ──▶ Reader ──▶ frame (checked) ──▶ Admission ──▶ zbus ──▶ methods
-//!                                                     │ refused: an error, by `attend`
+//!                                                     │ refused: an error, by `errands`
 //!   bus daemon ◀── Writer ◀── replies, counted ◀──────┴──────── zbus
 //! ```
 //!
@@ -13,9 +13,9 @@
 //! It must not know what a method does: it distinguishes calls by the name of the member only.
 
 mod admission;
-mod attend;
 mod count;
 mod decision;
+mod errands;
 mod frame;
 mod gate;
 mod limits;
@@ -23,6 +23,6 @@ mod reader;
 mod transport;
 mod writer;
 
-pub(super) use attend::attend;
+pub(super) use errands::run_errands;
 pub(super) use gate::Gate;
 pub(super) use transport::connect;

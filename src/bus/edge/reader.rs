@@ -94,7 +94,7 @@ impl Reader {
                 return Ok(false);
             }
             let (bytes, fds) = self.input.take(lengths.total);
-            if self.sort(bytes, fds) {
+            if self.dispatch(bytes, fds) {
                 return Ok(true);
             }
         }
@@ -118,7 +118,7 @@ impl Reader {
 
     /// Gives a reply or a signal to zbus, and a call to the gate. Returns whether zbus has
     /// something.
-    fn sort(&mut self, bytes: Vec<u8>, fds: PassedFds) -> bool {
+    fn dispatch(&mut self, bytes: Vec<u8>, fds: PassedFds) -> bool {
         let Some(frame) = Frame::new(bytes, fds) else {
             return false;
         };

@@ -18,8 +18,8 @@ use zbus::connection::socket::WriteHalf;
 use zbus::export::async_trait::async_trait;
 use zbus::message::Type;
 
-use super::attend;
 use super::decision::Reply;
+use super::errands;
 use super::gate::Gate;
 use super::limits::{MAX_LIST_REPLY, MAX_REPLY, STALL};
 use crate::names::error_name;
@@ -75,7 +75,7 @@ impl Writer {
             return Ok(Some(message.clone()));
         };
         let length = message.data().len();
-        if message.primary_header().serial_num() == attend::SERIAL {
+        if message.primary_header().serial_num() == errands::SERIAL {
             self.gate.refused(caller.as_str(), length);
             return Ok(Some(message.clone()));
         }
@@ -93,7 +93,7 @@ impl Writer {
                 }
                 let limit = limit >> 20;
                 let text = format!("the reply of {member} is longer than {limit} MiB");
-                attend::refusal(caller.as_str(), serial, error_name::LIMIT_EXCEEDED, &text)
+                errands::refusal(caller.as_str(), serial, error_name::LIMIT_EXCEEDED, &text)
                     .map(Some)
             }
         }

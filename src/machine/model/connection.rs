@@ -9,7 +9,7 @@ use super::error::Error;
 use super::input::{Opened, UnitFound};
 use super::phase::{ANSWER_GRACE, Attempt, EXIT_GRACE, Phase};
 use super::process::Process;
-use super::record::Record;
+use super::saved_state::SavedState;
 use super::snapshot::Snapshot;
 use crate::machine::spec::{ConnectError, Lifetime};
 use crate::process::{ProcessId, SocketError};
@@ -56,13 +56,13 @@ impl Model {
         }
     }
 
-    pub(super) fn loaded(&mut self, now: Instant, record: Result<Option<Box<Record>>, String>) {
+    pub(super) fn loaded(&mut self, now: Instant, state: Result<Option<Box<SavedState>>, String>) {
         if let Some(process) = &mut self.process {
-            match record {
-                Ok(Some(record)) if record.leader == process.id => {
-                    self.out.log(LogEntry::Restored(record.removals.len()));
-                    self.backoff.restore(record.breaches);
-                    process.restore(now, *record);
+            match state {
+                Ok(Some(state)) if state.leader == process.id => {
+                    self.out.log(LogEntry::Restored(state.removals.len()));
+                    self.backoff.restore(state.breaches);
+                    process.restore(now, *state);
                 }
                 Ok(_) => {}
                 Err(error) => self.out.log(LogEntry::NotRestored(error)),

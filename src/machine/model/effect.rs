@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::event::MachineEvent;
 use super::input::{Missing, SaveId};
-use super::record::Record;
 use super::request::{Answer, RequestId};
+use super::saved_state::SavedState;
 use super::snapshot::Snapshot;
 use super::tuning::TuningChange;
 use crate::ids::{SlotId, Tid, Uid, VcpuId};
@@ -45,7 +45,7 @@ pub enum Effect {
     /// Send a batch of commands, and query the state. Leads to `Exchanged` or `Disconnected`.
     Exchange(Batch),
     /// Save the state. Leads to `Saved`.
-    Save(SaveId, Box<Record>),
+    Save(SaveId, Box<SavedState>),
     /// Create the control groups of vCPUs that are about to be added.
     Prepare(Vec<VcpuId>),
     /// Enforce the tuning for these threads. The last lists those that were changed before. Leads to

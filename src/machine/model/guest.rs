@@ -91,7 +91,7 @@ impl OfflineCpus {
     }
 
     /// Returns the persisted form.
-    pub(super) fn to_record(&self) -> Vec<OfflineCpu> {
+    pub(super) fn to_saved(&self) -> Vec<OfflineCpu> {
         self.cpus.iter().map(|entry| entry.cpu).collect()
     }
 
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(cpus.begin_restore(now, leaving), Some(vec![1]));
         assert_eq!(cpus.begin_restore(now, leaving), None, "one at a time");
         assert_eq!(cpus.end_restore(now, true), None);
-        assert_eq!(cpus.to_record(), [cpu(3, 2)]);
+        assert_eq!(cpus.to_saved(), [cpu(3, 2)]);
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
             cpus.note_present(|vcpu| vcpu != 3);
             assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![2]));
             assert_eq!(cpus.end_restore(now, is_online), None);
-            assert_eq!(cpus.to_record(), []);
+            assert_eq!(cpus.to_saved(), []);
             assert_eq!(cpus.next_deadline(now), None);
         }
     }
@@ -254,7 +254,7 @@ mod tests {
         cpus.hold(vec![cpu(2, 1), cpu(3, 2)]);
         cpus.release(&[1], false);
         cpus.cancel(&[1, 2]);
-        assert_eq!(cpus.to_record(), [cpu(2, 1)]);
+        assert_eq!(cpus.to_saved(), [cpu(2, 1)]);
         cpus.hold(vec![cpu(2, 1)]);
         cpus.cancel(&[1]);
         assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1]));
@@ -265,6 +265,6 @@ mod tests {
         let mut cpus = OfflineCpus::default();
         cpus.hold(vec![cpu(2, 1), cpu(3, 2)]);
         cpus.release(&[1], true);
-        assert_eq!(cpus.to_record(), [cpu(3, 2)]);
+        assert_eq!(cpus.to_saved(), [cpu(3, 2)]);
     }
 }

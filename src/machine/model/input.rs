@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::TuningError;
-use super::record::Record;
 use super::request::{Command, RequestId};
+use super::saved_state::SavedState;
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::Inventory;
 use crate::machine::spec::{ConnectError, MachineConfig};
@@ -24,7 +24,7 @@ pub enum Input {
     /// A connection to this process was made.
     Reached(ProcessId),
     /// The persisted state was read, or could not be.
-    Loaded(Result<Option<Box<Record>>, String>),
+    Loaded(Result<Option<Box<SavedState>>, String>),
     /// QEMU answered what it is asked at first.
     Opened(Box<Opened>),
     /// An attempt to connect failed.

@@ -18,11 +18,11 @@ mod operation;
 mod phase;
 mod placement;
 mod process;
-pub mod record;
 mod refresh;
 mod removals;
 pub mod request;
 mod requests;
+pub mod saved_state;
 mod saves;
 mod search;
 pub mod snapshot;
@@ -144,7 +144,7 @@ impl Model {
             Input::Command(id, command) => self.request(now, id, command),
             Input::ConfigChanged(config) => self.config = config,
             Input::Reached(process) => self.reached(now, process),
-            Input::Loaded(record) => self.loaded(now, record),
+            Input::Loaded(state) => self.loaded(now, state),
             Input::Opened(opened) => self.opened(now, opened),
             Input::ConnectFailed(error) => self.connect_failed(now, error),
             Input::Disconnected(closed) => self.disconnected(now, &closed),

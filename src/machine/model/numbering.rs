@@ -244,14 +244,14 @@ mod tests {
         };
         let (own, plugged) = ("/machine/unattached/device[1]", "/machine/peripheral/a");
         let rows = [(0, own), (1, own), (2, plugged), (3, own)];
-        let all = Inventory::from_record(rows.map(row).into());
+        let all = Inventory::from_saved(rows.map(row).into());
         let first = |is_incoming| {
             let numbering = Numbering::first(&all, is_incoming);
             (numbering.equal, numbering.is_mixed)
         };
         assert_eq!(first(false), (2, true));
         assert_eq!(first(true), (0, true));
-        let start = Inventory::from_record(rows[..2].iter().copied().map(row).collect());
+        let start = Inventory::from_saved(rows[..2].iter().copied().map(row).collect());
         let numbering = Numbering::first(&start, false);
         assert_eq!((numbering.equal, numbering.is_mixed), (2, false));
     }

@@ -1,14 +1,15 @@
 //! The operations of a machine: at most one goes on at a time, and each is a sequence of states.
 //!
 //! ```text
-//! add     Saving ─▶ Exchanging ─▶ Placing ─▶ Recording ─▶ Idle
-//! remove  Saving ─▶ Exchanging ─▶ Placing ─▶ Recording ─▶ Idle      the removals stay pending
-//! refresh           Exchanging ─▶ Placing ─▶ Recording ─▶ Idle
-//! tune    Checking ─▶ SavingTuning ─▶ Switching ─────────▶ Idle
+//! add     Saving ─▶ Exchanging ─▶ Placing ─▶ SavingResult ─▶ Idle
+//! remove  Saving ─▶ Exchanging ─▶ Placing ─▶ SavingResult ─▶ Idle      the removals stay pending
+//! refresh           Exchanging ─▶ Placing ─▶ SavingResult ─▶ Idle
+//! tune    Checking ─▶ SavingTuning ─▶ Switching ────────────▶ Idle
 //! ```
 //!
-//! A state without work is skipped: nothing is placed if no thread came or went, and nothing is
-//! recorded if no vCPU was added or removed.
+//! A state without work is skipped. Nothing is placed if no thread came or went and no pass is due. If
+//! there is no event, the state is saved after the report and not before it, unless callers are about to
+//! learn that a removal is pending, or the machine is reported for the first time.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub(super) enum Operation {
     /// The placer works on the result of a refresh.
     Placing(Box<Refreshed>),
     /// The state is saved before the result of a refresh is reported.
-    Recording(SaveId, Box<Refreshed>),
+    SavingResult(SaveId, Box<Refreshed>),
     /// It is checked whether the host supports a change of the tuning, which results in this tuning.
     Checking(Tune, Arc<Tuning>),
     /// The state is saved before the tuning is enforced. The last is the previous tuning.
@@ -176,7 +177,7 @@ impl Operation {
     pub(super) fn into_caller(self) -> Option<RequestId> {
         match self {
             Self::Saving(_, ask) | Self::Exchanging(ask) => ask.caller(),
-            Self::Placing(refreshed) | Self::Recording(_, refreshed) => match refreshed.then {
+            Self::Placing(refreshed) | Self::SavingResult(_, refreshed) => match refreshed.then {
                 Then::Added(add, _) => Some(add.id),
                 Then::Reply(id) => Some(id),
                 Then::Nothing | Then::Start | Then::Asked => None,

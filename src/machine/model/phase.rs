@@ -11,7 +11,7 @@ pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// disconnected.
 pub(super) const EXIT_GRACE: Duration = Duration::from_millis(250);
 
-/// The phase of a machine. See the drawing in [`crate::machine`].
+/// The phase of a machine. The drawing in [`crate::machine`] has the phases as clients see them.
 #[derive(Debug)]
 pub(super) enum Phase {
     /// There is no connection until the next attempt. The machine is dormant, or disconnected if

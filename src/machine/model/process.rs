@@ -13,9 +13,9 @@ use super::input::{Input, SaveError, SaveId};
 use super::numbering::Numbering;
 use super::operation::{Operation, Queued};
 use super::placement::PlacementState;
-use super::record::Record;
 use super::removals::{Answered, Removals};
 use super::request::{Outcome, RequestId};
+use super::saved_state::SavedState;
 use super::saves::{Saves, text};
 use super::snapshot::Snapshot;
 use super::unemitted::Unemitted;
@@ -96,45 +96,45 @@ impl Process {
     }
 
     /// Restores what a previous instance saved.
-    pub(super) fn restore(&mut self, now: Instant, record: Record) {
-        // A record without vCPUs was saved before any were reported, or was too large.
-        if !record.present.is_empty() {
-            let inventory = Inventory::from_record(record.present);
+    pub(super) fn restore(&mut self, now: Instant, saved: SavedState) {
+        // A state without vCPUs was saved before any were reported, or was too large.
+        if !saved.present.is_empty() {
+            let inventory = Inventory::from_saved(saved.present);
             self.baseline = Baseline::Restored(Arc::new(inventory));
             self.is_known = true;
         }
-        self.removals.restore(now, record.removals);
-        self.plugging = record.plugging;
+        self.removals.restore(now, saved.removals);
+        self.plugging = saved.plugging;
         self.unemitted
-            .restore(record.unemitted, record.unemitted_refusals);
-        self.offline.restore(record.offline);
-        self.numbering = record.numbering;
-        self.placement.restore_changed(record.changed);
-        self.breaches = record.breaches;
-        self.created = record.created;
-        if let Some(tuning) = record.tuning {
-            self.placement.restore(&tuning, record.configured.as_ref());
+            .restore(saved.unemitted, saved.unemitted_refusals);
+        self.offline.restore(saved.offline);
+        self.numbering = saved.numbering;
+        self.placement.restore_changed(saved.changed);
+        self.breaches = saved.breaches;
+        self.created = saved.created;
+        if let Some(tuning) = saved.tuning {
+            self.placement.restore(&tuning, saved.configured.as_ref());
         }
     }
 
     /// Saves the state, with the vCPUs of `inventory` as those that were reported.
     pub(super) fn save_with(&mut self, inventory: &Inventory, out: &mut Output) -> SaveId {
-        let mut record = Record::new(self.id);
-        record.breaches = self.breaches;
-        record.created = self.created;
+        let mut saved = SavedState::new(self.id);
+        saved.breaches = self.breaches;
+        saved.created = self.created;
         if !self.saves.is_too_large() {
-            record.present = inventory.to_record();
-            record.removals = self.removals.to_record();
-            record.plugging.clone_from(&self.plugging);
-            self.unemitted.save_to(&mut record);
-            record.tuning = Some(Tuning::clone(self.placement.tuning()));
-            record.configured = Some(self.placement.configured().clone());
-            record.offline = self.offline.to_record();
-            record.numbering = self.numbering;
-            record.changed.clone_from(self.placement.changed());
+            saved.present = inventory.to_saved();
+            saved.removals = self.removals.to_saved();
+            saved.plugging.clone_from(&self.plugging);
+            self.unemitted.save_to(&mut saved);
+            saved.tuning = Some(Tuning::clone(self.placement.tuning()));
+            saved.configured = Some(self.placement.configured().clone());
+            saved.offline = self.offline.to_saved();
+            saved.numbering = self.numbering;
+            saved.changed.clone_from(self.placement.changed());
         }
         let id = self.saves.begin();
-        out.push(Effect::Save(id, Box::new(record)));
+        out.push(Effect::Save(id, Box::new(saved)));
         id
     }
 
@@ -146,7 +146,8 @@ impl Process {
 
     /// Returns the vCPUs that were reported, if by a previous instance, or are about to be.
     pub(super) fn known_inventory(&self, out: &Output) -> Arc<Inventory> {
-        if let Operation::Placing(refreshed) | Operation::Recording(_, refreshed) = &self.operation
+        if let Operation::Placing(refreshed) | Operation::SavingResult(_, refreshed) =
+            &self.operation
         {
             return refreshed.snapshot.inventory.clone();
         }

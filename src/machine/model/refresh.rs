@@ -158,7 +158,7 @@ impl Process {
                 cx.out.push(Effect::Place(tuning, threads, changed));
                 self.operation = Operation::Placing(refreshed);
             }
-            None => self.record(cx, refreshed),
+            None => self.save_result(cx, refreshed),
         }
     }
 
@@ -171,19 +171,19 @@ impl Process {
     ) {
         self.placement.placed(cx.now, report, default_cpus);
         match std::mem::take(&mut self.operation) {
-            Operation::Placing(refreshed) => self.record(cx, refreshed),
+            Operation::Placing(refreshed) => self.save_result(cx, refreshed),
             other => self.operation = other,
         }
     }
 
     /// Saves the state if that has to be done before `refreshed` is reported, and reports it.
-    pub(super) fn record(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
+    pub(super) fn save_result(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
         if !refreshed.is_saved_first() {
             self.report(cx, *refreshed);
             return;
         }
         let id = self.save_with(&refreshed.snapshot.inventory, cx.out);
-        self.operation = Operation::Recording(id, refreshed);
+        self.operation = Operation::SavingResult(id, refreshed);
     }
 
     /// Reports `refreshed` to clients, and answers the callers that waited for it.

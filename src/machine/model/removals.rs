@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Refusal, Report};
-use super::record::AskedRemoval;
 use super::request::{Answer, Outcome, RequestId};
+use super::saved_state::AskedRemoval;
 use crate::ids::{SlotId, Uid, VcpuId};
 use crate::inventory::Target;
 
@@ -183,7 +183,7 @@ impl Removals {
     }
 
     /// Returns the persisted form of the removals.
-    pub(super) fn to_record(&self) -> Vec<AskedRemoval> {
+    pub(super) fn to_saved(&self) -> Vec<AskedRemoval> {
         let row = |removal: &Removal, agreed| AskedRemoval {
             vcpus: removal.vcpus.clone(),
             uid: removal.uid,
@@ -196,8 +196,8 @@ impl Removals {
     }
 
     /// Restores the removals of a previous instance.
-    pub(super) fn restore(&mut self, now: Instant, recorded: Vec<AskedRemoval>) {
-        for row in recorded {
+    pub(super) fn restore(&mut self, now: Instant, saved: Vec<AskedRemoval>) {
+        for row in saved {
             let Some(&first) = row.vcpus.first() else {
                 continue;
             };
@@ -539,7 +539,7 @@ mod tests {
         assert_eq!(removals.asked_by(SlotId(3)), Some(UID));
         assert!(!removals.has_pending());
         let mut restored = Removals::default();
-        restored.restore(now, removals.to_record());
+        restored.restore(now, removals.to_saved());
         assert_eq!(restored.asked_by(SlotId(3)), Some(UID));
         assert_eq!(restored.removed(SlotId(3)).unwrap().uid, UID);
     }

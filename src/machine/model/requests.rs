@@ -249,7 +249,9 @@ impl Process {
                 Ok(()) => self.ask_unless_late(cx, ask),
                 Err(error) => self.give_up(cx, &ask, &error),
             },
-            Operation::Recording(save, refreshed) if is_over(&save) => self.report(cx, *refreshed),
+            Operation::SavingResult(save, refreshed) if is_over(&save) => {
+                self.report(cx, *refreshed)
+            }
             Operation::SavingTuning(save, tune, previous) if is_over(&save) => match result {
                 Ok(()) => self.switch(cx, tune, previous),
                 Err(error) => {

@@ -9,8 +9,8 @@ use super::effect::Effect;
 use super::evidence::Clues;
 use super::input::{Exchanged, Input, Opened, QemuState, SaveId, UnitFound};
 use super::numbering::Numbering;
-use super::record::Record;
 use super::request::{Command, Request, RequestId, Wait};
+use super::saved_state::SavedState;
 use super::{Facts, Model};
 use crate::config::Limits;
 use crate::ids::{Pid, Uid};
@@ -77,14 +77,12 @@ impl Driver {
     }
 
     /// Returns a machine that is connected to a QEMU with the vCPUs 0 to `count` - 1 of 4, after the state
-    /// `record` was read. vCPUs that are reported first are saved.
-    pub(super) fn connected(count: u32, record: Option<Record>) -> (Self, Vec<Effect>) {
-        let is_first = record
-            .as_ref()
-            .is_none_or(|record| record.present.is_empty());
+    /// `saved` was read. vCPUs that are reported first are saved.
+    pub(super) fn connected(count: u32, saved: Option<SavedState>) -> (Self, Vec<Effect>) {
+        let is_first = saved.as_ref().is_none_or(|saved| saved.present.is_empty());
         let mut driver = Self::new(Lifetime::Endpoint);
         driver.input(Input::Reached(PROCESS));
-        driver.input(Input::Loaded(Ok(record.map(Box::new))));
+        driver.input(Input::Loaded(Ok(saved.map(Box::new))));
         driver.input(Input::UnitFound(UnitFound::default()));
         let mut effects = driver.input(opened(count));
         if is_first {

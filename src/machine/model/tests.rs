@@ -6,8 +6,8 @@ use super::effect::{Batch, Effect};
 use super::error::Error;
 use super::event::{Cause, MachineEvent, VcpuChange};
 use super::input::{Exchanged, Input, SaveError, UnitFound};
-use super::record::{Record, UnemittedChange};
 use super::request::{Answer, Command, OfflineCpu, Outcome, RequestId, Wait};
+use super::saved_state::{SavedState, UnemittedChange};
 use super::testing::{Driver, PROCESS, opened, state};
 use crate::ids::{SlotId, Tid, Uid, VcpuId};
 use crate::machine::spec::{ConnectError, Lifetime};
@@ -49,10 +49,10 @@ fn seconds(seconds: u64) -> Wait {
 }
 
 /// The state of a previous instance that reported `count` vCPUs.
-fn record(count: u32) -> Record {
-    Record {
-        present: state(count).inventory.to_record(),
-        ..Record::new(PROCESS)
+fn saved_state(count: u32) -> SavedState {
+    SavedState {
+        present: state(count).inventory.to_saved(),
+        ..SavedState::new(PROCESS)
     }
 }
 
@@ -171,11 +171,11 @@ fn emits_events_of_the_previous_instance_first() {
         cause: Cause::Request,
         uid: Some(Uid(7)),
     };
-    let record = Record {
+    let saved_state = SavedState {
         unemitted: vec![UnemittedChange::Added(added.clone())],
-        ..record(2)
+        ..saved_state(2)
     };
-    let (mut driver, effects) = Driver::connected(3, Some(record));
+    let (mut driver, effects) = Driver::connected(3, Some(saved_state));
     let effects = driver.save(&effects);
     let events = events(&effects);
     assert_eq!(
@@ -196,7 +196,7 @@ fn the_first_vcpus_are_saved_before_they_are_reported() {
     driver.input(Input::UnitFound(UnitFound::default()));
     let effects = driver.input(opened(2));
     assert!(events(&effects).is_empty());
-    assert_eq!(saved(&effects).present, state(2).inventory.to_record());
+    assert_eq!(saved(&effects).present, state(2).inventory.to_saved());
     assert_eq!(
         events(&driver.save(&effects)),
         [&MachineEvent::Appeared { is_known: false }]
@@ -205,7 +205,7 @@ fn the_first_vcpus_are_saved_before_they_are_reported() {
 
 #[test]
 fn reports_no_vcpu_that_was_never_reported() {
-    let (_, effects) = Driver::connected(2, Some(Record::new(PROCESS)));
+    let (_, effects) = Driver::connected(2, Some(SavedState::new(PROCESS)));
     assert_eq!(
         events(&effects),
         [&MachineEvent::Appeared { is_known: false }]
@@ -218,11 +218,11 @@ fn restores_offline_guest_cpus_after_a_restart() {
         vcpu: VcpuId(1),
         cpu: 5,
     };
-    let record = Record {
+    let saved_state = SavedState {
         offline: vec![cpu],
-        ..record(2)
+        ..saved_state(2)
     };
-    let (_, effects) = Driver::connected(2, Some(record));
+    let (_, effects) = Driver::connected(2, Some(saved_state));
     let is_restored = |e: &Effect| matches!(e, Effect::RestoreGuest(cpus) if cpus[..] == [5]);
     assert!(effects.iter().any(is_restored), "{effects:?}");
 }
@@ -302,13 +302,13 @@ fn the_placer_gets_the_changed_threads_of_a_previous_instance() {
         };
         [(VcpuId(vcpu), changed)].into()
     };
-    let record = Record {
+    let saved_state = SavedState {
         changed: changed(1, 11),
-        ..record(2)
+        ..saved_state(2)
     };
     let mut driver = Driver::new(Lifetime::Endpoint);
     driver.input(Input::Reached(PROCESS));
-    driver.input(Input::Loaded(Ok(Some(Box::new(record)))));
+    driver.input(Input::Loaded(Ok(Some(Box::new(saved_state)))));
     driver.input(Input::UnitFound(UnitFound {
         unit: Some(UnitPlacement::without_groups(String::new())),
         ..UnitFound::default()
@@ -383,10 +383,10 @@ fn refusal(alias: &str) -> AcpiOst {
 }
 
 /// Returns the state that is saved last.
-fn saved(effects: &[Effect]) -> &Record {
+fn saved(effects: &[Effect]) -> &SavedState {
     let mut effects = effects.iter().rev();
     let save = effects.find_map(|effect| match effect {
-        Effect::Save(_, record) => Some(record),
+        Effect::Save(_, saved_state) => Some(saved_state),
         _ => None,
     });
     save.unwrap()
@@ -413,8 +413,8 @@ fn a_refusal_is_saved_before_it_is_emitted() {
     driver.pass(20);
     let effects = driver.answer(2);
     assert!(failures(&effects).is_empty(), "it is not saved");
-    let record = saved(&effects).clone();
-    assert!(record.removals.is_empty());
+    let saved_state = saved(&effects).clone();
+    assert!(saved_state.removals.is_empty());
     let effects = driver.save(&effects);
     let emitted = failures(&effects);
     assert!(matches!(emitted[..], [(1, Some(1000), _)]), "{effects:?}");
@@ -424,7 +424,7 @@ fn a_refusal_is_saved_before_it_is_emitted() {
     ));
 
     // A service that ends before the event was on the bus emits it again.
-    let (mut next, effects) = Driver::connected(2, Some(record));
+    let (mut next, effects) = Driver::connected(2, Some(saved_state));
     assert_eq!(failures(&next.save(&effects)), emitted);
 }
 

@@ -2,7 +2,7 @@
 //! instance.
 
 use super::event::MachineEvent;
-use super::record::{Record, UnemittedChange, UnemittedRefusal};
+use super::saved_state::{SavedState, UnemittedChange, UnemittedRefusal};
 
 /// The events, each with the number of the flush that follows it. 0 is for those of a previous
 /// instance.
@@ -62,19 +62,19 @@ impl Unemitted {
         restored.into_iter().map(|(_, event)| event).collect()
     }
 
-    /// Puts the persisted form into `record`.
-    pub(super) fn save_to(&self, record: &mut Record) {
+    /// Puts the persisted form into `saved`.
+    pub(super) fn save_to(&self, saved: &mut SavedState) {
         for (_, event) in &self.events {
             match event.clone() {
                 MachineEvent::VcpuAdded(vcpu) => {
-                    record.unemitted.push(UnemittedChange::Added(vcpu));
+                    saved.unemitted.push(UnemittedChange::Added(vcpu));
                 }
                 MachineEvent::VcpuRemoved(vcpu) => {
-                    record.unemitted.push(UnemittedChange::Removed(vcpu));
+                    saved.unemitted.push(UnemittedChange::Removed(vcpu));
                 }
                 MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
                     let refusal = UnemittedRefusal { vcpu, reason };
-                    record.unemitted_refusals.push(refusal);
+                    saved.unemitted_refusals.push(refusal);
                 }
                 MachineEvent::Appeared { .. } | MachineEvent::Changed | MachineEvent::Vanished => {}
             }

@@ -1,22 +1,22 @@
 //! A simulated state file. Writes end in their order; those that wait become one.
 
 use vcpud::machine::model::input::{Input, SaveError, SaveId};
-use vcpud::machine::model::record::Record;
+use vcpud::machine::model::saved_state::SavedState;
 
 /// The state file.
 #[derive(Default)]
 pub(crate) struct Disk {
     /// The state that the next instance reads.
-    pub content: Option<Record>,
+    pub content: Option<SavedState>,
     /// Whether the content lacks something that was reported, because a write failed.
     pub is_behind: bool,
-    waiting: Vec<(SaveId, Record)>,
-    writing: Vec<(SaveId, Record)>,
+    waiting: Vec<(SaveId, SavedState)>,
+    writing: Vec<(SaveId, SavedState)>,
 }
 
 impl Disk {
-    pub(crate) fn save(&mut self, id: SaveId, record: Record) {
-        self.waiting.push((id, record));
+    pub(crate) fn save(&mut self, id: SaveId, state: SavedState) {
+        self.waiting.push((id, state));
         self.begin();
     }
 
@@ -33,11 +33,11 @@ impl Disk {
     /// Ends the write that goes on.
     pub(crate) fn end(&mut self, result: Result<(), SaveError>) -> Vec<Input> {
         let written = std::mem::take(&mut self.writing);
-        if let Some((_, record)) = written.last() {
+        if let Some((_, state)) = written.last() {
             match result {
                 Ok(()) => {
-                    self.is_behind = record.present.is_empty();
-                    self.content = Some(record.clone());
+                    self.is_behind = state.present.is_empty();
+                    self.content = Some(state.clone());
                 }
                 Err(_) => self.is_behind = true,
             }

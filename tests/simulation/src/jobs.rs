@@ -319,7 +319,7 @@ impl World {
 
     /// Notes which removals the service cannot know after a restart, as its state file lacks them.
     pub(crate) fn note_saved_removals(&mut self) {
-        let rows = self.disk.content.iter().flat_map(|record| &record.removals);
+        let rows = self.disk.content.iter().flat_map(|state| &state.removals);
         let agreed: Vec<SlotId> = rows.filter(|row| row.agreed).filter_map(slot_of).collect();
         let Some(qemu) = &mut self.qemu else {
             return;

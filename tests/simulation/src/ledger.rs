@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vcpud::ids::{Uid, VcpuId};
-use vcpud::machine::model::record::{Record, UnemittedChange};
 use vcpud::machine::model::request::Answer;
+use vcpud::machine::model::saved_state::{SavedState, UnemittedChange};
 use vcpud::machine::{Cause, Error, MachineEvent, Snapshot, VcpuChange};
 use vcpud::process::ProcessId;
 
@@ -119,21 +119,21 @@ impl Ledger {
         assert!(come && gone, "{answer:?} comes before its events");
     }
 
-    /// Checks that the next instance can continue with `record`: the events that are saved lead to the
+    /// Checks that the next instance can continue with `state`: the events that are saved lead to the
     /// vCPUs that are saved. With `is_behind`, a write failed, and events may be lost.
-    pub(crate) fn crash(&mut self, record: Option<&Record>, is_behind: bool) {
+    pub(crate) fn crash(&mut self, state: Option<&SavedState>, is_behind: bool) {
         self.is_visible = false;
-        let Some(record) = record.filter(|record| !record.present.is_empty()) else {
+        let Some(state) = state.filter(|state| !state.present.is_empty()) else {
             self.forget();
             return;
         };
-        let saved = record.present.iter();
+        let saved = state.present.iter();
         let saved = saved.flat_map(|slot| (0..slot.width).map(|n| VcpuId(slot.id.get() + n)));
         let saved: BTreeSet<VcpuId> = saved.collect();
-        self.process = Some(record.leader);
+        self.process = Some(state.leader);
         let mut after = self.present.get_or_insert(saved.clone()).clone();
         self.repeatable.clear();
-        for event in &record.unemitted {
+        for event in &state.unemitted {
             match event {
                 UnemittedChange::Added(vcpu) => after.insert(vcpu.id),
                 UnemittedChange::Removed(vcpu) => after.remove(&vcpu.id),

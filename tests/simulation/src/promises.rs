@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vcpud::ids::SlotId;
 use vcpud::machine::Snapshot;
 use vcpud::machine::model::effect::Batch;
-use vcpud::machine::model::record::{AskedRemoval, Record};
+use vcpud::machine::model::saved_state::{AskedRemoval, SavedState};
 
 use crate::guest;
 
@@ -40,13 +40,13 @@ impl Promises {
     }
 
     /// Continues with what a new instance reads.
-    pub(crate) fn crash(&mut self, now: Instant, record: Option<&Record>) {
+    pub(crate) fn crash(&mut self, now: Instant, state: Option<&SavedState>) {
         *self = Self::new(now);
-        let rows = record.into_iter().flat_map(|record| &record.removals);
+        let rows = state.into_iter().flat_map(|state| &state.removals);
         for row in rows {
             self.begun.extend(slot_of(row).map(|slot| (slot, now)));
         }
-        self.requested = record.map(requested).unwrap_or_default();
+        self.requested = state.map(requested).unwrap_or_default();
     }
 
     /// Checks that the model does not loop.
@@ -60,12 +60,12 @@ impl Promises {
     }
 
     /// Checks that the removals that are about to be requested are not under way.
-    pub(crate) fn save(&mut self, now: Instant, record: &Record, snapshot: &Snapshot) {
-        if record.present.is_empty() {
+    pub(crate) fn save(&mut self, now: Instant, state: &SavedState, snapshot: &Snapshot) {
+        if state.present.is_empty() {
             // The state is too large, and only a part is saved.
             return;
         }
-        let requested = requested(record);
+        let requested = requested(state);
         for slot in requested.difference(&self.requested) {
             let begun = self.begun.insert(*slot, now);
             let is_pending = snapshot.pending.contains(&slot.first());
@@ -79,12 +79,12 @@ impl Promises {
     }
 
     /// Checks that the request was saved before QEMU receives it.
-    pub(crate) fn exchange(&mut self, batch: &Batch, content: Option<&Record>) {
+    pub(crate) fn exchange(&mut self, batch: &Batch, content: Option<&SavedState>) {
         self.exchanges += 1;
         let is_saved = match batch {
             Batch::Refresh => true,
             Batch::Add(_, slots) => {
-                let plugging = content.and_then(|record| record.plugging.as_ref());
+                let plugging = content.and_then(|state| state.plugging.as_ref());
                 let saved = plugging.map(|plugging| plugging.slots.clone());
                 let saved = saved.unwrap_or_default();
                 slots.iter().all(|slot| saved.contains(&slot.id))
@@ -115,8 +115,8 @@ impl Promises {
 }
 
 /// Returns the slots that QEMU is about to be asked to remove.
-fn requested(record: &Record) -> BTreeSet<SlotId> {
-    let rows = record.removals.iter().filter(|row| !row.agreed);
+fn requested(state: &SavedState) -> BTreeSet<SlotId> {
+    let rows = state.removals.iter().filter(|row| !row.agreed);
     rows.filter_map(slot_of).collect()
 }
 

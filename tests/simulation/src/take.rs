@@ -278,11 +278,11 @@ impl World {
     fn crash(&mut self) {
         let id = self.qemu.as_ref().map(|qemu| qemu.id);
         let content = self.disk.content.as_ref();
-        let content = content.filter(|record| Some(record.leader) == id);
+        let content = content.filter(|state| Some(state.leader) == id);
         self.ledger.crash(content, self.disk.is_behind);
         self.promises.crash(self.now, content);
         self.guest.end_calls();
-        let offline = content.iter().flat_map(|record| &record.offline);
+        let offline = content.iter().flat_map(|state| &state.offline);
         let saved: Vec<VcpuId> = offline.map(|cpu| cpu.vcpu).collect();
         let is_known = self.guest.left().all(|vcpu| saved.contains(&vcpu));
         assert!(
@@ -297,7 +297,7 @@ impl World {
             .disk
             .content
             .as_ref()
-            .is_none_or(|record| record.present.is_empty())
+            .is_none_or(|state| state.present.is_empty())
         {
             self.lose_state();
         }

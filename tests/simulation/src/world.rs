@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use vcpud::config::Limits;
 use vcpud::machine::model::effect::{Batch, Effect};
 use vcpud::machine::model::input::Input;
-use vcpud::machine::model::record::AskedRemoval;
 use vcpud::machine::model::request::Command;
+use vcpud::machine::model::saved_state::AskedRemoval;
 use vcpud::machine::model::{Facts, Model};
 use vcpud::machine::{Lifetime, MachineConfig, PlacementConfig};
 use vcpud::process::ProcessId;
@@ -191,11 +191,11 @@ impl World {
             Effect::FindUnit(_) => self.host.is_searching = true,
             Effect::AwaitUnits => self.host.is_awaiting = true,
             Effect::Exchange(batch) => self.exchange(batch),
-            Effect::Save(id, record) => {
+            Effect::Save(id, state) => {
                 let snapshot = self.model.snapshot();
-                self.promises.save(self.now, &record, snapshot);
-                self.note_requests(&record.removals);
-                self.disk.save(id, *record);
+                self.promises.save(self.now, &state, snapshot);
+                self.note_requests(&state.removals);
+                self.disk.save(id, *state);
             }
             Effect::Prepare(_) => self.host.placing.push_back(Placing::Prepare),
             Effect::Place(_, threads, _) => self.host.placing.push_back(Placing::Place(threads)),
@@ -258,7 +258,7 @@ impl World {
         for (_, plugged) in self.qemu.iter_mut().flat_map(Qemu::plugged_mut) {
             plugged.is_unseen &= !is_seen;
         }
-        let rows = self.disk.content.iter().flat_map(|record| &record.removals);
+        let rows = self.disk.content.iter().flat_map(|state| &state.removals);
         let rows = rows.filter(|row| !row.agreed);
         let uids = rows
             .filter_map(|row| Some((slot_of(row)?, row.uid)))

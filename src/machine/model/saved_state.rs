@@ -22,7 +22,7 @@ pub(in crate::machine) const VERSION: u32 = 1;
 
 /// The persisted state of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct SavedState {
     /// The version of the file.
     pub version: u32,
     /// The QEMU process.
@@ -92,8 +92,8 @@ pub struct AskedRemoval {
     pub refused_before: bool,
 }
 
-impl Record {
-    /// Returns an empty record about the QEMU process `leader`.
+impl SavedState {
+    /// Returns an empty state about the QEMU process `leader`.
     pub(in crate::machine) fn new(leader: ProcessId) -> Self {
         Self {
             version: VERSION,
@@ -129,8 +129,8 @@ mod tests {
         start: 9,
     };
 
-    /// A record in which every member is set.
-    fn full() -> Record {
+    /// A state whose members are all set.
+    fn full() -> SavedState {
         let vcpu = VcpuChange {
             id: VcpuId(3),
             alias: "vcpu3".into(),
@@ -147,7 +147,7 @@ mod tests {
             scheduler: Some(Scheduler::Batch),
             affinity: true,
         };
-        Record {
+        SavedState {
             present: vec![PresentSlot {
                 id: SlotId(0),
                 width: 1,
@@ -180,7 +180,7 @@ mod tests {
             }],
             numbering: Some(Numbering::default()),
             changed: [(VcpuId(1), changed)].into(),
-            ..Record::new(LEADER)
+            ..SavedState::new(LEADER)
         }
     }
 
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn reads_the_file_of_the_previous_version() {
-        let expected = Record {
+        let expected = SavedState {
             tuning: None,
             configured: None,
             offline: Vec::new(),
@@ -224,7 +224,7 @@ mod tests {
             created: 0,
             ..full()
         };
-        let read: Record = serde_json::from_str(PREVIOUS).unwrap();
+        let read: SavedState = serde_json::from_str(PREVIOUS).unwrap();
         assert_eq!(read, expected);
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let written = serde_json::to_value(full()).unwrap();
         let newer = with_unknown_members(written.clone());
         assert_ne!(newer, written);
-        let read: Record = serde_json::from_value(newer).unwrap();
+        let read: SavedState = serde_json::from_value(newer).unwrap();
         assert_eq!(read, full());
     }
 

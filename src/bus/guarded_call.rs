@@ -1,6 +1,6 @@
-//! One call that needs authorization: its details for polkit's rules and dialogs, and its records.
+//! One call that polkit guards: its details for polkit's rules and dialogs, and its records.
 //!
-//! All such calls go through [`Operation::authorize`], which writes one entry of the journal and one
+//! All such calls go through [`GuardedCall::authorize`], which writes one entry of the journal and one
 //! record of the audit log for each call that is authorized by polkit or because the caller is root.
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,8 +12,7 @@ use zbus::message::Header;
 
 use super::authority::{Action, Authority, Caller};
 use super::error::Error;
-use super::records::Records;
-use crate::audit::CallRecord;
+use crate::audit::{Audit, CallRecord};
 use crate::ids::Uid;
 use crate::machine::{Handle, Snapshot};
 use crate::names::{MachineName, message_id};
@@ -25,9 +24,9 @@ const MAX_VALUE: usize = 64 << 10;
 /// not shortened.
 const MAX_SHOWN: usize = 256;
 
-/// A call that needs authorization.
+/// A call that polkit authorizes and the audit log records.
 #[derive(Debug)]
-pub(super) struct Operation {
+pub(super) struct GuardedCall {
     action: Action,
     /// The detail `operation`, such as `scheduler`.
     name: &'static str,
@@ -37,20 +36,19 @@ pub(super) struct Operation {
     details: BTreeMap<String, String>,
 }
 
-impl Operation {
-    /// The operation `name`, guarded by `action`, on the machine of `handle`.
+impl GuardedCall {
+    /// A call of the operation `name`, guarded by `action`, on the machine of `handle`.
     pub(super) fn on(handle: &Handle, action: Action, name: &'static str) -> Self {
         let snapshot: Arc<Snapshot> = handle.snapshot();
-        let mut operation = Self::named(handle.name().clone(), action, name);
-        operation.uuid = snapshot.uuid.to_string();
-        operation.is_kvm = snapshot.accelerator.as_str() == "kvm";
-        operation
-            .with("uuid", &snapshot.uuid)
+        let mut call = Self::named(handle.name().clone(), action, name);
+        call.uuid = snapshot.uuid.to_string();
+        call.is_kvm = snapshot.accelerator.as_str() == "kvm";
+        call.with("uuid", &snapshot.uuid)
             .with_some("owner", handle.owner())
             .with_some("registrant", handle.registrant())
     }
 
-    /// The operation `name`, guarded by `action`, on a machine that may not exist.
+    /// A call of the operation `name`, guarded by `action`, on a machine that may not exist.
     pub(super) fn named(machine: MachineName, action: Action, name: &'static str) -> Self {
         Self {
             machine: Some(machine),
@@ -58,7 +56,7 @@ impl Operation {
         }
     }
 
-    /// The operation `name`, guarded by `action`, on no machine in particular.
+    /// A call of the operation `name`, guarded by `action`, on no machine in particular.
     pub(super) fn on_all(action: Action, name: &'static str) -> Self {
         Self {
             action,
@@ -90,8 +88,7 @@ impl Operation {
     ///
     /// # Errors
     ///
-    /// Fails if the caller is not authorized, has too many calls under way, or gives a value that is too
-    /// long.
+    /// Fails if the caller is not authorized, or gives a value that is too long.
     pub(super) async fn authorize(
         &self,
         header: &Header<'_>,
@@ -100,7 +97,7 @@ impl Operation {
         let details = self.details()?;
         match authority.check(header, self.action, &details).await {
             Ok(caller) => {
-                self.record(caller.uid(), authority.records());
+                self.record(caller.uid(), authority.audit());
                 Ok(caller)
             }
             Err(error) => Err(self.denied(error, authority.user_of(header))),
@@ -148,7 +145,7 @@ impl Operation {
     }
 
     /// Records that the user `uid` is authorized.
-    fn record(&self, uid: Uid, records: &Records) {
+    fn record(&self, uid: Uid, audit: &Audit) {
         let operation = self.name;
         let vm_name = self.machine.as_ref().map_or("", MachineName::as_str);
         let (values, shown) = (self.values(usize::MAX), self.values(MAX_SHOWN));
@@ -163,7 +160,7 @@ impl Operation {
             "{prefix}operation \"{operation}\" authorized for uid {uid} ({shown})"
         );
         let is_value = |(key, _): &(&String, &String)| *key != "uuid";
-        records.write(&CallRecord {
+        audit.write_call(&CallRecord {
             operation,
             machine: self.machine.as_ref().map(MachineName::as_str),
             uuid: &self.uuid,
@@ -199,18 +196,14 @@ mod tests {
     #[test]
     fn a_value_cannot_look_like_another() {
         let name: MachineName = "web".parse().unwrap();
-        let operation = Operation::named(name, Action::ManageMachines, "register")
+        let call = GuardedCall::named(name, Action::ManageMachines, "register")
             .with("address", "/a\" owner=\"0\"\n\u{202e}")
             .with_some("owner", Some(1000))
             .with_some("registrant", None::<u32>);
         let text = r#"address="/a\" owner=\"0\"\n\u{202e}" owner="1000""#;
-        assert_eq!(operation.values(MAX_SHOWN), text);
-        assert!(
-            operation
-                .values(2)
-                .starts_with(r#"address="/a…" owner="10…""#)
-        );
-        let details = operation.details().unwrap();
+        assert_eq!(call.values(MAX_SHOWN), text);
+        assert!(call.values(2).starts_with(r#"address="/a…" owner="10…""#));
+        let details = call.details().unwrap();
         assert_eq!(details["operation"], "register");
         assert_eq!(details["machine"], "web");
         assert!(!details.contains_key("registrant"));
@@ -219,8 +212,8 @@ mod tests {
     #[test]
     fn refuses_a_value_that_is_too_long_for_polkit() {
         let long = "x".repeat(MAX_VALUE + 1);
-        let operation = Operation::on_all(Action::TuneVcpus, "pin").with("cpus", long);
-        let error = operation.details().unwrap_err();
+        let call = GuardedCall::on_all(Action::TuneVcpus, "pin").with("cpus", long);
+        let error = call.details().unwrap_err();
         assert!(error.to_string().contains("65537 bytes"), "{error}");
     }
 }

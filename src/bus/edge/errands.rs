@@ -1,5 +1,5 @@
-//! The messages of the edge itself: errors for refused calls, and questions to the bus daemon about
-//! the users of callers and about unread replies.
+//! The errands of the gate, which need the connection: errors for refused calls, and questions to the
+//! bus daemon about the users of callers and about unread replies.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use zbus::proxy::CacheProperties;
 use zbus::{Connection, Message};
 
 use super::gate::{Errands, Gate};
-
 use crate::ids::Uid;
 
 /// How long the bus daemon may take for an answer.
@@ -33,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const BELIEF: Duration = Duration::from_millis(500);
 
 /// Does the errands of `gate` over `connection`, until the connection ends.
-pub(in crate::bus) async fn attend(connection: Connection, gate: Arc<Gate>, errands: Errands) {
+pub(in crate::bus) async fn run_errands(connection: Connection, gate: Arc<Gate>, errands: Errands) {
     let refuse = async {
         let mut refusals = errands.refusals;
         while let Some(refused) = refusals.recv().await {
