@@ -1,7 +1,7 @@
 //! The cost of many machines: `cargo bench --bench many`. The environment variable `VCPUD_BENCH_MACHINES` has their
 //! number (500 by default).
 //!
-//! The machines are fake QEMUs of one vCPU in two other processes, which are there before the service starts. Real
+//! The machines are fake QEMUs of one vCPU in other processes, which are there before the service starts. Real
 //! dbus-daemon and vcpud; root, so without polkit; no systemd, so without control groups.
 //!
 //! - The start ends when the service owns its name: all machines are on the bus then.
@@ -38,8 +38,8 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, interface};
 
 /// The environment variable with the number of machines.
 const MACHINES_VARIABLE: &str = "VCPUD_BENCH_MACHINES";
-/// The number of processes with fake QEMUs. Each needs two descriptors for a fake QEMU.
-const PROCESSES: usize = 2;
+/// The number of fake QEMUs of a process. All of their vCPUs are threads of that process.
+const SHARE: usize = 20;
 type Objects = HashMap<OwnedObjectPath, HashMap<String, HashMap<String, OwnedVariant>>>;
 
 #[tokio::main]
@@ -70,17 +70,16 @@ async fn serve_peers(directory: &Path, first: usize, count: usize) {
 
 /// Starts processes with `count` fake QEMUs in all.
 async fn start_peers(world: &World, count: usize) -> Vec<Process> {
-    let sockets = world.bus.runtime_directory().join("qmp");
-    let share = count.div_ceil(PROCESSES);
-    let start = |n: usize| {
+    let sockets = world.socket("vm-0").with_file_name("");
+    let start = |first: usize| {
+        let own = SHARE.min(count - first);
         let mut peers = command(env::current_exe().expect("Linux has it"));
-        let own = share.min(count - n * share);
         peers
             .arg(&sockets)
-            .args([n * share, own].map(|number| number.to_string()));
+            .args([first, own].map(|number| number.to_string()));
         Process::spawn("fake QEMUs", &mut peers)
     };
-    let processes = (0..PROCESSES).map(start).collect();
+    let processes = (0..count).step_by(SHARE).map(start).collect();
     let listen = || fs::read_dir(&sockets).map_or(0, Iterator::count) == count;
     until("the fake QEMUs to listen", listen).await;
     processes
@@ -154,16 +153,19 @@ async fn managed_objects(world: &World) -> (Times, Times) {
     };
     let values = call(&world.connection, "org.vcpud1").await;
     let values: Objects = values.body().deserialize().expect("the signature");
-    let service = world.bus.connect().await;
+    // A bus without vcpud, which lets root own this name and call its owner.
+    let other = World::without_service().await;
+    let service = other.bus.connect().await;
     let served = service
         .object_server()
         .at("/org/vcpud1", Floor(values))
         .await;
-    assert!(served.expect("the path is free"));
-    let name = service.unique_name().expect("a bus gave it").as_str();
+    assert!(served.expect("a connection").is_none(), "the path is free");
+    let name = "org.freedesktop.systemd1";
+    service.request_name(name).await.expect("root may own it");
     let (mut floor, mut own) = (Times::default(), Times::default());
     for _ in 0..rounds() {
-        floor.take(call(&world.connection, name)).await;
+        floor.take(call(&other.connection, name)).await;
         own.take(call(&world.connection, "org.vcpud1")).await;
     }
     (floor, own)

@@ -73,6 +73,9 @@ impl BusMessage {
     }
 }
 
+/// The room for one message in the queue.
+pub(super) type Room<'a> = mpsc::Permit<'a, BusMessage>;
+
 /// The sending side of the queue.
 #[derive(Clone, Debug)]
 pub struct EventSender {
@@ -115,13 +118,13 @@ impl EventSender {
         message.needs_audience() && !*self.has_audience.borrow()
     }
 
-    /// Waits until [`Self::try_send`] may send `message`.
-    pub(super) async fn wait_for_room(&self, message: &BusMessage) {
+    /// Waits until there is room for `message`, and holds it: machines that wait get room in turn. Returns
+    /// `None` if the service is ending.
+    pub(super) async fn room_for(&self, message: &BusMessage) -> Option<Room<'_>> {
         if message.needs_audience() {
             let _ = self.has_audience.subscribe().wait_for(|open| *open).await;
         }
-        // If the service is ending, there is room for everything.
-        drop(self.messages.reserve().await);
+        self.messages.reserve().await.ok()
     }
 
     /// Sends all errors of the configuration.

@@ -74,7 +74,10 @@ impl Outbox {
         let Some(Item::Message(message)) = self.items.front() else {
             return std::future::pending().await;
         };
-        self.events.wait_for_room(message).await;
+        let room = self.events.room_for(message).await;
+        if let (Some(Item::Message(message)), Some(room)) = (self.items.pop_front(), room) {
+            room.send(message);
+        }
         self.try_send_all();
     }
 
@@ -87,5 +90,37 @@ impl Outbox {
         while !self.items.is_empty() {
             self.send_next().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+
+    use super::*;
+    use crate::machine::events::Completion;
+
+    /// Room that one machine gave back went to the next one, which did the same.
+    #[tokio::test]
+    async fn each_machine_that_waits_for_room_gets_it_in_turn() {
+        let (events, mut queue) = EventSender::new();
+        let message = || BusMessage::Completion(Completion::new(|| ()));
+        while events.try_send(message()).is_ok() {}
+        let outbox = || {
+            let mut outbox = Outbox::new(events.clone(), oneshot::channel().0);
+            outbox.send(message());
+            outbox
+        };
+        let (mut first, mut second) = (outbox(), outbox());
+        let mut first = pin!(first.finish());
+        let mut second = pin!(second.finish());
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        assert!(queue.recv().await.is_some());
+        assert!(poll!(&mut first).is_ready());
+        assert!(poll!(&mut second).is_pending());
+        assert!(queue.recv().await.is_some());
+        assert!(poll!(&mut second).is_ready());
     }
 }

@@ -39,8 +39,7 @@ const WAITS: &str = "systemd has not answered yet";
 const LATE: &str = "systemd did not do it within 10 s";
 const ABSENT: &str = "systemd is not on the system bus";
 
-/// The number of machines of the largest tests. A service that is built without optimization is too slow for
-/// more: each machine is refreshed every 5 s.
+/// The number of machines of the largest tests. With `cargo test --release` it is larger, and each trouble occurs.
 const MANY: usize = if cfg!(debug_assertions) { 100 } else { 1000 };
 
 /// Many machines, with a scripted systemd.
@@ -198,9 +197,11 @@ async fn many_machines_get_their_scopes_at_once() {
 
 /// Scripted QEMUs in processes of their own, a scripted systemd, dbus-daemon.
 #[tokio::test]
-async fn many_machines_get_their_scopes_after_the_worst_troubles_of_systemd() {
-    for case in [CASES[3], CASES[8], CASES[11], CASES[14]] {
-        weather(MANY, case).await;
+async fn many_machines_get_their_scopes_after_the_troubles_of_systemd() {
+    let worst = [3, 8, 11, 14];
+    let is_told = |n: &usize| !cfg!(debug_assertions) || worst.contains(n);
+    for n in (0..CASES.len()).filter(is_told) {
+        weather(MANY, CASES[n]).await;
     }
 }
 
