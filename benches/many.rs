@@ -110,12 +110,12 @@ async fn measure(count: usize) {
     );
     println!("each machine: {memory:.1} KiB resident, {descriptors:.1} descriptors");
 
-    let before = (cpu_time(pid), wake_ups(pid));
+    // The machines are announced after the start.
+    while used_in(pid, Duration::from_secs(1)).await.0 > 50 {}
     let idle = Duration::from_secs(unless_brief(10, 1));
-    tokio::time::sleep(idle).await;
-    let seconds = idle.as_secs_f64();
-    let percent = (cpu_time(pid) - before.0) as f64 / seconds / 10.0;
-    let wakes = (wake_ups(pid) - before.1) as f64 / seconds;
+    let (used, wakes) = used_in(pid, idle).await;
+    let percent = used as f64 / idle.as_secs_f64() / 10.0;
+    let wakes = wakes as f64 / idle.as_secs_f64();
     println!("idle: {percent:.2} % of a CPU, {wakes:.0} wake-ups of threads a second");
 
     println!("\n{}", heading(&["floor", "vcpud"]));
@@ -188,6 +188,13 @@ impl Floor {
         };
         self.0.iter().map(object).collect()
     }
+}
+
+/// Returns the CPU time in ms that a process uses in `time`, and how often its threads sleep.
+async fn used_in(pid: u32, time: Duration) -> (u64, u64) {
+    let before = (cpu_time(pid), wake_ups(pid));
+    tokio::time::sleep(time).await;
+    (cpu_time(pid) - before.0, wake_ups(pid) - before.1)
 }
 
 /// Returns the resident memory of a process, in KiB (`VmRSS` in `proc_pid_status(5)`).

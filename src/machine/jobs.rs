@@ -112,9 +112,9 @@ pub(super) async fn place(
     changed: ChangedThreads,
 ) -> Done {
     match worker.place(leader, tuning, threads, changed).await {
-        Ok((report, cpus)) => Input::Placed(report, cpus).into(),
+        Ok(report) => Input::Placed(report).into(),
         Err(error) => Done::Inputs(vec![
-            Input::Placed(Report::default(), None),
+            Input::Placed(Report::default()),
             Input::Disconnected(closed_by(error)),
         ]),
     }

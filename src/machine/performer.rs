@@ -217,7 +217,7 @@ impl Performer {
         match done {
             Done::Inputs(inputs) => {
                 for input in &inputs {
-                    if let Input::Placed(report, _) | Input::TuningChanged(Ok(report)) = input {
+                    if let Input::Placed(report) | Input::TuningChanged(Ok(report)) = input {
                         self.journal.placement(now(), report);
                     }
                 }
@@ -301,11 +301,11 @@ impl Performer {
         }
     }
 
-    fn keep_connection(&self) {
-        if let (Some(reached), Some(leader)) = (&self.reached, &self.leader)
-            && let Some(connection) = &reached.duplicate
+    fn keep_connection(&mut self) {
+        if let (Some(reached), Some(leader)) = (&mut self.reached, &self.leader)
+            && let Some(connection) = reached.duplicate.take()
         {
-            self.connector.keep(connection, leader);
+            self.connector.keep(&connection, leader);
         }
     }
 

@@ -14,8 +14,7 @@ use crate::blocking::blocking;
 use crate::ids::VcpuId;
 use crate::names::MachineName;
 use crate::placement::{
-    ChangedThreads, CpuList, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning,
-    UnitPlacement,
+    ChangedThreads, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning, UnitPlacement,
 };
 use crate::placer::{
     Created, MachineWatch, Masks, Placer, ScopeRequest, UnitLookupError, find_unit,
@@ -169,8 +168,7 @@ impl PlacementWorker {
         .await;
     }
 
-    /// Enforces `tuning` for `threads`. The service has changed those of `changed` before. Also returns the default
-    /// CPUs of the host.
+    /// Enforces `tuning` for `threads`. The service has changed those of `changed` before.
     ///
     /// # Errors
     /// Fails if the process is not the one that it was.
@@ -180,15 +178,13 @@ impl PlacementWorker {
         tuning: Arc<Tuning>,
         threads: Threads,
         changed: ChangedThreads,
-    ) -> Result<(Report, Option<CpuList>), LeaderError> {
-        leader.verify().await?;
-        let host = self.services.host.clone();
-        let placed = self.run(move |placer| {
+    ) -> Result<Report, LeaderError> {
+        let placed = self.run(move |placer| -> Result<Report, LeaderError> {
+            leader.verify_now()?;
             placer.restore(&changed);
-            let report = placer.reconcile(&tuning, &threads, leader.as_ref());
-            (report, host.read_default_cpus())
+            Ok(placer.reconcile(&tuning, &threads, leader.as_ref()))
         });
-        Ok(placed.await.unwrap_or_default())
+        Ok(placed.await.transpose()?.unwrap_or_default())
     }
 
     /// Checks whether the host supports `change`.

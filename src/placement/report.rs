@@ -148,6 +148,8 @@ pub struct Report {
     pub lingering: Vec<VcpuId>,
     /// Whether another program moved the machine out of its unit. Then no control groups were used.
     pub is_elsewhere: bool,
+    /// The default CPUs of the host, if they could be read.
+    pub default_cpus: Option<CpuList>,
 }
 
 fn in_parentheses(path: &Path) -> String {

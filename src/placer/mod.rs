@@ -27,6 +27,8 @@ mod watch;
 pub use affinity::{affinity, set_affinity};
 pub use cgroup::{Membership, Mount, Mounts};
 pub use cpu_events::CpuEvents;
+#[cfg(test)]
+pub(crate) use cpu_events::request_event;
 pub use cpus::host_cpus;
 pub use create::Created;
 pub use host::Host;

@@ -160,11 +160,12 @@ impl Placer {
         leader: &dyn Tasks,
     ) -> Report {
         self.is_elsewhere = self.has_left(leader);
+        let host = self.host.cpus();
         let mut report = Report {
             is_elsewhere: self.is_elsewhere,
+            default_cpus: host.as_ref().ok().map(HostCpus::default_cpus),
             ..Report::default()
         };
-        let host = self.host.cpus();
         if let Some(groups) = &mut self.groups
             && !self.is_elsewhere
         {

@@ -1,7 +1,7 @@
 //! The start time and the users of a process (`proc_pid_stat(5)`, `proc_pid_status(5)`).
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +34,14 @@ impl Users {
 ///
 /// Fails if no process has this PID.
 pub(super) fn read(pid: Pid) -> io::Result<(u64, Users)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let identity = start_time(&stat).zip(users(&status));
+    let process = format!("/proc/{pid}");
+    // With this capacity, the kernel is asked twice, not eight times.
+    let mut text = String::with_capacity(4096);
+    File::open(format!("{process}/stat"))?.read_to_string(&mut text)?;
+    let start = start_time(&text);
+    text.clear();
+    File::open(format!("{process}/status"))?.read_to_string(&mut text)?;
+    let identity = start.zip(users(&text));
     identity.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

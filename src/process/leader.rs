@@ -149,9 +149,18 @@ impl Leader {
     ///
     /// Fails if it has exited, or if it changed one of its users: it executed a setuid program, for example.
     pub async fn verify(self: &Arc<Self>) -> Result<(), LeaderError> {
-        let ProcessId { pid, start } = self.id;
         let this = self.clone();
-        match blocking(move || read(pid, this.pidfd.get_ref())).await? {
+        blocking(move || this.verify_now()).await
+    }
+
+    /// Does the same as [`Self::verify`]. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::verify`] does.
+    pub fn verify_now(&self) -> Result<(), LeaderError> {
+        let ProcessId { pid, start } = self.id;
+        match read(pid, self.pidfd.get_ref())? {
             (then, _) if then != start => Err(LeaderError::NoProcess),
             (_, now) if now != self.user => {
                 let then = self.user;

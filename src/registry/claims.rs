@@ -238,7 +238,11 @@ impl Claims {
     pub(super) fn conflicts(&self) -> Vec<Conflict> {
         let sockets = self.sockets.iter();
         let sockets = sockets.filter_map(|name| {
-            let (path, owner) = (self.socket(name), self.owners.get(name));
+            let owner = self.owners.get(name);
+            if owner.is_some_and(|owner| matches!(owner.origin, Origin::Socket)) {
+                return None;
+            }
+            let path = self.socket(name);
             let reason = match (owner, self.files.get(name)) {
                 (Some(owner), _) if owner.socket.as_ref() == Some(&path) => return None,
                 (Some(owner), _) => Reason::Owned(owner.origin.clone()),

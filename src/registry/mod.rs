@@ -136,7 +136,11 @@ impl Service {
                 }
                 Some(request) = self.requests.0.recv() => self.handle(request).await?,
                 Some(trial) = self.trials.join_next() => self.supervisor.conclude(trial?).await?,
-                () = self.reviews.due(self.supervisor.count()) => self.supervisor.review(&mut self.reviews),
+                () = self.reviews.due(self.supervisor.count()) => {
+                    self.supervisor.review(&mut self.reviews);
+                    // It changes no claim.
+                    continue;
+                }
                 ended = self.supervisor.next_ended() => self.supervisor.end(&ended?).await?,
             }
             self.count.send_replace(self.supervisor.claims.count());

@@ -16,8 +16,8 @@ use crate::placer::CpuEvents;
 
 /// The time between two reviews of one machine, if there are few.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The shortest time between two reviews.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The shortest time between two reviews. A review takes about 2 ms, so an idle service uses 0.4 % of a CPU.
+const PAUSE: Duration = Duration::from_millis(500);
 /// The time between two reviews after the CPUs of the host changed.
 const URGENT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -105,6 +105,7 @@ fn pause(count: usize, is_urgent: bool) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placer::request_event;
 
     #[test]
     fn each_machine_has_its_turn() {
@@ -123,9 +124,7 @@ mod tests {
     #[tokio::test]
     async fn all_turns_are_urgent_after_the_host_cpus_changed() {
         let mut reviews = Reviews::new();
-        let cpu = "/sys/devices/system/cpu/cpu0/uevent";
-        if std::fs::write(cpu, "change").is_err() {
-            eprintln!("not tested: only root can ask the kernel for a message about a device");
+        if !request_event("system/cpu/cpu0") {
             return;
         }
         reviews.due(2).await;

@@ -43,8 +43,8 @@ pub enum Input {
     Saved(SaveId, Result<(), SaveError>),
     /// All events before this flush were emitted on the bus.
     Flushed(u64),
-    /// A placement pass ended. The second is the default CPUs of the host, if they could be read.
-    Placed(Report, Option<CpuList>),
+    /// A placement pass ended.
+    Placed(Report),
     /// The host supports a tuning, or not.
     TuningChecked(Result<(), TuningError>),
     /// A tuning is enforced, or the previous one is restored.

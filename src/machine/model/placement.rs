@@ -176,12 +176,7 @@ impl PlacementState {
     }
 
     /// Notes the result of a pass. Returns whether other values are to be restored later.
-    pub(super) fn placed(
-        &mut self,
-        now: Instant,
-        report: &Report,
-        default_cpus: Option<CpuList>,
-    ) -> bool {
+    pub(super) fn placed(&mut self, now: Instant, report: &Report) -> bool {
         if report.may_improve() {
             // The configuration may have changed during the pass.
             if self.pass != Pass::AtRefresh {
@@ -193,7 +188,9 @@ impl PlacementState {
         }
         self.search.note_elsewhere(now, report.is_elsewhere);
         self.report = report.clone();
-        self.default_cpus = default_cpus.or(self.default_cpus.take());
+        if report.default_cpus.is_some() {
+            self.default_cpus.clone_from(&report.default_cpus);
+        }
         self.note_changed(report)
     }
 
@@ -463,7 +460,7 @@ mod tests {
         let mut with_groups = found(Kind::Scope, Retry::Never);
         with_groups.missing_controllers = vec![Controller::Cpuset];
         state.found(now, with_groups);
-        state.placed(now, &in_groups, None);
+        state.placed(now, &in_groups);
         let lines = errors(&state);
         let wanted = [
             "the cpuset controller is not available in web.scope",
@@ -474,7 +471,7 @@ mod tests {
         assert!(lines.len() == 3 && lines[2].starts_with(cache), "{lines:?}");
 
         let limit = failed(&[(0, Step::Bandwidth, Reason::NoGroups)]);
-        state.placed(now, &limit, None);
+        state.placed(now, &limit);
         state.found(now, found(Kind::None, Retry::Never));
         assert_eq!(errors(&state), ["no control groups: systemd refused: no"]);
         // `placement = "none"` is as configured, and a limit is not possible.
@@ -487,7 +484,7 @@ mod tests {
         let none =
             "vCPU 0: setting the group's period and quota: the machine has no control groups";
         assert!(lines.len() == 1 && lines[0].starts_with(none), "{lines:?}");
-        state.placed(now, &Report::default(), None);
+        state.placed(now, &Report::default());
         assert_eq!(errors(&state), Vec::<String>::new());
     }
 
@@ -496,7 +493,7 @@ mod tests {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         assert!(state.begin_search(now));
         state.found(now, found(Kind::Scope, Retry::Never));
-        state.placed(now, &Report::default(), None);
+        state.placed(now, &Report::default());
         assert!(!state.begin_search(now + LONGEST_REPEAT));
         let elsewhere = Report {
             is_elsewhere: true,
@@ -504,7 +501,7 @@ mod tests {
         };
         let mut pauses = Vec::new();
         for _ in 0..4 {
-            state.placed(now, &elsewhere, None);
+            state.placed(now, &elsewhere);
             assert_eq!(errors(&state), [format!("no control groups: {ELSEWHERE}")]);
             let due = state.search_due().unwrap();
             pauses.push((due - now).as_secs());
@@ -513,9 +510,9 @@ mod tests {
             assert!(again.is_other, "the pass without groups is repeated");
         }
         assert_eq!(pauses, [0, 1, 2, 4]);
-        state.placed(now, &Report::default(), None);
+        state.placed(now, &Report::default());
         assert_eq!(errors(&state), Vec::<String>::new());
-        state.placed(now, &elsewhere, None);
+        state.placed(now, &elsewhere);
         assert_eq!(state.search_due(), Some(now));
     }
 
@@ -587,12 +584,12 @@ mod tests {
         state.restore_changed([(VcpuId(0), changed(10)), (VcpuId(1), changed(99))].into());
         assert!(state.begin_pass(now, &two).is_some());
         // The pass failed. Thread 99 is not there any more.
-        assert!(state.placed(now, &Report::default(), None));
+        assert!(state.placed(now, &Report::default()));
         assert_eq!(*state.changed(), [(VcpuId(0), changed(10))].into());
-        assert!(state.placed(now, &of(Some(changed(11))), None));
+        assert!(state.placed(now, &of(Some(changed(11)))));
         assert_eq!(state.changed().len(), 2);
-        assert!(!state.placed(now, &of(Some(changed(11))), None));
-        assert!(state.placed(now, &of(None), None));
+        assert!(!state.placed(now, &of(Some(changed(11)))));
+        assert!(state.placed(now, &of(None)));
         assert_eq!(*state.changed(), [(VcpuId(0), changed(10))].into());
     }
 
@@ -606,15 +603,15 @@ mod tests {
         let mut pauses = Vec::new();
         assert!(state.begin_pass(now, &inventory(4, &[])).is_some());
         for _ in 0..6 {
-            state.placed(now, &lingering, None);
+            state.placed(now, &lingering);
             let due = state.pass_due().unwrap();
             pauses.push((due - now).as_secs());
         }
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
-        state.placed(now, &Report::default(), None);
+        state.placed(now, &Report::default());
         state.begin_pass(now + LONGEST_REPEAT, &inventory(4, &[]));
         assert_eq!(state.pass_due(), None);
-        state.placed(now, &lingering, None);
+        state.placed(now, &lingering);
         assert_eq!(state.pass_due(), Some(now + FIRST_REPEAT));
     }
 }

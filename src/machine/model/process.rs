@@ -271,7 +271,7 @@ impl Process {
             Input::Exchanged(exchanged) => self.exchanged(cx, *exchanged),
             Input::Saved(id, result) => self.saved(cx, id, result),
             Input::Flushed(flush) => self.flushed(flush, cx.out),
-            Input::Placed(report, cpus) => self.placed(cx, &report, cpus),
+            Input::Placed(report) => self.placed(cx, &report),
             Input::TuningChecked(result) => self.tuning_checked(cx, result),
             Input::TuningChanged(result) => self.tuning_changed(cx, result),
             Input::GuestRestored(result) => self.guest_restored(cx, result),

@@ -18,7 +18,7 @@ use super::request::Outcome;
 use super::snapshot::Snapshot;
 use crate::ids::SlotId;
 use crate::inventory::Inventory;
-use crate::placement::{CpuList, Report};
+use crate::placement::Report;
 use crate::qmp::AcpiOst;
 use crate::text::Text;
 
@@ -163,13 +163,8 @@ impl Process {
     }
 
     /// Notes the result of a pass, and reports what led to it.
-    pub(super) fn placed(
-        &mut self,
-        cx: &mut Context<'_>,
-        report: &Report,
-        default_cpus: Option<CpuList>,
-    ) {
-        self.placement.placed(cx.now, report, default_cpus);
+    pub(super) fn placed(&mut self, cx: &mut Context<'_>, report: &Report) {
+        self.placement.placed(cx.now, report);
         match std::mem::take(&mut self.operation) {
             Operation::Placing(refreshed) => self.save_result(cx, refreshed),
             other => self.operation = other,

@@ -278,7 +278,7 @@ fn serves_a_machine_whose_unit_systemd_does_not_know_yet() {
         let effects = driver.pass(1);
         let is_placed = |e: &Effect| matches!(e, Effect::Place(..));
         assert!(effects.iter().any(is_placed), "without control groups");
-        let effects = driver.input(Input::Placed(Report::default(), None));
+        let effects = driver.input(Input::Placed(Report::default()));
         driver.save(&effects);
         let snapshot = driver.model.snapshot();
         assert_eq!(snapshot.state(), "running");
@@ -325,7 +325,7 @@ fn the_placer_gets_the_changed_threads_of_a_previous_instance() {
         vcpus: [(VcpuId(0), outcome)].into(),
         ..Report::default()
     };
-    let effects = driver.input(Input::Placed(report, None));
+    let effects = driver.input(Input::Placed(report));
     let saves = |e: &Effect| matches!(e, Effect::Save(_, saved) if saved.changed == changed(0, 10));
     assert!(effects.iter().any(saves), "{effects:?}");
 }

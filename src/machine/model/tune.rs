@@ -67,7 +67,7 @@ impl Process {
     ) {
         match (std::mem::take(&mut self.operation), result) {
             (Operation::Switching(tune, _), Ok(report)) => {
-                if self.placement.placed(cx.now, &report, None) {
+                if self.placement.placed(cx.now, &report) {
                     self.save(cx.out);
                 }
                 let snapshot = Snapshot::clone(cx.out.snapshot());

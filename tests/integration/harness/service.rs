@@ -53,6 +53,8 @@ impl Service {
             .env("RUNTIME_DIRECTORY", bus.runtime_directory())
             .env("CONFIGURATION_DIRECTORY", bus.configuration_directory())
             .env("RUST_LOG", LOG)
+            // As in systemd/vcpud.service.
+            .env("MALLOC_ARENA_MAX", "2")
             .env_remove("JOURNAL_STREAM")
             .stderr(stderr);
         let process = Process::spawn("vcpud", &mut command);

@@ -54,7 +54,7 @@ impl Host {
             Placing::Prepare => return None,
             Placing::Place(threads) => {
                 let fails = trouble.takes(Fault::Place);
-                Input::Placed(report(&threads, fails), None)
+                Input::Placed(report(&threads, fails))
             }
             Placing::Check if trouble.takes(Fault::Check) => {
                 Input::TuningChecked(Err(TuningError::NoUnit))
