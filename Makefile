@@ -38,6 +38,10 @@ fuzz:
 audit:
 	tests/dependencies --advisories
 
+# Runs the benchmarks; benches/README.md explains their figures.
+bench:
+	$(CARGO) bench --locked --bench floor --bench many --bench storm
+
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -67,4 +71,4 @@ install: $(BUILD)/org.vcpud1.5
 
 # A failed command leaves no target.
 .DELETE_ON_ERROR:
-.PHONY: all demo check lab check-lab fuzz audit lint install
+.PHONY: all demo check lab check-lab fuzz audit bench lint install
