@@ -97,7 +97,7 @@ impl Promises {
         assert!(is_saved, "{batch:?} is not saved");
     }
 
-    /// Notes that QEMU refused to remove a CPU, so that it can be asked again at once.
+    /// Notes that QEMU refused to remove a CPU, so that the next request may follow at once.
     pub(crate) fn refuse(&mut self, slot: SlotId) {
         self.begun.remove(&slot);
     }

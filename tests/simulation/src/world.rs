@@ -223,8 +223,8 @@ impl World {
         }
     }
 
-    /// Notes the users who ask again for pending removals. The last one counts, even if QEMU does not receive
-    /// its request. A removal that nobody is known to have asked for does not become that of such a request.
+    /// Notes the users of further requests for pending removals. The last one counts, even if QEMU does not receive
+    /// its request. A removal without a known user does not get one from such a request.
     fn note_requests(&mut self, rows: &[AskedRemoval]) {
         let Some(qemu) = &mut self.qemu else {
             return;
