@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::names::MachineName;
 use crate::placer::CpuEvents;
@@ -60,7 +60,7 @@ impl Reviews {
             tokio::select! {
                 () = sleep_until(at.unwrap_or(self.at)), if at.is_some() => return,
                 () = changed(&mut self.cpus) => {
-                    info!("CPUs of the host changed");
+                    debug!("the kernel reports changes of host CPUs");
                     self.urgent = count;
                 }
             }

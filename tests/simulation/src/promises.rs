@@ -23,8 +23,10 @@ pub(crate) struct Promises {
     pub exchanges: u32,
     /// The removals that QEMU is about to be asked for, as they were saved last.
     requested: BTreeSet<SlotId>,
-    /// When they were requested.
+    /// When these were requested.
     begun: BTreeMap<SlotId, Instant>,
+    /// When those were requested that QEMU was asked for.
+    asked: BTreeMap<SlotId, Instant>,
     ticks: (Instant, u32),
 }
 
@@ -35,6 +37,7 @@ impl Promises {
             exchanges: 0,
             requested: BTreeSet::new(),
             begun: BTreeMap::new(),
+            asked: BTreeMap::new(),
             ticks: (now, 0),
         }
     }
@@ -44,7 +47,7 @@ impl Promises {
         *self = Self::new(now);
         let rows = state.into_iter().flat_map(|state| &state.removals);
         for row in rows {
-            self.begun.extend(slot_of(row).map(|slot| (slot, now)));
+            self.asked.extend(slot_of(row).map(|slot| (slot, now)));
         }
         self.requested = state.map(requested).unwrap_or_default();
     }
@@ -67,9 +70,10 @@ impl Promises {
         }
         let requested = requested(state);
         for slot in requested.difference(&self.requested) {
-            let begun = self.begun.insert(*slot, now);
+            self.begun.insert(*slot, now);
+            let asked = self.asked.get(slot);
             let is_pending = snapshot.pending.contains(&slot.first());
-            let is_early = begun.is_some_and(|begun| now - begun < REPEAT_AFTER);
+            let is_early = asked.is_some_and(|asked| now - *asked < REPEAT_AFTER);
             assert!(
                 !is_pending || !is_early,
                 "slot {slot} is being removed already"
@@ -81,6 +85,12 @@ impl Promises {
     /// Checks that the request was saved before QEMU receives it.
     pub(crate) fn exchange(&mut self, batch: &Batch, content: Option<&SavedState>) {
         self.exchanges += 1;
+        if let Batch::Remove(slots) = batch {
+            let begun = slots
+                .iter()
+                .filter_map(|(slot, _)| self.begun.get_key_value(slot));
+            self.asked.extend(begun);
+        }
         let is_saved = match batch {
             Batch::Refresh => true,
             Batch::Add(_, slots) => {
@@ -99,7 +109,7 @@ impl Promises {
 
     /// Notes that QEMU refused to remove a CPU, so that the next request may follow at once.
     pub(crate) fn refuse(&mut self, slot: SlotId) {
-        self.begun.remove(&slot);
+        self.asked.remove(&slot);
     }
 
     /// Checks that the guest CPUs to bring online are not those of pending removals.
