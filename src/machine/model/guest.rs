@@ -15,7 +15,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(super) struct OfflineCpus {
     cpus: Vec<Entry>,
-    /// The CPUs that are being brought online.
+    /// The CPUs that are being brought online, except those that a later call is responsible for.
     restoring: Option<Vec<u32>>,
     retry: Option<(Instant, Duration)>,
 }
@@ -35,6 +35,10 @@ impl OfflineCpus {
     /// Notes the CPUs that a call is about to take offline.
     pub(super) fn hold(&mut self, cpus: Vec<OfflineCpu>) {
         for cpu in cpus {
+            if let Some(restoring) = &mut self.restoring {
+                // The call may take it offline after it was brought online.
+                restoring.retain(|other| *other != cpu.cpu);
+            }
             let known = self.cpus.iter().find(|entry| entry.cpu.cpu == cpu.cpu);
             let known = known.map(|entry| (entry.calls, entry.is_left));
             let (calls, is_left) = known.unwrap_or_default();
@@ -200,6 +204,18 @@ mod tests {
         assert_eq!(cpus.begin_restore(now, leaving), None, "one at a time");
         assert_eq!(cpus.end_restore(now, true), None);
         assert_eq!(cpus.to_saved(), [cpu(3, 2)]);
+    }
+
+    #[test]
+    fn a_call_during_an_attempt_needs_another_attempt() {
+        let (mut cpus, now) = (OfflineCpus::default(), Instant::now());
+        cpus.restore(vec![cpu(2, 1), cpu(3, 2)]);
+        assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1, 2]));
+        cpus.hold(vec![cpu(2, 1)]);
+        cpus.release(&[1], false);
+        assert_eq!(cpus.end_restore(now, true), None);
+        assert_eq!(cpus.to_saved(), [cpu(2, 1)]);
+        assert_eq!(cpus.begin_restore(now, |_| false), Some(vec![1]));
     }
 
     #[test]
