@@ -23,7 +23,7 @@ async fn a_killed_service_ends_what_it_began() {
     // The next instance finds the machine unchanged.
     let machine = host.machine("web").await;
     machine.wait_for("Vcpus", 5u32).await;
-    assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
+    machine.wait_for("Placement", "scope").await;
     assert_eq!(machine.unit().await.as_deref(), Ok("vcpud-web.scope"));
     assert_placed(&groups, &guest);
     let pinned = ["0-1", "0-1", "2", "0-1", "0-1"];

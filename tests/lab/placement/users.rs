@@ -75,7 +75,7 @@ async fn a_users_registration_stays_in_the_users_slice() {
     let scoped = format!("{register} --placement scope");
     User::OSCAR.run(&scoped).await.unwrap();
     let machine = host.machine(&name).await;
-    assert_eq!(machine.placement().await.as_deref(), Ok("scope"));
+    machine.wait_for("Placement", "scope").await;
     let group = Groups::of(&machine).await.unit;
     assert!(
         group.starts_with(&format!("/user.slice/{slice}/vcpud-")),
