@@ -96,7 +96,7 @@ async fn a_delegated_service_is_used_as_it_is() {
     let guest = Guest::paused_in(Place::DelegatedService, "web").await;
     let machine = host.machine("web").await;
 
-    assert_eq!(machine.placement().await.as_deref(), Ok("unit"));
+    machine.wait_for("Placement", "unit").await;
     assert_eq!(machine.unit().await.as_deref(), Ok("lab-web.service"));
     let groups = Groups::of(&machine).await;
     assert_eq!(groups.unit, "/system.slice/lab-web.service");

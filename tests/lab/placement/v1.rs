@@ -137,9 +137,9 @@ async fn nothing_left() {
     .await;
 }
 
-/// Returns the groups of a machine. Asserts its unit and its control group.
+/// Waits until a machine is placed, and returns its groups. Asserts its unit and its control group.
 async fn groups_of(machine: &Machine, placement: &str, unit: &str, group: &str) -> Hierarchies {
-    assert_eq!(machine.placement().await.as_deref(), Ok(placement));
+    machine.wait_for("Placement", placement.to_owned()).await;
     assert_eq!(machine.unit().await.as_deref(), Ok(unit));
     assert_eq!(machine.control_group().await.as_deref(), Ok(group));
     Hierarchies {
