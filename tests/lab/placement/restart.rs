@@ -25,6 +25,11 @@ async fn a_killed_service_ends_what_it_began() {
     machine.wait_for("Vcpus", 5u32).await;
     machine.wait_for("Placement", "scope").await;
     assert_eq!(machine.unit().await.as_deref(), Ok("vcpud-web.scope"));
+    // If systemd answers late, the machine is served before its threads are moved.
+    until("misplaced threads", BTreeMap::new(), || {
+        groups.misplaced(&guest)
+    })
+    .await;
     assert_placed(&groups, &guest);
     let pinned = ["0-1", "0-1", "2", "0-1", "0-1"];
     assert_eq!(affinities(&machine, &groups, &guest).await, pinned);
