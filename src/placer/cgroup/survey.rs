@@ -82,8 +82,9 @@ fn has_others(group: &Dir, leader: Pid, depth: usize) -> bool {
     children.any(|child| has_others(&child, leader, depth))
 }
 
-/// Returns whether `process` is `leader`, a descendant of it, or has exited. The kernel writes 0 for a process
-/// of another PID namespace.
+/// Returns whether `process` is `leader`, a descendant of it, a kernel thread, or has exited. KVM (before Linux 6.12)
+/// and vhost (before 6.4) put their kernel threads into the groups of QEMU. The kernel writes 0 for a process of
+/// another PID namespace.
 fn is_of(process: Pid, leader: Pid) -> bool {
     let mut process = process;
     for _ in 0..DEPTH {
@@ -101,13 +102,19 @@ fn is_of(process: Pid, leader: Pid) -> bool {
     false
 }
 
-/// Returns the parent of `process`; `None` if the process has exited.
+/// Returns the parent of `process`; `None` for a kernel thread, and if the process has exited.
 fn parent(process: Pid) -> Option<Pid> {
     let status = Dir::open(format!("/proc/{process}"))
         .and_then(|dir| dir.read("status"))
         .ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    parent.trim().parse().ok()
+    parent_in(&status)
+}
+
+/// Returns the parent of the process with this `/proc/PID/status`, if it has memory (`proc_pid_status(5)`).
+fn parent_in(status: &str) -> Option<Pid> {
+    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    value("VmSize:")?;
+    value("PPid:")?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -132,6 +139,14 @@ mod tests {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
+    }
+
+    #[test]
+    fn a_kernel_thread_is_no_other_process() {
+        let thread = "Name:\tkvm-nx-lpage-re\nPid:\t1042\nPPid:\t2\nThreads:\t1\n";
+        assert_eq!(parent_in(thread), None);
+        let process = "Name:\tsh\nPPid:\t812\nVmPeak:\t8 kB\nVmSize:\t8 kB\n";
+        assert_eq!(parent_in(process), Some(Pid(812)));
     }
 
     #[test]
