@@ -239,6 +239,7 @@ impl Claims {
         let sockets = self.sockets.iter();
         let sockets = sockets.filter_map(|name| {
             let owner = self.owners.get(name);
+            // Nearly all names: no path is made for them.
             if owner.is_some_and(|owner| matches!(owner.origin, Origin::Socket)) {
                 return None;
             }

@@ -96,8 +96,11 @@ async fn changed(cpus: &mut Option<CpuEvents>) {
 
 /// Returns the time between two turns among `count` machines; `None` if `count` is 0.
 fn pause(count: usize, is_urgent: bool) -> Option<Duration> {
-    let shortest = if is_urgent { URGENT_PAUSE } else { PAUSE };
-    let interval = if is_urgent { Duration::ZERO } else { INTERVAL };
+    let (interval, shortest) = if is_urgent {
+        (Duration::ZERO, URGENT_PAUSE)
+    } else {
+        (INTERVAL, PAUSE)
+    };
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     Some(interval.checked_div(count)?.max(shortest))
 }
