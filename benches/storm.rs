@@ -26,7 +26,7 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 
 use harness::*;
-use timing::{Times, unless_brief};
+use timing::{Report, Times, unless_brief};
 use tokio::task::JoinSet;
 use zbus::fdo::DBusProxy;
 use zbus::{Fd, Message, Variant};
@@ -134,7 +134,6 @@ fn floods(owner: &str) -> Vec<Flood> {
 }
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "the figures")]
 async fn main() {
     let world = World::with_polkit("").await;
     let mut peers = vec![world.peer("big", Model::x86(1024, 1024))];
@@ -145,23 +144,16 @@ async fn main() {
     world.machine("big").await;
     let machine = world.machine("vm0").await;
     let bus = DBusProxy::new(&world.connection).await.expect("the bus");
-    measure(&bus, &machine).await; // warms up
-    let (quiet, rejected) = measure(&bus, &machine).await;
     let name = "org.vcpud1".try_into().expect("a name");
     let owner = bus.get_name_owner(name).await.expect("it is owned");
+    let mut report = Report::new("storm");
 
-    println!("calls of root, in ms: median and 95 %; x: ratio to the same call without a flood");
-    let title = "                          ";
-    println!(
-        "{title}  GetId                 ListVcpus             SetVcpus              MiB  rejected"
-    );
-    let line = |name: &str, times: &[Times; 3], peak: u64, rejected: usize| {
-        let columns = times.iter().zip(&quiet);
-        let columns: Vec<String> = columns.map(|(time, quiet)| time.against(quiet)).collect();
-        println!("{name:<26} {} {peak:4} {rejected:9}", columns.join(" "));
-    };
-    line("alone", &quiet, peak(&world), rejected);
-    for kind in floods(&owner) {
+    measure(&bus, &machine).await; // warms up
+    let (quiet, _) = measure(&bus, &machine).await;
+    report.figure("peak memory alone", peak(&world) as f64, "MiB");
+    let mut results = vec![("alone", quiet)];
+    let floods = floods(&owner);
+    for kind in floods {
         let mut clients = JoinSet::new();
         for _ in 0..CONNECTIONS {
             let client = RawClient::nobody(&world.bus).await;
@@ -170,8 +162,19 @@ async fn main() {
         }
         measure(&bus, &machine).await; // until the flood is complete
         let (times, rejected) = measure(&bus, &machine).await;
-        line(kind.name, &times, peak(&world), rejected);
+        let name = kind.name;
+        report.figure(format!("peak memory, {name}"), peak(&world) as f64, "MiB");
+        report.figure(format!("rejected calls, {name}"), rejected as f64, "");
+        results.push((name, times));
         clients.shutdown().await;
         measure(&bus, &machine).await;
     }
+    for (call, title) in ["GetId of the bus daemon", "ListVcpus", "SetVcpus"]
+        .iter()
+        .enumerate()
+    {
+        let ways = results.iter().map(|(name, times)| (*name, &times[call]));
+        report.compare(title, ways);
+    }
+    report.finish();
 }

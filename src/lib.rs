@@ -1,6 +1,6 @@
 //! vcpud adds and removes virtual CPUs of running QEMU virtual machines over D-Bus.
 //!
-//! The library contains the service and the client side. The two programs in `src/bin` use it. Calls and
+//! The library contains the service and the client side. The programs in `src/bin` use it. Calls and
 //! types have one direction: `daemon` → `bus` → `registry` → `machine` → {`qmp`, `guest_agent`, `placer`,
 //! `process`, `inventory`}. `ARCHITECTURE.md` describes the modules, and `tests/architecture` enforces
 //! their dependencies.
@@ -25,5 +25,6 @@ pub mod proxy;
 pub mod qmp;
 pub mod registry;
 mod state_file;
+pub mod statistics;
 pub mod systemd;
 pub mod text;

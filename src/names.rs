@@ -33,6 +33,7 @@ pub mod error_name {
         BUSY = "Busy";
         CPU_UNAVAILABLE = "CpuUnavailable";
         DISCONNECTED = "Disconnected";
+        GUEST_DID_NOT_START = "GuestDidNotStart";
         GUEST_REFUSED = "GuestRefused";
         INVALID_CPU_LIST = "InvalidCpuList";
         INVALID_VCPU = "InvalidVcpu";
@@ -64,6 +65,8 @@ pub mod error_name {
 pub mod message_id {
     /// A vCPU was added.
     pub const VCPU_ADDED: &str = "9f4e0c4e91c24cafaa929189f8a649eb";
+    /// The guest started a vCPU that was added.
+    pub const VCPU_STARTED: &str = "9427bbdf433e4397ae2cc384539ded0a";
     /// A vCPU was removed.
     pub const VCPU_REMOVED: &str = "3598f460a1c2447c9c19365cd6bd577d";
     /// The guest or QEMU refused to remove a vCPU.
@@ -78,6 +81,7 @@ pub mod message_id {
     pub const ALL: &[&str] = &[
         CALL_AUTHORIZED,
         VCPU_ADDED,
+        VCPU_STARTED,
         VCPU_REMOVED,
         VCPU_REMOVAL_FAILED,
         VCPU_REMOVAL_PENDING,
@@ -192,6 +196,13 @@ pub fn unescape_label(label: &str) -> Option<String> {
     let text = String::from_utf8(bytes).ok()?;
     // Only the spelling of escape_label() is a label.
     (escape_label(&text) == label).then_some(text)
+}
+
+/// Returns the name of the machine with this object path; the path itself if it is not that of a machine.
+pub fn name_of(path: &str) -> String {
+    let label = path.strip_prefix(MACHINE_PATH_PREFIX);
+    let name = label.and_then(unescape_label);
+    name.unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]

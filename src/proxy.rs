@@ -33,6 +33,12 @@ pub fn error_reply(error: &zbus::Error) -> Option<(String, String)> {
 /// The vCPUs that a call added, that it removed, and whose removal is pending.
 pub type Changed = (Vec<u32>, Vec<u32>, Vec<u32>);
 
+/// The statistics of a machine, and of its vCPUs.
+pub type Statistics = (
+    HashMap<String, OwnedVariant>,
+    Vec<HashMap<String, OwnedVariant>>,
+);
+
 #[proxy(
     interface = "org.vcpud1.Manager",
     default_service = "org.vcpud1",
@@ -57,6 +63,10 @@ pub trait Manager {
     fn unregister_machine(&self, name: &str) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn reload(&self) -> zbus::Result<()>;
+    fn get_statistics(
+        &self,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<HashMap<OwnedObjectPath, Statistics>>;
     fn list_machines(&self) -> zbus::Result<Vec<(String, OwnedObjectPath, u32)>>;
     fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn get_machine_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
@@ -119,6 +129,7 @@ pub trait Machine {
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<HashMap<String, OwnedVariant>>;
     fn list_vcpus(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+    fn get_statistics(&self, options: HashMap<&str, Variant<'_>>) -> zbus::Result<Statistics>;
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> zbus::Result<String>;
@@ -138,6 +149,8 @@ pub trait Machine {
     fn hotplug_method(&self) -> zbus::Result<String>;
     #[zbus(property)]
     fn vcpus(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn started_vcpus(&self) -> zbus::Result<u32>;
     #[zbus(property)]
     fn max_vcpus(&self) -> zbus::Result<u32>;
     #[zbus(property)]
@@ -167,6 +180,13 @@ pub trait Machine {
 
     #[zbus(signal)]
     fn vcpu_added(
+        &self,
+        vcpu: u32,
+        alias: String,
+        details: HashMap<String, OwnedVariant>,
+    ) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn vcpu_started(
         &self,
         vcpu: u32,
         alias: String,

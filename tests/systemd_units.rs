@@ -35,6 +35,8 @@ const JOB: &str = "/org/freedesktop/systemd1/job/7";
 struct Script {
     /// Whether it accepts pidfds, as systemd 253.
     is_new: bool,
+    /// Whether it refuses a scope with an order.
+    refuses_order: bool,
     /// The error of a lookup.
     refusal: Option<fn(String) -> Refusal>,
     /// The number of answers that a scope of this name exists.
@@ -122,6 +124,11 @@ impl ScriptedManager {
             .map(|(name, value)| match &**value {
                 Variant::Str(text) => format!("{name}={text}"),
                 Variant::Bool(is) => format!("{name}={is}"),
+                Variant::U64(number) => format!("{name}={number}"),
+                Variant::Array(_) if name == "After" || name == "Before" => {
+                    let units = Vec::<String>::try_from(value.clone()).unwrap();
+                    format!("{name}={}", units.join(","))
+                }
                 Variant::Array(list) => format!("{name}:{}", list.len()),
                 _ => name.clone(),
             })
@@ -130,6 +137,12 @@ impl ScriptedManager {
         let pidfds = properties.iter().any(|(name, _)| name == "PIDFDs");
         if pidfds && !self.0.is_new {
             return Err(Refusal::PropertyReadOnly("PIDFDs".to_owned()));
+        }
+        let has_order = words
+            .iter()
+            .any(|word| word.starts_with("After=") && word != "After=");
+        if has_order && self.0.refuses_order {
+            return Err(Refusal::InvalidArgs("After".to_owned()));
         }
         if self.0.still_exists() {
             return Err(Refusal::UnitExists("Unit was already loaded".to_owned()));
@@ -161,6 +174,11 @@ impl ScriptedUnit {
     #[zbus(property)]
     fn id(&self) -> &str {
         "vm.service"
+    }
+
+    #[zbus(property)]
+    fn after(&self) -> Vec<&str> {
+        vec!["network.target", "vcpud-db.scope", "storage.service"]
     }
 }
 
@@ -260,6 +278,7 @@ const SCOPE: NewScope<'static> = NewScope {
     name: "vcpud-web.scope",
     slice: "machine.slice",
     description: "Virtual machine web",
+    previous: "",
 };
 
 #[tokio::test]
@@ -283,7 +302,7 @@ async fn finds_the_unit_of_a_process() {
 #[tokio::test]
 async fn waits_for_a_scope_whose_job_ends_before_the_reply() {
     let fixed = "fail vcpud-web.scope Description=Virtual machine web Slice=machine.slice \
-                 Delegate=true CollectMode=inactive-or-failed";
+                 Delegate=true CollectMode=inactive-or-failed TasksMax=16384 After= Before=";
     let (by_pidfd, by_pid) = (format!("{fixed} PIDFDs:1"), format!("{fixed} PIDs:1"));
     for (is_new, calls) in [(true, vec![&by_pidfd]), (false, vec![&by_pidfd, &by_pid])] {
         let script = Script {
@@ -304,6 +323,49 @@ async fn waits_for_a_scope_whose_job_ends_before_the_reply() {
         assert_eq!(asked[..calls.len()].iter().collect::<Vec<_>>(), calls);
         assert_eq!(asked[calls.len()..], ["unit vcpud-web.scope"]);
     }
+}
+
+#[tokio::test]
+async fn a_scope_takes_the_place_of_the_previous_unit_in_the_order() {
+    let (held, _other) = UnixStream::pair().unwrap();
+    let after = "After=network.target,storage.service";
+    for (previous, order) in [
+        ("session-3.scope", format!("{after} Before= ")),
+        ("vm.service", format!("{after} Before=vm.service ")),
+    ] {
+        let script = Script {
+            is_new: true,
+            result: Some("done"),
+            ..Script::default()
+        };
+        let world = World::new(&script).await;
+        let scope = NewScope { previous, ..SCOPE };
+        let started = world.systemd.start_scope(scope, process(&held)).await;
+        started.unwrap();
+        let asked = script.asked.lock().unwrap();
+        assert_eq!(asked[0], format!("unit {previous}"));
+        assert!(asked[1].contains(&order), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn starts_a_scope_without_an_order_that_systemd_refuses() {
+    let script = Script {
+        is_new: true,
+        result: Some("done"),
+        refuses_order: true,
+        ..Script::default()
+    };
+    let world = World::new(&script).await;
+    let (held, _other) = UnixStream::pair().unwrap();
+    let scope = NewScope {
+        previous: "vm.service",
+        ..SCOPE
+    };
+    let started = world.systemd.start_scope(scope, process(&held)).await;
+    started.unwrap();
+    let asked = script.asked.lock().unwrap();
+    assert!(asked[2].contains("After= Before= "), "{asked:?}");
 }
 
 #[tokio::test]

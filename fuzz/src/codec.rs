@@ -4,6 +4,7 @@ use tokio_util::bytes::BytesMut;
 use tokio_util::codec::Decoder;
 use vcpud::inventory::{CpuInfoFast, HotpluggableCpu};
 use vcpud::qmp::{AcpiOst, Codec, Event, Malformed, Message};
+use vcpud::statistics::VcpuKvm;
 use vcpud::text::Text;
 
 /// A low limit, so that short inputs have lines above it.
@@ -117,6 +118,7 @@ fn check(message: &Message) {
             let _ = serde_json::from_str::<Vec<HotpluggableCpu>>(value);
             let _ = serde_json::from_str::<Vec<CpuInfoFast>>(value);
             let _ = serde_json::from_str::<Vec<AcpiOst>>(value);
+            let _ = serde_json::from_str::<Vec<VcpuKvm>>(value);
         }
         Message::Reply {
             result: Err(error), ..

@@ -8,6 +8,7 @@ use vcpud::inventory::{
     CpuInfoFast, HotplugSlot, HotpluggableCpu, InconsistentReply, Inventory, MAX_VCPUS,
     MAX_VCPUS_PER_SLOT, PlanError, Slots, Target, count_after, nearest, plan,
 };
+use vcpud::statistics::{VcpuKvm, by_vcpu};
 
 use super::choice::Choices;
 
@@ -34,6 +35,7 @@ pub fn inventory(data: &[u8]) {
         Ok(inventory) => {
             adds_up(&inventory, &slots);
             survives(&inventory);
+            statistics(&inventory, &answers);
             threads(inventory.clone(), &mut choices);
             plans(&inventory, &mut choices);
         }
@@ -51,6 +53,14 @@ fn read(answers: &Value) -> Option<(Slots, Vec<CpuInfoFast>)> {
     };
     let cpus = serde_json::from_value(answer("query-cpus-fast")?).ok()?;
     Some((slots, cpus))
+}
+
+/// The counters of a reply of `query-stats` are those of present vCPUs.
+fn statistics(inventory: &Inventory, answers: &Value) {
+    let reply = answers.get("query-stats").cloned();
+    let reply = reply.and_then(|reply| serde_json::from_value::<Vec<VcpuKvm>>(reply).ok());
+    let counters = by_vcpu(inventory, &reply.unwrap_or_default());
+    assert!(counters.keys().all(|vcpu| inventory.is_present(*vcpu)));
 }
 
 /// Replies of any machine, and replies that no machine sends.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use zbus::Variant;
 
-use crate::inventory::{HotplugMethod, Vcpu};
+use crate::ids::{SlotId, VcpuId};
+use crate::inventory::{HotplugMethod, HotplugSlot, Plan, Vcpu};
 use crate::machine::Snapshot;
 use crate::placer::Observed;
 
@@ -28,8 +29,29 @@ pub(super) fn place(place: &Observed) -> Dict {
     dict
 }
 
+/// Returns the changes of a plan, with what the caller should know before an addition.
+pub(super) fn plan(snapshot: &Snapshot, plan: Plan) -> Dict {
+    let vcpus = |slots: &[SlotId]| -> Variant<'static> {
+        let slots = slots.iter().filter_map(|id| snapshot.inventory.slot(*id));
+        let mut vcpus: Vec<u32> = slots
+            .flat_map(HotplugSlot::vcpus)
+            .map(VcpuId::get)
+            .collect();
+        vcpus.sort_unstable();
+        vcpus.into()
+    };
+    let removed = [plan.remove, plan.leaving].concat();
+    let mut dict = Dict::from([("added", vcpus(&plan.add)), ("removed", vcpus(&removed))]);
+    let warnings = snapshot.warnings();
+    if !plan.add.is_empty() && !warnings.is_empty() {
+        dict.insert("warnings", warnings.into());
+    }
+    dict
+}
+
 /// Returns the row of a vCPU. A key without a value is absent.
 pub(super) fn vcpu(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
+    let started = snapshot.is_started(&vcpu);
     let Vcpu {
         id, slot, thread, ..
     } = vcpu;
@@ -43,6 +65,9 @@ pub(super) fn vcpu(snapshot: &Snapshot, vcpu: Vcpu<'_>) -> Dict {
         ("removable", inventory.is_removable(slot).into()),
         ("pending", pending.into()),
     ]);
+    if let Some(started) = started {
+        dict.insert("started", started.into());
+    }
     if !slot.driver.as_str().is_empty() {
         dict.insert("type", slot.driver.to_string().into());
     }

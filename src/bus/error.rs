@@ -101,7 +101,10 @@ fn name_of(error: &machine::Error) -> &'static str {
         },
         Error::QmpFailed(report) if report.is_unsupported() => error_name::NOT_SUPPORTED,
         Error::QmpFailed(_) => error_name::QMP_FAILED,
+        Error::DidNotStart { .. } => error_name::GUEST_DID_NOT_START,
         Error::TcgExhausted { .. }
+        | Error::Confidential { .. }
+        | Error::NoEvidence { .. }
         | Error::UnknownGuestCpu { .. }
         | Error::GuestAgent(guest_agent::Error::None) => error_name::NOT_SUPPORTED,
         Error::GuestRefused(_) => error_name::GUEST_REFUSED,
@@ -110,19 +113,24 @@ fn name_of(error: &machine::Error) -> &'static str {
             error_name::GUEST_REFUSED
         }
         Error::PlacementFailed { .. } => error_name::PLACEMENT_FAILED,
-        Error::Tuning(error) => match error {
-            TuningError::NoSuchVcpu { .. } => error_name::INVALID_VCPU,
-            TuningError::NoUnit
-            | TuningError::SharedThread { .. }
-            | TuningError::MissingThread { .. }
-            | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
-            TuningError::Unavailable(_) => error_name::CPU_UNAVAILABLE,
-            TuningError::Refused(step) if step.is_unsupported() => error_name::NOT_SUPPORTED,
-            TuningError::Refused(_) | TuningError::Failed(_) => error_name::PLACEMENT_FAILED,
-        },
+        Error::Tuning(error) => name_of_tuning(error),
         Error::NotSaved(_) => error_name::IO_ERROR,
-        Error::NotStarted { .. } => error_name::QMP_TIMEOUT,
+        Error::NotStarted { .. } | Error::AdditionPending { .. } => error_name::QMP_TIMEOUT,
         Error::Gone => error_name::NO_SUCH_MACHINE,
+    }
+}
+
+/// The name on the bus of what went wrong with a change of the tuning.
+fn name_of_tuning(error: &TuningError) -> &'static str {
+    match error {
+        TuningError::NoSuchVcpu { .. } => error_name::INVALID_VCPU,
+        TuningError::NoUnit
+        | TuningError::SharedThread { .. }
+        | TuningError::MissingThread { .. }
+        | TuningError::NoThread { .. } => error_name::NOT_SUPPORTED,
+        TuningError::Unavailable(_) => error_name::CPU_UNAVAILABLE,
+        TuningError::Refused(step) if step.is_unsupported() => error_name::NOT_SUPPORTED,
+        TuningError::Refused(_) | TuningError::Failed(_) => error_name::PLACEMENT_FAILED,
     }
 }
 

@@ -2,7 +2,8 @@
 
 mod tuning;
 
-use zbus::Variant;
+use std::sync::Arc;
+
 use zbus::interface;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
@@ -13,8 +14,9 @@ use super::describe::{self, Dict};
 use super::error::Error;
 use super::guarded_call::GuardedCall;
 use super::options::{self, Options, SetOptions};
-use crate::ids::{SlotId, VcpuId};
-use crate::inventory::{HotplugSlot, Target, Vcpu};
+use super::statistics::{self, Numbers};
+use crate::ids::VcpuId;
+use crate::inventory::{Target, Vcpu};
 use crate::machine::{self, Handle, Request, TuningChange, Wait};
 use crate::placement::{Bandwidth, CpuList, Kind, Scheduler, Schemata, UnitPlacement};
 
@@ -54,7 +56,11 @@ impl MachineObject {
         target: Target,
         options: Options,
     ) -> Result<Changed, Error> {
-        let SetOptions { wait, guest_online } = options::set(options)?;
+        let SetOptions {
+            wait,
+            guest_online,
+            until,
+        } = options::set(options)?;
         let snapshot = self.machine.snapshot();
         let current = snapshot.inventory.vcpu_count();
         // A target that cannot be reached is denied after authorization, with the reason.
@@ -69,13 +75,15 @@ impl MachineObject {
             .with("current", current)
             .with_some("list", list.map(shown))
             .with("guest-online", guest_online)
-            .with("async", wait == Wait::No);
+            .with("async", wait == Wait::No)
+            .with("until", until.as_str());
         let caller = call.authorize(header, &self.authority).await?;
         let request = Request {
             target,
             subject: snapshot.subject(),
             authorized_count: count,
             wait,
+            until,
             guest_online,
             uid: caller.uid(),
         };
@@ -182,17 +190,8 @@ impl MachineObject {
         options::none(options)?;
         self.machine.refresh().await;
         let snapshot = self.machine.snapshot();
-        let vcpus = |slots: &[SlotId]| -> Variant<'static> {
-            let slots = slots.iter().filter_map(|id| snapshot.inventory.slot(*id));
-            let mut vcpus: Vec<VcpuId> = slots.flat_map(HotplugSlot::vcpus).collect();
-            vcpus.sort_unstable();
-            raw(vcpus).into()
-        };
         Ok(match snapshot.plan(&Target::Count(count)) {
-            Ok((plan, _)) => {
-                let removed = [plan.remove, plan.leaving].concat();
-                Dict::from([("added", vcpus(&plan.add)), ("removed", vcpus(&removed))])
-            }
+            Ok((plan, _)) => describe::plan(&snapshot, plan),
             Err(error) => {
                 let error = self.failed(error);
                 Dict::from([
@@ -215,10 +214,23 @@ impl MachineObject {
             dict.extend(places.get(&vcpu.id).into_iter().flat_map(describe::place));
             if let Some(online) = online.get(&vcpu.id) {
                 dict.insert("online", (*online).into());
+                if *online {
+                    dict.insert("started", true.into());
+                }
             }
             dict
         };
         snapshot.inventory.vcpus().map(row).collect()
+    }
+
+    #[zbus(out_args("machine", "vcpus"))]
+    async fn get_statistics(&self, options: Options) -> Result<(Numbers, Vec<Numbers>), Error> {
+        let kvm = if options::statistics(options)? {
+            self.machine.kvm().await
+        } else {
+            Arc::default()
+        };
+        Ok(statistics::rows(&self.machine.statistics(&kvm).await))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -264,6 +276,11 @@ impl MachineObject {
     #[zbus(property)]
     fn vcpus(&self) -> u32 {
         self.machine.snapshot().inventory.vcpu_count()
+    }
+
+    #[zbus(property)]
+    fn started_vcpus(&self) -> u32 {
+        self.machine.snapshot().started_count()
     }
 
     #[zbus(property)]
@@ -335,6 +352,14 @@ impl MachineObject {
 
     #[zbus(signal)]
     pub(super) async fn vcpu_added(
+        emitter: &SignalEmitter<'_>,
+        vcpu: u32,
+        alias: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn vcpu_started(
         emitter: &SignalEmitter<'_>,
         vcpu: u32,
         alias: &str,

@@ -1,7 +1,9 @@
 //! The root object's own interface, `org.vcpud1.Manager`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
 use tokio::net::UnixStream;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
@@ -12,6 +14,7 @@ use super::directory::Directory;
 use super::error::Error;
 use super::guarded_call::GuardedCall;
 use super::options::{self, Options};
+use super::statistics;
 use crate::config::socket_path;
 use crate::ids::{Pid, Uid};
 use crate::machine::{ConnectError, Handle, QmpEndpoint};
@@ -209,6 +212,26 @@ impl Manager {
             (machine.name().to_string(), path(machine), leader)
         };
         self.directory.all().iter().map(row).collect()
+    }
+
+    #[zbus(out_args("machines"))]
+    async fn get_statistics(
+        &self,
+        options: Options,
+    ) -> Result<HashMap<OwnedObjectPath, statistics::Rows>, Error> {
+        let with_kvm = options::statistics(options)?;
+        let machines = self.directory.all();
+        statistics::check_size(&machines)?;
+        let kvm = machines.iter().filter(|_| with_kvm).map(Handle::kvm);
+        let kvm = join_all(kvm).await;
+        let mut all = HashMap::new();
+        // One after the other, so that each waits for its turn among the machines of other callers.
+        for (n, machine) in machines.iter().enumerate() {
+            let kvm = kvm.get(n).map_or(&[][..], |kvm| kvm);
+            let statistics = machine.statistics(kvm).await;
+            all.insert(path(machine), statistics::rows(&statistics));
+        }
+        Ok(all)
     }
 
     #[zbus(out_args("machine"))]

@@ -16,8 +16,10 @@ mod machine;
 mod manager;
 mod objects;
 mod options;
+mod published;
 mod publisher;
 mod queue;
+mod statistics;
 
 pub use authority::{Action, Authority};
 pub use directory::Directory;

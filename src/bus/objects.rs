@@ -18,7 +18,7 @@ use super::manager::path;
 use crate::names::MACHINE_INTERFACE;
 
 /// The properties of an interface.
-pub(super) type Properties = HashMap<String, OwnedVariant>;
+type Properties = HashMap<String, OwnedVariant>;
 
 /// Serves `org.freedesktop.DBus.ObjectManager`.
 #[derive(Debug)]
@@ -75,11 +75,9 @@ impl Objects {
 pub(super) async fn announce(
     root: &SignalEmitter<'_>,
     path: ObjectPath<'_>,
-    properties: &Properties,
+    properties: HashMap<&str, Variant<'_>>,
 ) -> zbus::Result<()> {
-    let properties = properties.iter();
-    let properties = properties.map(|(name, value)| (name.as_str(), Variant::clone(value)));
     let interface = InterfaceName::from_static_str_unchecked(MACHINE_INTERFACE);
-    let interfaces = HashMap::from([(interface, properties.collect())]);
+    let interfaces = HashMap::from([(interface, properties)]);
     Objects::interfaces_added(root, path, interfaces).await
 }

@@ -8,10 +8,12 @@ use zbus::{OwnedVariant, Variant};
 use super::error::Error;
 use crate::config::{self, ConfigError, Entry, Item, MachineSettings};
 use crate::ids::Pid;
-use crate::machine::Wait;
+use crate::machine::{Until, Wait};
 
 /// The maximum number of options of a call.
 const MAX_OPTIONS: usize = 16;
+/// The maximum number of characters of a value that an error quotes.
+const MAX_QUOTED: usize = 80;
 /// The maximum length of the key of an option, in bytes.
 const MAX_KEY: usize = 64;
 
@@ -53,6 +55,8 @@ pub(super) struct SetOptions {
     pub(super) wait: Wait,
     /// `guest-online` b.
     pub(super) guest_online: bool,
+    /// `until` s.
+    pub(super) until: Until,
 }
 
 /// The options of `SetVcpus` and `SetVcpu`.
@@ -61,26 +65,67 @@ pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
     let mut limit = None;
     let mut is_async = false;
     let mut guest_online = false;
+    let mut until = Until::Present;
     for (key, value) in options {
         match (key.as_str(), &*value) {
             ("async", Variant::Bool(value)) => is_async = *value,
             ("guest-online", Variant::Bool(value)) => guest_online = *value,
             ("timeout-usec", Variant::U64(value)) => limit = Some(Duration::from_micros(*value)),
+            ("until", Variant::Str(value)) => until = end_of_addition(value)?,
+            ("until", other) => return Err(wrong_type(&key, "s", other)),
             ("async" | "guest-online", other) => return Err(wrong_type(&key, "b", other)),
             ("timeout-usec", other) => return Err(wrong_type(&key, "t", other)),
             _ => {
                 return Err(Error::InvalidArgs(format!(
-                    "unknown option {key:?}; the options are \"async\" (b), \"timeout-usec\" (t) and \"guest-online\" (b)"
+                    "unknown option {key:?}; the options are \"async\" (b), \"timeout-usec\" (t), \"guest-online\" (b) and \"until\" (s)"
                 )));
             }
         }
+    }
+    if is_async && until == Until::Started {
+        return Err(Error::InvalidArgs(
+            "the option \"async\" does not wait for the guest, and \"until\" with the value \"started\" does; omit one of them".to_owned(),
+        ));
     }
     let wait = if is_async {
         Wait::No
     } else {
         Wait::UpTo(limit)
     };
-    Ok(SetOptions { wait, guest_online })
+    Ok(SetOptions {
+        wait,
+        guest_online,
+        until,
+    })
+}
+
+fn end_of_addition(value: &str) -> Result<Until, Error> {
+    let known = [Until::Present, Until::Started];
+    let found = known.into_iter().find(|until| until.as_str() == value);
+    found.ok_or_else(|| {
+        let value: String = value.chars().take(MAX_QUOTED).collect();
+        Error::InvalidArgs(format!(
+            "option \"until\" has the value {value:?}, it must be \"present\" or \"started\""
+        ))
+    })
+}
+
+/// The options of `GetStatistics`. Returns whether KVM's counters are wanted.
+pub(super) fn statistics(options: Options) -> Result<bool, Error> {
+    check_size(&options)?;
+    let mut kvm = false;
+    for (key, value) in options {
+        match (key.as_str(), &*value) {
+            ("kvm", Variant::Bool(value)) => kvm = *value,
+            ("kvm", other) => return Err(wrong_type(&key, "b", other)),
+            _ => {
+                return Err(Error::InvalidArgs(format!(
+                    "unknown option {key:?}; the option is \"kvm\" (b)"
+                )));
+            }
+        }
+    }
+    Ok(kvm)
 }
 
 /// The options of `RegisterMachine` and `RegisterMachineWithFd`: the keys of a machine's file, and the

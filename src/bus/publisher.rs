@@ -12,8 +12,8 @@ use tracing::{debug, error, info, warn};
 use zbus::connection::Builder;
 use zbus::fdo::Properties;
 use zbus::names::InterfaceName;
-use zbus::object_server::{Interface, SignalEmitter};
-use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant};
 
 use super::authority::Authority;
 use super::directory::Directory;
@@ -21,11 +21,12 @@ use super::link::{Link, NameError, Session, request_name};
 use super::machine::MachineObject;
 use super::manager::{Manager, path};
 use super::objects::{self, Objects};
+use super::published::Published;
 use super::queue::Queue;
 use crate::audit::Audit;
 use crate::idle::Calls;
 use crate::machine::{BusMessage, Handle, MachineEvent, VcpuChange};
-use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, MachineName, ROOT_PATH};
+use crate::names::{MANAGER_INTERFACE, MachineName, ROOT_PATH};
 use crate::registry::Registrar;
 
 /// The pauses between attempts to connect grow from the first to the last.
@@ -49,14 +50,6 @@ pub struct Publisher {
     published: HashMap<MachineName, Published>,
     /// Machines that are new and that no client heard of, because the service did not own its name.
     unannounced: Vec<MachineName>,
-}
-
-/// A machine that is on the bus, and what was last said of it there.
-#[derive(Debug)]
-struct Published {
-    object: MachineObject,
-    emitter: SignalEmitter<'static>,
-    properties: HashMap<String, OwnedVariant>,
 }
 
 impl Publisher {
@@ -200,15 +193,15 @@ impl Publisher {
         let connection = session.connection().ok_or(zbus::Error::InvalidReply)?;
         for (machine, object) in objects {
             if let Some(published) = self.published.get_mut(machine.name()) {
-                published.object = object;
-                published.emitter = SignalEmitter::new(&connection, path(&machine))?.into_owned();
+                let emitter = SignalEmitter::new(&connection, path(&machine))?.into_owned();
+                published.move_to(object, emitter);
             }
         }
         if self.link.owns_name() {
             request_name(&connection).await?;
         }
         for published in self.published.values_mut() {
-            published.tell_changes(&connection).await?;
+            published.tell_changes().await?;
         }
         self.link.set(Some(connection));
         info!("connected to the system bus again");
@@ -253,21 +246,25 @@ impl Publisher {
         let Some(published) = self.published.get_mut(machine) else {
             return Ok(());
         };
-        let emitter = published.emitter.clone();
+        let emitter = published.emitter();
         match event {
-            MachineEvent::Changed => published.tell_changes(connection).await,
+            MachineEvent::Changed => published.tell_changes().await,
             MachineEvent::VcpuAdded(vcpu) => {
                 let details = details(vcpu);
-                MachineObject::vcpu_added(&emitter, vcpu.id.get(), &vcpu.alias, details).await
+                MachineObject::vcpu_added(emitter, vcpu.id.get(), &vcpu.alias, details).await
+            }
+            MachineEvent::VcpuStarted(vcpu) => {
+                let details = details(vcpu);
+                MachineObject::vcpu_started(emitter, vcpu.id.get(), &vcpu.alias, details).await
             }
             MachineEvent::VcpuRemoved(vcpu) => {
                 let details = details(vcpu);
-                MachineObject::vcpu_removed(&emitter, vcpu.id.get(), &vcpu.alias, details).await
+                MachineObject::vcpu_removed(emitter, vcpu.id.get(), &vcpu.alias, details).await
             }
             MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
                 let details = details(vcpu);
                 let (id, alias) = (vcpu.id.get(), &vcpu.alias);
-                MachineObject::vcpu_removal_failed(&emitter, id, alias, reason, details).await
+                MachineObject::vcpu_removal_failed(emitter, id, alias, reason, details).await
             }
             MachineEvent::Appeared { .. } | MachineEvent::Vanished => Ok(()),
         }
@@ -278,8 +275,8 @@ impl Publisher {
         let root = root(connection)?;
         for name in std::mem::take(&mut self.unannounced) {
             if let Some(published) = self.published.get(&name) {
-                let path = published.emitter.path();
-                objects::announce(&root, path.as_ref(), &published.properties).await?;
+                let path = published.emitter().path();
+                objects::announce(&root, path.as_ref(), published.known()?).await?;
                 Manager::machine_added(&root, name.as_str(), path).await?;
             }
         }
@@ -297,17 +294,12 @@ impl Publisher {
         let name = machine.name().clone();
         let object = MachineObject::new(machine.clone(), self.authority(&self.session));
         let emitter = SignalEmitter::new(connection, path.clone())?.into_owned();
-        let mut published = Published {
-            properties: HashMap::new(),
-            object: object.clone(),
-            emitter,
-        };
         // Read before clients can read the object, so that later changes are emitted.
-        published.properties = published.read(connection).await?;
+        let mut published = Published::read(object.clone(), emitter).await?;
         let server = connection.object_server();
         server.at(&path, object).await?;
         self.directory.insert(machine);
-        published.tell_changes(connection).await?;
+        published.tell_changes().await?;
         self.published.insert(name.clone(), published);
         if self.link.owns_name() {
             return Manager::machine_added(&root(connection)?, name.as_str(), &path).await;
@@ -356,34 +348,6 @@ fn serve_root(
 
 fn root(connection: &Connection) -> zbus::Result<SignalEmitter<'static>> {
     SignalEmitter::new(connection, ROOT_PATH)
-}
-
-impl Published {
-    async fn read(&self, connection: &Connection) -> zbus::Result<HashMap<String, OwnedVariant>> {
-        let server = connection.object_server();
-        let properties = self.object.get_all(server, connection, None, &self.emitter);
-        Ok(properties.await?)
-    }
-
-    /// One `PropertiesChanged` with all that is not as it was last told.
-    async fn tell_changes(&mut self, connection: &Connection) -> zbus::Result<()> {
-        let now = self.read(connection).await?;
-        let is_new =
-            |(name, value): &(&String, &OwnedVariant)| self.properties.get(*name) != Some(value);
-        let changed: HashMap<&str, Variant<'_>> = now
-            .iter()
-            .filter(is_new)
-            .map(|(name, value)| (name.as_str(), Variant::clone(value)))
-            .collect();
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let interface = InterfaceName::from_static_str_unchecked(MACHINE_INTERFACE);
-        Properties::properties_changed(&self.emitter, interface, changed, Cow::Borrowed(&[]))
-            .await?;
-        self.properties = now;
-        Ok(())
-    }
 }
 
 fn details(vcpu: &VcpuChange) -> HashMap<&'static str, Variant<'static>> {

@@ -81,6 +81,45 @@ impl Inventory {
         })
     }
 
+    /// Returns the inventory with other present CPUs. A machine always has the same slots, and QEMU takes longer
+    /// to list them than to list the CPUs.
+    ///
+    /// The result is `None` if the reply of `query-cpus-fast` does not say which slots the CPUs are in: QEMU may
+    /// report no positions, or threads of a core instead of slots (pseries). The same holds if a slot is not in use
+    /// any more: then the list of slots decides.
+    pub fn with_cpus(&self, cpus: &[CpuInfoFast]) -> Option<Self> {
+        if self.method != HotplugMethod::DeviceAdd || self.vcpus_per_slot() != 1 {
+            return None;
+        }
+        let mut next = self.clone();
+        next.torn = false;
+        for slot in &mut next.slots {
+            slot.presence = None;
+        }
+        for (cpu, order) in cpus.iter().zip(1..) {
+            if cpu.is_thread() {
+                return None;
+            }
+            let slot = next.free_slot_mut(cpu.props.as_ref()?)?;
+            slot.presence = Some(Presence {
+                qom_path: cpu.qom_path.clone(),
+                order,
+                threads: vec![cpu.thread()],
+            });
+        }
+        let mut slots = self.slots.iter().zip(&next.slots);
+        let is_kept = slots.all(|(old, new)| old.presence.is_none() || new.presence.is_some());
+        (is_kept && check_paths(&next.slots).is_ok()).then_some(next)
+    }
+
+    /// Returns the free slot with `props`, if there is one.
+    fn free_slot_mut(&mut self, props: &Props) -> Option<&mut HotplugSlot> {
+        let rank = Topology::of(props).rank();
+        let first = self.slots.partition_point(|s| s.topology.rank() < rank);
+        let slot = self.slots.get_mut(first)?;
+        (slot.props == *props && slot.presence.is_none()).then_some(slot)
+    }
+
     /// Returns whether the two replies disagree, because a CPU was plugged or unplugged between them. Then
     /// a refresh is needed.
     pub fn is_torn(&self) -> bool {
@@ -155,6 +194,19 @@ impl Inventory {
     pub fn is_present(&self, vcpu: VcpuId) -> bool {
         self.present()
             .any(|(slot, _)| slot.vcpus().any(|id| id == vcpu))
+    }
+
+    /// Returns whether `vcpu` is present here and in `other`, and the same CPU.
+    pub fn has_same(&self, other: &Self, vcpu: VcpuId) -> bool {
+        let presence = |of: &Self| {
+            let mut present = of.present();
+            let found = present.find(|(slot, _)| slot.vcpus().any(|id| id == vcpu));
+            found.map(|(_, presence)| presence.clone())
+        };
+        match (presence(self), presence(other)) {
+            (Some(own), Some(other)) => own.is_same(&other),
+            _ => false,
+        }
     }
 
     /// Returns the number of vCPUs that are present.
@@ -247,10 +299,7 @@ fn group_by_slot(cpus: &[CpuInfoFast]) -> BTreeMap<String, Running> {
         let order = groups.len() as u32 + 1;
         let group = groups.entry(cpu.slot_path().to_owned());
         let (_, threads) = group.or_insert((order, Vec::new()));
-        threads.push(Thread {
-            id: Tid(u32::try_from(cpu.thread_id).unwrap_or(0)),
-            host: HostThread::Unknown,
-        });
+        threads.push(cpu.thread());
     }
     groups
 }

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 
 use super::props::Props;
+use super::slot::{HostThread, Thread};
+use crate::ids::Tid;
 use crate::text::Text;
 
 /// One element of the reply of `query-hotpluggable-cpus` (`HotpluggableCPU`).
@@ -46,6 +48,19 @@ pub struct CpuInfoFast {
 }
 
 impl CpuInfoFast {
+    /// Returns its thread.
+    pub(super) fn thread(&self) -> Thread {
+        Thread {
+            id: Tid(u32::try_from(self.thread_id).unwrap_or(0)),
+            host: HostThread::Unknown,
+        }
+    }
+
+    /// Returns whether it is a part of a slot.
+    pub(super) fn is_thread(&self) -> bool {
+        self.slot_path() != self.qom_path.as_str()
+    }
+
     /// Returns the QOM path of the slot: one pseries core holds `…/thread[0]`, `…/thread[1]`, ….
     pub fn slot_path(&self) -> &str {
         let path = self.qom_path.as_str();

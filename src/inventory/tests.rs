@@ -19,14 +19,6 @@ struct Recorded {
     cpus: Vec<CpuInfoFast>,
 }
 
-fn recorded(name: &str) -> Inventory {
-    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).unwrap();
-    let Recorded { hotpluggable, cpus } = serde_json::from_str(&text).unwrap();
-    let slots = hotpluggable.map_or(Slots::Fixed, Slots::Listed);
-    Inventory::read(slots, cpus).unwrap()
-}
-
 /// The slots that are present, with alias and order.
 fn present(inventory: &Inventory) -> Vec<(u32, Option<&str>, u32)> {
     let present = inventory.present();
@@ -59,6 +51,78 @@ fn counts_the_vcpus_of_recorded_machines() {
         );
         assert_eq!(inventory.can_unplug(), shrinks, "{name}");
     }
+}
+
+fn replies(name: &str) -> Recorded {
+    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn recorded(name: &str) -> Inventory {
+    let Recorded { hotpluggable, cpus } = replies(name);
+    let slots = hotpluggable.map_or(Slots::Fixed, Slots::Listed);
+    Inventory::read(slots, cpus).unwrap()
+}
+
+#[test]
+fn the_slots_that_are_in_use_follow_from_the_cpus() {
+    for (name, is_certain) in [
+        ("x86-7.2", true),
+        ("x86-gaps", true),
+        ("x86-modules", true),
+        ("x86-numa", true),
+        ("x86-threads2", true),
+        ("s390x", true),
+        ("pseries", false),
+        ("aarch64", false),
+    ] {
+        let cpus = replies(name).cpus;
+        let whole = recorded(name);
+        assert_eq!(
+            whole.with_cpus(&cpus),
+            is_certain.then_some(whole.clone()),
+            "{name}"
+        );
+        if is_certain {
+            let first = first_only(name);
+            assert_eq!(first.vcpu_count(), 1, "{name}");
+            assert_eq!(first.with_cpus(&cpus), Some(whole.clone()), "{name}");
+            let back = whole.with_cpus(&cpus[..1]);
+            assert_eq!(back.is_none(), cpus.len() > 1, "{name}: a CPU went");
+        }
+    }
+}
+
+/// Returns the inventory of a recorded machine with its first CPU only.
+fn first_only(name: &str) -> Inventory {
+    let Recorded { hotpluggable, cpus } = replies(name);
+    let first = &cpus[0];
+    let mut slots = hotpluggable.unwrap();
+    for slot in &mut slots {
+        slot.qom_path = slot.qom_path.take().filter(|path| *path == first.qom_path);
+    }
+    Inventory::read(Slots::Listed(slots), vec![first.clone()]).unwrap()
+}
+
+#[test]
+fn cpus_whose_slots_are_not_certain_are_not_believed() {
+    let whole = recorded("x86-gaps");
+    let with = |change: fn(&mut Vec<CpuInfoFast>)| {
+        let mut cpus = replies("x86-gaps").cpus;
+        change(&mut cpus);
+        whole.with_cpus(&cpus)
+    };
+    assert_eq!(with(|cpus| cpus[1].props = None), None);
+    assert_eq!(with(|cpus| cpus[1].props = cpus[0].props.clone()), None);
+    assert_eq!(with(|cpus| cpus[1].props = Some(Props::default())), None);
+    assert_eq!(
+        with(|cpus| cpus[1].qom_path = cpus[0].qom_path.clone()),
+        None
+    );
+    let thread = |cpus: &mut Vec<CpuInfoFast>| {
+        cpus[1].qom_path = Text::lossy("/machine/peripheral/c5/thread[0]");
+    };
+    assert_eq!(with(thread), None);
 }
 
 #[test]

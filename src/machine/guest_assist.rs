@@ -14,7 +14,7 @@ use tracing::warn;
 use super::agent::{Agent, GuestCpus, bring_back};
 use super::handle::Handle;
 use super::model::error::Error;
-use super::model::request::{OfflineCpu, Outcome, Request, Wait};
+use super::model::request::{AwaitStart, OfflineCpu, Outcome, Request, Until, Wait};
 use super::model::snapshot::Snapshot;
 use crate::guest_agent::{self, GuestAgent, GuestCpu};
 use crate::ids::{Pid, VcpuId};
@@ -31,12 +31,71 @@ impl From<guest_agent::Error> for Error {
     }
 }
 
-/// Changes the vCPUs of `machine`, with the guest agent if `request` asks for it. Returns after all
-/// events that the request led to were emitted.
+/// Changes the vCPUs of `machine`, with the guest agent if `request` asks for it, and waits for the guest to
+/// start them if it asks for that. Returns after all events that the request led to were emitted.
 ///
 /// # Errors
 /// [`Error`] says what was done nevertheless.
 pub async fn set_vcpus(machine: &Handle, request: Request) -> Result<Outcome, Error> {
+    let begin = Instant::now();
+    let result = change_and_wait(machine, request, begin).await;
+    machine.tally().request(begin.elapsed(), &result);
+    result
+}
+
+async fn change_and_wait(
+    machine: &Handle,
+    request: Request,
+    begin: Instant,
+) -> Result<Outcome, Error> {
+    if request.until == Until::Present {
+        return change(machine, request).await;
+    }
+    let (target, wait, guest_online) = (request.target.clone(), request.wait, request.guest_online);
+    let snapshot = machine.snapshot();
+    let is_addition = match &target {
+        Target::Count(count) => *count >= snapshot.inventory.vcpu_count(),
+        Target::Present(_) => true,
+        Target::Absent(_) => false,
+    };
+    if is_addition && !guest_online {
+        snapshot.check_evidence(&target)?;
+    }
+    let outcome = change(machine, request).await?;
+    let vcpus = match &target {
+        _ if !is_addition => return Ok(outcome),
+        Target::Present(vcpus) => vcpus.clone(),
+        _ => staying(&machine.snapshot()),
+    };
+    if guest_online {
+        // The report of the guest agent is evidence.
+        online(machine).await;
+    }
+    let (patience, spent) = match wait {
+        Wait::UpTo(Some(limit)) => (limit, begin.elapsed()),
+        Wait::UpTo(None) | Wait::No => (machine.removal_timeout(), Duration::ZERO),
+    };
+    let request = AwaitStart {
+        asked: target,
+        added: outcome.added.clone(),
+        vcpus,
+        left: patience.saturating_sub(spent),
+        patience,
+    };
+    machine.await_start(request).await?;
+    Ok(outcome)
+}
+
+/// Returns the present vCPUs that are not being removed.
+fn staying(snapshot: &Snapshot) -> BTreeSet<VcpuId> {
+    let present = snapshot.inventory.present();
+    let present = present.flat_map(|(slot, _)| slot.vcpus());
+    let staying = present.filter(|vcpu| !snapshot.pending.contains(vcpu));
+    staying.collect()
+}
+
+/// Changes the vCPUs of `machine`, with the guest agent if `request` asks for it.
+async fn change(machine: &Handle, request: Request) -> Result<Outcome, Error> {
     if !request.guest_online {
         return machine.set_vcpus(request).await;
     }
@@ -72,7 +131,8 @@ pub async fn set_vcpus(machine: &Handle, request: Request) -> Result<Outcome, Er
     Ok(outcome)
 }
 
-/// Returns which of the present vCPUs the guest uses; only those about which that is certain.
+/// Returns which of the present vCPUs the guest uses; only those about which that is certain. A vCPU that it uses
+/// is started.
 pub async fn online(machine: &Handle) -> BTreeMap<VcpuId, bool> {
     let snapshot = machine.snapshot();
     let Some(cpus) = machine.agent().look(snapshot.leader()).await else {
@@ -80,7 +140,16 @@ pub async fn online(machine: &Handle) -> BTreeMap<VcpuId, bool> {
     };
     let matched = match_up(&snapshot, &cpus).into_iter();
     let matched = matched.filter_map(|(vcpu, cpu)| Some((vcpu, cpu?.online)));
-    matched.collect()
+    let matched: BTreeMap<VcpuId, bool> = matched.collect();
+    let awaited = snapshot.awaited.iter().copied();
+    let started: Vec<VcpuId> = awaited
+        .filter(|vcpu| matched.get(vcpu) == Some(&true))
+        .collect();
+    if !started.is_empty() {
+        let inventory = snapshot.inventory.clone();
+        machine.note_online(inventory, started).await;
+    }
+    matched
 }
 
 /// One request with the help of the agent.

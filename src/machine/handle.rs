@@ -9,15 +9,19 @@ use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::model::error::Error;
-use super::model::request::{Answer, Command, OfflineCpu, Outcome, Request};
+use super::model::request::{Answer, AwaitStart, Command, OfflineCpu, Outcome, Request};
 use super::model::snapshot::{Snapshot, Subject};
 use super::model::tuning::TuningChange;
 use super::placement::on_host;
 use super::spec::{MachineConfig, MachineSpec};
+use super::statistics::Meter;
+use super::tally::Tally;
 use crate::ids::{Uid, VcpuId};
+use crate::inventory::Inventory;
 use crate::names::MachineName;
 use crate::placer::{Mounts, Observed, observe};
 use crate::process::Leader;
+use crate::statistics::{Statistics, VcpuKvm};
 
 /// A request, and where its answer goes. It is boxed in the channel, because that has room for 32 of them at
 /// least.
@@ -39,8 +43,15 @@ pub struct Handle {
     agent: Agent,
     configs: watch::Receiver<MachineConfig>,
     mounts: Arc<Mounts>,
+    readers: Arc<Readers>,
+}
+
+/// The state that callers share when they only read.
+#[derive(Debug)]
+struct Readers {
     /// Locked by the reader for which QEMU is queried.
-    readers: Arc<Mutex<()>>,
+    refresh: Mutex<()>,
+    meter: Meter,
 }
 
 /// How long a reader waits for the current state.
@@ -53,6 +64,7 @@ impl Handle {
         commands: mpsc::Sender<Box<Call>>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         leaders: watch::Receiver<Option<Arc<Leader>>>,
+        meter: Meter,
         configs: watch::Receiver<MachineConfig>,
         mounts: Arc<Mounts>,
     ) -> Self {
@@ -65,7 +77,10 @@ impl Handle {
             agent: Agent::new(spec.agent.clone()),
             configs,
             mounts,
-            readers: Arc::default(),
+            readers: Arc::new(Readers {
+                refresh: Mutex::default(),
+                meter,
+            }),
         }
     }
 
@@ -120,10 +135,24 @@ impl Handle {
     pub async fn refresh(&self) {
         // Many readers are one request. A stalled QEMU does not stall readers.
         let refresh = async {
-            let _turn = self.readers.lock().await;
+            let _turn = self.readers.refresh.lock().await;
             let _ = self.ask(Command::Refresh).await;
         };
         let _ = timeout(READER_PATIENCE, refresh).await;
+    }
+
+    /// Waits until the guest has started vCPUs.
+    ///
+    /// # Errors
+    /// [`Error::DidNotStart`] if it does not do so in time.
+    pub(super) async fn await_start(&self, request: AwaitStart) -> Result<(), Error> {
+        self.ask(Command::AwaitStart(request)).await.map(drop)
+    }
+
+    /// Notes vCPUs of `inventory` that the guest agent reports as online.
+    pub(super) async fn note_online(&self, inventory: Arc<Inventory>, vcpus: Vec<VcpuId>) {
+        // If the machine is gone, so is its guest.
+        let _ = self.ask(Command::GuestOnline(inventory, vcpus)).await;
     }
 
     /// Saves which guest CPUs are about to be taken offline.
@@ -172,6 +201,27 @@ impl Handle {
             observed.collect()
         })
         .await
+    }
+
+    /// Queries KVM's counters of the vCPUs, unless that was done a moment ago. They are empty if QEMU does not
+    /// have them, or does not answer soon.
+    pub async fn kvm(&self) -> Arc<[VcpuKvm]> {
+        self.readers.meter.kvm().await
+    }
+
+    /// Returns the counters of the machine and its vCPUs, with those of `kvm`.
+    pub async fn statistics(&self, kvm: &[VcpuKvm]) -> Statistics {
+        let leader = self.leaders.borrow().clone();
+        let (snapshot, mounts) = (self.snapshot(), &self.mounts);
+        self.readers
+            .meter
+            .statistics(&snapshot, leader, mounts, kvm)
+            .await
+    }
+
+    /// Returns the counters of what the service does.
+    pub(super) fn tally(&self) -> &Tally {
+        self.readers.meter.tally()
     }
 
     async fn ask(&self, command: Command) -> Result<Outcome, Error> {

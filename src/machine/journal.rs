@@ -101,10 +101,12 @@ impl Journal {
                 "{vm_name}: vCPU {id} not removed: {reason}"
             ),
             event => {
-                let (message_id, change) = if let MachineEvent::VcpuAdded(_) = event {
-                    (message_id::VCPU_ADDED, "added")
-                } else {
-                    (message_id::VCPU_REMOVED, "removed")
+                let (message_id, change) = match event {
+                    MachineEvent::VcpuAdded(_) => (message_id::VCPU_ADDED, "added"),
+                    MachineEvent::VcpuStarted(_) => {
+                        (message_id::VCPU_STARTED, "started by the guest")
+                    }
+                    _ => (message_id::VCPU_REMOVED, "removed"),
                 };
                 info!(
                     message_id,

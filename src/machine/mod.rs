@@ -51,6 +51,7 @@ mod guest_assist;
 mod handle;
 mod jobs;
 mod journal;
+mod look;
 /// For the tests of the model only; the interface may change at any time.
 #[doc(hidden)]
 pub mod model;
@@ -59,11 +60,14 @@ mod performer;
 mod placement;
 mod processes;
 mod qmp_session;
+mod qmp_state;
 mod quota;
 mod running;
 mod saver;
 mod spec;
 mod state_file;
+mod statistics;
+mod tally;
 mod task;
 
 pub use events::{BusMessage, Completion, EventSender};
@@ -71,7 +75,7 @@ pub use guest_assist::{online, set_vcpus};
 pub use handle::Handle;
 pub use model::error::{Error, Refusal, Report, TuningError};
 pub use model::event::{Cause, MachineEvent, VcpuChange};
-pub use model::request::{Outcome, Request, Wait};
+pub use model::request::{Outcome, Request, Until, Wait};
 pub use model::snapshot::{DISCONNECTED, Snapshot, Subject};
 pub use model::tuning::TuningChange;
 pub use processes::Processes;

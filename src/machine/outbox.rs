@@ -67,6 +67,8 @@ impl Outbox {
                 }
             }
         }
+        // An idle machine keeps no memory for messages.
+        self.items.shrink_to_fit();
     }
 
     /// Waits until the next message can be sent, and sends it. Waits forever if no message is unsent.

@@ -1,10 +1,10 @@
 //! The effects of a machine's model, performed: jobs are started, and their results become inputs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant as StdInstant};
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -36,6 +36,7 @@ pub(super) struct Outlets {
     pub handle: Handle,
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     pub leader: watch::Sender<Option<Arc<Leader>>>,
+    pub session: watch::Sender<Weak<QmpSession>>,
     pub events: EventSender,
     pub ready: oneshot::Sender<Ready>,
     pub over: CancellationToken,
@@ -63,12 +64,10 @@ pub(super) struct Performer {
     leader: Option<Arc<Leader>>,
     reached: Option<Reached>,
     session: Option<Arc<QmpSession>>,
-    flush: mpsc::UnboundedSender<u64>,
+    published_session: watch::Sender<Weak<QmpSession>>,
     /// QEMU's events, while there is a connection.
     pub(super) events: Option<Events>,
     pub(super) outbox: Outbox,
-    /// The flushes whose turn in the queue to the bus has come.
-    pub(super) flushed: mpsc::UnboundedReceiver<u64>,
     pub(super) connection_jobs: Jobs,
     pub(super) process_jobs: Jobs,
 }
@@ -83,7 +82,6 @@ impl Performer {
         let is_of_user = spec.registrant.is_some_and(|uid| !uid.is_root());
         let fd_store = services.fd_store.clone();
         let endpoint = spec.endpoint.to_string();
-        let (flush, flushed) = mpsc::unbounded_channel();
         Self {
             lifetime: spec.lifetime,
             processes: spec.processes,
@@ -106,10 +104,9 @@ impl Performer {
             leader: None,
             reached: None,
             session: None,
-            flush,
+            published_session: outlets.session,
             events: None,
             outbox: Outbox::new(outlets.events, outlets.ready),
-            flushed,
             connection_jobs: Jobs::new(),
             process_jobs: Jobs::new(),
             name: spec.name,
@@ -218,6 +215,7 @@ impl Performer {
             Done::Inputs(inputs) => {
                 for input in &inputs {
                     if let Input::Placed(report) | Input::TuningChanged(Ok(report)) = input {
+                        self.handle.tally().placement(report);
                         self.journal.placement(now(), report);
                     }
                 }
@@ -229,12 +227,18 @@ impl Performer {
                 vec![Input::Reached(id)]
             }
             Done::Opened(opened) => {
-                let (session, events, opened) = *opened;
+                let (session, events, mut opened) = *opened;
                 if let Err(other) = self.confirm(&opened) {
                     let error = ConnectError::OtherMachine(other);
                     return vec![Input::ConnectFailed(error)];
                 }
-                self.session = Some(Arc::new(session));
+                self.handle.tally().connection();
+                let leader = self.leader.as_ref();
+                opened.created = leader.map_or(0, |l| self.processes.created(l.id()));
+                let session = Arc::new(session);
+                self.published_session
+                    .send_replace(Arc::downgrade(&session));
+                self.session = Some(session);
                 self.events = Some(events);
                 vec![Input::Opened(Box::new(opened))]
             }
@@ -318,15 +322,21 @@ impl Performer {
     }
 
     fn request_flush(&mut self, flush: u64) {
-        let sender = self.flush.clone();
+        let (sender, emitted) = oneshot::channel();
         let report = Completion::new(move || {
-            let _ = sender.send(flush);
+            let _ = sender.send(());
         });
         self.outbox.send(BusMessage::Completion(report));
+        let flushed = emitted.map(move |emitted| {
+            let input = emitted.map(|()| Input::Flushed(flush));
+            Done::Inputs(input.into_iter().collect())
+        });
+        self.process_jobs.push(flushed.boxed());
     }
 
     fn emit(&mut self, event: MachineEvent) {
         self.journal.event(now(), &event);
+        self.handle.tally().event(&event);
         let machine = self.name.clone();
         self.outbox.send(match event {
             MachineEvent::Appeared { is_known } => BusMessage::Appeared {
@@ -343,7 +353,8 @@ impl Performer {
         self.saver.clear();
         if let Some(leader) = self.leader.take() {
             self.worker.leave(leader.clone()).await;
-            self.processes.release(leader.id(), &self.name);
+            let created = self.snapshot.borrow().created;
+            self.processes.release(leader.id(), &self.name, created);
         }
         let (name, services) = (self.name.clone(), self.services.clone());
         self.worker = PlacementWorker::new(name, services, self.is_of_user, self.review.clone());

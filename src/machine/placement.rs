@@ -17,7 +17,7 @@ use crate::placement::{
     ChangedThreads, NewScope, NoCgroupsReason, Report, Retry, StepError, Tuning, UnitPlacement,
 };
 use crate::placer::{
-    Created, MachineWatch, Masks, Placer, ScopeRequest, UnitLookupError, find_unit,
+    Created, MachineWatch, Masks, Placer, ScopeRequest, UnitLookupError, find_unit, is_still_shared,
 };
 use crate::process::{Leader, LeaderError};
 
@@ -43,6 +43,8 @@ struct State {
     placer: Option<Placer>,
     /// Whether the placer was created before the unit was known.
     is_preliminary: bool,
+    /// The unit, if the last search found processes there that are not of QEMU.
+    shared: Option<UnitPlacement>,
 }
 
 impl State {
@@ -101,24 +103,15 @@ impl PlacementWorker {
 
     /// Searches the unit of `leader`, starts a scope if that is needed, and creates the placer.
     pub(super) async fn find_unit(self, leader: Arc<Leader>, config: PlacementConfig) -> UnitFound {
-        let (scope, description) = (self.name.scope(), format!("Virtual machine {}", self.name));
-        let scope = NewScope {
-            name: &scope,
-            slice: &config.slice,
-            description: &description,
+        let (masks, found) = match self.still_shared(&leader).await {
+            Some(found) => (Masks::default(), found),
+            None => self.search(&leader, &config).await,
         };
-        let request = ScopeRequest {
-            mode: config.mode,
-            scope,
-        };
-        // Before systemd enables the controllers of a scope.
-        let process = leader.clone();
-        let masks = on_host(move || Masks::read(process.as_ref())).await;
-        let (units, host) = (self.services.units.as_ref(), &self.services.host);
-        let found = find_unit(units, host, &leader, &request).await;
         let is_managed_elsewhere = self.is_managed_elsewhere(&found);
+        let shared = shared_unit(&found).cloned();
         let (unit, missing, retry) = outcome(found);
         let mut state = self.lock().await;
+        state.shared = shared;
         on_host(move || {
             let host = &self.services.host;
             let default_cpus = host.read_default_cpus();
@@ -142,6 +135,37 @@ impl PlacementWorker {
             state.adopt(created, is_managed_elsewhere, found)
         })
         .await
+    }
+
+    /// Asks systemd for the unit of `leader`, and for a scope if that is needed. Returns the masks before that.
+    async fn search(&self, leader: &Arc<Leader>, config: &PlacementConfig) -> (Masks, Found) {
+        let (scope, description) = (self.name.scope(), format!("Virtual machine {}", self.name));
+        let scope = NewScope {
+            name: &scope,
+            slice: &config.slice,
+            description: &description,
+            previous: "",
+        };
+        let request = ScopeRequest {
+            mode: config.mode,
+            scope,
+        };
+        // Before systemd enables the controllers of a scope.
+        let process = leader.clone();
+        let masks = on_host(move || Masks::read(process.as_ref())).await;
+        let (units, host) = (self.services.units.as_ref(), &self.services.host);
+        (masks, find_unit(units, host, leader, &request).await)
+    }
+
+    /// Returns the result of the last search, if `leader` is still in its unit with other processes: then
+    /// systemd has no other answer.
+    async fn still_shared(&self, leader: &Arc<Leader>) -> Option<Found> {
+        let shared = self.lock().await.shared.clone()?;
+        let is_shared = is_still_shared(&self.services.host, &shared, leader).await;
+        is_shared.then(|| {
+            let unit = shared.unit.clone();
+            Ok((shared, Some(NoCgroupsReason::Shared { unit })))
+        })
     }
 
     /// Returns when systemd is there, after it was absent.
@@ -277,6 +301,14 @@ impl PlacementWorker {
 /// The result of the search for a unit, and why it has no control groups although they were wanted.
 type Found = Result<(UnitPlacement, Option<NoCgroupsReason>), UnitLookupError>;
 
+/// Returns the unit, if it has processes that are not of QEMU.
+fn shared_unit(found: &Found) -> Option<&UnitPlacement> {
+    match found {
+        Ok((unit, Some(NoCgroupsReason::Shared { .. }))) => Some(unit),
+        _ => None,
+    }
+}
+
 /// Returns the unit, the reason if it has no control groups, and when the search is repeated.
 fn outcome(found: Found) -> (UnitPlacement, Option<Missing>, Retry) {
     match found {
@@ -315,6 +347,7 @@ mod tests {
     use std::fs;
     use std::os::fd::{BorrowedFd, OwnedFd};
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     use futures_util::FutureExt;
@@ -328,15 +361,22 @@ mod tests {
     use crate::placer::{Host, Mounts};
 
     /// A host where the process of the test is in a delegated unit, and nothing is stored.
-    #[derive(Debug)]
-    struct Delegated;
+    #[derive(Debug, Default)]
+    struct Delegated {
+        /// The control group of the unit, if it is not that of `web.service`.
+        group: Option<String>,
+        /// How often systemd was asked.
+        lookups: AtomicUsize,
+    }
 
     impl Units for Delegated {
         fn unit_of<'a>(&'a self, _: Process<'a>) -> BoxFuture<'a, Result<UnitFacts, UnitError>> {
+            self.lookups.fetch_add(1, Ordering::Relaxed);
+            let group = self.group.as_deref().unwrap_or("/web.service");
             let facts = UnitFacts {
                 unit: "web.service".to_owned(),
                 delegated: true,
-                control_group: "/web.service".to_owned(),
+                control_group: group.to_owned(),
                 ..UnitFacts::default()
             };
             ready(Ok(facts)).boxed()
@@ -364,18 +404,18 @@ mod tests {
     }
 
     /// Returns the services of a host whose hierarchy of version 2 is the directory `root`.
-    fn services(root: &Path) -> HostServices {
+    fn services(root: &Path, units: Arc<Delegated>) -> HostServices {
         let root = root.display();
         let mounts = format!("29 25 0:26 / {root} rw - cgroup2 cgroup2 rw\n");
         HostServices {
             watches: None,
-            units: Arc::new(Delegated),
+            units,
             host: Host {
                 mounts: Mounts::parse(&mounts).into(),
                 ..Host::this().unwrap()
             },
             audit: Arc::new(Audit::open()),
-            fd_store: Arc::new(Delegated),
+            fd_store: Arc::new(Delegated::default()),
         }
     }
 
@@ -399,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn groups_that_the_kernel_refused_are_reported_and_created_later() {
         let root = tempfile::tempdir().unwrap();
-        let services = services(root.path());
+        let services = services(root.path(), Arc::default());
         let worker = PlacementWorker::new("web".parse().unwrap(), services, false, Arc::default());
         let (stream, _other) = UnixStream::pair().unwrap();
         let leader = Arc::new(Leader::of_peer(&stream).await.unwrap());
@@ -424,6 +464,53 @@ mod tests {
             assert_eq!((found.missing, found.retry), (None, Retry::Never));
             assert_eq!(found.missing_controllers, [Controller::Cpuset]);
         }
+    }
+
+    /// Returns the control group of the process of the test, in the hierarchy of systemd.
+    fn own_group() -> String {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let group = |of: &str| {
+            let mut lines = groups.lines();
+            lines.find_map(|line| Some(line.split_once(of)?.1.to_owned()))
+        };
+        group(":name=systemd:").or_else(|| group("0::")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn systemd_is_asked_again_when_the_other_processes_have_exited() {
+        let root = tempfile::tempdir().unwrap();
+        let group = own_group();
+        let unit = root.path().join(group.trim_start_matches('/'));
+        fs::create_dir_all(&unit).unwrap();
+        let own = std::process::id();
+        let processes = |others: &str| {
+            fs::write(unit.join("cgroup.procs"), format!("{own}\n{others}")).unwrap();
+        };
+        let units = Arc::new(Delegated {
+            group: Some(group),
+            ..Delegated::default()
+        });
+        let services = services(root.path(), units.clone());
+        let worker = PlacementWorker::new("web".parse().unwrap(), services, false, Arc::default());
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let leader = Arc::new(Leader::of_peer(&stream).await.unwrap());
+        let search = async || {
+            let (worker, leader) = (worker.clone(), leader.clone());
+            let found = worker.find_unit(leader, PlacementConfig::default()).await;
+            (found.missing, found.retry)
+        };
+        processes("1\n");
+        for _ in 0..3 {
+            let (missing, retry) = search().await;
+            let text = "web.service has processes that do not belong to QEMU";
+            assert!(missing.unwrap().reason.starts_with(text));
+            assert_eq!(retry, Retry::Later);
+            assert_eq!(units.lookups.load(Ordering::Relaxed), 1);
+        }
+        processes("");
+        let (missing, _) = search().await;
+        assert!(!missing.is_some_and(|missing| missing.reason.contains("do not belong")));
+        assert_eq!(units.lookups.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use super::performer::{Outlets, Performer, now};
 use super::running::Running;
 use super::spec::{HostServices, MachineConfig, MachineSpec, QmpEndpoint};
 use super::state_file::StateFile;
+use super::statistics::Meter;
 use crate::process::Leader;
 use crate::qmp::{Closed, Event};
 
@@ -37,10 +38,11 @@ pub fn create(
     let (sender, commands) = mpsc::channel(COMMANDS);
     let (snapshot, snapshots) = watch::channel(Arc::default());
     let (leader, leaders) = watch::channel(None);
+    let (session, meter) = Meter::new();
     let (config_sender, configs) = watch::channel(spec.config.clone());
     let (ready_sender, ready) = oneshot::channel();
     let mounts = services.host.mounts.clone();
-    let handle = Handle::new(&spec, sender, snapshots, leaders, configs.clone(), mounts);
+    let handle = Handle::new(&spec, sender, snapshots, leaders, meter, configs, mounts);
     let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
     let review = Arc::new(Notify::new());
     let state_file = StateFile::new(spec.state_file.clone());
@@ -48,6 +50,7 @@ pub fn create(
         handle: handle.clone(),
         snapshot,
         leader,
+        session,
         events,
         ready: ready_sender,
         over: over.clone(),
@@ -56,7 +59,7 @@ pub fn create(
     let mut task = MachineTask {
         model: Model::new(facts(&spec), spec.config.clone(), now()),
         commands,
-        configs,
+        configs: config_sender.subscribe(),
         cancel: cancel.clone(),
         review: review.clone(),
         callers: Callers::default(),
@@ -137,7 +140,6 @@ impl MachineTask {
                 event = next_event(&mut performer.events), if !is_clogged => return Woken::Event(event),
                 Some(done) = performer.connection_jobs.next() => return Woken::Done(done),
                 Some(done) = performer.process_jobs.next() => return Woken::Done(done),
-                Some(flush) = performer.flushed.recv() => return Woken::Inputs(vec![Input::Flushed(flush)]),
                 () = performer.outbox.send_next() => if is_clogged { return Woken::Inputs(Vec::new()) },
                 () = exited(leader.as_deref()) => return Woken::Inputs(vec![Input::ProcessExited]),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -195,14 +197,15 @@ impl MachineTask {
             }
         }
         let has_exited = self.performer.leader().is_some_and(|l| l.has_exited());
-        let input = if ends_connection && has_exited {
+        let input = match (input, closed.take_if(|_| ends_connection)) {
             // QEMU closes QMP a moment before it exits.
-            Input::ProcessExited
-        } else {
-            input
+            _ if ends_connection && has_exited => Input::ProcessExited,
+            // A command whose request came too late does not know the reason.
+            (Input::Disconnected(_), Some(reason)) => Input::Disconnected(reason),
+            (input, _) => input,
         };
         self.model.handle(now(), input);
-        if let Some(closed) = closed.filter(|_| !ends_connection) {
+        if let Some(closed) = closed {
             self.model.handle(now(), Input::Disconnected(closed));
         }
     }

@@ -140,8 +140,8 @@ pub type ChangedThreads = BTreeMap<VcpuId, ChangedThread>;
 /// The result of a pass for one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The vCPUs with a thread.
-    pub vcpus: BTreeMap<VcpuId, Outcome>,
+    /// The vCPUs with a thread. In boxes, because the map has room for eleven at least.
+    pub vcpus: BTreeMap<VcpuId, Box<Outcome>>,
     /// The reason why not all other threads are in the emulator's group.
     pub emulator: Option<StepError>,
     /// The absent vCPUs whose group could not be removed yet.
@@ -245,6 +245,12 @@ impl Outcome {
 }
 
 impl Report {
+    /// Returns whether `vcpu` has a thread.
+    pub fn has_thread(&self, vcpu: VcpuId) -> bool {
+        let outcome = self.vcpus.get(&vcpu);
+        outcome.is_some_and(|outcome| outcome.has_thread())
+    }
+
     /// Returns the vCPUs that do not have all desired values, with each step that failed.
     pub fn failures(&self) -> impl Iterator<Item = (VcpuId, &StepError)> {
         self.vcpus
@@ -333,7 +339,7 @@ mod tests {
     fn report(outcomes: &[Outcome]) -> Report {
         let vcpus = (0..).map(VcpuId);
         Report {
-            vcpus: vcpus.zip(outcomes.iter().cloned()).collect(),
+            vcpus: vcpus.zip(outcomes.iter().cloned().map(Box::new)).collect(),
             ..Report::default()
         }
     }

@@ -94,6 +94,8 @@ pub struct NewScope<'a> {
     pub slice: &'a str,
     /// Its description for people.
     pub description: &'a str,
+    /// The unit that the process leaves, or empty. The scope takes its place in the order of the shutdown.
+    pub previous: &'a str,
 }
 
 /// The manager of the host's units: systemd.

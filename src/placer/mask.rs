@@ -15,7 +15,7 @@ pub(super) struct Mask {
 }
 
 /// The affinity masks that the threads of a process had.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Masks(Vec<Mask>);
 
 impl Mask {

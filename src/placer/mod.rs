@@ -19,6 +19,7 @@ mod pass;
 )]
 mod placer;
 mod resctrl;
+mod sample;
 mod scheduler;
 mod tunable;
 mod unit_lookup;
@@ -35,6 +36,7 @@ pub use host::Host;
 pub use mask::Masks;
 pub use observe::{Observed, memberships, observe};
 pub use placer::Placer;
+pub use sample::sample;
 pub use scheduler::{Scheduling, scheduling, set_scheduler};
-pub use unit_lookup::{ScopeRequest, UnitLookupError, find_unit};
+pub use unit_lookup::{ScopeRequest, UnitLookupError, find_unit, is_still_shared};
 pub use watch::{MachineWatch, Watches};

@@ -74,7 +74,7 @@ pub(super) struct VcpuPass<'a> {
     pub(super) host: &'a Result<HostCpus, StepError>,
     pub(super) vcpu: VcpuId,
     pub(super) thread: VcpuThread<'a>,
-    pub(super) applied: AppliedVcpu,
+    pub(super) applied: Box<AppliedVcpu>,
     pub(super) outcome: Outcome,
 }
 
@@ -87,7 +87,7 @@ struct Selection {
 
 impl<'a> VcpuPass<'a> {
     /// Takes all steps. One that fails does not prevent the others, unless the thread has ended.
-    pub(super) fn run(mut self, wanted: &Wanted<'_>) -> (AppliedVcpu, Outcome) {
+    pub(super) fn run(mut self, wanted: &Wanted<'_>) -> (Box<AppliedVcpu>, Outcome) {
         match self.steps(wanted) {
             Ok(()) if self.outcome.affinity.is_none() => {
                 self.outcome.affinity = self.thread.read().ok();

@@ -33,7 +33,8 @@ pub struct Placer {
     was_in_unit: bool,
     /// Whether it was in another one after that, according to the last pass.
     pub(super) is_elsewhere: bool,
-    pub(super) applied: BTreeMap<VcpuId, AppliedVcpu>,
+    /// In boxes, because the map has room for eleven at least.
+    pub(super) applied: BTreeMap<VcpuId, Box<AppliedVcpu>>,
 }
 
 impl Placer {
@@ -76,7 +77,7 @@ impl Placer {
     pub fn restore(&mut self, changed: &ChangedThreads) {
         for (vcpu, changed) in changed {
             let applied = self.applied.entry(*vcpu);
-            applied.or_insert_with(|| AppliedVcpu::restored(changed));
+            applied.or_insert_with(|| Box::new(AppliedVcpu::restored(changed)));
         }
     }
 
@@ -175,10 +176,9 @@ impl Placer {
         for (vcpu, id) in threads {
             let thread = VcpuThread { id: *id, leader };
             let outcome = self.place(*vcpu, thread, tuning, &host, resctrl.as_ref());
-            report.vcpus.insert(*vcpu, outcome);
+            report.vcpus.insert(*vcpu, Box::new(outcome));
         }
-        let has_thread = |vcpu: &VcpuId| report.vcpus.get(vcpu).is_some_and(Outcome::has_thread);
-        self.applied.retain(|vcpu, _| has_thread(vcpu));
+        self.applied.retain(|vcpu, _| report.has_thread(*vcpu));
         if let Err(error) = self.sweep(leader) {
             report.emulator.get_or_insert(error);
         }
@@ -286,7 +286,7 @@ impl Placer {
 
     /// Removes the groups of a machine that has left its unit, if they are empty. Returns the values that
     /// were in force.
-    pub(super) fn abandon(mut self) -> BTreeMap<VcpuId, AppliedVcpu> {
+    pub(super) fn abandon(mut self) -> BTreeMap<VcpuId, Box<AppliedVcpu>> {
         let applied = std::mem::take(&mut self.applied);
         if let Err(error) = self.dismantle() {
             let machine = &self.machine;
@@ -330,8 +330,7 @@ impl Placer {
                 .is_err()
         };
         let existing = groups.vcpus().unwrap_or_default().into_iter();
-        let has_thread = |vcpu: &VcpuId| report.vcpus.get(vcpu).is_some_and(Outcome::has_thread);
-        let others = existing.filter(|vcpu| !has_thread(vcpu));
+        let others = existing.filter(|vcpu| !report.has_thread(*vcpu));
         others.filter(stays).collect()
     }
 
@@ -353,7 +352,7 @@ impl Placer {
             host,
             vcpu,
             thread,
-            applied: applied.unwrap_or_else(|| AppliedVcpu::new(thread.id)),
+            applied: applied.unwrap_or_else(|| Box::new(AppliedVcpu::new(thread.id))),
             outcome: Outcome::default(),
         };
         let (applied, outcome) = pass.run(&tuning.of(vcpu));

@@ -100,7 +100,11 @@ pub async fn find_unit(
             if let Some(group) = forgotten_scope(&facts, request.scope.name) {
                 release(host, group).await;
             }
-            (new_scope(units, process, request.scope).await?, None)
+            let scope = NewScope {
+                previous: &facts.unit,
+                ..request.scope
+            };
+            (new_scope(units, process, scope).await?, None)
         }
         Decision::Without(reason) if request.mode.allows(&reason) => {
             (unit_placement(Kind::None, facts), Some(reason))
@@ -123,6 +127,18 @@ async fn survey(host: &Host, facts: &mut UnitFacts, leader: Pid) {
         (is_shared, cgroup::limits(&mounts, &group))
     });
     (facts.is_shared, facts.limits) = surveyed.await;
+}
+
+/// Returns whether `leader` is still in `unit`, together with processes that are not its own. systemd is not
+/// asked: only the kernel knows when the other processes exit.
+pub async fn is_still_shared(host: &Host, unit: &UnitPlacement, leader: &Arc<Leader>) -> bool {
+    let (mounts, group) = (host.mounts.clone(), unit.control_group.clone());
+    let leader = leader.clone();
+    blocking(move || {
+        let is_inside = memberships(leader.as_ref()).is_ok_and(|groups| groups.is_in(&group));
+        is_inside && cgroup::is_shared(&mounts, &group, leader.pid())
+    })
+    .await
 }
 
 /// Lets systemd start a scope whose control group exists with groups of vcpud. If the kernel refuses, systemd
@@ -203,6 +219,7 @@ mod tests {
             _: Process<'a>,
         ) -> BoxFuture<'a, Result<String, UnitError>> {
             assert_eq!(scope.name, "vcpud-web.scope");
+            assert_eq!(scope.previous, self.unit.as_ref().unwrap().unit);
             ready(self.scope.clone()).boxed()
         }
 
@@ -229,6 +246,7 @@ mod tests {
             name: "vcpud-web.scope",
             slice: "machine.slice",
             description: "a test",
+            previous: "",
         };
         let request = ScopeRequest { mode, scope };
         find_unit(systemd, host, &leader, &request).await

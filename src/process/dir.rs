@@ -180,7 +180,8 @@ impl Dir {
     ///
     /// Fails if the name is not plain, if it is a link, if the text is not UTF-8, or if the kernel refuses.
     pub fn read(&self, name: &str) -> io::Result<String> {
-        let mut text = String::new();
+        // With this capacity, the kernel is asked twice for most of its files, and not up to eight times.
+        let mut text = String::with_capacity(1024);
         let file = self.file(name, OFlags::RDONLY)?;
         file.take(READ_LIMIT).read_to_string(&mut text)?;
         Ok(text.trim_end_matches('\n').to_owned())

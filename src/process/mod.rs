@@ -3,6 +3,7 @@
 //!
 //! The module must not know control groups, systemd or QMP.
 
+mod clock;
 mod closing;
 mod dir;
 mod identity;
@@ -12,10 +13,11 @@ mod socket;
 pub(crate) mod sys;
 mod task;
 
+pub use clock::{cpu_time, monotonic};
 pub use closing::PassedFds;
 pub use dir::Dir;
 pub use identity::{ProcessId, Users};
 pub use leader::{Leader, LeaderError};
 pub use socket::{SocketError, SocketFile, adopt, connect_to_agent, peer_user};
 pub use sys::inherited;
-pub use task::{Task, Tasks};
+pub use task::{Task, TaskDir, Tasks};

@@ -80,12 +80,11 @@ pub(crate) fn set_scheduler(thread: Tid, policy: i32, priority: i32) -> io::Resu
     check(result)
 }
 
-/// Takes the descriptors that the service was started with, by name; the last one of several with the same
-/// name. A second call returns none.
-pub fn inherited(descriptors: Vec<(String, RawFd)>) -> BTreeMap<String, OwnedFd> {
+/// Takes the descriptors that the program was started with, with their names. A second call returns none.
+pub fn inherited(descriptors: Vec<(String, RawFd)>) -> Vec<(String, OwnedFd)> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
-        return BTreeMap::new();
+        return Vec::new();
     }
     let mut owned: BTreeMap<RawFd, (String, OwnedFd)> = BTreeMap::new();
     for (name, fd) in descriptors {

@@ -20,18 +20,39 @@ pub trait Tasks {
         self.has_task(thread).then_some(Task(dir))
     }
 
+    /// Opens the directory of the tasks of the process, to open many of them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the process has exited.
+    fn open_tasks(&self) -> io::Result<TaskDir> {
+        let dir = Dir::open(format!("/proc/{}/task", self.pid()))?;
+        // Checked after that, so that it is not the directory of a later process with its PID.
+        if !self.has_task(self.pid().main_thread()) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(TaskDir(dir))
+    }
+
     /// Returns all current tasks of the process.
     ///
     /// # Errors
     ///
     /// Fails if the process has exited.
     fn tasks(&self) -> io::Result<Vec<Tid>> {
-        let tasks = Dir::open(format!("/proc/{}/task", self.pid()))?.children()?;
-        // Checked after that, so that they are not the tasks of a later process with its PID.
-        if !self.has_task(self.pid().main_thread()) {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
+        let tasks = self.open_tasks()?.0.children()?;
         Ok(tasks.iter().filter_map(|task| task.parse().ok()).collect())
+    }
+}
+
+/// The open directory of the tasks of a process. The kernel finds no task of another process in it.
+#[derive(Debug)]
+pub struct TaskDir(Dir);
+
+impl TaskDir {
+    /// Opens `thread`, if it is a task of the process.
+    pub fn hold(&self, thread: Tid) -> Option<Task> {
+        self.0.child(&thread.to_string()).ok().map(Task)
     }
 }
 
@@ -41,9 +62,18 @@ pub trait Tasks {
 pub struct Task(Dir);
 
 impl Task {
+    /// Returns the text of one of its files in `/proc`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the thread has ended. Another thread with its number does not count.
+    pub fn read(&self, file: &str) -> io::Result<String> {
+        self.0.read(file)
+    }
+
     /// Returns whether the thread is alive. Another thread with its number does not count.
     pub fn is_alive(&self) -> bool {
-        self.0.read("stat").is_ok()
+        self.read("stat").is_ok()
     }
 }
 

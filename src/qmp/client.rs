@@ -80,7 +80,8 @@ impl Client {
             Some(Err(error)) => return Err(error.into()),
             None => return Err(Closed::Hangup),
         }
-        Ok(Self::start(messages, write, silence, BytesMut::new(), 0))
+        let outgoing = BytesMut::new();
+        Ok(Self::start(messages, write, silence, outgoing, false))
     }
 
     /// Continues a connection of the previous instance, possibly in the middle of a message. Replies to
@@ -92,11 +93,7 @@ impl Client {
         // Ends a command that the previous instance sent only in part (qmp-spec, "Forcing the JSON parser
         // into known-good state").
         let outgoing = BytesMut::from(&[0xff][..]);
-        // In nanoseconds, so that it is above all ids of the previous instance, which began earlier and sent
-        // less than one command in a nanosecond.
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let first_id = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-        Self::start(messages, write, silence, outgoing, first_id)
+        Self::start(messages, write, silence, outgoing, true)
     }
 
     fn start(
@@ -104,8 +101,12 @@ impl Client {
         write: WriteHalf<UnixStream>,
         silence: Duration,
         outgoing: BytesMut,
-        first_id: u64,
+        is_resumed: bool,
     ) -> (Self, Events) {
+        // In nanoseconds, so that it is above all ids of earlier connections, which began earlier and sent less
+        // than one command in a nanosecond.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let first_id = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
         let (requests, requested) = mpsc::unbounded_channel();
         let (events, received) = queue();
         let connection = Connection {
@@ -115,6 +116,7 @@ impl Client {
             requested,
             events,
             waiting: BTreeMap::new(),
+            is_resumed,
             first_id,
             last_id: first_id,
             silence,
@@ -174,8 +176,10 @@ struct Connection {
     requested: mpsc::UnboundedReceiver<Box<Request>>,
     events: EventSink,
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
-    /// The lowest id of this instance. Replies with a lower id, or without one, belong to the previous
-    /// instance. 0 if the connection is new.
+    /// Whether the previous instance used the connection.
+    is_resumed: bool,
+    /// All ids of this connection are above this one. QEMU sends the replies that it owed an earlier connection
+    /// to the next one.
     first_id: u64,
     last_id: u64,
     silence: Duration,
@@ -250,14 +254,11 @@ impl Connection {
 
     fn receive(&mut self, message: Message) -> Result<(), Closed> {
         match message {
-            Message::Greeting if self.is_resumed() => Ok(()),
+            Message::Greeting if self.is_resumed => Ok(()),
             Message::Greeting => Err(Closed::Malformed("a second greeting".into())),
             Message::Event(event) => self.events.push(event),
-            Message::Reply { id, .. }
-                if self.is_resumed() && id.is_none_or(|id| id <= self.first_id) =>
-            {
-                Ok(())
-            }
+            Message::Reply { id: Some(id), .. } if id <= self.first_id => Ok(()),
+            Message::Reply { id: None, .. } if self.is_resumed => Ok(()),
             Message::Reply { id, result } => {
                 let Some((_, sender)) = id.and_then(|id| self.waiting.remove(&id)) else {
                     return Err(Closed::Malformed("a reply to an unknown command".into()));
@@ -267,10 +268,6 @@ impl Connection {
                 Ok(())
             }
         }
-    }
-
-    fn is_resumed(&self) -> bool {
-        self.first_id != 0
     }
 
     fn timed_out(&self) -> Closed {
@@ -373,6 +370,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ignores_replies_to_an_earlier_connection() {
+        let (client, _events, mut peer) = connected(LONG).await;
+        drop(client.send::<u32>("one", None));
+        let id = hear(&mut peer).await["id"].clone();
+
+        let (client, _events, mut peer) = connected(LONG).await;
+        let two = client.send::<u32>("two", None);
+        let own = hear(&mut peer).await["id"].clone();
+        say(&mut peer, &json!({"return": 1, "id": id}).to_string()).await;
+        say(&mut peer, &json!({"return": 2, "id": own}).to_string()).await;
+        assert_eq!(two.wait().await, Ok(2));
+    }
+
+    #[tokio::test]
     async fn ignores_a_reply_that_was_dropped() {
         let (client, _events, mut peer) = connected(LONG).await;
         drop(client.send::<u32>("one", None));
@@ -423,7 +434,7 @@ mod tests {
         for line in [
             "junk",
             GREETING,
-            r#"{"return": {}, "id": 99}"#,
+            r#"{"return": {}, "id": 18446744073709551615}"#,
             r#"{"return": {}}"#,
             r#"{"event": "DEVICE_DELETED", "data": {"path": "a\u0000b"}}"#,
         ] {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::json;
 
 use super::client::Client;
 use super::error::{Closed, Error};
@@ -21,6 +22,8 @@ pub struct Identity {
     pub accelerator: Text,
     /// The target architecture in the spelling of QEMU; empty if QEMU does not report it.
     pub architecture: Text,
+    /// Whether the memory of the guest is encrypted (SEV, TDX).
+    pub is_confidential: bool,
     /// The commands that QEMU has, of those that the service checks.
     pub commands: Commands,
 }
@@ -48,12 +51,13 @@ struct VersionInfo {
 }
 
 /// The commands of the service that some versions of QEMU do not have.
-const OPTIONAL: [&str; 5] = [
+const OPTIONAL: [&str; 6] = [
     "cpu-add",
     "query-accelerators",
     "query-acpi-ospm-status",
     "query-cpus-fast",
     "query-hotpluggable-cpus",
+    "query-stats",
 ];
 
 /// A set of commands. Commands that the service never sends are ignored.
@@ -115,6 +119,11 @@ struct KvmInfo {
 }
 
 #[derive(Deserialize)]
+struct SevInfo {
+    enabled: bool,
+}
+
+#[derive(Deserialize)]
 struct AcceleratorInfo {
     enabled: Text,
 }
@@ -135,6 +144,10 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let uuid = client.send::<UuidInfo>("query-uuid", None);
     let target = client.send::<TargetInfo>("query-target", None);
     let kvm = client.send::<KvmInfo>("query-kvm", None);
+    // QEMU 6.0 and later name the object that protects the guest, if there is one.
+    let property = json!({"path": "/machine", "property": "confidential-guest-support"});
+    let protection = client.send::<Text>("qom-get", Some(property));
+    let sev = client.send::<SevInfo>("query-sev", None);
 
     match capabilities.wait().await {
         // The previous instance did it. If not, QEMU refuses all further commands.
@@ -147,6 +160,9 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
     let architecture = optional(target.wait().await)?.map(|t| t.arch);
     let kvm = optional(kvm.wait().await)?;
     let kvm = kvm.map(|kvm| Text::lossy(if kvm.enabled { "kvm" } else { "tcg" }));
+
+    let protection = optional(protection.wait().await)?.unwrap_or_default();
+    let sev = optional(sev.wait().await)?;
 
     // QEMU 11 reports the accelerator. Before that, it is KVM, or TCG except in rare builds.
     let accelerator = if commands.contains("query-accelerators") {
@@ -161,6 +177,7 @@ pub async fn negotiate(client: &Client) -> Result<Identity, Error> {
             .filter(|uuid| uuid.as_str() != NO_UUID)
             .unwrap_or_default(),
         accelerator: accelerator.or(kvm).unwrap_or_default(),
+        is_confidential: !protection.as_str().is_empty() || sev.is_some_and(|sev| sev.enabled),
         architecture: architecture.unwrap_or_default(),
         commands,
     })

@@ -24,6 +24,7 @@ mod sockets;
 mod supervisor;
 mod tasks;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -128,9 +129,9 @@ impl Service {
     async fn run(mut self) -> Result<Infallible, SupervisorError> {
         loop {
             tokio::select! {
-                event = self.sockets.next() => {
-                    let event = event.map_err(|source| self.sockets.lost(source))?;
-                    let event = self.sockets.interpret(event).await;
+                notification = self.sockets.next() => {
+                    let notification = notification.map_err(|source| self.sockets.lost(source))?;
+                    let event = self.sockets.interpret(notification).await;
                     let event = event.map_err(|source| self.sockets.lost(source))?;
                     self.handle_socket(event).await?;
                 }
@@ -180,9 +181,12 @@ impl Service {
                 warn!("events of the socket directory were lost: listing it again");
                 return self.list_sockets().await;
             }
-            Some(SocketEvent::Unmounted) => {
+            Some(SocketEvent::Replaced) => {
                 let directory = self.sockets.directory().display();
-                warn!(%directory, "{directory} was unmounted: watching and listing the directory at this path");
+                warn!(%directory, "a file system was mounted on or unmounted from {directory}: watching and listing the directory at this path");
+                // A socket in another directory is another one, also if it has the same name.
+                let decisions = claims.sockets_listed(&BTreeSet::new());
+                self.supervisor.perform(decisions).await?;
                 return self.list_sockets().await;
             }
             None => return Ok(()),

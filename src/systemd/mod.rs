@@ -8,10 +8,27 @@ mod refusal;
 mod store;
 mod unit;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
+
+use crate::process::inherited;
 
 pub use store::Store;
 pub use unit::Systemd;
+
+/// Takes the descriptors that systemd passed to the program (`sd_listen_fds(3)`), with their names. A
+/// second call returns none.
+///
+/// # Errors
+///
+/// Fails if the environment of the program is not as systemd sets it.
+pub fn passed() -> io::Result<Vec<(String, OwnedFd)>> {
+    let descriptors = ::systemd::daemon::listen_fds_with_names()?;
+    let descriptors = descriptors.iter();
+    let named = descriptors.map(|(fd, name)| (name.to_string_lossy().into_owned(), fd));
+    Ok(inherited(named.collect()))
+}
 
 /// Notifies systemd that the service is ready: it owns its name and serves its machines.
 pub fn ready() {

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, warn};
 
+use super::passed;
 use crate::fd_store::FdStore;
-use crate::process::inherited;
 
 /// The maximum length of all names, in bytes. systemd passes them in one environment variable, and Linux
 /// does not start a program with a variable above 128 KiB (`MAX_ARG_STRLEN` in `execve(2)`).
@@ -27,27 +27,47 @@ pub struct Store {
 struct Content {
     /// The descriptors of the previous instance that were not taken yet.
     left: BTreeMap<String, OwnedFd>,
-    /// The names of all descriptors in the store.
-    kept: BTreeSet<String>,
+    kept: Kept,
     /// Whether the service has logged that the store is full.
     is_full: bool,
+}
+
+/// The names of all descriptors in the store.
+#[derive(Debug, Default)]
+struct Kept {
+    names: BTreeSet<String>,
+    /// The length of all names in bytes, with a separator after each.
+    length: usize,
+}
+
+impl Kept {
+    fn insert(&mut self, name: String) {
+        let length = name.len() + 1;
+        if self.names.insert(name) {
+            self.length += length;
+        }
+    }
+
+    /// Returns whether the store had the name.
+    fn remove(&mut self, name: &str) -> bool {
+        let is_removed = self.names.remove(name);
+        if is_removed {
+            self.length -= name.len() + 1;
+        }
+        is_removed
+    }
 }
 
 impl Store {
     /// Returns the store, with the descriptors of the previous instance. Must be called once.
     pub fn open() -> Self {
-        let left = match ::systemd::daemon::listen_fds_with_names() {
-            Ok(descriptors) => descriptors
-                .iter()
-                .map(|(fd, name)| (name.to_string_lossy().into_owned(), fd))
-                .collect(),
-            Err(error) => {
-                warn!(%error, "cannot take the descriptors of the previous instance: {error}");
-                Vec::new()
-            }
-        };
-        let left = inherited(left);
-        let kept = left.keys().cloned().collect();
+        let left = passed().unwrap_or_else(|error| {
+            warn!(%error, "cannot take the descriptors of the previous instance: {error}");
+            Vec::new()
+        });
+        let left: BTreeMap<String, OwnedFd> = left.into_iter().collect();
+        let mut kept = Kept::default();
+        left.keys().for_each(|name| kept.insert(name.clone()));
         let is_full = false;
         let room = env::var("FDSTORE").ok().and_then(|max| max.parse().ok());
         Self {
@@ -77,24 +97,19 @@ impl Store {
     /// systemd would compare it with all others, and not if the store is full, which is logged once.
     fn admits(&self, name: &str) -> bool {
         let mut content = self.content();
-        if content.kept.contains(name) {
+        let kept = &content.kept;
+        if kept.names.contains(name) {
             return false;
         }
-        // With the separators.
-        let names = content
-            .kept
-            .iter()
-            .map(|name| name.len() + 1)
-            .sum::<usize>();
-        let has_room = self.room.is_none_or(|room| content.kept.len() < room)
-            && names + name.len() < ROOM_FOR_NAMES;
+        let has_room = self.room.is_none_or(|room| kept.names.len() < room)
+            && kept.length + name.len() < ROOM_FOR_NAMES;
         if has_room {
             content.kept.insert(name.to_owned());
         } else if !content.is_full {
             content.is_full = true;
             warn!(
                 name,
-                kept = content.kept.len(),
+                kept = content.kept.names.len(),
                 "the file descriptor store of systemd is full (FileDescriptorStoreMax=, or 128 KiB of names): a restart of the service connects again to machines whose connections are not in the store, and loses connections that callers passed"
             );
         }

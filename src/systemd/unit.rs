@@ -1,5 +1,6 @@
 //! The units of systemd, over its D-Bus interface (`org.freedesktop.systemd1(5)`).
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const CALLS: usize = 16;
 /// one of the same name.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
+/// The limit of tasks of a scope, which the scopes of systemd-machined have too. The default of the host can be
+/// lower than the number of vCPUs, and QEMU aborts if it cannot create a thread.
+const TASKS: u64 = 16384;
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -47,6 +51,19 @@ trait Manager {
         properties: &[(&str, Variant<'_>)],
         auxiliary: &[(&str, &[(&str, Variant<'_>)])],
     ) -> zbus::Result<OwnedObjectPath>;
+}
+
+/// The position of a scope in the order of the shutdown: the reverse of this.
+#[derive(Clone, Debug, Default)]
+struct Order {
+    after: Vec<String>,
+    before: Vec<String>,
+}
+
+impl Order {
+    fn is_empty(&self) -> bool {
+        self.after.is_empty() && self.before.is_empty()
+    }
 }
 
 /// systemd, as the manager of units. All clones share the limit of calls.
@@ -139,6 +156,14 @@ impl Systemd {
         })
     }
 
+    /// Returns the object path of `unit`.
+    async fn path_of(&self, instance: &Instance, unit: &str) -> Result<OwnedObjectPath, UnitError> {
+        let manager = manager(instance, &instance.connection).await?;
+        let name = unit.to_owned();
+        let path = self.ask(async move { manager.get_unit(&name).await });
+        path.await?.map_err(reason)
+    }
+
     /// Returns the control group of `unit`, which is at `path`.
     async fn control_group(
         &self,
@@ -175,23 +200,61 @@ impl Systemd {
         let properties = properties.build().await.map_err(reason)?;
         let interface = InterfaceName::from_static_str(interface);
         let interface = interface.map_err(reason)?;
-        let value = self.ask(async move { Ok(properties.get(interface, name).await?) });
+        // Limited here too: the edge drops a value that is too long, so that no answer ever comes.
+        let limit = self.limit;
+        let value = self.ask(async move {
+            let value = timeout(limit, properties.get(interface, name)).await;
+            let late = |_| zbus::Error::from(io::Error::from(io::ErrorKind::TimedOut));
+            Ok(value.map_err(late)??)
+        });
         value.await?.map_err(reason)
+    }
+
+    /// Returns the order of a scope whose process leaves the unit `previous`: the scope stops before all units
+    /// that `previous` stops before, such as storage and networks, and a service stops first, because it may
+    /// shut the guest down.
+    async fn order(&self, instance: &Instance, previous: &str) -> Result<Order, UnitError> {
+        if previous.is_empty() {
+            return Ok(Order::default());
+        }
+        let path = self.path_of(instance, previous).await?;
+        let after = self.property(instance, &path, "org.freedesktop.systemd1.Unit", "After");
+        let mut after = Vec::<String>::try_from(after.await?).map_err(reason)?;
+        // Those of other machines of the same unit, and the previous one of this machine.
+        after.retain(|unit| !is_scope_of_machine(unit));
+        let before = previous.ends_with(".service").then(|| previous.to_owned());
+        Ok(Order {
+            after,
+            before: before.into_iter().collect(),
+        })
     }
 
     async fn start(&self, scope: NewScope<'_>, process: Process<'_>) -> Result<String, UnitError> {
         let instance = self.instance().await?;
+        let order = self.order(&instance, scope.previous).await;
+        let mut order = order.unwrap_or_else(|error| {
+            let (scope, unit) = (scope.name, scope.previous);
+            tracing::info!(%error, "{scope} starts without the order of {unit}: {error}");
+            Order::default()
+        });
         // Before the call, because the job may be done before its reply is read.
         let mut ends = instance.job_ends(scope.name)?;
         let mut tries = 1;
         // systemd emits the signal for as long as the connection of the call is on the bus.
         let (job, _carrier) = loop {
-            match self.begin(&instance, scope, process).await? {
+            match self.begin(&instance, scope, &order, process).await? {
                 Err(error) if tries < TRIES && is_exists(&error) => {
                     tries += 1;
                     sleep(PAUSE).await;
                 }
-                answer => break answer.map_err(reason)?,
+                answer => match answer.map_err(reason) {
+                    Err(UnitError::Invalid(error)) if !order.is_empty() => {
+                        let scope = scope.name;
+                        tracing::info!(%error, "{scope} starts without an order: {error}");
+                        order = Order::default();
+                    }
+                    answer => break answer?,
+                },
             }
         };
         let end = async {
@@ -208,10 +271,7 @@ impl Systemd {
             "done" => {}
             result => return Err(UnitError::Job(result.to_owned())),
         }
-        let manager = manager(&instance, &instance.connection).await?;
-        let name = scope.name.to_owned();
-        let unit = self.ask(async move { manager.get_unit(&name).await });
-        let path = unit.await?.map_err(reason)?;
+        let path = self.path_of(&instance, scope.name).await?;
         self.control_group(&instance, &path, scope.name).await
     }
 
@@ -221,6 +281,7 @@ impl Systemd {
         &self,
         instance: &Instance,
         scope: NewScope<'_>,
+        order: &Order,
         process: Process<'_>,
     ) -> Result<zbus::Result<(OwnedObjectPath, Connection)>, UnitError> {
         let carrier = self.carriers.next().await.map_err(reason)?;
@@ -228,10 +289,10 @@ impl Systemd {
         let pidfd = process.pidfd.try_clone_to_owned();
         let pidfd = pidfd.map_err(|error| reason(error.into()))?;
         let by_pidfd = ("PIDFDs", Variant::from(vec![Fd::from(pidfd)]));
-        let job = match self.call(&manager, scope, by_pidfd).await? {
+        let job = match self.call(&manager, scope, order, by_pidfd).await? {
             Err(error) if is_unknown(&error) => {
                 let by_pid = ("PIDs", Variant::from(vec![process.pid.get()]));
-                self.call(&manager, scope, by_pid).await?
+                self.call(&manager, scope, order, by_pid).await?
             }
             answer => answer,
         };
@@ -243,6 +304,7 @@ impl Systemd {
         &self,
         manager: &ManagerProxy<'static>,
         scope: NewScope<'_>,
+        order: &Order,
         processes: (&'static str, Variant<'static>),
     ) -> Result<zbus::Result<OwnedObjectPath>, UnitError> {
         let properties = [
@@ -250,6 +312,9 @@ impl Systemd {
             ("Slice", Variant::from(scope.slice.to_owned())),
             ("Delegate", Variant::from(true)),
             ("CollectMode", Variant::from("inactive-or-failed")),
+            ("TasksMax", Variant::from(TASKS)),
+            ("After", Variant::from(order.after.clone())),
+            ("Before", Variant::from(order.before.clone())),
             processes,
         ];
         let (manager, name) = (manager.clone(), scope.name.to_owned());
@@ -295,6 +360,11 @@ async fn manager(
         .path(PATH)
         .cache_properties(CacheProperties::No);
     manager.build().await.map_err(reason)
+}
+
+/// Returns whether vcpud started `unit` for a machine.
+fn is_scope_of_machine(unit: &str) -> bool {
+    unit.starts_with("vcpud-") && unit.ends_with(".scope")
 }
 
 /// The interface of a unit's type, if units of the type have processes.

@@ -15,6 +15,7 @@
 mod parts;
 
 mod bare;
+mod counters;
 mod reuse;
 mod v1;
 mod v2;
@@ -26,7 +27,13 @@ use parts::{NotRun, Test};
 
 fn main() {
     let is_strict = env::var_os("VCPUD_REQUIRE_TESTS").is_some();
-    let tests = [bare::tests(), reuse::tests(), v1::tests(), v2::tests()];
+    let tests = [
+        bare::tests(),
+        counters::tests(),
+        reuse::tests(),
+        v1::tests(),
+        v2::tests(),
+    ];
     let trials = tests
         .into_iter()
         .flatten()

@@ -75,7 +75,7 @@ pub(crate) fn has_version_2(host: &Host) -> bool {
     CONTROLLERS.iter().all(is_enabled)
 }
 
-/// A QEMU of four vCPUs that does not run yet. It is killed when this is dropped.
+/// A QEMU of four vCPUs. It is killed when this is dropped.
 pub(crate) struct Qemu {
     pub(crate) child: Child,
     /// The threads of the vCPUs, as QEMU reports them.
@@ -83,15 +83,32 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
+    /// Starts one that does not run yet.
     pub(crate) fn start() -> Self {
+        Self::start_with(&["-S"])
+    }
+
+    /// Starts one whose first vCPU is always busy. The others wait for it.
+    pub(crate) fn busy() -> Self {
+        // Each pair of bytes is a jump to itself.
+        let firmware = [0xeb, 0xfe].repeat(32 << 10);
+        let mut file = tempfile::NamedTempFile::new().expect("there is room for it");
+        file.write_all(&firmware).unwrap();
+        let path = file.path().to_str().expect("UTF-8");
+        // QEMU has read it when it replies.
+        Self::start_with(&["-bios", path])
+    }
+
+    fn start_with(options: &[&str]) -> Self {
         let qemu = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest/qemu");
         assert!(qemu.exists(), "no {}; run tests/setup", qemu.display());
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(qemu)
-            .args(["-machine", "q35", "-S", "-accel", "tcg,thread=multi"])
+            .args(["-machine", "q35", "-accel", "tcg,thread=multi"])
             .args(["-smp", "4", "-m", "64", "-display", "none"])
             .args(["-nodefaults", "-no-user-config", "-qmp", "stdio"])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

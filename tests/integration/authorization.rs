@@ -212,7 +212,8 @@ fn rule_for(expected: &[&str]) -> String {
 polkit.addRule(function(action, subject) {{
     var keys = ["address", "affinity", "async", "cpus", "current", "guest-agent", "guest-online",
         "leader", "list", "machine", "operation", "options", "owner", "period", "placement", "policy",
-        "priority", "quota", "registrant", "scheduler", "schemata", "slice", "uid", "uuid", "vcpus"];
+        "priority", "quota", "registrant", "scheduler", "schemata", "slice", "uid", "until", "uuid",
+        "vcpus"];
     var details = keys.filter(function(key) {{ return action.lookup(key) !== undefined; }});
     details = details.map(function(key) {{ return key + "=" + action.lookup(key); }});
     var call = action.id.replace("org.vcpud1.", "") + " " + details.join(" ");
@@ -241,10 +242,10 @@ async fn rules_get_the_values_of_every_call() {
     let uuid = UUID;
     let rule = rule_for(&[
         &format!(
-            "set-vcpus async=false current=1 guest-online=false machine=web operation=add owner=0 registrant=0 uid=65534 uuid={uuid} vcpus=2"
+            "set-vcpus async=false current=1 guest-online=false machine=web operation=add owner=0 registrant=0 uid=65534 until=present uuid={uuid} vcpus=2"
         ),
         &format!(
-            "set-vcpus async=true current=2 guest-online=false list=2-3 machine=web operation=add owner=0 registrant=0 uid=65534 uuid={uuid} vcpus=4"
+            "set-vcpus async=true current=2 guest-online=false list=2-3 machine=web operation=add owner=0 registrant=0 uid=65534 until=present uuid={uuid} vcpus=4"
         ),
         &format!(
             "tune-vcpus cpus=0 machine=web operation=pin owner=0 registrant=0 uid=65534 uuid={uuid} vcpus=4-5"

@@ -95,6 +95,35 @@ async fn sockets_are_found_after_their_directory_was_unmounted() {
     assert_eq!(world.names().await, ["web"]);
 }
 
+/// Scripted QEMUs, dbus-daemon, a file system that is mounted on the directory of sockets later.
+#[tokio::test]
+async fn sockets_are_found_after_a_file_system_was_mounted_on_their_directory() {
+    let mut world = World::without_service().await;
+    let directory = world.socket("web").parent().unwrap().to_owned();
+    let hidden = [("hidden", 1), ("web", 1)].map(|(name, n)| world.peer(name, Model::x86(n, 2)));
+    world.serve().await;
+    assert_eq!(world.names().await, ["hidden", "web"]);
+
+    let mark = world.signals.mark().await;
+    let mounted = Mounted::new(directory);
+    let web = world.peer("web", Model::x86(2, 4));
+    // The socket of the same name is another one.
+    let added = Signal::MachineAdded("web".to_owned());
+    let is_added = |told: &[Signal]| told.contains(&added);
+    world
+        .signals
+        .wait("the other machine", mark, is_added)
+        .await;
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+    assert_eq!(world.names().await, ["web"]);
+
+    drop((web, hidden));
+    until("the end of the mount", || mounted.unmount()).await;
+    let _last = world.peer("last", Model::x86(1, 2));
+    world.machine("last").await;
+}
+
 /// Scripted QEMU, dbus-daemon.
 #[tokio::test]
 async fn ignores_files_that_are_not_sockets_of_machines() {

@@ -13,8 +13,14 @@ use crate::harness::*;
 /// How many kinds of odd values there are of each type.
 const ODDITIES: usize = 6;
 
-/// The methods that answer everybody.
-const READABLE: [&str; 3] = ["ListMachines", "Plan", "ListVcpus"];
+/// The methods that answer everybody, of the manager and of a machine.
+const READABLE: [&str; 5] = [
+    "ListMachines",
+    "GetStatistics",
+    "Plan",
+    "ListVcpus",
+    "GetStatistics",
+];
 
 /// An odd value of the type `signature`.
 fn odd(signature: &str, kind: usize) -> Variant<'static> {

@@ -480,8 +480,7 @@ async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() 
 async fn a_connection_that_was_passed_outlives_the_service() {
     let mut world = World::without_service().await;
     let mut systemd = Systemd::start(&world.bus);
-    world.service = Some(Service::start_under(&world.bus, &systemd));
-    owned(&world.connection, "org.vcpud1").await;
+    world.serve_under(&systemd).await;
     let (ours, theirs) = pair();
     let peer = Peer::on(ours, Model::x86(1, 4));
     let manager = world.manager().await;
@@ -489,8 +488,7 @@ async fn a_connection_that_was_passed_outlives_the_service() {
     systemd.keeps(&["pidfd-web", "qmp-web"]).await;
 
     world.service.take().expect("it runs").kill().await;
-    world.service = Some(Service::start_under(&world.bus, &systemd));
-    owned(&world.connection, "org.vcpud1").await;
+    world.serve_under(&systemd).await;
     let machine = world.machine("web").await;
     assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     let mark = world.signals.mark().await;

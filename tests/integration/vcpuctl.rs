@@ -95,6 +95,15 @@ async fn the_exit_status_says_how_it_ended() {
         "{complaint}"
     );
 
+    peer.model().starts = Starts::None;
+    let (status, printed, complaint) = run("plug web 3").await;
+    assert_eq!((status, printed.as_str()), (0, "web: added 3\n"));
+    let warning = "warning: web: the guest has not started vCPUs 3";
+    assert!(complaint.contains(warning), "{complaint}");
+    let until = "set --until started --timeout 50ms web 4";
+    fails(until, 6, "the guest did not start vCPU 3").await;
+    assert_eq!(run("unplug web 3").await.0, 0);
+
     peer.model().removal = Removal::Held;
     let pending = run("set --async web 2").await;
     let expected = "web: removal pending: 2\n".to_owned();
@@ -137,7 +146,12 @@ async fn has_shown(monitor: &mut Lines, expected: &[Value]) {
 #[tokio::test]
 async fn the_monitor_shows_what_the_service_tells_and_nothing_else() {
     let world = World::without_polkit().await;
-    let _peers = ["web", "db"].map(|name| world.peer(name, Model::x86(1, 4)));
+    let _peers = ["web", "db"].map(|name| {
+        let mut model = Model::x86(1, 4);
+        // Otherwise VcpuStarted comes at any time.
+        model.starts = Starts::None;
+        world.peer(name, model)
+    });
     let machine = world.machine("web").await;
     let other = world.machine("db").await;
     let (_process, mut all) = world.start_vcpuctl(&["monitor"]);

@@ -30,7 +30,7 @@ use vcpud::ids::{Uid, VcpuId};
 use vcpud::inventory::Target;
 use vcpud::machine::{
     self, BusMessage, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineEvent,
-    MachineSpec, PlacementConfig, Processes, QmpEndpoint, Request, Wait,
+    MachineSpec, PlacementConfig, Processes, QmpEndpoint, Request, Until, Wait,
 };
 use vcpud::placement::{NewScope, Process, UnitError, UnitFacts, Units};
 use vcpud::placer::Host;
@@ -241,6 +241,7 @@ impl Story {
             subject: self.handle().snapshot().subject(),
             authorized_count: count,
             wait,
+            until: Until::Present,
             guest_online: false,
             uid: Uid(7),
         };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use vcpud::placement::{ListError, VcpuList};
 
@@ -14,7 +14,7 @@ use vcpud::placement::{ListError, VcpuList};
 #[derive(Debug, Parser)]
 #[command(name = "vcpuctl", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Print JSON: one document, or with "monitor" one line for each event.
+    /// Print JSON: one document, or with "monitor" and "top" one line for each event or sample.
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -37,6 +37,16 @@ pub(crate) enum Command {
         /// The machine.
         name: String,
     },
+    /// Show the CPU time, the steal time and the throttling of vCPUs, since their threads were created.
+    Stats {
+        /// The machine. Without a name: all machines, with the sums of their vCPUs.
+        name: Option<String>,
+        /// Query QEMU for the counters of KVM too. QEMU interrupts every vCPU to read them.
+        #[arg(long)]
+        kvm: bool,
+    },
+    /// Show the load of machines and their vCPUs, live or as text.
+    Top(Top),
     /// Set the number of vCPUs of a machine.
     Set(Set),
     /// Add the given vCPUs.
@@ -111,6 +121,34 @@ pub(crate) enum Command {
     },
 }
 
+/// The arguments of "top".
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Print tables as text instead of the live screen. --json implies this option.
+    #[arg(long, short)]
+    pub batch: bool,
+    /// Exit after this number of samples [default: no limit].
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: Option<u64>,
+    /// The time between samples, in seconds or such as "500ms"; at least 100ms.
+    #[arg(long, short, value_name = "TIME", value_parser = parse_delay, default_value = "2")]
+    pub delay: Duration,
+    /// The order of machines, and of the vCPUs of each machine.
+    #[arg(long, value_name = "KEY", value_enum, default_value_t)]
+    pub sort: Sort,
+    /// Show only machines with this text in their names.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub filter: String,
+    /// Show the vCPUs of all machines.
+    #[arg(long, short)]
+    pub expand: bool,
+}
+
 /// The arguments of "set".
 #[derive(Debug, Args)]
 #[command(after_help = REMOVAL_HELP)]
@@ -176,10 +214,15 @@ pub(crate) struct Wait {
     /// Return when QEMU has accepted the requests, and print the pending removals.
     #[arg(long = "async", conflicts_with = "timeout")]
     pub no_wait: bool,
-    /// The maximum time to wait for QEMU and the guest, such as "500ms" or "1min 30s" [default: the
-    /// removal-timeout of the machine, which is 5s if not configured].
+    /// The maximum time to wait for QEMU and the guest, such as "500ms" or "1min 30s" [default: for removals
+    /// and with "--until started" the removal-timeout of the machine, which is 5s if not configured; for
+    /// other additions until QEMU has replied].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
+    /// The end of an addition: "present" when QEMU has added the vCPUs, "started" when the guest has also
+    /// started them [default: "present", and a warning if the guest does not start them soon].
+    #[arg(long, value_name = "STATE", value_parser = ["present", "started"], conflicts_with = "no_wait")]
+    pub until: Option<String>,
     /// Use the guest agent to bring vCPUs online in the guest after adding them, and to take vCPUs offline
     /// before removing them.
     #[arg(long)]
@@ -199,6 +242,38 @@ fn parse_quota(text: &str) -> Result<Quota, String> {
         }
     }
 }
+
+/// The order of machines, and of the vCPUs of each machine. Equal rows are in the order of names or numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sort {
+    /// The name of the machine, and the number of the vCPU
+    #[default]
+    Name,
+    /// The CPU time, highest first
+    Use,
+    /// The steal time, highest first
+    Steal,
+    /// The throttled time, highest first
+    Throttled,
+    /// The number of pending removals, highest first
+    Pending,
+}
+
+/// The time between samples of "top".
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    let delay = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?,
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string())?,
+    };
+    if (MIN_DELAY..=MAX_DELAY).contains(&delay) {
+        Ok(delay)
+    } else {
+        Err("the time is not between 100ms and 1day".to_owned())
+    }
+}
+
+const MIN_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
@@ -234,7 +309,8 @@ Exit status:
   2  invalid command line
   3  not authorized by polkit
   4  the guest refused, or the guest agent failed
-  5  time-out: the removal is still pending";
+  5  time-out: the removal is still pending
+  6  time-out: the vCPUs are added, and the guest has not started them";
 
 #[cfg(test)]
 mod tests {
@@ -257,6 +333,17 @@ mod tests {
         let quota = Quota(Some(Duration::from_millis(20)));
         assert_eq!(parse_quota("20ms"), Ok(quota));
         assert!(parse_quota("20").is_err());
+    }
+
+    #[test]
+    fn delays_are_seconds_or_times() {
+        let milliseconds = |ms| Ok(Duration::from_millis(ms));
+        assert_eq!(parse_delay("2"), milliseconds(2_000));
+        assert_eq!(parse_delay("0.5"), milliseconds(500));
+        assert_eq!(parse_delay("250ms"), milliseconds(250));
+        for bad in ["", "0", "-1", "1ms", "NaN", "inf", "1e99", "2 days"] {
+            assert!(parse_delay(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

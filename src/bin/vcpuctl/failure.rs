@@ -23,6 +23,10 @@ pub(crate) enum Failure {
     /// The configuration was reloaded and has errors.
     #[error("the configuration has errors:\n{}", _0.join("\n"))]
     Configuration(Vec<String>),
+    #[error(
+        "standard output is not a terminal; use --batch to print tables, or --json to print JSON"
+    )]
+    NoTerminal,
     #[error("the path {0} is not UTF-8")]
     NotText(String),
     #[error(transparent)]
@@ -53,6 +57,11 @@ impl Failure {
         ExitCode::from(exit_status(name.as_deref()))
     }
 
+    /// Returns the message.
+    pub(crate) fn text(&self) -> String {
+        self.name_and_text().1
+    }
+
     fn name_and_text(&self) -> (Option<String>, String) {
         if let Self::Denied { error_name, .. } = self {
             return (Some(error_name.clone()), self.to_string());
@@ -77,7 +86,7 @@ impl Failure {
 }
 
 /// The words of the service for D-Bus callers, and those of this program.
-const WORDS: [(&str, &str); 8] = [
+const WORDS: [(&str, &str); 10] = [
     ("call ListMachines", "run \"vcpuctl list\""),
     (
         "when the property State is not \"disconnected\"",
@@ -92,7 +101,12 @@ const WORDS: [(&str, &str); 8] = [
         "wait for VcpuRemoved or VcpuRemovalFailed and try again",
         "wait until \"vcpuctl status\" shows no pending removals, and try again",
     ),
+    (
+        "VcpuStarted reports each",
+        "\"vcpuctl monitor\" prints each",
+    ),
     ("the option \"guest-online\"", "the option --guest-online"),
+    ("the option \"until\"", "the option --until"),
     (
         "the property PlacementErrors has the reason",
         "\"vcpuctl status\" shows the reason",
@@ -114,6 +128,7 @@ fn exit_status(error_name: Option<&str>) -> u8 {
         Some(error_name::ACCESS_DENIED | error_name::INTERACTIVE_AUTHORIZATION_REQUIRED) => 3,
         Some(error_name::GUEST_REFUSED) => 4,
         Some(error_name::REMOVAL_PENDING) => 5,
+        Some(error_name::GUEST_DID_NOT_START) => 6,
         _ => 1,
     }
 }

@@ -7,6 +7,8 @@ mod monitor;
 mod query;
 mod render;
 mod set;
+mod stats;
+mod top;
 mod tune;
 
 use std::process::ExitCode;
@@ -35,6 +37,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Unregister { name } => manage::unregister(&connect().await?, &name).await,
         Command::Reload => manage::reload(&connect().await?).await,
         Command::Vcpus { name } => query::vcpus(&connect().await?, &name, json).await,
+        Command::Stats { name, kvm } => {
+            stats::stats(&connect().await?, name.as_deref(), kvm, json).await
+        }
+        Command::Top(request) => top::top(request, json).await,
         Command::Set(request) => set::set(&connect().await?, &request, json).await,
         Command::Plug(these) => set::change(&connect().await?, &these, true, json).await,
         Command::Unplug(these) => set::change(&connect().await?, &these, false, json).await,

@@ -96,7 +96,7 @@ fn event(message: &Message) -> zbus::Result<Option<Json>> {
             let (name, _): (String, OwnedObjectPath) = body.deserialize()?;
             Some(json!({"event": member, "machine": name}))
         }
-        (MACHINE_INTERFACE, "VcpuAdded" | "VcpuRemoved") => {
+        (MACHINE_INTERFACE, "VcpuAdded" | "VcpuStarted" | "VcpuRemoved") => {
             let (vcpu, alias, details): (u32, String, Dict) = body.deserialize()?;
             let details = render::json_dict(&details);
             Some(
@@ -134,6 +134,7 @@ fn sentence(event: &Json) -> String {
         "MachineAdded" => format!("{machine}: added"),
         "MachineRemoved" => format!("{machine}: removed"),
         "VcpuAdded" => format!("{} added {}", vcpu(), because()),
+        "VcpuStarted" => format!("{} started by the guest", vcpu()),
         "VcpuRemoved" => format!("{} removed {}", vcpu(), because()),
         "VcpuRemovalFailed" => {
             format!(

@@ -5,6 +5,7 @@ use std::io::{Write, stdout};
 
 use serde_json::json;
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, ROOT_PATH};
+use vcpud::placement::CpuList;
 use vcpud::proxy::MachineProxy;
 use zbus::Connection;
 use zbus::fdo::{ObjectManagerProxy, PropertiesProxy};
@@ -46,7 +47,10 @@ pub(crate) async fn properties(bus: &Connection, name: &str) -> Result<Propertie
     Ok(proxy.get_all(interface).await?)
 }
 
-pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
+/// The properties of all machines.
+pub(crate) type Machines = HashMap<OwnedObjectPath, Properties>;
+
+pub(crate) async fn machines(bus: &Connection) -> zbus::Result<Machines> {
     let objects = ObjectManagerProxy::builder(bus)
         .destination(BUS_NAME)
         .path(ROOT_PATH)
@@ -55,9 +59,14 @@ pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
         .await?
         .get_managed_objects()
         .await?;
-    let interfaces = objects.into_values();
-    let machines = interfaces.filter_map(|mut i| i.remove(MACHINE_INTERFACE));
-    let mut machines: Vec<Properties> = machines.collect();
+    let machine = |(path, mut interfaces): (_, HashMap<_, _>)| {
+        Some((path, interfaces.remove(MACHINE_INTERFACE)?))
+    };
+    Ok(objects.into_iter().filter_map(machine).collect())
+}
+
+pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
+    let mut machines: Vec<Properties> = machines(bus).await?.into_values().collect();
     machines.sort_by_key(|m| render::text(m.get("Name")));
     if json {
         let list: Vec<_> = machines.iter().map(render::json_dict).collect();
@@ -92,8 +101,7 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         text("Architecture"),
         text("Accelerator")
     );
-    let vcpus = format!("{} of {}", text("Vcpus"), text("MaxVcpus"));
-    let affinity = effective(text("EffectiveAffinity"), text("Affinity"));
+    let affinity = affinity(bus, name, &machine).await?;
     let limit = |quota, period| match text(quota).as_str() {
         "-1" => "unlimited".to_owned(),
         quota => format!("{quota} µs per {} µs", text(period)),
@@ -110,7 +118,7 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         ("UUID", text("Uuid")),
         ("Leader", text("Leader")),
         ("QEMU", qemu),
-        ("vCPUs", vcpus),
+        ("vCPUs", count_of_vcpus(&machine)),
         ("Pending removals", text("PendingRemovals")),
         ("Hot-plug", text("HotplugMethod")),
         ("vCPUs per slot", text("VcpusPerSlot")),
@@ -130,6 +138,41 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
     Ok(())
 }
 
+/// Returns the number of vCPUs, and of those that the guest has started if it has not started all.
+fn count_of_vcpus(machine: &Properties) -> String {
+    let text = |key: &str| render::text(machine.get(key));
+    let (present, started) = (text("Vcpus"), text("StartedVcpus"));
+    let count = format!("{present} of {}", text("MaxVcpus"));
+    if present == started {
+        count
+    } else {
+        format!("{count}, {started} started by the guest")
+    }
+}
+
+/// Returns the host CPUs of the vCPUs. If no vCPU without a pin has a thread, they are those of the others.
+async fn affinity(
+    bus: &Connection,
+    name: &str,
+    properties: &Properties,
+) -> Result<String, Failure> {
+    let text = |key: &str| render::text(properties.get(key));
+    let desired = text("Affinity");
+    let in_force = properties.get("EffectiveAffinity");
+    if in_force.is_none_or(|cpus| **cpus != "".into()) {
+        return Ok(effective(text("EffectiveAffinity"), desired));
+    }
+    let vcpus = machine(bus, name).await?.list_vcpus().await?;
+    let lists = vcpus.iter().filter_map(|vcpu| vcpu.get("affinity"));
+    let lists = lists.filter_map(|list| render::text(Some(list)).parse::<CpuList>().ok());
+    let pinned = lists.fold(CpuList::default(), |all, list| all.union(&list));
+    Ok(if pinned.is_empty() {
+        effective("-".to_owned(), desired)
+    } else {
+        format!("{pinned} (vCPUs without a pin: {desired})")
+    })
+}
+
 /// Returns the texts of a property that is a list.
 fn list_of(property: Option<&OwnedVariant>) -> Vec<String> {
     let list = property.and_then(|list| Vec::<String>::try_from(list.clone()).ok());
@@ -146,7 +189,7 @@ fn effective(in_force: String, desired: String) -> String {
 }
 
 /// Returns a number with its noun.
-fn counted(count: usize, noun: &str) -> String {
+pub(crate) fn counted(count: usize, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
 }
@@ -179,9 +222,10 @@ pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure>
     Ok(())
 }
 
-/// The columns that are shown only if a vCPU has a value: from the guest agent, the threads, and the
+/// The columns that are shown only if a vCPU has a value: from the guest and its agent, the threads, and the
 /// topology.
-const EXTRA: [(&str, &str); 12] = [
+const EXTRA: [(&str, &str); 13] = [
+    ("started", "STARTED"),
     ("online", "ONLINE"),
     ("affinity", "AFFINITY"),
     ("scheduler", "SCHEDULER"),

@@ -49,6 +49,11 @@ pub(crate) fn text(value: Option<&OwnedVariant>) -> String {
     }
 }
 
+/// Returns the number that a value is.
+pub(crate) fn number(value: Option<&OwnedVariant>) -> Option<u64> {
+    json(value?).as_u64()
+}
+
 fn numbers(values: impl Iterator<Item = Json>) -> String {
     let numbers = values.filter_map(|value| u32::try_from(value.as_u64()?).ok());
     numbers.collect::<VcpuList>().to_string()

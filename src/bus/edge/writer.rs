@@ -25,7 +25,12 @@ use super::limits::{MAX_LIST_REPLY, MAX_REPLY, STALL};
 use crate::names::error_name;
 
 /// Members whose replies may be long.
-const RETURN_LISTS: [&str; 3] = ["GetManagedObjects", "ListMachines", "ListVcpus"];
+const RETURN_LISTS: [&str; 4] = [
+    "GetManagedObjects",
+    "GetStatistics",
+    "ListMachines",
+    "ListVcpus",
+];
 /// Descriptors that one message may have.
 const MAX_FDS: usize = 16;
 

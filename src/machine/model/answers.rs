@@ -4,7 +4,7 @@ use super::effect::{LogEntry, Output};
 use super::error::{Error, Refusal, Report};
 use super::operation::Add;
 use super::process::Process;
-use super::request::Outcome;
+use super::request::{Answer, Outcome, RequestId};
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::HotplugSlot;
 use crate::qmp::CommandError;
@@ -31,7 +31,7 @@ impl Process {
                     failures,
                 })
             };
-            out.reply(add.id, answer);
+            reply(add.caller, answer, out);
             return;
         }
         let refusal = |slot: &&HotplugSlot| {
@@ -58,7 +58,14 @@ impl Process {
             pending: Vec::new(),
             refused: missing.iter().map(refusal).collect(),
         };
-        out.reply(add.id, Err(Error::QmpFailed(Box::new(report))));
+        reply(add.caller, Err(Error::QmpFailed(Box::new(report))), out);
+    }
+}
+
+/// Answers `caller`, unless its time ran out.
+fn reply(caller: Option<RequestId>, answer: Answer, out: &mut Output) {
+    if let Some(id) = caller {
+        out.reply(id, answer);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The effects of the model: instructions for the task of a machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::saved_state::SavedState;
 use super::snapshot::Snapshot;
 use super::tuning::TuningChange;
 use crate::ids::{SlotId, Tid, Uid, VcpuId};
-use crate::inventory::{HotplugMethod, HotplugSlot};
+use crate::inventory::{HotplugSlot, Inventory};
 use crate::machine::spec::{ConnectError, PlacementConfig};
 use crate::placement::{ChangedThreads, Tuning};
 use crate::qmp::Version;
@@ -78,12 +78,14 @@ pub enum Effect {
 /// Commands that QEMU gets at once.
 #[derive(Debug)]
 pub enum Batch {
-    /// No command.
-    Refresh,
-    /// Add these slots.
-    Add(HotplugMethod, Vec<HotplugSlot>),
-    /// Remove the devices of these slots, by their QOM paths.
-    Remove(Vec<(SlotId, Text)>),
+    /// No command. The state includes the evidence about these vCPUs.
+    Refresh(BTreeSet<VcpuId>),
+    /// The same, but QEMU is not asked for the slots unless those in use differ from the inventory.
+    Look(Arc<Inventory>, BTreeSet<VcpuId>),
+    /// Add these slots of the inventory.
+    Add(Arc<Inventory>, Vec<HotplugSlot>),
+    /// Remove the devices of these slots of the inventory, by their QOM paths.
+    Remove(Arc<Inventory>, Vec<(SlotId, Text)>),
 }
 
 /// A change from one tuning to another.
@@ -159,7 +161,12 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn next(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let next = self.effects.pop_front();
+        if self.effects.is_empty() {
+            // An idle machine keeps no memory for them.
+            self.effects.shrink_to_fit();
+        }
+        next
     }
 
     pub(super) fn push(&mut self, effect: Effect) {

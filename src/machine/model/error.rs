@@ -43,6 +43,20 @@ pub enum Error {
         /// How long the call waited.
         waited: Duration,
     },
+    /// The caller's time ran out after QEMU was asked to add vCPUs.
+    #[error(
+        "QEMU did not complete the request within {} s; requested: {asked}; QEMU may still add {}; VcpuAdded reports each added vCPU, and ListVcpus shows the result",
+        waited.as_secs_f64(),
+        name_vcpus(vcpus)
+    )]
+    AdditionPending {
+        /// The wanted vCPUs.
+        asked: Target,
+        /// The vCPUs that QEMU was asked to add.
+        vcpus: Vec<VcpuId>,
+        /// How long the call waited.
+        waited: Duration,
+    },
     /// QEMU refused all or a part of the request.
     #[error("QEMU refused: {}; {_0}", join_refusals(&_0.refused))]
     QmpFailed(Box<Report>),
@@ -63,6 +77,42 @@ pub enum Error {
         waited: Duration,
         /// QEMU's run state, if the guest does not run in it.
         stopped: Option<Text>,
+    },
+    /// The vCPUs are present, and the guest did not start all of them in the time that the caller waits.
+    #[error(
+        "the guest did not start {} within {} s; requested: {asked}{}; all vCPUs are present; {}bring them online in the guest, for example with a udev rule, or use the guest agent with the option \"guest-online\"; VcpuStarted reports each added vCPU that the guest starts later",
+        name_vcpus(vcpus),
+        waited.as_secs_f64(),
+        added_part(added),
+        not_running(stopped.as_ref())
+    )]
+    DidNotStart {
+        /// The wanted vCPUs.
+        asked: Target,
+        /// The vCPUs that were added.
+        added: Vec<VcpuId>,
+        /// The vCPUs that the guest did not start.
+        vcpus: Vec<VcpuId>,
+        /// How long the call waited.
+        waited: Duration,
+        /// QEMU's run state, if the guest does not run in it.
+        stopped: Option<Text>,
+    },
+    /// The service cannot know whether the guest starts a vCPU.
+    #[error(
+        "cannot {asked} and wait until the guest has started the vCPUs: QEMU runs all vCPUs in one thread, as with -accel tcg,thread=single, so there is no evidence; nothing was changed; omit the option \"until\", or use the guest agent with the option \"guest-online\""
+    )]
+    NoEvidence {
+        /// The wanted vCPUs.
+        asked: Target,
+    },
+    /// QEMU would exit: it cannot add vCPUs to a guest whose memory and registers it cannot read.
+    #[error(
+        "cannot {asked}: the guest is confidential (SEV, TDX), and QEMU exits if a vCPU is added to such a guest; start the VM with the desired number of vCPUs"
+    )]
+    Confidential {
+        /// The wanted vCPUs.
+        asked: Target,
     },
     /// QEMU would abort: with TCG it can create a number of vCPUs in its life, and removed ones count.
     #[error(

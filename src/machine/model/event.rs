@@ -16,6 +16,8 @@ pub enum MachineEvent {
     Changed,
     /// A vCPU was added.
     VcpuAdded(VcpuChange),
+    /// The guest has started a vCPU that was added. The cause is that of the addition.
+    VcpuStarted(VcpuChange),
     /// A vCPU was removed.
     VcpuRemoved(VcpuChange),
     /// The guest or QEMU refused to remove a vCPU.
@@ -96,6 +98,7 @@ impl MachineEvent {
     pub fn vcpu(&self) -> Option<&VcpuChange> {
         match self {
             Self::VcpuAdded(vcpu)
+            | Self::VcpuStarted(vcpu)
             | Self::VcpuRemoved(vcpu)
             | Self::VcpuRemovalFailed { vcpu, .. } => Some(vcpu),
             Self::Appeared { .. } | Self::Changed | Self::Vanished => None,

@@ -154,6 +154,13 @@ impl Evidence {
         )
     }
 
+    /// Returns when QEMU can be queried for something else than events from `at` on: with or after the refresh
+    /// that is due.
+    pub(super) fn rested_at(&self, at: Instant) -> Instant {
+        let bounds = [self.due, self.rests_until].into_iter().flatten();
+        bounds.fold(at, Instant::max)
+    }
+
     /// Returns whether the last refresh ended less than `age` ago.
     pub(super) fn is_recent(&self, now: Instant, age: Duration) -> bool {
         self.refreshed.is_some_and(|at| now < at + age)

@@ -1,11 +1,13 @@
 //! What happens to a machine: the inputs of its model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::TuningError;
 use super::request::{Command, RequestId};
 use super::saved_state::SavedState;
+use super::starts::Reading;
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::Inventory;
 use crate::machine::spec::{ConnectError, MachineConfig};
@@ -72,6 +74,8 @@ pub struct Opened {
     pub state: QemuState,
     /// The last reports of the guest about each slot, if they were asked for.
     pub ospm: Vec<AcpiOst>,
+    /// How many vCPUs QEMU had created when it was another machine of the service; 0 if it was none.
+    pub created: u32,
 }
 
 /// The answers of QEMU to a batch.
@@ -95,6 +99,8 @@ pub struct QemuState {
     pub run_state: Text,
     /// Why there are no hotpluggable CPUs, in QEMU's words.
     pub no_hotplug: Option<Text>,
+    /// The evidence about the vCPUs that were looked at.
+    pub readings: BTreeMap<VcpuId, Reading>,
     /// How long it took to read QEMU's answers.
     pub cost: Duration,
 }

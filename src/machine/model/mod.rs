@@ -26,6 +26,7 @@ pub mod saved_state;
 mod saves;
 mod search;
 pub mod snapshot;
+pub mod starts;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]

@@ -9,7 +9,8 @@
 //!
 //! A state without work is skipped. Nothing is placed if no thread came or went and no pass is due. If
 //! there is no event, the state is saved after the report and not before it, unless callers are about to
-//! learn that a removal is pending, or the machine is reported for the first time.
+//! learn that a removal is pending, or the machine is reported for the first time. A state that is saved before
+//! the report is saved while threads are placed, and again if the pass changed it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -67,10 +68,17 @@ pub(super) enum Ask {
 /// A request that adds vCPUs.
 #[derive(Debug)]
 pub(super) struct Add {
-    pub id: RequestId,
+    /// The request; `None` if the caller has its answer, because its time ran out.
+    pub caller: Option<RequestId>,
     pub target: Target,
     pub uid: Uid,
     pub slots: Vec<SlotId>,
+    /// The vCPUs of these slots.
+    pub vcpus: Vec<VcpuId>,
+    /// How long the caller waits; `None` is until QEMU has answered.
+    pub patience: Option<Duration>,
+    /// The begin of that time.
+    pub since: Instant,
 }
 
 /// A request that removes vCPUs.
@@ -122,6 +130,8 @@ pub(super) struct Refreshed {
     pub since: Instant,
     /// How long it took to read the answers.
     pub cost: Duration,
+    /// The write of the state that went on beside the placement pass.
+    pub save: Option<SaveId>,
     /// The last step.
     pub then: Then,
 }
@@ -178,7 +188,7 @@ impl Operation {
         match self {
             Self::Saving(_, ask) | Self::Exchanging(ask) => ask.caller(),
             Self::Placing(refreshed) | Self::SavingResult(_, refreshed) => match refreshed.then {
-                Then::Added(add, _) => Some(add.id),
+                Then::Added(add, _) => add.caller,
                 Then::Reply(id) => Some(id),
                 Then::Nothing | Then::Start | Then::Asked => None,
             },
@@ -194,28 +204,66 @@ impl Operation {
         matches!(self, Self::Idle)
     }
 
-    /// Returns when the caller of the removal that goes on has to be answered.
+    /// Returns when the caller of the request that goes on has to be answered.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match self {
+        let (since, patience) = match self {
             Self::Saving(_, Ask::Remove(remove)) | Self::Exchanging(Ask::Remove(remove))
                 if !remove.is_answered =>
             {
-                remove.since.checked_add(remove.patience?.max(QEMU_TIME))
+                (remove.since, remove.patience?)
+            }
+            _ => {
+                let add = self.addition().filter(|add| add.caller.is_some())?;
+                (add.since, add.patience?)
+            }
+        };
+        since.checked_add(patience.max(QEMU_TIME))
+    }
+
+    /// Returns the addition that goes on.
+    fn addition(&self) -> Option<&Add> {
+        match self {
+            Self::Saving(_, Ask::Add(add)) | Self::Exchanging(Ask::Add(add)) => Some(add),
+            Self::Placing(refreshed) | Self::SavingResult(_, refreshed) => match &refreshed.then {
+                Then::Added(add, _) => Some(add),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn addition_mut(&mut self) -> Option<&mut Add> {
+        match self {
+            Self::Saving(_, Ask::Add(add)) | Self::Exchanging(Ask::Add(add)) => Some(add),
+            Self::Placing(refreshed) | Self::SavingResult(_, refreshed) => {
+                match &mut refreshed.then {
+                    Then::Added(add, _) => Some(add),
+                    _ => None,
+                }
             }
             _ => None,
         }
     }
 
-    /// Answers the caller of the removal that goes on, if its time has run out: with the error for a
+    /// Answers the caller of the request that goes on, if its time has run out: with the error for a
     /// request that QEMU has, or has not.
     pub(super) fn take_late(&mut self, now: Instant) -> Option<(RequestId, Uid, Error)> {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return None;
         }
-        let (has_begun, remove) = match self {
-            Self::Saving(_, Ask::Remove(remove)) => (false, remove),
-            Self::Exchanging(Ask::Remove(remove)) => (true, remove),
-            _ => return None,
+        let has_begun = !matches!(self, Self::Saving(..));
+        if let Some(add) = self.addition_mut() {
+            let waited = add.patience?;
+            let error = if has_begun {
+                add.still_under_way(waited)
+            } else {
+                Error::NotStarted { waited }
+            };
+            return Some((add.caller.take()?, add.uid, error));
+        }
+        let (Self::Saving(_, Ask::Remove(remove)) | Self::Exchanging(Ask::Remove(remove))) = self
+        else {
+            return None;
         };
         remove.is_answered = true;
         let waited = remove.patience?;
@@ -233,8 +281,19 @@ impl Ask {
     pub(super) fn caller(&self) -> Option<RequestId> {
         match self {
             Self::Refresh => None,
-            Self::Add(add) => Some(add.id),
+            Self::Add(add) => add.caller,
             Self::Remove(remove) => (!remove.is_answered).then_some(remove.id),
+        }
+    }
+}
+
+impl Add {
+    /// Returns the error for a caller whose time ran out after QEMU was asked.
+    fn still_under_way(&self, waited: Duration) -> Error {
+        Error::AdditionPending {
+            asked: self.target.clone(),
+            vcpus: self.vcpus.clone(),
+            waited,
         }
     }
 }

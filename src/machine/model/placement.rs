@@ -13,7 +13,8 @@ use super::tuning::TuningChange;
 use crate::ids::VcpuId;
 use crate::inventory::{HostThread, Inventory, Thread, Vcpu};
 use crate::placement::{
-    ChangedThreads, Controller, CpuList, Reason, Report, Retry, StepError, Tuning, UnitPlacement,
+    ChangedThreads, Controller, CpuList, Kind, Reason, Report, Retry, StepError, Tuning,
+    UnitPlacement,
 };
 
 /// The first pause before another pass, if one failed in part. Each next one is twice as long.
@@ -23,6 +24,8 @@ const LONGEST_REPEAT: Duration = Duration::from_secs(60);
 /// Why the groups are not used until the next search.
 const ELSEWHERE: &str =
     "another program moved QEMU to another unit, and its unit is searched again";
+/// Why the groups of a unit that was found are not in force.
+const MOVING: &str = "its threads are being moved to its unit";
 
 /// The placement of one QEMU process.
 #[derive(Debug)]
@@ -31,6 +34,10 @@ pub(super) struct PlacementState {
     /// Whether a search for the unit has ended.
     is_known: bool,
     unit: Option<UnitPlacement>,
+    /// The unit at the begin of the last pass for a refresh.
+    placing: Option<UnitPlacement>,
+    /// The unit in which that pass has placed the threads.
+    in_force: Option<UnitPlacement>,
     /// Why it has no control groups, if that is not as configured.
     missing: Option<Missing>,
     /// The controllers that its control groups do not have.
@@ -78,6 +85,8 @@ impl PlacementState {
             search: Search::default(),
             is_known: false,
             unit: None,
+            placing: None,
+            in_force: None,
             missing: None,
             missing_controllers: Vec::new(),
             tuning: Arc::new(configured.clone()),
@@ -118,6 +127,10 @@ impl PlacementState {
         };
         self.is_known = true;
         self.unit = found.unit;
+        if self.unit.is_none() {
+            // There is no pass without a unit.
+            self.in_force = None;
+        }
         self.missing = found.missing;
         self.missing_controllers = found.missing_controllers;
         self.default_cpus = found.default_cpus.or(self.default_cpus.take());
@@ -171,6 +184,7 @@ impl PlacementState {
             return None;
         }
         self.threads.clone_from(&threads);
+        self.placing.clone_from(&self.unit);
         self.pass = Pass::None;
         Some(threads)
     }
@@ -187,6 +201,12 @@ impl PlacementState {
             self.repeat = FIRST_REPEAT;
         }
         self.search.note_elsewhere(now, report.is_elsewhere);
+        // An empty report is that of a pass that was not made.
+        if report.is_elsewhere {
+            self.in_force = None;
+        } else if self.threads.is_empty() || !report.vcpus.is_empty() {
+            self.in_force.clone_from(&self.placing);
+        }
         self.report = report.clone();
         if report.default_cpus.is_some() {
             self.default_cpus.clone_from(&report.default_cpus);
@@ -304,6 +324,7 @@ impl PlacementState {
         let reason = match &self.missing {
             _ if self.is_unknown() => Some("systemd has not answered yet"),
             None if self.report.is_elsewhere => Some(ELSEWHERE),
+            None if self.is_moving() => Some(MOVING),
             missing => missing.as_ref().map(|missing| missing.reason.as_str()),
         };
         let unit = self.unit.as_ref().map_or("", |unit| unit.unit.as_str());
@@ -314,6 +335,15 @@ impl PlacementState {
         let errors = no_groups.into_iter().chain(controllers);
         let failures = self.failed_steps(reason.is_some());
         snapshot.placement_errors = errors.chain(failures).collect();
+    }
+
+    /// Returns whether the unit has groups, and no pass has moved the threads there.
+    fn is_moving(&self) -> bool {
+        let has_groups = self
+            .unit
+            .as_ref()
+            .is_some_and(|unit| unit.kind != Kind::None);
+        has_groups && self.in_force != self.unit
     }
 
     /// Returns the steps that failed in the last pass, except those that `has_reason` or the missing
@@ -334,7 +364,7 @@ impl PlacementState {
 
     /// Completes `snapshot` with the placement.
     pub(super) fn describe(&self, snapshot: &mut Snapshot) {
-        snapshot.unit.clone_from(&self.unit);
+        snapshot.unit.clone_from(&self.in_force);
         self.describe_errors(snapshot);
         snapshot.tuning.clone_from(&self.tuning);
         let affinity = self.tuning.affinity.as_ref();
@@ -366,7 +396,7 @@ mod tests {
     use super::super::testing::inventory;
     use super::*;
     use crate::ids::Tid;
-    use crate::placement::{ChangedThread, Kind, Outcome, Step};
+    use crate::placement::{ChangedThread, Outcome, Step};
 
     fn unit(kind: Kind) -> Option<UnitPlacement> {
         Some(UnitPlacement {
@@ -393,6 +423,18 @@ mod tests {
         let mut snapshot = Snapshot::default();
         state.describe(&mut snapshot);
         snapshot.placement_errors
+    }
+
+    fn shown_unit(state: &PlacementState) -> Option<UnitPlacement> {
+        let mut snapshot = Snapshot::default();
+        state.describe(&mut snapshot);
+        snapshot.unit
+    }
+
+    /// Makes a pass with the result `report`.
+    fn pass(state: &mut PlacementState, now: Instant, report: &Report) {
+        state.begin_pass(now, &inventory(4, &[]));
+        state.placed(now, report);
     }
 
     #[test]
@@ -429,9 +471,26 @@ mod tests {
                 .is_other
         );
         assert!(!state.begin_search(later + LONGEST_REPEAT));
-        let mut snapshot = Snapshot::default();
-        state.describe(&mut snapshot);
-        assert_eq!(snapshot.unit, unit(Kind::Scope));
+        pass(&mut state, later, &Report::default());
+        assert_eq!(shown_unit(&state), unit(Kind::Scope));
+        assert_eq!(errors(&state), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_unit_is_shown_when_its_pass_has_ended() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        // systemd answers during a pass without the unit.
+        assert!(state.begin_search(now));
+        state.begin_pass(now, &inventory(4, &[]));
+        state.found(now, found(Kind::Scope, Retry::Never));
+        let moving = [format!("no control groups: {MOVING}")];
+        for _ in 0..2 {
+            assert_eq!(shown_unit(&state), None);
+            assert_eq!(errors(&state), moving);
+            state.placed(now, &Report::default());
+        }
+        pass(&mut state, now, &Report::default());
+        assert_eq!(shown_unit(&state), unit(Kind::Scope));
         assert_eq!(errors(&state), Vec::<String>::new());
     }
 
@@ -460,7 +519,7 @@ mod tests {
         let mut with_groups = found(Kind::Scope, Retry::Never);
         with_groups.missing_controllers = vec![Controller::Cpuset];
         state.found(now, with_groups);
-        state.placed(now, &in_groups);
+        pass(&mut state, now, &in_groups);
         let lines = errors(&state);
         let wanted = [
             "the cpuset controller is not available in web.scope",
@@ -471,7 +530,7 @@ mod tests {
         assert!(lines.len() == 3 && lines[2].starts_with(cache), "{lines:?}");
 
         let limit = failed(&[(0, Step::Bandwidth, Reason::NoGroups)]);
-        state.placed(now, &limit);
+        pass(&mut state, now, &limit);
         state.found(now, found(Kind::None, Retry::Never));
         assert_eq!(errors(&state), ["no control groups: systemd refused: no"]);
         // `placement = "none"` is as configured, and a limit is not possible.
@@ -484,7 +543,7 @@ mod tests {
         let none =
             "vCPU 0: setting the group's period and quota: the machine has no control groups";
         assert!(lines.len() == 1 && lines[0].starts_with(none), "{lines:?}");
-        state.placed(now, &Report::default());
+        pass(&mut state, now, &Report::default());
         assert_eq!(errors(&state), Vec::<String>::new());
     }
 
@@ -493,7 +552,7 @@ mod tests {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         assert!(state.begin_search(now));
         state.found(now, found(Kind::Scope, Retry::Never));
-        state.placed(now, &Report::default());
+        pass(&mut state, now, &Report::default());
         assert!(!state.begin_search(now + LONGEST_REPEAT));
         let elsewhere = Report {
             is_elsewhere: true,
@@ -501,8 +560,9 @@ mod tests {
         };
         let mut pauses = Vec::new();
         for _ in 0..4 {
-            state.placed(now, &elsewhere);
+            pass(&mut state, now, &elsewhere);
             assert_eq!(errors(&state), [format!("no control groups: {ELSEWHERE}")]);
+            assert_eq!(shown_unit(&state), None);
             let due = state.search_due().unwrap();
             pauses.push((due - now).as_secs());
             assert!(state.begin_search(due));
@@ -510,9 +570,9 @@ mod tests {
             assert!(again.is_other, "the pass without groups is repeated");
         }
         assert_eq!(pauses, [0, 1, 2, 4]);
-        state.placed(now, &Report::default());
+        pass(&mut state, now, &Report::default());
         assert_eq!(errors(&state), Vec::<String>::new());
-        state.placed(now, &elsewhere);
+        pass(&mut state, now, &elsewhere);
         assert_eq!(state.search_due(), Some(now));
     }
 
@@ -575,7 +635,7 @@ mod tests {
                 ..Outcome::default()
             };
             Report {
-                vcpus: [(VcpuId(1), outcome)].into(),
+                vcpus: [(VcpuId(1), Box::new(outcome))].into(),
                 ..Report::default()
             }
         };

@@ -18,6 +18,7 @@ use super::request::{Outcome, RequestId};
 use super::saved_state::SavedState;
 use super::saves::{Saves, text};
 use super::snapshot::Snapshot;
+use super::starts::Starts;
 use super::unemitted::Unemitted;
 use crate::ids::SlotId;
 use crate::inventory::Inventory;
@@ -33,6 +34,7 @@ pub(super) struct Process {
     pub(super) baseline: Baseline,
     pub(super) evidence: Evidence,
     pub(super) removals: Removals,
+    pub(super) starts: Starts,
     /// The slots that QEMU is asked to add, until the refresh after that.
     pub(super) plugging: Option<Plugging>,
     pub(super) unemitted: Unemitted,
@@ -79,6 +81,7 @@ impl Process {
             baseline: Baseline::Unknown,
             evidence: Evidence::default(),
             removals: Removals::default(),
+            starts: Starts::default(),
             plugging: None,
             unemitted: Unemitted::default(),
             operation: Operation::Idle,
@@ -100,13 +103,20 @@ impl Process {
         // A state without vCPUs was saved before any were reported, or was too large.
         if !saved.present.is_empty() {
             let inventory = Inventory::from_saved(saved.present);
+            match saved.awaited {
+                Some(awaited) => self.starts.restore(awaited),
+                None => self.starts.begin(&inventory),
+            }
             self.baseline = Baseline::Restored(Arc::new(inventory));
             self.is_known = true;
         }
         self.removals.restore(now, saved.removals);
         self.plugging = saved.plugging;
-        self.unemitted
-            .restore(saved.unemitted, saved.unemitted_refusals);
+        self.unemitted.restore(
+            saved.unemitted,
+            saved.unemitted_refusals,
+            saved.unemitted_starts,
+        );
         self.offline.restore(saved.offline);
         self.numbering = saved.numbering;
         self.placement.restore_changed(saved.changed);
@@ -125,6 +135,7 @@ impl Process {
         if !self.saves.is_too_large() {
             saved.present = inventory.to_saved();
             saved.removals = self.removals.to_saved();
+            saved.awaited = Some(self.starts.to_saved());
             saved.plugging.clone_from(&self.plugging);
             self.unemitted.save_to(&mut saved);
             saved.tuning = Some(Tuning::clone(self.placement.tuning()));
@@ -192,6 +203,7 @@ impl Process {
     /// Returns all requests that are not answered, which nothing can be done for any more.
     pub(super) fn into_callers(mut self) -> Vec<RequestId> {
         let mut callers: Vec<RequestId> = self.removals.take_all().collect();
+        callers.extend(self.starts.take_all());
         callers.extend(self.operation.into_caller());
         callers.extend(self.queue.iter().map(|queued| queued.id));
         callers.extend(self.unsaved.iter().map(|(_, id, _)| *id));
@@ -301,6 +313,7 @@ impl Process {
         snapshot.process = Some(self.id);
         snapshot.pending = self.removals.pending_vcpus();
         snapshot.numbering = self.numbering.unwrap_or_default();
+        snapshot.created = self.created;
     }
 
     /// Publishes `snapshot`, completed.
@@ -320,8 +333,7 @@ impl Process {
             report, stopped, ..
         }) = &mut answer
         {
-            let state = &out.snapshot().run_state;
-            *stopped = (state.as_str() != "running").then(|| state.clone());
+            *stopped = out.snapshot().stopped();
             let vcpus = report.pending.clone();
             let old = out.snapshot().inventory.vcpu_count();
             out.log(LogEntry::Count {
@@ -349,7 +361,7 @@ impl Process {
         result: &Result<(), SaveError>,
         out: &mut Output,
     ) {
-        if let Some(entry) = self.saves.end(result) {
+        if let Some(entry) = self.saves.end(id, result) {
             out.log(entry);
         }
         let (saved, unsaved) = std::mem::take(&mut self.unsaved)

@@ -3,6 +3,7 @@
 //! The sequence is the same for the first state of a connection, for one that events asked for, and
 //! for one after a request: end removals, place threads, save, publish, emit, answer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use super::diff::diff;
 use super::effect::{Batch, Effect, LogEntry, Output};
 use super::event::{Cause, MachineEvent};
 use super::evidence::{Clues, Refused, RefusedRequest};
-use super::input::{Opened, QemuState};
+use super::input::{Opened, QemuState, SaveId};
 use super::numbering::Numbering;
 use super::operation::{Ask, Operation, Refreshed, Then};
 use super::process::{Baseline, Context, Process};
@@ -35,6 +36,7 @@ impl Process {
             identity,
             state,
             ospm,
+            created,
         } = opened;
         cx.out.log(LogEntry::Connected(
             identity.version,
@@ -49,6 +51,7 @@ impl Process {
         snapshot.uuid = uuid.unwrap_or(identity.uuid);
         snapshot.accelerator = identity.accelerator;
         snapshot.architecture = identity.architecture;
+        snapshot.is_confidential = identity.is_confidential;
 
         self.note_missed_refusals(&ospm, cx.out);
         let (clues, refusals) = self.evidence.take(cx.now);
@@ -57,12 +60,18 @@ impl Process {
             plugged: self.plugging.take(),
             ..clues
         };
+        self.created = self.created.max(created);
         if self.created == 0 {
             self.created = state.inventory.vcpu_count();
         }
+        self.starts.discard_times();
+        self.starts.watch(cx.now);
         // If none were reported before, none were added now.
         let (before, then) = match self.baseline {
-            Baseline::Unknown => (state.inventory.clone(), Then::Start),
+            Baseline::Unknown => {
+                self.starts.begin(&state.inventory);
+                (state.inventory.clone(), Then::Start)
+            }
             _ => (self.known_inventory(cx.out), Then::Nothing),
         };
         self.apply(cx, before, snapshot, state, &clues, refusals, then);
@@ -80,9 +89,21 @@ impl Process {
         }
     }
 
-    /// Begins a refresh.
-    pub(super) fn refresh(&mut self, out: &mut Output) {
-        self.exchange(Ask::Refresh, Batch::Refresh, out);
+    /// Begins a refresh. With `is_look` it looks for evidence that the guest has started vCPUs.
+    pub(super) fn refresh(&mut self, cx: &mut Context<'_>, is_look: bool) {
+        let vcpus = if is_look {
+            self.starts.begin_look(cx.now)
+        } else {
+            BTreeSet::new()
+        };
+        self.exchange(Ask::Refresh, Batch::Refresh(vcpus), cx.out);
+    }
+
+    /// Looks for evidence that the guest has started vCPUs.
+    pub(super) fn look(&mut self, cx: &mut Context<'_>) {
+        let known = cx.out.snapshot().inventory.clone();
+        let vcpus = self.starts.begin_look(cx.now);
+        self.exchange(Ask::Refresh, Batch::Look(known, vcpus), cx.out);
     }
 
     /// Sends `batch`, after which QEMU owes replies for `ask`.
@@ -120,12 +141,15 @@ impl Process {
         then: Then,
     ) {
         self.number(&before, &state, clues);
-        let events = self.settle(&before, &state.inventory, clues, refusals);
+        let mut events = self.settle(cx.now, &before, &state.inventory, clues, refusals);
+        let was_running = snapshot.stopped().is_none();
+        events.extend(self.follow_starts(cx.now, &state, was_running, clues));
         if !events.is_empty() {
             // From here on, each write of the state has them.
             self.unemitted.add(&events);
         }
         snapshot.inventory = state.inventory;
+        snapshot.awaited = self.starts.awaited();
         snapshot.run_state = state.run_state;
         snapshot.no_hotplug = state.no_hotplug;
         let refreshed = Box::new(Refreshed {
@@ -134,9 +158,31 @@ impl Process {
             events,
             since: cx.now,
             cost: state.cost,
+            save: None,
             then,
         });
         self.place(cx, refreshed);
+    }
+
+    /// Follows which vCPUs the guest has started. A guest that begins to run starts its vCPUs soon.
+    fn follow_starts(
+        &mut self,
+        now: Instant,
+        state: &QemuState,
+        was_running: bool,
+        clues: &Clues,
+    ) -> impl Iterator<Item = MachineEvent> + use<> {
+        let is_running = state.run_state.as_str() == "running";
+        let is_resumed = is_running && !was_running;
+        if is_resumed {
+            // QEMU woke the threads.
+            self.starts.discard_times();
+        }
+        if is_resumed || clues.reset {
+            self.starts.watch(now);
+        }
+        let started = self.starts.note(now, &state.readings, is_running);
+        started.into_iter().map(MachineEvent::VcpuStarted)
     }
 
     /// Follows the numbers that the guest gives its CPUs.
@@ -148,14 +194,18 @@ impl Process {
         self.numbering = Some(numbering);
     }
 
-    /// Lets the placer work on `refreshed`, if that is needed, and reports the result after that.
-    pub(super) fn place(&mut self, cx: &mut Context<'_>, refreshed: Box<Refreshed>) {
+    /// Lets the placer work on `refreshed`, if that is needed, and reports the result after that. The state is
+    /// saved at the same time.
+    pub(super) fn place(&mut self, cx: &mut Context<'_>, mut refreshed: Box<Refreshed>) {
         let inventory = &refreshed.snapshot.inventory;
         match self.placement.begin_pass(cx.now, inventory) {
             Some(threads) => {
                 let tuning = self.placement.tuning().clone();
                 let changed = self.placement.changed().clone();
                 cx.out.push(Effect::Place(tuning, threads, changed));
+                if refreshed.is_saved_first() {
+                    refreshed.save = Some(self.save_with(&refreshed.snapshot.inventory, cx.out));
+                }
                 self.operation = Operation::Placing(refreshed);
             }
             None => self.save_result(cx, refreshed),
@@ -164,9 +214,12 @@ impl Process {
 
     /// Notes the result of a pass, and reports what led to it.
     pub(super) fn placed(&mut self, cx: &mut Context<'_>, report: &Report) {
-        self.placement.placed(cx.now, report);
+        let is_other = self.placement.placed(cx.now, report);
         match std::mem::take(&mut self.operation) {
-            Operation::Placing(refreshed) => self.save_result(cx, refreshed),
+            Operation::Placing(refreshed) => match refreshed.save {
+                Some(save) if !is_other => self.report_when_saved(cx, save, refreshed),
+                _ => self.save_result(cx, refreshed),
+            },
             other => self.operation = other,
         }
     }
@@ -177,8 +230,16 @@ impl Process {
             self.report(cx, *refreshed);
             return;
         }
-        let id = self.save_with(&refreshed.snapshot.inventory, cx.out);
-        self.operation = Operation::SavingResult(id, refreshed);
+        let save = self.save_with(&refreshed.snapshot.inventory, cx.out);
+        self.report_when_saved(cx, save, refreshed);
+    }
+
+    fn report_when_saved(&mut self, cx: &mut Context<'_>, save: SaveId, refreshed: Box<Refreshed>) {
+        if self.saves.is_over(save) {
+            self.report(cx, *refreshed);
+        } else {
+            self.operation = Operation::SavingResult(save, refreshed);
+        }
     }
 
     /// Reports `refreshed` to clients, and answers the callers that waited for it.
@@ -193,6 +254,7 @@ impl Process {
             since,
             cost,
             then,
+            save: _,
         } = refreshed;
         self.publish(snapshot, cx.out);
         cx.out.appear(self.is_known);
@@ -218,6 +280,9 @@ impl Process {
         for answered in self.removals.take_due(cx.now) {
             self.answer(answered, cx.out);
         }
+        for (id, answer) in self.starts.take_due(cx.now, cx.out.snapshot()) {
+            cx.out.reply(id, answer);
+        }
         match then {
             Then::Added(add, refused) => self.answer_add(add, &refused, cx.out),
             Then::Reply(id) => cx.out.reply(id, Ok(Outcome::default())),
@@ -230,6 +295,7 @@ impl Process {
     /// the events.
     fn settle(
         &mut self,
+        now: Instant,
         before: &Inventory,
         inventory: &Inventory,
         clues: &Clues,
@@ -241,6 +307,7 @@ impl Process {
         let mut events = self.unemitted.take_restored();
         for change in removed {
             self.removals.removed(change.slot);
+            self.starts.removed(&change.vcpus);
             events.extend(change.changes().map(MachineEvent::VcpuRemoved));
         }
         for (id, refused) in refusals {
@@ -268,6 +335,7 @@ impl Process {
         for change in added {
             let count = u32::try_from(change.vcpus.len()).unwrap_or(u32::MAX);
             self.created = self.created.saturating_add(count);
+            self.starts.added(now, change.changes());
             events.extend(change.changes().map(MachineEvent::VcpuAdded));
         }
         events
@@ -285,6 +353,12 @@ impl Process {
         let recheck = recheck.map(|interval| self.evidence.due_after(interval).unwrap_or(now));
         let due = [self.evidence.due(), recheck, self.placement.pass_due()];
         due.into_iter().flatten().min()
+    }
+
+    /// Returns when a look is due without a request.
+    pub(super) fn look_due(&self) -> Option<Instant> {
+        let due = self.starts.look_due();
+        due.map(|due| self.evidence.rested_at(due))
     }
 }
 

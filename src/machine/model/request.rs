@@ -1,12 +1,14 @@
 //! Requests to a machine and their results.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Error;
 use super::snapshot::Subject;
 use super::tuning::TuningChange;
 use crate::ids::{Uid, VcpuId};
-use crate::inventory::Target;
+use crate::inventory::{Inventory, Target};
 
 /// Names a request until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +26,10 @@ pub enum Command {
     ApplyConfig,
     /// Queries QEMU, unless it was queried a moment ago: another client may have changed the vCPUs.
     Refresh,
+    /// Waits until the guest has started vCPUs.
+    AwaitStart(AwaitStart),
+    /// Notes vCPUs of an inventory that the guest agent reports as online.
+    GuestOnline(Arc<Inventory>, Vec<VcpuId>),
     /// Notes CPUs that the guest agent is about to take offline, so that they can be brought online
     /// again after a restart of the service.
     GuestOffline(Vec<OfflineCpu>),
@@ -57,10 +63,47 @@ pub struct Request {
     pub authorized_count: u32,
     /// Whether to wait for removals.
     pub wait: Wait,
+    /// The end of an addition.
+    pub until: Until,
     /// Whether the guest agent is to bring CPUs online and take them offline.
     pub guest_online: bool,
     /// The requester.
     pub uid: Uid,
+}
+
+/// The end of an addition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Until {
+    /// QEMU has added the vCPUs.
+    #[default]
+    Present,
+    /// The guest has started them.
+    Started,
+}
+
+impl Until {
+    /// Returns the word for it on D-Bus.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Started => "started",
+        }
+    }
+}
+
+/// A request that waits until the guest has started vCPUs.
+#[derive(Clone, Debug)]
+pub struct AwaitStart {
+    /// The wanted vCPUs.
+    pub asked: Target,
+    /// The vCPUs that the request added.
+    pub added: Vec<VcpuId>,
+    /// The vCPUs to wait for.
+    pub vcpus: BTreeSet<VcpuId>,
+    /// How long the request waits from now on.
+    pub left: Duration,
+    /// How long it waits in all.
+    pub patience: Duration,
 }
 
 /// Whether a call waits for removals.

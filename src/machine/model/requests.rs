@@ -17,7 +17,7 @@ use super::removals::{Removal, Waiter};
 use super::request::{Outcome, Request, RequestId, Wait};
 use super::saves;
 use crate::ids::{SlotId, Uid};
-use crate::inventory::{HotplugSlot, Inventory, Plan, Target};
+use crate::inventory::{HotplugSlot, Inventory, Plan};
 use crate::qmp::CommandError;
 
 /// A removal that is requested again after this time is requested from QEMU again. Before it QEMU
@@ -41,22 +41,20 @@ impl Process {
         match command {
             QueuedCommand::SetVcpus(request) => match plan(&request, cx.out) {
                 Ok(plan) if !plan.add.is_empty() => {
-                    self.begin_addition(cx, id, request, plan.add);
+                    self.begin_addition(cx, id, request, plan.add, since);
                 }
                 Ok(plan) if plan != Plan::default() => {
                     self.begin_removal(cx, id, request, &plan, since);
                 }
                 // Another client of QEMU may have changed the vCPUs.
-                Ok(_) | Err(Error::Denied { .. }) if !is_fresh => {
+                Ok(_) | Err(Error::Denied { .. } | Error::TcgExhausted { .. }) if !is_fresh => {
                     let command = QueuedCommand::SetVcpus(request);
                     self.refresh_first(cx, (id, command), since, deadline);
                 }
                 Ok(_) => cx.out.reply(id, Ok(Outcome::default())),
                 Err(error) => cx.out.reply(id, Err(error)),
             },
-            QueuedCommand::Refresh
-                if is_fresh || self.evidence.is_recent(cx.now, READ_INTERVAL) =>
-            {
+            QueuedCommand::Refresh if is_fresh || self.is_recent(cx.now) => {
                 cx.out.reply(id, Ok(Outcome::default()));
             }
             QueuedCommand::Refresh => {
@@ -71,6 +69,11 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Returns whether a reader gets the last state.
+    fn is_recent(&self, now: Instant) -> bool {
+        self.evidence.is_recent(now, READ_INTERVAL) && self.starts.is_recent(now, READ_INTERVAL)
     }
 
     /// Queries QEMU before the turn of this request, which comes next.
@@ -88,7 +91,7 @@ impl Process {
             deadline,
             is_fresh: true,
         });
-        self.refresh(cx.out);
+        self.refresh(cx, true);
     }
 
     /// Saves which slots QEMU is about to be asked to add.
@@ -98,45 +101,31 @@ impl Process {
         id: RequestId,
         request: Request,
         slots: Vec<SlotId>,
+        since: Instant,
     ) {
-        let Request { target, uid, .. } = request;
-        if let Err(error) = self.check_tcg(&target, &slots, cx.out) {
-            cx.out.reply(id, Err(error));
-            return;
-        }
+        let Request {
+            target, uid, wait, ..
+        } = request;
         self.plugging = Some(Plugging {
             slots: slots.iter().copied().collect(),
             uid,
         });
         let save = self.save(cx.out);
+        let inventory = &cx.out.snapshot().inventory;
+        let wanted = slots.iter().filter_map(|id| inventory.slot(*id));
         let add = Add {
-            id,
+            caller: Some(id),
             target,
             uid,
+            vcpus: wanted.flat_map(HotplugSlot::vcpus).collect(),
             slots,
+            patience: match wait {
+                Wait::UpTo(limit) => limit,
+                Wait::No => None,
+            },
+            since,
         };
         self.operation = Operation::Saving(save, Ask::Add(add));
-    }
-
-    /// Checks that QEMU can create the vCPUs of `slots`. With TCG in several threads it aborts if it
-    /// creates more than the maximum in its life (`tcg_register_thread()` in `tcg/tcg.c`).
-    fn check_tcg(&self, asked: &Target, slots: &[SlotId], out: &Output) -> Result<(), Error> {
-        let snapshot = out.snapshot();
-        let inventory = &snapshot.inventory;
-        let has_threads = inventory.vcpus().any(|vcpu| vcpu.thread.is_some());
-        let slots = slots.iter().filter_map(|id| inventory.slot(*id));
-        let wanted: u32 = slots.map(|slot| slot.width).sum();
-        let (max, created) = (inventory.max_vcpus(), self.created);
-        let is_exhausted = created.saturating_add(wanted) > max;
-        if snapshot.accelerator.as_str() == "tcg" && has_threads && is_exhausted {
-            let asked = asked.clone();
-            return Err(Error::TcgExhausted {
-                asked,
-                max,
-                created,
-            });
-        }
-        Ok(())
     }
 
     /// Saves which slots QEMU is about to be asked to remove.
@@ -216,20 +205,20 @@ impl Process {
     fn ask(&mut self, cx: &mut Context<'_>, ask: Ask) {
         let inventory = cx.out.snapshot().inventory.clone();
         let batch = match &ask {
-            Ask::Refresh => Batch::Refresh,
+            Ask::Refresh => Batch::Refresh(BTreeSet::new()),
             Ask::Add(add) => {
                 let slots = add.slots.iter().filter_map(|id| inventory.slot(*id));
-                let slots: Vec<HotplugSlot> = slots.cloned().collect();
-                let vcpus = slots.iter().flat_map(HotplugSlot::vcpus).collect();
-                cx.out.push(Effect::Prepare(vcpus));
-                Batch::Add(inventory.method(), slots)
+                let slots = slots.cloned().collect();
+                cx.out.push(Effect::Prepare(add.vcpus.clone()));
+                Batch::Add(inventory, slots)
             }
             Ask::Remove(remove) => {
                 for slot in &remove.slots {
                     self.evidence.begin_removal(slot.slot);
                 }
                 let slots = remove.slots.iter();
-                Batch::Remove(slots.map(|s| (s.slot, s.qom_path.clone())).collect())
+                let slots = slots.map(|s| (s.slot, s.qom_path.clone())).collect();
+                Batch::Remove(inventory, slots)
             }
         };
         self.exchange(ask, batch, cx.out);
@@ -265,6 +254,7 @@ impl Process {
 
     fn ask_unless_late(&mut self, cx: &mut Context<'_>, ask: Ask) {
         match &ask {
+            Ask::Add(add) if add.caller.is_none() => self.forget(&ask, cx.out),
             Ask::Remove(remove) if remove.is_answered => self.forget(&ask, cx.out),
             _ => self.ask(cx, ask),
         }

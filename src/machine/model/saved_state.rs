@@ -12,6 +12,7 @@ use super::event::VcpuChange;
 use super::evidence::Plugging;
 use super::numbering::Numbering;
 use super::request::OfflineCpu;
+use super::starts::AwaitedVcpus;
 use crate::ids::{Uid, VcpuId};
 use crate::inventory::PresentSlot;
 use crate::placement::{ChangedThreads, Tuning};
@@ -32,6 +33,9 @@ pub struct SavedState {
     /// The removals that were requested and have not ended.
     #[serde(default)]
     pub removals: Vec<AskedRemoval>,
+    /// The vCPUs that the guest has not started, as far as it is known; `None` if the file does not say.
+    #[serde(default)]
+    pub awaited: Option<AwaitedVcpus>,
     /// The slots that QEMU was asked to add, and may have added.
     #[serde(default)]
     pub plugging: Option<Plugging>,
@@ -41,6 +45,9 @@ pub struct SavedState {
     /// The refusals that are being emitted, and may have been. The previous version does not know them.
     #[serde(default)]
     pub unemitted_refusals: Vec<UnemittedRefusal>,
+    /// The vCPUs whose start is being emitted, and may have been. The previous version does not know them.
+    #[serde(default)]
+    pub unemitted_starts: Vec<VcpuChange>,
     /// The desired tuning; `None` if the file does not say.
     #[serde(default)]
     pub tuning: Option<Tuning>,
@@ -69,6 +76,14 @@ pub struct SavedState {
 pub enum UnemittedChange {
     Added(VcpuChange),
     Removed(VcpuChange),
+}
+
+impl UnemittedChange {
+    /// Returns the vCPU that was added or removed.
+    pub fn vcpu(&self) -> VcpuId {
+        let (Self::Added(vcpu) | Self::Removed(vcpu)) = self;
+        vcpu.id
+    }
 }
 
 /// A `VcpuRemovalFailed` that is emitted again if it is not known whether it was.
@@ -100,9 +115,11 @@ impl SavedState {
             leader,
             present: Vec::new(),
             removals: Vec::new(),
+            awaited: None,
             plugging: None,
             unemitted: Vec::new(),
             unemitted_refusals: Vec::new(),
+            unemitted_starts: Vec::new(),
             tuning: None,
             configured: None,
             breaches: 0,
@@ -119,6 +136,7 @@ mod tests {
     use serde_json::Value;
 
     use super::super::event::Cause;
+    use super::super::starts::Awaited;
     use super::*;
     use crate::ids::{Pid, SlotId, Tid};
     use crate::placement::{ChangedThread, Scheduler};
@@ -161,11 +179,13 @@ mod tests {
                 agreed: true,
                 refused_before: false,
             }],
+            awaited: Some([(VcpuId(0), Awaited::default())].into()),
             plugging: Some(Plugging {
                 slots: [SlotId(3)].into(),
                 uid: Uid(7),
             }),
             unemitted: vec![UnemittedChange::Added(vcpu.clone())],
+            unemitted_starts: vec![vcpu.clone()],
             unemitted_refusals: vec![UnemittedRefusal {
                 vcpu,
                 reason: "busy".into(),
@@ -220,7 +240,9 @@ mod tests {
             offline: Vec::new(),
             numbering: None,
             changed: ChangedThreads::new(),
+            awaited: None,
             unemitted_refusals: Vec::new(),
+            unemitted_starts: Vec::new(),
             created: 0,
             ..full()
         };

@@ -7,6 +7,8 @@ use super::input::{SaveError, SaveId};
 #[derive(Debug, Default)]
 pub(super) struct Saves {
     last: SaveId,
+    /// The last write that has ended.
+    ended: SaveId,
     failure: Option<SaveError>,
 }
 
@@ -17,8 +19,14 @@ impl Saves {
         self.last
     }
 
-    /// Notes the result of a write. Returns what to log: a failure is logged once until it is over.
-    pub(super) fn end(&mut self, result: &Result<(), SaveError>) -> Option<LogEntry> {
+    /// Returns whether the write `id` has ended.
+    pub(super) fn is_over(&self, id: SaveId) -> bool {
+        id <= self.ended
+    }
+
+    /// Notes the result of the write `id`. Returns what to log: a failure is logged once until it is over.
+    pub(super) fn end(&mut self, id: SaveId, result: &Result<(), SaveError>) -> Option<LogEntry> {
+        self.ended = self.ended.max(id);
         // A short state is saved instead of one that is too large, which it stays.
         if self.is_too_large() && result.is_ok() {
             return None;

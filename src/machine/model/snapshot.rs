@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::error::Error;
 use super::numbering::Numbering;
 use crate::ids::{Pid, SlotId, VcpuId};
-use crate::inventory::{HotplugMethod, Inventory, Plan, Target, count_after, nearest, plan};
+use crate::inventory::{
+    HotplugMethod, Inventory, Plan, Target, Vcpu, count_after, name_vcpus, nearest, plan,
+};
 use crate::placement::{Bandwidth, Tuning, UnitPlacement};
 use crate::process::ProcessId;
 use crate::qmp::Version;
@@ -48,8 +50,14 @@ pub struct Snapshot {
     pub effective: Effective,
     /// The vCPUs with a pending removal, in ascending order.
     pub pending: Vec<VcpuId>,
+    /// The present vCPUs without evidence that the guest has started them, in ascending order.
+    pub awaited: Vec<VcpuId>,
     /// The vCPUs whose number in the guest is known.
     pub numbering: Numbering,
+    /// How many vCPUs QEMU created in its life, as far as it is known.
+    pub created: u32,
+    /// Whether the memory of the guest is encrypted (SEV, TDX).
+    pub is_confidential: bool,
 }
 
 /// The values of the placement that are in force, as the kernel had them after the last pass.
@@ -119,6 +127,61 @@ impl Snapshot {
         passing.contains(&self.run_state.as_str())
     }
 
+    /// Returns QEMU's run state if the guest does not run in it.
+    pub(super) fn stopped(&self) -> Option<Text> {
+        (self.run_state.as_str() != "running").then(|| self.run_state.clone())
+    }
+
+    /// Returns whether the guest has started `vcpu`. The result is `None` if it is free, or if there can be no
+    /// evidence: threads that run several vCPUs show nothing about one of them.
+    pub fn is_started(&self, vcpu: &Vcpu<'_>) -> Option<bool> {
+        vcpu.slot.presence.as_ref()?;
+        match self.awaited.binary_search(&vcpu.id) {
+            Ok(_) => self.has_evidence(vcpu).then_some(false),
+            Err(_) => Some(true),
+        }
+    }
+
+    fn has_evidence(&self, vcpu: &Vcpu<'_>) -> bool {
+        vcpu.thread.is_some() || self.accelerator.as_str() == "kvm"
+    }
+
+    /// Returns the number of vCPUs that the guest has started, as far as there is evidence.
+    pub fn started_count(&self) -> u32 {
+        let awaited = u32::try_from(self.awaited.len()).unwrap_or(u32::MAX);
+        self.inventory.vcpu_count().saturating_sub(awaited)
+    }
+
+    /// Checks that there can be evidence that the guest starts the vCPUs of `asked`.
+    ///
+    /// # Errors
+    /// [`Error::NoEvidence`] if there can be none about any vCPU.
+    pub(in crate::machine) fn check_evidence(&self, asked: &Target) -> Result<(), Error> {
+        if self.inventory.vcpus().any(|vcpu| self.has_evidence(&vcpu)) {
+            return Ok(());
+        }
+        let asked = asked.clone();
+        Err(Error::NoEvidence { asked })
+    }
+
+    /// Returns what a caller should know before it adds vCPUs, as texts.
+    pub fn warnings(&self) -> Vec<String> {
+        let vcpus = self.inventory.vcpus();
+        let awaited = vcpus.filter(|vcpu| self.is_started(vcpu) == Some(false));
+        let awaited: Vec<VcpuId> = awaited.map(|vcpu| vcpu.id).collect();
+        if awaited.is_empty() {
+            return Vec::new();
+        }
+        let vcpus = name_vcpus(&awaited);
+        let stopped = self
+            .stopped()
+            .map(|state| format!("QEMU is in the state \"{state}\""));
+        let reason = stopped.unwrap_or_else(|| "it may be booting".to_owned());
+        vec![format!(
+            "the guest has not started {vcpus}: {reason}, and may not notice a vCPU that is added now"
+        )]
+    }
+
     /// Returns QEMU's version as text; empty until QEMU has answered once.
     pub fn qemu_version(&self) -> String {
         let version = self.version.map(|version| version.to_string());
@@ -135,7 +198,8 @@ impl Snapshot {
     /// Returns the plan to reach `target` now, and the resulting number of vCPUs.
     ///
     /// # Errors
-    /// [`Error::Denied`] if the target cannot be reached, and [`Error::Disconnected`].
+    /// [`Error::Denied`] if the target cannot be reached, [`Error::TcgExhausted`] or [`Error::Confidential`] if
+    /// QEMU would exit, and [`Error::Disconnected`].
     pub fn plan(&self, target: &Target) -> Result<(Plan, u32), Error> {
         if let Some(reason) = &self.disconnected {
             return Err(Error::Disconnected(reason.clone()));
@@ -143,6 +207,7 @@ impl Snapshot {
         let leaving = self.leaving();
         match plan(&self.inventory, &leaving, target) {
             Ok(plan) => {
+                self.check_creation(target, &plan)?;
                 let count = count_after(&self.inventory, &leaving, &plan);
                 Ok((plan, count))
             }
@@ -154,9 +219,46 @@ impl Snapshot {
         }
     }
 
+    /// Checks that QEMU can create the vCPUs of `plan`. With TCG in several threads it aborts if it creates
+    /// more than the maximum in its life (`tcg_register_thread()` in `tcg/tcg.c`). It exits if KVM creates no more
+    /// vCPUs for a guest whose initial state is measured (`kvm_init_vcpu()` in `accel/kvm/kvm-all.c`).
+    fn check_creation(&self, asked: &Target, plan: &Plan) -> Result<(), Error> {
+        let slots = plan.add.iter().filter_map(|id| self.inventory.slot(*id));
+        let wanted: u32 = slots.map(|slot| slot.width).sum();
+        if wanted <= self.creatable() {
+            return Ok(());
+        }
+        if self.is_confidential {
+            let asked = asked.clone();
+            return Err(Error::Confidential { asked });
+        }
+        Err(Error::TcgExhausted {
+            asked: asked.clone(),
+            max: self.inventory.max_vcpus(),
+            created: self.created,
+        })
+    }
+
+    /// Returns how many vCPUs QEMU can create before it exits.
+    fn creatable(&self) -> u32 {
+        let has_threads = self.inventory.vcpus().any(|vcpu| vcpu.thread.is_some());
+        if self.is_confidential {
+            0
+        } else if self.accelerator.as_str() == "tcg" && has_threads {
+            self.inventory.max_vcpus().saturating_sub(self.created)
+        } else {
+            u32::MAX
+        }
+    }
+
     /// Returns the numbers of vCPUs nearest to `count` that can be reached now.
     pub fn nearest(&self, count: u32) -> Vec<u32> {
-        nearest(&self.inventory, &self.leaving(), count)
+        let leaving = self.leaving();
+        let current = count_after(&self.inventory, &leaving, &Plan::default());
+        let most = current.saturating_add(self.creatable());
+        let mut nearest = nearest(&self.inventory, &leaving, count.min(most.saturating_add(1)));
+        nearest.retain(|number| *number <= most);
+        nearest
     }
 
     /// Returns how vCPUs are added.

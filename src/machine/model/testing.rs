@@ -9,11 +9,11 @@ use super::effect::Effect;
 use super::evidence::Clues;
 use super::input::{Exchanged, Input, Opened, QemuState, SaveId, UnitFound};
 use super::numbering::Numbering;
-use super::request::{Command, Request, RequestId, Wait};
+use super::request::{Command, Request, RequestId, Until, Wait};
 use super::saved_state::SavedState;
 use super::{Facts, Model};
 use crate::config::Limits;
-use crate::ids::{Pid, Uid};
+use crate::ids::{Pid, Uid, VcpuId};
 use crate::inventory::{Inventory, Slots, Target};
 use crate::machine::spec::{Lifetime, MachineConfig, PlacementConfig};
 use crate::process::ProcessId;
@@ -76,19 +76,37 @@ impl Driver {
         Self { model, now }
     }
 
-    /// Returns a machine that is connected to a QEMU with the vCPUs 0 to `count` - 1 of 4, after the state
-    /// `saved` was read. vCPUs that are reported first are saved.
-    pub(super) fn connected(count: u32, saved: Option<SavedState>) -> (Self, Vec<Effect>) {
-        let is_first = saved.as_ref().is_none_or(|saved| saved.present.is_empty());
+    /// Returns a machine that reached a QEMU, and has read the state `saved`.
+    pub(super) fn loaded(saved: Option<SavedState>) -> Self {
         let mut driver = Self::new(Lifetime::Endpoint);
         driver.input(Input::Reached(PROCESS));
         driver.input(Input::Loaded(Ok(saved.map(Box::new))));
+        driver
+    }
+
+    /// Returns a machine that is connected to a QEMU with the vCPUs 0 to `count` - 1 of 4, after the state
+    /// `saved` was read. vCPUs that are reported first are saved, and started.
+    pub(super) fn connected(count: u32, saved: Option<SavedState>) -> (Self, Vec<Effect>) {
+        let is_first = saved.as_ref().is_none_or(|saved| saved.present.is_empty());
+        let mut driver = Self::loaded(saved);
         driver.input(Input::UnitFound(UnitFound::default()));
         let mut effects = driver.input(opened(count));
         if is_first {
             effects.extend(driver.save(&effects));
+            driver.start_all(count);
         }
         (driver, effects)
+    }
+
+    /// Lets the guest agent report all vCPUs as online.
+    fn start_all(&mut self, count: u32) {
+        let inventory = self.model.snapshot().inventory.clone();
+        let vcpus = (0..count).map(VcpuId).collect();
+        let online = Command::GuestOnline(inventory, vcpus);
+        self.input(Input::Command(RequestId(0), online));
+        self.pass(10);
+        let effects = self.answer(count);
+        self.save(&effects);
     }
 
     pub(super) fn input(&mut self, input: Input) -> Vec<Effect> {
@@ -109,6 +127,7 @@ impl Driver {
             subject: self.model.snapshot().subject(),
             authorized_count: count,
             wait,
+            until: Until::Present,
             guest_online: false,
             uid: Uid(1000),
         };
@@ -152,5 +171,6 @@ pub(super) fn opened(count: u32) -> Input {
         identity: Identity::default(),
         state: state(count),
         ospm: Vec::new(),
+        created: 0,
     }))
 }

@@ -8,18 +8,19 @@ use super::event::{Cause, MachineEvent, VcpuChange};
 use super::input::{Exchanged, Input, SaveError, UnitFound};
 use super::request::{Answer, Command, OfflineCpu, Outcome, RequestId, Wait};
 use super::saved_state::{SavedState, UnemittedChange};
-use super::testing::{Driver, PROCESS, opened, state};
+use super::starts::AwaitedVcpus;
+use super::testing::{Driver, PROCESS, numbering, opened, state};
 use crate::ids::{SlotId, Tid, Uid, VcpuId};
 use crate::machine::spec::{ConnectError, Lifetime};
 use crate::placement::{
-    self, ChangedThread, ChangedThreads, Report, Retry, Scheduler, UnitPlacement,
+    self, ChangedThread, ChangedThreads, Kind, Report, Retry, Scheduler, UnitPlacement,
 };
 use crate::process::SocketError;
 use crate::qmp::{AcpiOst, Closed, CommandError, Event};
 use crate::text::Text;
 
 /// Returns the batches that QEMU gets.
-fn batches(effects: &[Effect]) -> Vec<&Batch> {
+pub(super) fn batches(effects: &[Effect]) -> Vec<&Batch> {
     let batches = effects.iter().filter_map(|effect| match effect {
         Effect::Exchange(batch) => Some(batch),
         _ => None,
@@ -28,7 +29,7 @@ fn batches(effects: &[Effect]) -> Vec<&Batch> {
 }
 
 /// Returns the answers.
-fn replies(effects: &[Effect]) -> Vec<(u64, &Answer)> {
+pub(super) fn replies(effects: &[Effect]) -> Vec<(u64, &Answer)> {
     let replies = effects.iter().filter_map(|effect| match effect {
         Effect::Reply(RequestId(id), answer) => Some((*id, answer)),
         _ => None,
@@ -36,7 +37,7 @@ fn replies(effects: &[Effect]) -> Vec<(u64, &Answer)> {
     replies.collect()
 }
 
-fn events(effects: &[Effect]) -> Vec<&MachineEvent> {
+pub(super) fn events(effects: &[Effect]) -> Vec<&MachineEvent> {
     let events = effects.iter().filter_map(|effect| match effect {
         Effect::Emit(event) => Some(event),
         _ => None,
@@ -52,6 +53,7 @@ fn seconds(seconds: u64) -> Wait {
 fn saved_state(count: u32) -> SavedState {
     SavedState {
         present: state(count).inventory.to_saved(),
+        awaited: Some(AwaitedVcpus::new()),
         ..SavedState::new(PROCESS)
     }
 }
@@ -157,10 +159,40 @@ fn an_event_during_an_exchange_needs_another_refresh() {
     let (mut driver, _) = Driver::connected(1, None);
     driver.pass(20);
     let effects = driver.input(Input::Event(Event::Reset));
-    assert!(matches!(batches(&effects)[..], [Batch::Refresh]));
+    assert!(matches!(batches(&effects)[..], [Batch::Refresh(_)]));
     assert!(batches(&driver.input(Input::Event(Event::Reset))).is_empty());
     assert!(batches(&driver.answer(1)).is_empty());
-    assert!(matches!(batches(&driver.pass(10))[..], [Batch::Refresh]));
+    assert!(matches!(batches(&driver.pass(10))[..], [Batch::Refresh(_)]));
+}
+
+#[test]
+fn an_addition_is_answered_at_its_limit_and_its_events_follow() {
+    let (mut driver, _) = Driver::connected(1, None);
+    let effects = driver.set_vcpus(1, 3, seconds(2));
+    let asked = driver.save(&effects);
+    assert!(matches!(batches(&asked)[..], [Batch::Add(..)]));
+    assert!(replies(&driver.pass(1_999)).is_empty());
+    let effects = driver.pass(1);
+    assert!(matches!(
+        replies(&effects)[..],
+        [(1, Err(Error::AdditionPending { vcpus, .. }))] if *vcpus == [VcpuId(1), VcpuId(2)]
+    ));
+    let effects = driver.answer(3);
+    let effects = driver.save(&effects);
+    let added = |event: &&MachineEvent| matches!(event, MachineEvent::VcpuAdded(vcpu) if vcpu.uid == Some(Uid(1000)));
+    assert_eq!(events(&effects).into_iter().filter(added).count(), 2);
+    assert!(replies(&effects).is_empty());
+
+    // QEMU is not asked if the state is saved too late.
+    let effects = driver.set_vcpus(2, 4, seconds(2));
+    let late = driver.pass(2_000);
+    assert!(matches!(
+        replies(&late)[..],
+        [(2, Err(Error::NotStarted { .. }))]
+    ));
+    let effects = driver.save(&effects);
+    let is_addition = |batch: &&Batch| matches!(batch, Batch::Add(..));
+    assert!(!batches(&effects).iter().any(is_addition) && replies(&effects).is_empty());
 }
 
 #[test]
@@ -190,9 +222,7 @@ fn emits_events_of_the_previous_instance_first() {
 
 #[test]
 fn the_first_vcpus_are_saved_before_they_are_reported() {
-    let mut driver = Driver::new(Lifetime::Endpoint);
-    driver.input(Input::Reached(PROCESS));
-    driver.input(Input::Loaded(Ok(None)));
+    let mut driver = Driver::loaded(None);
     driver.input(Input::UnitFound(UnitFound::default()));
     let effects = driver.input(opened(2));
     assert!(events(&effects).is_empty());
@@ -210,6 +240,29 @@ fn reports_no_vcpu_that_was_never_reported() {
         events(&effects),
         [&MachineEvent::Appeared { is_known: false }]
     );
+}
+
+#[test]
+fn hot_added_vcpus_keep_their_guest_numbers_after_an_upgrade() {
+    let equal_after = |saved: SavedState| {
+        let (driver, _) = Driver::connected(3, Some(saved));
+        let snapshot = driver.model.snapshot();
+        let vcpus = snapshot.inventory.present();
+        let vcpus = vcpus.flat_map(|(slot, _)| slot.vcpus());
+        assert!(vcpus.eq((0..3).map(VcpuId)), "these never change");
+        snapshot.numbering.equal()
+    };
+    let saved = SavedState {
+        numbering: Some(numbering(3)),
+        ..saved_state(3)
+    };
+    let mut file = serde_json::to_value(saved).unwrap();
+    let members = file.as_object_mut().unwrap();
+    // The later versions added the others.
+    members.retain(|name, _| ["version", "leader", "present", "numbering"].contains(&&**name));
+    assert_eq!(equal_after(serde_json::from_value(file).unwrap()), 3);
+    // Before that, the history is not known, and none of these was present at the start of QEMU.
+    assert_eq!(equal_after(saved_state(3)), 0);
 }
 
 #[test]
@@ -267,9 +320,7 @@ fn searches_the_unit_again() {
 #[test]
 fn serves_a_machine_whose_unit_systemd_does_not_know_yet() {
     for is_late in [false, true] {
-        let mut driver = Driver::new(Lifetime::Endpoint);
-        driver.input(Input::Reached(PROCESS));
-        driver.input(Input::Loaded(Ok(None)));
+        let mut driver = Driver::loaded(None);
         let first = if is_late { 2_000 } else { 0 };
         let shown = driver.pass(first);
         assert_eq!(events(&shown).is_empty(), !is_late, "QEMU has not answered");
@@ -278,8 +329,8 @@ fn serves_a_machine_whose_unit_systemd_does_not_know_yet() {
         let effects = driver.pass(1);
         let is_placed = |e: &Effect| matches!(e, Effect::Place(..));
         assert!(effects.iter().any(is_placed), "without control groups");
-        let effects = driver.input(Input::Placed(Report::default()));
         driver.save(&effects);
+        driver.input(Input::Placed(Report::default()));
         let snapshot = driver.model.snapshot();
         assert_eq!(snapshot.state(), "running");
         assert_eq!(snapshot.unit, None);
@@ -290,6 +341,37 @@ fn serves_a_machine_whose_unit_systemd_does_not_know_yet() {
         let effects = driver.save(&effects);
         assert!(matches!(batches(&effects)[..], [Batch::Add(..)]));
     }
+}
+
+#[test]
+fn a_unit_that_is_found_late_is_published_after_its_pass() {
+    let mut driver = Driver::loaded(None);
+    driver.input(opened(1));
+    let effects = driver.pass(2_000);
+    driver.save(&effects);
+    driver.input(Input::Placed(Report::default()));
+    // systemd answers while the result of an addition is saved, and is then published.
+    let effects = driver.set_vcpus(1, 2, Wait::No);
+    driver.save(&effects);
+    let saving = driver.answer(2);
+    let unit = UnitPlacement {
+        kind: Kind::Scope,
+        unit: "vcpud-web.scope".to_owned(),
+        control_group: "/vcpud-web.scope".to_owned(),
+    };
+    driver.input(Input::UnitFound(UnitFound {
+        unit: Some(unit.clone()),
+        ..UnitFound::default()
+    }));
+    let effects = driver.save(&saving);
+    assert!(matches!(replies(&effects)[..], [(1, Ok(_))]));
+    assert_eq!(driver.model.snapshot().unit, None);
+    assert!(!driver.model.snapshot().placement_errors.is_empty());
+    driver.pass(0);
+    driver.answer(2);
+    assert_eq!(driver.model.snapshot().unit, None);
+    driver.input(Input::Placed(Report::default()));
+    assert_eq!(driver.model.snapshot().unit, Some(unit));
 }
 
 #[test]
@@ -306,9 +388,7 @@ fn the_placer_gets_the_changed_threads_of_a_previous_instance() {
         changed: changed(1, 11),
         ..saved_state(2)
     };
-    let mut driver = Driver::new(Lifetime::Endpoint);
-    driver.input(Input::Reached(PROCESS));
-    driver.input(Input::Loaded(Ok(Some(Box::new(saved_state)))));
+    let mut driver = Driver::loaded(Some(saved_state));
     driver.input(Input::UnitFound(UnitFound {
         unit: Some(UnitPlacement::without_groups(String::new())),
         ..UnitFound::default()
@@ -322,12 +402,35 @@ fn the_placer_gets_the_changed_threads_of_a_previous_instance() {
         ..placement::Outcome::default()
     };
     let report = Report {
-        vcpus: [(VcpuId(0), outcome)].into(),
+        vcpus: [(VcpuId(0), Box::new(outcome))].into(),
         ..Report::default()
     };
     let effects = driver.input(Input::Placed(report));
     let saves = |e: &Effect| matches!(e, Effect::Save(_, saved) if saved.changed == changed(0, 10));
     assert!(effects.iter().any(saves), "{effects:?}");
+}
+
+#[test]
+fn the_state_is_saved_while_threads_are_placed_and_both_end_before_the_report() {
+    for is_saved_first in [false, true] {
+        let mut driver = Driver::loaded(None);
+        driver.input(Input::UnitFound(UnitFound {
+            unit: Some(UnitPlacement::without_groups(String::new())),
+            ..UnitFound::default()
+        }));
+        let begun = driver.input(opened(2));
+        assert!(begun.iter().any(|e| matches!(e, Effect::Place(..))));
+        assert_eq!(saved(&begun).present.len(), 2);
+        let placed = Input::Placed(Report::default());
+        let last = if is_saved_first {
+            assert!(events(&driver.save(&begun)).is_empty());
+            driver.input(placed)
+        } else {
+            assert!(events(&driver.input(placed)).is_empty());
+            driver.save(&begun)
+        };
+        assert_eq!(events(&last).len(), 1, "{last:?}");
+    }
 }
 
 #[test]
@@ -383,7 +486,7 @@ fn refusal(alias: &str) -> AcpiOst {
 }
 
 /// Returns the state that is saved last.
-fn saved(effects: &[Effect]) -> &SavedState {
+pub(super) fn saved(effects: &[Effect]) -> &SavedState {
     let mut effects = effects.iter().rev();
     let save = effects.find_map(|effect| match effect {
         Effect::Save(_, saved_state) => Some(saved_state),
@@ -484,7 +587,7 @@ fn a_removal_that_qemu_may_have_received_explains_what_is_gone_later() {
     assert!(driver.model.snapshot().pending.is_empty());
     driver.pass(20);
     let asked = driver.input(Input::Event(Event::RunState));
-    assert!(matches!(batches(&asked)[..], [Batch::Refresh]));
+    assert!(matches!(batches(&asked)[..], [Batch::Refresh(_)]));
     let effects = driver.answer(1);
     let effects = driver.save(&effects);
     let removed = events(&effects).into_iter().find_map(|event| match event {
@@ -499,7 +602,7 @@ fn what_another_client_of_qemu_changed_is_known_before_nothing_is_done() {
     let (mut driver, _) = Driver::connected(2, None);
     // Another client has removed vCPU 1, and no event told.
     let effects = driver.set_vcpus(1, 2, Wait::No);
-    assert!(matches!(batches(&effects)[..], [Batch::Refresh]));
+    assert!(matches!(batches(&effects)[..], [Batch::Refresh(_)]));
     let effects = driver.answer(1);
     let effects = driver.save(&effects);
     let asked = driver.save(&effects);
@@ -522,7 +625,7 @@ fn a_reader_gets_the_current_state_and_does_not_wait_for_a_stalled_qemu() {
     );
     driver.pass(100);
     let effects = driver.input(refresh(2));
-    assert!(matches!(batches(&effects)[..], [Batch::Refresh]));
+    assert!(matches!(batches(&effects)[..], [Batch::Refresh(_)]));
     assert_eq!(
         batches(&driver.input(refresh(3))).len(),
         0,

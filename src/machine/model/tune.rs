@@ -106,6 +106,7 @@ impl Process {
             events: Vec::new(),
             since: cx.now,
             cost: std::time::Duration::ZERO,
+            save: None,
             then,
         };
         self.place(cx, Box::new(refreshed));

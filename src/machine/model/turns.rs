@@ -8,6 +8,7 @@ use super::operation::{QEMU_TIME, Queued, QueuedCommand};
 use super::process::{Context, Process};
 use super::request::{Command, Outcome, RequestId, Wait};
 use crate::ids::VcpuId;
+use crate::inventory::Inventory;
 
 /// How long a reader waits for a stalled QEMU.
 const READER_TIME: Duration = Duration::from_millis(500);
@@ -20,6 +21,15 @@ impl Process {
             Command::Tune(change, subject) => QueuedCommand::Tune(change, subject),
             Command::ApplyConfig => QueuedCommand::ApplyConfig,
             Command::Refresh => QueuedCommand::Refresh,
+            Command::AwaitStart(request) => {
+                self.starts.wait(cx.now, id, request);
+                return;
+            }
+            Command::GuestOnline(inventory, vcpus) => {
+                self.note_online(cx, &inventory, vcpus);
+                cx.out.reply(id, Ok(Outcome::default()));
+                return;
+            }
             Command::GuestOffline(cpus) => {
                 let numbers = cpus.iter().map(|cpu| cpu.cpu).collect();
                 self.offline.hold(cpus);
@@ -51,6 +61,17 @@ impl Process {
         });
     }
 
+    /// Notes the vCPUs of `inventory` that the guest agent reports as online, if they are the same now.
+    fn note_online(&mut self, cx: &mut Context<'_>, inventory: &Inventory, vcpus: Vec<VcpuId>) {
+        let known = cx.out.snapshot().inventory.clone();
+        let same = vcpus
+            .into_iter()
+            .filter(|vcpu| known.has_same(inventory, *vcpu));
+        if self.starts.note_online(same) {
+            self.evidence.note(cx.now);
+        }
+    }
+
     /// Does what is due: answers callers whose time ran out, and begins the next operation if none goes
     /// on.
     pub(super) fn proceed(&mut self, cx: &mut Context<'_>) {
@@ -61,9 +82,12 @@ impl Process {
             self.begin(cx, queued);
         }
         if self.is_connected && self.operation.is_idle() {
-            let due = self.refresh_due(cx.now, cx.out);
-            if due.is_some_and(|due| due <= cx.now) {
-                self.refresh(cx.out);
+            let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= cx.now);
+            let is_look = is_due(self.look_due());
+            if is_due(self.refresh_due(cx.now, cx.out)) {
+                self.refresh(cx, is_look);
+            } else if is_look {
+                self.look(cx);
             }
         }
         self.answer_late(cx);
@@ -73,7 +97,8 @@ impl Process {
     /// Returns when [`Self::proceed`] has to be called next.
     pub(super) fn next_deadline(&self, now: Instant, out: &Output) -> Option<Instant> {
         let queued = self.queue.iter().filter_map(|queued| queued.deadline).min();
-        let refresh = self.refresh_due(now, out);
+        let refresh = [self.refresh_due(now, out), self.look_due()];
+        let refresh = refresh.into_iter().flatten().min();
         let refresh = refresh.filter(|_| self.is_connected && self.operation.is_idle());
         let guest = self.offline.next_deadline(now);
         let others = guest.filter(|_| self.is_connected);
@@ -81,6 +106,7 @@ impl Process {
             queued,
             self.operation.deadline(),
             self.removals.next_deadline(),
+            self.starts.next_deadline(),
             refresh,
             others,
             self.placement.search_due().filter(|_| self.is_connected),
@@ -91,6 +117,9 @@ impl Process {
     fn answer_late(&mut self, cx: &mut Context<'_>) {
         for answered in self.removals.take_late(cx.now) {
             self.answer(answered, cx.out);
+        }
+        for (id, answer) in self.starts.take_due(cx.now, cx.out.snapshot()) {
+            cx.out.reply(id, answer);
         }
         if let Some((id, uid, error)) = self.operation.take_late(cx.now) {
             self.answer((id, uid, Err(error)), cx.out);

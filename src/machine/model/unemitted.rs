@@ -1,8 +1,9 @@
 //! Events that may not have been emitted on the bus. They are persisted, and emitted again by the next
 //! instance.
 
-use super::event::MachineEvent;
+use super::event::{MachineEvent, VcpuChange};
 use super::saved_state::{SavedState, UnemittedChange, UnemittedRefusal};
+use crate::ids::VcpuId;
 
 /// The events, each with the number of the flush that follows it. 0 is for those of a previous
 /// instance.
@@ -38,7 +39,15 @@ impl Unemitted {
         &mut self,
         changes: Vec<UnemittedChange>,
         refusals: Vec<UnemittedRefusal>,
+        starts: Vec<VcpuChange>,
     ) {
+        // A vCPU that was removed after its start has no start any more.
+        let is_removed = |vcpu: VcpuId| {
+            let last = changes.iter().rev().find(|change| change.vcpu() == vcpu);
+            matches!(last, Some(UnemittedChange::Removed(_)))
+        };
+        let starts = starts.into_iter().filter(|vcpu| !is_removed(vcpu.id));
+        let starts: Vec<MachineEvent> = starts.map(MachineEvent::VcpuStarted).collect();
         let changes = changes.into_iter().map(|change| match change {
             UnemittedChange::Added(vcpu) => MachineEvent::VcpuAdded(vcpu),
             UnemittedChange::Removed(vcpu) => MachineEvent::VcpuRemoved(vcpu),
@@ -51,7 +60,8 @@ impl Unemitted {
                     reason,
                 },
             );
-        self.events = changes.chain(refusals).map(|event| (0, event)).collect();
+        let events = changes.chain(starts).chain(refusals);
+        self.events = events.map(|event| (0, event)).collect();
     }
 
     /// Takes the events of a previous instance.
@@ -72,6 +82,7 @@ impl Unemitted {
                 MachineEvent::VcpuRemoved(vcpu) => {
                     saved.unemitted.push(UnemittedChange::Removed(vcpu));
                 }
+                MachineEvent::VcpuStarted(vcpu) => saved.unemitted_starts.push(vcpu),
                 MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
                     let refusal = UnemittedRefusal { vcpu, reason };
                     saved.unemitted_refusals.push(refusal);

@@ -7,6 +7,7 @@
 mod cpuset;
 mod groups;
 mod mounts;
+mod reader;
 mod survey;
 mod v1;
 mod v2;
@@ -18,6 +19,7 @@ use crate::process::Dir;
 
 pub(super) use groups::{CpusetFile, Groups};
 pub use mounts::{Membership, Mount, Mounts};
+pub(super) use reader::GroupReader;
 pub(super) use survey::{is_shared, limits};
 
 /// Creates the groups of the machine whose unit has the control group `unit`, as systemd and
@@ -60,16 +62,22 @@ pub(super) fn release(mounts: &Mounts, unit: &str) -> Result<(), StepError> {
 /// Returns the limit of the control group of `membership` that limits CPU time. `None`: it has none, as the
 /// root, or it is not visible.
 pub(super) fn bandwidth(mounts: &Mounts, membership: &Membership) -> Option<Bandwidth> {
-    let open = |mount: &Mount, group: &str| {
-        let root = Dir::open(&mount.point).ok()?;
-        root.descend(mount.relative(group)?).ok()
-    };
-    if let (Some(mount), Some(group)) = (
-        mounts.controllers.get("cpu"),
-        membership.controllers.get("cpu"),
-    ) {
-        return v1::bandwidth(&open(mount, group)?).ok();
+    if let Some(group) = membership.controllers.get("cpu") {
+        return v1::bandwidth(&open(mounts, membership, "cpu", group)?).ok();
     }
-    let (mount, group) = (mounts.unified.as_ref()?, membership.unified.as_ref()?);
-    v2::bandwidth(&open(mount, group)?).ok()
+    let group = membership.unified.as_ref()?;
+    v2::bandwidth(&open(mounts, membership, "cpu", group)?).ok()
+}
+
+/// Opens `group`, which is one of `membership` or above it: in the hierarchy of `controller`, or in that of
+/// version 2. `None`: it is not visible.
+fn open(mounts: &Mounts, membership: &Membership, controller: &str, group: &str) -> Option<Dir> {
+    let mount = if membership.controllers.contains_key(controller) {
+        mounts.controllers.get(controller)
+    } else {
+        mounts.unified.as_ref()
+    };
+    let mount = mount?;
+    let root = Dir::open(&mount.point).ok()?;
+    root.descend(mount.relative(group)?).ok()
 }

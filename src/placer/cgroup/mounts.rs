@@ -121,6 +121,12 @@ impl Membership {
         membership
     }
 
+    /// Returns the control group of `controller`: in its hierarchy of version 1, or in that of version 2.
+    pub fn of(&self, controller: &str) -> Option<&str> {
+        let path = self.controllers.get(controller);
+        path.or(self.unified.as_ref()).map(String::as_str)
+    }
+
     /// Returns the control group that limits CPU time.
     pub fn of_cpu(&self) -> Option<&str> {
         let controllers = &self.controllers;

@@ -34,7 +34,7 @@ use fault::Outcome;
 
 pub use canned::Canned;
 pub use fault::Fault;
-pub use model::{Call, Model, Removal, Threads, UUID, deleted, event, ost};
+pub use model::{Call, Model, Removal, Starts, Threads, UUID, deleted, event, ost};
 pub use replay::Replay;
 pub use tape::{Command, Next, Sent};
 pub use wait::{until, within};
@@ -172,6 +172,13 @@ impl Peer {
         let calls = self.shared.calls.borrow();
         let of_command = calls.iter().filter(|call| call.command == command);
         of_command.cloned().collect()
+    }
+
+    /// Returns the commands of all calls after the first `count`, in order.
+    pub fn commands_from(&self, count: usize) -> Vec<String> {
+        let calls = self.shared.calls.borrow();
+        let later = calls.iter().skip(count);
+        later.map(|call| call.command.to_string()).collect()
     }
 
     /// Returns the number of all calls.

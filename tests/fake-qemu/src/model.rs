@@ -23,6 +23,12 @@ pub struct Model {
     pub threads: Threads,
     /// The run state, as QEMU names it.
     pub status: &'static str,
+    /// The CPUs that the guest starts.
+    pub starts: Starts,
+    /// How often the exits of CPUs were queried. Those of started CPUs grow with it.
+    looks: u64,
+    /// The reply to `query-stats` about all vCPUs.
+    pub stats: Value,
     /// Commands that had nothing to do.
     superfluous: Vec<String>,
 }
@@ -34,6 +40,15 @@ pub enum Removal {
     Willing,
     /// The guest keeps the CPU until the test removes it.
     Held,
+}
+
+/// The CPUs that the guest starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starts {
+    /// All present CPUs, at once.
+    All,
+    /// None.
+    None,
 }
 
 /// The threads that QEMU names.
@@ -125,6 +140,9 @@ impl Model {
             removal: Removal::Willing,
             threads: Threads::Own,
             status: "running",
+            starts: Starts::All,
+            looks: 0,
+            stats: json!([]),
             superfluous: Vec::new(),
         };
         for n in 0..present {
@@ -197,6 +215,8 @@ impl Model {
             "query-status" => json!({"status": self.status, "running": true}),
             "query-hotpluggable-cpus" => self.hotpluggable(),
             "query-cpus-fast" => self.cpus(),
+            "query-stats" if call.arguments.get("vcpus").is_some() => self.exits(&call.arguments),
+            "query-stats" => self.stats.clone(),
             "device_add" => return self.device_add(call),
             "device_del" => return self.device_del(call),
             other => return vec![call.refusal(&format!("The command {other} has not been found"))],
@@ -242,6 +262,22 @@ impl Model {
             })
         });
         entries.collect()
+    }
+
+    /// Returns the exits of the CPUs that are asked for.
+    fn exits(&mut self, asked: &Value) -> Value {
+        assert_eq!(asked["target"], "vcpu");
+        self.looks += 1;
+        let exits = match self.starts {
+            Starts::All => self.looks,
+            Starts::None => 0,
+        };
+        let asked = asked["vcpus"].as_array().expect("a list");
+        // QEMU lists the last one first.
+        let rows = asked.iter().rev().map(|path| {
+            json!({"provider": "kvm", "qom-path": path, "stats": [{"name": "exits", "value": exits}]})
+        });
+        rows.collect()
     }
 
     fn device_add(&mut self, call: &Call) -> Vec<Value> {
@@ -324,6 +360,7 @@ const COMMANDS: &[&str] = &[
     "query-cpus-fast",
     "query-hotpluggable-cpus",
     "query-kvm",
+    "query-stats",
     "query-status",
     "query-target",
     "query-uuid",

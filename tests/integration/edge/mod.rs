@@ -41,6 +41,11 @@ impl Served {
         RawClient::nobody(&self.world.bus).await
     }
 
+    /// Returns a raw client whose signals the bus delivers to the service.
+    async fn root(&self) -> RawClient {
+        RawClient::connect(&self.world.bus, 0).await
+    }
+
     /// Checks that the service answers, and over the same connection as before.
     async fn assert_untouched(&self, after: &str) {
         assert_eq!(self.machine.vcpus().await.unwrap(), 2, "after {after}");

@@ -1,5 +1,10 @@
 //! Callers that do not read their replies, and callers that call as fast as they can.
 
+use std::collections::HashMap;
+
+use serde_json::json;
+use zbus::Variant;
+
 use super::Served;
 use crate::harness::*;
 
@@ -14,6 +19,52 @@ async fn caller(served: &Served, count: usize) -> RawClient {
         nobody.send(&bytes, &[]).await;
     }
     nobody
+}
+
+/// Scripted QEMU that owes a reply, dbus-daemon, raw clients. A call for all machines is one read, as one for a
+/// machine.
+#[tokio::test]
+async fn statistics_have_the_limits_of_other_reads() {
+    let served = Served::start().await;
+    served
+        .peer
+        .script(|_, call| (call.command == "query-stats").then(Vec::new));
+    let options = HashMap::from([("kvm", Variant::Bool(true))]);
+    let path = served.machine.path();
+    let mut clients = Vec::new();
+    for n in 0..6 {
+        let mut nobody = served.nobody().await;
+        let (path, interface) = match n % 2 {
+            0 => (path, MACHINE),
+            _ => ("/org/vcpud1", "org.vcpud1.Manager"),
+        };
+        for _ in 0..128 {
+            let (_, bytes) = nobody.call_of(path, interface, "GetStatistics", &options);
+            nobody.send(&bytes, &[]).await;
+        }
+        clients.push(nobody);
+    }
+    let last = clients.last_mut().expect("a client").receive().await;
+    let refused = last.error.expect("more calls wait than may");
+    assert!(refused.ends_with("LimitExceeded"), "{refused}");
+    served.assert_untouched("many calls").await;
+
+    let query = served.peer.calls("query-stats").remove(0);
+    served.peer.script(|_, _| None);
+    served.peer.send(&query.reply(json!([])));
+    let (mut answered, mut refused) = (0, 1);
+    for (n, nobody) in clients.iter_mut().enumerate() {
+        for _ in 0..if n == 5 { 127 } else { 128 } {
+            match nobody.receive().await.error {
+                None => answered += 1,
+                Some(_) => refused += 1,
+            }
+        }
+    }
+    assert_eq!(answered + refused, 6 * 128);
+    assert!(answered >= 512, "{answered} are answered");
+    let queries = served.peer.count("query-stats");
+    assert!(queries < 100, "{queries} queries for {answered} calls");
 }
 
 /// Scripted QEMU of 1024 vCPUs, dbus-daemon with its own limits, raw clients. A reply is about 300

@@ -385,6 +385,19 @@ async fn waiting_for_the_agent_ends_at_the_callers_own_limit() {
     long.abort();
 }
 
+/// Uses a fake QEMU and guest agent, and dbus-daemon.
+#[tokio::test]
+async fn a_cpu_that_the_agent_reports_as_online_is_started() {
+    let world = World::without_polkit().await;
+    let mut model = Model::x86(2, 4);
+    model.starts = Starts::None;
+    let _peer = world.peer("web", model);
+    let _agent = Agent::start(&world, "web", &[(0, true), (1, false)]);
+    let machine = world.machine("web").await;
+    assert_eq!(machine.started().await, [(0, true), (1, false)]);
+    machine.wait_for("StartedVcpus", 1u32).await;
+}
+
 /// A machine of three vCPUs whose guest holds what it is asked for, and whose agent has taken CPU 2
 /// offline for a removal that is pending.
 async fn machine_with_a_cpu_offline(world: &World) -> (Peer, Agent, Machine) {

@@ -31,14 +31,22 @@ async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
 
     let too_long = vec![b'x'; (4 << 20) + 1];
     let flood = format!("{}\n", event("RESET", json!({}))).repeat(20_000);
-    let breaches: [(&str, Vec<u8>); 5] = [
+    // A refresh begins, and QEMU is not connected any more.
+    let after_events: String = (0..100)
+        .map(|n| format!("{}\r\n", deleted(&format!("/{n}"))))
+        .collect();
+    let breaches: [(&str, Vec<u8>); 6] = [
         ("no JSON", b"hello\r\n".to_vec()),
         ("no message", b"{\"answer\": 42}\r\n".to_vec()),
         (
             "a reply to no command",
-            b"{\"return\": {}, \"id\": 4711}\r\n".to_vec(),
+            b"{\"return\": {}, \"id\": 18446744073709551615}\r\n".to_vec(),
         ),
         ("a line without an end", too_long),
+        (
+            "no JSON after events",
+            format!("{after_events}hello\r\n").into_bytes(),
+        ),
         (
             "a name with a NUL",
             format!("{}\r\n", deleted("/a\0b")).into_bytes(),
@@ -65,6 +73,12 @@ async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
             "{breach}"
         );
         assert_eq!(told.len(), 2, "{breach}: {told:?}");
+        let service = world.service.as_ref().expect("it runs");
+        service
+            .has_logged(&format!(
+                "{name}: disconnected: QEMU broke the QMP protocol"
+            ))
+            .await;
         peers.push(peer);
     }
     // A flood may cost the connection or not, but nothing else.
@@ -268,7 +282,9 @@ fn crowd(call: &Call, is_full: bool) -> Option<Vec<Value>> {
 #[tokio::test]
 async fn a_machine_that_changes_by_itself_does_not_flood_the_log() {
     let world = World::without_polkit().await;
-    let peer = world.peer("web", Model::x86(1, 4));
+    let mut model = Model::x86(1, 4);
+    model.starts = Starts::None;
+    let peer = world.peer("web", model);
     let machine = world.machine("web").await;
     let mark = world.signals.mark().await;
     for is_full in [true, false, true] {

@@ -11,11 +11,6 @@ async fn world() -> (World, Systemd) {
     (world, systemd)
 }
 
-async fn serve(world: &mut World, systemd: &Systemd) {
-    world.service = Some(Service::start_under(&world.bus, systemd));
-    owned(&world.connection, "org.vcpud1").await;
-}
-
 async fn kill(world: &mut World) {
     let mut service = world.service.take().expect("it runs");
     service.kill().await;
@@ -28,7 +23,7 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
     let mut model = Model::x86(4, 6);
     model.removal = Removal::Held;
     let peer = world.peer("web", model);
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     systemd.is_told("READY=1").await;
     systemd.keeps(&["pidfd-web", "qmp-web"]).await;
     let machine = world.machine("web").await;
@@ -44,7 +39,7 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
     peer.send(&ost(2, None, 3, 130));
     let path = peer.model().unplug(3);
     peer.send(&deleted(&path));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let told = world.signals.wait("both", mark, |told| {
         !removed(told).is_empty() && !removal_failed(told).is_empty()
     });
@@ -61,7 +56,7 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
 async fn a_service_that_ends_in_peace_leaves_its_connection_open() {
     let (mut world, mut systemd) = world().await;
     let peer = world.peer("web", Model::x86(2, 6));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let machine = world.machine("web").await;
     let mut service = world.service.take().expect("it runs");
     service.terminate();
@@ -70,7 +65,7 @@ async fn a_service_that_ends_in_peace_leaves_its_connection_open() {
     let mark = world.signals.mark().await;
     let path = peer.model().unplug(1);
     peer.send(&deleted(&path));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let told = world
         .signals
         .wait("the vCPU", mark, |told| !removed(told).is_empty());
@@ -85,7 +80,7 @@ async fn a_service_that_ends_in_peace_leaves_its_connection_open() {
 async fn a_reply_to_a_service_that_is_no_more_is_passed_over() {
     let (mut world, systemd) = world().await;
     let peer = world.peer("web", Model::x86(2, 6));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let machine = world.machine("web").await;
     let (sender, mut asked) = tokio::sync::watch::channel(None);
     peer.script(move |model, call| {
@@ -101,7 +96,7 @@ async fn a_reply_to_a_service_that_is_no_more_is_passed_over() {
     kill(&mut world).await;
     reply.iter().for_each(|message| peer.send(message));
     peer.script(|_, _| None);
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let told = world
         .signals
         .wait("the vCPU", mark, |told| !added(told).is_empty());
@@ -117,7 +112,7 @@ async fn a_connection_that_broke_is_not_kept() {
     let (mut world, mut systemd) = world().await;
     let peer = world.peer("web", Model::x86(2, 6));
     let other = world.peer("other", Model::x86(1, 1));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     systemd
         .keeps(&["pidfd-other", "pidfd-web", "qmp-other", "qmp-web"])
         .await;
@@ -132,7 +127,7 @@ async fn a_connection_that_broke_is_not_kept() {
     kill(&mut world).await;
     drop(other);
     std::fs::remove_file(world.socket("other")).unwrap();
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     systemd.keeps(&["pidfd-web", "qmp-web"]).await;
     assert_eq!(systemd.kept().len(), 2);
     let machine = world.machine("web").await;
@@ -145,7 +140,7 @@ async fn a_machine_that_was_registered_with_a_connection_goes_on() {
     let (mut world, mut systemd) = world().await;
     let socket = world.bus.directory().join("elsewhere");
     let peer = Peer::start(&socket, Model::x86(1, 4));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let connection = std::os::unix::net::UnixStream::connect(&socket).unwrap();
     let manager = world.manager().await;
     let fd = zbus::Fd::from(&connection);
@@ -157,7 +152,7 @@ async fn a_machine_that_was_registered_with_a_connection_goes_on() {
     systemd.keeps(&["pidfd-own", "qmp-own"]).await;
 
     kill(&mut world).await;
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     assert_eq!(peer.clients(), 1);
 
@@ -180,7 +175,7 @@ async fn a_service_with_nothing_to_do_ends_and_not_before() {
     )
     .unwrap();
     let peer = world.peer("web", Model::x86(1, 4));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let machine = world.machine("web").await;
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 
@@ -198,7 +193,7 @@ async fn a_service_with_nothing_to_do_ends_and_not_before() {
 #[tokio::test]
 async fn systemd_is_told_of_a_reload() {
     let (mut world, mut systemd) = world().await;
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let configuration = world.bus.configuration_directory();
     std::fs::create_dir_all(&configuration).unwrap();
     std::fs::write(
@@ -224,7 +219,7 @@ async fn systemd_is_told_of_a_reload() {
 async fn systemd_is_told_that_the_service_is_well_and_how_it_is() {
     let (mut world, mut systemd) = world().await;
     let _peer = world.peer("web", Model::x86(2, 6));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     systemd.is_told("STATUS=1 machine.").await;
     systemd.is_told("WATCHDOG=1").await;
     world.service.as_ref().expect("it runs").terminate();
@@ -240,7 +235,7 @@ async fn a_real_qemu_goes_on_with_the_next_service() {
         ..Boot::default()
     };
     let mut qemu = Qemu::start(&world, "web", &boot).await;
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let machine = world.machine("web").await;
     for count in 2..5 {
         assert_eq!(machine.set(count).await, Ok(Outcome::added([count - 1])));
@@ -248,7 +243,7 @@ async fn a_real_qemu_goes_on_with_the_next_service() {
         // Told while nobody listens, and heard all the same.
         let mark = world.signals.mark().await;
         qemu.execute("stop", serde_json::json!({})).await;
-        serve(&mut world, &systemd).await;
+        world.serve_under(&systemd).await;
         assert_eq!(machine.state().await.unwrap(), "paused");
         qemu.execute("cont", serde_json::json!({})).await;
         machine.wait_for("State", "running").await;
@@ -273,7 +268,7 @@ async fn a_service_that_is_killed_again_and_again_tells_the_whole_truth() {
     const KILLS: usize = 60;
     let (mut world, systemd) = world().await;
     let peer = world.peer("web", Model::x86(1, 8));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     let mark = world.signals.mark().await;
     let machine = world.machine("web").await;
     let mut seed = 1;
@@ -293,7 +288,7 @@ async fn a_service_that_is_killed_again_and_again_tells_the_whole_truth() {
         }
         kill(&mut world).await;
         request.abort();
-        serve(&mut world, &systemd).await;
+        world.serve_under(&systemd).await;
     }
     machine.wait_for("State", "running").await;
     machine.set_patiently(3).await.unwrap();
@@ -341,7 +336,7 @@ async fn a_dead_socket_says_nothing_to_systemd() {
     let (mut world, mut systemd) = world().await;
     drop(std::os::unix::net::UnixListener::bind(world.socket("dead")).unwrap());
     let peer = world.peer("web", Model::x86(1, 4));
-    serve(&mut world, &systemd).await;
+    world.serve_under(&systemd).await;
     systemd.keeps(&["pidfd-web", "qmp-web"]).await;
     // The service has tried the dead socket when its name is owned.
     peer.hang_up();

@@ -112,6 +112,32 @@ async fn a_plan_is_what_would_be_done_and_changes_nothing() {
     assert_eq!(plan(2).await["error"], error_name::DISCONNECTED);
 }
 
+/// Scripted QEMU, dbus-daemon. A QEMU with TCG aborts if it creates more vCPUs than the maximum in its life.
+#[tokio::test]
+async fn a_plan_counts_the_vcpus_that_tcg_created() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 4));
+    peer.script(|_, call| {
+        let is_asked = call.command == "query-kvm";
+        is_asked.then(|| vec![call.reply(json!({"enabled": false, "present": false}))])
+    });
+    let machine = world.machine("web").await;
+    assert_eq!(machine.accelerator().await.unwrap(), "tcg");
+    assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
+    assert_eq!(machine.set(2).await, Ok(Outcome::removed([2])));
+    let plan = async |count| {
+        let plan = machine.plan(count, HashMap::new()).await.unwrap();
+        Value::Object(dict(&plan))
+    };
+    assert_eq!(plan(3).await["added"], json!([2]));
+    let failure = machine.set(4).await.unwrap_err();
+    failure.assert(error_name::NOT_SUPPORTED, &["web", "has added 3"]);
+    let reason = failure.text;
+    let denied = json!({"error": failure.name, "reason": reason, "nearest": [3]});
+    assert_eq!(plan(4).await, denied);
+    assert_eq!(peer.count("device_add"), 1);
+}
+
 /// Scripted QEMU, dbus-daemon, polkitd. The rule gets the resulting number of a list.
 #[tokio::test]
 async fn a_rule_about_numbers_holds_for_lists() {

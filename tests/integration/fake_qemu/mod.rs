@@ -16,5 +16,7 @@ mod removals;
 mod restart;
 mod soak;
 mod stalls;
+mod starts;
+mod statistics;
 mod targets;
 mod units;

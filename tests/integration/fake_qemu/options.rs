@@ -11,21 +11,30 @@ async fn an_option_that_is_not_known_or_of_another_type_is_an_error() {
     let world = World::without_polkit().await;
     let peer = world.peer("web", Model::x86(1, 4));
     let machine = world.machine("web").await;
-    let cases: [(&str, Variant<'_>, &str); 5] = [
+    let cases: [(&str, Variant<'_>, &str); 7] = [
         ("asynk", true.into(), "unknown option \"asynk\""),
         ("", 1u32.into(), "unknown option"),
         ("async", 1u32.into(), "of type b"),
         ("timeout-usec", 5u32.into(), "of type t"),
         ("timeout-usec", "5s".into(), "of type t"),
+        ("until", true.into(), "of type s"),
+        ("until", "online".into(), "\"present\" or \"started\""),
     ];
     for (key, value, text) in cases {
         let failure = machine.set_with(2, &[(key, value)]).await.unwrap_err();
         failure.assert(error_name::INVALID_ARGS, &[text]);
     }
+    let both = [("async", true.into()), ("until", "started".into())];
+    let failure = machine.set_with(2, &both).await.unwrap_err();
+    failure.assert(error_name::INVALID_ARGS, &["omit one of them"]);
     assert_eq!(peer.count("device_add"), 0);
     assert_eq!(machine.vcpus().await.unwrap(), 1);
 
-    let options = [("async", false.into()), ("timeout-usec", u64::MAX.into())];
+    let options = [
+        ("async", false.into()),
+        ("timeout-usec", u64::MAX.into()),
+        ("until", "started".into()),
+    ];
     let result = machine.set_with(2, &options).await;
     assert_eq!(result, Ok(Outcome::added([1])));
     let result = machine.set_with(1, &options).await;

@@ -165,8 +165,28 @@ pub(crate) struct Boot {
     pub(crate) accelerator: &'static str,
     /// Whether Linux is booted; else there is firmware only.
     pub(crate) linux: bool,
+    /// Whether the guest does not run.
+    pub(crate) paused: bool,
     /// Whether Linux leaves new CPUs offline, and has an agent that can bring them online.
     pub(crate) agent: bool,
+}
+
+impl Boot {
+    /// A PC with two vCPUs and firmware only.
+    pub(crate) const FIRMWARE: Self = Self {
+        hardware: Hardware::Q35,
+        vcpus: 2,
+        accelerator: "tcg,thread=multi",
+        linux: false,
+        paused: false,
+        agent: false,
+    };
+
+    /// The same, which runs all vCPUs in one thread.
+    pub(crate) const ONE_THREAD: Self = Self {
+        accelerator: "tcg,thread=single",
+        ..Self::FIRMWARE
+    };
 }
 
 impl Default for Boot {
@@ -176,6 +196,7 @@ impl Default for Boot {
             vcpus: 1,
             accelerator: "tcg,thread=multi",
             linux: true,
+            paused: false,
             agent: false,
         }
     }
@@ -264,6 +285,9 @@ impl Qemu {
             options.push_str(" guest.no-online");
             let port = listen(&world.agent_socket(name));
             command.args(["-serial", port.as_str()]);
+        }
+        if boot.paused {
+            command.arg("-S");
         }
         if boot.linux {
             command

@@ -160,6 +160,17 @@ impl Machine {
         rows.iter().map(dict).collect()
     }
 
+    /// `GetStatistics` with options: the dictionaries of the machine and of its vCPUs.
+    pub(crate) async fn statistics(
+        &self,
+        options: &[(&str, Variant<'_>)],
+    ) -> Result<(Dict, Vec<Dict>), Failure> {
+        let call = self.proxy.get_statistics(as_dict(options));
+        let result = within("GetStatistics", call).await;
+        let (machine, vcpus) = result.map_err(Failure::of)?;
+        Ok((dict(&machine), vcpus.iter().map(dict).collect()))
+    }
+
     /// The numbers of the vCPUs that `ListVcpus` calls present.
     pub(crate) async fn present(&self) -> Vec<u32> {
         let rows = self.rows().await;
@@ -177,6 +188,26 @@ impl Machine {
         online.collect()
     }
 
+    /// The vCPUs with `started` in `ListVcpus`, and its value.
+    pub(crate) async fn started(&self) -> Vec<(u64, bool)> {
+        let rows = self.rows().await;
+        let started = rows
+            .iter()
+            .filter_map(|row| Some((row["id"].as_u64()?, row.get("started")?.as_bool()?)));
+        started.collect()
+    }
+
+    /// `SetVcpus` that waits until the guest has started the vCPUs.
+    pub(crate) async fn set_until_started(
+        &self,
+        count: u32,
+        limit: Duration,
+    ) -> Result<Outcome, Failure> {
+        let limit = limit.as_micros() as u64;
+        let options = [("until", "started".into()), ("timeout-usec", limit.into())];
+        self.set_with(count, &options).await
+    }
+
     /// `PendingRemovals`.
     pub(crate) async fn pending(&self) -> Vec<u32> {
         let pending = self.proxy.pending_removals().await;
@@ -186,6 +217,18 @@ impl Machine {
     /// Waits until `property` is `wanted`.
     pub(crate) async fn wait_for(&self, property: &str, wanted: impl Into<Variant<'static>>) {
         let wanted = wanted.into();
+        let what = format!("{property} to be {wanted:?}");
+        self.wait_until(&what, property, |value| *value == wanted)
+            .await;
+    }
+
+    /// Waits for `what`, which `is_reached` finds in the value of `property`.
+    pub(crate) async fn wait_until(
+        &self,
+        what: &str,
+        property: &str,
+        is_reached: impl Fn(&Variant<'_>) -> bool,
+    ) {
         let mut signals = self.signals.clone();
         let reached = async {
             loop {
@@ -194,13 +237,13 @@ impl Machine {
                     .proxy
                     .inner()
                     .get_property::<zbus::OwnedVariant>(property);
-                if *value.await.expect("the property is there") == wanted {
+                if is_reached(&value.await.expect("the property is there")) {
                     return;
                 }
                 signals.next().await;
             }
         };
-        within(format!("{property} to be {wanted:?}"), reached).await;
+        within(what.to_owned(), reached).await;
     }
 }
 

@@ -1,7 +1,9 @@
 //! The parts of the tests: real ones if possible, and a fake QEMU.
 
 mod bus;
+mod exporter;
 mod guest;
+mod http;
 mod json;
 mod machine;
 mod polkit;
@@ -15,11 +17,13 @@ mod wait;
 mod world;
 
 pub(crate) use bus::{is_owned, owned};
+pub(crate) use exporter::ExporterSocket;
 pub(crate) use fake_qemu::{
-    Call, Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Threads, UUID, deleted, event,
-    ost, until, within,
+    Call, Command, Fault, Model, Next, Peer, Removal, Replay, Sent, Starts, Threads, UUID, deleted,
+    event, ost, until, within,
 };
 pub(crate) use guest::{Boot, Hardware, MAX_VCPUS, Qemu};
+pub(crate) use http::{read_to_end, request};
 pub(crate) use json::{Dict, dict};
 pub(crate) use machine::{Failure, Machine, Outcome, WITH_GUEST};
 pub(crate) use process::{Process, command, command_of_nobody, sleeper};

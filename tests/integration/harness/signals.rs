@@ -22,6 +22,7 @@ pub(crate) enum Signal {
     /// `PropertiesChanged` of the object at this path.
     Changed(String, Dict),
     Added(Vcpu),
+    Started(Vcpu),
     Removed(Vcpu),
     RemovalFailed(Vcpu, String),
 }
@@ -62,6 +63,8 @@ impl Vcpu {
 pub(crate) struct Signals {
     connection: Connection,
     record: watch::Receiver<Vec<Signal>>,
+    /// The vCPUs of all `VcpuStarted`. The guest decides when they come, so they are not part of the record.
+    started: watch::Receiver<Vec<Vcpu>>,
     /// How far the messages of the connection are read.
     read: watch::Receiver<Sequence>,
 }
@@ -71,11 +74,18 @@ impl Signals {
     pub(crate) async fn record(connection: &Connection) -> Self {
         let mut messages = MessageStream::from(connection);
         let (recorder, record) = watch::channel(Vec::new());
+        let (starts, started) = watch::channel(Vec::new());
         let (reader, read) = watch::channel(Sequence::default());
         tokio::spawn(async move {
             while let Some(Ok(message)) = messages.next().await {
-                if let Some(signal) = decode(&message) {
-                    recorder.send_modify(|record| record.push(signal));
+                match decode(&message) {
+                    Some(Signal::Started(vcpu)) => starts.send_modify(|all| all.push(vcpu)),
+                    // Those that wait for a property read it then.
+                    Some(Signal::Changed(_, changed)) if changed.is_empty() => {
+                        recorder.send_modify(|_| {});
+                    }
+                    Some(signal) => recorder.send_modify(|record| record.push(signal)),
+                    None => {}
                 }
                 reader.send_replace(message.recv_position());
             }
@@ -88,8 +98,25 @@ impl Signals {
         Self {
             connection: connection.clone(),
             record,
+            started,
             read,
         }
+    }
+
+    /// Waits until `VcpuStarted` came for `count` vCPUs. Returns them.
+    #[track_caller]
+    pub(crate) fn started(&self, count: usize) -> impl Future<Output = Vec<Vcpu>> {
+        let mut started = self.started.clone();
+        within(format!("VcpuStarted of {count} vCPUs"), async move {
+            let found = started.wait_for(|all| all.len() >= count);
+            found.await.expect("the recorder runs").clone()
+        })
+    }
+
+    /// Returns the vCPUs of all `VcpuStarted`, including everything that the service has sent so far.
+    pub(crate) async fn all_started(&self) -> Vec<Vcpu> {
+        self.all().await;
+        self.started.borrow().clone()
     }
 
     /// Where the record stands, with all that the service has sent so far.
@@ -227,10 +254,12 @@ fn decode(message: &Message) -> Option<Signal> {
         }
         "PropertiesChanged" => {
             type Body = (String, HashMap<String, OwnedVariant>, Vec<String>);
-            let (_, changed, _): Body = body.deserialize().expect("sa{sv}as");
+            let (_, mut changed, _): Body = body.deserialize().expect("sa{sv}as");
+            changed.remove("StartedVcpus");
             Signal::Changed(path, dict(&changed))
         }
         "VcpuAdded" => Signal::Added(vcpu(body.deserialize().expect("usa{sv}"))),
+        "VcpuStarted" => Signal::Started(vcpu(body.deserialize().expect("usa{sv}"))),
         "VcpuRemoved" => Signal::Removed(vcpu(body.deserialize().expect("usa{sv}"))),
         "VcpuRemovalFailed" => {
             type Body = (u32, String, String, HashMap<String, OwnedVariant>);

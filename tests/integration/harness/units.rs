@@ -401,6 +401,11 @@ impl Unit {
     fn id(&self) -> &str {
         &self.0
     }
+
+    #[zbus(property)]
+    fn after(&self) -> Vec<&str> {
+        vec!["network.target"]
+    }
 }
 
 struct Scope {

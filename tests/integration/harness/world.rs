@@ -23,6 +23,7 @@ use super::polkit::Polkit;
 use super::process::{Process, command, command_of_nobody};
 use super::service::Service;
 use super::signals::{Signal, Signals};
+use super::systemd::Systemd;
 use super::wait::within;
 
 const VCPUCTL: &str = env!("CARGO_BIN_EXE_vcpuctl");
@@ -88,6 +89,12 @@ impl World {
     /// Starts the service.
     pub(crate) async fn serve(&mut self) {
         self.start_service();
+        bus::owned(&self.connection, "org.vcpud1").await;
+    }
+
+    /// Starts the service with what `systemd` keeps for it.
+    pub(crate) async fn serve_under(&mut self, systemd: &Systemd) {
+        self.service = Some(Service::start_under(&self.bus, systemd));
         bus::owned(&self.connection, "org.vcpud1").await;
     }
 

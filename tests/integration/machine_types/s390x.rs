@@ -10,6 +10,7 @@ const BOOT: Boot = Boot {
     vcpus: 1,
     accelerator: "tcg,thread=multi",
     linux: false,
+    paused: false,
     agent: false,
 };
 

@@ -11,4 +11,6 @@ mod pending;
 mod placement;
 mod refusal;
 mod single_thread;
+mod starts;
 mod states;
+mod statistics;

@@ -6,13 +6,7 @@ use crate::harness::*;
 #[tokio::test]
 async fn a_thread_that_several_vcpus_share_is_no_vcpus_thread() {
     let world = World::without_polkit().await;
-    let boot = Boot {
-        vcpus: 2,
-        accelerator: "tcg,thread=single",
-        linux: false,
-        ..Boot::default()
-    };
-    let mut qemu = Qemu::start(&world, "slow", &boot).await;
+    let mut qemu = Qemu::start(&world, "slow", &Boot::ONE_THREAD).await;
     let machine = world.machine("slow").await;
     machine.set(3).await.unwrap();
 

@@ -1,16 +1,15 @@
 //! A machine that does not just run.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 use vcpud::names::error_name;
 
 use crate::harness::*;
 
 const FIRMWARE: Boot = Boot {
-    hardware: Hardware::Q35,
     vcpus: 1,
-    accelerator: "tcg,thread=multi",
-    linux: false,
-    agent: false,
+    ..Boot::FIRMWARE
 };
 
 /// Real QEMU with firmware only, dbus-daemon.
@@ -164,5 +163,17 @@ async fn qemu_is_asked_for_no_vcpu_that_would_make_it_abort() {
     let failure = machine.set(2).await.unwrap_err();
     let text = ["web", "at most 3 vCPUs in its life", "has added 3"];
     failure.assert(error_name::NOT_SUPPORTED, &text);
+    // A plan says the same.
+    let plan = machine.plan(2, HashMap::new()).await.unwrap();
+    let plan = dict(&plan);
+    assert_eq!(plan["error"], error_name::NOT_SUPPORTED);
+    assert_eq!(plan["reason"], failure.text);
+    assert_eq!(plan["nearest"], json!([1]));
+    // So does the same QEMU when it is registered again.
+    let manager = world.manager().await;
+    manager.unregister_machine("web").await.unwrap();
+    manager.reload().await.unwrap();
+    let machine = world.machine("web").await;
+    assert_eq!(machine.set(2).await.unwrap_err().text, failure.text);
     assert_eq!(qemu.count("device_add"), 2);
 }

@@ -110,10 +110,10 @@ async fn a_thousand_cpus_are_one_look() {
     assert_eq!(machine.max_vcpus().await.unwrap(), 1024);
     assert_eq!(machine.rows().await.len(), 1024);
     let mark = world.signals.mark().await;
-    let looks = peer.count("query-hotpluggable-cpus");
+    let queries = peer.count("query-cpus-fast");
     let hundred: Vec<u32> = (1..100).collect();
     assert_eq!(machine.set(100).await, Ok(Outcome::added(hundred.clone())));
-    assert_eq!(peer.count("query-hotpluggable-cpus"), looks + 1);
+    assert_eq!(peer.count("query-cpus-fast"), queries + 1);
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&added(&told)), hundred);
     assert_eq!(changes_of(&told, "Vcpus"), [100]);

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use zbus::Variant;
+
 use super::guest::Guest;
 use super::host::output;
 use super::machine::Machine;
@@ -19,8 +21,12 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// Returns the groups of the machine, from the properties of the service.
+    /// Waits until the unit of the machine is known, and returns its groups, from the properties of the service.
     pub(crate) async fn of(machine: &Machine) -> Self {
+        let is_known = |group: &Variant<'_>| *group != Variant::from("");
+        machine
+            .wait_until("a control group", "ControlGroup", is_known)
+            .await;
         let unit = machine.control_group().await;
         Self {
             unit: unit.expect("the property can be read"),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::thread;
+use std::process::{Stdio, exit};
+use std::{io, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -24,6 +25,8 @@ const MAX_VCPUS: u32 = 8;
 
 const KIT: &str = "/usr/local/share/guest";
 const SOCKETS: &str = "/run/vcpud/qmp";
+/// The exit status of the tests if they say nothing about vcpud, as that of `tests/lab/sh`.
+const LOST: i32 = 254;
 /// The file to which QEMU writes a trace of its commands.
 const TRACE: &str = "trace";
 
@@ -64,6 +67,26 @@ impl Guest {
         guest
     }
 
+    /// Boots Linux with one vCPU, which leaves new CPUs offline.
+    pub(crate) async fn boot_passive(name: &str) -> Self {
+        let mut guest = Self::start(Place::Here, name, "guest.no-online", &[]).await;
+        guest.online("0").await;
+        guest
+    }
+
+    /// Boots a Linux that panics, and does nothing more.
+    pub(crate) async fn panics(name: &str) -> Self {
+        let mut guest = Self::start(Place::Here, name, "rdinit=/none panic=0", &[]).await;
+        guest.says("end Kernel panic").await;
+        guest
+    }
+
+    /// Starts a QEMU that finds nothing to boot, so that its firmware goes on.
+    pub(crate) async fn firmware(name: &str) -> Self {
+        let socket = PathBuf::from(format!("{SOCKETS}/{name}.sock"));
+        Self::start_at(Place::Here, name, None, &[], socket).await
+    }
+
     /// Starts a QEMU whose guest never runs.
     pub(crate) async fn paused(name: &str) -> Self {
         Self::paused_in(Place::Here, name).await
@@ -84,18 +107,18 @@ impl Guest {
     pub(crate) async fn paused_outside(name: &str) -> Self {
         // The service has a private /tmp.
         let socket = PathBuf::from(format!("/run/lab-{name}.sock"));
-        Self::start_at(Place::Here, name, "", &["-S"], socket).await
+        Self::start_at(Place::Here, name, Some(""), &["-S"], socket).await
     }
 
     async fn start(place: Place, name: &str, linux: &str, options: &[&str]) -> Self {
         let socket = PathBuf::from(format!("{SOCKETS}/{name}.sock"));
-        Self::start_at(place, name, linux, options, socket).await
+        Self::start_at(place, name, Some(linux), options, socket).await
     }
 
     async fn start_at(
         place: Place,
         name: &str,
-        linux: &str,
+        linux: Option<&str>,
         options: &[&str],
         socket: PathBuf,
     ) -> Self {
@@ -112,9 +135,6 @@ impl Guest {
             .arg("-smp")
             .arg(format!("1,maxcpus={MAX_VCPUS},sockets={MAX_VCPUS}"))
             .args(["-display", "none", "-nodefaults", "-no-user-config"])
-            .args(["-kernel", &format!("{KIT}/vmlinux")])
-            .args(["-initrd", &format!("{KIT}/initrd")])
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {linux}")])
             .args(["-serial", "stdio", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .arg("-qmp")
@@ -125,6 +145,12 @@ impl Guest {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(directory.path().join("stderr")).expect("it is writable"));
+        if let Some(linux) = linux {
+            command
+                .args(["-kernel", &format!("{KIT}/vmlinux")])
+                .args(["-initrd", &format!("{KIT}/initrd")])
+                .args(["-append", &format!("console=ttyS0 quiet panic=-1 {linux}")]);
+        }
         let mut process = Process::spawn("QEMU", &mut command);
         let stdout = process.child.stdout.take().expect("it is piped");
         let (monitor, pid) = Monitor::accept(&listener).await;
@@ -198,6 +224,14 @@ impl Guest {
             .0
     }
 
+    /// Waits until the console of the guest has `text`.
+    async fn says(&mut self, text: &str) {
+        let is_there = |lines: &Vec<String>| lines.iter().any(|line| line.contains(text));
+        let found = self.console.wait_for(is_there);
+        let found = within(format!("{text:?} of the guest"), found).await;
+        drop(found.expect("QEMU runs"));
+    }
+
     /// Waits until the guest uses the CPUs `list`, such as `0-3`, and no others.
     pub(crate) async fn online(&mut self, list: &str) {
         let wanted = format!("ONLINE {list}");
@@ -252,6 +286,21 @@ impl Guest {
         all
     }
 
+    /// Ends the tests if the kernel of the guest reports a stall, which happens in an emulated host.
+    /// `tests/lab/check` starts them again.
+    fn end_tests_if_stalled(&self) {
+        let console = self.console.borrow();
+        let is_stall = |line: &&String| line.contains("detected stalls on CPUs");
+        if let Some(stall) = console.iter().find(is_stall) {
+            let socket = self.socket.display();
+            let console = console.join("\n");
+            // An exit discards what the macros print, because libtest captures it.
+            let text = format!("\n{console}\nthe guest of {socket} has stalled: {stall}\n");
+            let _ = io::stderr().write_all(text.as_bytes());
+            exit(LOST);
+        }
+    }
+
     fn names_in(&self, kind: &str, name: impl Fn(PathBuf) -> Option<String>) -> Vec<String> {
         let entries = fs::read_dir(format!("/proc/{}/{kind}", self.pid()));
         let entries = entries.expect("QEMU runs");
@@ -268,6 +317,7 @@ impl Drop for Guest {
             let stderr = fs::read_to_string(self.directory.path().join("stderr"));
             let stderr = stderr.unwrap_or_default();
             eprintln!("--- the guest:\n{console}\n--- its QEMU:\n{stderr}---");
+            self.end_tests_if_stalled();
         }
         self.end();
         // A QEMU that is killed does not remove its sockets.

@@ -54,7 +54,7 @@ impl Host {
         builder.build().await.expect("the bus works")
     }
 
-    /// Returns the machine `name`, after its QEMU has answered.
+    /// Returns the machine `name`, after its QEMU has answered and the service has placed it, or cannot.
     pub(crate) async fn machine(&self, name: &str) -> Machine {
         let manager = self.manager().await;
         self.found(name.to_owned(), || manager.get_machine(name))
@@ -69,8 +69,8 @@ impl Host {
             .await
     }
 
-    /// Returns the machine that `find` finds, after it is connected. In an emulated host, QEMU can listen for
-    /// seconds before it answers.
+    /// Returns the machine that `find` finds, after it is connected and its placement is decided. In an emulated
+    /// host, QEMU can listen for seconds before it answers, and systemd can take seconds for a scope.
     async fn found<F>(&self, what: String, find: impl Fn() -> F) -> Machine
     where
         F: Future<Output = zbus::Result<OwnedObjectPath>>,
@@ -81,8 +81,7 @@ impl Host {
                 signals.catch_up();
                 if let Ok(path) = find().await {
                     let machine = Machine::new(&self.connection, path, self.signals.clone()).await;
-                    let state = machine.state().await;
-                    if state.is_ok_and(|state| state != "disconnected") {
+                    if is_served(&machine).await == Ok(true) {
                         return machine;
                     }
                 }
@@ -184,6 +183,16 @@ impl Drop for DropIn {
         let mut reload = std::process::Command::new("systemctl");
         let _ = reload.arg("daemon-reload").status();
     }
+}
+
+/// Returns whether a machine is connected, and its placement is decided: its threads are in its unit, or the reason
+/// why not is known. An error means that the machine is gone.
+async fn is_served(machine: &Machine) -> zbus::Result<bool> {
+    const UNDECIDED: [&str; 2] = ["has not answered yet", "being moved"];
+    let state = machine.state().await?;
+    let errors = machine.placement_errors().await?;
+    let is_undecided = |error: &String| UNDECIDED.iter().any(|text| error.contains(text));
+    Ok(state != "disconnected" && !errors.iter().any(is_undecided))
 }
 
 /// Returns the output of a program, which must succeed.

@@ -2,6 +2,9 @@
 
 // The integration tests use all of these modules, and the lab a part.
 #[allow(dead_code)]
+#[path = "../../integration/harness/http.rs"]
+mod http;
+#[allow(dead_code)]
 #[path = "../../integration/harness/json.rs"]
 mod json;
 #[allow(dead_code)]
@@ -25,6 +28,7 @@ mod wait;
 pub(crate) use groups::{Groups, list_of, scheduling_of};
 pub(crate) use guest::Guest;
 pub(crate) use host::{Host, output};
+pub(crate) use http::request;
 pub(crate) use json::Dict;
 pub(crate) use machine::{Failure, Machine, Outcome};
 pub(crate) use place::Place;

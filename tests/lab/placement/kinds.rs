@@ -23,8 +23,8 @@ async fn gone(unit: &str, groups: &Groups) {
     within(format!("the end of {unit}"), forgotten).await;
 }
 
-/// Asserts that the machine is in a new scope, which ends with it.
-async fn assert_own_scope(place: Place, name: &str, scope: &str) {
+/// Asserts that the machine is in a new scope, which ends with it, and is stopped before the units `after`.
+async fn assert_own_scope(place: Place, name: &str, scope: &str, after: &[&str]) {
     let host = Host::enter().await;
     let mut guest = Guest::paused_in(place, name).await;
     let former = Groups::around(guest.pid());
@@ -40,9 +40,14 @@ async fn assert_own_scope(place: Place, name: &str, scope: &str) {
         ("Slice", "machine.slice"),
         ("Delegate", "yes"),
         ("CollectMode", "inactive-or-failed"),
+        ("TasksMax", "16384"),
         ("Description", &format!("Virtual machine {name}")),
     ] {
         assert_eq!(show(scope, property).await, value, "{property}");
+    }
+    let order = show(scope, "After").await;
+    for unit in after {
+        assert!(order.split(' ').any(|other| other == *unit), "{order}");
     }
     assert_eq!(limit(&machine, 50_000, 10_000).await, Ok(()));
     assert_eq!(of_all(&groups, &guest, "cpu.max"), ["10000 50000"]);
@@ -58,17 +63,19 @@ async fn assert_own_scope(place: Place, name: &str, scope: &str) {
 
 #[tokio::test]
 async fn a_qemu_in_a_scope_gets_a_new_scope_that_ends_with_it() {
-    assert_own_scope(Place::ScopeOnOneCpu, "web-1", "vcpud-web_2d1.scope").await;
+    assert_own_scope(Place::ScopeOnOneCpu, "web-1", "vcpud-web_2d1.scope", &[]).await;
 }
 
 #[tokio::test]
 async fn a_qemu_in_a_login_session_gets_a_scope() {
-    assert_own_scope(Place::Session, "web", "vcpud-web.scope").await;
+    // systemd-logind orders the session after it.
+    let after = ["systemd-user-sessions.service"];
+    assert_own_scope(Place::Session, "web", "vcpud-web.scope", &after).await;
 }
 
 #[tokio::test]
 async fn a_qemu_in_a_scope_of_a_user_gets_a_system_scope() {
-    assert_own_scope(Place::UsersScope, "web", "vcpud-web.scope").await;
+    assert_own_scope(Place::UsersScope, "web", "vcpud-web.scope", &[]).await;
 }
 
 #[tokio::test]
@@ -87,7 +94,7 @@ async fn a_machine_that_returns_at_once_has_a_scope_again() {
 #[tokio::test]
 async fn a_qemu_in_the_group_of_its_forgotten_scope_gets_the_scope_again() {
     let group = "machine.slice/vcpud-web.scope";
-    assert_own_scope(Place::Group(group), "web", "vcpud-web.scope").await;
+    assert_own_scope(Place::Group(group), "web", "vcpud-web.scope", &[]).await;
 }
 
 #[tokio::test]
@@ -139,10 +146,10 @@ async fn a_service_that_does_not_delegate_keeps_its_qemu_as_it_is() {
     let guest = Guest::paused_in(Place::Service, "web").await;
     let machine = host.machine("web").await;
 
-    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
-    assert_eq!(machine.unit().await.as_deref(), Ok("lab-web.service"));
     let groups = Groups::of(&machine).await;
     assert_eq!(groups.unit, "/system.slice/lab-web.service");
+    assert_eq!(machine.placement().await.as_deref(), Ok("none"));
+    assert_eq!(machine.unit().await.as_deref(), Ok("lab-web.service"));
     assert_eq!(groups.below(""), Vec::<String>::new());
     let said = log
         .of("lab-web.service does not delegate control groups")

@@ -171,6 +171,12 @@ async fn a_scope_of_its_own_has_groups_in_each_hierarchy_and_ends_with_its_qemu(
     let limited = ["40000 50000", "40000 50000", "40000 50000", "-1 100000"];
     assert_eq!(groups.limits(&guest), limited);
 
+    // systemd writes the limits of the unit again, and not those of the groups in it.
+    output("systemctl", &["daemon-reload"]).await;
+    groups.assert_placed(&guest);
+    assert_eq!(groups.affinities(&machine, &guest).await, pinned);
+    assert_eq!(groups.limits(&guest), limited);
+
     // The service restarts.
     host.stop_service().await;
     let machine = host.machine("web").await;

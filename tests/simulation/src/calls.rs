@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use vcpud::inventory::Target;
 use vcpud::machine::Wait;
 use vcpud::machine::model::request::{Command, OfflineCpu, RequestId};
 
@@ -14,8 +13,6 @@ const QEMU_TIME: Duration = Duration::from_secs(1);
 pub(crate) struct Call {
     /// When it has to be answered.
     bound: Option<Instant>,
-    /// Whether it may add vCPUs, which takes as long as QEMU does once it has begun.
-    may_add: bool,
     /// The number of events before it.
     pub since: u64,
     /// The guest CPU that it is about to take offline.
@@ -36,21 +33,30 @@ impl Calls {
     /// Begins a call with `command`, after `since` events.
     pub(crate) fn begin(&mut self, now: Instant, command: &Command, since: u64) -> RequestId {
         self.last += 1;
-        let (limit, may_add, offline) = match command {
-            Command::SetVcpus(request) => {
-                let limit = match request.wait {
-                    Wait::UpTo(limit) => limit,
-                    Wait::No => None,
-                };
-                let may_add = !matches!(request.target, Target::Absent(_));
-                (limit, may_add, None)
+        let (limit, offline) = match command {
+            Command::SetVcpus(request) => match request.wait {
+                Wait::UpTo(limit) => (limit, None),
+                Wait::No => (None, None),
+            },
+            Command::AwaitStart(request) => {
+                let bound = Some(now + request.left);
+                return self.insert(bound, since, None);
             }
-            Command::GuestOffline(cpus) => (None, true, cpus.first().copied()),
-            _ => (None, true, None),
+            Command::GuestOffline(cpus) => (None, cpus.first().copied()),
+            _ => (None, None),
         };
+        let bound = limit.map(|limit| now + limit.max(QEMU_TIME));
+        self.insert(bound, since, offline)
+    }
+
+    fn insert(
+        &mut self,
+        bound: Option<Instant>,
+        since: u64,
+        offline: Option<OfflineCpu>,
+    ) -> RequestId {
         let call = Call {
-            bound: limit.map(|limit| now + limit.max(QEMU_TIME)),
-            may_add,
+            bound,
             since,
             offline,
             thread: None,
@@ -78,16 +84,11 @@ impl Calls {
         self.answered.remove(&id).expect("it was answered")
     }
 
-    /// Checks that no call waits for too long. One that adds vCPUs may, as QEMU has its commands.
+    /// Checks that no call waits for too long.
     pub(crate) fn check(&self, now: Instant) {
         let is_late = |call: &&Call| call.bound.is_some_and(|bound| bound <= now);
-        let late: Vec<&Call> = self.open.values().filter(is_late).collect();
-        let excused = late.iter().filter(|call| call.may_add).count().min(1);
-        assert!(
-            late.len() <= excused,
-            "{} calls wait for too long",
-            late.len()
-        );
+        let late = self.open.values().filter(is_late).count();
+        assert_eq!(late, 0, "calls that wait for too long");
     }
 
     pub(crate) fn open(&self) -> usize {

@@ -99,7 +99,7 @@ fn report(threads: &Threads, fails: bool) -> Report {
             failed: fails.then(failure).into_iter().collect(),
             ..Outcome::default()
         };
-        (*vcpu, outcome)
+        (*vcpu, Box::new(outcome))
     };
     Report {
         vcpus: threads.keys().map(row).collect(),

@@ -181,22 +181,29 @@ impl World {
                     identity: identity(),
                     state: qemu.state(),
                     ospm,
+                    created: 0,
                 }));
             }
             Job::Exchange { batch, uids, stage } => {
                 let next = match std::mem::replace(stage, Stage::Sent) {
                     Stage::Sent => {
                         let ospm = match batch {
-                            Batch::Remove(_) => qemu.ospm(),
+                            Batch::Remove(..) => qemu.ospm(),
                             _ => Vec::new(),
                         };
                         Stage::Executed(execute(qemu, batch, uids, &mut self.trouble), ospm)
                     }
-                    Stage::Executed(refused, ospm) => Stage::Answered(Box::new(Exchanged {
-                        refused,
-                        ospm,
-                        state: qemu.state(),
-                    })),
+                    Stage::Executed(refused, ospm) => {
+                        let mut state = qemu.state();
+                        if let Batch::Refresh(vcpus) | Batch::Look(_, vcpus) = batch {
+                            state.readings = qemu.readings(self.now, vcpus);
+                        }
+                        Stage::Answered(Box::new(Exchanged {
+                            refused,
+                            ospm,
+                            state,
+                        }))
+                    }
                     answered => answered,
                 };
                 *stage = next;
@@ -276,7 +283,7 @@ impl World {
 
     /// Notes that the service knows which removals QEMU accepted.
     fn note_accepted(&mut self, batch: &Batch, refused: &[(SlotId, CommandError)]) {
-        let (Some(qemu), Batch::Remove(slots)) = (&mut self.qemu, batch) else {
+        let (Some(qemu), Batch::Remove(_, slots)) = (&mut self.qemu, batch) else {
             return;
         };
         for (slot, _) in slots {
@@ -340,7 +347,7 @@ fn execute(
 ) -> Vec<(SlotId, CommandError)> {
     let mut refused = Vec::new();
     match batch {
-        Batch::Refresh => {}
+        Batch::Refresh(_) | Batch::Look(..) => {}
         Batch::Add(_, slots) => {
             for slot in slots {
                 let result = if trouble.takes(Fault::Add) {
@@ -351,7 +358,7 @@ fn execute(
                 refused.extend(result.err().map(|error| (slot.id, error)));
             }
         }
-        Batch::Remove(slots) => {
+        Batch::Remove(_, slots) => {
             for (slot, path) in slots {
                 let uid = uids.get(slot).copied().unwrap_or_default();
                 let result = if trouble.takes(Fault::Remove) {

@@ -24,6 +24,10 @@ pub(crate) struct Ledger {
     pub count: u64,
     added: BTreeMap<VcpuId, u64>,
     removed: BTreeMap<VcpuId, u64>,
+    /// The vCPUs that were added, and whose start is to be reported.
+    pub awaited: BTreeSet<VcpuId>,
+    /// The vCPUs whose start may be reported again, after a restart.
+    restartable: BTreeSet<VcpuId>,
     /// The vCPUs that the guest gave up, and the users who asked for that.
     pub given_up: BTreeMap<VcpuId, BTreeSet<Uid>>,
 }
@@ -45,6 +49,7 @@ impl Ledger {
                 return;
             }
             MachineEvent::VcpuAdded(vcpu) => self.arrived(vcpu),
+            MachineEvent::VcpuStarted(vcpu) => self.started(vcpu),
             MachineEvent::VcpuRemoved(vcpu) => self.left(vcpu),
             MachineEvent::Changed | MachineEvent::VcpuRemovalFailed { .. } => {}
         }
@@ -72,11 +77,19 @@ impl Ledger {
 
     fn arrived(&mut self, vcpu: &VcpuChange) {
         self.added.insert(vcpu.id, self.count);
+        self.awaited.insert(vcpu.id);
         let is_new = self.present.get_or_insert_default().insert(vcpu.id);
         self.check_new(vcpu, is_new);
     }
 
+    fn started(&mut self, vcpu: &VcpuChange) {
+        let is_new = self.awaited.remove(&vcpu.id);
+        let may_repeat = self.restartable.remove(&vcpu.id) || self.is_lossy;
+        assert!(is_new || may_repeat, "{vcpu:?} was started twice");
+    }
+
     fn left(&mut self, vcpu: &VcpuChange) {
+        self.awaited.remove(&vcpu.id);
         self.removed.insert(vcpu.id, self.count);
         let is_new = self.present.get_or_insert_default().remove(&vcpu.id);
         self.check_new(vcpu, is_new);
@@ -133,6 +146,12 @@ impl Ledger {
         self.process = Some(state.leader);
         let mut after = self.present.get_or_insert(saved.clone()).clone();
         self.repeatable.clear();
+        let starts = state.unemitted_starts.iter().map(|vcpu| vcpu.id);
+        self.restartable = starts.collect();
+        if is_behind {
+            // The file may lack that a start was reported.
+            self.restartable.extend(&saved);
+        }
         for event in &state.unemitted {
             match event {
                 UnemittedChange::Added(vcpu) => after.insert(vcpu.id),
@@ -153,6 +172,8 @@ impl Ledger {
         self.process = None;
         self.is_lossy = false;
         self.repeatable.clear();
+        self.awaited.clear();
+        self.restartable.clear();
         self.given_up.clear();
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Promises {
     pub ready: u32,
     /// The number of exchanges.
     pub exchanges: u32,
+    /// The number of exchanges that look for evidence.
+    pub looks: u32,
     /// The removals that QEMU is about to be asked for, as they were saved last.
     requested: BTreeSet<SlotId>,
     /// When these were requested.
@@ -35,6 +37,7 @@ impl Promises {
         Self {
             ready: 0,
             exchanges: 0,
+            looks: 0,
             requested: BTreeSet::new(),
             begun: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -85,21 +88,21 @@ impl Promises {
     /// Checks that the request was saved before QEMU receives it.
     pub(crate) fn exchange(&mut self, batch: &Batch, content: Option<&SavedState>) {
         self.exchanges += 1;
-        if let Batch::Remove(slots) = batch {
+        if let Batch::Remove(_, slots) = batch {
             let begun = slots
                 .iter()
                 .filter_map(|(slot, _)| self.begun.get_key_value(slot));
             self.asked.extend(begun);
         }
         let is_saved = match batch {
-            Batch::Refresh => true,
+            Batch::Refresh(_) | Batch::Look(..) => true,
             Batch::Add(_, slots) => {
                 let plugging = content.and_then(|state| state.plugging.as_ref());
                 let saved = plugging.map(|plugging| plugging.slots.clone());
                 let saved = saved.unwrap_or_default();
                 slots.iter().all(|slot| saved.contains(&slot.id))
             }
-            Batch::Remove(slots) => {
+            Batch::Remove(_, slots) => {
                 let saved = content.map(requested).unwrap_or_default();
                 slots.iter().all(|(slot, _)| saved.contains(slot))
             }

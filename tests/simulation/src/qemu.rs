@@ -1,16 +1,26 @@
 //! A simulated QEMU: its slots, and what it does with commands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use vcpud::ids::{Pid, SlotId, Uid, VcpuId};
 use vcpud::inventory::{CpuInfoFast, HotplugSlot, HotpluggableCpu, Inventory, Slots};
 use vcpud::machine::model::input::QemuState;
+use vcpud::machine::model::starts::Reading;
 use vcpud::process::ProcessId;
 use vcpud::qmp::{AcpiOst, CommandError, Event};
 use vcpud::text::Text;
+
+use crate::step::Setup;
+
+/// The CPU time that the creation of a thread takes.
+const CREATION: Duration = Duration::from_millis(4);
+/// The CPU time for which QEMU wakes a thread.
+const WAKE_UP: Duration = Duration::from_micros(100);
+/// The time that the guest needs to start a CPU, as a time of an idle guest.
+const BRING_UP: Duration = Duration::from_secs(2);
 
 /// The status of `_OST` with which the guest refuses.
 const BUSY: u64 = 0x82;
@@ -23,17 +33,27 @@ pub(crate) struct Qemu {
     slots: Vec<Slot>,
     last_thread: i64,
     plugs: u32,
+    /// Whether the guest is paused.
+    pub is_paused: bool,
+    /// Whether the kernel counts exits.
+    counts_exits: bool,
 }
 
 struct Slot {
     template: HotpluggableCpu,
     plugged: Option<Plugged>,
+    /// The exits of the CPUs that were removed. KVM gives them to the next one.
+    parked_exits: u64,
 }
 
 /// The CPU in a slot.
 pub(crate) struct Plugged {
     path: String,
     first_thread: i64,
+    /// When the guest started it.
+    started: Option<Instant>,
+    /// The CPU time of each thread without the guest.
+    idle_time: Duration,
     /// Whether the guest was asked to give it up, and has not answered.
     pub is_held: bool,
     /// The users who asked.
@@ -60,10 +80,19 @@ impl Plugged {
 }
 
 impl Qemu {
-    pub(crate) fn new(number: u32, slots: u32, width: u32, plugged: u32) -> Self {
+    pub(crate) fn new(now: Instant, number: u32, setup: Setup) -> Self {
+        let Setup {
+            slots,
+            width,
+            plugged,
+            counts_exits,
+            is_paused,
+            ..
+        } = setup;
         let slot = |n: u32| Slot {
             template: template(n, width),
             plugged: None,
+            parked_exits: 0,
         };
         let mut qemu = Self {
             id: ProcessId {
@@ -75,17 +104,23 @@ impl Qemu {
             slots: (0..slots).map(slot).collect(),
             last_thread: i64::from(1_000 * number),
             plugs: 0,
+            is_paused,
+            counts_exits,
         };
         for n in 0..plugged as usize {
             qemu.insert(n, format!("/machine/unattached/device[{n}]"));
+            qemu.start(now, n);
         }
         qemu
     }
 
     fn insert(&mut self, n: usize, path: String) {
+        self.wake();
         self.slots[n].plugged = Some(Plugged {
             path,
             first_thread: self.last_thread + 1,
+            started: None,
+            idle_time: CREATION,
             is_held: false,
             asked: BTreeSet::new(),
             is_known: false,
@@ -155,9 +190,64 @@ impl Qemu {
         self.plugged().flat_map(|(n, _)| self.vcpus(n)).collect()
     }
 
+    /// Lets QEMU wake all threads for a moment.
+    pub(crate) fn wake(&mut self) {
+        for (_, plugged) in self.plugged_mut() {
+            plugged.idle_time += WAKE_UP;
+        }
+    }
+
+    /// Lets the guest start the CPU of the slot `n`, unless it is paused.
+    pub(crate) fn start(&mut self, now: Instant, n: usize) {
+        let is_paused = self.is_paused;
+        if let Some(plugged) = self.at(n).filter(|_| !is_paused) {
+            plugged.started.get_or_insert(now);
+        }
+    }
+
+    /// Returns whether the guest started the CPU with the thread `thread`, if it is present.
+    pub(crate) fn is_started(&self, thread: i64) -> Option<bool> {
+        let threads =
+            |plugged: &Plugged| plugged.first_thread..plugged.first_thread + i64::from(self.width);
+        let mut plugged = self.plugged();
+        let found = plugged.find(|(_, plugged)| threads(plugged).contains(&thread));
+        found.map(|(_, plugged)| plugged.started.is_some())
+    }
+
+    /// Returns the vCPUs that the guest started.
+    pub(crate) fn started(&self) -> BTreeSet<VcpuId> {
+        let started = self.plugged().filter(|(_, p)| p.started.is_some());
+        started.flat_map(|(n, _)| self.vcpus(n)).collect()
+    }
+
+    /// Returns the evidence about `vcpus`.
+    pub(crate) fn readings(
+        &self,
+        now: Instant,
+        vcpus: &BTreeSet<VcpuId>,
+    ) -> BTreeMap<VcpuId, Reading> {
+        let reading = |n: usize, plugged: &Plugged| {
+            let ran = plugged
+                .started
+                .map_or(Duration::ZERO, |at| BRING_UP + (now - at));
+            let exits = self.slots[n].parked_exits + exits(plugged.started, now);
+            Reading {
+                exits: self.counts_exits.then_some(exits),
+                cpu_time: Some(plugged.idle_time + ran / 100),
+            }
+        };
+        let rows = self.plugged().flat_map(|(n, plugged)| {
+            let reading = reading(n, plugged);
+            self.vcpus(n).into_iter().map(move |vcpu| (vcpu, reading))
+        });
+        rows.filter(|(vcpu, _)| vcpus.contains(vcpu)).collect()
+    }
+
     /// Removes the CPU of the slot `n`. Returns the event.
-    pub(crate) fn take_away(&mut self, n: usize) -> Event {
+    pub(crate) fn take_away(&mut self, now: Instant, n: usize) -> Event {
         let plugged = self.slots[n].plugged.take();
+        let started = plugged.as_ref().and_then(|plugged| plugged.started);
+        self.slots[n].parked_exits += exits(started, now);
         let path = plugged.map(|plugged| plugged.path).unwrap_or_default();
         let below = ["", "/lapic"][n % 2];
         Event::DeviceDeleted {
@@ -264,11 +354,12 @@ impl Qemu {
         let _ = inventory.trust_threads(self.id.pid, Some);
         QemuState {
             inventory: Arc::new(inventory),
-            run_state: Text::lossy(if self.is_migrating {
-                "inmigrate"
-            } else {
-                "running"
+            run_state: Text::lossy(match (self.is_migrating, self.is_paused) {
+                (true, _) => "inmigrate",
+                (false, true) => "paused",
+                (false, false) => "running",
             }),
+            readings: BTreeMap::new(),
             no_hotplug: None,
             cost: Duration::ZERO,
         }
@@ -292,6 +383,11 @@ impl Qemu {
 fn template(n: u32, width: u32) -> HotpluggableCpu {
     let slot = json!({"type": "cpu", "vcpus-count": width, "props": {"core-id": n}});
     serde_json::from_value(slot).expect("it is a slot")
+}
+
+/// Returns the exits of a CPU that the guest started at `started`.
+fn exits(started: Option<Instant>, now: Instant) -> u64 {
+    started.map_or(0, |at| 300 + (now - at).as_millis() as u64 / 100)
 }
 
 /// Returns QEMU's refusal with the text `text`.

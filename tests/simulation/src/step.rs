@@ -33,6 +33,10 @@ pub struct Setup {
     pub is_registered: bool,
     /// Whether there is a placer.
     pub has_unit: bool,
+    /// Whether the kernel counts the exits of vCPUs.
+    pub counts_exits: bool,
+    /// Whether the guest is paused at first.
+    pub is_paused: bool,
 }
 
 /// A part of the host, QEMU or the bus that can stall.
@@ -100,8 +104,17 @@ pub enum Step {
     Refuse(u8),
     /// The guest ejects any CPU.
     Eject(u8),
-    /// The guest is reset, which completes pending removals.
-    Reset,
+    /// The guest is reset, which completes pending removals. The flag says whether the guest then starts all
+    /// CPUs.
+    Reset(bool),
+    /// The guest starts a CPU.
+    Start(u8),
+    /// The guest is paused, or continues.
+    Pause(bool),
+    /// The guest agent reports a CPU as online.
+    Online(u8),
+    /// A caller waits until the guest has started vCPUs.
+    AwaitStart(u8, Duration),
     /// Another client plugs a CPU.
     Plug(u8),
     /// QEMU sends an event that means nothing.
@@ -168,6 +181,8 @@ impl Setup {
             plugged: u32::from(plugged) % slots + 1,
             is_registered: flags & 3 == 3,
             has_unit: flags & 12 != 12,
+            counts_exits: flags & 16 == 0,
+            is_paused: flags & 96 == 96,
         }
     }
 }
@@ -176,7 +191,7 @@ impl Step {
     /// Returns the step that `bytes` define.
     pub fn new([kind, a, b, c]: [u8; STEP]) -> Self {
         let flag = a & 1 == 1;
-        match kind % 96 {
+        match kind % 104 {
             0..=11 => Self::SetVcpus(target(a), wait(b), Uid(u32::from(c % 3) + 7)),
             12..=13 => Self::Tune(a),
             14 => Self::Configure(a),
@@ -186,7 +201,7 @@ impl Step {
             19..=25 => Self::GiveUp(a),
             26..=29 => Self::Refuse(a),
             30..=31 => Self::Eject(a),
-            32 => Self::Reset,
+            32 => Self::Reset(flag),
             33..=35 => Self::Plug(a),
             36 => Self::Stale(a),
             37 => Self::Flood(a),
@@ -207,7 +222,11 @@ impl Step {
                 is_received: c & 1 == 1,
             },
             94 => [Self::Exit, Self::Launch][usize::from(flag)].clone(),
-            _ => [Self::Launch, Self::Stop][usize::from(a % 8 == 0)].clone(),
+            95 => [Self::Launch, Self::Stop][usize::from(a % 8 == 0)].clone(),
+            96..=99 => Self::Start(a),
+            100 => Self::Pause(flag),
+            101 => Self::Online(a),
+            _ => Self::AwaitStart(a, duration(b)),
         }
     }
 }

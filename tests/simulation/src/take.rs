@@ -1,14 +1,15 @@
 //! What each step of a story does to the world.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use vcpud::ids::{Uid, VcpuId};
 use vcpud::inventory::Target;
 use vcpud::machine::model::Model;
 use vcpud::machine::model::input::Input;
-use vcpud::machine::model::request::{Command, Request};
+use vcpud::machine::model::request::{AwaitStart, Command, Request};
 use vcpud::machine::model::tuning::TuningChange;
-use vcpud::machine::{Lifetime, Wait};
+use vcpud::machine::{Lifetime, Until, Wait};
 use vcpud::placement::Bandwidth;
 use vcpud::qmp::{Closed, Event};
 
@@ -19,6 +20,8 @@ use crate::qemu::{Qemu, pick};
 use crate::step::{Part, Step};
 use crate::world::{World, facts};
 
+/// The number of looks for evidence in that time.
+const LOOKS: u32 = 3;
 /// The number of events of a flood.
 const FLOOD: u32 = 60;
 
@@ -35,6 +38,8 @@ impl World {
             }
             Step::Offline(choice) => self.take_offline(*choice),
             Step::Release(is_restored) => self.release(*is_restored),
+            Step::AwaitStart(choice, left) => self.await_start(*choice, *left),
+            Step::Online(choice) => self.report_online(*choice),
             Step::Fail(fault) => {
                 self.trouble.faults.insert(*fault);
             }
@@ -87,13 +92,23 @@ impl World {
                     self.send(Event::AcpiCpuOst(report));
                 }
             }
-            Step::Reset => {
+            Step::Reset(starts_all) => {
                 while let Some(qemu) = &self.qemu
                     && let Some(n) = qemu.pick(0, |_, plugged| plugged.is_held)
                 {
                     self.give_up(n);
                 }
-                self.send(Event::Reset);
+                self.reset(starts_all);
+            }
+            Step::Start(choice) => {
+                if let Some(n) = qemu.pick(choice, |_, _| true) {
+                    qemu.start(self.now, n);
+                }
+            }
+            Step::Pause(pauses) => {
+                qemu.is_paused = pauses;
+                qemu.wake();
+                self.send(Event::RunState);
             }
             Step::Plug(choice) => {
                 if let Some(n) = qemu.pick_free(choice) {
@@ -125,9 +140,56 @@ impl World {
             subject: snapshot.subject(),
             authorized_count,
             wait,
+            until: Until::Present,
             guest_online: false,
             uid,
         }));
+    }
+
+    /// Lets a caller wait until the guest has started one vCPU, or all vCPUs.
+    fn await_start(&mut self, choice: u8, left: Duration) {
+        let inventory = self.model.snapshot().inventory.clone();
+        let present = inventory.present().flat_map(|(slot, _)| slot.vcpus());
+        let present: Vec<VcpuId> = present.collect();
+        let vcpus: BTreeSet<VcpuId> = match choice % 2 {
+            0 => pick(&present, choice / 2).into_iter().collect(),
+            _ => present.into_iter().collect(),
+        };
+        self.command(Command::AwaitStart(AwaitStart {
+            asked: Target::Present(vcpus.clone()),
+            added: Vec::new(),
+            vcpus,
+            left,
+            patience: left,
+        }));
+    }
+
+    /// Lets the guest agent report one of the CPUs that the guest started.
+    fn report_online(&mut self, choice: u8) {
+        let inventory = self.model.snapshot().inventory.clone();
+        let started = inventory.vcpus().filter(|vcpu| {
+            let thread = vcpu.reported.map(|thread| i64::from(thread.id.get()));
+            let qemu = self.qemu.as_ref();
+            qemu.zip(thread)
+                .and_then(|(qemu, thread)| qemu.is_started(thread))
+                == Some(true)
+        });
+        let started: Vec<VcpuId> = started.map(|vcpu| vcpu.id).collect();
+        if let Some(vcpu) = pick(&started, choice) {
+            self.command(Command::GuestOnline(inventory, vec![vcpu]));
+        }
+    }
+
+    /// Lets QEMU reset the guest, which starts all CPUs or none.
+    fn reset(&mut self, starts_all: bool) {
+        if let Some(qemu) = &mut self.qemu {
+            qemu.wake();
+            let all: Vec<usize> = qemu.plugged().map(|(n, _)| n).collect();
+            for n in all.into_iter().filter(|_| starts_all) {
+                qemu.start(self.now, n);
+            }
+        }
+        self.send(Event::Reset);
     }
 
     fn tune(&mut self, choice: u8) {
@@ -209,7 +271,7 @@ impl World {
     fn remove(&mut self, n: usize) {
         if let Some(qemu) = &mut self.qemu {
             self.guest.remove(&qemu.vcpus(n));
-            let event = qemu.take_away(n);
+            let event = qemu.take_away(self.now, n);
             self.send(event);
         }
     }
@@ -228,7 +290,7 @@ impl World {
         }
         let count = self.promises.exchanges.saturating_sub(before);
         assert!(
-            count <= FLOOD / 10 + 4,
+            count <= FLOOD / 10 + 4 + LOOKS,
             "{FLOOD} events cause {count} refreshes"
         );
     }
@@ -321,8 +383,7 @@ impl World {
     pub(crate) fn launch(&mut self) {
         if self.qemu.is_none() {
             self.processes += 1;
-            let setup = self.setup;
-            let qemu = Qemu::new(self.processes, setup.slots, setup.width, setup.plugged);
+            let qemu = Qemu::new(self.now, self.processes, self.setup);
             self.qemu = Some(qemu);
         }
     }

@@ -9,7 +9,7 @@ use vcpud::machine::model::input::Input;
 use vcpud::machine::model::request::Command;
 use vcpud::machine::model::saved_state::AskedRemoval;
 use vcpud::machine::model::{Facts, Model};
-use vcpud::machine::{Lifetime, MachineConfig, PlacementConfig};
+use vcpud::machine::{Lifetime, MachineConfig, PlacementConfig, Snapshot};
 use vcpud::process::ProcessId;
 use vcpud::qmp::Event;
 
@@ -69,7 +69,7 @@ impl World {
             setup,
             model: Model::new(facts(lifetime), config.clone(), now),
             config,
-            qemu: Some(Qemu::new(1, setup.slots, setup.width, setup.plugged)),
+            qemu: Some(Qemu::new(now, 1, setup)),
             processes: 1,
             is_listening: true,
             connection: None,
@@ -208,7 +208,10 @@ impl World {
                 let is_online = false;
                 self.jobs.push(Job::Restore { cpus, is_online });
             }
-            Effect::Publish(snapshot) => self.bus.queue.push_back(Message::Published(snapshot)),
+            Effect::Publish(snapshot) => {
+                self.check_started(&snapshot);
+                self.bus.queue.push_back(Message::Published(snapshot));
+            }
             Effect::Emit(event) => {
                 self.ledger.check_cause(&event);
                 self.bus.queue.push_back(Message::Event(event));
@@ -220,6 +223,27 @@ impl World {
             }
             Effect::Ready(_) => self.promises.report_ready(),
             Effect::Forget => self.forget(),
+        }
+    }
+
+    /// Checks that every vCPU that is shown as started was started by the guest.
+    fn check_started(&self, snapshot: &Snapshot) {
+        let Some(qemu) = self
+            .qemu
+            .as_ref()
+            .filter(|q| Some(q.id) == snapshot.process)
+        else {
+            return;
+        };
+        for vcpu in snapshot.inventory.vcpus() {
+            let thread = vcpu.reported.map(|thread| i64::from(thread.id.get()));
+            let is_started = thread.and_then(|thread| qemu.is_started(thread));
+            let is_shown = snapshot.is_started(&vcpu) == Some(true);
+            assert!(
+                !is_shown || is_started != Some(false),
+                "vCPU {} is shown as started",
+                vcpu.id
+            );
         }
     }
 
@@ -245,6 +269,9 @@ impl World {
     }
 
     fn exchange(&mut self, batch: Batch) {
+        if let Batch::Refresh(vcpus) | Batch::Look(_, vcpus) = &batch {
+            self.promises.looks += u32::from(!vcpus.is_empty());
+        }
         self.promises.exchange(&batch, self.disk.content.as_ref());
         let is_exchange = |job: &Job| matches!(job, Job::Exchange { .. });
         assert!(

@@ -1,0 +1,114 @@
+//! Gets samples from the service.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use vcpud::names::{BUS_NAME, ROOT_PATH, name_of};
+use vcpud::proxy::{ManagerProxy, error_reply};
+use zbus::message::Type;
+use zbus::{Connection, MatchRule, MessageStream};
+
+use super::sample::{Machine, Sample};
+use crate::failure::Failure;
+use crate::manage::manager;
+use crate::query::{self, Machines};
+
+/// Returns one sample after each interval, the first one at once.
+pub(crate) struct Source {
+    interval: Interval,
+    link: Option<Link>,
+}
+
+impl Source {
+    pub(crate) fn new(delay: Duration) -> Self {
+        let mut interval = interval(delay);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            interval,
+            link: None,
+        }
+    }
+
+    /// Waits for the next interval and gets a sample.
+    ///
+    /// # Errors
+    /// The service or the bus does not answer, or refuses. The next call tries again.
+    pub(crate) async fn next(&mut self) -> Result<Sample, Failure> {
+        self.interval.tick().await;
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => Link::new().await?,
+        };
+        let sample = link.sample().await;
+        let is_lost = matches!(&sample, Err(error) if error_reply(error).is_none());
+        self.link = (!is_lost).then_some(link);
+        Ok(sample?)
+    }
+}
+
+/// A connection to the bus.
+struct Link {
+    bus: Connection,
+    manager: ManagerProxy<'static>,
+    /// The properties of the machines when they were read last.
+    machines: Machines,
+    is_outdated: Arc<AtomicBool>,
+    /// The task that reads the signals. It ends with the link.
+    _signals: JoinSet<()>,
+}
+
+impl Link {
+    async fn new() -> Result<Self, Failure> {
+        let bus = crate::connect().await?;
+        let is_outdated = Arc::new(AtomicBool::new(true));
+        let changes = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender(BUS_NAME)
+            .path_namespace(ROOT_PATH)
+            .build()?;
+        let restarts = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender("org.freedesktop.DBus")
+            .member("NameOwnerChanged")
+            .arg(0, BUS_NAME)
+            .build()?;
+        let mut signals = stream::select(
+            MessageStream::for_match_rule(changes, &bus, None).await?,
+            MessageStream::for_match_rule(restarts, &bus, None).await?,
+        );
+        let mut task = JoinSet::new();
+        let flag = Arc::clone(&is_outdated);
+        // A signal only says that the properties are to be read again, so a burst of them costs one call.
+        task.spawn(async move {
+            while signals.next().await.is_some() {
+                flag.store(true, Ordering::Relaxed);
+            }
+        });
+        Ok(Self {
+            manager: manager(&bus).await?,
+            bus,
+            machines: HashMap::new(),
+            is_outdated,
+            _signals: task,
+        })
+    }
+
+    async fn sample(&mut self) -> zbus::Result<Sample> {
+        let statistics = self.manager.get_statistics(HashMap::new()).await?;
+        if self.is_outdated.swap(false, Ordering::Relaxed) {
+            let machines = query::machines(&self.bus).await;
+            self.is_outdated.store(machines.is_err(), Ordering::Relaxed);
+            self.machines = machines?;
+        }
+        let named = statistics.into_iter().map(|(path, statistics)| {
+            let machine = Machine::new(&statistics, self.machines.get(&path));
+            (name_of(&path), machine)
+        });
+        Ok(named.collect())
+    }
+}
