@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::published::{Encoded, Known};
 use crate::machine::Handle;
 use crate::names::MachineName;
 
@@ -13,19 +14,31 @@ pub struct Directory(Arc<RwLock<Content>>);
 
 #[derive(Debug, Default)]
 struct Content {
-    machines: BTreeMap<MachineName, Handle>,
+    machines: BTreeMap<MachineName, (Handle, Known)>,
     problems: Vec<String>,
 }
 
 impl Directory {
     /// All machines, by name.
     pub fn all(&self) -> Vec<Handle> {
-        self.read(|content| content.machines.values().cloned().collect())
+        self.read(|content| {
+            content
+                .machines
+                .values()
+                .map(|(handle, _)| handle.clone())
+                .collect()
+        })
+    }
+
+    /// All machines, with the properties that clients know of them.
+    pub(super) fn known(&self) -> Vec<(MachineName, Encoded)> {
+        let known = |(name, (_, known)): (&MachineName, &(_, Known))| (name.clone(), known.get());
+        self.read(|content| content.machines.iter().map(known).collect())
     }
 
     /// The machine of this name.
     pub fn get(&self, name: &str) -> Option<Handle> {
-        self.read(|content| content.machines.get(name).cloned())
+        self.read(|content| content.machines.get(name).map(|(handle, _)| handle.clone()))
     }
 
     /// The errors of the configuration.
@@ -33,8 +46,9 @@ impl Directory {
         self.read(|content| content.problems.clone())
     }
 
-    pub(super) fn insert(&self, handle: Handle) {
-        self.write(|content| content.machines.insert(handle.name().clone(), handle));
+    pub(super) fn insert(&self, handle: Handle, known: Known) {
+        let name = handle.name().clone();
+        self.write(|content| content.machines.insert(name, (handle, known)));
     }
 
     pub(super) fn remove(&self, name: &MachineName) {

@@ -7,53 +7,39 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use zbus::names::InterfaceName;
-use zbus::object_server::{Interface, SignalEmitter};
-use zbus::{Connection, ObjectPath, ObjectServer, OwnedObjectPath, OwnedVariant, Variant};
-use zbus::{fdo, interface};
+use zbus::object_server::SignalEmitter;
+use zbus::{ObjectPath, OwnedObjectPath, Variant, interface};
 
-use super::authority::Authority;
 use super::directory::Directory;
-use super::machine::MachineObject;
-use super::manager::path;
+use super::published::Encoded;
 use crate::names::MACHINE_INTERFACE;
 
-/// The properties of an interface.
-type Properties = HashMap<String, OwnedVariant>;
+/// The interfaces of an object, and their properties.
+type Interfaces = HashMap<&'static str, Encoded>;
 
 /// Serves `org.freedesktop.DBus.ObjectManager`.
 #[derive(Debug)]
 pub(super) struct Objects {
     directory: Directory,
-    authority: Authority,
 }
 
 impl Objects {
     /// Returns the object manager of the machines in `directory`.
-    pub(super) fn new(directory: Directory, authority: Authority) -> Self {
-        Self {
-            directory,
-            authority,
-        }
+    pub(super) fn new(directory: Directory) -> Self {
+        Self { directory }
     }
 }
 
 #[interface(name = "org.freedesktop.DBus.ObjectManager")]
 impl Objects {
-    async fn get_managed_objects(
-        &self,
-        #[zbus(object_server)] server: &ObjectServer,
-        #[zbus(connection)] connection: &Connection,
-    ) -> fdo::Result<HashMap<OwnedObjectPath, HashMap<&'static str, Properties>>> {
-        let mut objects = HashMap::new();
-        for machine in self.directory.all() {
-            let path = path(&machine);
-            let object = MachineObject::new(machine, self.authority.clone());
-            let emitter = SignalEmitter::new(connection, path.as_ref())?;
-            let properties = object.get_all(server, connection, None, &emitter).await?;
+    async fn get_managed_objects(&self) -> HashMap<OwnedObjectPath, Interfaces> {
+        let machines = self.directory.known().into_iter();
+        let objects = machines.map(|(name, properties)| {
+            let path = ObjectPath::from_string_unchecked(name.object_path());
             let interfaces = HashMap::from([(MACHINE_INTERFACE, properties)]);
-            objects.insert(path, interfaces);
-        }
-        Ok(objects)
+            (OwnedObjectPath::from(path), interfaces)
+        });
+        objects.collect()
     }
 
     #[zbus(signal)]

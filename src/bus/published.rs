@@ -2,24 +2,75 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
 use zbus::fdo::Properties;
 use zbus::names::InterfaceName;
 use zbus::object_server::{Interface, SignalEmitter};
 use zbus::wire::serialized::{Context, Data};
 use zbus::wire::{NATIVE_ENDIAN, to_bytes};
-use zbus::{OwnedVariant, Variant};
+use zbus::{OwnedVariant, Signature, Type, Variant};
 
+use super::describe::Dict;
 use super::machine::MachineObject;
 use crate::names::MACHINE_INTERFACE;
+
+/// The properties of a machine, of type `a{sv}`. Encoded, because a map takes five times as much memory, and because
+/// it takes more time to make one from the machine.
+#[derive(Clone, Debug)]
+pub(super) struct Encoded(Data<'static, 'static>);
+
+/// The properties of a machine as clients know them. The publisher writes them, and methods read them.
+#[derive(Clone, Debug)]
+pub(super) struct Known(Arc<RwLock<Encoded>>);
 
 /// A machine that is on the bus.
 #[derive(Debug)]
 pub(super) struct Published {
     object: MachineObject,
     emitter: SignalEmitter<'static>,
-    /// The properties as clients know them. Encoded, because a map takes five times as much memory.
-    known: Data<'static, 'static>,
+    known: Known,
+}
+
+impl Encoded {
+    fn new(properties: &HashMap<String, OwnedVariant>) -> zbus::Result<Self> {
+        to_bytes(Context::new(NATIVE_ENDIAN, 0), properties).map(Self)
+    }
+
+    /// Returns the properties.
+    ///
+    /// # Errors
+    ///
+    /// Those of the encoding.
+    pub(super) fn decode(&self) -> zbus::Result<HashMap<&str, Variant<'_>>> {
+        Ok(self.0.deserialize()?.0)
+    }
+}
+
+impl Type for Encoded {
+    const SIGNATURE: &'static Signature = Dict::SIGNATURE;
+}
+
+impl Serialize for Encoded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let properties = self.decode().map_err(S::Error::custom)?;
+        properties.serialize(serializer)
+    }
+}
+
+impl Known {
+    /// Returns the present properties.
+    pub(super) fn get(&self) -> Encoded {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    fn replace(&self, properties: Encoded) -> Encoded {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *known, properties)
+    }
 }
 
 impl Published {
@@ -32,7 +83,8 @@ impl Published {
         object: MachineObject,
         emitter: SignalEmitter<'static>,
     ) -> zbus::Result<Self> {
-        let known = encode(&properties(&object, &emitter).await?)?;
+        let known = Encoded::new(&properties(&object, &emitter).await?)?;
+        let known = Known(Arc::new(RwLock::new(known)));
         Ok(Self {
             object,
             emitter,
@@ -52,12 +104,8 @@ impl Published {
     }
 
     /// Returns the properties as clients know them.
-    ///
-    /// # Errors
-    ///
-    /// Those of the encoding.
-    pub(super) fn known(&self) -> zbus::Result<HashMap<&str, Variant<'_>>> {
-        Ok(self.known.deserialize()?.0)
+    pub(super) fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Emits one `PropertiesChanged` with all that clients do not know.
@@ -67,7 +115,8 @@ impl Published {
     /// Those of the connection.
     pub(super) async fn tell_changes(&mut self) -> zbus::Result<()> {
         let now = properties(&self.object, &self.emitter).await?;
-        let known = self.known()?;
+        let known = self.known.get();
+        let known = known.decode()?;
         let is_new =
             |(name, value): &(&String, &OwnedVariant)| known.get(name.as_str()) != Some(&***value);
         let changed: HashMap<&str, Variant<'_>> = now
@@ -78,11 +127,12 @@ impl Published {
         if changed.is_empty() {
             return Ok(());
         }
+        // No reply after the signal may have what was before it.
+        let before = self.known.replace(Encoded::new(&now)?);
         let interface = InterfaceName::from_static_str_unchecked(MACHINE_INTERFACE);
         Properties::properties_changed(&self.emitter, interface, changed, Cow::Borrowed(&[]))
-            .await?;
-        self.known = encode(&now)?;
-        Ok(())
+            .await
+            .inspect_err(|_| drop(self.known.replace(before)))
     }
 }
 
@@ -93,8 +143,4 @@ async fn properties(
     let connection = emitter.connection();
     let server = connection.object_server();
     Ok(object.get_all(server, connection, None, emitter).await?)
-}
-
-fn encode(properties: &HashMap<String, OwnedVariant>) -> zbus::Result<Data<'static, 'static>> {
-    to_bytes(Context::new(NATIVE_ENDIAN, 0), properties)
 }

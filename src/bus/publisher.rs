@@ -276,7 +276,8 @@ impl Publisher {
         for name in std::mem::take(&mut self.unannounced) {
             if let Some(published) = self.published.get(&name) {
                 let path = published.emitter().path();
-                objects::announce(&root, path.as_ref(), published.known()?).await?;
+                let known = published.known().get();
+                objects::announce(&root, path.as_ref(), known.decode()?).await?;
                 Manager::machine_added(&root, name.as_str(), path).await?;
             }
         }
@@ -298,7 +299,7 @@ impl Publisher {
         let mut published = Published::read(object.clone(), emitter).await?;
         let server = connection.object_server();
         server.at(&path, object).await?;
-        self.directory.insert(machine);
+        self.directory.insert(machine, published.known().clone());
         published.tell_changes().await?;
         self.published.insert(name.clone(), published);
         if self.link.owns_name() {
@@ -339,7 +340,7 @@ fn serve_root(
     registrar: &Registrar,
     authority: Authority,
 ) -> Builder<'static> {
-    let objects = Objects::new(directory.clone(), authority.clone());
+    let objects = Objects::new(directory.clone());
     let manager = Manager::new(directory.clone(), registrar.clone(), authority);
     builder
         .serve_at(ROOT_PATH, manager)
