@@ -1,12 +1,13 @@
 //! The jobs that the effects start, and what ends them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use vcpud::ids::{SlotId, Uid};
 use vcpud::machine::ConnectError;
 use vcpud::machine::model::effect::Batch;
 use vcpud::machine::model::input::{Exchanged, Input, Opened, SaveError};
+use vcpud::machine::model::saved_state::AskedRemoval;
 use vcpud::process::SocketError;
 use vcpud::qmp::{AcpiOst, Closed, CommandError, Event, Identity, Version};
 
@@ -324,16 +325,22 @@ impl World {
         Input::Loaded(Ok(content.map(Box::new)))
     }
 
-    /// Notes which removals the service cannot know after a restart, as its state file lacks them.
+    /// Notes which removals the service cannot know after a restart: its state file lacks them, or also has a
+    /// later request without QEMU's reply, so that the last refusal may be one of this request.
     pub(crate) fn note_saved_removals(&mut self) {
-        let rows = self.disk.content.iter().flat_map(|state| &state.removals);
-        let agreed: Vec<SlotId> = rows.filter(|row| row.agreed).filter_map(slot_of).collect();
+        let rows: Vec<&AskedRemoval> = self.disk.content.iter().flat_map(|s| &s.removals).collect();
         let Some(qemu) = &mut self.qemu else {
             return;
         };
-        let known: Vec<usize> = agreed.iter().map(|slot| qemu.index(*slot)).collect();
+        let saved = |agreed| -> BTreeSet<usize> {
+            let rows = rows.iter().filter(|row| row.agreed == agreed);
+            let slots = rows.filter_map(|row| slot_of(row));
+            slots.map(|slot| qemu.index(slot)).collect()
+        };
+        let (agreed, unanswered) = (saved(true), saved(false));
         for (n, plugged) in qemu.plugged_mut() {
-            plugged.is_known &= known.contains(&n);
+            let is_unclear = plugged.is_refused && unanswered.contains(&n);
+            plugged.is_known &= agreed.contains(&n) && !is_unclear;
         }
     }
 }

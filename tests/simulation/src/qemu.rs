@@ -61,7 +61,7 @@ pub(crate) struct Plugged {
     /// Whether the service knows that QEMU accepted the removal.
     pub is_known: bool,
     /// Whether the last report of the guest about it is a refusal.
-    is_refused: bool,
+    pub is_refused: bool,
     /// Whether the guest refused twice in a row. QEMU's list shows no difference then.
     pub is_refused_again: bool,
     /// Whether the service may have missed such a refusal.

@@ -248,8 +248,15 @@ impl World {
     }
 
     /// Notes the users of further requests for pending removals. The last one counts, even if QEMU does not receive
-    /// its request. A removal without a known user does not get one from such a request.
+    /// its request, or the guest gave the vCPU up before. A removal without a known user does not get one from
+    /// such a request.
     fn note_requests(&mut self, rows: &[AskedRemoval]) {
+        for row in rows.iter().filter(|row| !row.agreed) {
+            for vcpu in &row.vcpus {
+                let asked = self.ledger.given_up.get_mut(vcpu);
+                asked.map(|asked| asked.insert(row.uid));
+            }
+        }
         let Some(qemu) = &mut self.qemu else {
             return;
         };
