@@ -69,7 +69,11 @@ pub trait Manager {
     ) -> zbus::Result<HashMap<OwnedObjectPath, Statistics>>;
     fn list_machines(&self) -> zbus::Result<Vec<(String, OwnedObjectPath, u32)>>;
     fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(name = "GetMachineByPID")]
     fn get_machine_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn features(&self) -> zbus::Result<Vec<String>>;
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
@@ -91,7 +95,7 @@ pub trait Machine {
     fn set_vcpu(
         &self,
         vcpus: &[u32],
-        online: bool,
+        present: bool,
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<Changed>;
     #[zbus(allow_interactive_auth)]
@@ -128,6 +132,8 @@ pub trait Machine {
         count: u32,
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<HashMap<String, OwnedVariant>>;
+    fn can_set_vcpus(&self, count: u32) -> zbus::Result<String>;
+    fn get_tuning(&self) -> zbus::Result<HashMap<String, OwnedVariant>>;
     fn list_vcpus(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
     fn get_statistics(&self, options: HashMap<&str, Variant<'_>>) -> zbus::Result<Statistics>;
 
@@ -137,6 +143,14 @@ pub trait Machine {
     fn uuid(&self) -> zbus::Result<String>;
     #[zbus(property)]
     fn leader(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn owner(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn registrant(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn origin(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn since(&self) -> zbus::Result<u64>;
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
     #[zbus(property)]
@@ -185,6 +199,8 @@ pub trait Machine {
         alias: String,
         details: HashMap<String, OwnedVariant>,
     ) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn vcpu_changed(&self, vcpus: Vec<u32>) -> zbus::Result<()>;
     #[zbus(signal)]
     fn vcpu_started(
         &self,

@@ -272,7 +272,7 @@ fn start(
     outbox: EventSender,
 ) -> (Running, JoinHandle<()>) {
     let spec = MachineSpec {
-        registrant: None,
+        origin: machine::Origin::Socket,
         name: "machine".parse().expect("a valid name"),
         endpoint: QmpEndpoint::Connection(Some(stream)),
         lifetime: Lifetime::Registered,

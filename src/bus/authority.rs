@@ -54,10 +54,20 @@ impl Action {
     }
 }
 
-/// Whether who called lets polkit ask a person.
-fn is_interactive(header: &Header<'_>) -> bool {
-    let flags = header.primary().flags();
-    flags.contains(Flags::ALLOW_INTERACTIVE_AUTH)
+/// Whether polkit can ask a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialog {
+    /// If the call allows it.
+    IfAllowed,
+    /// Never.
+    Never,
+}
+
+impl Dialog {
+    fn is_for(self, header: &Header<'_>) -> bool {
+        let flags = header.primary().flags();
+        self == Self::IfAllowed && flags.contains(Flags::ALLOW_INTERACTIVE_AUTH)
+    }
 }
 
 /// The service watches whether the caller is still there after this time without an answer of polkit. Most
@@ -92,6 +102,7 @@ struct Question<'a> {
     sender: &'a UniqueName<'a>,
     uid: Uid,
     action: &'a str,
+    interactive: bool,
 }
 
 /// The result of a question to polkit.
@@ -170,6 +181,7 @@ impl Authority {
         header: &Header<'_>,
         action: Action,
         details: &HashMap<&str, &str>,
+        dialog: Dialog,
     ) -> Result<Caller, Error> {
         let denied = |why: &str| denied(action.id(), why);
         let Some(sender) = header.sender() else {
@@ -189,7 +201,7 @@ impl Authority {
         let user = uid.to_string();
         let mut details = details.clone();
         details.insert("uid", &user);
-        let interactive = is_interactive(header);
+        let interactive = dialog.is_for(header);
         let action = action.id();
         debug!(uid = uid.get(), action, "polkit is asked");
         let question = Question {
@@ -198,6 +210,7 @@ impl Authority {
             sender,
             uid,
             action,
+            interactive,
         };
         let answer = self.ask(question, &details).await;
         answer.decide(caller, action, interactive)
@@ -211,6 +224,7 @@ impl Authority {
             sender,
             uid,
             action,
+            interactive,
         } = question;
         let polkit = polkit(connection).await;
         let subject = Subject::new_for_message_header(header);
@@ -219,7 +233,7 @@ impl Authority {
             (Err(error), _) => return Answer::None(error.to_string()),
             (_, Err(error)) => return Answer::None(error.to_string()),
         };
-        let (flags, limit) = if is_interactive(header) {
+        let (flags, limit) = if interactive {
             let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
             (flags, INTERACTIVE_TIMEOUT)
         } else {

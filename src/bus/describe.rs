@@ -1,12 +1,13 @@
 //! vCPUs as `ListVcpus` shows them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use zbus::Variant;
 
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::{HotplugMethod, HotplugSlot, Plan, Vcpu};
 use crate::machine::Snapshot;
+use crate::placement::{Tuning, Wanted};
 use crate::placer::Observed;
 
 /// A dictionary of type `a{sv}`.
@@ -25,6 +26,57 @@ pub(super) fn place(place: &Observed) -> Dict {
     if let Some(bandwidth) = place.bandwidth {
         dict.insert("bandwidth-period-usec", bandwidth.period().into());
         dict.insert("bandwidth-quota-usec", bandwidth.signed_quota().into());
+    }
+    dict
+}
+
+/// Returns the desired tuning of a machine. A key without a value is absent.
+pub(super) fn tuning(tuning: &Tuning) -> Dict {
+    let limit = tuning.limit();
+    let mut dict = Dict::from([
+        ("bandwidth-period-usec", limit.period().into()),
+        ("bandwidth-quota-usec", limit.signed_quota().into()),
+        ("pins", texts(&tuning.pins).into()),
+        ("cache", texts(&tuning.cache).into()),
+    ]);
+    let schedulers = tuning.schedulers.iter();
+    let schedulers: Vec<(u32, &str, i32)> = schedulers
+        .map(|(vcpu, scheduler)| (vcpu.get(), scheduler.policy(), scheduler.priority()))
+        .collect();
+    dict.insert("schedulers", schedulers.into());
+    if let Some(cpus) = &tuning.affinity {
+        dict.insert("affinity", cpus.to_string().into());
+    }
+    if let Some(nodes) = &tuning.memory_nodes {
+        dict.insert("memory-nodes", nodes.to_string().into());
+    }
+    if let Some(scheduler) = tuning.scheduler {
+        dict.insert("scheduler", scheduler.policy().into());
+        dict.insert("priority", scheduler.priority().into());
+    }
+    dict
+}
+
+/// Returns the values of some vCPUs, as text.
+fn texts(values: &BTreeMap<VcpuId, impl ToString>) -> Vec<(u32, String)> {
+    let values = values.iter();
+    values
+        .map(|(vcpu, value)| (vcpu.get(), value.to_string()))
+        .collect()
+}
+
+/// Returns the desired values of a vCPU. A key without a value is absent.
+pub(super) fn desired(wanted: Wanted<'_>) -> Dict {
+    let mut dict = Dict::new();
+    if let Some(cpus) = wanted.cpus {
+        dict.insert("desired-affinity", cpus.to_string().into());
+    }
+    if let Some(scheduler) = wanted.scheduler {
+        dict.insert("desired-scheduler", scheduler.policy().into());
+        dict.insert("desired-priority", scheduler.priority().into());
+    }
+    if let Some(schemata) = wanted.cache {
+        dict.insert("desired-cache", schemata.to_string().into());
     }
     dict
 }

@@ -4,9 +4,11 @@ use zbus::message::Header;
 use zbus::names::ErrorName;
 use zbus::{DBusError, Message};
 
+use super::describe::Dict;
 use crate::guest_agent;
+use crate::ids::VcpuId;
 use crate::inventory::PlanError;
-use crate::machine::{self, ConnectError, TuningError};
+use crate::machine::{self, ConnectError, Refusal, TuningError};
 use crate::names::{MachineName, error_name};
 use crate::process::SocketError;
 use crate::qmp::{self, Closed};
@@ -72,6 +74,39 @@ impl Error {
             }
         }
     }
+}
+
+/// Returns the result so far of a request that failed after it changed vCPUs, or that can still change some.
+fn partial_result(error: &machine::Error) -> Option<Dict> {
+    use machine::Error;
+    let (added, removed, pending, refused) = match error {
+        Error::QmpFailed(report)
+        | Error::GuestRefused(report)
+        | Error::RemovalPending { report, .. } => (
+            &report.added[..],
+            &report.removed[..],
+            &report.pending[..],
+            &report.refused[..],
+        ),
+        Error::DidNotStart { added, .. }
+        | Error::NotOnline { added, .. }
+        | Error::PlacementFailed { added, .. } => (&added[..], &[][..], &[][..], &[][..]),
+        _ => return None,
+    };
+    let numbers = |vcpus: &[VcpuId]| -> Vec<u32> { vcpus.iter().map(|vcpu| vcpu.get()).collect() };
+    let refusals = |refusal: &Refusal| -> Vec<(u32, String)> {
+        let vcpus = refusal.vcpus.iter();
+        vcpus
+            .map(|vcpu| (vcpu.get(), refusal.reason.clone()))
+            .collect()
+    };
+    let refused: Vec<(u32, String)> = refused.iter().flat_map(refusals).collect();
+    Some(Dict::from([
+        ("added", numbers(added).into()),
+        ("removed", numbers(removed).into()),
+        ("pending", numbers(pending).into()),
+        ("refused", refused.into()),
+    ]))
 }
 
 /// The name on the bus of what went wrong with a machine.
@@ -169,7 +204,15 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
 impl DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
         tracing::debug!(name = self.dbus_name(), text = %self, "call failed");
-        Message::error(call, self.name()).build(&(self.to_string(),))
+        let reply = Message::error(call, self.name());
+        let partial = match self {
+            Self::Machine { error, .. } => partial_result(error),
+            _ => None,
+        };
+        match partial {
+            Some(partial) => reply.build(&(self.to_string(), partial)),
+            None => reply.build(&(self.to_string(),)),
+        }
     }
 
     fn name(&self) -> ErrorName<'_> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tracing::info;
 use zbus::message::Header;
 
-use super::authority::{Action, Authority, Caller};
+use super::authority::{Action, Authority, Caller, Dialog};
 use super::error::Error;
 use crate::audit::{Audit, CallRecord};
 use crate::ids::Uid;
@@ -95,12 +95,34 @@ impl GuardedCall {
         authority: &Authority,
     ) -> Result<Caller, Error> {
         let details = self.details()?;
-        match authority.check(header, self.action, &details).await {
+        let check = authority.check(header, self.action, &details, Dialog::IfAllowed);
+        match check.await {
             Ok(caller) => {
                 self.record(caller.uid(), authority.audit());
                 Ok(caller)
             }
             Err(error) => Err(self.denied(error, authority.user_of(header))),
+        }
+    }
+
+    /// Returns whether the sender of `header` is authorized for the call: "yes", "no", or "challenge" if polkit would
+    /// ask for a password. Nothing is recorded.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a value is too long, or too many questions to polkit wait.
+    pub(super) async fn permission(
+        &self,
+        header: &Header<'_>,
+        authority: &Authority,
+    ) -> Result<&'static str, Error> {
+        let details = self.details()?;
+        let check = authority.check(header, self.action, &details, Dialog::Never);
+        match check.await {
+            Ok(_) => Ok("yes"),
+            Err(Error::InteractiveAuthorizationRequired(_)) => Ok("challenge"),
+            Err(Error::AccessDenied(_)) => Ok("no"),
+            Err(error) => Err(error),
         }
     }
 

@@ -1,24 +1,26 @@
 //! A machine's object, `org.vcpud1.Machine`.
 
 mod tuning;
+mod vcpus;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use zbus::interface;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 
-use super::arguments::{invalid, invalid_list, list, shown};
-use super::authority::{Action, Authority};
+use super::arguments::{invalid, invalid_list, list};
+use super::authority::Authority;
 use super::describe::{self, Dict};
 use super::error::Error;
-use super::guarded_call::GuardedCall;
-use super::options::{self, Options, SetOptions};
+use super::options::{self, Options};
 use super::statistics::{self, Numbers};
-use crate::ids::VcpuId;
+use crate::ids::{Uid, VcpuId};
 use crate::inventory::{Target, Vcpu};
-use crate::machine::{self, Handle, Request, TuningChange, Wait};
+use crate::machine::{self, Handle, Snapshot, TuningChange};
 use crate::placement::{Bandwidth, CpuList, Kind, Scheduler, Schemata, UnitPlacement};
+use crate::process::start_of;
 
 /// Serves `org.vcpud1.Machine` for one machine.
 #[derive(Clone, Debug)]
@@ -26,6 +28,9 @@ pub struct MachineObject {
     machine: Handle,
     authority: Authority,
 }
+
+/// The value of a property if there is no user.
+const UNKNOWN_USER: u32 = u32::MAX;
 
 /// The vCPUs that were added, that were removed, and whose removal is pending. Methods write the type
 /// out, because zbus takes the arguments of a reply from their signatures.
@@ -35,6 +40,11 @@ impl MachineObject {
     /// An object for `machine`, whose callers `authority` authorizes.
     pub fn new(machine: Handle, authority: Authority) -> Self {
         Self { machine, authority }
+    }
+
+    /// Returns the current state of the machine.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.machine.snapshot()
     }
 
     fn failed(&self, error: machine::Error) -> Error {
@@ -47,57 +57,6 @@ impl MachineObject {
     fn of_unit(&self, look: impl FnOnce(&UnitPlacement) -> String) -> String {
         let snapshot = self.machine.snapshot();
         snapshot.unit.as_ref().map(look).unwrap_or_default()
-    }
-
-    /// Changes the vCPUs if the caller is authorized.
-    async fn set(
-        &self,
-        header: &Header<'_>,
-        target: Target,
-        options: Options,
-    ) -> Result<Changed, Error> {
-        let SetOptions {
-            wait,
-            guest_online,
-            until,
-        } = options::set(options)?;
-        let snapshot = self.machine.snapshot();
-        let current = snapshot.inventory.vcpu_count();
-        // A target that cannot be reached is denied after authorization, with the reason.
-        let (count, name, list) = match &target {
-            Target::Count(count) if *count < current => (*count, "remove", None),
-            Target::Count(count) => (*count, "add", None),
-            Target::Present(list) => (self.count(&target), "add", Some(list)),
-            Target::Absent(list) => (self.count(&target), "remove", Some(list)),
-        };
-        let call = GuardedCall::on(&self.machine, Action::SetVcpus, name)
-            .with("vcpus", count)
-            .with("current", current)
-            .with_some("list", list.map(shown))
-            .with("guest-online", guest_online)
-            .with("async", wait == Wait::No)
-            .with("until", until.as_str());
-        let caller = call.authorize(header, &self.authority).await?;
-        let request = Request {
-            target,
-            subject: snapshot.subject(),
-            authorized_count: count,
-            wait,
-            until,
-            guest_online,
-            uid: caller.uid(),
-        };
-        let result = machine::set_vcpus(&self.machine, request).await;
-        let outcome = result.map_err(|error| self.failed(error))?;
-        let [added, removed, pending] = [outcome.added, outcome.removed, outcome.pending].map(raw);
-        Ok((added, removed, pending))
-    }
-
-    /// Returns the number of vCPUs after a request for `target`, or now if it cannot be reached.
-    fn count(&self, target: &Target) -> u32 {
-        let snapshot = self.machine.snapshot();
-        let current = snapshot.inventory.vcpu_count();
-        snapshot.plan(target).map_or(current, |(_, count)| count)
     }
 }
 
@@ -117,12 +76,12 @@ impl MachineObject {
     async fn set_vcpu(
         &self,
         vcpus: Vec<u32>,
-        online: bool,
+        present: bool,
         options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Error> {
         let vcpus = list(vcpus)?;
-        let target = if online {
+        let target = if present {
             Target::Present(vcpus)
         } else {
             Target::Absent(vcpus)
@@ -203,6 +162,20 @@ impl MachineObject {
         })
     }
 
+    #[zbus(name = "CanSetVcpus", out_args("result"))]
+    async fn can_set_vcpus(
+        &self,
+        count: u32,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<&'static str, Error> {
+        self.can_set(&header, count).await
+    }
+
+    #[zbus(out_args("tuning"))]
+    fn get_tuning(&self) -> Dict {
+        describe::tuning(&self.machine.snapshot().tuning)
+    }
+
     #[zbus(out_args("vcpus"))]
     async fn list_vcpus(&self) -> Vec<Dict> {
         self.machine.refresh().await;
@@ -211,6 +184,7 @@ impl MachineObject {
         let snapshot = self.machine.snapshot();
         let row = |vcpu: Vcpu<'_>| {
             let mut dict = describe::vcpu(&snapshot, vcpu);
+            dict.extend(describe::desired(snapshot.tuning.of(vcpu.id)));
             dict.extend(places.get(&vcpu.id).into_iter().flat_map(describe::place));
             if let Some(online) = online.get(&vcpu.id) {
                 dict.insert("online", (*online).into());
@@ -246,6 +220,28 @@ impl MachineObject {
     #[zbus(property)]
     fn leader(&self) -> u32 {
         self.machine.snapshot().leader().get()
+    }
+
+    #[zbus(property)]
+    fn owner(&self) -> u32 {
+        self.machine.owner().map_or(UNKNOWN_USER, Uid::get)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn registrant(&self) -> u32 {
+        self.machine.registrant().map_or(UNKNOWN_USER, Uid::get)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn origin(&self) -> String {
+        self.machine.origin().as_str().to_owned()
+    }
+
+    #[zbus(property)]
+    fn since(&self) -> u64 {
+        let process = self.machine.snapshot().process;
+        let start = process.map_or(Duration::ZERO, start_of);
+        start.as_micros().try_into().unwrap_or(u64::MAX)
     }
 
     #[zbus(property)]
@@ -349,6 +345,12 @@ impl MachineObject {
     fn pending_removals(&self) -> Vec<u32> {
         raw(self.machine.snapshot().pending.clone())
     }
+
+    #[zbus(signal)]
+    pub(super) async fn vcpu_changed(
+        emitter: &SignalEmitter<'_>,
+        vcpus: Vec<u32>,
+    ) -> zbus::Result<()>;
 
     #[zbus(signal)]
     pub(super) async fn vcpu_added(

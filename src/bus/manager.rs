@@ -22,6 +22,17 @@ use crate::names::MachineName;
 use crate::process::{SocketError, SocketFile, adopt, peer_user};
 use crate::registry::{self, Registrar, Registration};
 
+/// The capabilities that later versions can extend.
+const FEATURES: [&str; 7] = [
+    "can-set-vcpus",
+    "get-tuning",
+    "guest-online",
+    "partial-results",
+    "statistics",
+    "until",
+    "vcpu-changed",
+];
+
 /// Serves `org.vcpud1.Manager`.
 #[derive(Debug)]
 pub struct Manager {
@@ -78,13 +89,6 @@ impl Manager {
         let result = self.registrar.register(registration).await;
         result.map_err(|error| failed(&name, error))?;
         Ok(ObjectPath::from_string_unchecked(name.object_path()).into())
-    }
-
-    fn by_pid(&self, pid: Pid) -> Result<OwnedObjectPath, Error> {
-        let mut machines = self.directory.all().into_iter();
-        let machine = machines.find(|machine| pid != 0 && machine.snapshot().leader() == pid);
-        let none = || Error::NoSuchMachine(format!("whose leader is process {pid}"));
-        machine.as_ref().map(path).ok_or_else(none)
     }
 }
 
@@ -244,14 +248,17 @@ impl Manager {
         machine.as_ref().map(path).ok_or_else(none)
     }
 
-    #[zbus(out_args("machine"))]
+    #[zbus(name = "GetMachineByPID", out_args("machine"))]
     fn get_machine_by_pid(&self, pid: u32) -> Result<OwnedObjectPath, Error> {
-        self.by_pid(Pid(pid))
+        let mut machines = self.directory.all().into_iter();
+        let machine = machines.find(|machine| pid != 0 && machine.snapshot().leader() == Pid(pid));
+        let none = || Error::NoSuchMachine(format!("whose leader is process {pid}"));
+        machine.as_ref().map(path).ok_or_else(none)
     }
 
-    #[zbus(name = "GetMachineByPID", out_args("machine"))]
-    fn get_machine_by_pid_as_machined_spells_it(&self, pid: u32) -> Result<OwnedObjectPath, Error> {
-        self.by_pid(Pid(pid))
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn features(&self) -> &'static [&'static str] {
+        &FEATURES
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -7,12 +7,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use zbus::names::InterfaceName;
-use zbus::object_server::SignalEmitter;
-use zbus::{ObjectPath, OwnedObjectPath, Variant, interface};
+use zbus::object_server::{Interface, SignalEmitter};
+use zbus::{Connection, ObjectPath, ObjectServer, OwnedObjectPath, Variant, fdo, interface};
 
 use super::directory::Directory;
+use super::manager::Manager;
 use super::published::Encoded;
-use crate::names::MACHINE_INTERFACE;
+use crate::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, ROOT_PATH};
 
 /// The interfaces of an object, and their properties.
 type Interfaces = HashMap<&'static str, Encoded>;
@@ -32,14 +33,25 @@ impl Objects {
 
 #[interface(name = "org.freedesktop.DBus.ObjectManager")]
 impl Objects {
-    async fn get_managed_objects(&self) -> HashMap<OwnedObjectPath, Interfaces> {
+    async fn get_managed_objects(
+        &self,
+        #[zbus(object_server)] server: &ObjectServer,
+        #[zbus(connection)] connection: &Connection,
+    ) -> fdo::Result<HashMap<OwnedObjectPath, Interfaces>> {
+        let manager = server.interface::<_, Manager>(ROOT_PATH).await?;
+        let emitter = manager.signal_emitter();
+        let properties = manager.get().await;
+        let properties = properties.get_all(server, connection, None, emitter);
+        let properties = Encoded::new(&properties.await?)?;
+        let root = OwnedObjectPath::from(ObjectPath::from_static_str_unchecked(ROOT_PATH));
+        let root = (root, HashMap::from([(MANAGER_INTERFACE, properties)]));
         let machines = self.directory.known().into_iter();
         let objects = machines.map(|(name, properties)| {
             let path = ObjectPath::from_string_unchecked(name.object_path());
             let interfaces = HashMap::from([(MACHINE_INTERFACE, properties)]);
             (OwnedObjectPath::from(path), interfaces)
         });
-        objects.collect()
+        Ok(objects.chain([root]).collect())
     }
 
     #[zbus(signal)]

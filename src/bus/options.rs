@@ -59,6 +59,16 @@ pub(super) struct SetOptions {
     pub(super) until: Until,
 }
 
+impl Default for SetOptions {
+    fn default() -> Self {
+        Self {
+            wait: Wait::UpTo(None),
+            guest_online: false,
+            until: Until::default(),
+        }
+    }
+}
+
 /// The options of `SetVcpus` and `SetVcpu`.
 pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
     check_size(&options)?;
@@ -70,14 +80,13 @@ pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
         match (key.as_str(), &*value) {
             ("async", Variant::Bool(value)) => is_async = *value,
             ("guest-online", Variant::Bool(value)) => guest_online = *value,
-            ("timeout-usec", Variant::U64(value)) => limit = Some(Duration::from_micros(*value)),
+            ("timeout-usec", value) => limit = Some(Duration::from_micros(number(&key, value)?)),
             ("until", Variant::Str(value)) => until = end_of_addition(value)?,
-            ("until", other) => return Err(wrong_type(&key, "s", other)),
-            ("async" | "guest-online", other) => return Err(wrong_type(&key, "b", other)),
-            ("timeout-usec", other) => return Err(wrong_type(&key, "t", other)),
+            ("until", other) => return Err(wrong_type(&key, "of type s", other)),
+            ("async" | "guest-online", other) => return Err(wrong_type(&key, "of type b", other)),
             _ => {
                 return Err(Error::InvalidArgs(format!(
-                    "unknown option {key:?}; the options are \"async\" (b), \"timeout-usec\" (t), \"guest-online\" (b) and \"until\" (s)"
+                    "unknown option {key:?}; the options are \"async\" (b), \"timeout-usec\" (any integer type), \"guest-online\" (b) and \"until\" (s)"
                 )));
             }
         }
@@ -117,7 +126,7 @@ pub(super) fn statistics(options: Options) -> Result<bool, Error> {
     for (key, value) in options {
         match (key.as_str(), &*value) {
             ("kvm", Variant::Bool(value)) => kvm = *value,
-            ("kvm", other) => return Err(wrong_type(&key, "b", other)),
+            ("kvm", other) => return Err(wrong_type(&key, "of type b", other)),
             _ => {
                 return Err(Error::InvalidArgs(format!(
                     "unknown option {key:?}; the option is \"kvm\" (b)"
@@ -132,11 +141,11 @@ pub(super) fn statistics(options: Options) -> Result<bool, Error> {
 /// PID of its QEMU.
 pub(super) fn register(mut options: Options) -> Result<(MachineSettings, Option<Pid>), Error> {
     check_size(&options)?;
-    let leader = match options.remove("leader").as_deref() {
-        None => None,
-        Some(Variant::U32(pid)) => Some(Pid(*pid)),
-        Some(other) => return Err(wrong_type("leader", "u", other)),
-    };
+    let leader = options.remove("leader");
+    let leader = leader
+        .map(|pid| number("leader", &pid))
+        .transpose()?
+        .map(Pid);
     let mut entries: Vec<Entry> = options
         .iter()
         .map(|(key, value)| entry(key, value))
@@ -160,19 +169,14 @@ fn entry(key: &str, value: &Variant<'_>) -> Entry {
 
 /// A value as the configuration has it.
 fn setting(value: &Variant<'_>) -> config::Value {
-    let integer = |number: Option<i64>| match number {
-        Some(number) => config::Value::Integer(number),
-        None => config::Value::Other("an integer outside the range of 64 bits"),
-    };
+    if let Some(number) = integer(value) {
+        return match i64::try_from(number) {
+            Ok(number) => config::Value::Integer(number),
+            Err(_) => config::Value::Other("an integer outside the range of 64 bits"),
+        };
+    }
     match value {
         Variant::Str(text) => config::Value::Text(text.to_string()),
-        Variant::U8(number) => integer(Some((*number).into())),
-        Variant::I16(number) => integer(Some((*number).into())),
-        Variant::U16(number) => integer(Some((*number).into())),
-        Variant::I32(number) => integer(Some((*number).into())),
-        Variant::U32(number) => integer(Some((*number).into())),
-        Variant::I64(number) => integer(Some(*number)),
-        Variant::U64(number) => integer(i64::try_from(*number).ok()),
         Variant::Variant(inner) => setting(inner),
         Variant::Array(items) => {
             let item = |value| Item {
@@ -192,9 +196,33 @@ fn setting(value: &Variant<'_>) -> config::Value {
     }
 }
 
+/// Returns the value of an option that is a number. Languages differ in the type that they give it.
+fn number<T: TryFrom<i128>>(key: &str, value: &Variant<'_>) -> Result<T, Error> {
+    let Some(number) = integer(value) else {
+        return Err(wrong_type(key, "an integer", value));
+    };
+    let out_of_range = |_| Error::InvalidArgs(format!("option {key:?} is out of range: {number}"));
+    T::try_from(number).map_err(out_of_range)
+}
+
+/// Returns the number, if `value` is of one of D-Bus's integer types.
+fn integer(value: &Variant<'_>) -> Option<i128> {
+    Some(match value {
+        Variant::U8(number) => (*number).into(),
+        Variant::I16(number) => (*number).into(),
+        Variant::U16(number) => (*number).into(),
+        Variant::I32(number) => (*number).into(),
+        Variant::U32(number) => (*number).into(),
+        Variant::I64(number) => (*number).into(),
+        Variant::U64(number) => (*number).into(),
+        Variant::Variant(inner) => return integer(inner),
+        _ => return None,
+    })
+}
+
 fn wrong_type(key: &str, expected: &str, found: &Variant<'_>) -> Error {
     let found = found.value_signature();
     Error::InvalidArgs(format!(
-        "option {key:?} is of type {found}, it must be of type {expected}"
+        "option {key:?} is of type {found}, it must be {expected}"
     ))
 }

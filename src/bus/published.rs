@@ -15,6 +15,8 @@ use zbus::{OwnedVariant, Signature, Type, Variant};
 
 use super::describe::Dict;
 use super::machine::MachineObject;
+use crate::ids::VcpuId;
+use crate::machine::Snapshot;
 use crate::names::MACHINE_INTERFACE;
 
 /// The properties of a machine, of type `a{sv}`. Encoded, because a map takes five times as much memory, and because
@@ -32,10 +34,12 @@ pub(super) struct Published {
     object: MachineObject,
     emitter: SignalEmitter<'static>,
     known: Known,
+    /// The state whose vCPUs clients know.
+    seen: Arc<Snapshot>,
 }
 
 impl Encoded {
-    fn new(properties: &HashMap<String, OwnedVariant>) -> zbus::Result<Self> {
+    pub(super) fn new(properties: &HashMap<String, OwnedVariant>) -> zbus::Result<Self> {
         to_bytes(Context::new(NATIVE_ENDIAN, 0), properties).map(Self)
     }
 
@@ -85,10 +89,12 @@ impl Published {
     ) -> zbus::Result<Self> {
         let known = Encoded::new(&properties(&object, &emitter).await?)?;
         let known = Known(Arc::new(RwLock::new(known)));
+        let seen = object.snapshot();
         Ok(Self {
             object,
             emitter,
             known,
+            seen,
         })
     }
 
@@ -108,12 +114,25 @@ impl Published {
         &self.known
     }
 
-    /// Emits one `PropertiesChanged` with all that clients do not know.
+    /// Emits one `PropertiesChanged` with all that clients do not know, and then `VcpuChanged` with the vCPUs about
+    /// which they do not know all.
     ///
     /// # Errors
     ///
     /// Those of the connection.
     pub(super) async fn tell_changes(&mut self) -> zbus::Result<()> {
+        self.tell_properties().await?;
+        let now = self.object.snapshot();
+        let changed = now.changed_vcpus(&self.seen);
+        if !changed.is_empty() {
+            let changed = changed.into_iter().map(VcpuId::get).collect();
+            MachineObject::vcpu_changed(&self.emitter, changed).await?;
+        }
+        self.seen = now;
+        Ok(())
+    }
+
+    async fn tell_properties(&self) -> zbus::Result<()> {
         let now = properties(&self.object, &self.emitter).await?;
         let known = self.known.get();
         let known = known.decode()?;

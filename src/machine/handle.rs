@@ -13,7 +13,7 @@ use super::model::request::{Answer, AwaitStart, Command, OfflineCpu, Outcome, Re
 use super::model::snapshot::{Snapshot, Subject};
 use super::model::tuning::TuningChange;
 use super::placement::on_host;
-use super::spec::{MachineConfig, MachineSpec};
+use super::spec::{MachineConfig, MachineSpec, Origin};
 use super::statistics::Meter;
 use super::tally::Tally;
 use crate::ids::{Uid, VcpuId};
@@ -35,7 +35,7 @@ pub(super) struct Call {
 #[derive(Clone, Debug)]
 pub struct Handle {
     name: MachineName,
-    registrant: Option<Uid>,
+    origin: Origin,
     commands: mpsc::Sender<Box<Call>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The QEMU process, while it is known.
@@ -70,7 +70,7 @@ impl Handle {
     ) -> Self {
         Self {
             name: spec.name.clone(),
-            registrant: spec.registrant,
+            origin: spec.origin,
             commands,
             snapshots,
             leaders,
@@ -97,7 +97,12 @@ impl Handle {
 
     /// Returns the user who registered the machine; `None` for a machine with a socket or a file.
     pub fn registrant(&self) -> Option<Uid> {
-        self.registrant
+        self.origin.registrant()
+    }
+
+    /// Returns why the service knows the machine.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// Returns the current state of the machine.

@@ -81,7 +81,8 @@ pub use model::tuning::TuningChange;
 pub use processes::Processes;
 pub use running::Running;
 pub use spec::{
-    ConnectError, HostServices, Lifetime, MachineConfig, MachineSpec, PlacementConfig, QmpEndpoint,
+    ConnectError, HostServices, Lifetime, MachineConfig, MachineSpec, Origin, PlacementConfig,
+    QmpEndpoint,
 };
 pub use state_file::forget_others;
 pub use task::create;

@@ -79,7 +79,7 @@ impl Performer {
         file: StateFile,
         outlets: Outlets,
     ) -> Self {
-        let is_of_user = spec.registrant.is_some_and(|uid| !uid.is_root());
+        let is_of_user = spec.origin.registrant().is_some_and(|uid| !uid.is_root());
         let fd_store = services.fd_store.clone();
         let endpoint = spec.endpoint.to_string();
         Self {

@@ -26,8 +26,8 @@ pub struct MachineSpec {
     pub endpoint: QmpEndpoint,
     /// How long the machine exists.
     pub lifetime: Lifetime,
-    /// The user who registered it.
-    pub registrant: Option<Uid>,
+    /// Why the service knows it.
+    pub origin: Origin,
     /// The socket of its guest agent, which may not exist.
     pub agent: PathBuf,
     /// The file of its persisted state.
@@ -65,6 +65,36 @@ pub enum QmpEndpoint {
     /// A connection that a client made and passed. The service cannot make it again: `None` after it
     /// was used.
     Connection(Option<UnixStream>),
+}
+
+/// Why the service knows a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Its socket is in the directory of QMP sockets.
+    Socket,
+    /// A configuration file names its socket.
+    File,
+    /// A user registered it.
+    Registration(Uid),
+}
+
+impl Origin {
+    /// Returns the word for it on D-Bus.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::File => "file",
+            Self::Registration(_) => "registration",
+        }
+    }
+
+    /// Returns the user who registered the machine.
+    pub fn registrant(self) -> Option<Uid> {
+        match self {
+            Self::Registration(uid) => Some(uid),
+            Self::Socket | Self::File => None,
+        }
+    }
 }
 
 /// How long a machine exists.

@@ -13,7 +13,7 @@ mod socket;
 pub(crate) mod sys;
 mod task;
 
-pub use clock::{cpu_time, monotonic};
+pub use clock::{cpu_time, monotonic, start_of};
 pub use closing::PassedFds;
 pub use dir::Dir;
 pub use identity::{ProcessId, Users};

@@ -17,8 +17,8 @@ use crate::blocking::blocking;
 use crate::config::{Configuration, Directories, Settings};
 use crate::ids::Uid;
 use crate::machine::{
-    self, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineSpec, PlacementConfig,
-    Processes, QmpEndpoint, Running,
+    self, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineSpec, Origin,
+    PlacementConfig, Processes, QmpEndpoint, Running,
 };
 use crate::names::MachineName;
 use crate::process::{Leader, SocketFile};
@@ -136,6 +136,11 @@ impl Supervisor {
         let own = new.registration.map(|it| it.settings).unwrap_or_default();
         let file = self.configuration.machines.get(name);
         let file = file.and_then(|file| file.settings.as_ref());
+        let origin = match registrant {
+            Some(uid) => Origin::Registration(uid),
+            None if file.is_some_and(|file| file.qmp.is_some()) => Origin::File,
+            None => Origin::Socket,
+        };
         let agent = own.guest_agent.or_else(|| file?.guest_agent.clone());
         let registration = registrant.map(|uid| (uid, own.settings));
         let config = self.machine_config(name, registration.as_ref());
@@ -143,7 +148,7 @@ impl Supervisor {
             name: name.clone(),
             endpoint: new.endpoint,
             lifetime: new.lifetime,
-            registrant,
+            origin,
             agent: agent.unwrap_or_else(|| socket_of(&self.directories.guest_agents(), name)),
             state_file: self
                 .directories

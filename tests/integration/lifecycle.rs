@@ -269,9 +269,14 @@ async fn managed_objects(world: &World) -> BTreeMap<String, Dict> {
     let builder = builder.destination("org.vcpud1");
     let proxy = builder.path("/org/vcpud1").build().await.unwrap();
     let objects = proxy.get_managed_objects().await.unwrap();
-    let machines = objects.into_iter().map(|(path, interfaces)| {
+    let machines = objects.into_iter().filter_map(|(path, interfaces)| {
+        if path.as_str() == "/org/vcpud1" {
+            let properties = dict(&interfaces["org.vcpud1.Manager"]);
+            assert_eq!(properties["Version"], env!("CARGO_PKG_VERSION"));
+            return None;
+        }
         let properties = &interfaces["org.vcpud1.Machine"];
-        (path.to_string(), dict(properties))
+        Some((path.to_string(), dict(properties)))
     });
     machines.collect()
 }

@@ -15,6 +15,7 @@
 mod harness;
 
 mod authorization;
+mod clients;
 mod configuration;
 mod contract;
 mod edge;

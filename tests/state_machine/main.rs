@@ -380,7 +380,7 @@ impl Service {
         let (outbox, mut notices) = EventSender::new();
         let spec = MachineSpec {
             name: "machine".parse().unwrap(),
-            registrant: None,
+            origin: machine::Origin::Socket,
             endpoint: QmpEndpoint::Socket(SocketFile::chosen_by_root(
                 directory.join("machine.sock"),
             )),

@@ -16,8 +16,9 @@ use crate::ids::Uid;
 use crate::names::error_name;
 use crate::process::PassedFds;
 
-/// Members that change something. polkit is asked about each.
-const CHANGES: [&str; 10] = [
+/// Members that polkit is asked about.
+const CHANGES: [&str; 11] = [
+    "CanSetVcpus",
     "PinVcpus",
     "RegisterMachine",
     "RegisterMachineWithFd",

@@ -182,6 +182,34 @@ impl Snapshot {
         )]
     }
 
+    /// Returns the vCPUs about which something changed since `before`, in ascending order.
+    pub fn changed_vcpus(&self, before: &Self) -> Vec<VcpuId> {
+        let is_same = Arc::ptr_eq(&self.inventory, &before.inventory)
+            && Arc::ptr_eq(&self.tuning, &before.tuning)
+            && (&self.pending, &self.awaited) == (&before.pending, &before.awaited);
+        if is_same {
+            return Vec::new();
+        }
+        if self.inventory.max_vcpus() != before.inventory.max_vcpus() {
+            return self.inventory.vcpus().map(|vcpu| vcpu.id).collect();
+        }
+        let vcpus = self.inventory.vcpus().zip(before.inventory.vcpus());
+        let changed = vcpus.filter(|(now, then)| self.facts(now) != before.facts(then));
+        changed.map(|(vcpu, _)| vcpu.id).collect()
+    }
+
+    /// Returns all that is known about `vcpu`.
+    fn facts<'a>(&'a self, vcpu: &Vcpu<'a>) -> impl PartialEq + use<'a> {
+        (
+            vcpu.slot,
+            vcpu.thread,
+            self.inventory.is_removable(vcpu.slot),
+            self.pending.binary_search(&vcpu.id).is_ok(),
+            self.is_started(vcpu),
+            self.tuning.of(vcpu.id),
+        )
+    }
+
     /// Returns QEMU's version as text; empty until QEMU has answered once.
     pub fn qemu_version(&self) -> String {
         let version = self.version.map(|version| version.to_string());

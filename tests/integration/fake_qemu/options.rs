@@ -15,8 +15,8 @@ async fn an_option_that_is_not_known_or_of_another_type_is_an_error() {
         ("asynk", true.into(), "unknown option \"asynk\""),
         ("", 1u32.into(), "unknown option"),
         ("async", 1u32.into(), "of type b"),
-        ("timeout-usec", 5u32.into(), "of type t"),
-        ("timeout-usec", "5s".into(), "of type t"),
+        ("timeout-usec", (-5i32).into(), "out of range"),
+        ("timeout-usec", "5s".into(), "an integer"),
         ("until", true.into(), "of type s"),
         ("until", "online".into(), "\"present\" or \"started\""),
     ];
@@ -39,6 +39,17 @@ async fn an_option_that_is_not_known_or_of_another_type_is_an_error() {
     assert_eq!(result, Ok(Outcome::added([1])));
     let result = machine.set_with(1, &options).await;
     assert_eq!(result, Ok(Outcome::removed([1])));
+    // The types that languages give to small integers.
+    let numbers: [Variant<'_>; 4] = [
+        5_000_000i32.into(),
+        5_000_000u32.into(),
+        5_000_000i64.into(),
+        255u8.into(),
+    ];
+    for number in numbers {
+        let result = machine.set_with(1, &[("timeout-usec", number)]).await;
+        assert_eq!(result, Ok(Outcome::default()));
+    }
 }
 
 /// Scripted QEMU, dbus-daemon.

@@ -266,6 +266,8 @@ fn decode(message: &Message) -> Option<Signal> {
             let (id, alias, reason, details): Body = body.deserialize().expect("ussa{sv}");
             Signal::RemovalFailed(vcpu((id, alias, details)), reason)
         }
+        // It only says where to look.
+        "VcpuChanged" => return None,
         other => panic!("a signal of no known kind: {other}"),
     })
 }

@@ -1,0 +1,142 @@
+//! What programs read: partial results of errors, permissions, origins, and desired values.
+
+use std::collections::HashMap;
+
+use futures_util::StreamExt;
+use vcpud::names::error_name;
+use zbus::OwnedVariant;
+
+use crate::harness::*;
+
+/// A rule that authorizes nobody for up to three vCPUs, and denies four.
+const RULE: &str = r#"
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.vcpud1.set-vcpus" && subject.user == "nobody") {
+        var vcpus = action.lookup("vcpus");
+        return vcpus == "4" ? polkit.Result.NO : vcpus == "3" ? polkit.Result.YES : null;
+    }
+});
+"#;
+
+/// Returns the second value of an error.
+fn partial_result(error: &zbus::Error) -> HashMap<String, OwnedVariant> {
+    let zbus::Error::MethodError(_, _, message) = error else {
+        panic!("not an error of the service: {error}");
+    };
+    let body = message.body();
+    let (_, partial): (String, _) = body.deserialize().expect("a text and a dictionary");
+    partial
+}
+
+/// Returns the list of vCPUs under `key`.
+fn list(partial: &HashMap<String, OwnedVariant>, key: &str) -> Vec<u32> {
+    partial[key].clone().try_into().unwrap()
+}
+
+/// Scripted QEMU, dbus-daemon. The guest releases vCPU 3, refuses to release vCPU 2, and does not answer for 1.
+#[tokio::test]
+async fn an_error_has_the_result_so_far() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    machine.set(4).await.unwrap();
+    peer.model().removal = Removal::Held;
+    let options = HashMap::from([("timeout-usec", 10_000_000u64.into())]);
+    let waiting = machine.set_vcpus(1, options);
+    let answers = async {
+        machine.wait_for("PendingRemovals", vec![1u32, 2, 3]).await;
+        peer.send(&ost(2, Some("vcpu2"), 3, 1));
+        machine.wait_for("PendingRemovals", vec![1u32, 3]).await;
+        let path = peer.model().unplug(3);
+        peer.send(&deleted(&path));
+        machine.wait_for("PendingRemovals", vec![1u32]).await;
+    };
+    let (result, ()) = within("the answer", async { tokio::join!(waiting, answers) }).await;
+    let error = result.unwrap_err();
+    let partial = partial_result(&error);
+    Failure::of(error).assert(error_name::REMOVAL_PENDING, &["still pending: vCPU 1"]);
+    assert!(list(&partial, "added").is_empty());
+    assert_eq!(list(&partial, "removed"), [3]);
+    assert_eq!(list(&partial, "pending"), [1]);
+    let refused: Vec<(u32, String)> = partial["refused"].clone().try_into().unwrap();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, 2);
+    assert!(refused[0].1.contains("failed"), "{refused:?}");
+}
+
+/// Scripted QEMUs, dbus-daemon, polkitd, busctl as nobody.
+#[tokio::test]
+async fn a_user_can_ask_what_is_permitted() {
+    let world = World::with_polkit(RULE).await;
+    let peer = world.peer("web", Model::x86(1, 5));
+    let machine = world.machine("web").await;
+    let changes = peer.changing_calls();
+    for (count, permission) in [("3", "yes"), ("4", "no"), ("5", "challenge"), ("6", "na")] {
+        let call = [
+            "org.vcpud1",
+            machine.path(),
+            "org.vcpud1.Machine",
+            "CanSetVcpus",
+            "u",
+            count,
+        ];
+        // A question to polkit never asks for a password.
+        let answer = world.as_nobody(Interaction::Allowed, &call).await;
+        assert_eq!(answer, Ok(format!("s \"{permission}\"")), "{count} vCPUs");
+    }
+    assert_eq!(machine.can_set_vcpus(4).await.unwrap(), "yes", "root");
+    assert_eq!(machine.can_set_vcpus(0).await.unwrap(), "na");
+    assert_eq!(peer.changing_calls(), changes);
+}
+
+/// Scripted QEMUs, dbus-daemon.
+#[tokio::test]
+async fn a_machine_says_whose_it_is_and_why_it_is_known() {
+    let mut world = World::without_service().await;
+    let elsewhere = world.socket("db").with_file_name("elsewhere");
+    let file = format!("qmp = \"{}\"\n", elsewhere.display());
+    world.configure("machines.d/db.toml", &file);
+    world.serve().await;
+    let _web = world.peer("web", Model::x86(1, 4));
+    let _db = Peer::start(&elsewhere, Model::x86(1, 4));
+    let own = std::process::id();
+    for (name, origin) in [("web", "socket"), ("db", "file")] {
+        let machine = world.machine(name).await;
+        assert_eq!(machine.origin().await.unwrap(), origin);
+        assert_eq!(machine.owner().await.unwrap(), 0);
+        assert_eq!(machine.registrant().await.unwrap(), u32::MAX);
+        assert_eq!(machine.leader().await.unwrap(), own);
+        let since = machine.since().await.unwrap();
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let age = now.as_secs().checked_sub(since / 1_000_000);
+        assert!(age.is_some_and(|age| age < 3600), "{since}");
+    }
+}
+
+/// Scripted QEMU, dbus-daemon. A pin of a free vCPU changes nothing on the host.
+#[tokio::test]
+async fn what_was_set_can_be_read_and_watched() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let mut changes = machine.receive_vcpu_changed().await.unwrap();
+    machine.pin_vcpus(&[3], "0", HashMap::new()).await.unwrap();
+    let change = within("the signal", changes.next()).await.unwrap();
+    assert_eq!(change.args().unwrap().vcpus, [3]);
+
+    let tuning = machine.get_tuning().await.unwrap();
+    let pins: Vec<(u32, String)> = tuning["pins"].clone().try_into().unwrap();
+    assert_eq!(pins, [(3, "0".to_owned())]);
+    assert!(!tuning.contains_key("affinity"), "{tuning:?}");
+    let rows = machine.rows().await;
+    assert_eq!(rows[3]["desired-affinity"], "0");
+    assert!(!rows[2].contains_key("desired-affinity"));
+
+    machine.set(2).await.unwrap();
+    let mut changed = Vec::new();
+    while !changed.contains(&1) {
+        let change = within("the signal", changes.next()).await.unwrap();
+        changed.extend(change.args().unwrap().vcpus);
+    }
+}
