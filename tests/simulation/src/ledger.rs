@@ -140,6 +140,10 @@ impl Ledger {
             self.forget();
             return;
         };
+        if self.process.is_some_and(|process| process != state.leader) {
+            // No message about the new process was delivered.
+            self.forget();
+        }
         let saved = state.present.iter();
         let saved = saved.flat_map(|slot| (0..slot.width).map(|n| VcpuId(slot.id.get() + n)));
         let saved: BTreeSet<VcpuId> = saved.collect();
