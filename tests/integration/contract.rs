@@ -64,10 +64,13 @@ fn args(args: &[Arg], default: &str) -> String {
 }
 
 fn notes(annotations: &[Annotation]) -> String {
-    // The default is that changes are emitted, which needs no annotation.
+    // The default is that changes are emitted, which needs no annotation. Those of Qt are for qdbusxml2cpp.
     let is_default =
         |a: &&Annotation| a.name().ends_with(".EmitsChangedSignal") && a.value() == "true";
-    let said = annotations.iter().filter(|a| !is_default(a));
+    let is_of_qt = |a: &&Annotation| a.name().starts_with("org.qtproject.");
+    let said = annotations
+        .iter()
+        .filter(|a| !is_default(a) && !is_of_qt(a));
     said.map(|a| format!(" {}={}", a.name(), a.value()))
         .collect()
 }

@@ -15,6 +15,7 @@
 mod harness;
 
 mod authorization;
+mod bindings;
 mod clients;
 mod configuration;
 mod contract;

@@ -140,7 +140,8 @@ impl World {
         self.run(command_of_nobody(copy).args(arguments)).await
     }
 
-    async fn run(&self, command: &mut Command) -> (i32, String, String) {
+    /// Runs a client on the bus: its exit status, what it prints, and what it complains of.
+    pub(crate) async fn run(&self, command: &mut Command) -> (i32, String, String) {
         command
             .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address())
             .stdin(Stdio::null())
