@@ -4,7 +4,52 @@ DESTDIR ?=
 CARGO   ?= cargo
 # The directory of the programs to install.
 BUILD   ?= $(or $(CARGO_TARGET_DIR),target)/release
-install_to = install -D -m 644 $(1) $(DESTDIR)$(2)
+# The vcpuctl that prints the completions. A cross build needs one for the host of the build.
+VCPUCTL ?= $(BUILD)/vcpuctl
+# The directory of policies: dbus-daemon and polkitd read no other one, except in /etc. The other files can be below
+# /usr or /usr/local.
+POLICIES ?= /usr/share
+# zsh of Debian has another directory.
+ZSH_COMPLETIONS ?= $(PREFIX)/share/zsh/site-functions
+
+SHELL       = /bin/bash
+.SHELLFLAGS = -o pipefail -c
+
+# --- The installed files, as SOURCE:PLACE ---
+
+# `$(call into,DIRECTORY,SOURCE...)`
+into     = $(foreach file,$(2),$(file):$(1)/$(notdir $(file)))
+docs     = $(PREFIX)/share/doc/vcpud
+programs = \
+	$(call into,$(PREFIX)/sbin,$(BUILD)/vcpud $(BUILD)/vcpud-exporter) \
+	$(call into,$(PREFIX)/bin,$(BUILD)/vcpuctl)
+texts    = \
+	$(call into,$(POLICIES)/dbus-1/system.d,dbus/org.vcpud1.conf) \
+	$(call into,$(POLICIES)/polkit-1/actions,polkit/org.vcpud1.policy) \
+	$(call into,$(PREFIX)/share/dbus-1/system-services,dbus/org.vcpud1.service) \
+	$(call into,$(PREFIX)/share/dbus-1/interfaces,dbus/org.vcpud1.xml) \
+	$(call into,$(PREFIX)/lib/systemd/system,$(wildcard systemd/*.service systemd/*.socket systemd/*.path)) \
+	$(call into,$(PREFIX)/lib/systemd/catalog,systemd/vcpud.catalog) \
+	systemd/vcpud-exporter.sysusers:$(PREFIX)/lib/sysusers.d/vcpud-exporter.conf \
+	systemd/vcpud.tmpfiles:$(PREFIX)/lib/tmpfiles.d/vcpud.conf \
+	$(call into,$(PREFIX)/share/man/man1,$(wildcard man/*.1)) \
+	$(call into,$(PREFIX)/share/man/man5,$(wildcard man/*.5) $(BUILD)/org.vcpud1.5) \
+	$(call into,$(PREFIX)/share/man/man8,$(wildcard man/*.8)) \
+	$(call into,$(docs),COPYING README.md CHANGELOG.md $(wildcard doc/*.md)) \
+	$(call into,$(docs)/examples,doc/vcpud.toml $(wildcard polkit/examples/*.rules)) \
+	$(call into,$(docs)/monitoring,$(wildcard doc/monitoring/*))
+# The sources are the names of shells.
+completions = \
+	bash:$(PREFIX)/share/bash-completion/completions/vcpuctl \
+	zsh:$(ZSH_COMPLETIONS)/_vcpuctl \
+	fish:$(PREFIX)/share/fish/vendor_completions.d/vcpuctl.fish
+# In the texts, the paths of vcpud follow PREFIX, and the links of README.md lead to its new directory.
+follow = sed -e 's|/usr\(/[a-z0-9/.-]*vcpu\)|$(PREFIX)\1|g' -e 's|](doc/|](|g'
+
+source = $(firstword $(subst :, ,$(1)))
+place  = $(DESTDIR)$(lastword $(subst :, ,$(1)))
+
+# --- The targets ---
 
 all: $(BUILD)/org.vcpud1.5
 	$(CARGO) build --release --locked
@@ -53,32 +98,30 @@ lint:
 
 # Does not build the programs, so that it can run as root after `make` as a user.
 install: $(BUILD)/org.vcpud1.5
-	install -D -m 755 $(BUILD)/vcpud $(DESTDIR)$(PREFIX)/sbin/vcpud
-	install -D -m 755 $(BUILD)/vcpud-exporter $(DESTDIR)$(PREFIX)/sbin/vcpud-exporter
-	install -D -m 755 $(BUILD)/vcpuctl $(DESTDIR)$(PREFIX)/bin/vcpuctl
-	$(call install_to,dbus/org.vcpud1.conf,$(PREFIX)/share/dbus-1/system.d/org.vcpud1.conf)
-	$(call install_to,dbus/org.vcpud1.service,$(PREFIX)/share/dbus-1/system-services/org.vcpud1.service)
-	$(call install_to,dbus/org.vcpud1.xml,$(PREFIX)/share/dbus-1/interfaces/org.vcpud1.xml)
-	$(call install_to,polkit/org.vcpud1.policy,$(PREFIX)/share/polkit-1/actions/org.vcpud1.policy)
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/vcpud/examples polkit/examples/*.rules
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/vcpud CHANGELOG.md doc/*.md
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/vcpud/monitoring doc/monitoring/*
-	$(call install_to,systemd/vcpud.service,$(PREFIX)/lib/systemd/system/vcpud.service)
-	$(call install_to,systemd/vcpud.path,$(PREFIX)/lib/systemd/system/vcpud.path)
-	$(call install_to,systemd/vcpud-exporter.service,$(PREFIX)/lib/systemd/system/vcpud-exporter.service)
-	$(call install_to,systemd/vcpud-exporter.socket,$(PREFIX)/lib/systemd/system/vcpud-exporter.socket)
-	$(call install_to,systemd/vcpud-exporter.sysusers,$(PREFIX)/lib/sysusers.d/vcpud-exporter.conf)
-	$(call install_to,systemd/vcpud.tmpfiles,$(PREFIX)/lib/tmpfiles.d/vcpud.conf)
-	$(call install_to,systemd/vcpud.catalog,$(PREFIX)/lib/systemd/catalog/vcpud.catalog)
-	$(call install_to,man/vcpud.8,$(PREFIX)/share/man/man8/vcpud.8)
-	$(call install_to,man/vcpud-exporter.8,$(PREFIX)/share/man/man8/vcpud-exporter.8)
-	$(call install_to,man/vcpuctl.1,$(PREFIX)/share/man/man1/vcpuctl.1)
-	$(call install_to,man/vcpud.toml.5,$(PREFIX)/share/man/man5/vcpud.toml.5)
-	$(call install_to,$(BUILD)/org.vcpud1.5,$(PREFIX)/share/man/man5/org.vcpud1.5)
-	$(BUILD)/vcpuctl completions bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vcpuctl
-	$(BUILD)/vcpuctl completions zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_vcpuctl
-	$(BUILD)/vcpuctl completions fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vcpuctl.fish
+	$(foreach file,$(programs),$(install_program))
+	$(foreach file,$(texts),$(install_text))
+	$(foreach file,$(completions),$(install_completion))
+
+define install_program =
+install -D -m 755 $(call source,$(file)) $(call place,$(file))
+
+endef
+define install_text =
+$(follow) $(call source,$(file)) | install -D -m 644 /dev/stdin $(call place,$(file))
+
+endef
+define install_completion =
+$(VCPUCTL) completions $(call source,$(file)) | install -D -m 644 /dev/stdin $(call place,$(file))
+
+endef
+
+# Removes the installed files, and the directories that are only for them.
+uninstall:
+	rm -f $(foreach file,$(programs) $(texts) $(completions),$(call place,$(file)))
+	for directory in $(docs)/examples $(docs)/monitoring $(docs); do \
+		[ ! -d $(DESTDIR)$$directory ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$directory; \
+	done
 
 # A failed command leaves no target.
 .DELETE_ON_ERROR:
-.PHONY: all demo check lab check-lab fuzz audit bench bench-lab lint install
+.PHONY: all demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
