@@ -54,10 +54,19 @@ place  = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 all: $(BUILD)/org.vcpud1.5
 	$(CARGO) build --release --locked
 
+# Builds Debian packages in target/deb. debian/README.source has the options.
+deb: export DEB_DIRECTORY = $(CURDIR)/target/deb
+deb:
+	rm -rf $(DEB_DIRECTORY)
+	mkdir -p $(DEB_DIRECTORY)
+	dpkg-buildpackage --build=binary --unsigned-changes --unsigned-buildinfo \
+		--buildinfo-option=-u$(DEB_DIRECTORY) --buildinfo-file=$(DEB_DIRECTORY)/vcpud.buildinfo \
+		--changes-option=-u$(DEB_DIRECTORY) --changes-file=$(DEB_DIRECTORY)/vcpud.changes
+
 # Generates the manual page of the D-Bus interface.
 $(BUILD)/org.vcpud1.5: dbus/manual dbus/org.vcpud1.xml
 	@mkdir -p $(@D)
-	dbus/manual >$@
+	dbus/manual >$@.$$$$ && mv $@.$$$$ $@
 
 # Adds and removes vCPUs of a real guest.
 demo:
@@ -124,4 +133,4 @@ uninstall:
 
 # A failed command leaves no target.
 .DELETE_ON_ERROR:
-.PHONY: all demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
+.PHONY: all deb demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
