@@ -52,7 +52,22 @@ place  = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 # --- The targets ---
 
 all: $(BUILD)/org.vcpud1.5
-	$(CARGO) build --release --locked
+	RUSTFLAGS='$(strip $(RUSTFLAGS) $(remap))' $(CARGO) build --release --locked
+
+# The paths of the build are not in the programs, so that builds in different directories are identical.
+crates = $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src
+remap  = --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(crates)=crates \
+	$(if $(CARGO_TARGET_DIR),--remap-path-prefix=$(abspath $(CARGO_TARGET_DIR))=./target)
+
+# Builds the programs twice, the second time in another directory, and compares them. This takes minutes.
+reproducible: all
+	copy=$$(mktemp --directory) && trap 'rm -rf "$$copy"' EXIT && \
+	git ls-files -z | xargs --null cp --parents --no-dereference --target-directory "$$copy" && \
+	env --unset CARGO_TARGET_DIR $(MAKE) --directory "$$copy" all BUILD=target/release && \
+	for program in vcpud vcpud-exporter vcpuctl; do \
+		cmp $(BUILD)/$$program "$$copy/target/release/$$program" || exit 1; \
+		! grep --text --fixed-strings -e '$(CURDIR)/' -e "$$copy/" -e '$(crates)/' $(BUILD)/$$program || exit 1; \
+	done
 
 # Builds Debian packages in target/deb. debian/README.source has the options.
 deb: export DEB_DIRECTORY = $(CURDIR)/target/deb
@@ -133,4 +148,4 @@ uninstall:
 
 # A failed command leaves no target.
 .DELETE_ON_ERROR:
-.PHONY: all deb demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
+.PHONY: all deb reproducible demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
