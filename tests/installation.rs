@@ -1,4 +1,4 @@
-//! `make install` and `make uninstall`, with another prefix, and the sample of the configuration.
+//! `make install` and `make uninstall`, with another prefix, the sample of the configuration, and the packages.
 
 #![expect(clippy::unwrap_used, reason = "a failed step ends the test")]
 
@@ -174,4 +174,16 @@ fn the_sample_of_the_configuration_is_valid() {
             "{key}"
         );
     }
+}
+
+#[test]
+fn the_packages_have_the_version_of_the_crate() {
+    let version = env!("CARGO_PKG_VERSION");
+    let changelog = include_str!("../debian/changelog");
+    assert!(changelog.starts_with(&format!("vcpud ({version}-")));
+    let spec = include_str!("../rpm/vcpud.spec");
+    let mut lines = spec
+        .lines()
+        .filter_map(|line| line.strip_prefix("Version:"));
+    assert_eq!(lines.next().map(str::trim), Some(version));
 }
