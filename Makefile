@@ -74,7 +74,7 @@ deb: export DEB_DIRECTORY = $(CURDIR)/target/deb
 deb:
 	rm -rf $(DEB_DIRECTORY)
 	mkdir -p $(DEB_DIRECTORY)
-	dpkg-buildpackage --build=binary --unsigned-changes --unsigned-buildinfo \
+	dpkg-buildpackage --build=binary --post-clean --unsigned-changes --unsigned-buildinfo \
 		--buildinfo-option=-u$(DEB_DIRECTORY) --buildinfo-file=$(DEB_DIRECTORY)/vcpud.buildinfo \
 		--changes-option=-u$(DEB_DIRECTORY) --changes-file=$(DEB_DIRECTORY)/vcpud.changes
 

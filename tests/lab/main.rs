@@ -24,6 +24,7 @@ mod growth;
 mod interaction;
 mod kills;
 mod many;
+mod package;
 mod parking;
 mod placement;
 mod records;
