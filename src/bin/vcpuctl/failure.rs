@@ -1,10 +1,15 @@
-//! The failures of commands: the messages, and the exit statuses.
+//! The failures of commands: the messages, the JSON objects and the exit statuses.
 
-use std::io;
+use std::collections::HashMap;
+use std::io::{self, Write, stdout};
 use std::process::ExitCode;
 
+use serde_json::{Map, Value as Json, json};
 use vcpud::names::error_name;
 use vcpud::proxy::error_reply;
+use zbus::OwnedVariant;
+
+use crate::render;
 
 /// A command failed.
 #[derive(Debug, thiserror::Error)]
@@ -14,11 +19,12 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Bus(#[from] zbus::Error),
     /// The failure that a dry run predicts.
-    #[error("{text}; possible numbers nearest to the request: {nearest}")]
+    #[error("{text}{}", name_nearest(nearest))]
     Denied {
         error_name: String,
         text: String,
-        nearest: String,
+        /// The possible numbers nearest to the request.
+        nearest: Vec<u32>,
     },
     /// The configuration was reloaded and has errors.
     #[error("the configuration has errors:\n{}", _0.join("\n"))]
@@ -45,16 +51,51 @@ impl From<zbus::fdo::Error> for Failure {
 impl Failure {
     /// Prints the failure and returns the exit status.
     #[expect(clippy::print_stderr, reason = "this prints the errors")]
-    pub(crate) fn report(self) -> ExitCode {
+    pub(crate) fn report(self, json: bool) -> ExitCode {
         if let Self::Output(error) = &self
             && error.kind() == io::ErrorKind::BrokenPipe
         {
             // The reader, such as head(1), has closed the pipe.
             return ExitCode::SUCCESS;
         }
-        let (name, text) = self.name_and_text();
-        eprintln!("vcpuctl: {text}");
-        ExitCode::from(exit_status(name.as_deref()))
+        if json {
+            // The message on standard error is the last way out.
+            let _ = writeln!(stdout(), "{}", self.object());
+        }
+        eprintln!("vcpuctl: {}", self.text());
+        ExitCode::from(self.exit_status())
+    }
+
+    /// Returns the object that describes the failure to programs.
+    fn object(&self) -> Json {
+        let (name, message) = self.name_and_text();
+        let mut object = Map::from_iter([
+            ("error".to_owned(), json!(name)),
+            ("message".to_owned(), json!(message)),
+        ]);
+        match self {
+            Self::Bus(error) => object.extend(details(error).unwrap_or_default()),
+            Self::Denied { nearest, .. } => {
+                object.insert("nearest".to_owned(), json!(nearest));
+            }
+            Self::Configuration(errors) => {
+                object.insert("ConfigurationErrors".to_owned(), json!(errors));
+            }
+            _ => {}
+        }
+        Json::Object(object)
+    }
+
+    fn exit_status(&self) -> u8 {
+        match self {
+            Self::NoBus(_) => TRY_AGAIN,
+            Self::Bus(error) if error_reply(error).is_none() => match error {
+                // The connection to the bus is lost.
+                zbus::Error::InputOutput(_) => TRY_AGAIN,
+                _ => 1,
+            },
+            _ => exit_status(self.name_and_text().0.as_deref()),
+        }
     }
 
     /// Returns the message.
@@ -73,8 +114,7 @@ impl Failure {
             return (None, self.to_string());
         };
         let text = match name.as_str() {
-            "org.freedesktop.DBus.Error.ServiceUnknown"
-            | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
+            name if is_no_service(name) => {
                 format!(
                     "vcpud is not running and could not be started: {text}; run \"systemctl status vcpud\" for details"
                 )
@@ -83,6 +123,17 @@ impl Failure {
         };
         (Some(name), text)
     }
+}
+
+fn name_nearest(nearest: &[u32]) -> String {
+    let numbers: Vec<String> = nearest.iter().map(u32::to_string).collect();
+    if numbers.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; possible numbers nearest to the request: {}",
+        numbers.join(" and ")
+    )
 }
 
 /// The words of the service for D-Bus callers, and those of this program.
@@ -123,19 +174,94 @@ fn in_own_words(text: &str) -> String {
     WORDS.iter().fold(text.to_owned(), replace)
 }
 
-fn exit_status(error_name: Option<&str>) -> u8 {
-    match error_name {
-        Some(error_name::ACCESS_DENIED | error_name::INTERACTIVE_AUTHORIZATION_REQUIRED) => 3,
-        Some(error_name::GUEST_REFUSED) => 4,
-        Some(error_name::REMOVAL_PENDING) => 5,
-        Some(error_name::GUEST_DID_NOT_START) => 6,
+/// Returns what a call that failed has changed, if the service says so: the keys `added`, `removed`, `pending` and
+/// `refused`.
+fn details(error: &zbus::Error) -> Option<Map<String, Json>> {
+    let zbus::Error::MethodError(_, _, reply) = error else {
+        return None;
+    };
+    let body = reply.body();
+    let (_, mut details): (String, HashMap<String, OwnedVariant>) = body.deserialize().ok()?;
+    let mut list = |key: &str| {
+        let value = details.remove(key);
+        value.map_or_else(|| json!([]), |value| render::json(&value))
+    };
+    let numbers = ["added", "removed", "pending"].map(|key| (key.to_owned(), list(key)));
+    let refused = list("refused");
+    let refused = refused.as_array().into_iter().flatten();
+    let refused = refused.map(|vcpu| json!({"vcpu": vcpu[0], "reason": vcpu[1]}));
+    let refused = ("refused".to_owned(), refused.collect());
+    Some(numbers.into_iter().chain([refused]).collect())
+}
+
+/// The exit status of a failure that can be over soon, `EX_TEMPFAIL` of sysexits(3).
+const TRY_AGAIN: u8 = 75;
+
+/// Returns the exit status for an error reply.
+fn exit_status(name: Option<&str>) -> u8 {
+    match name.unwrap_or_default() {
+        error_name::ACCESS_DENIED | error_name::INTERACTIVE_AUTHORIZATION_REQUIRED => 3,
+        error_name::GUEST_REFUSED => 4,
+        error_name::REMOVAL_PENDING => 5,
+        error_name::NO_SUCH_MACHINE => 6,
+        error_name::CPU_UNAVAILABLE
+        | error_name::INVALID_ARGS
+        | error_name::INVALID_CPU_LIST
+        | error_name::INVALID_VCPU
+        | error_name::MACHINE_EXISTS
+        | error_name::NOT_REMOVABLE
+        | error_name::NOT_SUPPORTED
+        | error_name::OUT_OF_RANGE => 7,
+        error_name::GUEST_DID_NOT_START => 8,
+        error_name::BUSY
+        | error_name::DISCONNECTED
+        | error_name::LIMIT_EXCEEDED
+        | error_name::QMP_TIMEOUT => TRY_AGAIN,
+        name if is_no_service(name) => TRY_AGAIN,
         _ => 1,
+    }
+}
+
+/// Whether the bus replied because the service does not run, or has exited during the call.
+fn is_no_service(name: &str) -> bool {
+    const STANDARD: &str = "org.freedesktop.DBus.Error.";
+    let starts = [
+        "org.freedesktop.systemd1.",
+        "org.freedesktop.DBus.Error.Spawn.",
+    ];
+    let ends = [
+        "ServiceUnknown",
+        "NameHasNoOwner",
+        "NoReply",
+        "TimedOut",
+        "Timeout",
+        "Disconnected",
+    ];
+    let end = name.strip_prefix(STANDARD);
+    starts.iter().any(|start| name.starts_with(start)) || end.is_some_and(|end| ends.contains(&end))
+}
+
+/// Prints the error of a command line, or the help that it asks for, and returns the exit status.
+pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let object = json!({"error": null, "message": error.to_string().trim_end()});
+        let _ = writeln!(stdout(), "{object}");
+    }
+    let printed = error.print();
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Failure::Output(error).report(false)
+        }
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::WORDS;
+    use zbus::message::Builder;
+    use zbus::{Message, Variant};
+
+    use super::*;
 
     /// The sources with the texts of the service.
     const SOURCES: [&str; 5] = [
@@ -145,6 +271,33 @@ mod tests {
         include_str!("../../registry/error.rs"),
         include_str!("../../bus/error.rs"),
     ];
+
+    #[test]
+    fn a_second_value_of_an_error_reply_has_the_result() {
+        let call = Message::method_call("/org/vcpud1", "SetVcpus");
+        let call = call.build(&()).unwrap();
+        let reply = |body: &dyn Fn(Builder<'_>) -> zbus::Result<Message>| {
+            let name = "org.vcpud1.Error.GuestRefused";
+            let builder = Message::error(&call.header(), name);
+            Failure::from(zbus::Error::from(body(builder).unwrap())).object()
+        };
+        let name = json!("org.vcpud1.Error.GuestRefused");
+        let object = reply(&|builder| builder.build(&("refused",)));
+        assert_eq!(object, json!({"error": name, "message": "refused"}));
+
+        let refused = vec![(3_u32, "busy")];
+        let details = HashMap::from([
+            ("removed", Variant::from(vec![4_u32])),
+            ("refused", Variant::from(refused)),
+        ]);
+        let object = reply(&|builder| builder.build(&("refused", &details)));
+        let refused = json!([{"vcpu": 3, "reason": "busy"}]);
+        let expected = json!({
+            "error": name, "message": "refused",
+            "added": [], "removed": [4], "pending": [], "refused": refused,
+        });
+        assert_eq!(object, expected);
+    }
 
     #[test]
     fn the_service_uses_the_words_that_are_replaced() {

@@ -1,6 +1,7 @@
 //! The command-line client of vcpud. It uses only the bus interface.
 
 mod cli;
+mod client;
 mod failure;
 mod manage;
 mod monitor;
@@ -11,69 +12,61 @@ mod stats;
 mod top;
 mod tune;
 
+use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use zbus::Connection;
 
 use cli::{Arguments, Command};
+use client::Client;
 use failure::Failure;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::report_usage(&error),
+    };
+    let json = arguments.json;
+    match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(json),
     }
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let json = arguments.json;
-    match arguments.command {
-        Command::List => query::list(&connect().await?, json).await,
-        Command::Status { name: Some(name) } => query::status(&connect().await?, &name, json).await,
-        Command::Status { name: None } => query::service(&connect().await?, json).await,
-        Command::Register(machine) => manage::register(&connect().await?, &machine).await,
-        Command::Unregister { name } => manage::unregister(&connect().await?, &name).await,
-        Command::Reload => manage::reload(&connect().await?).await,
-        Command::Vcpus { name } => query::vcpus(&connect().await?, &name, json).await,
-        Command::Stats { name, kvm } => {
-            stats::stats(&connect().await?, name.as_deref(), kvm, json).await
+    let command = match arguments.command.unwrap_or(Command::List) {
+        Command::Completions { shell } => return completions(shell),
+        Command::Top(request) => return top::top(request, json).await,
+        command => command,
+    };
+    let client = Client::new(json).await?;
+    match command {
+        Command::Completions { .. } | Command::Top(_) => Ok(()),
+        Command::List => query::list(&client).await,
+        Command::Status { name: Some(name) } => query::status(&client, &name).await,
+        Command::Status { name: None } => query::service(&client).await,
+        Command::Vcpus { name } => query::vcpus(&client, &name).await,
+        Command::Stats { name, kvm } => stats::stats(&client, name.as_deref(), kvm).await,
+        Command::Set(request) => set::set(&client, &request).await,
+        Command::Plug(these) => set::change(&client, &these, true).await,
+        Command::Unplug(these) => set::change(&client, &these, false).await,
+        Command::Tune(tune) => {
+            tune::tune(&client, &tune).await?;
+            Ok(render::done(json)?)
         }
-        Command::Top(request) => top::top(request, json).await,
-        Command::Set(request) => set::set(&connect().await?, &request, json).await,
-        Command::Plug(these) => set::change(&connect().await?, &these, true, json).await,
-        Command::Unplug(these) => set::change(&connect().await?, &these, false, json).await,
-        Command::Pin { name, vcpus, cpus } => {
-            tune::pin(&connect().await?, &name, &vcpus, &cpus).await
+        Command::Manage(manage) => {
+            manage::manage(&client, &manage).await?;
+            Ok(render::done(json)?)
         }
-        Command::Bandwidth {
-            name,
-            quota,
-            period,
-        } => tune::bandwidth(&connect().await?, &name, quota, period).await,
-        Command::Scheduler {
-            name,
-            vcpus,
-            policy,
-            priority,
-        } => tune::scheduler(&connect().await?, &name, &vcpus, &policy, priority).await,
-        Command::Cache {
-            name,
-            vcpus,
-            schemata,
-        } => tune::cache(&connect().await?, &name, &vcpus, &schemata).await,
-        Command::Monitor { name } => {
-            monitor::monitor(&connect().await?, name.as_deref(), json).await
-        }
-        Command::Completions { shell } => {
-            let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "vcpuctl", &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Monitor { name } => monitor::monitor(&client, name.as_deref()).await,
     }
 }
 
-async fn connect() -> Result<Connection, Failure> {
-    Connection::system().await.map_err(Failure::NoBus)
+/// Prints a completion script.
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "vcpuctl", &mut script);
+    Ok(stdout().write_all(&script)?)
 }

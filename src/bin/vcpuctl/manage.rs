@@ -4,21 +4,27 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use vcpud::proxy::ManagerProxy;
-use zbus::Connection;
-use zbus::Variant;
-use zbus::proxy::CacheProperties;
+use zbus::{OwnedObjectPath, Variant};
 
-use crate::cli::Register;
+use crate::cli::{Manage, Register};
+use crate::client::Client;
 use crate::failure::Failure;
 
-/// Returns the proxy of the root object.
-pub(crate) async fn manager(bus: &Connection) -> Result<ManagerProxy<'static>, Failure> {
-    let builder = ManagerProxy::builder(bus).cache_properties(CacheProperties::No);
-    Ok(builder.build().await?)
+/// Runs a command.
+pub(crate) async fn manage(client: &Client, command: &Manage) -> Result<(), Failure> {
+    match command {
+        Manage::Register(machine) => register(client, machine).await,
+        Manage::Unregister { name } => {
+            let manager = client.manager().await?;
+            Ok(client
+                .call(manager.inner(), "UnregisterMachine", &(name,))
+                .await?)
+        }
+        Manage::Reload => reload(client).await,
+    }
 }
 
-pub(crate) async fn register(bus: &Connection, register: &Register) -> Result<(), Failure> {
+async fn register(client: &Client, register: &Register) -> Result<(), Failure> {
     let mut options: HashMap<&str, Variant<'_>> = HashMap::new();
     for (key, value) in &register.settings {
         // All keys except this one take text.
@@ -44,19 +50,16 @@ pub(crate) async fn register(bus: &Connection, register: &Register) -> Result<()
         options.insert("leader", pid.into());
     }
     let socket = absolute(&register.socket)?;
-    let manager = manager(bus).await?;
-    let call = manager.register_machine(&register.name, &socket, options);
-    call.await?;
+    let manager = client.manager().await?;
+    let arguments = (&register.name, &socket, options);
+    let call = client.call(manager.inner(), "RegisterMachine", &arguments);
+    let _: OwnedObjectPath = call.await?;
     Ok(())
 }
 
-pub(crate) async fn unregister(bus: &Connection, name: &str) -> Result<(), Failure> {
-    Ok(manager(bus).await?.unregister_machine(name).await?)
-}
-
-pub(crate) async fn reload(bus: &Connection) -> Result<(), Failure> {
-    let manager = manager(bus).await?;
-    manager.reload().await?;
+async fn reload(client: &Client) -> Result<(), Failure> {
+    let manager = client.manager().await?;
+    client.call::<()>(manager.inner(), "Reload", &()).await?;
     match manager.configuration_errors().await? {
         errors if errors.is_empty() => Ok(()),
         errors => Err(Failure::Configuration(errors)),

@@ -9,26 +9,23 @@ use serde_json::{Value as Json, json};
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MACHINE_PATH_PREFIX, MANAGER_INTERFACE};
 use vcpud::names::{ROOT_PATH, unescape_label};
 use zbus::message::Type;
-use zbus::{Connection, MatchRule, Message, MessageStream};
+use zbus::{MatchRule, Message, MessageStream};
 use zbus::{OwnedObjectPath, OwnedVariant};
 
+use crate::client::Client;
 use crate::failure::Failure;
-use crate::{query, render};
+use crate::render;
 
 type Dict = HashMap<String, OwnedVariant>;
 
-pub(crate) async fn monitor(
-    bus: &Connection,
-    only: Option<&str>,
-    json: bool,
-) -> Result<(), Failure> {
+pub(crate) async fn monitor(client: &Client, only: Option<&str>) -> Result<(), Failure> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
         .sender(BUS_NAME)
         .path_namespace(ROOT_PATH)
         .build()?;
-    let mut signals = MessageStream::for_match_rule(rule, bus, None).await?;
-    let mut start = Box::pin(start(bus, only));
+    let mut signals = MessageStream::for_match_rule(rule, &client.bus, None).await?;
+    let mut start = Box::pin(start(client, only));
     let mut is_started = false;
     loop {
         // zbus reads no replies while a stream is full, so signals are read while the reply is awaited.
@@ -38,7 +35,7 @@ pub(crate) async fn monitor(
                 is_started = true;
             }
             message = signals.next() => match message {
-                Some(message) => show(&message?, only, json)?,
+                Some(message) => show(&message?, only, client.json)?,
                 None => return Ok(()),
             },
         }
@@ -49,12 +46,11 @@ pub(crate) async fn monitor(
 ///
 /// # Errors
 /// Fails if the machine `only` does not exist.
-async fn start(bus: &Connection, only: Option<&str>) -> Result<(), Failure> {
+async fn start(client: &Client, only: Option<&str>) -> Result<(), Failure> {
     match only {
-        Some(name) => drop(query::find(bus, name).await?),
+        Some(name) => drop(client.find(name).await?),
         None => {
-            let manager = vcpud::proxy::ManagerProxy::new(bus).await?;
-            manager.list_machines().await?;
+            client.manager().await?.list_machines().await?;
         }
     }
     Ok(())

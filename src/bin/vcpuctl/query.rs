@@ -6,40 +6,23 @@ use std::io::{Write, stdout};
 use serde_json::json;
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, ROOT_PATH};
 use vcpud::placement::CpuList;
-use vcpud::proxy::MachineProxy;
 use zbus::Connection;
 use zbus::fdo::{ObjectManagerProxy, PropertiesProxy};
 use zbus::proxy::CacheProperties;
 use zbus::{OwnedObjectPath, OwnedVariant};
 
+use crate::client::Client;
 use crate::failure::Failure;
-use crate::manage::manager;
+
 use crate::render::{self, Table};
 
 type Properties = HashMap<String, OwnedVariant>;
 
-/// Returns the object path of the machine `name`.
-pub(crate) async fn find(bus: &Connection, name: &str) -> Result<OwnedObjectPath, Failure> {
-    Ok(manager(bus).await?.get_machine(name).await?)
-}
-
-/// Returns a proxy of the machine `name`.
-pub(crate) async fn machine(
-    bus: &Connection,
-    name: &str,
-) -> Result<MachineProxy<'static>, Failure> {
-    Ok(MachineProxy::builder(bus)
-        .path(find(bus, name).await?)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await?)
-}
-
 /// Returns all properties of the machine `name`.
-pub(crate) async fn properties(bus: &Connection, name: &str) -> Result<Properties, Failure> {
-    let proxy = PropertiesProxy::builder(bus)
+pub(crate) async fn properties(client: &Client, name: &str) -> Result<Properties, Failure> {
+    let proxy = PropertiesProxy::builder(&client.bus)
         .destination(BUS_NAME)
-        .path(find(bus, name).await?)
+        .path(client.find(name).await?)
         .cache_properties(CacheProperties::No)
         .build()
         .await?;
@@ -65,12 +48,12 @@ pub(crate) async fn machines(bus: &Connection) -> zbus::Result<Machines> {
     Ok(objects.into_iter().filter_map(machine).collect())
 }
 
-pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
-    let mut machines: Vec<Properties> = machines(bus).await?.into_values().collect();
+pub(crate) async fn list(client: &Client) -> Result<(), Failure> {
+    let mut machines: Vec<Properties> = machines(&client.bus).await?.into_values().collect();
     machines.sort_by_key(|m| render::text(m.get("Name")));
-    if json {
+    if client.json {
         let list: Vec<_> = machines.iter().map(render::json_dict).collect();
-        return Ok(writeln!(stdout(), "{:#}", json!(list))?);
+        return Ok(render::document(&json!(list))?);
     }
     let mut table = Table::new(["MACHINE", "STATE", "VCPUS", "MAX", "PENDING", "LEADER"]);
     for machine in &machines {
@@ -89,10 +72,10 @@ pub(crate) async fn list(bus: &Connection, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(), Failure> {
-    let machine = properties(bus, name).await?;
-    if json {
-        return Ok(writeln!(stdout(), "{:#}", render::json_dict(&machine))?);
+pub(crate) async fn status(client: &Client, name: &str) -> Result<(), Failure> {
+    let machine = properties(client, name).await?;
+    if client.json {
+        return Ok(render::document(&render::json_dict(&machine))?);
     }
     let text = |key: &str| render::text(machine.get(key));
     let qemu = format!(
@@ -101,7 +84,7 @@ pub(crate) async fn status(bus: &Connection, name: &str, json: bool) -> Result<(
         text("Architecture"),
         text("Accelerator")
     );
-    let affinity = affinity(bus, name, &machine).await?;
+    let affinity = affinity(client, name, &machine).await?;
     let limit = |quota, period| match text(quota).as_str() {
         "-1" => "unlimited".to_owned(),
         quota => format!("{quota} µs per {} µs", text(period)),
@@ -151,18 +134,14 @@ fn count_of_vcpus(machine: &Properties) -> String {
 }
 
 /// Returns the host CPUs of the vCPUs. If no vCPU without a pin has a thread, they are those of the others.
-async fn affinity(
-    bus: &Connection,
-    name: &str,
-    properties: &Properties,
-) -> Result<String, Failure> {
+async fn affinity(client: &Client, name: &str, properties: &Properties) -> Result<String, Failure> {
     let text = |key: &str| render::text(properties.get(key));
     let desired = text("Affinity");
     let in_force = properties.get("EffectiveAffinity");
     if in_force.is_none_or(|cpus| **cpus != "".into()) {
         return Ok(effective(text("EffectiveAffinity"), desired));
     }
-    let vcpus = machine(bus, name).await?.list_vcpus().await?;
+    let vcpus = client.machine(name).await?.list_vcpus().await?;
     let lists = vcpus.iter().filter_map(|vcpu| vcpu.get("affinity"));
     let lists = lists.filter_map(|list| render::text(Some(list)).parse::<CpuList>().ok());
     let pinned = lists.fold(CpuList::default(), |all, list| all.union(&list));
@@ -195,20 +174,20 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
 }
 
 /// Prints the status of the service.
-pub(crate) async fn service(bus: &Connection, json: bool) -> Result<(), Failure> {
-    let manager = manager(bus).await?;
+pub(crate) async fn service(client: &Client) -> Result<(), Failure> {
+    let manager = client.manager().await?;
     let version = manager.version().await?;
     let machines = manager.list_machines().await?.len();
     let errors = manager.configuration_errors().await?;
-    let mut out = stdout().lock();
-    if json {
+    if client.json {
         let service = json!({
             "Version": version,
             "Machines": machines,
             "ConfigurationErrors": errors,
         });
-        return Ok(writeln!(out, "{service:#}")?);
+        return Ok(render::document(&service)?);
     }
+    let mut out = stdout().lock();
     writeln!(out, "vcpud {version}")?;
     writeln!(out, "{:>16}: {machines}", "Machines")?;
     let count = match errors.len() {
@@ -240,11 +219,11 @@ const EXTRA: [(&str, &str); 13] = [
     ("thread-id-in-core", "THREAD"),
 ];
 
-pub(crate) async fn vcpus(bus: &Connection, name: &str, json: bool) -> Result<(), Failure> {
-    let vcpus = machine(bus, name).await?.list_vcpus().await?;
-    if json {
+pub(crate) async fn vcpus(client: &Client, name: &str) -> Result<(), Failure> {
+    let vcpus = client.machine(name).await?.list_vcpus().await?;
+    if client.json {
         let list: Vec<_> = vcpus.iter().map(render::json_dict).collect();
-        return Ok(writeln!(stdout(), "{:#}", json!(list))?);
+        return Ok(render::document(&json!(list))?);
     }
     let extra = EXTRA
         .iter()

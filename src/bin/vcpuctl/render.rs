@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::{self, Write, stdout};
 
 use comfy_table::presets::NOTHING;
 use serde_json::{Map, Number, Value as Json};
@@ -30,6 +31,19 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.trim_fmt())
     }
+}
+
+/// Prints a JSON document.
+pub(crate) fn document(json: &Json) -> io::Result<()> {
+    writeln!(stdout(), "{json:#}")
+}
+
+/// Prints the JSON document of a command that has no other result than its success.
+pub(crate) fn done(json: bool) -> io::Result<()> {
+    if json {
+        document(&Json::Object(Map::new()))?;
+    }
+    Ok(())
 }
 
 /// Returns a value as text; `-` for an empty or missing value.

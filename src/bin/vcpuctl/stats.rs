@@ -6,40 +6,34 @@ use std::io::{Write, stdout};
 use serde_json::{Value as Json, json};
 use vcpud::names::name_of;
 use vcpud::proxy::Statistics;
-use zbus::{Connection, OwnedVariant, Variant};
+use zbus::{OwnedVariant, Variant};
 
+use crate::client::Client;
 use crate::failure::Failure;
-use crate::manage::manager;
-use crate::query::machine;
 use crate::render::{self, Table};
 
 type Dict = HashMap<String, OwnedVariant>;
 
 /// Prints the statistics of the machine `name` and its vCPUs, or of all machines.
-pub(crate) async fn stats(
-    bus: &Connection,
-    name: Option<&str>,
-    kvm: bool,
-    json: bool,
-) -> Result<(), Failure> {
+pub(crate) async fn stats(client: &Client, name: Option<&str>, kvm: bool) -> Result<(), Failure> {
     let options = HashMap::from([("kvm", Variant::from(kvm))]);
     match name {
         Some(name) => {
-            let statistics = machine(bus, name).await?.get_statistics(options).await?;
-            if json {
+            let statistics = client.machine(name).await?.get_statistics(options).await?;
+            if client.json {
                 let object = object(name, &statistics);
-                return Ok(writeln!(stdout(), "{object:#}")?);
+                return Ok(render::document(&object)?);
             }
             print_machine(name, &statistics)
         }
         None => {
-            let all = manager(bus).await?.get_statistics(options).await?;
+            let all = client.manager().await?.get_statistics(options).await?;
             let all = all.into_iter();
             let mut all: Vec<_> = all.map(|(path, s)| (name_of(&path), s)).collect();
             all.sort_by(|(a, _), (b, _)| a.cmp(b));
-            if json {
+            if client.json {
                 let list: Vec<Json> = all.iter().map(|(n, s)| object(n, s)).collect();
-                return Ok(writeln!(stdout(), "{:#}", json!(list))?);
+                return Ok(render::document(&json!(list))?);
             }
             print_all(&all)
         }

@@ -5,63 +5,58 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use vcpud::placement::VcpuList;
-use zbus::Connection;
+use zbus::Variant;
 
-use crate::cli::Quota;
+use crate::cli::Tune;
+use crate::client::Client;
 use crate::failure::Failure;
-use crate::query;
 
-/// The argument that removes a setting.
-const DEFAULT: &str = "default";
-
-pub(crate) async fn pin(
-    bus: &Connection,
-    name: &str,
-    vcpus: &VcpuList,
-    cpus: &str,
-) -> Result<(), Failure> {
-    let machine = query::machine(bus, name).await?;
-    let cpus = if cpus == DEFAULT { "" } else { cpus };
-    let vcpus: Vec<u32> = vcpus.iter().collect();
-    Ok(machine.pin_vcpus(&vcpus, cpus, HashMap::new()).await?)
+/// Returns an argument without the word for the default.
+fn or_default(text: &str) -> &str {
+    if text == "default" { "" } else { text }
 }
 
-pub(crate) async fn bandwidth(
-    bus: &Connection,
-    name: &str,
-    quota: Quota,
-    period: Duration,
-) -> Result<(), Failure> {
-    let machine = query::machine(bus, name).await?;
-    let usec = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-    let quota = quota.0.map_or(-1, usec);
-    let period = usec(period).unsigned_abs();
-    let call = machine.set_bandwidth(period, quota, HashMap::new());
-    Ok(call.await?)
+/// Returns a time in µs.
+fn usec(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-pub(crate) async fn scheduler(
-    bus: &Connection,
-    name: &str,
-    vcpus: &VcpuList,
-    policy: &str,
-    priority: i32,
-) -> Result<(), Failure> {
-    let machine = query::machine(bus, name).await?;
-    let vcpus: Vec<u32> = vcpus.iter().collect();
-    let call = machine.set_scheduler(&vcpus, policy, priority, HashMap::new());
-    Ok(call.await?)
-}
-
-pub(crate) async fn cache(
-    bus: &Connection,
-    name: &str,
-    vcpus: &VcpuList,
-    schemata: &str,
-) -> Result<(), Failure> {
-    let machine = query::machine(bus, name).await?;
-    let schemata = if schemata == DEFAULT { "" } else { schemata };
-    let vcpus: Vec<u32> = vcpus.iter().collect();
-    let call = machine.set_cache_allocation(&vcpus, schemata, HashMap::new());
-    Ok(call.await?)
+/// Runs a command.
+pub(crate) async fn tune(client: &Client, command: &Tune) -> Result<(), Failure> {
+    let options: HashMap<&str, Variant<'_>> = HashMap::new();
+    let numbers = |vcpus: &VcpuList| vcpus.iter().collect::<Vec<u32>>();
+    let (Tune::Pin { name, .. }
+    | Tune::Bandwidth { name, .. }
+    | Tune::Scheduler { name, .. }
+    | Tune::Cache { name, .. }) = command;
+    let machine = client.machine(name).await?;
+    let machine = machine.inner();
+    Ok(match command {
+        Tune::Pin { vcpus, cpus, .. } => {
+            let arguments = (numbers(vcpus), or_default(cpus), options);
+            client.call(machine, "PinVcpus", &arguments).await?
+        }
+        Tune::Bandwidth { quota, period, .. } => {
+            let period = usec(*period).unsigned_abs();
+            let arguments = (period, quota.0.map_or(-1, usec), options);
+            client.call(machine, "SetBandwidth", &arguments).await?
+        }
+        Tune::Scheduler {
+            vcpus,
+            policy,
+            priority,
+            ..
+        } => {
+            let arguments = (numbers(vcpus), policy, *priority, options);
+            client.call(machine, "SetScheduler", &arguments).await?
+        }
+        Tune::Cache {
+            vcpus, schemata, ..
+        } => {
+            let arguments = (numbers(vcpus), or_default(schemata), options);
+            client
+                .call(machine, "SetCacheAllocation", &arguments)
+                .await?
+        }
+    })
 }

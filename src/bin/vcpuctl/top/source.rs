@@ -14,8 +14,8 @@ use zbus::message::Type;
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::sample::{Machine, Sample};
+use crate::client::{self, manager};
 use crate::failure::Failure;
-use crate::manage::manager;
 use crate::query::{self, Machines};
 
 /// Returns one sample after each interval, the first one at once.
@@ -64,7 +64,7 @@ struct Link {
 
 impl Link {
     async fn new() -> Result<Self, Failure> {
-        let bus = crate::connect().await?;
+        let bus = client::connect().await?;
         let is_outdated = Arc::new(AtomicBool::new(true));
         let changes = MatchRule::builder()
             .msg_type(Type::Signal)

@@ -1,8 +1,19 @@
 //! vcpuctl, as its users run it.
 
+mod failures;
+
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::harness::*;
+
+/// Returns the command that runs vcpuctl without input.
+fn vcpuctl<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = command(env!("CARGO_BIN_EXE_vcpuctl"));
+    let no_input = std::process::Stdio::null();
+    command.args(arguments).stdin(no_input).kill_on_drop(true);
+    command
+}
 
 /// Scripted QEMU, dbus-daemon, vcpuctl.
 #[tokio::test]
@@ -85,8 +96,10 @@ async fn the_exit_status_says_how_it_ended() {
         );
         assert!(complaint.contains(reason), "{line}: {complaint}");
     };
-    fails("set web 99", 1, "the machine can have 1 to 4 vCPUs").await;
-    fails("set nowhere 2", 1, "no machine is named \"nowhere\"").await;
+    fails("set web 99", 7, "the machine can have 1 to 4 vCPUs").await;
+    fails("set nowhere 2", 6, "no machine is named \"nowhere\"").await;
+    fails("plug web 9", 7, "vCPU 9 does not exist").await;
+    fails("pin web 0 x", 7, "\"x\"").await;
     fails("set web many", 2, "invalid value 'many'").await;
     let (status, _, complaint) = world.vcpuctl_of_nobody(&["set", "web", "4"]).await;
     assert_eq!(status, 3, "{complaint}");
@@ -98,10 +111,10 @@ async fn the_exit_status_says_how_it_ended() {
     peer.model().starts = Starts::None;
     let (status, printed, complaint) = run("plug web 3").await;
     assert_eq!((status, printed.as_str()), (0, "web: added 3\n"));
-    let warning = "warning: web: the guest has not started vCPUs 3";
+    let warning = "warning: web: the guest has not started vCPU 3; bring";
     assert!(complaint.contains(warning), "{complaint}");
     let until = "set --until started --timeout 50ms web 4";
-    fails(until, 6, "the guest did not start vCPU 3").await;
+    fails(until, 8, "the guest did not start vCPU 3").await;
     assert_eq!(run("unplug web 3").await.0, 0);
 
     peer.model().removal = Removal::Held;

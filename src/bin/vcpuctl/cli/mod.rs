@@ -1,11 +1,16 @@
 //! The command line.
 
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use vcpud::placement::{ListError, VcpuList};
+use vcpud::placement::VcpuList;
+
+pub(crate) use values::{Count, Quota, Sort};
+use values::{parse_delay, parse_list, parse_quota, parse_setting, parse_time, parse_vcpus};
 
 /// Add and remove virtual CPUs of running QEMU virtual machines.
 ///
@@ -19,12 +24,12 @@ pub(crate) struct Arguments {
     pub json: bool,
 
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the machines.
+    /// List the machines. This is the default command.
     List,
     /// Show the status of a machine, or of the service.
     Status {
@@ -53,6 +58,25 @@ pub(crate) enum Command {
     Plug(These),
     /// Remove the given vCPUs.
     Unplug(These),
+    #[command(flatten)]
+    Tune(Tune),
+    #[command(flatten)]
+    Manage(Manage),
+    /// Print changes of machines and vCPUs until interrupted.
+    Monitor {
+        /// The machine; without a name, all machines.
+        name: Option<String>,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// The commands that change where and how vCPUs run on the host.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tune {
     /// Set the host CPUs that vCPUs can run on.
     Pin {
         /// The machine.
@@ -68,11 +92,12 @@ pub(crate) enum Command {
     Bandwidth {
         /// The machine.
         name: String,
-        /// The maximum CPU time of each vCPU in a period, such as "20ms"; "unlimited" removes the limit.
+        /// The maximum CPU time of each vCPU in a period, in seconds or such as "20ms"; "unlimited" removes the
+        /// limit.
         #[arg(value_parser = parse_quota)]
         quota: Quota,
-        /// The length of a period, from 1ms to 1s.
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "100ms")]
+        /// The length of a period, in seconds or such as "50ms", from 1ms to 1s.
+        #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "100ms")]
         period: Duration,
     },
     /// Set the scheduling policy of vCPUs.
@@ -100,6 +125,11 @@ pub(crate) enum Command {
         /// The share in the syntax of resctrl, such as "L3:0=f"; "default" means the default of the host.
         schemata: String,
     },
+}
+
+/// The commands that register and unregister machines, and reload the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Manage {
     /// Register a running QEMU process as a machine.
     Register(Register),
     /// Unregister a machine. The VM continues to run.
@@ -109,16 +139,6 @@ pub(crate) enum Command {
     },
     /// Reload the configuration, and print its errors.
     Reload,
-    /// Print changes of machines and vCPUs until interrupted.
-    Monitor {
-        /// The machine; without a name, all machines.
-        name: Option<String>,
-    },
-    /// Print a completion script for a shell.
-    Completions {
-        /// The shell.
-        shell: Shell,
-    },
 }
 
 /// The arguments of "top".
@@ -155,8 +175,9 @@ pub(crate) struct Top {
 pub(crate) struct Set {
     /// The machine.
     pub name: String,
-    /// The desired number of vCPUs.
-    pub count: u32,
+    /// The desired number of vCPUs, such as "4", or the change of the number, such as "+1" or "-2".
+    #[arg(allow_negative_numbers = true)]
+    pub count: Count,
     /// Print the changes that the command would make, or the error, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -214,10 +235,10 @@ pub(crate) struct Wait {
     /// Return when QEMU has accepted the requests, and print the pending removals.
     #[arg(long = "async", conflicts_with = "timeout")]
     pub no_wait: bool,
-    /// The maximum time to wait for QEMU and the guest, such as "500ms" or "1min 30s" [default: for removals
-    /// and with "--until started" the removal-timeout of the machine, which is 5s if not configured; for
-    /// other additions until QEMU has replied].
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// The maximum time to wait for QEMU and the guest, in seconds or such as "500ms" or "1min 30s"
+    /// [default: for removals and with "--until started" the removal-timeout of the machine, which is 5s if not
+    /// configured; for other additions until QEMU has replied].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub timeout: Option<Duration>,
     /// The end of an addition: "present" when QEMU has added the vCPUs, "started" when the guest has also
     /// started them [default: "present", and a warning if the guest does not start them soon].
@@ -229,126 +250,31 @@ pub(crate) struct Wait {
     pub guest_online: bool,
 }
 
-/// An amount of CPU time; `None` is without limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Quota(pub Option<Duration>);
-
-fn parse_quota(text: &str) -> Result<Quota, String> {
-    match text {
-        "unlimited" => Ok(Quota(None)),
-        text => {
-            let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-            Ok(Quota(Some(time)))
-        }
-    }
-}
-
-/// The order of machines, and of the vCPUs of each machine. Equal rows are in the order of names or numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Sort {
-    /// The name of the machine, and the number of the vCPU
-    #[default]
-    Name,
-    /// The CPU time, highest first
-    Use,
-    /// The steal time, highest first
-    Steal,
-    /// The throttled time, highest first
-    Throttled,
-    /// The number of pending removals, highest first
-    Pending,
-}
-
-/// The time between samples of "top".
-fn parse_delay(text: &str) -> Result<Duration, String> {
-    let delay = match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?,
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string())?,
-    };
-    if (MIN_DELAY..=MAX_DELAY).contains(&delay) {
-        Ok(delay)
-    } else {
-        Err("the time is not between 100ms and 1day".to_owned())
-    }
-}
-
-const MIN_DELAY: Duration = Duration::from_millis(100);
-const MAX_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-fn parse_setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("the argument is not KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-/// A list, or "all", which is the empty list.
-fn parse_vcpus(text: &str) -> Result<VcpuList, String> {
-    match text {
-        "all" => Ok(VcpuList::default()),
-        list => parse_list(list),
-    }
-}
-
-fn parse_list(text: &str) -> Result<VcpuList, String> {
-    let list: VcpuList = text.parse().map_err(|error: ListError| error.to_string())?;
-    if list.is_empty() {
-        return Err("the list is empty".to_owned());
-    }
-    Ok(list)
-}
-
 const REMOVAL_HELP: &str = "\
 The removal of a vCPU needs the cooperation of the guest. After a time-out the request stays pending: \
 the guest can still release the vCPU later, which \"vcpuctl monitor\" shows.";
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0  success (with --async: QEMU accepted the request)
-  1  another error
-  2  invalid command line
-  3  not authorized by polkit
-  4  the guest refused, or the guest agent failed
-  5  time-out: the removal is still pending
-  6  time-out: the vCPUs are added, and the guest has not started them";
+   0  success (with --async: QEMU accepted the request)
+   1  another error
+   2  invalid command line
+   3  not authorized by polkit
+   4  the guest refused, or the guest agent failed
+   5  time-out: the removal is still pending
+   6  no such machine
+   7  not possible, such as a number out of range
+   8  time-out: the vCPUs are added, and the guest has not started them
+  75  not possible now: try again (vcpud or QEMU does not answer, or another request is faster)";
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
-    fn lists_of_vcpus() {
-        assert_eq!(parse_list("2"), Ok(VcpuList::from_iter([2])));
-        assert_eq!(parse_list("2,4-6"), Ok(VcpuList::from_iter([2, 4, 5, 6])));
-        for bad in ["", "a", "1,", "3-1", "-1", "1-", "0-4000000000"] {
-            assert!(parse_list(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn all_vcpus_and_no_limit_have_words() {
-        assert_eq!(parse_vcpus("all"), Ok(VcpuList::default()));
-        assert_eq!(parse_vcpus("1"), Ok(VcpuList::from_iter([1])));
-        assert_eq!(parse_quota("unlimited"), Ok(Quota(None)));
-        let quota = Quota(Some(Duration::from_millis(20)));
-        assert_eq!(parse_quota("20ms"), Ok(quota));
-        assert!(parse_quota("20").is_err());
-    }
-
-    #[test]
-    fn delays_are_seconds_or_times() {
-        let milliseconds = |ms| Ok(Duration::from_millis(ms));
-        assert_eq!(parse_delay("2"), milliseconds(2_000));
-        assert_eq!(parse_delay("0.5"), milliseconds(500));
-        assert_eq!(parse_delay("250ms"), milliseconds(250));
-        for bad in ["", "0", "-1", "1ms", "NaN", "inf", "1e99", "2 days"] {
-            assert!(parse_delay(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn the_arguments_are_consistent() {
-        use clap::CommandFactory;
         Arguments::command().debug_assert();
     }
 }
