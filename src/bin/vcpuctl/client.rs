@@ -1,11 +1,15 @@
 //! The connection to the service.
 
 use serde::Serialize;
-use vcpud::proxy::{MachineProxy, ManagerProxy};
+use tokio::sync::OnceCell;
+use vcpud::names::error_name;
+use vcpud::proxy::{MachineProxy, ManagerProxy, error_reply};
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, OwnedObjectPath, Proxy};
 
+use crate::agent::Agent;
+use crate::cli::Global;
 use crate::failure::Failure;
 
 /// The connection to the service, and the options for all commands.
@@ -13,13 +17,20 @@ pub(crate) struct Client {
     pub(crate) bus: Connection,
     /// Results are printed as JSON.
     pub(crate) json: bool,
+    /// polkit can ask for a password.
+    asks: bool,
+    agent: OnceCell<Option<Agent>>,
 }
 
 impl Client {
     /// Connects to the bus.
-    pub(crate) async fn new(json: bool) -> Result<Self, Failure> {
-        let bus = connect().await?;
-        Ok(Self { bus, json })
+    pub(crate) async fn new(arguments: &Global) -> Result<Self, Failure> {
+        Ok(Self {
+            bus: connect().await?,
+            json: arguments.json,
+            asks: !arguments.no_ask_password,
+            agent: OnceCell::new(),
+        })
     }
 
     /// Returns the proxy of the root object.
@@ -41,19 +52,37 @@ impl Client {
             .await?)
     }
 
-    /// Calls a method that requires the authorization of polkit.
+    /// Calls a method that requires the authorization of polkit. On a terminal, polkit can ask for a password.
     pub(crate) async fn call<R>(
         &self,
         proxy: &Proxy<'_>,
         method: &str,
         arguments: &(impl Serialize + DynamicType),
-    ) -> zbus::Result<R>
+    ) -> Result<R, Failure>
     where
         R: for<'a> DynamicDeserialize<'a>,
     {
-        let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH;
-        let reply = proxy.call_with_flags(method, flags, arguments).await?;
-        reply.ok_or(zbus::Error::InvalidReply)
+        let call = async |flags| {
+            let reply = proxy.call_with_flags(method, flags, arguments).await;
+            reply.and_then(|reply| reply.ok_or(zbus::Error::InvalidReply))
+        };
+        let has_name = |reply: &zbus::Result<R>, name: &str| {
+            let error = reply.as_ref().err().and_then(error_reply);
+            error.is_some_and(|(error, _)| error == name)
+        };
+        let mut reply = Err(zbus::Error::InvalidReply);
+        if self.asks {
+            self.agent.get_or_init(Agent::start).await;
+            reply = call(MethodFlags::ALLOW_INTERACTIVE_AUTH).await;
+        }
+        // Without the flag, the error distinguishes a missing password from a denial.
+        if !self.asks || has_name(&reply, error_name::ACCESS_DENIED) {
+            reply = call(MethodFlags::default()).await;
+        }
+        if has_name(&reply, error_name::INTERACTIVE_AUTHORIZATION_REQUIRED) {
+            return Err(Failure::PasswordRequired(self.asks));
+        }
+        Ok(reply?)
     }
 }
 

@@ -18,6 +18,9 @@ pub(crate) enum Failure {
     NoBus(#[source] zbus::Error),
     #[error("{0}")]
     Bus(#[from] zbus::Error),
+    /// polkit requires a password. The value is whether polkit was allowed to ask for it.
+    #[error("{}", name_missing_password(*_0))]
+    PasswordRequired(bool),
     /// The failure that a dry run predicts.
     #[error("{text}{}", name_nearest(nearest))]
     Denied {
@@ -107,6 +110,10 @@ impl Failure {
         if let Self::Denied { error_name, .. } = self {
             return (Some(error_name.clone()), self.to_string());
         }
+        if let Self::PasswordRequired(_) = self {
+            let name = error_name::INTERACTIVE_AUTHORIZATION_REQUIRED.to_owned();
+            return (Some(name), self.to_string());
+        }
         let Self::Bus(error) = self else {
             return (None, self.to_string());
         };
@@ -123,6 +130,15 @@ impl Failure {
         };
         (Some(name), text)
     }
+}
+
+fn name_missing_password(is_asked: bool) -> String {
+    let advice = if is_asked {
+        "and it failed, or no authentication agent is available; run the command on a terminal, or as root"
+    } else {
+        "and --no-ask-password is given; omit the option, or run the command as root"
+    };
+    format!("authentication is required, {advice}")
 }
 
 fn name_nearest(nearest: &[u32]) -> String {

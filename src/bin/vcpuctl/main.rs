@@ -1,5 +1,6 @@
 //! The command-line client of vcpud. It uses only the bus interface.
 
+mod agent;
 mod cli;
 mod client;
 mod failure;
@@ -27,7 +28,7 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return failure::report_usage(&error),
     };
-    let json = arguments.json;
+    let json = arguments.global.json;
     match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
@@ -35,13 +36,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let json = arguments.json;
+    let json = arguments.global.json;
     let command = match arguments.command.unwrap_or(Command::List) {
         Command::Completions { shell } => return completions(shell),
         Command::Top(request) => return top::top(request, json).await,
         command => command,
     };
-    let client = Client::new(json).await?;
+    let client = Client::new(&arguments.global).await?;
     match command {
         Command::Completions { .. } | Command::Top(_) => Ok(()),
         Command::List => query::list(&client).await,

@@ -181,7 +181,7 @@ fn name_vcpus(vcpus: &VcpuList) -> String {
 async fn carry_out(
     machine: &MachineProxy<'_>,
     name: &str,
-    call: impl Future<Output = zbus::Result<Changed>>,
+    call: impl Future<Output = Result<Changed, Failure>>,
     json: bool,
 ) -> Result<Vec<u32>, Failure> {
     let (added, removed, pending) = if stderr().is_terminal() && !json {
@@ -213,7 +213,7 @@ async fn carry_out(
 /// Awaits `call`, and prints each removed and each refused vCPU in the meantime.
 async fn with_progress(
     machine: &MachineProxy<'_>,
-    call: impl Future<Output = zbus::Result<Changed>>,
+    call: impl Future<Output = Result<Changed, Failure>>,
 ) -> Result<Changed, Failure> {
     let mut removed = machine.receive_vcpu_removed().await?;
     let mut failed = machine.receive_vcpu_removal_failed().await?;
@@ -228,7 +228,7 @@ async fn with_progress(
                 let arguments = signal.args()?;
                 writeln!(stderr(), "vCPU {} not removed: {}", arguments.vcpu, arguments.reason)?;
             }
-            result = &mut call => return Ok(result?),
+            result = &mut call => return result,
         }
     }
 }

@@ -45,6 +45,7 @@ const CONFIG: &str = r#"
   </policy>
   <policy user="polkitd">
     <allow own="org.freedesktop.PolicyKit1"/>
+    <allow send_interface="org.freedesktop.PolicyKit1.AuthenticationAgent"/>
   </policy>
   <include>@project@/dbus/org.vcpud1.conf</include>
 </busconfig>

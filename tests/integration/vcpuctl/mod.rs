@@ -1,6 +1,7 @@
 //! vcpuctl, as its users run it.
 
 mod failures;
+mod terminal;
 
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -104,7 +105,7 @@ async fn the_exit_status_says_how_it_ended() {
     let (status, _, complaint) = world.vcpuctl_of_nobody(&["set", "web", "4"]).await;
     assert_eq!(status, 3, "{complaint}");
     assert!(
-        complaint.contains("not authorized by polkit"),
+        complaint.contains("authentication is required"),
         "{complaint}"
     );
 

@@ -19,12 +19,22 @@ use values::{parse_delay, parse_list, parse_quota, parse_setting, parse_time, pa
 #[derive(Debug, Parser)]
 #[command(name = "vcpuctl", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Print JSON: one document, or with "monitor" and "top" one line for each event or sample.
-    #[arg(long, global = true)]
-    pub json: bool,
+    #[command(flatten)]
+    pub global: Global,
 
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// The options for all commands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print JSON: one document, or with "monitor" and "top" one line for each event or sample.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Do not ask for a password, but fail if polkit requires one.
+    #[arg(long, global = true)]
+    pub no_ask_password: bool,
 }
 
 #[derive(Debug, Subcommand)]
