@@ -1,12 +1,17 @@
 //! The connection to the service.
 
+use std::ffi::OsString;
+use std::io::{IsTerminal, stderr};
+
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use vcpud::names::error_name;
 use vcpud::proxy::{MachineProxy, ManagerProxy, error_reply};
+use zbus::address::transport::{Transport, Unixexec};
+use zbus::connection::Builder;
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::wire::DynamicDeserialize;
-use zbus::{Connection, DynamicType, OwnedObjectPath, Proxy};
+use zbus::{Address, Connection, DynamicType, OwnedObjectPath, Proxy};
 
 use crate::agent::Agent;
 use crate::cli::Global;
@@ -17,6 +22,10 @@ pub(crate) struct Client {
     pub(crate) bus: Connection,
     /// Results are printed as JSON.
     pub(crate) json: bool,
+    /// Results and warnings are not printed.
+    pub(crate) quiet: bool,
+    /// Tables have headings and a last line with the number of rows.
+    pub(crate) legend: bool,
     /// polkit can ask for a password.
     asks: bool,
     agent: OnceCell<Option<Agent>>,
@@ -26,11 +35,23 @@ impl Client {
     /// Connects to the bus.
     pub(crate) async fn new(arguments: &Global) -> Result<Self, Failure> {
         Ok(Self {
-            bus: connect().await?,
+            bus: connect(arguments).await?,
             json: arguments.json,
-            asks: !arguments.no_ask_password,
+            quiet: arguments.quiet,
+            legend: !arguments.no_legend,
+            asks: !arguments.no_ask_password && arguments.is_local(),
             agent: OnceCell::new(),
         })
+    }
+
+    /// Starts the agent that asks for passwords, if it is necessary. Returns whether it runs.
+    pub(crate) async fn prepare(&self) -> bool {
+        self.asks && self.agent.get_or_init(Agent::start).await.is_some()
+    }
+
+    /// Whether people see the progress on the terminal.
+    pub(crate) fn shows_progress(&self) -> bool {
+        !self.json && !self.quiet && stderr().is_terminal()
     }
 
     /// Returns the proxy of the root object.
@@ -72,7 +93,7 @@ impl Client {
         };
         let mut reply = Err(zbus::Error::InvalidReply);
         if self.asks {
-            self.agent.get_or_init(Agent::start).await;
+            self.prepare().await;
             reply = call(MethodFlags::ALLOW_INTERACTIVE_AUTH).await;
         }
         // Without the flag, the error distinguishes a missing password from a denial.
@@ -86,10 +107,23 @@ impl Client {
     }
 }
 
-/// Connects to the bus.
-pub(crate) async fn connect() -> Result<Connection, Failure> {
-    Connection::system().await.map_err(Failure::NoBus)
+/// Connects to the bus of this host, of another host or of a container.
+pub(crate) async fn connect(arguments: &Global) -> Result<Connection, Failure> {
+    let bridge = |path: &str, arguments: &[&str]| {
+        let arguments = arguments.iter().map(OsString::from).collect();
+        let transport = Transport::Unixexec(Unixexec::new(path.into(), None, arguments));
+        Builder::address(Address::from(transport))
+    };
+    let builder = match (&arguments.host, &arguments.machine) {
+        (Some(host), _) => bridge("ssh", &["-xT", "--", host, BRIDGE]),
+        (None, Some(container)) => bridge(BRIDGE, &[&format!("--machine={container}")]),
+        (None, None) => Builder::system(),
+    };
+    builder.build().await.map_err(Failure::NoBus)
 }
+
+/// The program that connects its standard input and output with the bus, a part of systemd.
+const BRIDGE: &str = "systemd-stdio-bridge";
 
 /// Returns the proxy of the root object.
 pub(crate) async fn manager(bus: &Connection) -> Result<ManagerProxy<'static>, Failure> {

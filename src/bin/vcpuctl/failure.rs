@@ -29,6 +29,14 @@ pub(crate) enum Failure {
         /// The possible numbers nearest to the request.
         nearest: Vec<u32>,
     },
+    /// A wait for removals ended before they did, or the guest refused one.
+    #[error(transparent)]
+    Unfinished(#[from] Box<Unfinished>),
+    /// The machine has ended while it was waited for.
+    #[error("machine {0} has ended; its QEMU has exited, or it was unregistered")]
+    Ended(String),
+    #[error("the machine has no property {0}; \"vcpuctl show NAME\" prints all properties")]
+    NoProperty(String),
     /// The configuration was reloaded and has errors.
     #[error("the configuration has errors:\n{}", _0.join("\n"))]
     Configuration(Vec<String>),
@@ -40,6 +48,36 @@ pub(crate) enum Failure {
     NotText(String),
     #[error(transparent)]
     Output(#[from] io::Error),
+}
+
+/// The result of a wait for removals.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Unfinished {
+    /// `None` if the user interrupted the wait.
+    pub(crate) error_name: Option<&'static str>,
+    pub(crate) text: String,
+    pub(crate) pending: Vec<u32>,
+    pub(crate) removed: Vec<u32>,
+    pub(crate) refused: Vec<(u32, String)>,
+}
+
+impl Unfinished {
+    fn details(&self) -> Map<String, Json> {
+        let refused = self.refused.iter();
+        let refused = refused.map(|(vcpu, reason)| json!({"vcpu": vcpu, "reason": reason}));
+        Map::from_iter([
+            ("removed".to_owned(), json!(self.removed)),
+            ("pending".to_owned(), json!(self.pending)),
+            ("refused".to_owned(), refused.collect()),
+        ])
+    }
+}
+
+impl From<Unfinished> for Failure {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Unfinished(Box::new(unfinished))
+    }
 }
 
 impl From<zbus::fdo::Error> for Failure {
@@ -78,6 +116,7 @@ impl Failure {
         ]);
         match self {
             Self::Bus(error) => object.extend(details(error).unwrap_or_default()),
+            Self::Unfinished(unfinished) => object.extend(unfinished.details()),
             Self::Denied { nearest, .. } => {
                 object.insert("nearest".to_owned(), json!(nearest));
             }
@@ -92,6 +131,14 @@ impl Failure {
     fn exit_status(&self) -> u8 {
         match self {
             Self::NoBus(_) => TRY_AGAIN,
+            Self::NoProperty(_) => 7,
+            Self::Unfinished(unfinished) if unfinished.error_name.is_none() => {
+                if unfinished.pending.is_empty() {
+                    INTERRUPTED
+                } else {
+                    5
+                }
+            }
             Self::Bus(error) if error_reply(error).is_none() => match error {
                 // The connection to the bus is lost.
                 zbus::Error::InputOutput(_) => TRY_AGAIN,
@@ -107,15 +154,27 @@ impl Failure {
     }
 
     fn name_and_text(&self) -> (Option<String>, String) {
-        if let Self::Denied { error_name, .. } = self {
-            return (Some(error_name.clone()), self.to_string());
-        }
-        if let Self::PasswordRequired(_) = self {
-            let name = error_name::INTERACTIVE_AUTHORIZATION_REQUIRED.to_owned();
-            return (Some(name), self.to_string());
-        }
-        let Self::Bus(error) = self else {
-            return (None, self.to_string());
+        let error = match self {
+            Self::Bus(error) => error,
+            Self::Denied {
+                error_name,
+                text,
+                nearest,
+            } => {
+                let nearest = name_nearest(nearest);
+                return (Some(error_name.clone()), in_own_words(text) + &nearest);
+            }
+            _ => {
+                let name = match self {
+                    Self::PasswordRequired(_) => {
+                        Some(error_name::INTERACTIVE_AUTHORIZATION_REQUIRED)
+                    }
+                    Self::Ended(_) => Some(error_name::NO_SUCH_MACHINE),
+                    Self::Unfinished(unfinished) => unfinished.error_name,
+                    _ => None,
+                };
+                return (name.map(str::to_owned), self.to_string());
+            }
         };
         let Some((name, text)) = error_reply(error) else {
             return (None, self.to_string());
@@ -209,6 +268,9 @@ fn details(error: &zbus::Error) -> Option<Map<String, Json>> {
     let refused = ("refused".to_owned(), refused.collect());
     Some(numbers.into_iter().chain([refused]).collect())
 }
+
+/// The exit status of a program that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 
 /// The exit status of a failure that can be over soon, `EX_TEMPFAIL` of sysexits(3).
 const TRY_AGAIN: u8 = 75;

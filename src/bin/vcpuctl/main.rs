@@ -6,12 +6,17 @@ mod client;
 mod failure;
 mod manage;
 mod monitor;
+mod progress;
 mod query;
 mod render;
 mod set;
+mod show;
 mod stats;
 mod top;
 mod tune;
+mod vcpus;
+mod wait;
+mod watch;
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -39,16 +44,22 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let json = arguments.global.json;
     let command = match arguments.command.unwrap_or(Command::List) {
         Command::Completions { shell } => return completions(shell),
-        Command::Top(request) => return top::top(request, json).await,
+        Command::Top(request) => return top::top(request, &arguments.global).await,
         command => command,
     };
     let client = Client::new(&arguments.global).await?;
     match command {
         Command::Completions { .. } | Command::Top(_) => Ok(()),
         Command::List => query::list(&client).await,
-        Command::Status { name: Some(name) } => query::status(&client, &name).await,
-        Command::Status { name: None } => query::service(&client).await,
-        Command::Vcpus { name } => query::vcpus(&client, &name).await,
+        Command::Status { names } if names.is_empty() => query::service(&client).await,
+        Command::Status { names } => query::status(&client, &names).await,
+        Command::Show {
+            names,
+            property,
+            value,
+        } => show::show(&client, &names, &property, value).await,
+        Command::Wait { names, timeout } => wait::wait(&client, &names, timeout).await,
+        Command::Vcpus { name, all } => vcpus::vcpus(&client, &name, all).await,
         Command::Stats { name, kvm } => stats::stats(&client, name.as_deref(), kvm).await,
         Command::Set(request) => set::set(&client, &request).await,
         Command::Plug(these) => set::change(&client, &these, true).await,

@@ -14,11 +14,14 @@ use crate::failure::Failure;
 pub(crate) async fn manage(client: &Client, command: &Manage) -> Result<(), Failure> {
     match command {
         Manage::Register(machine) => register(client, machine).await,
-        Manage::Unregister { name } => {
+        Manage::Unregister { names } => {
             let manager = client.manager().await?;
-            Ok(client
-                .call(manager.inner(), "UnregisterMachine", &(name,))
-                .await?)
+            for name in names {
+                let arguments = (name,);
+                let call = client.call(manager.inner(), "UnregisterMachine", &arguments);
+                let () = call.await?;
+            }
+            Ok(())
         }
         Manage::Reload => reload(client).await,
     }

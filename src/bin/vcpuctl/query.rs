@@ -16,18 +16,21 @@ use crate::failure::Failure;
 
 use crate::render::{self, Table};
 
-type Properties = HashMap<String, OwnedVariant>;
+pub(crate) type Properties = HashMap<String, OwnedVariant>;
 
-/// Returns all properties of the machine `name`.
-pub(crate) async fn properties(client: &Client, name: &str) -> Result<Properties, Failure> {
+/// Returns all properties of an object.
+pub(crate) async fn properties(
+    client: &Client,
+    path: &str,
+    interface: &str,
+) -> Result<Properties, Failure> {
     let proxy = PropertiesProxy::builder(&client.bus)
         .destination(BUS_NAME)
-        .path(client.find(name).await?)
+        .path(path.to_owned())
         .cache_properties(CacheProperties::No)
         .build()
         .await?;
-    let interface = MACHINE_INTERFACE.try_into()?;
-    Ok(proxy.get_all(interface).await?)
+    Ok(proxy.get_all(interface.try_into()?).await?)
 }
 
 /// The properties of all machines.
@@ -55,7 +58,10 @@ pub(crate) async fn list(client: &Client) -> Result<(), Failure> {
         let list: Vec<_> = machines.iter().map(render::json_dict).collect();
         return Ok(render::document(&json!(list))?);
     }
-    let mut table = Table::new(["MACHINE", "STATE", "VCPUS", "MAX", "PENDING", "LEADER"]);
+    let mut table = Table::new(
+        client.legend,
+        ["MACHINE", "STATE", "VCPUS", "MAX", "PENDING", "LEADER"],
+    );
     for machine in &machines {
         let columns = [
             "Name",
@@ -67,16 +73,35 @@ pub(crate) async fn list(client: &Client) -> Result<(), Failure> {
         ];
         table.row(columns.map(|key| render::text(machine.get(key))));
     }
-    let count = counted(machines.len(), "machine");
-    writeln!(stdout(), "{table}\n\n{count} listed.")?;
+    writeln!(stdout(), "{table}")?;
+    if client.legend {
+        let count = counted(machines.len(), "machine");
+        writeln!(stdout(), "\n{count} listed.")?;
+    }
     Ok(())
 }
 
-pub(crate) async fn status(client: &Client, name: &str) -> Result<(), Failure> {
-    let machine = properties(client, name).await?;
-    if client.json {
-        return Ok(render::document(&render::json_dict(&machine))?);
+/// Prints the properties of machines.
+pub(crate) async fn status(client: &Client, names: &[String]) -> Result<(), Failure> {
+    let mut machines = Vec::new();
+    for name in names {
+        let path = client.find(name).await?;
+        machines.push(properties(client, &path, MACHINE_INTERFACE).await?);
     }
+    if client.json {
+        let machines = machines.iter().map(render::json_dict);
+        return Ok(render::one_or_all(machines.collect())?);
+    }
+    for (n, (name, machine)) in names.iter().zip(&machines).enumerate() {
+        if n > 0 {
+            writeln!(stdout())?;
+        }
+        print_status(client, name, machine).await?;
+    }
+    Ok(())
+}
+
+async fn print_status(client: &Client, name: &str, machine: &Properties) -> Result<(), Failure> {
     let text = |key: &str| render::text(machine.get(key));
     let qemu = format!(
         "{} ({}, {})",
@@ -84,7 +109,7 @@ pub(crate) async fn status(client: &Client, name: &str) -> Result<(), Failure> {
         text("Architecture"),
         text("Accelerator")
     );
-    let affinity = affinity(client, name, &machine).await?;
+    let affinity = affinity(client, name, machine).await?;
     let limit = |quota, period| match text(quota).as_str() {
         "-1" => "unlimited".to_owned(),
         quota => format!("{quota} µs per {} µs", text(period)),
@@ -101,7 +126,7 @@ pub(crate) async fn status(client: &Client, name: &str) -> Result<(), Failure> {
         ("UUID", text("Uuid")),
         ("Leader", text("Leader")),
         ("QEMU", qemu),
-        ("vCPUs", count_of_vcpus(&machine)),
+        ("vCPUs", count_of_vcpus(machine)),
         ("Pending removals", text("PendingRemovals")),
         ("Hot-plug", text("HotplugMethod")),
         ("vCPUs per slot", text("VcpusPerSlot")),
@@ -199,59 +224,4 @@ pub(crate) async fn service(client: &Client) -> Result<(), Failure> {
         writeln!(out, "  {error}")?;
     }
     Ok(())
-}
-
-/// The columns that are shown only if a vCPU has a value: from the guest and its agent, the threads, and the
-/// topology.
-const EXTRA: [(&str, &str); 13] = [
-    ("started", "STARTED"),
-    ("online", "ONLINE"),
-    ("affinity", "AFFINITY"),
-    ("scheduler", "SCHEDULER"),
-    ("node-id", "NODE"),
-    ("drawer-id", "DRAWER"),
-    ("book-id", "BOOK"),
-    ("socket-id", "SOCKET"),
-    ("die-id", "DIE"),
-    ("cluster-id", "CLUSTER"),
-    ("module-id", "MODULE"),
-    ("core-id", "CORE"),
-    ("thread-id-in-core", "THREAD"),
-];
-
-pub(crate) async fn vcpus(client: &Client, name: &str) -> Result<(), Failure> {
-    let vcpus = client.machine(name).await?.list_vcpus().await?;
-    if client.json {
-        let list: Vec<_> = vcpus.iter().map(render::json_dict).collect();
-        return Ok(render::document(&json!(list))?);
-    }
-    let extra = EXTRA
-        .iter()
-        .filter(|(key, _)| vcpus.iter().any(|v| v.contains_key(*key)));
-    let extra: Vec<_> = extra.collect();
-    let headings = ["VCPU", "STATE", "REMOVABLE", "TID", "ALIAS"];
-    let mut table = Table::new(headings.into_iter().chain(extra.iter().map(|(_, h)| *h)));
-    for vcpu in &vcpus {
-        let flag = |key: &str| vcpu.get(key).is_some_and(|v| **v == true.into());
-        let state = match (flag("present"), flag("pending")) {
-            (true, true) => "pending",
-            (true, false) => "present",
-            (false, _) => "free",
-        };
-        let text = |key: &str| render::text(vcpu.get(key));
-        let removable = if flag("removable") { "yes" } else { "no" };
-        let first = [
-            text("id"),
-            state.into(),
-            removable.into(),
-            text("thread-id"),
-            text("alias"),
-        ];
-        table.row(
-            first
-                .into_iter()
-                .chain(extra.iter().map(|(key, _)| text(key))),
-        );
-    }
-    Ok(writeln!(stdout(), "{table}")?)
 }

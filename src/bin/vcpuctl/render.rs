@@ -5,25 +5,54 @@ use std::fmt;
 use std::io::{self, Write, stdout};
 
 use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, Color, ContentArrangement, Row};
 use serde_json::{Map, Number, Value as Json};
 use vcpud::placement::VcpuList;
 use zbus::{OwnedVariant, Variant};
 
-/// A table without lines, in the style of systemctl(1).
+/// A table without lines, in the style of systemctl(1). On a terminal, it fits the width, and has colours.
 pub(crate) struct Table(comfy_table::Table);
 
 impl Table {
-    pub(crate) fn new<'a>(headings: impl IntoIterator<Item = &'a str>) -> Self {
+    /// A table with `headings`, which are not printed without `legend`.
+    pub(crate) fn new<'a>(legend: bool, headings: impl IntoIterator<Item = &'a str>) -> Self {
         let mut table = comfy_table::Table::new();
-        table.load_style(NOTHING).set_header(headings);
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+        table
+            .load_style(NOTHING)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_truncation_indicator("…");
+        if legend {
+            let mut headings = Row::from(headings.into_iter().collect::<Vec<_>>());
+            headings.max_height(1);
+            table.set_header(headings);
         }
         Self(table)
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.0.add_row(cells);
+        let mut row = Row::from(cells.into_iter().map(cell).collect::<Vec<_>>());
+        row.max_height(1);
+        self.0.add_row(row);
+        for column in self.0.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+    }
+}
+
+/// Returns a cell, whose colour shows a state that needs attention.
+fn cell(text: String) -> Cell {
+    let colour = match text.as_str() {
+        "running" => Some(Color::Green),
+        "pending" | "paused" | "suspended" => Some(Color::Yellow),
+        "disconnected" | "guest-panicked" | "internal-error" | "io-error" | "shutdown" => {
+            Some(Color::Red)
+        }
+        _ => None,
+    };
+    let cell = Cell::new(text);
+    match colour {
+        Some(colour) => cell.fg(colour),
+        None => cell,
     }
 }
 
@@ -36,6 +65,21 @@ impl fmt::Display for Table {
 /// Prints a JSON document.
 pub(crate) fn document(json: &Json) -> io::Result<()> {
     writeln!(stdout(), "{json:#}")
+}
+
+/// Prints the JSON document about one machine, or an array about several.
+pub(crate) fn one_or_all(mut machines: Vec<Json>) -> io::Result<()> {
+    if machines.len() == 1 {
+        document(&machines.remove(0))
+    } else {
+        document(&Json::Array(machines))
+    }
+}
+
+/// Returns a list of vCPUs with its noun.
+pub(crate) fn name_vcpus(vcpus: &VcpuList) -> String {
+    let plural = if vcpus.iter().count() == 1 { "" } else { "s" };
+    format!("vCPU{plural} {vcpus}")
 }
 
 /// Prints the JSON document of a command that has no other result than its success.
@@ -51,6 +95,7 @@ pub(crate) fn text(value: Option<&OwnedVariant>) -> String {
     let text = match value.map(|value| &**value) {
         None => String::new(),
         Some(Variant::Array(array)) => numbers(array.iter().map(json)),
+        Some(Variant::Bool(is_true)) => if *is_true { "yes" } else { "no" }.to_owned(),
         Some(value) => match json(value) {
             Json::String(text) => text,
             other => other.to_string(),

@@ -1,10 +1,9 @@
 //! The commands that add and remove vCPUs: set, plug, unplug.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{Write, stderr, stdout};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use serde_json::json;
 use vcpud::placement::VcpuList;
 use vcpud::proxy::{Changed, MachineProxy};
@@ -12,8 +11,10 @@ use zbus::{OwnedVariant, Variant};
 
 use crate::cli::{Count, Set, These, Wait};
 use crate::client::Client;
-use crate::failure::Failure;
-use crate::render;
+use crate::failure::{Failure, Unfinished};
+use crate::progress::{Progress, interrupted};
+use crate::render::{self, name_vcpus};
+use crate::watch::Watch;
 
 /// A vCPU as `ListVcpus` describes it.
 type Vcpu = HashMap<String, OwnedVariant>;
@@ -26,11 +27,11 @@ pub(crate) async fn set(client: &Client, request: &Set) -> Result<(), Failure> {
     let machine = client.machine(name).await?;
     let count = total(&machine, request.count).await?;
     if request.dry_run {
-        return plan(&machine, name, count, client.json).await;
+        return plan(client, &machine, name, count).await;
     }
     let arguments = (count, options(&request.wait));
     let call = client.call(machine.inner(), "SetVcpus", &arguments);
-    let added = carry_out(&machine, name, call, client.json).await?;
+    let added = carry_out(client, name, call).await?;
     warn_of_unstarted(&machine, name, &added, &request.wait).await
 }
 
@@ -40,7 +41,7 @@ pub(crate) async fn change(client: &Client, these: &These, present: bool) -> Res
     let vcpus: Vec<u32> = these.vcpus.iter().collect();
     let arguments = (vcpus, present, options(&these.wait));
     let call = client.call(machine.inner(), "SetVcpu", &arguments);
-    let added = carry_out(&machine, &these.name, call, client.json).await?;
+    let added = carry_out(client, &these.name, call).await?;
     warn_of_unstarted(&machine, &these.name, &added, &these.wait).await
 }
 
@@ -61,10 +62,10 @@ async fn total(machine: &MachineProxy<'_>, count: Count) -> Result<u32, Failure>
 }
 
 async fn plan(
+    client: &Client,
     machine: &MachineProxy<'_>,
     name: &str,
     count: u32,
-    json: bool,
 ) -> Result<(), Failure> {
     let mut plan = machine.plan(count, HashMap::new()).await?;
     let text = |key: &str| render::text(plan.get(key));
@@ -78,7 +79,7 @@ async fn plan(
             nearest: nearest.unwrap_or_default(),
         });
     }
-    if json {
+    if client.json {
         render::document(&render::json_dict(&plan))?;
     } else {
         let parts = [("add", text("added")), ("remove", text("removed"))];
@@ -171,25 +172,17 @@ async fn unstarted(machine: &MachineProxy<'_>, added: &[u32]) -> VcpuList {
     numbers.filter(|vcpu| added.contains(vcpu)).collect()
 }
 
-/// Returns a list of vCPUs with its noun.
-fn name_vcpus(vcpus: &VcpuList) -> String {
-    let plural = if vcpus.iter().count() == 1 { "" } else { "s" };
-    format!("vCPU{plural} {vcpus}")
-}
-
 /// Returns the vCPUs that were added.
 async fn carry_out(
-    machine: &MachineProxy<'_>,
+    client: &Client,
     name: &str,
     call: impl Future<Output = Result<Changed, Failure>>,
-    json: bool,
 ) -> Result<Vec<u32>, Failure> {
-    let (added, removed, pending) = if stderr().is_terminal() && !json {
-        with_progress(machine, call).await?
-    } else {
-        call.await?
-    };
-    if json {
+    let (added, removed, pending) = with_progress(client, name, call).await?;
+    if client.quiet {
+        return Ok(added);
+    }
+    if client.json {
         let result = json!({"added": added, "removed": removed, "pending": pending});
         render::document(&result)?;
         return Ok(added);
@@ -210,25 +203,51 @@ async fn carry_out(
     Ok(added)
 }
 
-/// Awaits `call`, and prints each removed and each refused vCPU in the meantime.
+/// Awaits `call`, and shows the pending removals in the meantime.
 async fn with_progress(
-    machine: &MachineProxy<'_>,
+    client: &Client,
+    name: &str,
     call: impl Future<Output = Result<Changed, Failure>>,
 ) -> Result<Changed, Failure> {
-    let mut removed = machine.receive_vcpu_removed().await?;
-    let mut failed = machine.receive_vcpu_removal_failed().await?;
+    let mut watch = Watch::new(client, name).await?;
+    let mut progress = Progress::new(name, client.shows_progress());
+    // The line would hide the question for a password.
+    if !client.prepare().await {
+        progress.show(&watch.pending);
+    }
     tokio::pin!(call);
+    let interrupted = interrupted();
+    tokio::pin!(interrupted);
     loop {
         tokio::select! {
             biased;
-            Some(signal) = removed.next() => {
-                writeln!(stderr(), "vCPU {} removed", signal.args()?.vcpu)?;
-            }
-            Some(signal) = failed.next() => {
-                let arguments = signal.args()?;
-                writeln!(stderr(), "vCPU {} not removed: {}", arguments.vcpu, arguments.reason)?;
-            }
             result = &mut call => return result,
+            signal = &mut interrupted => {
+                signal?;
+                break;
+            }
+            change = watch.change() => match change {
+                Ok(()) => progress.show(&watch.pending),
+                // The reply has the reason.
+                Err(_) => return call.await,
+            }
         }
     }
+    drop(progress);
+    let text = if watch.pending.is_empty() {
+        format!("{name}: interrupted; \"vcpuctl status {name}\" shows the number of vCPUs")
+    } else {
+        let vcpus = name_vcpus(&watch.pending.iter().copied().collect());
+        format!(
+            "{name}: interrupted; the removal of {vcpus} stays pending, and \"vcpuctl wait {name}\" waits for it"
+        )
+    };
+    Err(Unfinished {
+        error_name: None,
+        text,
+        pending: watch.pending,
+        removed: watch.removed,
+        refused: watch.refused,
+    }
+    .into())
 }

@@ -24,7 +24,7 @@ pub(crate) async fn stats(client: &Client, name: Option<&str>, kvm: bool) -> Res
                 let object = object(name, &statistics);
                 return Ok(render::document(&object)?);
             }
-            print_machine(name, &statistics)
+            print_machine(client.legend, name, &statistics)
         }
         None => {
             let all = client.manager().await?.get_statistics(options).await?;
@@ -35,7 +35,7 @@ pub(crate) async fn stats(client: &Client, name: Option<&str>, kvm: bool) -> Res
                 let list: Vec<Json> = all.iter().map(|(n, s)| object(n, s)).collect();
                 return Ok(render::document(&json!(list))?);
             }
-            print_all(&all)
+            print_all(client.legend, &all)
         }
     }
 }
@@ -58,7 +58,7 @@ const COLUMNS: [(&str, &str); 8] = [
 ];
 const ALWAYS: usize = 5;
 
-fn print_machine(name: &str, (machine, vcpus): &Statistics) -> Result<(), Failure> {
+fn print_machine(legend: bool, name: &str, (machine, vcpus): &Statistics) -> Result<(), Failure> {
     let mut out = stdout().lock();
     writeln!(out, "{name}")?;
     let count = |key: &str| render::text(machine.get(key));
@@ -78,24 +78,27 @@ fn print_machine(name: &str, (machine, vcpus): &Statistics) -> Result<(), Failur
     let columns = COLUMNS.iter().enumerate();
     let columns = columns.filter(|(n, (key, _))| *n < ALWAYS || has(key));
     let columns: Vec<_> = columns.map(|(_, column)| column).collect();
-    let mut table = Table::new(columns.iter().map(|(_, heading)| *heading));
+    let mut table = Table::new(legend, columns.iter().map(|(_, heading)| *heading));
     for vcpu in vcpus {
         table.row(columns.iter().map(|(key, _)| cell(vcpu, key)));
     }
     Ok(writeln!(out, "\n{table}")?)
 }
 
-fn print_all(machines: &[(String, Statistics)]) -> Result<(), Failure> {
-    let mut table = Table::new([
-        "MACHINE",
-        "VCPUS",
-        "MAX",
-        "PENDING",
-        "USAGE",
-        "EMULATOR",
-        "WAIT",
-        "THROTTLED",
-    ]);
+/// The columns of the table of all machines.
+const ALL_HEADINGS: [&str; 8] = [
+    "MACHINE",
+    "VCPUS",
+    "MAX",
+    "PENDING",
+    "USAGE",
+    "EMULATOR",
+    "WAIT",
+    "THROTTLED",
+];
+
+fn print_all(legend: bool, machines: &[(String, Statistics)]) -> Result<(), Failure> {
+    let mut table = Table::new(legend, ALL_HEADINGS);
     for (name, (machine, vcpus)) in machines {
         let counts = ["vcpus", "max-vcpus", "pending"].map(|key| cell(machine, key));
         let usages = ["usage-usec", "emulator-usage-usec"].map(|key| cell(machine, key));

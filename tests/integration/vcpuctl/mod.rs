@@ -1,6 +1,7 @@
 //! vcpuctl, as its users run it.
 
 mod failures;
+mod remote;
 mod terminal;
 
 use serde_json::{Value, json};
@@ -41,6 +42,9 @@ async fn what_there_is_is_shown_to_people_and_to_scripts() {
     assert!(shown(&["status", "web"]).await.contains("vCPUs: 2 of 4"));
     assert!(shown(&["status"]).await.contains("Machines: 1"));
     let vcpus = shown(&["vcpus", "web"]).await;
+    assert_eq!(vcpus.lines().count(), 5, "{vcpus}");
+    assert!(vcpus.ends_with("\n\nFree: 2-3\n"), "{vcpus}");
+    let vcpus = shown(&["vcpus", "web", "--all"]).await;
     let states = vcpus
         .lines()
         .skip(1)
@@ -63,6 +67,52 @@ async fn what_there_is_is_shown_to_people_and_to_scripts() {
     assert_eq!(json(&["list"]).await, json!([status]));
     assert_eq!(json(&["status"]).await["Machines"], 1);
     assert_eq!(json(&["vcpus", "web"]).await, json!(machine.rows().await));
+}
+
+/// Scripted QEMUs, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn scripts_get_what_they_choose() {
+    let world = World::without_polkit().await;
+    let _web = world.peer("web", Model::x86(2, 4));
+    let _db = world.peer("db", Model::x86(1, 8));
+    world.machine("web").await;
+    world.machine("db").await;
+    let printed = async |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let (status, printed, complaint) = world.vcpuctl(&arguments).await;
+        assert_eq!((status, complaint.as_str()), (0, ""), "{line}");
+        printed
+    };
+    let vcpus = printed("show web -p MaxVcpus -p Vcpus").await;
+    assert_eq!(vcpus, "MaxVcpus=4\nVcpus=2\n");
+    let vcpus = printed("show web db -p Vcpus,MaxVcpus --value").await;
+    assert_eq!(vcpus, "2\n4\n1\n8\n");
+    let version = printed("show --property Version").await;
+    assert_eq!(
+        version,
+        concat!("Version=", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    let all = printed("show web").await;
+    assert!(all.contains("\nPendingRemovals=\n"), "{all}");
+    let status = printed("status web db").await;
+    assert!(
+        status.starts_with("web\n") && status.contains("\n\ndb\n"),
+        "{status}"
+    );
+    let objects: Value = serde_json::from_str(&printed("--json status web db").await).unwrap();
+    assert_eq!(
+        (&objects[0]["Vcpus"], &objects[1]["Vcpus"]),
+        (&json!(2), &json!(1))
+    );
+    let (status, _, complaint) = world.vcpuctl(&["show", "web", "-p", "Nothing"]).await;
+    assert_eq!(status, 7, "{complaint}");
+    assert!(complaint.contains("no property Nothing"), "{complaint}");
+
+    let list = printed("list --no-legend").await;
+    let names = list.lines().map(|line| line.split(' ').next().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), ["db", "web"]);
+    assert_eq!(printed("-q set web 3").await, "");
+    assert_eq!(printed("show web -p Vcpus --value").await, "3\n");
 }
 
 /// Scripted QEMU, dbus-daemon, polkitd, vcpuctl as root and as nobody.

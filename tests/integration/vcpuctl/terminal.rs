@@ -2,12 +2,25 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use crate::harness::*;
+
+/// Returns a copy of vcpuctl, which the user `nobody` can run.
+fn copy(world: &World) -> PathBuf {
+    let copy = world.bus.directory().join("vcpuctl-copy");
+    if !copy.exists() {
+        // No process of another test inherits the open copy of another program.
+        let mut cp = std::process::Command::new("cp");
+        let status = cp.arg(env!("CARGO_BIN_EXE_vcpuctl")).arg(&copy).status();
+        assert!(status.unwrap().success());
+    }
+    copy
+}
 
 /// A terminal, in which script(1) runs a command.
 struct Terminal {
@@ -20,10 +33,8 @@ struct Terminal {
 impl Terminal {
     /// Runs vcpuctl with the arguments in `line`, by `script`, which can have another user.
     fn start(world: &World, mut script: Command, line: &str) -> Self {
-        // The user `nobody` cannot enter the directory of the program, but can run a copy of it.
-        let copy = world.bus.directory().join("vcpuctl");
-        fs::copy(env!("CARGO_BIN_EXE_vcpuctl"), &copy).unwrap();
-        let line = format!("stty cols 100; exec {} {line}", copy.display());
+        let program = copy(world);
+        let line = format!("stty cols 100; exec {} {line}", program.display());
         script
             .args(["--quiet", "--return", "--command", &line, "/dev/null"])
             .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())
@@ -72,6 +83,87 @@ impl Terminal {
     }
 }
 
+/// Scripted QEMU, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn an_interrupt_leaves_the_removal_pending() {
+    let world = World::without_polkit().await;
+    let mut model = Model::x86(3, 4);
+    model.removal = Removal::Held;
+    let peer = world.peer("web", model);
+    world.machine("web").await;
+    let start = |line: &str| Terminal::start(&world, command("script"), line);
+    let mut terminal = start("set web 1 --timeout 600");
+    let progress = "web: waiting for the guest to release vCPUs 1-2";
+    terminal.shows(progress).await;
+    terminal.press("\x03").await;
+    let (status, screen) = terminal.end().await;
+    assert_eq!(status, Some(5), "{screen}");
+    let reason = "vcpuctl: web: interrupted; the removal of vCPUs 1-2 stays pending";
+    assert!(screen.contains(reason), "{screen}");
+
+    // "wait" ends when the guest has released all vCPUs.
+    let mut terminal = start("wait web");
+    terminal.shows(progress).await;
+    release(&peer, 2);
+    terminal
+        .shows("web: waiting for the guest to release vCPU 1 ")
+        .await;
+    release(&peer, 1);
+    let (status, screen) = terminal.end().await;
+    assert_eq!(status, Some(0), "{screen}");
+    assert!(screen.ends_with("web: removed 1-2\r\n"), "{screen:?}");
+}
+
+/// Lets the guest release a vCPU.
+fn release(peer: &Peer, n: usize) {
+    let path = peer.model().unplug(n);
+    peer.send(&deleted(&path));
+}
+
+/// Scripted QEMUs, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn wait_reports_how_the_removal_ended() {
+    let world = World::without_polkit().await;
+    let model = || {
+        let mut model = Model::x86(2, 4);
+        model.removal = Removal::Held;
+        model
+    };
+    let web = world.peer("web", model());
+    let (mut process, _db) = world.process_peer("db", model());
+    let (web_machine, db_machine) = (world.machine("web").await, world.machine("db").await);
+    let (status, printed, _) = world.vcpuctl(&["wait", "web", "db"]).await;
+    let nothing = "web: no removal is pending\ndb: no removal is pending\n";
+    assert_eq!((status, printed.as_str()), (0, nothing));
+
+    assert_eq!(web_machine.set_async(1).await, Ok(Outcome::pending([1])));
+    assert_eq!(db_machine.set_async(1).await, Ok(Outcome::pending([1])));
+    let arguments = ["--json", "wait", "web", "--timeout", "0.05"];
+    let (status, printed, _) = world.vcpuctl(&arguments).await;
+    let object: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let expected = serde_json::json!({
+        "error": "org.vcpud1.Error.RemovalPending",
+        "message": "web: the time limit ended; the removal of vCPU 1 stays pending",
+        "removed": [], "pending": [1], "refused": [],
+    });
+    assert_eq!((status, object), (5, expected));
+
+    let start = |line: &str| Terminal::start(&world, command("script"), line);
+    let mut terminal = start("wait web");
+    terminal.shows("waiting for the guest").await;
+    web.send(&ost(1, None, 3, 130));
+    let (status, screen) = terminal.end().await;
+    assert_eq!(status, Some(4), "{screen}");
+    let refused = "vcpuctl: web: the guest refused: vCPU 1: the guest is busy with the CPU";
+    assert!(screen.contains(refused), "{screen}");
+    let mut terminal = start("wait db");
+    terminal.shows("waiting for the guest").await;
+    process.kill().await;
+    let (status, screen) = terminal.end().await;
+    assert_eq!(status, Some(6), "{screen}");
+    assert!(screen.contains("machine db has ended"), "{screen}");
+}
+
 /// Scripted QEMU, dbus-daemon, polkitd, pkttyagent, vcpuctl as nobody.
 #[tokio::test]
 async fn polkit_asks_for_a_password_on_the_terminal() {
@@ -115,9 +207,14 @@ async fn a_missing_password_is_not_a_denial() {
         ("set db 2", "not authorized by polkit"),
         ("set db 2 --no-ask-password", "not authorized by polkit"),
     ] {
-        let arguments: Vec<&str> = line.split(' ').collect();
-        let (status, _, complaint) = world.vcpuctl_of_nobody(&arguments).await;
-        assert_eq!(status, 3, "{line}: {complaint}");
+        let mut command = command_of_nobody(copy(&world));
+        command
+            .args(line.split(' '))
+            .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())
+            .stdin(Stdio::null());
+        let output = within("vcpuctl", command.output()).await.unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{line}: {complaint}");
         assert!(complaint.contains(reason), "{line}: {complaint}");
     }
     let script = command_of_nobody("script");

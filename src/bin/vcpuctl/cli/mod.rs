@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 }
 
 /// The options for all commands.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Print JSON: one document, or with "monitor" and "top" one line for each event or sample.
     #[arg(long, global = true)]
@@ -35,22 +35,61 @@ pub(crate) struct Global {
     /// Do not ask for a password, but fail if polkit requires one.
     #[arg(long, global = true)]
     pub no_ask_password: bool,
+    /// Do not print results and warnings.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Print tables without headings and without the number of rows.
+    #[arg(long, global = true)]
+    pub no_legend: bool,
+    /// Call the service of another host over ssh(1).
+    #[arg(long, short = 'H', global = true, value_name = "[USER@]HOST")]
+    pub host: Option<String>,
+    /// Call the service in a local container of systemd.
+    #[arg(
+        long,
+        short = 'M',
+        global = true,
+        value_name = "CONTAINER",
+        conflicts_with = "host"
+    )]
+    pub machine: Option<String>,
+}
+
+impl Global {
+    /// Whether the commands are about this host.
+    pub(crate) fn is_local(&self) -> bool {
+        self.host.is_none() && self.machine.is_none()
+    }
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the machines. This is the default command.
     List,
-    /// Show the status of a machine, or of the service.
+    /// Show the status of machines, or of the service.
     Status {
-        /// The machine. Without a name: the version of the service, the number of machines, and the
+        /// The machines. Without a name: the version of the service, the number of machines, and the
         /// errors of the configuration.
-        name: Option<String>,
+        names: Vec<String>,
     },
-    /// List the vCPUs of a machine, present and free.
+    /// Print the properties of machines, or of the service, for programs.
+    Show {
+        /// The machines. Without a name: the service.
+        names: Vec<String>,
+        /// Print only these properties, such as "Vcpus" or "Vcpus,MaxVcpus". The option can be repeated.
+        #[arg(long, short, value_name = "NAME", value_delimiter = ',')]
+        property: Vec<String>,
+        /// Print only the values.
+        #[arg(long)]
+        value: bool,
+    },
+    /// List the vCPUs of a machine.
     Vcpus {
         /// The machine.
         name: String,
+        /// Show each free vCPU too.
+        #[arg(long, short)]
+        all: bool,
     },
     /// Show the CPU time, the steal time and the throttling of vCPUs, since their threads were created.
     Stats {
@@ -68,6 +107,15 @@ pub(crate) enum Command {
     Plug(These),
     /// Remove the given vCPUs.
     Unplug(These),
+    /// Wait until no removal of vCPUs is pending.
+    Wait {
+        /// The machines.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// The maximum time to wait, in seconds or such as "1min 30s" [default: no limit].
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        timeout: Option<Duration>,
+    },
     #[command(flatten)]
     Tune(Tune),
     #[command(flatten)]
@@ -142,10 +190,11 @@ pub(crate) enum Tune {
 pub(crate) enum Manage {
     /// Register a running QEMU process as a machine.
     Register(Register),
-    /// Unregister a machine. The VM continues to run.
+    /// Unregister machines. The VMs continue to run.
     Unregister {
-        /// The machine.
-        name: String,
+        /// The machines.
+        #[arg(required = true)]
+        names: Vec<String>,
     },
     /// Reload the configuration, and print its errors.
     Reload,

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value as Json, json};
 
-use crate::cli::Top;
+use crate::cli::{Global, Top};
 use crate::failure::Failure;
 use crate::render::Table;
 use rates::Machine;
@@ -24,15 +24,16 @@ use rows::{Choice, Expanded, HEADINGS};
 use source::Source;
 
 /// Shows the load of all machines.
-pub(crate) async fn top(request: Top, json: bool) -> Result<(), Failure> {
-    let source = Source::new(request.delay);
+pub(crate) async fn top(request: Top, arguments: &Global) -> Result<(), Failure> {
+    let json = arguments.json;
+    let source = Source::new(request.delay, arguments.clone());
     let choice = Choice {
         sort: request.sort,
         filter: request.filter,
         expanded: Expanded::all(request.expand),
     };
     if request.batch || json {
-        batch(source, &choice, request.samples, json).await
+        batch(source, &choice, request.samples, arguments).await
     } else {
         live::run(source, choice, request.samples).await
     }
@@ -43,28 +44,29 @@ async fn batch(
     mut source: Source,
     choice: &Choice,
     count: Option<u64>,
-    json: bool,
+    arguments: &Global,
 ) -> Result<(), Failure> {
     let mut before = source.next().await?;
     let mut left = count;
     while left != Some(0) {
         let sample = source.next().await?;
         let machines = choice.machines(&rates::machines(&before, &sample));
-        print(&machines, choice, json)?;
+        print(&machines, choice, arguments)?;
         before = sample;
         left = left.map(|left| left - 1);
     }
     Ok(())
 }
 
-fn print(machines: &[Machine], choice: &Choice, json: bool) -> Result<(), Failure> {
+fn print(machines: &[Machine], choice: &Choice, arguments: &Global) -> Result<(), Failure> {
+    let legend = !arguments.no_legend;
     let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    if json {
+    if arguments.json {
         let machines: Vec<Json> = machines.iter().map(rows::object).collect();
         let line = json!({"time": time, "machines": machines});
         return Ok(writeln!(stdout(), "{line}")?);
     }
-    let mut table = Table::new(HEADINGS);
+    let mut table = Table::new(legend, HEADINGS);
     for row in choice.rows(machines) {
         table.row(row.cells);
     }

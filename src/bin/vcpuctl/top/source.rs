@@ -14,6 +14,7 @@ use zbus::message::Type;
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::sample::{Machine, Sample};
+use crate::cli::Global;
 use crate::client::{self, manager};
 use crate::failure::Failure;
 use crate::query::{self, Machines};
@@ -21,15 +22,17 @@ use crate::query::{self, Machines};
 /// Returns one sample after each interval, the first one at once.
 pub(crate) struct Source {
     interval: Interval,
+    arguments: Global,
     link: Option<Link>,
 }
 
 impl Source {
-    pub(crate) fn new(delay: Duration) -> Self {
+    pub(crate) fn new(delay: Duration, arguments: Global) -> Self {
         let mut interval = interval(delay);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             interval,
+            arguments,
             link: None,
         }
     }
@@ -42,7 +45,7 @@ impl Source {
         self.interval.tick().await;
         let mut link = match self.link.take() {
             Some(link) => link,
-            None => Link::new().await?,
+            None => Link::new(&self.arguments).await?,
         };
         let sample = link.sample().await;
         let is_lost = matches!(&sample, Err(error) if error_reply(error).is_none());
@@ -63,8 +66,8 @@ struct Link {
 }
 
 impl Link {
-    async fn new() -> Result<Self, Failure> {
-        let bus = client::connect().await?;
+    async fn new(arguments: &Global) -> Result<Self, Failure> {
+        let bus = client::connect(arguments).await?;
         let is_outdated = Arc::new(AtomicBool::new(true));
         let changes = MatchRule::builder()
             .msg_type(Type::Signal)
