@@ -82,7 +82,7 @@ fn machine(counters: &MachineCounters) -> Numbers {
     row.add("vcpus", Some(counters.vcpus));
     row.add("max-vcpus", Some(counters.max_vcpus));
     row.add("pending", Some(counters.pending));
-    row.add("started", Some(counters.started));
+    row.add("started", counters.started);
     row.add("requests", Some(requests));
     row.add("failed-requests", Some(failed_requests));
     row.add("request-usec", Some(request_time));

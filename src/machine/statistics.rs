@@ -93,7 +93,7 @@ impl Meter {
             vcpus,
             max_vcpus: snapshot.inventory.max_vcpus(),
             pending: u32::try_from(snapshot.pending.len()).unwrap_or(u32::MAX),
-            started: snapshot.started_count(),
+            started: snapshot.counts_started(),
             activity: self.tally.read(),
         };
         let waits = reported.waits(&sample);

@@ -30,8 +30,8 @@ pub struct MachineCounters {
     pub max_vcpus: u32,
     /// The number of vCPUs with a pending removal.
     pub pending: u32,
-    /// The number of vCPUs that the guest has started, as far as there is evidence.
-    pub started: u32,
+    /// The number of vCPUs that the guest has started. `None`: there can be no evidence.
+    pub started: Option<u32>,
     /// The counters of the service.
     pub activity: Activity,
 }
@@ -102,7 +102,41 @@ impl Sample {
 #[derive(Debug, Default)]
 pub struct Reported {
     waits: BTreeMap<VcpuId, (Tid, Duration)>,
-    emulator: Option<(Pid, Duration)>,
+    emulator: Option<Emulator>,
+}
+
+/// The CPU time of the threads that are not vCPUs, without control groups.
+#[derive(Debug, Default)]
+struct Emulator {
+    pid: Pid,
+    time: Duration,
+    /// The CPU times of the threads of vCPUs.
+    vcpus: BTreeMap<Tid, Duration>,
+    /// That of vCPUs that were removed, as far as it was sampled.
+    removed: Duration,
+}
+
+impl Emulator {
+    /// Takes the next sample of the process `pid`: its CPU time, and those of the threads of `vcpus`.
+    fn next(self, pid: Pid, process: Duration, vcpus: BTreeMap<Tid, Duration>) -> Self {
+        let before = if self.pid == pid {
+            self
+        } else {
+            Self::default()
+        };
+        let removed = before
+            .vcpus
+            .iter()
+            .filter(|(tid, _)| !vcpus.contains_key(tid));
+        let removed = before.removed + removed.map(|(_, time)| *time).sum::<Duration>();
+        let others = vcpus.values().sum::<Duration>() + removed;
+        Self {
+            pid,
+            time: process.saturating_sub(others).max(before.time),
+            vcpus,
+            removed,
+        }
+    }
 }
 
 impl Reported {
@@ -127,17 +161,20 @@ impl Reported {
         if sample.groups.all.is_some() {
             return sample.groups;
         }
-        let usages = sample.threads.values().filter_map(|thread| thread.times);
-        let usages: Vec<Duration> = usages.map(|times| times.usage).collect();
-        let is_complete = usages.len() == vcpus as usize;
-        let process = sample.process.filter(|_| is_complete);
-        self.emulator = process.map(|process| {
-            let emulator = process.saturating_sub(usages.iter().sum());
-            (sample.pid, at_least(self.emulator, sample.pid, emulator))
+        let threads = sample.threads.values();
+        let usages = threads.filter_map(|thread| Some((thread.id, thread.times?.usage)));
+        let usages: BTreeMap<Tid, Duration> = usages.collect();
+        let process = sample.process.filter(|_| usages.len() == vcpus as usize);
+        let time = process.map(|process| {
+            let before = self.emulator.take().unwrap_or_default();
+            let emulator = self
+                .emulator
+                .insert(before.next(sample.pid, process, usages));
+            emulator.time
         });
         Usage {
             all: sample.process,
-            emulator: self.emulator.map(|(_, emulator)| emulator),
+            emulator: time,
         }
     }
 }
@@ -219,6 +256,29 @@ mod tests {
         assert_eq!(usage(5, 990, 1).emulator, Some(ms(90)), "another process");
         let emulator = None;
         assert_eq!(usage(6, 1000, 2), Usage { all, emulator });
+    }
+
+    #[test]
+    fn a_removed_vcpu_is_not_a_part_of_the_emulator() {
+        let mut reported = Reported::default();
+        let mut usage = |process, threads: &[u32]| {
+            let thread = |tid: &u32| {
+                let (_, thread) = sample(*tid, 0, None).threads.pop_first().unwrap();
+                (VcpuId(*tid), thread)
+            };
+            let sample = Sample {
+                pid: Pid(6),
+                process: Some(ms(process)),
+                threads: threads.iter().map(thread).collect(),
+                ..Sample::default()
+            };
+            let vcpus = threads.len() as u32;
+            reported.usage(&sample, vcpus).emulator
+        };
+        // Each thread has 900 ms.
+        assert_eq!(usage(1900, &[7, 8]), Some(ms(100)));
+        assert_eq!(usage(1910, &[7]), Some(ms(110)));
+        assert_eq!(usage(2810, &[7, 9]), Some(ms(110)));
     }
 
     #[test]

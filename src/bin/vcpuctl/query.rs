@@ -151,7 +151,9 @@ fn count_of_vcpus(machine: &Properties) -> String {
     let text = |key: &str| render::text(machine.get(key));
     let (present, started) = (text("Vcpus"), text("StartedVcpus"));
     let count = format!("{present} of {}", text("MaxVcpus"));
-    if present == started {
+    // A guest that runs has started a vCPU, so there is no evidence.
+    let is_unknown = started == "0" && text("State") == "running";
+    if present == started || is_unknown {
         count
     } else {
         format!("{count}, {started} started by the guest")

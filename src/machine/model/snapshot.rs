@@ -152,6 +152,13 @@ impl Snapshot {
         self.inventory.vcpu_count().saturating_sub(awaited)
     }
 
+    /// Returns the number of vCPUs that the guest has started; `None` if there can be no evidence about any vCPU.
+    pub fn counts_started(&self) -> Option<u32> {
+        let can_be =
+            self.started_count() > 0 || self.inventory.vcpus().any(|vcpu| self.has_evidence(&vcpu));
+        can_be.then(|| self.started_count())
+    }
+
     /// Checks that there can be evidence that the guest starts the vCPUs of `asked`.
     ///
     /// # Errors

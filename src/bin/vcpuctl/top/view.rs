@@ -13,6 +13,8 @@ use crate::query::counted;
 
 /// The minimum widths of the columns after the first one, which gets the rest of the line.
 const WIDTHS: [usize; 7] = [8, 5, 7, 6, 6, 6, 3];
+/// The minimum width of the first column.
+const NAME_WIDTH: u16 = 12;
 /// The first column with numbers, which are aligned to the right.
 const NUMBERS: usize = 2;
 
@@ -102,9 +104,12 @@ fn draw_table(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
     let widths = WIDTHS.iter().enumerate().map(|(column, minimum)| {
         let lengths = rows.iter().map(|row| row.cells[column + 1].len());
         let width = lengths.fold(*minimum, usize::max);
-        Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX))
+        u16::try_from(width).unwrap_or(u16::MAX)
     });
-    let widths: Vec<_> = std::iter::once(Constraint::Min(12)).chain(widths).collect();
+    let widths = fitting(NAME_WIDTH, widths, area.width).map(Constraint::Length);
+    let widths: Vec<_> = std::iter::once(Constraint::Min(NAME_WIDTH))
+        .chain(widths)
+        .collect();
     let mut headings = HEADINGS.map(str::to_owned);
     headings[0].insert_str(0, "  ");
     let header = TableRow::new(cells(headings)).bold();
@@ -112,6 +117,17 @@ fn draw_table(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
         .header(header)
         .row_highlight_style(Style::new().reversed());
     frame.render_stateful_widget(table, area, &mut app.table);
+}
+
+/// Returns the `widths` of the columns that fit into `room` after one of the width `first`: a part of a number would be
+/// a wrong number.
+fn fitting(first: u16, widths: impl Iterator<Item = u16>, room: u16) -> impl Iterator<Item = u16> {
+    let mut used = first;
+    widths.take_while(move |width| {
+        // Columns have a space between them.
+        used = used.saturating_add(*width).saturating_add(1);
+        used <= room
+    })
 }
 
 fn row(row: Row) -> TableRow<'static> {
@@ -147,10 +163,15 @@ mod tests {
 
     /// Returns the lines of a terminal of 80 columns and 24 lines.
     fn screen(app: &mut App) -> Vec<String> {
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        narrow_screen(app, 80)
+    }
+
+    /// The same of a terminal with so many columns.
+    fn narrow_screen(app: &mut App, columns: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(columns, 24)).unwrap();
         terminal.draw(|frame| draw(frame, app)).unwrap();
         let buffer = terminal.backend().buffer();
-        let lines = buffer.content().chunks(80);
+        let lines = buffer.content().chunks(columns.into());
         let line = |cells: &[ratatui::buffer::Cell]| {
             let text: String = cells.iter().map(|cell| cell.symbol()).collect();
             text.trim_end().to_owned()
@@ -177,6 +198,18 @@ mod tests {
         ];
         assert_eq!(lines[2..8], rows);
         assert_eq!(lines[23], KEYS);
+    }
+
+    #[test]
+    fn a_narrow_screen_has_fewer_columns() {
+        let mut app = app();
+        let rows = |app: &mut App, columns| narrow_screen(app, columns)[2..4].to_vec();
+        let half = [
+            "  MACHINE     STATE    VCPUS PENDING   USE% STEAL%",
+            "+ db          running    2/8       -  123.4    1.0",
+        ];
+        assert_eq!(rows(&mut app, 50), half);
+        assert_eq!(rows(&mut app, 20), ["  MACHINE", "+ db"]);
     }
 
     #[test]
