@@ -26,6 +26,8 @@ pub(crate) struct Client {
     pub(crate) quiet: bool,
     /// Tables have headings and a last line with the number of rows.
     pub(crate) legend: bool,
+    /// The service is one of this host.
+    pub(crate) is_local: bool,
     /// polkit can ask for a password.
     asks: bool,
     agent: OnceCell<Option<Agent>>,
@@ -39,6 +41,7 @@ impl Client {
             json: arguments.json,
             quiet: arguments.quiet,
             legend: !arguments.no_legend,
+            is_local: arguments.is_local(),
             asks: !arguments.no_ask_password && arguments.is_local(),
             agent: OnceCell::new(),
         })

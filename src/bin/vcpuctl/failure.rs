@@ -177,7 +177,13 @@ impl Failure {
             }
         };
         let Some((name, text)) = error_reply(error) else {
-            return (None, self.to_string());
+            let text = match error {
+                zbus::Error::InputOutput(error) => {
+                    format!("the connection to the bus is lost: {error}")
+                }
+                _ => self.to_string(),
+            };
+            return (None, text);
         };
         let text = match name.as_str() {
             name if is_no_service(name) => {

@@ -9,6 +9,7 @@ mod monitor;
 mod progress;
 mod query;
 mod render;
+mod sentence;
 mod set;
 mod show;
 mod stats;

@@ -5,7 +5,11 @@ use std::io::{Write, stdout};
 use std::time::SystemTime;
 
 use futures_util::StreamExt;
+use futures_util::stream::select;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde_json::{Value as Json, json};
+use tokio::sync::oneshot;
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MACHINE_PATH_PREFIX, MANAGER_INTERFACE};
 use vcpud::names::{ROOT_PATH, unescape_label};
 use zbus::message::Type;
@@ -15,18 +19,24 @@ use zbus::{OwnedObjectPath, OwnedVariant};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::render;
+use crate::sentence::Sentences;
 
 type Dict = HashMap<String, OwnedVariant>;
 
+/// Prints signals until standard output is closed.
 pub(crate) async fn monitor(client: &Client, only: Option<&str>) -> Result<(), Failure> {
-    let rule = MatchRule::builder()
-        .msg_type(Type::Signal)
-        .sender(BUS_NAME)
-        .path_namespace(ROOT_PATH)
-        .build()?;
-    let mut signals = MessageStream::for_match_rule(rule, &client.bus, None).await?;
+    let signals = || MatchRule::builder().msg_type(Type::Signal);
+    let own = signals().sender(BUS_NAME).path_namespace(ROOT_PATH);
+    let restarts = signals().sender("org.freedesktop.DBus");
+    let restarts = restarts.member("NameOwnerChanged").arg(0, BUS_NAME);
+    let mut signals = select(
+        MessageStream::for_match_rule(own.build()?, &client.bus, None).await?,
+        MessageStream::for_match_rule(restarts.build()?, &client.bus, None).await?,
+    );
     let mut start = Box::pin(start(client, only));
     let mut is_started = false;
+    let mut sentences = Sentences::new(client.is_local);
+    let mut closed = Box::pin(output_closed());
     loop {
         // zbus reads no replies while a stream is full, so signals are read while the reply is awaited.
         tokio::select! {
@@ -35,11 +45,25 @@ pub(crate) async fn monitor(client: &Client, only: Option<&str>) -> Result<(), F
                 is_started = true;
             }
             message = signals.next() => match message {
-                Some(message) => show(&message?, only, client.json)?,
+                Some(message) => show(&message?, only, client.json, &mut sentences)?,
                 None => return Ok(()),
             },
+            () = &mut closed => return Ok(()),
         }
     }
+}
+
+/// Waits until nobody can read standard output any more.
+async fn output_closed() {
+    let (sender, closed) = oneshot::channel();
+    // poll(2) reports the end of a pipe or terminal also if nothing is written. The thread ends with the process.
+    std::thread::spawn(move || {
+        let output = stdout();
+        let mut polled = [PollFd::new(&output, PollFlags::empty())];
+        while poll(&mut polled, None).is_err_and(|error| error == Errno::INTR) {}
+        let _ = sender.send(());
+    });
+    let _ = closed.await;
 }
 
 /// Starts the service.
@@ -56,26 +80,33 @@ async fn start(client: &Client, only: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints a signal, if it is about the machine `only`.
-fn show(message: &Message, only: Option<&str>, json: bool) -> Result<(), Failure> {
-    let Some(event) = event(message)? else {
+/// Prints a signal, if it is about the machine `only` or about the start and end of the service.
+fn show(
+    message: &Message,
+    only: Option<&str>,
+    json: bool,
+    sentences: &mut Sentences,
+) -> Result<(), Failure> {
+    let Some(mut event) = event(message)? else {
         return Ok(());
     };
-    if only.is_some_and(|name| event["machine"] != name) {
+    let is_of_service = event["event"] == "ServiceStarted" || event["event"] == "ServiceStopped";
+    if only.is_some_and(|name| event["machine"] != name) && !is_of_service {
         return Ok(());
     }
-    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     if json {
-        let mut line = event;
-        line["time"] = time.into();
-        writeln!(stdout(), "{line}")?;
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        event["time"] = time.to_string().into();
+        writeln!(stdout(), "{event}")?;
     } else {
-        writeln!(stdout(), "{time}  {}", sentence(&event))?;
+        for sentence in sentences.of(&event) {
+            writeln!(stdout(), "{}  {sentence}", render::local_time())?;
+        }
     }
     Ok(())
 }
 
-/// Returns a signal as a JSON object with `event` and `machine`; `None` for a signal that repeats another.
+/// Returns a signal as a JSON object with `event` and `machine`; `None` for a signal that this program does not know.
 fn event(message: &Message) -> zbus::Result<Option<Json>> {
     let header = message.header();
     let member = header.member().map(|m| m.to_string()).unwrap_or_default();
@@ -99,6 +130,10 @@ fn event(message: &Message) -> zbus::Result<Option<Json>> {
                 json!({"event": member, "machine": machine, "vcpu": vcpu, "alias": alias, "details": details}),
             )
         }
+        (MACHINE_INTERFACE, "VcpuChanged") => {
+            let vcpus: Vec<u32> = body.deserialize()?;
+            Some(json!({"event": member, "machine": machine, "vcpus": vcpus}))
+        }
         (MACHINE_INTERFACE, "VcpuRemovalFailed") => {
             let (vcpu, alias, reason, details): (u32, String, String, Dict) = body.deserialize()?;
             let details = render::json_dict(&details);
@@ -111,39 +146,15 @@ fn event(message: &Message) -> zbus::Result<Option<Json>> {
             let changed = render::json_dict(&changed);
             Some(json!({"event": member, "machine": machine, "changed": changed}))
         }
+        ("org.freedesktop.DBus", "NameOwnerChanged") => {
+            let (_, _, owner): (String, String, String) = body.deserialize()?;
+            let event = if owner.is_empty() {
+                "ServiceStopped"
+            } else {
+                "ServiceStarted"
+            };
+            Some(json!({"event": event, "machine": null}))
+        }
         _ => None,
     })
-}
-
-fn sentence(event: &Json) -> String {
-    let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
-    // A signal of no machine is about the service.
-    let machine = event["machine"].as_str().unwrap_or("vcpud").to_owned();
-    let because = || {
-        let uid = &event["details"]["uid"];
-        let by = uid.as_u64().map(|uid| format!(" by uid {uid}"));
-        let cause = text(&event["details"]["cause"]);
-        format!("({cause}{})", by.unwrap_or_default())
-    };
-    let vcpu = || format!("{machine}: vCPU {}", event["vcpu"]);
-    match text(&event["event"]).as_str() {
-        "MachineAdded" => format!("{machine}: added"),
-        "MachineRemoved" => format!("{machine}: removed"),
-        "VcpuAdded" => format!("{} added {}", vcpu(), because()),
-        "VcpuStarted" => format!("{} started by the guest", vcpu()),
-        "VcpuRemoved" => format!("{} removed {}", vcpu(), because()),
-        "VcpuRemovalFailed" => {
-            format!(
-                "{} not removed {}: {}",
-                vcpu(),
-                because(),
-                text(&event["reason"])
-            )
-        }
-        _ => {
-            let changes = event["changed"].as_object().into_iter().flatten();
-            let changes = changes.map(|(name, value)| format!("{name}={value}"));
-            format!("{machine}: {}", changes.collect::<Vec<_>>().join(" "))
-        }
-    }
 }

@@ -6,6 +6,7 @@ use std::io::{self, Write, stdout};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ContentArrangement, Row};
+use jiff::ZonedDateTime;
 use serde_json::{Map, Number, Value as Json};
 use vcpud::placement::VcpuList;
 use zbus::{OwnedVariant, Variant};
@@ -60,6 +61,13 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.trim_fmt())
     }
+}
+
+/// Returns the local time.
+pub(crate) fn local_time() -> String {
+    ZonedDateTime::now()
+        .strftime("%Y-%m-%d %H:%M:%S%.3f")
+        .to_string()
 }
 
 /// Prints a JSON document.

@@ -1,6 +1,7 @@
 //! vcpuctl, as its users run it.
 
 mod failures;
+mod monitor;
 mod remote;
 mod terminal;
 
@@ -180,71 +181,4 @@ async fn the_exit_status_says_how_it_ended() {
     });
     peer.send(&ost(2, None, 3, 130));
     fails("set web 1", 4, "the guest is busy with the CPU").await;
-}
-
-/// Waits until `monitor` has printed something that ends in `expected`, without the times.
-async fn has_shown(monitor: &mut Lines, expected: &[Value]) {
-    let shown = |line: &String| match serde_json::from_str(line) {
-        Ok(Value::Object(mut event)) => {
-            event.remove("time");
-            Value::Object(event)
-        }
-        _ => line
-            .split_once("  ")
-            .map_or(Value::Null, |(_, event)| event.into()),
-    };
-    let is_there = |lines: &Vec<String>| {
-        let lines: Vec<Value> = lines.iter().map(shown).collect();
-        lines.ends_with(expected)
-    };
-    let what = format!("{expected:?}");
-    let shown = within(what, monitor.wait_for(is_there)).await;
-    let shown = shown.expect("vcpuctl runs").join(" ");
-    assert!(
-        !shown.contains("vCPU 7") && !shown.contains("\"vcpu\":7"),
-        "{shown}"
-    );
-}
-
-/// Scripted QEMUs, dbus-daemon, vcpuctl, busctl as nobody.
-#[tokio::test]
-async fn the_monitor_shows_what_the_service_tells_and_nothing_else() {
-    let world = World::without_polkit().await;
-    let _peers = ["web", "db"].map(|name| {
-        let mut model = Model::x86(1, 4);
-        // Otherwise VcpuStarted comes at any time.
-        model.starts = Starts::None;
-        world.peer(name, model)
-    });
-    let machine = world.machine("web").await;
-    let other = world.machine("db").await;
-    let (_process, mut all) = world.start_vcpuctl(&["monitor"]);
-    let (_process, mut one) = world.start_vcpuctl(&["--json", "monitor", "web"]);
-    while all.borrow().is_empty() || one.borrow().is_empty() {
-        machine.set(2).await.unwrap();
-        machine.set_patiently(1).await.unwrap();
-    }
-
-    let mut forged = command_of_nobody("busctl");
-    forged
-        .arg(format!("--address={}", world.bus.address()))
-        .args(["emit", machine.path(), "org.vcpud1.Machine", "VcpuRemoved"])
-        .args(["usa{sv}", "7", "vcpu7", "1", "cause", "s", "guest"]);
-    let emitted = within("busctl", forged.status()).await;
-    assert!(emitted.unwrap().success());
-    machine.set(2).await.unwrap();
-    other.set(2).await.unwrap();
-    let lines = [
-        "web: Vcpus=2",
-        "web: vCPU 1 added (request by uid 0)",
-        "db: Vcpus=2",
-        "db: vCPU 1 added (request by uid 0)",
-    ];
-    has_shown(&mut all, &lines.map(Value::from)).await;
-    let events = [
-        json!({"event": "PropertiesChanged", "machine": "web", "changed": {"Vcpus": 2}}),
-        json!({"event": "VcpuAdded", "machine": "web", "vcpu": 1, "alias": "vcpu1",
-            "details": {"cause": "request", "uid": 0}}),
-    ];
-    has_shown(&mut one, &events).await;
 }

@@ -18,7 +18,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cli::{Global, Top};
 use crate::failure::Failure;
-use crate::render::Table;
+use crate::render::{self, Table};
 use rates::Machine;
 use rows::{Choice, Expanded, HEADINGS};
 use source::Source;
@@ -60,8 +60,8 @@ async fn batch(
 
 fn print(machines: &[Machine], choice: &Choice, arguments: &Global) -> Result<(), Failure> {
     let legend = !arguments.no_legend;
-    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     if arguments.json {
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let machines: Vec<Json> = machines.iter().map(rows::object).collect();
         let line = json!({"time": time, "machines": machines});
         return Ok(writeln!(stdout(), "{line}")?);
@@ -72,7 +72,8 @@ fn print(machines: &[Machine], choice: &Choice, arguments: &Global) -> Result<()
     }
     Ok(writeln!(
         stdout(),
-        "{time}  {}\n{table}\n",
+        "{}  {}\n{table}\n",
+        render::local_time(),
         view::summary(machines)
     )?)
 }
