@@ -53,7 +53,7 @@ pub(crate) async fn monitor(client: &Client, only: Option<&str>) -> Result<(), F
     }
 }
 
-/// Waits until nobody can read standard output any more.
+/// Waits until the reader of standard output has closed it.
 async fn output_closed() {
     let (sender, closed) = oneshot::channel();
     // poll(2) reports the end of a pipe or terminal also if nothing is written. The thread ends with the process.
@@ -109,11 +109,9 @@ fn show(
 /// Returns a signal as a JSON object with `event` and `machine`; `None` for a signal that this program does not know.
 fn event(message: &Message) -> zbus::Result<Option<Json>> {
     let header = message.header();
-    let member = header.member().map(|m| m.to_string()).unwrap_or_default();
-    let interface = header
-        .interface()
-        .map(|i| i.to_string())
-        .unwrap_or_default();
+    let text = |name: Option<&str>| name.unwrap_or_default().to_owned();
+    let member = text(header.member().map(|name| name.as_str()));
+    let interface = text(header.interface().map(|name| name.as_str()));
     let path = header.path().map(|p| p.to_string()).unwrap_or_default();
     let label = path.strip_prefix(MACHINE_PATH_PREFIX);
     let machine = label.and_then(unescape_label);

@@ -31,7 +31,7 @@ pub(crate) async fn tune(client: &Client, command: &Tune) -> Result<(), Failure>
     | Tune::Cache { name, .. }) = command;
     let machine = client.machine(name).await?;
     let machine = machine.inner();
-    Ok(match command {
+    let () = match command {
         Tune::Pin { vcpus, cpus, .. } => {
             let arguments = (numbers(vcpus), or_default(cpus), options);
             client.call(machine, "PinVcpus", &arguments).await?
@@ -58,5 +58,6 @@ pub(crate) async fn tune(client: &Client, command: &Tune) -> Result<(), Failure>
                 .call(machine, "SetCacheAllocation", &arguments)
                 .await?
         }
-    })
+    };
+    Ok(())
 }
