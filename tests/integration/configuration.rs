@@ -232,7 +232,7 @@ async fn a_name_has_one_machine_and_the_first_stays() {
         [] as [&str; 0]
     );
     let (status, _, complaint) = world.vcpuctl(&["register", "web", address]).await;
-    assert_eq!(status, 1);
+    assert_eq!(status, 7);
     assert!(
         complaint.contains("machine web: it already exists"),
         "{complaint}"

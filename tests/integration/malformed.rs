@@ -14,10 +14,12 @@ use crate::harness::*;
 const ODDITIES: usize = 6;
 
 /// The methods that answer everybody, of the manager and of a machine.
-const READABLE: [&str; 5] = [
+const READABLE: [&str; 7] = [
     "ListMachines",
     "GetStatistics",
     "Plan",
+    "CanSetVcpus",
+    "GetTuning",
     "ListVcpus",
     "GetStatistics",
 ];

@@ -134,10 +134,20 @@ impl World {
 
     /// The same as the user nobody.
     pub(crate) async fn vcpuctl_of_nobody(&self, arguments: &[&str]) -> (i32, String, String) {
-        // The user `nobody` cannot enter the directory of the program, but can run a copy of it.
-        let copy = self.bus.directory().join("vcpuctl");
-        fs::copy(VCPUCTL, &copy).expect("there is room for it");
+        let copy = self.copy_of_vcpuctl();
         self.run(command_of_nobody(copy).args(arguments)).await
+    }
+
+    /// Returns a copy of vcpuctl, which the user nobody can run. nobody cannot enter the directory of the original.
+    pub(crate) fn copy_of_vcpuctl(&self) -> PathBuf {
+        let copy = self.bus.directory().join("vcpuctl");
+        if !copy.exists() {
+            // No process of another test inherits the open copy of another program.
+            let mut cp = std::process::Command::new("cp");
+            let status = cp.arg(VCPUCTL).arg(&copy).status();
+            assert!(status.expect("it can be run").success());
+        }
+        copy
     }
 
     /// Runs a client on the bus: its exit status, what it prints, and what it complains of.

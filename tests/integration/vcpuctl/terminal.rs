@@ -2,25 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use crate::harness::*;
-
-/// Returns a copy of vcpuctl, which the user `nobody` can run.
-fn copy(world: &World) -> PathBuf {
-    let copy = world.bus.directory().join("vcpuctl-copy");
-    if !copy.exists() {
-        // No process of another test inherits the open copy of another program.
-        let mut cp = std::process::Command::new("cp");
-        let status = cp.arg(env!("CARGO_BIN_EXE_vcpuctl")).arg(&copy).status();
-        assert!(status.unwrap().success());
-    }
-    copy
-}
 
 /// A terminal, in which script(1) runs a command.
 struct Terminal {
@@ -33,7 +20,7 @@ struct Terminal {
 impl Terminal {
     /// Runs vcpuctl with the arguments in `line`, by `script`, which can have another user.
     fn start(world: &World, mut script: Command, line: &str) -> Self {
-        let program = copy(world);
+        let program = world.copy_of_vcpuctl();
         let line = format!("stty cols 100; exec {} {line}", program.display());
         script
             .args(["--quiet", "--return", "--command", &line, "/dev/null"])
@@ -207,7 +194,7 @@ async fn a_missing_password_is_not_a_denial() {
         ("set db 2", "not authorized by polkit"),
         ("set db 2 --no-ask-password", "not authorized by polkit"),
     ] {
-        let mut command = command_of_nobody(copy(&world));
+        let mut command = command_of_nobody(world.copy_of_vcpuctl());
         command
             .args(line.split(' '))
             .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())

@@ -13,6 +13,8 @@ use crate::query::counted;
 
 /// The minimum widths of the columns after the first one, which gets the rest of the line.
 const WIDTHS: [usize; 7] = [8, 5, 7, 6, 6, 6, 3];
+/// The maximum width of a column after the first one: QEMU chooses the length of its state.
+const MAX_WIDTH: usize = 16;
 /// The minimum width of the first column.
 const NAME_WIDTH: u16 = 12;
 /// The first column with numbers, which are aligned to the right.
@@ -103,8 +105,7 @@ fn draw_table(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
     }
     let widths = WIDTHS.iter().enumerate().map(|(column, minimum)| {
         let lengths = rows.iter().map(|row| row.cells[column + 1].len());
-        let width = lengths.fold(*minimum, usize::max);
-        u16::try_from(width).unwrap_or(u16::MAX)
+        lengths.fold(*minimum, usize::max).min(MAX_WIDTH) as u16
     });
     let widths = fitting(NAME_WIDTH, widths, area.width).map(Constraint::Length);
     let widths: Vec<_> = std::iter::once(Constraint::Min(NAME_WIDTH))
