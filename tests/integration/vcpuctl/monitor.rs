@@ -67,6 +67,7 @@ async fn the_monitor_shows_what_the_service_tells_and_nothing_else() {
     has_shown(&mut all, &lines.map(Value::from)).await;
     let events = [
         json!({"event": "PropertiesChanged", "machine": "web", "changed": {"Vcpus": 2}}),
+        json!({"event": "VcpuChanged", "machine": "web", "vcpus": [1]}),
         json!({"event": "VcpuAdded", "machine": "web", "vcpu": 1, "alias": "vcpu1",
             "details": {"cause": "request", "uid": 0}}),
     ];
