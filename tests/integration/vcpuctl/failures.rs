@@ -48,6 +48,8 @@ async fn every_command_prints_one_json_document() {
     let (status, object) = json_of(&world, "set web 1 --timeout 0.05").await;
     let pending = json!("org.vcpud1.Error.RemovalPending");
     assert_eq!((status, &object["error"]), (5, &pending));
+    let partial = ["added", "removed", "pending", "refused"].map(|key| &object[key]);
+    assert_eq!(partial, [&json!([]), &json!([]), &json!([1]), &json!([])]);
     let busy = json!("org.vcpud1.Error.Busy");
     let (status, object) = json_of(&world, "plug web 1").await;
     assert_eq!((status, &object["error"]), (75, &busy));
