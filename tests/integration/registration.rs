@@ -284,7 +284,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
             at("good"),
             vec![("leader", "1".into())],
             invalid,
-            &["\"leader\"", "type u"],
+            &["\"leader\"", "an integer"],
         ),
         (
             "web",
