@@ -18,7 +18,7 @@ const START: Duration = Duration::from_secs(5);
 pub(crate) struct Agent(Child);
 
 impl Agent {
-    /// Starts the agent, and waits until polkit knows it. Returns `None` if nobody can be asked: standard input
+    /// Starts the agent, and waits until polkit knows it. Returns `None` if no user can be asked: standard input
     /// is not a terminal, or the agent cannot run. An agent of a desktop takes precedence.
     pub(crate) async fn start() -> Option<Self> {
         // The service does not ask polkit about root.
