@@ -87,9 +87,9 @@ impl Published {
         object: MachineObject,
         emitter: SignalEmitter<'static>,
     ) -> zbus::Result<Self> {
+        let seen = object.snapshot();
         let known = Encoded::new(&properties(&object, &emitter).await?)?;
         let known = Known(Arc::new(RwLock::new(known)));
-        let seen = object.snapshot();
         Ok(Self {
             object,
             emitter,
@@ -121,8 +121,9 @@ impl Published {
     ///
     /// Those of the connection.
     pub(super) async fn tell_changes(&mut self) -> zbus::Result<()> {
-        self.tell_properties().await?;
+        // Read first, so that no vCPU is reported before the properties that changed with it.
         let now = self.object.snapshot();
+        self.tell_properties().await?;
         let changed = now.changed_vcpus(&self.seen);
         if !changed.is_empty() {
             let changed = changed.into_iter().map(VcpuId::get).collect();

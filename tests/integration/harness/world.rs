@@ -138,7 +138,7 @@ impl World {
         self.run(command_of_nobody(copy).args(arguments)).await
     }
 
-    /// Returns a copy of vcpuctl for the user nobody, who has no access to the directory of the original.
+    /// Returns a copy of vcpuctl for the user nobody. This user has no access to the directory of the original.
     pub(crate) fn copy_of_vcpuctl(&self) -> PathBuf {
         let copy = self.bus.directory().join("vcpuctl");
         if !copy.exists() {

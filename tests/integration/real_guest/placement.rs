@@ -127,11 +127,7 @@ async fn what_cannot_be_had_is_said_and_nothing_is_changed() {
 #[tokio::test]
 async fn a_vcpu_without_a_thread_of_its_own_cannot_be_pinned() {
     let world = World::without_polkit().await;
-    let boot = Boot {
-        accelerator: "tcg,thread=single",
-        ..Boot::FIRMWARE
-    };
-    let _qemu = Qemu::start(&world, "web", &boot).await;
+    let _qemu = Qemu::start(&world, "web", &Boot::ONE_THREAD).await;
     let machine = world.machine("web").await;
     let failure = pin(&machine, &[1], "0").await.unwrap_err();
     failure.assert(

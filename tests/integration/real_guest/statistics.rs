@@ -76,11 +76,7 @@ async fn counters_are_those_of_the_kernel_and_never_decrease() {
 #[tokio::test]
 async fn vcpus_that_share_a_thread_have_no_counters() {
     let world = World::without_polkit().await;
-    let boot = Boot {
-        accelerator: "tcg,thread=single",
-        ..Boot::FIRMWARE
-    };
-    let _qemu = Qemu::start(&world, "web", &boot).await;
+    let _qemu = Qemu::start(&world, "web", &Boot::ONE_THREAD).await;
     let machine = world.machine("web").await;
     let (counters, rows) = machine.statistics(&[("kvm", true.into())]).await.unwrap();
     let rows: Vec<Value> = rows.into_iter().map(Value::from).collect();
