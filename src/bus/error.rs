@@ -94,13 +94,19 @@ fn partial_result(error: &machine::Error) -> Option<Dict> {
         _ => return None,
     };
     let numbers = |vcpus: &[VcpuId]| -> Vec<u32> { vcpus.iter().map(|vcpu| vcpu.get()).collect() };
-    let refusals = |refusal: &Refusal| -> Vec<(u32, String)> {
-        let vcpus = refusal.vcpus.iter();
+    let refusals = |refusal: &Refusal| -> Vec<(u32, String, String)> {
+        let (vcpus, reason) = (refusal.vcpus.iter(), &refusal.reason);
         vcpus
-            .map(|vcpu| (vcpu.get(), refusal.reason.clone()))
+            .map(|vcpu| {
+                (
+                    vcpu.get(),
+                    reason.code.as_str().to_owned(),
+                    reason.text.clone(),
+                )
+            })
             .collect()
     };
-    let refused: Vec<(u32, String)> = refused.iter().flat_map(refusals).collect();
+    let refused: Vec<(u32, String, String)> = refused.iter().flat_map(refusals).collect();
     Some(Dict::from([
         ("added", numbers(added).into()),
         ("removed", numbers(removed).into()),

@@ -262,9 +262,10 @@ impl Publisher {
                 MachineObject::vcpu_removed(emitter, vcpu.id.get(), &vcpu.alias, details).await
             }
             MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
-                let details = details(vcpu);
+                let mut details = details(vcpu);
+                details.insert("reason-code", reason.code.as_str().into());
                 let (id, alias) = (vcpu.id.get(), &vcpu.alias);
-                MachineObject::vcpu_removal_failed(emitter, id, alias, reason, details).await
+                MachineObject::vcpu_removal_failed(emitter, id, alias, &reason.text, details).await
             }
             MachineEvent::Appeared { .. } | MachineEvent::Vanished => Ok(()),
         }

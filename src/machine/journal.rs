@@ -97,8 +97,10 @@ impl Journal {
                 alias,
                 cause,
                 request_uid,
-                reason,
-                "{vm_name}: vCPU {id} not removed: {reason}"
+                reason = reason.text,
+                reason_code = reason.code.as_str(),
+                "{vm_name}: vCPU {id} not removed: {}",
+                reason.text
             ),
             event => {
                 let (message_id, change) = match event {

@@ -52,7 +52,7 @@ impl Key {
             Event::DeviceDeleted { path, .. } => Self::Deleted(path.clone()),
             Event::UnplugGuestError { path, .. } => Self::UnplugError(path.clone()),
             Event::AcpiCpuOst(ost) => {
-                let is_refusal = ost.refusal().is_some();
+                let is_refusal = ost.failed_ejection().is_some();
                 Self::Ost(ost.slot.clone(), is_refusal, ost.is_guests_own())
             }
             Event::Reset => Self::Reset,

@@ -55,7 +55,7 @@ fn stories(name: &str, guest: &Guest, signals: &[Signal]) -> BTreeMap<u32, Story
                 let came = matches!(signal, Signal::Added(_));
                 stories.entry(vcpu.id).or_default().told.push(came);
             }
-            Signal::RemovalFailed(vcpu, _) if vcpu.machine == name => {
+            Signal::RemovalFailed(vcpu, ..) if vcpu.machine == name => {
                 stories.entry(vcpu.id).or_default().refused += 1;
             }
             _ => {}

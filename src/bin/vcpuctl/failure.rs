@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write, stdout};
 use std::process::ExitCode;
 
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 use vcpud::names::error_name;
 use vcpud::proxy::error_reply;
@@ -59,17 +60,24 @@ pub(crate) struct Unfinished {
     pub(crate) text: String,
     pub(crate) pending: Vec<u32>,
     pub(crate) removed: Vec<u32>,
-    pub(crate) refused: Vec<(u32, String)>,
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// A vCPU that QEMU or the guest refused to add or remove.
+#[derive(Debug, Serialize)]
+pub(crate) struct Refused {
+    pub(crate) vcpu: u32,
+    #[serde(rename = "reason-code")]
+    pub(crate) code: String,
+    pub(crate) reason: String,
 }
 
 impl Unfinished {
     fn details(&self) -> Map<String, Json> {
-        let refused = self.refused.iter();
-        let refused = refused.map(|(vcpu, reason)| json!({"vcpu": vcpu, "reason": reason}));
         Map::from_iter([
             ("removed".to_owned(), json!(self.removed)),
             ("pending".to_owned(), json!(self.pending)),
-            ("refused".to_owned(), refused.collect()),
+            ("refused".to_owned(), json!(self.refused)),
         ])
     }
 }
@@ -270,7 +278,8 @@ fn details(error: &zbus::Error) -> Option<Map<String, Json>> {
     let numbers = ["added", "removed", "pending"].map(|key| (key.to_owned(), list(key)));
     let refused = list("refused");
     let refused = refused.as_array().into_iter().flatten();
-    let refused = refused.map(|vcpu| json!({"vcpu": vcpu[0], "reason": vcpu[1]}));
+    let refused =
+        refused.map(|vcpu| json!({"vcpu": vcpu[0], "reason-code": vcpu[1], "reason": vcpu[2]}));
     let refused = ("refused".to_owned(), refused.collect());
     Some(numbers.into_iter().chain([refused]).collect())
 }
@@ -369,13 +378,14 @@ mod tests {
         let object = reply(&|builder| builder.build(&("refused",)));
         assert_eq!(object, json!({"error": name, "message": "refused"}));
 
-        let refused = vec![(3_u32, "busy")];
+        let refused = vec![(3_u32, "busy", "the guest is busy with the CPU")];
         let details = HashMap::from([
             ("removed", Variant::from(vec![4_u32])),
             ("refused", Variant::from(refused)),
         ]);
         let object = reply(&|builder| builder.build(&("refused", &details)));
-        let refused = json!([{"vcpu": 3, "reason": "busy"}]);
+        let refused =
+            json!([{"vcpu": 3, "reason-code": "busy", "reason": "the guest is busy with the CPU"}]);
         let expected = json!({
             "error": name, "message": "refused",
             "added": [], "removed": [4], "pending": [], "refused": refused,

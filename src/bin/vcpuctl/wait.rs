@@ -73,7 +73,7 @@ async fn wait_for(
     let text = if pending.is_empty() {
         let refused = refused.iter();
         let reasons: Vec<String> = refused
-            .map(|(vcpu, reason)| format!("vCPU {vcpu}: {reason}"))
+            .map(|refused| format!("vCPU {}: {}", refused.vcpu, refused.reason))
             .collect();
         format!("{name}: the guest refused: {}", reasons.join("; "))
     } else {

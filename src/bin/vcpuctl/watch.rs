@@ -11,7 +11,8 @@ use zbus::message::Type;
 use zbus::{MatchRule, Message, MessageStream, OwnedVariant};
 
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::failure::{Failure, Refused};
+use crate::render;
 
 type Dict = HashMap<String, OwnedVariant>;
 
@@ -25,7 +26,7 @@ pub(crate) struct Watch {
     signals: Select<MessageStream, MessageStream>,
     pub(crate) pending: Vec<u32>,
     pub(crate) removed: Vec<u32>,
-    pub(crate) refused: Vec<(u32, String)>,
+    pub(crate) refused: Vec<Refused>,
 }
 
 impl Watch {
@@ -78,7 +79,8 @@ impl Watch {
                 each(self);
                 self.change().await?;
             }
-            // Signals that the service emitted before this reply have arrived.
+            // The reply of ListVcpus follows the signals about what it shows. A property can precede them.
+            self.machine.list_vcpus().await?;
             self.pending = self.machine.pending_removals().await?;
             while let Some(Some(signal)) = self.signals.next().now_or_never() {
                 self.note(&signal?).await?;
@@ -118,8 +120,9 @@ impl Watch {
                 return Ok(true);
             }
             (MACHINE_INTERFACE, "VcpuRemovalFailed") if is_own => {
-                let (vcpu, _, reason, _): (u32, String, String, Dict) = body.deserialize()?;
-                self.refused.push((vcpu, reason));
+                let (vcpu, _, reason, details): (u32, String, String, Dict) = body.deserialize()?;
+                let code = render::text(details.get("reason-code"));
+                self.refused.push(Refused { vcpu, code, reason });
                 return Ok(true);
             }
             (_, "PropertiesChanged") if is_own => {

@@ -1,9 +1,10 @@
 //! The answers to requests that add vCPUs, and the texts of QEMU's refusals.
 
 use super::effect::{LogEntry, Output};
-use super::error::{Error, Refusal, Report};
+use super::error::{Error, Report};
 use super::operation::Add;
 use super::process::Process;
+use super::refusal::{Refusal, RefusalReason};
 use super::request::{Answer, Outcome, RequestId};
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::HotplugSlot;
@@ -36,11 +37,10 @@ impl Process {
         }
         let refusal = |slot: &&HotplugSlot| {
             let error = errors.iter().find(|(of, _)| *of == slot.id);
-            let unlisted = "QEMU took the request and does not list the CPU";
-            let reason = error.map_or(unlisted.to_owned(), |(_, error)| explain(error));
+            let of_qemu = error.map(|(_, error)| RefusalReason::from_qemu(error));
             Refusal {
                 vcpus: slot.vcpus().collect(),
-                reason,
+                reason: of_qemu.unwrap_or_else(RefusalReason::not_listed),
             }
         };
         let lacking: u32 = missing.iter().map(|slot| slot.width).sum();
@@ -67,17 +67,4 @@ fn reply(caller: Option<RequestId>, answer: Answer, out: &mut Output) {
     if let Some(id) = caller {
         out.reply(id, answer);
     }
-}
-
-/// Returns QEMU's text, with what it means to the caller if QEMU does not say so.
-pub(super) fn explain(error: &CommandError) -> String {
-    let text = error.desc.as_str();
-    let meaning = if text.contains("not allowed while migrating") {
-        " (try again when the migration is over)"
-    } else if text.contains("unplug request for not supported device type") {
-        " (no operating system has taken charge of the CPUs: try again when the guest is up; a guest without ACPI and a machine type of QEMU 2.6 or older never give up CPUs)"
-    } else {
-        ""
-    };
-    format!("{error}{meaning}")
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::refusal::{Refusal, RefusalCode};
 use crate::guest_agent;
 use crate::ids::{Tid, VcpuId};
 use crate::inventory::{PlanError, Target, count_vcpus, name_vcpus, numbers};
@@ -278,20 +279,11 @@ pub struct Report {
     pub refused: Vec<Refusal>,
 }
 
-/// A refusal to add or remove vCPUs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The vCPUs of one slot.
-    pub vcpus: Vec<VcpuId>,
-    /// The reason, as text.
-    pub reason: String,
-}
-
 impl Report {
     /// Returns whether QEMU refused because the machine has no hot-plugging at all, which it reports only
     /// when it is asked (`hw/i386/pc.c`, `-machine acpi=off`).
     pub fn is_unsupported(&self) -> bool {
-        let is_unsupported = |r: &Refusal| r.reason.contains("not supported without ACPI");
+        let is_unsupported = |r: &Refusal| r.reason.code == RefusalCode::NotSupported;
         !self.refused.is_empty() && self.refused.iter().all(is_unsupported)
     }
 }
@@ -317,7 +309,7 @@ impl fmt::Display for Report {
 fn join_refusals(refusals: &[Refusal]) -> String {
     let each = refusals.iter().flat_map(|refusal| {
         let vcpus = refusal.vcpus.iter().copied();
-        vcpus.map(move |vcpu| (vcpu, refusal.reason.clone()))
+        vcpus.map(move |vcpu| (vcpu, refusal.reason.text.clone()))
     });
     group_reasons(each).join("; ")
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::refusal::RefusalReason;
 use crate::ids::{Uid, VcpuId};
 
 /// An event of a machine.
@@ -24,8 +25,8 @@ pub enum MachineEvent {
     VcpuRemovalFailed {
         /// The vCPU.
         vcpu: VcpuChange,
-        /// The reason, as text.
-        reason: String,
+        /// The reason.
+        reason: RefusalReason,
     },
     /// The machine is no longer known. Always the last event.
     Vanished,
@@ -79,7 +80,7 @@ impl MachineEvent {
         alias: &str,
         cause: Cause,
         uid: Option<Uid>,
-        reason: &str,
+        reason: &RefusalReason,
     ) -> Vec<Self> {
         let failed = |id| Self::VcpuRemovalFailed {
             vcpu: VcpuChange {
@@ -88,7 +89,7 @@ impl MachineEvent {
                 cause,
                 uid,
             },
-            reason: reason.to_owned(),
+            reason: reason.clone(),
         };
         vcpus.map(failed).collect()
     }

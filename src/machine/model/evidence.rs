@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::event::Cause;
+use super::refusal::RefusalReason;
 use crate::ids::{SlotId, Uid};
 use crate::qmp::AcpiOst;
 
@@ -56,8 +57,8 @@ pub struct Plugging {
 pub(super) struct Refused {
     /// The cause, unless a caller of this service asked for the removal.
     pub cause: Cause,
-    /// The reason, as text.
-    pub reason: String,
+    /// The reason.
+    pub reason: RefusalReason,
     /// The refused request.
     pub request: RefusedRequest,
 }
@@ -83,7 +84,7 @@ impl Refused {
         };
         Some(Self {
             cause,
-            reason: ost.refusal()?,
+            reason: RefusalReason::from_ost(ost)?,
             request: RefusedRequest::Last,
         })
     }

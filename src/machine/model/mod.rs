@@ -19,6 +19,7 @@ mod phase;
 mod placement;
 mod process;
 mod refresh;
+pub mod refusal;
 mod removals;
 pub mod request;
 mod requests;

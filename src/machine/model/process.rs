@@ -13,6 +13,7 @@ use super::input::{Input, SaveError, SaveId};
 use super::numbering::Numbering;
 use super::operation::{Operation, Queued};
 use super::placement::PlacementState;
+use super::refusal::RefusalReason;
 use super::removals::{Answered, Removals};
 use super::request::{Outcome, RequestId};
 use super::saved_state::SavedState;
@@ -223,7 +224,7 @@ impl Process {
                 if let Some(slot) = self.slot_at(path.as_str(), out) {
                     let refused = Refused {
                         cause: Cause::External,
-                        reason: "the guest refused to give up the CPU".to_owned(),
+                        reason: RefusalReason::from_guest_error(),
                         request: RefusedRequest::Last,
                     };
                     self.evidence.note_refusal(slot, refused);

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::error::{Error, Refusal, Report};
+use super::error::{Error, Report};
+use super::refusal::{Refusal, RefusalReason};
 use super::request::{Answer, Outcome, RequestId};
 use super::saved_state::AskedRemoval;
 use crate::ids::{SlotId, Uid, VcpuId};
@@ -158,12 +159,12 @@ impl Removals {
     }
 
     /// Ends the removal of `slot` because the guest refused it. Returns it, if there was one.
-    pub(super) fn refused(&mut self, slot: SlotId, reason: &str) -> Option<Removal> {
+    pub(super) fn refused(&mut self, slot: SlotId, reason: &RefusalReason) -> Option<Removal> {
         let removal = self.end(slot)?;
         for waiting in self.waiting_for(slot) {
             waiting.unreported_refused.push(Refusal {
                 vcpus: removal.vcpus.clone(),
-                reason: reason.to_owned(),
+                reason: reason.clone(),
             });
         }
         Some(removal)
@@ -414,14 +415,14 @@ mod tests {
         begin(&mut removals, now, 1, 1);
         begin(&mut removals, now, 2, 1);
         wait(&mut removals, now, 1, &[1, 2]);
-        removals.refused(SlotId(2), "busy").unwrap();
+        removals.refused(SlotId(2), &"busy".into()).unwrap();
         removals.removed(SlotId(1)).unwrap();
         let due = removals.take_due(now);
         let [(_, _, Err(Error::GuestRefused(report)))] = &due[..] else {
             panic!("{due:?}");
         };
         assert_eq!(ids(&report.removed), [1]);
-        let reason = "busy".to_owned();
+        let reason = RefusalReason::from("busy");
         let vcpus = vec![VcpuId(2)];
         assert_eq!(report.refused, [Refusal { vcpus, reason }]);
     }
@@ -464,7 +465,7 @@ mod tests {
     fn knows_no_removal_that_was_not_requested() {
         let mut removals = Removals::default();
         assert!(removals.removed(SlotId(3)).is_none());
-        assert!(removals.refused(SlotId(3), "busy").is_none());
+        assert!(removals.refused(SlotId(3), &"busy".into()).is_none());
     }
 
     #[test]
@@ -491,7 +492,7 @@ mod tests {
         assert_eq!(ids(&outcome.pending), [1, 2]);
 
         wait_for(&mut removals, now, 2, &[1, 2], None, vec![]);
-        removals.refused(SlotId(2), "busy").unwrap();
+        removals.refused(SlotId(2), &"busy".into()).unwrap();
         let due = removals.take_due(now);
         let [(_, _, Err(Error::GuestRefused(report)))] = &due[..] else {
             panic!("{due:?}");

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::answers::explain;
 use super::effect::{Batch, Effect, Output};
-use super::error::{Error, Refusal};
+use super::error::Error;
 use super::event::Cause;
 use super::evidence::{Plugging, Refused, RefusedRequest};
 use super::input::{Exchanged, SaveError, SaveId};
@@ -13,6 +12,7 @@ use super::operation::{
     Add, Ask, Operation, QEMU_TIME, Queued, QueuedCommand, Remove, RemoveSlot, Then,
 };
 use super::process::{Context, Process};
+use super::refusal::{Refusal, RefusalReason};
 use super::removals::{Removal, Waiter};
 use super::request::{Outcome, Request, RequestId, Wait};
 use super::saves;
@@ -292,7 +292,7 @@ impl Process {
         let then = match std::mem::take(&mut self.operation) {
             Operation::Exchanging(Ask::Add(add)) => Then::Added(add, refused),
             Operation::Exchanging(Ask::Remove(remove)) => {
-                for ost in ospm.iter().filter(|ost| ost.refusal().is_some()) {
+                for ost in ospm.iter().filter(|ost| ost.failed_ejection().is_some()) {
                     if let Some(slot) = self.slot_of(ost, cx.out) {
                         self.removals.note_refused_before(slot);
                     }
@@ -325,7 +325,7 @@ impl Process {
                 Some(error) if !is_under_way(error) => {
                     let vcpus = inventory.slot(slot).into_iter();
                     let vcpus = vcpus.flat_map(HotplugSlot::vcpus).collect();
-                    let reason = explain(error);
+                    let reason = RefusalReason::from_qemu(error);
                     self.reject(slot, reason.clone(), remove.uid);
                     rejected.push(Refusal { vcpus, reason });
                 }
@@ -353,7 +353,7 @@ impl Process {
     }
 
     /// Notes that QEMU refused to remove `slot` for user `uid`. The refresh that follows reports it.
-    fn reject(&mut self, slot: SlotId, reason: String, uid: Uid) {
+    fn reject(&mut self, slot: SlotId, reason: RefusalReason, uid: Uid) {
         self.removals.reject(slot);
         let refused = Refused {
             cause: Cause::Request,

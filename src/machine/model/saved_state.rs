@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::event::VcpuChange;
 use super::evidence::Plugging;
 use super::numbering::Numbering;
+use super::refusal::RefusalReason;
 use super::request::OfflineCpu;
 use super::starts::AwaitedVcpus;
 use crate::ids::{Uid, VcpuId};
@@ -90,7 +91,7 @@ impl UnemittedChange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnemittedRefusal {
     pub vcpu: VcpuChange,
-    pub reason: String,
+    pub reason: RefusalReason,
 }
 
 /// A removal that was requested and has not ended.

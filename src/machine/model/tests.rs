@@ -499,7 +499,7 @@ pub(super) fn saved(effects: &[Effect]) -> &SavedState {
 fn failures(effects: &[Effect]) -> Vec<(u32, Option<u32>, String)> {
     let failures = events(effects).into_iter().filter_map(|event| match event {
         MachineEvent::VcpuRemovalFailed { vcpu, reason } => {
-            Some((vcpu.id.get(), vcpu.uid.map(Uid::get), reason.clone()))
+            Some((vcpu.id.get(), vcpu.uid.map(Uid::get), reason.text.clone()))
         }
         _ => None,
     });

@@ -24,7 +24,8 @@ pub(crate) enum Signal {
     Added(Vcpu),
     Started(Vcpu),
     Removed(Vcpu),
-    RemovalFailed(Vcpu, String),
+    /// With the text and the code of the reason.
+    RemovalFailed(Vcpu, String, String),
 }
 
 /// The vCPU in a signal.
@@ -198,7 +199,7 @@ pub(crate) fn removed(signals: &[Signal]) -> Vec<Vcpu> {
 /// The vCPUs and reasons of all `VcpuRemovalFailed`.
 pub(crate) fn removal_failed(signals: &[Signal]) -> Vec<(Vcpu, String)> {
     let vcpu = |signal: &Signal| match signal {
-        Signal::RemovalFailed(vcpu, reason) => Some((vcpu.clone(), reason.clone())),
+        Signal::RemovalFailed(vcpu, reason, _) => Some((vcpu.clone(), reason.clone())),
         _ => None,
     };
     signals.iter().filter_map(vcpu).collect()
@@ -263,8 +264,10 @@ fn decode(message: &Message) -> Option<Signal> {
         "VcpuRemoved" => Signal::Removed(vcpu(body.deserialize().expect("usa{sv}"))),
         "VcpuRemovalFailed" => {
             type Body = (u32, String, String, HashMap<String, OwnedVariant>);
-            let (id, alias, reason, details): Body = body.deserialize().expect("ussa{sv}");
-            Signal::RemovalFailed(vcpu((id, alias, details)), reason)
+            let (id, alias, reason, mut details): Body = body.deserialize().expect("ussa{sv}");
+            let code = details.remove("reason-code").expect("each has a code");
+            let code = code.try_into().expect("s");
+            Signal::RemovalFailed(vcpu((id, alias, details)), reason, code)
         }
         // It only says where to look.
         "VcpuChanged" => return None,

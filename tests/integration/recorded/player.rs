@@ -408,7 +408,9 @@ impl Player {
             uid,
             ..Vcpu::by_cause(NAME, *id, alias, cause)
         });
-        let failed = stay.map(|vcpu| Signal::RemovalFailed(vcpu, reason.to_owned()));
+        let code = reason_code(reason);
+        let failed = |vcpu| Signal::RemovalFailed(vcpu, reason.to_owned(), code.to_owned());
+        let failed = stay.map(failed);
         self.expected.news.extend(failed);
         for waiting in &mut self.waiting {
             if waiting.outstanding.remove(path) {
@@ -474,4 +476,17 @@ fn refusal(sent: &Sent) -> Option<String> {
         0x83 => "another device of the guest depends on the CPU".to_owned(),
         other => format!("the guest failed to remove the CPU (_OST status {other:#x})"),
     })
+}
+
+/// The code in `VcpuRemovalFailed` for a reason.
+fn reason_code(reason: &str) -> &'static str {
+    match reason {
+        "the guest does not support removing this CPU" => "not-supported",
+        "the CPU is in use by the guest" => "in-use",
+        "the guest is busy with the CPU" => "busy",
+        text if text.contains("unplug request for not supported device type") => "no-guest",
+        text if text.contains("while migrating") => "migrating",
+        text if text.starts_with("the guest ") => "guest-failed",
+        _ => "qemu-refused",
+    }
 }
