@@ -47,6 +47,36 @@ async fn a_rule_authorizes_a_group_for_one_machine_only() {
     assert_eq!(guests.1.vcpu_threads(), [0]);
 }
 
+#[tokio::test]
+async fn a_user_registers_a_machine_in_the_home_directory_and_resizes_it() {
+    let host = Host::enter().await;
+    let rules = [
+        include_str!("../../polkit/examples/50-vcpud-group-register.rules"),
+        include_str!("../../polkit/examples/50-vcpud-owner.rules"),
+    ];
+    let _rule = host.rule(&rules.concat()).await;
+    let oscar = async |line: &str| User::OSCAR.run(line).await;
+    oscar(
+        "qemu-system-x86_64 -machine q35,accel=tcg -smp 1,maxcpus=4 -display none -S -daemonize \
+         -pidfile ~/qemu.pid -qmp unix:$HOME/vm.sock,server=on,wait=off",
+    )
+    .await
+    .unwrap();
+    oscar("vcpuctl register $(id -u)-vm ~/vm.sock")
+        .await
+        .unwrap();
+    let printed = oscar("vcpuctl set $(id -u)-vm 2").await.unwrap();
+    assert!(printed.ends_with("-vm: added 1\n"), "{printed}");
+    let complaint = User::ALICE
+        .run("vcpuctl register mine /home/oscar/vm.sock")
+        .await
+        .unwrap_err();
+    let denied = "cannot connect to the QMP socket /home/oscar/vm.sock: Permission denied";
+    assert!(complaint.contains(denied), "{complaint}");
+    oscar("vcpuctl unregister $(id -u)-vm").await.unwrap();
+    oscar("kill $(cat ~/qemu.pid)").await.unwrap();
+}
+
 /// Stops polkit until it is dropped.
 struct Hung;
 

@@ -45,6 +45,8 @@ pub(crate) enum Failure {
         "standard output is not a terminal; use --batch to print tables, or --json to print JSON"
     )]
     NoTerminal,
+    #[error("cannot connect to the QMP socket {0}: {1}")]
+    NoSocket(String, io::Error),
     #[error("the path {0} is not UTF-8")]
     NotText(String),
     #[error(transparent)]

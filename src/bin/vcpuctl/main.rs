@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod client;
+mod completion;
 mod failure;
 mod manage;
 mod monitor;
@@ -19,7 +20,6 @@ mod vcpus;
 mod wait;
 mod watch;
 
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -28,8 +28,13 @@ use cli::{Arguments, Command};
 use client::Client;
 use failure::Failure;
 
+fn main() -> ExitCode {
+    completion::complete(Arguments::command);
+    start()
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+async fn start() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return failure::report_usage(&error),
@@ -44,7 +49,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let json = arguments.global.json;
     let command = match arguments.command.unwrap_or(Command::List) {
-        Command::Completions { shell } => return completions(shell),
+        Command::Completions { shell } => return Ok(completion::print_script(shell)?),
         Command::Top(request) => return top::top(request, &arguments.global).await,
         command => command,
     };
@@ -75,11 +80,4 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Monitor { name } => monitor::monitor(&client, name.as_deref()).await,
     }
-}
-
-/// Prints a completion script.
-fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "vcpuctl", &mut script);
-    Ok(stdout().write_all(&script)?)
 }

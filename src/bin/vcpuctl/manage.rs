@@ -2,13 +2,21 @@
 //! on success.
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
-use zbus::{OwnedObjectPath, Variant};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use zbus::{Fd, OwnedObjectPath, Variant};
 
 use crate::cli::{Manage, Register};
 use crate::client::Client;
 use crate::failure::Failure;
+
+/// The longest time that QEMU has to accept a connection.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Runs a command.
 pub(crate) async fn manage(client: &Client, command: &Manage) -> Result<(), Failure> {
@@ -54,10 +62,31 @@ async fn register(client: &Client, register: &Register) -> Result<(), Failure> {
     }
     let socket = absolute(&register.socket)?;
     let manager = client.manager().await?;
-    let arguments = (&register.name, &socket, options);
-    let call = client.call(manager.inner(), "RegisterMachine", &arguments);
-    let _: OwnedObjectPath = call.await?;
+    let _: OwnedObjectPath = if client.is_local && is_hidden(&socket) {
+        let connection = connect(&socket).await?;
+        let arguments = (&register.name, Fd::from(connection.as_fd()), options);
+        let call = client.call(manager.inner(), "RegisterMachineWithFd", &arguments);
+        call.await?
+    } else {
+        let arguments = (&register.name, &socket, options);
+        let call = client.call(manager.inner(), "RegisterMachine", &arguments);
+        call.await?
+    };
     Ok(())
+}
+
+/// Returns whether the service cannot open the path: the sandbox of its unit hides the files of users.
+fn is_hidden(socket: &str) -> bool {
+    const HIDDEN: [&str; 5] = ["/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/"];
+    HIDDEN.iter().any(|directory| socket.starts_with(directory))
+}
+
+/// Connects to the QMP socket as the user of the command.
+async fn connect(socket: &str) -> Result<UnixStream, Failure> {
+    let connected = timeout(CONNECT_TIME, UnixStream::connect(socket)).await;
+    let stalled = || io::Error::from(io::ErrorKind::TimedOut);
+    let connected = connected.unwrap_or_else(|_| Err(stalled()));
+    connected.map_err(|error| Failure::NoSocket(socket.to_owned(), error))
 }
 
 async fn reload(client: &Client) -> Result<(), Failure> {

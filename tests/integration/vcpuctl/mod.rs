@@ -1,5 +1,6 @@
 //! vcpuctl, as its users run it.
 
+mod completion;
 mod failures;
 mod monitor;
 mod remote;

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use vcpud::placement::VcpuList;
 
+use crate::completion::{all_vcpus, free_vcpus, machines, present_vcpus};
+
 pub(crate) use values::{Count, Quota, Sort};
 use values::{parse_delay, parse_list, parse_quota, parse_setting, parse_time, parse_vcpus};
 
@@ -70,11 +72,13 @@ pub(crate) enum Command {
     Status {
         /// The machines. Without a name: the version of the service, the number of machines, and the
         /// errors of the configuration.
+        #[arg(add = machines())]
         names: Vec<String>,
     },
     /// Print the properties of machines, or of the service, for programs.
     Show {
         /// The machines. Without a name: the service.
+        #[arg(add = machines())]
         names: Vec<String>,
         /// Print only these properties, such as "Vcpus" or "Vcpus,MaxVcpus". The option can be repeated.
         #[arg(long, short, value_name = "NAME", value_delimiter = ',')]
@@ -86,6 +90,7 @@ pub(crate) enum Command {
     /// List the vCPUs of a machine.
     Vcpus {
         /// The machine.
+        #[arg(add = machines())]
         name: String,
         /// Show each free vCPU too.
         #[arg(long, short)]
@@ -94,6 +99,7 @@ pub(crate) enum Command {
     /// Show the CPU time, the steal time and the throttling of vCPUs, since their threads were created.
     Stats {
         /// The machine. Without a name: all machines, with the sums of their vCPUs.
+        #[arg(add = machines())]
         name: Option<String>,
         /// Query QEMU for the counters of KVM too. QEMU interrupts every vCPU to read them.
         #[arg(long)]
@@ -104,13 +110,15 @@ pub(crate) enum Command {
     /// Set the number of vCPUs of a machine.
     Set(Set),
     /// Add the given vCPUs.
+    #[command(mut_arg("vcpus", |vcpus| vcpus.add(free_vcpus())))]
     Plug(These),
     /// Remove the given vCPUs.
+    #[command(mut_arg("vcpus", |vcpus| vcpus.add(present_vcpus())))]
     Unplug(These),
     /// Wait until no removal of vCPUs is pending.
     Wait {
         /// The machines.
-        #[arg(required = true)]
+        #[arg(required = true, add = machines())]
         names: Vec<String>,
         /// The maximum time to wait, in seconds or such as "1min 30s" [default: no limit].
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -123,6 +131,7 @@ pub(crate) enum Command {
     /// Print changes of machines and vCPUs until interrupted.
     Monitor {
         /// The machine; without a name, all machines.
+        #[arg(add = machines())]
         name: Option<String>,
     },
     /// Print a completion script for a shell.
@@ -138,10 +147,11 @@ pub(crate) enum Tune {
     /// Set the host CPUs that vCPUs can run on.
     Pin {
         /// The machine.
+        #[arg(add = machines())]
         name: String,
         /// The vCPUs, such as "2" or "2,4-7", present or free; "all" sets the default for vCPUs
         /// without a pin of their own.
-        #[arg(value_parser = parse_vcpus)]
+        #[arg(value_parser = parse_vcpus, add = all_vcpus())]
         vcpus: VcpuList,
         /// The host CPUs, such as "0-3,8"; "default" removes the pin.
         cpus: String,
@@ -149,6 +159,7 @@ pub(crate) enum Tune {
     /// Limit the CPU time of each vCPU.
     Bandwidth {
         /// The machine.
+        #[arg(add = machines())]
         name: String,
         /// The maximum CPU time of each vCPU in a period, in seconds or such as "20ms"; "unlimited" removes the
         /// limit.
@@ -161,10 +172,11 @@ pub(crate) enum Tune {
     /// Set the scheduling policy of vCPUs.
     Scheduler {
         /// The machine.
+        #[arg(add = machines())]
         name: String,
         /// The vCPUs, such as "2" or "2,4-7", present or free; "all" sets the default for vCPUs
         /// without a policy of their own.
-        #[arg(value_parser = parse_vcpus)]
+        #[arg(value_parser = parse_vcpus, add = all_vcpus())]
         vcpus: VcpuList,
         /// The policy.
         #[arg(value_parser = ["other", "batch", "idle", "fifo", "rr"])]
@@ -176,9 +188,10 @@ pub(crate) enum Tune {
     /// Limit the host cache that vCPUs can use.
     Cache {
         /// The machine.
+        #[arg(add = machines())]
         name: String,
         /// The vCPUs, such as "2" or "2,4-7", present or free; "all" means all vCPUs of the machine.
-        #[arg(value_parser = parse_vcpus)]
+        #[arg(value_parser = parse_vcpus, add = all_vcpus())]
         vcpus: VcpuList,
         /// The share in the syntax of resctrl, such as "L3:0=f"; "default" means the default of the host.
         schemata: String,
@@ -193,7 +206,7 @@ pub(crate) enum Manage {
     /// Unregister machines. The VMs continue to run.
     Unregister {
         /// The machines.
-        #[arg(required = true)]
+        #[arg(required = true, add = machines())]
         names: Vec<String>,
     },
     /// Reload the configuration, and print its errors.
@@ -233,6 +246,7 @@ pub(crate) struct Top {
 #[command(after_help = REMOVAL_HELP)]
 pub(crate) struct Set {
     /// The machine.
+    #[arg(add = machines())]
     pub name: String,
     /// The desired number of vCPUs, such as "4", or the change of the number, such as "+1" or "-2".
     #[arg(allow_negative_numbers = true)]
@@ -280,6 +294,7 @@ pub(crate) struct Register {
 #[command(after_help = REMOVAL_HELP)]
 pub(crate) struct These {
     /// The machine.
+    #[arg(add = machines())]
     pub name: String,
     /// The vCPUs, such as "2" or "2,4-7".
     #[arg(value_parser = parse_list)]
