@@ -1,8 +1,12 @@
 //! The interface in other languages: code generators, and libraries of Python.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use futures_util::StreamExt;
+use generated_proxy::{MachineProxy, ManagerProxy};
 use tempfile::TempDir;
+use vcpud::names::{BUS_NAME, ROOT_PATH};
 
 use crate::harness::*;
 
@@ -49,6 +53,29 @@ async fn qdbusxml2cpp_knows_all_types() {
     let code = directory.path().join("vcpud").display().to_string();
     let xml = source("dbus/org.vcpud1.xml").display().to_string();
     run("qdbusxml2cpp", &["-p".to_owned(), code, xml]).await;
+}
+
+/// zbus_xmlgen, scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn proxies_of_zbus_xmlgen_work() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    let manager = ManagerProxy::builder(&world.connection)
+        .destination(BUS_NAME)
+        .path(ROOT_PATH);
+    let manager = manager.build().await.unwrap();
+    assert!(!manager.features().await.unwrap().is_empty());
+    let path = manager.get_machine("web").await.unwrap();
+    let machine = MachineProxy::builder(&world.connection)
+        .destination(BUS_NAME)
+        .path(path);
+    let machine = machine.build().await.unwrap();
+    let mut changes = machine.receive_vcpu_changed().await.unwrap();
+    let result = machine.set_vcpus(3, HashMap::new()).await.unwrap();
+    assert_eq!(result, (vec![1, 2], vec![], vec![]));
+    let change = within("VcpuChanged", changes.next()).await.unwrap();
+    assert_eq!(change.args().unwrap().vcpus, [1, 2]);
 }
 
 /// Scripted QEMU, dbus-daemon, Python with Gio, dbus-python and dbus-fast.
