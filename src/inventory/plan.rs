@@ -33,7 +33,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The number is below 1 or above the maximum.
-    #[error("the machine can have 1 to {max} vCPUs")]
+    #[error("the machine can have {}", name_range(*max))]
     OutOfRange {
         /// The maximum number of this machine.
         max: u32,
@@ -377,6 +377,13 @@ pub(crate) fn name_vcpus<'a>(vcpus: impl IntoIterator<Item = &'a VcpuId>) -> Str
     let list: Vec<String> = ranges.iter().map(text).collect();
     let noun = if vcpus.len() == 1 { "vCPU" } else { "vCPUs" };
     format!("{noun} {}", list.join(","))
+}
+
+fn name_range(max: u32) -> String {
+    match max {
+        0 | 1 => "only 1 vCPU".to_owned(),
+        max => format!("1 to {max} vCPUs"),
+    }
 }
 
 fn name_nearest(nearest: &[u32]) -> String {

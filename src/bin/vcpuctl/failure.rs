@@ -196,6 +196,7 @@ impl Failure {
             return (None, text);
         };
         let text = match name.as_str() {
+            NO_REPLY => "vcpud has ended during the call; it starts again with the next call, which shows the result of this one: run \"vcpuctl status\"".to_owned(),
             name if is_no_service(name) => {
                 format!(
                     "vcpud is not running and could not be started: {text}; run \"systemctl status vcpud\" for details"
@@ -316,6 +317,9 @@ fn exit_status(name: Option<&str>) -> u8 {
         _ => 1,
     }
 }
+
+/// The error of the bus daemon about a service that has exited during a call.
+const NO_REPLY: &str = "org.freedesktop.DBus.Error.NoReply";
 
 /// Whether the bus replied because the service does not run, or has exited during the call.
 fn is_no_service(name: &str) -> bool {

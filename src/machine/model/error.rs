@@ -38,7 +38,7 @@ pub enum Error {
     /// QEMU owed replies to an earlier request until the caller's time ran out. Nothing was changed.
     #[error(
         "QEMU did not finish an earlier request within {} s; nothing was changed; try again when QEMU responds",
-        waited.as_secs_f64()
+        seconds(*waited)
     )]
     NotStarted {
         /// How long the call waited.
@@ -47,7 +47,7 @@ pub enum Error {
     /// The caller's time ran out after QEMU was asked to add vCPUs.
     #[error(
         "QEMU did not complete the request within {} s; requested: {asked}; QEMU may still add {}; VcpuAdded reports each added vCPU, and ListVcpus shows the result",
-        waited.as_secs_f64(),
+        seconds(*waited),
         name_vcpus(vcpus)
     )]
     AdditionPending {
@@ -67,7 +67,7 @@ pub enum Error {
     /// A removal is still pending at the end of the time that the caller waits.
     #[error(
         "the guest did not release all vCPUs within {} s{}; {report}; {}the removal stays pending; the same request waits again, and VcpuRemoved or VcpuRemovalFailed reports the end",
-        waited.as_secs_f64(),
+        seconds(*waited),
         also_refused(&report.refused),
         not_running(stopped.as_ref())
     )]
@@ -83,7 +83,7 @@ pub enum Error {
     #[error(
         "the guest did not start {} within {} s; requested: {asked}{}; all vCPUs are present; {}bring them online in the guest, for example with a udev rule, or use the guest agent with the option \"guest-online\"; VcpuStarted reports each added vCPU that the guest starts later",
         name_vcpus(vcpus),
-        waited.as_secs_f64(),
+        seconds(*waited),
         added_part(added),
         not_running(stopped.as_ref())
     )]
@@ -304,6 +304,16 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Returns a time in seconds, without digits that nobody reads.
+fn seconds(time: Duration) -> f64 {
+    let unit = if time < Duration::from_secs(1) {
+        1000.0
+    } else {
+        10.0
+    };
+    (time.as_secs_f64() * unit).round() / unit
 }
 
 fn join_refusals(refusals: &[Refusal]) -> String {

@@ -119,6 +119,26 @@ async fn a_paused_machine_is_no_reason_to_advise_a_change_in_the_guest() {
     assert_eq!(complaint, warning);
 }
 
+/// Scripted QEMU, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn a_service_that_ends_during_a_call_is_a_reason_to_look_again() {
+    let mut world = World::without_polkit().await;
+    let mut model = Model::x86(2, 4);
+    model.removal = Removal::Held;
+    let peer = world.peer("web", model);
+    world.machine("web").await;
+    let mut service = world.service.take().expect("it runs");
+    let kill = async {
+        peer.asked("device_del", 1).await;
+        service.kill().await;
+    };
+    let arguments = ["set", "web", "1", "--timeout", "1min"];
+    let ((status, _, complaint), ()) = tokio::join!(world.vcpuctl(&arguments), kill);
+    assert_eq!(status, 75);
+    let text = "vcpuctl: vcpud has ended during the call; it starts again with the next call";
+    assert!(complaint.starts_with(text), "{complaint}");
+}
+
 /// vcpuctl.
 #[tokio::test]
 async fn a_completion_script_to_a_full_disk_is_an_error() {
