@@ -6,6 +6,7 @@
 //! their dependencies.
 
 pub mod audit;
+pub mod autoscale;
 mod blocking;
 pub mod bus;
 pub mod config;

@@ -13,6 +13,7 @@ use std::path::Path;
 /// Which modules of the crate each module may name.
 const ARROWS: &[(&str, &[&str])] = &[
     ("audit", &["ids"]),
+    ("autoscale", &[]),
     ("blocking", &[]),
     (
         "bus",

@@ -1,0 +1,22 @@
+//! The policy of the autoscaler: from samples of a machine to the number of vCPUs that it needs. Pure: no
+//! clock, no files and no bus.
+//!
+//! A caller pushes one [`Sample`] a second into the [`History`] of a machine, asks [`decide`], and reports its
+//! requests and their results back to the history. All times are since one origin that the caller chooses.
+
+mod backoff;
+mod budget;
+mod decision;
+mod history;
+mod limits;
+mod policy;
+mod requests;
+mod sample;
+
+pub use budget::{Claim, share};
+pub use decision::{Decision, Details, Direction, Reason};
+pub use history::History;
+pub use limits::{Limits, LimitsError};
+pub use policy::{Bounds, claim, decide};
+pub use requests::Outcome;
+pub use sample::{Load, MachineState, Sample};

@@ -1,0 +1,294 @@
+//! The rules: from the history of a machine to a decision. Pure.
+
+use std::time::Duration;
+
+use super::budget::Claim;
+use super::decision::{Decision, Details, Direction, Reason};
+use super::history::{History, MAX_GAP, MIN_SUPPLY, Window};
+use super::limits::Limits;
+use super::sample::{MachineState, Sample};
+
+/// With this use of each vCPU or more, the demand is not known.
+const SATURATED: f64 = 0.9;
+/// What a saturated machine is assumed to need, in relation to its present vCPUs.
+const GROWTH: f64 = 1.5;
+/// A probe adds this part of the present vCPUs, so that the supply of a full host falls below
+/// [`MIN_SUPPLY`].
+const PROBE: u32 = 8;
+/// How long contention lasts before vCPUs are removed.
+const CONTENDED_FOR: Duration = Duration::from_secs(20);
+/// How many times longer if the machine has no more than its share of the host.
+const PATIENCE: u32 = 3;
+/// The longest down window.
+const LONGEST_WINDOW: Duration = Duration::from_secs(8 * 60);
+
+/// Bounds beside the limits, which can change at any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The number of vCPUs that the machine keeps, for example because they are pinned. It is not a reason to
+    /// add vCPUs.
+    pub floor: u32,
+    /// The share of the machine on the host ([`share`](super::share)), or `None` without limit.
+    pub cap: Option<u32>,
+}
+
+/// Decides the number of vCPUs of a machine.
+#[must_use]
+pub fn decide(history: &History, limits: &Limits, bounds: Bounds, now: Duration) -> Decision {
+    let Some(last) = history.last() else {
+        let needed = limits.up_window;
+        let complete = Duration::ZERO;
+        return Decision {
+            goal: 0,
+            reason: Reason::NoData { complete, needed },
+            details: Details::default(),
+        };
+    };
+    let machine = Machine {
+        history,
+        limits,
+        bounds,
+        now,
+        last,
+    };
+    let recent = history.recent(limits.up_window);
+    let needed = machine.needed();
+    let (goal, reason) = match machine.obstacle() {
+        Some(reason) => (last.present, reason),
+        None => machine.decide(recent, needed),
+    };
+    Decision {
+        goal,
+        reason,
+        details: Details {
+            present: last.present,
+            load: recent.map(|window| window.mean),
+            needed,
+        },
+    }
+}
+
+/// Returns what the machine wants of the host, or `None` without complete data.
+#[must_use]
+pub fn claim(history: &History, limits: &Limits) -> Option<Claim> {
+    let present = f64::from(history.last()?.present);
+    let wanted = history.recent(limits.up_window)?.mean.wanted();
+    let is_saturated = wanted >= present * SATURATED;
+    let demand = if is_saturated {
+        present * GROWTH
+    } else {
+        wanted
+    };
+    Some(Claim {
+        demand: demand.min(f64::from(limits.max)),
+        min: limits.min,
+        max: limits.max,
+        weight: limits.weight,
+    })
+}
+
+/// The arguments of a decision.
+struct Machine<'a> {
+    history: &'a History,
+    limits: &'a Limits,
+    bounds: Bounds,
+    now: Duration,
+    last: &'a Sample,
+}
+
+impl Machine<'_> {
+    /// Returns the reason why nothing can change now.
+    fn obstacle(&self) -> Option<Reason> {
+        let (last, now) = (self.last, self.now);
+        let age = now.saturating_sub(last.at);
+        if age > MAX_GAP {
+            return Some(Reason::Stale { age });
+        }
+        if last.state != MachineState::Running {
+            return Some(Reason::NotRunning { state: last.state });
+        }
+        if let Some(goal) = self.history.requests.in_progress() {
+            return Some(Reason::Requested { goal });
+        }
+        if last.pending > 0 {
+            let pending = last.pending;
+            return Some(Reason::RemovalPending { pending });
+        }
+        let present = last.present;
+        if let Some(started) = last.started.filter(|started| *started < present) {
+            return Some(Reason::NotStarted { started, present });
+        }
+        let end = self.history.foreign_at()? + self.limits.hold;
+        let remaining = end.saturating_sub(now);
+        (!remaining.is_zero()).then_some(Reason::Hold { remaining })
+    }
+
+    /// Returns the number of vCPUs that the highest load of the down window needs.
+    fn needed(&self) -> Option<f64> {
+        let window = self.down_window();
+        let extremes = self.history.extremes(self.limits.up_window, window)?;
+        Some(extremes.wanted / self.limits.target)
+    }
+
+    fn down_window(&self) -> Duration {
+        let window = self
+            .history
+            .requests
+            .window(self.limits.down_window, self.now);
+        window.min(LONGEST_WINDOW)
+    }
+
+    fn decide(&self, recent: Option<Window>, needed: Option<f64>) -> (u32, Reason) {
+        let present = self.last.present;
+        let max = self.limits.max.max(self.bounds.floor);
+        if present > max {
+            return self.remove(max, Reason::AboveMax { max });
+        }
+        let Some(recent) = recent else {
+            return (present, self.no_data(self.limits.up_window));
+        };
+        let busy = recent.mean.wanted() / f64::from(present.max(1));
+        let is_busy = busy > (1.0 + self.limits.target) / 2.0;
+        let has_supply = recent.min_supply >= MIN_SUPPLY;
+        let min = self.limits.min;
+        if present < min && has_supply {
+            return self.add(min, Reason::BelowMin { min });
+        }
+        if (is_busy || present < min) && !has_supply {
+            return self.contended(&recent);
+        }
+        if is_busy {
+            return self.grow(busy);
+        }
+        self.shrink(busy, needed)
+    }
+
+    /// The vCPUs are busy, and the host supplies their CPU time.
+    fn grow(&self, busy: f64) -> (u32, Reason) {
+        let present = self.last.present;
+        let max = self.limits.max;
+        if present >= max {
+            return (present, Reason::AtMax { max });
+        }
+        let cap = self.bounds.cap.unwrap_or(max);
+        if present >= cap {
+            return (present, Reason::AtCap { cap });
+        }
+        let load_needs = busy * f64::from(present) / self.limits.target;
+        let (needed, reason) = if busy >= SATURATED {
+            let needed = load_needs.max(f64::from(present) * GROWTH);
+            (needed, Reason::Saturated { busy })
+        } else {
+            let needed = load_needs;
+            (needed, Reason::Busy { busy, needed })
+        };
+        let failures = self.history.requests.contentions(self.now);
+        if failures > 0 {
+            let probe = present + present.div_ceil(PROBE);
+            return self.add(probe.min(max).min(cap), Reason::Probe { failures });
+        }
+        self.add(ceil(needed).min(max).min(cap), reason)
+    }
+
+    /// The vCPUs are not busy.
+    fn shrink(&self, busy: f64, needed: Option<f64>) -> (u32, Reason) {
+        let present = self.last.present;
+        let window = self.down_window();
+        let Some(needed) = needed else {
+            return (present, self.no_data(window));
+        };
+        if ceil(needed) >= present {
+            return (present, Reason::InBand { busy });
+        }
+        self.remove(ceil(needed), Reason::Idle { needed, window })
+    }
+
+    /// The vCPUs are busy, and the host does not supply their CPU time.
+    fn contended(&self, recent: &Window) -> (u32, Reason) {
+        let present = self.last.present;
+        let supply = recent.mean.supply();
+        let hold = (present, Reason::Steal { supply });
+        if let Some(remaining) = self.history.requests.contention_pause(self.now) {
+            return (present, Reason::ContentionBackoff { remaining });
+        }
+        let has_share_only = self.bounds.cap.is_some_and(|cap| present <= cap);
+        let patience = if has_share_only { PATIENCE } else { 1 };
+        let length = CONTENDED_FOR * patience;
+        if self.history.changed_at() + length > self.now {
+            return hold;
+        }
+        let Some(extremes) = self.history.extremes(self.limits.up_window, length) else {
+            return hold;
+        };
+        let is_busy = extremes.least_wanted >= f64::from(present) * SATURATED;
+        let share = if has_share_only {
+            0
+        } else {
+            self.bounds.cap.unwrap_or(0)
+        };
+        let goal = ceil(extremes.used).max(share);
+        if !is_busy || extremes.supply >= MIN_SUPPLY || goal >= present {
+            return hold;
+        }
+        let obtained = extremes.used;
+        self.remove(goal, Reason::Contended { supply, obtained })
+    }
+
+    /// Adds vCPUs, at most up to `goal`.
+    fn add(&self, goal: u32, reason: Reason) -> (u32, Reason) {
+        let present = self.last.present;
+        if let Some(remaining) = self.history.requests.contention_pause(self.now) {
+            return (present, Reason::ContentionBackoff { remaining });
+        }
+        let direction = Direction::Add;
+        if let Some(remaining) = self.history.pause(direction, self.now) {
+            return (
+                present,
+                Reason::FailureBackoff {
+                    direction,
+                    remaining,
+                },
+            );
+        }
+        (
+            goal.min(present.saturating_add(self.limits.step_up)),
+            reason,
+        )
+    }
+
+    /// Removes vCPUs, at most down to `goal`.
+    fn remove(&self, goal: u32, reason: Reason) -> (u32, Reason) {
+        let present = self.last.present;
+        let min = self.limits.min.max(self.bounds.floor);
+        if present <= min {
+            return (present, Reason::AtMin { min });
+        }
+        let direction = Direction::Remove;
+        if let Some(remaining) = self.history.pause(direction, self.now) {
+            return (
+                present,
+                Reason::FailureBackoff {
+                    direction,
+                    remaining,
+                },
+            );
+        }
+        let step = present.saturating_sub(self.limits.step_down);
+        (goal.max(min).max(step), reason)
+    }
+
+    fn no_data(&self, needed: Duration) -> Reason {
+        let complete = self.history.complete();
+        Reason::NoData { complete, needed }
+    }
+}
+
+/// Returns the number of vCPUs for `cores`. A tiny excess is an error of rounding.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates, and the limits bound the result"
+)]
+fn ceil(cores: f64) -> u32 {
+    (cores - 1e-6).ceil().max(1.0) as u32
+}
