@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The pause after the first failure; each is twice as long as the one before.
 pub(super) const FIRST: Duration = Duration::from_secs(30);
 /// The longest pause. Failures are forgotten when this time has passed after the end of the pause.
-pub(super) const LONGEST: Duration = Duration::from_secs(30 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(5 * 60);
 
 /// Counts failures.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,7 +63,7 @@ mod tests {
             now += pause;
             assert_eq!(backoff.remaining(now), None);
         }
-        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1800, 1800, 1800]);
+        assert_eq!(pauses, [30, 60, 120, 240, 300, 300, 300, 300, 300]);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub enum Reason {
     },
     /// Added: a few vCPUs, to find out whether the host has free CPUs again.
     Probe {
-        /// How often an addition met contention.
+        /// How often vCPUs were removed because of contention.
         failures: u32,
     },
     /// Removed: the highest load of the window needs fewer vCPUs.
@@ -127,7 +127,7 @@ pub enum Reason {
         /// The part of the wanted CPU time that the host supplies.
         supply: f64,
     },
-    /// No change: an addition met contention, and the next one waits.
+    /// No change: vCPUs were removed because of contention, and the next change waits.
     ContentionBackoff {
         /// How long the pause lasts.
         remaining: Duration,
@@ -229,7 +229,7 @@ impl fmt::Display for Reason {
             }
             Self::Probe { failures } => write!(
                 f,
-                "the vCPUs are busy; the host had no free CPU after {failures} previous additions"
+                "the vCPUs are busy, and the host was contended before (failures: {failures})"
             ),
             Self::Idle { needed, window } => write!(
                 f,
@@ -268,7 +268,7 @@ impl Reason {
             ),
             Self::ContentionBackoff { remaining } => write!(
                 f,
-                "the host had no free CPU after an addition; the next one is possible in {}",
+                "the host was contended; the next change is possible in {}",
                 Seconds(remaining)
             ),
             Self::FailureBackoff {
@@ -290,12 +290,12 @@ impl Reason {
                 "another caller set the number of vCPUs; it stays for {}",
                 Seconds(remaining)
             ),
-            Self::Requested { goal } => write!(f, "a request for {goal} vCPUs is in progress"),
+            Self::Requested { goal } => write!(f, "a request for {} is in progress", Count(goal)),
             Self::RemovalPending { pending } => {
-                write!(f, "the removal of {pending} vCPUs is pending")
+                write!(f, "the removal of {} is pending", Count(pending))
             }
             Self::NotStarted { started, present } => {
-                write!(f, "the guest has started {started} of {present} vCPUs")
+                write!(f, "the guest has started {started} of {}", Count(present))
             }
             Self::NotRunning { state } => write!(f, "the machine is {state}"),
             Self::NoData { complete, needed } => write!(
@@ -307,6 +307,15 @@ impl Reason {
             Self::Stale { age } => write!(f, "the last sample is {} old", Seconds(age)),
             _ => Ok(()),
         }
+    }
+}
+
+/// A number of vCPUs.
+struct Count(u32);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} vCPU{}", self.0, if self.0 == 1 { "" } else { "s" })
     }
 }
 

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::decision::{Decision, Direction};
+use super::decision::Decision;
 use super::limits::Limits;
 use super::requests::{Outcome, Requests};
 use super::sample::{Load, MachineState, Sample};
 
-/// The maximum number of samples that are kept.
+/// The maximum number of samples that are kept: with one sample a second, those of the longest down window.
 const MAX_SAMPLES: usize = 600;
 /// After a longer gap between samples, the earlier ones do not count.
 pub(super) const MAX_GAP: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ pub(super) const MIN_SUPPLY: f64 = 0.9;
 /// A sample, and its relation to the previous one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Entry {
-    /// The time of the previous sample, or of this one if there is none.
+    /// The time of the previous sample.
     from: Duration,
     to: Duration,
     load: Option<Load>,
@@ -37,8 +37,10 @@ pub struct History {
     changed_at: Duration,
     /// The time of the last change that no request of the autoscaler explains.
     foreign_at: Option<Duration>,
-    /// The time of the last addition whose effect is not judged.
-    added_at: Option<Duration>,
+    /// The time of the last addition.
+    added_at: Duration,
+    /// Whether the effect of the last addition of the autoscaler on the supply is judged.
+    is_judged: bool,
     pub(super) requests: Requests,
 }
 
@@ -62,12 +64,13 @@ impl History {
         if sample.at == last.at {
             return;
         }
-        if sample.at - last.at > MAX_GAP {
-            self.entries.clear();
-        }
         let is_change = sample.present != last.present;
         if is_change {
             self.note_change(&last, &sample);
+        }
+        self.last = Some(sample);
+        if sample.at - last.at > MAX_GAP {
+            return self.entries.clear();
         }
         let is_running = sample.state == MachineState::Running;
         self.entries.push_back(Entry {
@@ -79,37 +82,38 @@ impl History {
         if self.entries.len() > MAX_SAMPLES {
             self.entries.pop_front();
         }
-        self.last = Some(sample);
         self.judge_addition(sample.at);
     }
 
     fn start(&mut self, sample: Sample) {
         self.changed_at = sample.at;
+        self.added_at = sample.at;
+        self.is_judged = true;
         self.last = Some(sample);
     }
 
     fn note_change(&mut self, last: &Sample, sample: &Sample) {
         self.changed_at = sample.at;
         let (from, to) = (last.present, sample.present);
-        if !self
-            .requests
-            .explains(from, to, last.pending > 0, sample.at)
-        {
-            self.foreign_at = Some(sample.at);
-        } else if to > from {
-            self.added_at = Some(sample.at);
+        if to > from {
+            self.added_at = sample.at;
         }
+        let is_own = self
+            .requests
+            .explains(from, to, last.pending > 0, sample.at);
+        if !is_own {
+            self.foreign_at = Some(sample.at);
+        }
+        self.is_judged = !is_own || to < from;
     }
 
     fn judge_addition(&mut self, now: Duration) {
-        let Some(added_at) = self.added_at else {
-            return;
-        };
-        if now.saturating_sub(added_at) < JUDGED_AFTER {
+        let since = now.saturating_sub(self.added_at);
+        if self.is_judged || since < JUDGED_AFTER {
             return;
         }
-        self.added_at = None;
-        let since = self.recent(now.saturating_sub(added_at));
+        self.is_judged = true;
+        let since = self.recent(since);
         if since.is_some_and(|window| window.min_supply >= MIN_SUPPLY) {
             self.requests.addition_is_good();
         }
@@ -136,6 +140,11 @@ impl History {
         self.foreign_at
     }
 
+    /// Returns the time of the last addition, or of the first sample.
+    pub(super) fn added_at(&self) -> Duration {
+        self.added_at
+    }
+
     /// Returns the time of the last change of the number of vCPUs.
     pub(super) fn changed_at(&self) -> Duration {
         self.changed_at
@@ -151,15 +160,13 @@ pub(super) struct Window {
     pub(super) min_supply: f64,
 }
 
-/// The extremes of the means over a short window, within a long one.
+/// The extremes of the samples of a window of time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Extremes {
     /// The maximum of the wanted CPU time.
     pub(super) wanted: f64,
     /// The minimum of the wanted CPU time.
     pub(super) least_wanted: f64,
-    /// The maximum of the used CPU time.
-    pub(super) used: f64,
     /// The maximum of the part that the host supplied, without regard to throttling.
     pub(super) supply: f64,
 }
@@ -172,23 +179,10 @@ impl History {
         if start < self.changed_at {
             return None;
         }
-        self.window(self.entries.len(), start)
-    }
-
-    /// Returns the load from `start` to the end of the entry before `end`, or `None` without complete data.
-    fn window(&self, end: usize, start: Duration) -> Option<Window> {
         let mut sum = Load::default();
         let (mut seconds, mut min_supply) = (0.0, 1.0f64);
-        for entry in self.entries.range(..end).rev() {
-            if entry.to <= start {
-                break;
-            }
-            let Some(load) = entry.load else {
-                if entry.is_change {
-                    continue;
-                }
-                return None;
-            };
+        for entry in self.since(start) {
+            let load = entry.load?;
             let length = (entry.to - entry.from).as_secs_f64();
             sum.used += load.used * length;
             sum.stolen += load.stolen * length;
@@ -196,8 +190,7 @@ impl History {
             seconds += length;
             min_supply = min_supply.min(load.supply());
         }
-        let is_covered = self.entries.front()?.from <= start;
-        if !is_covered || seconds == 0.0 {
+        if seconds == 0.0 || !self.is_covered(start) {
             return None;
         }
         let mean = Load {
@@ -208,34 +201,37 @@ impl History {
         Some(Window { mean, min_supply })
     }
 
-    /// Returns the extremes of the means over `short` within the last `long`, or `None` without complete
-    /// data.
-    pub(super) fn extremes(&self, short: Duration, long: Duration) -> Option<Extremes> {
-        let end = self.last?.at;
-        let start = end.checked_sub(long)?;
-        let mut extremes: Option<Extremes> = None;
-        for (index, entry) in self.entries.iter().enumerate().rev() {
-            // The first means begin within the window.
-            if entry.to < start + short && extremes.is_some() {
-                break;
-            }
-            let from = entry.to.saturating_sub(short).max(start);
-            let mean = self.window(index + 1, from)?.mean;
-            let (used, wanted) = (mean.used, mean.wanted());
-            let throttled = 0.0;
-            let supply = Load { throttled, ..mean }.supply();
-            let next = extremes.get_or_insert(Extremes {
-                wanted,
-                least_wanted: wanted,
-                used,
-                supply,
-            });
-            next.wanted = next.wanted.max(wanted);
-            next.least_wanted = next.least_wanted.min(wanted);
-            next.used = next.used.max(used);
-            next.supply = next.supply.max(supply);
+    /// Returns whether the samples begin at `start` or earlier.
+    fn is_covered(&self, start: Duration) -> bool {
+        self.entries
+            .front()
+            .is_some_and(|entry| entry.from <= start)
+    }
+
+    /// Returns the entries that end after `start`. At a change of the number of vCPUs, data can be missing.
+    fn since(&self, start: Duration) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.iter().rev();
+        let entries = entries.take_while(move |entry| entry.to > start);
+        entries.filter(|entry| entry.load.is_some() || !entry.is_change)
+    }
+
+    /// Returns the extremes of the last `length`, or `None` without complete data.
+    pub(super) fn extremes(&self, length: Duration) -> Option<Extremes> {
+        let start = self.last?.at.checked_sub(length)?;
+        let mut extremes = Extremes {
+            wanted: 0.0,
+            least_wanted: f64::INFINITY,
+            supply: 0.0,
+        };
+        for entry in self.since(start) {
+            let load = entry.load?;
+            let (wanted, throttled) = (load.wanted(), 0.0);
+            let supply = Load { throttled, ..load }.supply();
+            extremes.wanted = extremes.wanted.max(wanted);
+            extremes.least_wanted = extremes.least_wanted.min(wanted);
+            extremes.supply = extremes.supply.max(supply);
         }
-        extremes
+        self.is_covered(start).then_some(extremes)
     }
 
     /// Returns for how long there is complete data.
@@ -251,10 +247,5 @@ impl History {
             from = entry.from;
         }
         last.at - from
-    }
-
-    /// Returns the pause after failed requests in this direction.
-    pub(super) fn pause(&self, direction: Direction, now: Duration) -> Option<Duration> {
-        self.requests.pause(direction, now)
     }
 }

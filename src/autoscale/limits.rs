@@ -32,13 +32,13 @@ impl Limits {
         Self {
             min,
             max,
-            target: 0.7,
+            target: 0.85,
             step_up: 16,
-            step_down: 4,
+            step_down: 16,
             weight: 100,
             hold: Duration::from_secs(5 * 60),
             up_window: Duration::from_secs(3),
-            down_window: Duration::from_secs(30),
+            down_window: Duration::from_secs(45),
         }
     }
 

@@ -12,6 +12,7 @@ mod limits;
 mod policy;
 mod requests;
 mod sample;
+pub mod simulation;
 
 pub use budget::{Claim, share};
 pub use decision::{Decision, Details, Direction, Reason};
@@ -20,3 +21,6 @@ pub use limits::{Limits, LimitsError};
 pub use policy::{Bounds, claim, decide};
 pub use requests::Outcome;
 pub use sample::{Load, MachineState, Sample};
+
+#[cfg(test)]
+mod tests;

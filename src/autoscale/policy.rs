@@ -9,16 +9,20 @@ use super::limits::Limits;
 use super::sample::{MachineState, Sample};
 
 /// With this use of each vCPU or more, the demand is not known.
-const SATURATED: f64 = 0.9;
+const SATURATED: f64 = 0.95;
 /// What a saturated machine is assumed to need, in relation to its present vCPUs.
-const GROWTH: f64 = 1.5;
+const GROWTH: f64 = 2.0;
 /// A probe adds this part of the present vCPUs, so that the supply of a full host falls below
 /// [`MIN_SUPPLY`].
 const PROBE: u32 = 8;
+/// With less use of each vCPU, fewer vCPUs do not make contention less.
+const CONTENDED_USE: f64 = 0.5;
 /// How long contention lasts before vCPUs are removed.
 const CONTENDED_FOR: Duration = Duration::from_secs(20);
 /// How many times longer if the machine has no more than its share of the host.
 const PATIENCE: u32 = 3;
+/// A removal of less than this part of the present vCPUs needs a down window that is this many times longer.
+const SMALL_GAIN: u32 = 4;
 /// The longest down window.
 const LONGEST_WINDOW: Duration = Duration::from_secs(8 * 60);
 
@@ -52,7 +56,7 @@ pub fn decide(history: &History, limits: &Limits, bounds: Bounds, now: Duration)
         last,
     };
     let recent = history.recent(limits.up_window);
-    let needed = machine.needed();
+    let needed = machine.needed(machine.down_window());
     let (goal, reason) = match machine.obstacle() {
         Some(reason) => (last.present, reason),
         None => machine.decide(recent, needed),
@@ -123,10 +127,13 @@ impl Machine<'_> {
         (!remaining.is_zero()).then_some(Reason::Hold { remaining })
     }
 
-    /// Returns the number of vCPUs that the highest load of the down window needs.
-    fn needed(&self) -> Option<f64> {
-        let window = self.down_window();
-        let extremes = self.history.extremes(self.limits.up_window, window)?;
+    /// Returns the number of vCPUs that the highest load of the last `window` needs.
+    fn needed(&self, window: Duration) -> Option<f64> {
+        // Before an addition, the load was limited by the vCPUs.
+        if self.history.added_at() + self.limits.down_window > self.last.at {
+            return None;
+        }
+        let extremes = self.history.extremes(window)?;
         Some(extremes.wanted / self.limits.target)
     }
 
@@ -154,7 +161,7 @@ impl Machine<'_> {
         if present < min && has_supply {
             return self.add(min, Reason::BelowMin { min });
         }
-        if (is_busy || present < min) && !has_supply {
+        if (busy >= CONTENDED_USE || present < min) && !has_supply {
             return self.contended(&recent);
         }
         if is_busy {
@@ -197,10 +204,22 @@ impl Machine<'_> {
         let Some(needed) = needed else {
             return (present, self.no_data(window));
         };
-        if ceil(needed) >= present {
-            return (present, Reason::InBand { busy });
+        let gain = present.saturating_sub(ceil(needed));
+        let in_band = (present, Reason::InBand { busy });
+        if gain == 0 {
+            return in_band;
         }
-        self.remove(ceil(needed), Reason::Idle { needed, window })
+        if gain * SMALL_GAIN >= present {
+            return self.remove(ceil(needed), Reason::Idle { needed, window });
+        }
+        // A small gain is worth a change only if it lasts.
+        let window = (window * SMALL_GAIN).min(LONGEST_WINDOW);
+        match self.needed(window) {
+            Some(needed) if ceil(needed) < present => {
+                self.remove(ceil(needed), Reason::Idle { needed, window })
+            }
+            _ => in_band,
+        }
     }
 
     /// The vCPUs are busy, and the host does not supply their CPU time.
@@ -211,26 +230,23 @@ impl Machine<'_> {
         if let Some(remaining) = self.history.requests.contention_pause(self.now) {
             return (present, Reason::ContentionBackoff { remaining });
         }
-        let has_share_only = self.bounds.cap.is_some_and(|cap| present <= cap);
-        let patience = if has_share_only { PATIENCE } else { 1 };
-        let length = CONTENDED_FOR * patience;
+        // No cap is above the maximum, and only a full host has lower ones.
+        let cap = self.bounds.cap.filter(|cap| *cap < self.limits.max);
+        let has_share_only = cap.is_some_and(|cap| present <= cap);
+        let length = CONTENDED_FOR * if has_share_only { PATIENCE } else { 1 };
         if self.history.changed_at() + length > self.now {
             return hold;
         }
-        let Some(extremes) = self.history.extremes(self.limits.up_window, length) else {
+        let Some(extremes) = self.history.extremes(length) else {
             return hold;
         };
-        let is_busy = extremes.least_wanted >= f64::from(present) * SATURATED;
-        let share = if has_share_only {
-            0
-        } else {
-            self.bounds.cap.unwrap_or(0)
-        };
-        let goal = ceil(extremes.used).max(share);
+        let is_busy = extremes.least_wanted >= f64::from(present) * CONTENDED_USE;
+        let obtained = recent.mean.used;
+        let share = cap.filter(|_| !has_share_only).unwrap_or(0);
+        let goal = ceil(obtained).max(share);
         if !is_busy || extremes.supply >= MIN_SUPPLY || goal >= present {
             return hold;
         }
-        let obtained = extremes.used;
         self.remove(goal, Reason::Contended { supply, obtained })
     }
 
@@ -240,20 +256,11 @@ impl Machine<'_> {
         if let Some(remaining) = self.history.requests.contention_pause(self.now) {
             return (present, Reason::ContentionBackoff { remaining });
         }
-        let direction = Direction::Add;
-        if let Some(remaining) = self.history.pause(direction, self.now) {
-            return (
-                present,
-                Reason::FailureBackoff {
-                    direction,
-                    remaining,
-                },
-            );
+        if let Some(pause) = self.pause(Direction::Add) {
+            return (present, pause);
         }
-        (
-            goal.min(present.saturating_add(self.limits.step_up)),
-            reason,
-        )
+        let step = present.saturating_add(self.limits.step_up);
+        (goal.min(step), reason)
     }
 
     /// Removes vCPUs, at most down to `goal`.
@@ -263,18 +270,20 @@ impl Machine<'_> {
         if present <= min {
             return (present, Reason::AtMin { min });
         }
-        let direction = Direction::Remove;
-        if let Some(remaining) = self.history.pause(direction, self.now) {
-            return (
-                present,
-                Reason::FailureBackoff {
-                    direction,
-                    remaining,
-                },
-            );
+        if let Some(pause) = self.pause(Direction::Remove) {
+            return (present, pause);
         }
         let step = present.saturating_sub(self.limits.step_down);
         (goal.max(min).max(step), reason)
+    }
+
+    /// Returns the pause after failed requests in this direction.
+    fn pause(&self, direction: Direction) -> Option<Reason> {
+        let remaining = self.history.requests.pause(direction, self.now)?;
+        Some(Reason::FailureBackoff {
+            direction,
+            remaining,
+        })
     }
 
     fn no_data(&self, needed: Duration) -> Reason {

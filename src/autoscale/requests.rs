@@ -9,7 +9,7 @@ use super::decision::{Decision, Direction, Reason};
 /// How long after its result a request can explain a change of the number of vCPUs.
 const LATE: Duration = Duration::from_secs(5);
 /// An addition this many down windows after a removal makes the window longer.
-const REGRET: u32 = 4;
+const REGRET: u32 = 2;
 /// The maximum number of times that the down window is doubled.
 const MAX_REGRETS: u32 = 3;
 /// After this time without a regretted removal, the down window is halved again.
