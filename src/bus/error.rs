@@ -130,7 +130,7 @@ fn name_of(error: &machine::Error) -> &'static str {
             PlanError::NoHotplug { .. } | PlanError::NoUnplug { .. } => error_name::NOT_SUPPORTED,
             PlanError::NotRemovable { .. } => error_name::NOT_REMOVABLE,
         },
-        Error::Conflict { .. } | Error::Replaced => error_name::BUSY,
+        Error::Conflict { .. } | Error::Unexpected { .. } | Error::Replaced => error_name::BUSY,
         Error::Disconnected(_) => error_name::DISCONNECTED,
         Error::Interrupted(closed) => match closed {
             Closed::Timeout { .. } => error_name::QMP_TIMEOUT,

@@ -23,11 +23,13 @@ use crate::process::{SocketError, SocketFile, adopt, peer_user};
 use crate::registry::{self, Registrar, Registration};
 
 /// The capabilities that later versions can extend.
-const FEATURES: [&str; 7] = [
+const FEATURES: [&str; 9] = [
     "can-set-vcpus",
+    "current",
     "get-tuning",
     "guest-online",
     "partial-results",
+    "reason-code",
     "statistics",
     "until",
     "vcpu-changed",

@@ -51,6 +51,8 @@ pub(super) fn none(options: Options) -> Result<(), Error> {
 /// The options of `SetVcpus` and `SetVcpu`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SetOptions {
+    /// `current` u.
+    pub(super) expected_count: Option<u32>,
     /// `async` b, `timeout-usec` t.
     pub(super) wait: Wait,
     /// `guest-online` b.
@@ -62,6 +64,7 @@ pub(super) struct SetOptions {
 impl Default for SetOptions {
     fn default() -> Self {
         Self {
+            expected_count: None,
             wait: Wait::UpTo(None),
             guest_online: false,
             until: Until::default(),
@@ -72,6 +75,7 @@ impl Default for SetOptions {
 /// The options of `SetVcpus` and `SetVcpu`.
 pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
     check_size(&options)?;
+    let mut expected_count = None;
     let mut limit = None;
     let mut is_async = false;
     let mut guest_online = false;
@@ -80,13 +84,14 @@ pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
         match (key.as_str(), &*value) {
             ("async", Variant::Bool(value)) => is_async = *value,
             ("guest-online", Variant::Bool(value)) => guest_online = *value,
+            ("current", value) => expected_count = Some(number(&key, value)?),
             ("timeout-usec", value) => limit = Some(Duration::from_micros(number(&key, value)?)),
             ("until", Variant::Str(value)) => until = end_of_addition(value)?,
             ("until", other) => return Err(wrong_type(&key, "of type s", other)),
             ("async" | "guest-online", other) => return Err(wrong_type(&key, "of type b", other)),
             _ => {
                 return Err(Error::InvalidArgs(format!(
-                    "unknown option {key:?}; the options are \"async\" (b), \"timeout-usec\" (any integer type), \"guest-online\" (b) and \"until\" (s)"
+                    "unknown option {key:?}; the options are \"async\" (b), \"current\" (any integer type), \"timeout-usec\" (any integer type), \"guest-online\" (b) and \"until\" (s)"
                 )));
             }
         }
@@ -102,6 +107,7 @@ pub(super) fn set(options: Options) -> Result<SetOptions, Error> {
         Wait::UpTo(limit)
     };
     Ok(SetOptions {
+        expected_count,
         wait,
         guest_online,
         until,

@@ -240,6 +240,7 @@ impl Story {
             target,
             subject: self.handle().snapshot().subject(),
             authorized_count: count,
+            expected_count: None,
             wait,
             until: Until::Present,
             guest_online: false,

@@ -24,6 +24,7 @@ impl MachineObject {
         let (call, count) = self.setting(&snapshot, &target, options);
         let caller = call.authorize(header, &self.authority).await?;
         let SetOptions {
+            expected_count,
             wait,
             guest_online,
             until,
@@ -32,6 +33,7 @@ impl MachineObject {
             target,
             subject: snapshot.subject(),
             authorized_count: count,
+            expected_count,
             wait,
             until,
             guest_online,

@@ -198,6 +198,19 @@ pub enum Error {
         /// The number that was authorized.
         told: u32,
     },
+    /// The machine has another number of vCPUs than the caller expects.
+    #[error(
+        "cannot {asked}: {} present, and not {expected} as the option \"current\" requires; nothing was changed; read the property Vcpus and try again",
+        count_vcpus(*present)
+    )]
+    Unexpected {
+        /// The wanted vCPUs.
+        asked: Target,
+        /// The number of present vCPUs.
+        present: u32,
+        /// The number that the caller expects.
+        expected: u32,
+    },
     /// The QEMU process or the VM is another one than the caller was authorized for.
     #[error(
         "its QEMU process or its UUID changed during the authorization; nothing was changed; try again"

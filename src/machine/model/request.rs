@@ -61,6 +61,8 @@ pub struct Request {
     pub subject: Subject,
     /// The resulting number of vCPUs that it was authorized for.
     pub authorized_count: u32,
+    /// The number of present vCPUs that the caller expects.
+    pub expected_count: Option<u32>,
     /// Whether to wait for removals.
     pub wait: Wait,
     /// The end of an addition.

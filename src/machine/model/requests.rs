@@ -368,6 +368,15 @@ impl Process {
 fn plan(request: &Request, out: &Output) -> Result<Plan, Error> {
     let snapshot = out.snapshot();
     snapshot.check(&request.subject)?;
+    let present = snapshot.inventory.vcpu_count();
+    if let Some(expected) = request.expected_count.filter(|count| *count != present) {
+        let asked = request.target.clone();
+        return Err(Error::Unexpected {
+            asked,
+            present,
+            expected,
+        });
+    }
     let (plan, count) = snapshot.plan(&request.target)?;
     let told = request.authorized_count;
     if count == told {

@@ -126,6 +126,7 @@ impl Driver {
             target: Target::Count(count),
             subject: self.model.snapshot().subject(),
             authorized_count: count,
+            expected_count: None,
             wait,
             until: Until::Present,
             guest_online: false,

@@ -70,3 +70,20 @@ async fn a_list_has_a_limit() {
     assert_eq!(peer.count("device_add"), 0);
     assert!(peer.all_calls() - asked < 10, "nothing is planned for it");
 }
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn a_caller_can_require_the_number_that_it_knows() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(2, 4));
+    let machine = world.machine("web").await;
+    let failure = machine.set_with(3, &[("current", 1_u64.into())]).await;
+    let text = [
+        "2 vCPUs present, and not 1 as the option \"current\" requires",
+        "nothing was changed",
+    ];
+    failure.unwrap_err().assert(error_name::BUSY, &text);
+    assert_eq!(peer.count("device_add"), 0);
+    let set = machine.set_with(3, &[("current", 2_i32.into())]).await;
+    assert_eq!(set, Ok(Outcome::added([2])));
+}

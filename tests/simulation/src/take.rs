@@ -139,6 +139,7 @@ impl World {
             target,
             subject: snapshot.subject(),
             authorized_count,
+            expected_count: None,
             wait,
             until: Until::Present,
             guest_online: false,
