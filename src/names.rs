@@ -16,6 +16,11 @@ pub const MANAGER_INTERFACE: &str = "org.vcpud1.Manager";
 /// The interface of every machine object.
 pub const MACHINE_INTERFACE: &str = "org.vcpud1.Machine";
 
+/// The well-known bus name and the interface of `vcpud-autoscale`.
+pub const AUTOSCALE_NAME: &str = "org.vcpud1.Autoscale";
+/// Its object.
+pub const AUTOSCALE_PATH: &str = "/org/vcpud1/autoscale";
+
 /// The names of D-Bus errors.
 pub mod error_name {
     macro_rules! own {
@@ -93,6 +98,8 @@ pub mod message_id {
 pub mod action_id {
     /// Registers and unregisters machines, and reloads the configuration.
     pub const MANAGE_MACHINES: &str = "org.vcpud1.manage-machines";
+    /// Changes which machines `vcpud-autoscale` scales.
+    pub const MANAGE_AUTOSCALE: &str = "org.vcpud1.manage-autoscale";
     /// Changes the number of vCPUs.
     pub const SET_VCPUS: &str = "org.vcpud1.set-vcpus";
     /// Changes where and how vCPUs run on the host.

@@ -1,0 +1,108 @@
+//! Authorization of the callers: root is authorized, and other users if polkit authorizes them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use vcpud::names::action_id;
+use zbus::message::{Flags, Header};
+use zbus::{Connection, fdo};
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+use crate::error::Error;
+
+/// How long polkit may think.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a person may take to type a password.
+const DIALOG_LIMIT: Duration = Duration::from_secs(300);
+/// The maximum number of questions at a time. A bus daemon lets a connection wait for 128 replies.
+const MAX_QUESTIONS: usize = 32;
+
+/// Asks polkit.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    questions: Semaphore,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        Self {
+            questions: Semaphore::new(MAX_QUESTIONS),
+        }
+    }
+
+    /// Authorizes the sender of a call that changes the scaling of `machine`.
+    ///
+    /// # Errors
+    /// polkit denies it, requires a password that the call does not allow to ask for, or does not answer.
+    pub(crate) async fn check(
+        &self,
+        bus: &Connection,
+        header: &Header<'_>,
+        machine: &str,
+        operation: &str,
+    ) -> Result<(), Error> {
+        let denied =
+            |why: &str| Error::access_denied(format!("{}: {why}", action_id::MANAGE_AUTOSCALE));
+        let sender = header
+            .sender()
+            .ok_or_else(|| denied("the call has no sender"))?;
+        let daemon = fdo::DBusProxy::new(bus)
+            .await
+            .map_err(|error| denied(&error.to_string()))?;
+        let user = daemon
+            .get_connection_unix_user(sender.to_owned().into())
+            .await;
+        let uid = user.map_err(|error| denied(&error.to_string()))?;
+        if uid == 0 {
+            return Ok(());
+        }
+        let _turn = self.questions.try_acquire().map_err(|_| {
+            Error::limit_exceeded(format!("polkit has {MAX_QUESTIONS} questions; try again"))
+        })?;
+        let is_interactive = header
+            .primary()
+            .flags()
+            .contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        let (flags, limit) = if is_interactive {
+            (
+                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
+                DIALOG_LIMIT,
+            )
+        } else {
+            (CheckAuthorizationFlags::default(), ANSWER_LIMIT)
+        };
+        let uid = uid.to_string();
+        let details = HashMap::from([
+            ("machine", machine),
+            ("operation", operation),
+            ("uid", &uid),
+        ]);
+        let question = async {
+            let subject =
+                Subject::new_for_message_header(header).map_err(|error| error.to_string())?;
+            let polkit = AuthorityProxy::new(bus)
+                .await
+                .map_err(|error| error.to_string())?;
+            let action = action_id::MANAGE_AUTOSCALE;
+            let answer = polkit.check_authorization(&subject, action, &details, flags, "");
+            answer.await.map_err(|error| error.to_string())
+        };
+        let answer = match timeout(limit, question).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(denied(&format!("polkit did not answer ({error})"))),
+            Err(_) => return Err(denied("polkit did not answer in time")),
+        };
+        if answer.is_authorized {
+            Ok(())
+        } else if answer.is_challenge && !is_interactive {
+            Err(Error::password_required(format!(
+                "{} needs authentication, and the call does not allow to ask for it",
+                action_id::MANAGE_AUTOSCALE
+            )))
+        } else {
+            Err(denied("not authorized by polkit"))
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! All machines that are scaled: their settings, histories and decisions. Pure: it must not call the service, and the
+//! time is an argument.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use vcpud::autoscale::{
+    Bounds, Claim, Decision, Direction, History, Limits, Outcome, claim, decide, share,
+};
+use vcpud::names::MachineName;
+
+use crate::counters::Reading;
+use crate::settings::{Mode, Settings};
+use crate::store::{Configuration, Origin};
+
+/// The maximum number of machines.
+pub(crate) const MAX_MACHINES: usize = 4096;
+
+/// What the service says of a machine beside its counters.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Facts {
+    pub(crate) state: vcpud::autoscale::MachineState,
+    pub(crate) slot: u32,
+    /// The highest vCPU with a pin of its own.
+    pub(crate) highest_pinned: Option<u32>,
+}
+
+/// What the program does after a sample.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// The decision about a machine is another one.
+    Tell(MachineName, Decision),
+    /// The number of vCPUs is to be changed.
+    Request {
+        name: MachineName,
+        from: u32,
+        goal: u32,
+    },
+}
+
+/// A machine that has settings.
+#[derive(Debug)]
+pub(crate) struct Scaled {
+    pub(crate) settings: Settings,
+    pub(crate) origin: Origin,
+    history: History,
+    reading: Option<Reading>,
+    facts: Option<Facts>,
+    /// The limits, or what is wrong with them.
+    pub(crate) limits: Option<Result<Limits, String>>,
+    pub(crate) bounds: Bounds,
+    pub(crate) decision: Option<Decision>,
+    /// The goal of the request that the service has not answered.
+    pub(crate) requested: Option<u32>,
+    /// The error of the last request, if it failed.
+    pub(crate) failure: Option<String>,
+}
+
+impl Scaled {
+    fn new(settings: Settings, origin: Origin) -> Self {
+        Self {
+            settings,
+            origin,
+            history: History::new(),
+            reading: None,
+            facts: None,
+            limits: None,
+            bounds: Bounds::default(),
+            decision: None,
+            requested: None,
+            failure: None,
+        }
+    }
+
+    /// Forgets a machine that the service no longer has.
+    fn vanish(&mut self) {
+        *self = Self::new(self.settings.clone(), self.origin);
+    }
+
+    fn observe(&mut self, reading: Reading, facts: Facts, defaults: &Settings) {
+        let sample = reading.sample(self.reading.as_ref(), facts.state);
+        self.history.push(sample);
+        let settings = self.settings.over(defaults);
+        let limits = settings.limits(reading.max);
+        self.limits = Some(limits.map_err(|error| error.to_string()));
+        let pinned = facts.highest_pinned.filter(|_| settings.keeps_pinned());
+        let floor = pinned.map_or(0, |vcpu| vcpu.saturating_add(1));
+        self.bounds.floor = floor.min(reading.present);
+        self.reading = Some(reading);
+        self.facts = Some(facts);
+    }
+
+    fn limits(&self) -> Option<&Limits> {
+        self.limits.as_ref()?.as_ref().ok()
+    }
+
+    fn decide(&mut self, now: Duration) -> Option<Decision> {
+        let limits = self.limits()?;
+        let mut decision = decide(&self.history, limits, self.bounds, now);
+        let slot = self.facts.as_ref().map_or(1, |facts| facts.slot.max(1));
+        decision.goal = whole_slots(&decision, slot, limits.max);
+        Some(decision)
+    }
+}
+
+/// Returns the goal of a decision in whole slots: rounded up, unless the maximum is in the way.
+fn whole_slots(decision: &Decision, slot: u32, max: u32) -> u32 {
+    let (present, goal) = (decision.details.present, decision.goal);
+    match decision.direction() {
+        None => goal,
+        Some(Direction::Add) => {
+            let slots = (goal - present).div_ceil(slot);
+            let fitting = max.saturating_sub(present) / slot;
+            present + slots.min(fitting) * slot
+        }
+        Some(Direction::Remove) => present - (present - goal) / slot * slot,
+    }
+}
+
+/// The machines.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    defaults: Settings,
+    /// The number of host CPUs for all machines together.
+    capacity: f64,
+    pub(crate) machines: BTreeMap<MachineName, Scaled>,
+}
+
+impl Fleet {
+    pub(crate) fn new(capacity: f64) -> Self {
+        Self {
+            defaults: Settings::default(),
+            capacity,
+            machines: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the configuration. A machine whose settings stay keeps its history.
+    pub(crate) fn configure(&mut self, configuration: &Configuration, host_cpus: f64) {
+        self.defaults = configuration.defaults.clone();
+        self.capacity = configuration.host_cpus.unwrap_or(host_cpus);
+        let known = |name: &MachineName| configuration.machines.contains_key(name);
+        self.machines.retain(|name, _| known(name));
+        for (name, (settings, origin)) in &configuration.machines {
+            self.enable(name.clone(), settings.clone(), *origin);
+        }
+    }
+
+    /// Sets the settings of a machine. Its history stays.
+    pub(crate) fn enable(&mut self, name: MachineName, settings: Settings, origin: Origin) {
+        match self.machines.get_mut(&name) {
+            Some(machine) => {
+                machine.settings = settings;
+                machine.origin = origin;
+            }
+            None => {
+                self.machines.insert(name, Scaled::new(settings, origin));
+            }
+        }
+    }
+
+    /// Returns the mode of a machine.
+    pub(crate) fn mode(&self, machine: &Scaled) -> Mode {
+        machine.settings.over(&self.defaults).mode()
+    }
+
+    /// Returns the machines whose mode is not "off".
+    pub(crate) fn active(&self) -> impl Iterator<Item = &MachineName> {
+        let is_active = |(_, machine): &(&MachineName, &Scaled)| self.mode(machine) != Mode::Off;
+        self.machines.iter().filter(is_active).map(|(name, _)| name)
+    }
+
+    /// Takes the readings of all machines of the service, and decides.
+    pub(crate) fn step(
+        &mut self,
+        now: Duration,
+        mut readings: BTreeMap<MachineName, (Reading, Facts)>,
+    ) -> Vec<Action> {
+        for (name, machine) in &mut self.machines {
+            match readings.remove(name) {
+                Some((reading, facts)) => machine.observe(reading, facts, &self.defaults),
+                None => machine.vanish(),
+            }
+        }
+        self.share();
+        self.decide(now)
+    }
+
+    /// Divides the host CPUs between the machines.
+    fn share(&mut self) {
+        let defaults = &self.defaults;
+        let is_active = |machine: &&mut Scaled| machine.settings.over(defaults).mode() != Mode::Off;
+        let machines = self.machines.values_mut().filter(is_active);
+        let mut claims: Vec<Claim> = Vec::new();
+        let mut claimants: Vec<&mut Scaled> = Vec::new();
+        for machine in machines {
+            machine.bounds.cap = None;
+            let wanted = machine
+                .limits()
+                .and_then(|limits| claim(&machine.history, limits));
+            if let Some(wanted) = wanted {
+                claims.push(wanted);
+                claimants.push(machine);
+            }
+        }
+        let caps = share(self.capacity, &claims);
+        for (machine, cap) in claimants.into_iter().zip(caps) {
+            machine.bounds.cap = Some(cap);
+        }
+    }
+
+    fn decide(&mut self, now: Duration) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (name, machine) in &mut self.machines {
+            let mode = machine.settings.over(&self.defaults).mode();
+            if mode == Mode::Off {
+                machine.decision = None;
+                continue;
+            }
+            let Some(decision) = machine.decide(now) else {
+                continue;
+            };
+            let told = machine.decision.replace(decision.clone());
+            let is_same = told.is_some_and(|told| {
+                told.goal == decision.goal && told.reason.code() == decision.reason.code()
+            });
+            if !is_same {
+                actions.push(Action::Tell(name.clone(), decision.clone()));
+            }
+            let is_change = decision.direction().is_some();
+            if mode == Mode::On && is_change && machine.requested.is_none() {
+                if let Some(Ok(limits)) = &machine.limits {
+                    machine.history.note_request(&decision, limits, now);
+                }
+                machine.requested = Some(decision.goal);
+                actions.push(Action::Request {
+                    name: name.clone(),
+                    from: decision.details.present,
+                    goal: decision.goal,
+                });
+            }
+        }
+        actions
+    }
+
+    /// Notes how a request ended.
+    pub(crate) fn note_result(
+        &mut self,
+        name: &MachineName,
+        result: Result<(), (Outcome, String)>,
+        now: Duration,
+    ) {
+        let Some(machine) = self.machines.get_mut(name) else {
+            return;
+        };
+        machine.requested = None;
+        let outcome = match result {
+            Ok(()) => {
+                machine.failure = None;
+                Outcome::Done
+            }
+            Err((outcome, text)) => {
+                machine.failure = Some(text);
+                outcome
+            }
+        };
+        machine.history.note_result(outcome, now);
+    }
+}

@@ -1,0 +1,144 @@
+//! The interface `org.vcpud1.Autoscale`: arguments and authorization. The service decides.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio::sync::{mpsc, oneshot};
+use vcpud::names::MachineName;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, OwnedVariant, interface};
+
+use crate::authority::Authority;
+use crate::describe::Dict;
+use crate::error::Error;
+use crate::settings::{Mode, Settings};
+
+/// The maximum number of options of a call.
+const MAX_OPTIONS: usize = 16;
+
+/// What a caller wants of the service.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Enable(MachineName, Settings, oneshot::Sender<Result<(), Error>>),
+    Disable(MachineName, oneshot::Sender<Result<(), Error>>),
+    List(oneshot::Sender<BTreeMap<String, Dict>>),
+    Explain(MachineName, oneshot::Sender<Option<Dict>>),
+    Errors(oneshot::Sender<Vec<String>>),
+}
+
+/// Serves `org.vcpud1.Autoscale`.
+#[derive(Debug)]
+pub(crate) struct Autoscale {
+    commands: mpsc::Sender<Command>,
+    authority: Authority,
+}
+
+impl Autoscale {
+    pub(crate) fn new(commands: mpsc::Sender<Command>) -> Self {
+        let authority = Authority::new();
+        Self {
+            commands,
+            authority,
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Error> {
+        let (sender, reply) = oneshot::channel();
+        let _ = self.commands.send(command(sender)).await;
+        reply.await.map_err(|_| Error::io("the service is ending"))
+    }
+}
+
+#[interface(name = "org.vcpud1.Autoscale")]
+impl Autoscale {
+    async fn enable(
+        &self,
+        machine: &str,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(), Error> {
+        let name = machine_name(machine)?;
+        if options.len() > MAX_OPTIONS {
+            let text = format!(
+                "{} options in one call; the limit is {MAX_OPTIONS}",
+                options.len()
+            );
+            return Err(Error::invalid_args(text));
+        }
+        let settings = Settings::from_options(options).map_err(Error::invalid_args)?;
+        if settings.mode() == Mode::Off {
+            return Err(Error::invalid_args(
+                "the mode is \"on\" or \"observe\"; call Disable to end the scaling",
+            ));
+        }
+        self.authority
+            .check(bus, &header, machine, "enable")
+            .await?;
+        self.ask(|reply| Command::Enable(name, settings, reply))
+            .await?
+    }
+
+    async fn disable(
+        &self,
+        machine: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(), Error> {
+        let name = machine_name(machine)?;
+        self.authority
+            .check(bus, &header, machine, "disable")
+            .await?;
+        self.ask(|reply| Command::Disable(name, reply)).await?
+    }
+
+    #[zbus(out_args("machines"))]
+    async fn list(&self) -> Result<BTreeMap<String, Dict>, Error> {
+        self.ask(Command::List).await
+    }
+
+    #[zbus(out_args("explanation"))]
+    async fn explain(&self, machine: &str) -> Result<Dict, Error> {
+        let name = machine_name(machine)?;
+        let explanation = self.ask(|reply| Command::Explain(name, reply)).await?;
+        explanation.ok_or_else(|| not_scaled(machine))
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn configuration_errors(&self) -> Vec<String> {
+        self.ask(Command::Errors).await.unwrap_or_default()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    #[zbus(signal)]
+    pub(crate) async fn decided(
+        emitter: &SignalEmitter<'_>,
+        machine: &str,
+        from: u32,
+        to: u32,
+        reason: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+}
+
+fn machine_name(name: &str) -> Result<MachineName, Error> {
+    // A long text is not repeated.
+    let short = name.chars().take(65).collect::<String>();
+    short
+        .parse()
+        .map_err(|error: vcpud::names::InvalidMachineName| Error::invalid_args(error.to_string()))
+}
+
+/// Returns the error for a machine without settings.
+pub(crate) fn not_scaled(machine: &str) -> Error {
+    Error::no_such_machine(format!(
+        "the vCPUs of machine {machine} are not scaled; call List to list the machines"
+    ))
+}

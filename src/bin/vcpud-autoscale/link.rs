@@ -1,0 +1,296 @@
+//! The client of vcpud: what it says of its machines, and requests to it. It never starts the service, which has no
+//! machine when it does not run.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZero;
+use std::time::Duration;
+
+use futures_util::stream::{SelectAll, StreamExt, select_all};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use vcpud::autoscale::Outcome;
+use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MachineName, ROOT_PATH, error_name, name_of};
+use vcpud::proxy::{MachineProxy, Statistics, error_reply};
+use zbus::message::Type;
+use zbus::proxy::{CacheProperties, MethodFlags};
+use zbus::{
+    Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Proxy, Variant,
+    fdo,
+};
+
+use crate::counters::{Reading, state};
+use crate::fleet::Facts;
+
+type Dict = HashMap<String, OwnedVariant>;
+
+/// The counters of machines, and what else vcpud says of them.
+pub(crate) type Readings = BTreeMap<MachineName, (Reading, Facts)>;
+
+/// The time between readings.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long vcpud has to return the counters of all machines.
+const READ_LIMIT: Duration = Duration::from_secs(10);
+/// How long a request may take beyond the limits of vcpud.
+const REQUEST_LIMIT: Duration = Duration::from_secs(600);
+
+/// The connection to vcpud.
+#[derive(Debug)]
+pub(crate) struct Link {
+    bus: Connection,
+    signals: SelectAll<MessageStream>,
+    machines: HashMap<String, Facts>,
+    /// The machines are to be read again.
+    is_outdated: bool,
+    /// The machines whose pins are to be read again.
+    unread_pins: HashSet<String>,
+}
+
+impl Link {
+    /// Subscribes to the signals of vcpud.
+    pub(crate) async fn new(bus: Connection) -> zbus::Result<Self> {
+        let rule = || MatchRule::builder().msg_type(Type::Signal);
+        let own = || rule().sender(BUS_NAME).path_namespace(ROOT_PATH);
+        let rules = [
+            own().member("PropertiesChanged").build()?,
+            own().member("VcpuChanged").build()?,
+            own()
+                .interface("org.freedesktop.DBus.ObjectManager")
+                .build()?,
+            rule()
+                .sender("org.freedesktop.DBus")
+                .member("NameOwnerChanged")
+                .arg(0, BUS_NAME)
+                .build()?,
+        ];
+        let mut streams = Vec::new();
+        for rule in rules {
+            streams.push(MessageStream::for_match_rule(rule, &bus, NonZero::new(1024)).await?);
+        }
+        Ok(Self {
+            bus,
+            signals: select_all(streams),
+            machines: HashMap::new(),
+            is_outdated: true,
+            unread_pins: HashSet::new(),
+        })
+    }
+
+    /// Sends the readings of the machines in `names` once a second. Without such a machine, it waits for a signal.
+    pub(crate) async fn run(
+        mut self,
+        mut names: watch::Receiver<HashSet<MachineName>>,
+        readings: mpsc::Sender<zbus::Result<Readings>>,
+    ) {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wanted = names.borrow_and_update().clone();
+            let is_active = wanted.iter().any(|name| self.has(name)) || self.is_outdated;
+            tokio::select! {
+                _ = ticks.tick(), if is_active && !wanted.is_empty() => {
+                    if readings.send(self.read(&wanted).await).await.is_err() {
+                        return;
+                    }
+                }
+                changed = names.changed() => if changed.is_err() {
+                    return;
+                },
+                signal = self.signals.next() => match signal {
+                    Some(Ok(signal)) => {
+                        self.note(&signal);
+                    }
+                    // A queue that was full has lost signals.
+                    Some(Err(_)) => self.is_outdated = true,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn note(&mut self, signal: &Message) -> Option<()> {
+        let header = signal.header();
+        match header.member()?.as_str() {
+            "PropertiesChanged" => {
+                let (interface, changed, _): (String, Dict, Vec<String>) =
+                    signal.body().deserialize().ok()?;
+                let facts = self.machines.get_mut(header.path()?.as_str());
+                if let Some(facts) = facts.filter(|_| interface == MACHINE_INTERFACE) {
+                    facts.apply(&changed);
+                }
+            }
+            "VcpuChanged" => {
+                self.unread_pins.insert(header.path()?.to_string());
+            }
+            _ => self.is_outdated = true,
+        }
+        Some(())
+    }
+
+    fn has(&self, name: &MachineName) -> bool {
+        self.machines.contains_key(&name.object_path())
+    }
+
+    /// Reads the properties of all machines, if they may have changed.
+    async fn refresh(&mut self) -> zbus::Result<()> {
+        if !self.is_outdated {
+            return Ok(());
+        }
+        type Objects = HashMap<OwnedObjectPath, HashMap<String, Dict>>;
+        let manager = proxy(&self.bus, ROOT_PATH, "org.freedesktop.DBus.ObjectManager").await?;
+        let objects: Option<Objects> = match call(&manager, "GetManagedObjects", &()).await {
+            Err(error) if is_absent(&error) => None,
+            objects => Some(objects?),
+        };
+        self.is_outdated = false;
+        let machines = objects
+            .into_iter()
+            .flatten()
+            .filter_map(|(path, mut object)| {
+                let properties = object.remove(MACHINE_INTERFACE)?;
+                let mut facts = Facts {
+                    state: state("disconnected"),
+                    slot: 1,
+                    highest_pinned: None,
+                };
+                facts.apply(&properties);
+                Some((path.to_string(), facts))
+            });
+        self.machines = machines.collect();
+        self.unread_pins = self.machines.keys().cloned().collect();
+        Ok(())
+    }
+
+    /// Reads the counters of the machines with a name of `names`, and their pins if these may have changed.
+    async fn read(&mut self, names: &HashSet<MachineName>) -> zbus::Result<Readings> {
+        let read = timeout(READ_LIMIT, self.read_unlimited(names)).await;
+        read.unwrap_or_else(|_| {
+            let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            Err(zbus::Error::InputOutput(error.into()))
+        })
+    }
+
+    async fn read_unlimited(&mut self, names: &HashSet<MachineName>) -> zbus::Result<Readings> {
+        self.refresh().await?;
+        for name in names {
+            let path = name.object_path();
+            if self.unread_pins.remove(&path) {
+                let pinned = highest_pinned(&self.bus, &path).await?;
+                if let Some(facts) = self.machines.get_mut(&path) {
+                    facts.highest_pinned = pinned;
+                }
+            }
+        }
+        let manager = proxy(&self.bus, ROOT_PATH, vcpud::names::MANAGER_INTERFACE).await?;
+        let options: HashMap<&str, Variant<'_>> = HashMap::new();
+        let read = call(&manager, "GetStatistics", &(options,)).await;
+        let all: HashMap<OwnedObjectPath, Statistics> = match read {
+            Err(error) if is_absent(&error) => HashMap::new(),
+            read => read?,
+        };
+        let readings = all.iter().filter_map(|(path, statistics)| {
+            let name: MachineName = name_of(path).parse().ok()?;
+            let facts = self
+                .machines
+                .get(path.as_str())
+                .filter(|_| names.contains(&name))?;
+            Some((name, (Reading::new(statistics), facts.clone())))
+        });
+        Ok(readings.collect())
+    }
+}
+
+impl Facts {
+    fn apply(&mut self, properties: &Dict) {
+        if let Some(Variant::Str(word)) = properties.get("State").map(|value| &**value) {
+            self.state = state(word);
+        }
+        if let Some(Variant::U32(slot)) = properties.get("VcpusPerSlot").map(|value| &**value) {
+            self.slot = *slot;
+        }
+    }
+}
+
+/// Calls a method. The bus does not start vcpud for it.
+async fn call<R>(
+    proxy: &Proxy<'_>,
+    method: &str,
+    arguments: &(impl serde::Serialize + zbus::DynamicType),
+) -> zbus::Result<R>
+where
+    R: for<'a> zbus::wire::DynamicDeserialize<'a>,
+{
+    let flags = MethodFlags::NO_AUTO_START;
+    let reply = proxy.call_with_flags(method, flags, arguments).await?;
+    reply.ok_or(zbus::Error::InvalidReply)
+}
+
+async fn proxy<'a>(bus: &Connection, path: &'a str, interface: &'a str) -> zbus::Result<Proxy<'a>> {
+    let builder = zbus::proxy::Builder::new(bus)
+        .destination(BUS_NAME)
+        .path(path);
+    let builder = builder.interface(interface);
+    builder.cache_properties(CacheProperties::No).build().await
+}
+
+/// Whether the bus says that vcpud does not run.
+fn is_absent(error: &zbus::Error) -> bool {
+    let name = error_reply(error).map(|(name, _)| name);
+    let absent = [
+        "org.freedesktop.DBus.Error.ServiceUnknown",
+        "org.freedesktop.DBus.Error.NameHasNoOwner",
+    ];
+    name.is_some_and(|name| absent.contains(&name.as_str()))
+        || matches!(error, zbus::Error::FDO(error) if matches!(**error, fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_)))
+}
+
+/// Returns the highest vCPU with a pin of its own; `None` also for a machine that has ended.
+async fn highest_pinned(bus: &Connection, path: &str) -> zbus::Result<Option<u32>> {
+    let machine = proxy(bus, path, MACHINE_INTERFACE).await?;
+    let tuning: Dict = match call(&machine, "GetTuning", &()).await {
+        Err(error) if error_reply(&error).is_some() => return Ok(None),
+        tuning => tuning?,
+    };
+    let pins = tuning.get("pins").cloned();
+    let pins: Option<Vec<(u32, String)>> = pins.and_then(|pins| pins.try_into().ok());
+    Ok(pins.into_iter().flatten().map(|(vcpu, _)| vcpu).max())
+}
+
+/// Sets the number of vCPUs of a machine that has `from`.
+///
+/// # Errors
+/// How the request failed, with the text.
+pub(crate) async fn request(
+    bus: Connection,
+    name: MachineName,
+    from: u32,
+    goal: u32,
+) -> Result<(), (Outcome, String)> {
+    let options = HashMap::from([
+        ("until", Variant::from("started")),
+        ("current", from.into()),
+    ]);
+    let call = async {
+        let builder = MachineProxy::builder(&bus).path(name.object_path());
+        let machine = builder
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        machine.set_vcpus(goal, options).await
+    };
+    let result = match timeout(REQUEST_LIMIT, call).await {
+        Ok(result) => result,
+        Err(_) => return Err((Outcome::TimedOut, "vcpud did not answer".to_owned())),
+    };
+    result.map(drop).map_err(|error| {
+        let Some((name, text)) = error_reply(&error) else {
+            return (Outcome::Refused, error.to_string());
+        };
+        match name.as_str() {
+            error_name::REMOVAL_PENDING | error_name::GUEST_DID_NOT_START => {
+                (Outcome::TimedOut, text)
+            }
+            _ => (Outcome::Refused, text),
+        }
+    })
+}

@@ -1,0 +1,85 @@
+//! The autoscaler: a client of vcpud that sets the number of vCPUs of machines by their load. It has no rights of its
+//! own, and decides with `vcpud::autoscale`.
+
+mod authority;
+mod counters;
+mod describe;
+mod error;
+mod fleet;
+mod interface;
+mod link;
+mod service;
+mod settings;
+mod store;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info};
+use vcpud::names::{AUTOSCALE_NAME, AUTOSCALE_PATH};
+use zbus::Connection;
+use zbus::fdo::RequestNameFlags;
+
+use interface::Autoscale;
+use service::Service;
+use store::Store;
+
+/// Set the number of vCPUs of machines by their load.
+#[derive(Parser)]
+#[command(name = "vcpud-autoscale", version)]
+struct Arguments {}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Arguments {} = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        // The journal has the time.
+        .without_time()
+        .init();
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until the program is not needed, or is told to end.
+async fn serve() -> zbus::Result<()> {
+    let mut ends = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    ];
+    let [terminated, interrupted] = &mut ends;
+    let mut hangups = signal(SignalKind::hangup())?;
+    let bus = Connection::system().await?;
+    let mut service = Service::new(bus.clone(), Store::from_environment()).await;
+    let (sender, commands) = mpsc::channel(64);
+    bus.object_server()
+        .at(AUTOSCALE_PATH, Autoscale::new(sender))
+        .await?;
+    // A second instance ends: two would undo each other's changes.
+    let flags = RequestNameFlags::DO_NOT_QUEUE;
+    bus.request_name_with_flags(AUTOSCALE_NAME, flags).await?;
+    let (reloader, reloads) = mpsc::channel(1);
+    let reload = async {
+        while hangups.recv().await.is_some() {
+            let _ = reloader.send(()).await;
+        }
+    };
+    vcpud::systemd::ready();
+    info!("ready");
+    tokio::select! {
+        ended = service.run(commands, reloads) => ended,
+        () = reload => Ok(()),
+        _ = terminated.recv() => Ok(()),
+        _ = interrupted.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,263 @@
+//! The service: takes the samples of vcpud, decides, and makes the requests. It owns all state of the program, and ends
+//! when there is nothing to scale.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+use vcpud::autoscale::{Decision, Outcome};
+use vcpud::names::{AUTOSCALE_PATH, MachineName, error_name};
+use vcpud::process::monotonic;
+use vcpud::proxy::{ManagerProxy, error_reply};
+use zbus::Connection;
+use zbus::object_server::SignalEmitter;
+
+use crate::describe;
+use crate::error::Error;
+use crate::fleet::{Action, Fleet, MAX_MACHINES};
+use crate::interface::{Autoscale, Command, not_scaled};
+use crate::link::{Link, Readings, request};
+use crate::settings::{Mode, Settings};
+use crate::store::{Configuration, Origin, Store};
+
+/// Without settings of a machine, the service ends after this time without a call.
+const IDLE_EXIT: Duration = Duration::from_secs(60);
+
+/// The state of the program.
+#[derive(Debug)]
+pub(crate) struct Service {
+    bus: Connection,
+    store: Store,
+    configuration: Configuration,
+    fleet: Fleet,
+    /// The machines that are to be sampled.
+    names: watch::Sender<HashSet<MachineName>>,
+    /// The requests to vcpud that have no result.
+    requests: JoinSet<(MachineName, Result<(), (Outcome, String)>)>,
+    /// The reason why the last sample failed.
+    failure: Option<String>,
+    last_call: Instant,
+}
+
+impl Service {
+    /// Reads the configuration.
+    pub(crate) async fn new(bus: Connection, store: Store) -> Self {
+        let mut service = Self {
+            names: watch::Sender::default(),
+            bus,
+            store,
+            configuration: Configuration::default(),
+            fleet: Fleet::new(host_cpus()),
+            requests: JoinSet::new(),
+            failure: None,
+            last_call: Instant::now(),
+        };
+        service.reload().await;
+        service
+    }
+
+    /// Reads the configuration again. Machines whose settings stay keep their history.
+    pub(crate) async fn reload(&mut self) {
+        let store = self.store.clone();
+        let Ok(configuration) = spawn_blocking(move || store.read()).await else {
+            return;
+        };
+        for error in &configuration.errors {
+            warn!("{error}");
+        }
+        self.fleet.configure(&configuration, host_cpus());
+        self.configuration = configuration;
+    }
+
+    /// Serves until there is nothing to scale, or the connection to the bus is lost.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(crate) async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut reloads: mpsc::Receiver<()>,
+    ) -> zbus::Result<()> {
+        let (sender, mut readings) = mpsc::channel(1);
+        let link = Link::new(self.bus.clone()).await?;
+        let mut sampler = JoinSet::new();
+        sampler.spawn(link.run(self.names.subscribe(), sender));
+        loop {
+            self.names.send_if_modified(|names| {
+                let active: HashSet<MachineName> = self.fleet.active().cloned().collect();
+                let is_other = *names != active;
+                *names = active;
+                is_other
+            });
+            let idle_at = self.last_call + IDLE_EXIT;
+            tokio::select! {
+                _ = sampler.join_next() => return Err(zbus::Error::InvalidReply),
+                Some(readings) = readings.recv() => self.take(readings).await,
+                Some(ended) = self.requests.join_next() => {
+                    if let Ok((name, result)) = ended {
+                        self.end(&name, result);
+                    }
+                }
+                Some(command) = commands.recv() => self.serve(command).await,
+                Some(()) = reloads.recv() => self.reload().await,
+                () = sleep_until(idle_at), if self.is_idle() => {
+                    info!("no machine is to be scaled, so the service ends");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.fleet.active().next().is_none() && self.requests.is_empty()
+    }
+
+    /// Takes a sample, decides, and begins requests.
+    async fn take(&mut self, readings: zbus::Result<Readings>) {
+        let readings = match readings {
+            Ok(readings) => {
+                self.failure = None;
+                readings
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.failure.as_ref() != Some(&error) {
+                    warn!("cannot get the statistics of vcpud: {error}");
+                }
+                self.failure = Some(error);
+                return;
+            }
+        };
+        for action in self.fleet.step(monotonic(), readings) {
+            match action {
+                Action::Tell(name, decision) => self.tell(&name, &decision).await,
+                Action::Request { name, from, goal } => {
+                    let call = request(self.bus.clone(), name.clone(), from, goal);
+                    self.requests.spawn(async move { (name, call.await) });
+                }
+            }
+        }
+    }
+
+    /// Logs and emits a decision.
+    async fn tell(&self, name: &MachineName, decision: &Decision) {
+        let (from, to) = (decision.details.present, decision.goal);
+        let reason = decision.reason.to_string();
+        let machine = self.fleet.machines.get(name);
+        let mode = machine.map_or(Mode::Off, |machine| self.fleet.mode(machine));
+        if from != to {
+            let what = match mode {
+                Mode::On => "sets",
+                Mode::Observe | Mode::Off => "would set",
+            };
+            info!("{name}: {what} {to} vCPUs instead of {from}: {reason}");
+        }
+        let mut details = describe::numbers(decision);
+        details.insert("mode", mode.as_str().into());
+        details.insert("reason-code", decision.reason.code().into());
+        if let Ok(emitter) = SignalEmitter::new(&self.bus, AUTOSCALE_PATH) {
+            // Without a connection, the service ends soon.
+            let _ = Autoscale::decided(&emitter, name.as_str(), from, to, &reason, details).await;
+        }
+    }
+
+    /// Notes the result of a request.
+    fn end(&mut self, name: &MachineName, result: Result<(), (Outcome, String)>) {
+        if let Err((_, error)) = &result {
+            warn!("{name}: {error}");
+        }
+        self.fleet.note_result(name, result, monotonic());
+    }
+
+    async fn serve(&mut self, command: Command) {
+        self.last_call = Instant::now();
+        match command {
+            Command::Enable(name, settings, reply) => {
+                let _ = reply.send(self.enable(name, settings).await);
+            }
+            Command::Disable(name, reply) => {
+                let _ = reply.send(self.disable(&name).await);
+            }
+            Command::List(reply) => {
+                let machines = self.fleet.machines.iter();
+                let row = |(name, machine): (&MachineName, _)| {
+                    (
+                        name.as_str().to_owned(),
+                        describe::row(&self.fleet, machine),
+                    )
+                };
+                let _ = reply.send(machines.map(row).collect::<BTreeMap<_, _>>());
+            }
+            Command::Explain(name, reply) => {
+                let machine = self.fleet.machines.get(&name);
+                let explain = |machine| describe::explanation(&self.fleet, &name, machine);
+                let _ = reply.send(machine.map(explain));
+            }
+            Command::Errors(reply) => {
+                let _ = reply.send(self.configuration.errors.clone());
+            }
+        }
+    }
+
+    async fn enable(&mut self, name: MachineName, settings: Settings) -> Result<(), Error> {
+        let manager = ManagerProxy::new(&self.bus).await;
+        let manager = manager.map_err(|error| Error::io(error.to_string()))?;
+        if let Err(error) = manager.get_machine(name.as_str()).await {
+            return Err(match error_reply(&error) {
+                Some((error, text)) if error == error_name::NO_SUCH_MACHINE => {
+                    Error::no_such_machine(text)
+                }
+                _ => Error::io(format!("vcpud does not answer: {error}")),
+            });
+        }
+        let is_new = !self.fleet.machines.contains_key(&name);
+        if is_new && self.fleet.machines.len() >= MAX_MACHINES {
+            return Err(Error::limit_exceeded(format!(
+                "{MAX_MACHINES} machines have settings, which is the limit"
+            )));
+        }
+        self.save(name.clone(), Some(settings.clone())).await?;
+        info!("{name}: scaled, mode {}", settings.mode().as_str());
+        self.fleet.enable(name, settings, Origin::Call);
+        Ok(())
+    }
+
+    async fn disable(&mut self, name: &MachineName) -> Result<(), Error> {
+        if !self.fleet.machines.contains_key(name) {
+            return Err(not_scaled(name.as_str()));
+        }
+        // A file of the administrator stays, and the call precedes it.
+        self.save(name.clone(), None).await?;
+        self.reload().await;
+        if self.fleet.machines.contains_key(name) {
+            let off = Settings::off();
+            self.save(name.clone(), Some(off.clone())).await?;
+            self.fleet.enable(name.clone(), off, Origin::Call);
+        }
+        info!("{name}: no longer scaled");
+        Ok(())
+    }
+
+    /// Persists the settings of a machine, or forgets them.
+    async fn save(&self, name: MachineName, settings: Option<Settings>) -> Result<(), Error> {
+        let store = self.store.clone();
+        let write = move || match settings {
+            Some(settings) => store.save(&name, &settings),
+            None => store.forget(&name),
+        };
+        let written = spawn_blocking(write).await;
+        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        written.map_err(|error| Error::io(format!("the settings cannot be saved: {error}")))
+    }
+}
+
+/// Returns the number of online host CPUs.
+fn host_cpus() -> f64 {
+    use nix::unistd::{SysconfVar, sysconf};
+    let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    let online = online.and_then(|number| u32::try_from(number).ok());
+    online.map_or(1.0, f64::from)
+}

@@ -1,0 +1,186 @@
+//! The files: the configuration of the administrator, and what `Enable` and `Disable` have set. Its functions block.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use vcpud::names::MachineName;
+
+use crate::settings::Settings;
+
+/// The maximum length of a file, in bytes.
+const MAX_LENGTH: u64 = 64 * 1024;
+
+/// The directories.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    /// `/etc/vcpud`: `autoscale.toml` and `autoscale.d/NAME.toml`.
+    configuration: PathBuf,
+    /// `/var/lib/vcpud-autoscale`: `NAME.toml`.
+    state: PathBuf,
+}
+
+/// Where the settings of a machine come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A file of the administrator.
+    File,
+    /// A call of `Enable` or `Disable`, which precedes a file.
+    Call,
+}
+
+impl Origin {
+    /// Returns the word for it on D-Bus.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Call => "call",
+        }
+    }
+}
+
+/// What the files say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Configuration {
+    /// The settings for all machines.
+    pub(crate) defaults: Settings,
+    /// The number of host CPUs for all machines together, if it is set.
+    pub(crate) host_cpus: Option<f64>,
+    pub(crate) machines: BTreeMap<MachineName, (Settings, Origin)>,
+    /// The files that are not used, each with the reason.
+    pub(crate) errors: Vec<String>,
+}
+
+impl Store {
+    /// Takes the directories from the variables that systemd sets.
+    pub(crate) fn from_environment() -> Self {
+        let directory = |variable: &str, default: &str| {
+            std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from)
+        };
+        Self {
+            configuration: directory("CONFIGURATION_DIRECTORY", "/etc/vcpud"),
+            state: directory("STATE_DIRECTORY", "/var/lib/vcpud-autoscale"),
+        }
+    }
+
+    /// Reads all files. A file with an error is not used.
+    pub(crate) fn read(&self) -> Configuration {
+        let mut configuration = Configuration::default();
+        let main = self.configuration.join("autoscale.toml");
+        match read(&main).and_then(|text| text.map(|text| parse_main(&text)).transpose()) {
+            Ok(Some((defaults, host_cpus))) => {
+                configuration.defaults = defaults;
+                configuration.host_cpus = host_cpus;
+            }
+            Ok(None) => {}
+            Err(error) => configuration.errors.push(describe(&main, &error)),
+        }
+        let directories = [
+            (self.configuration.join("autoscale.d"), Origin::File),
+            (self.state.clone(), Origin::Call),
+        ];
+        for (directory, origin) in directories {
+            configuration.add(&directory, origin);
+        }
+        configuration
+    }
+
+    /// Persists the settings of a machine.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn save(&self, name: &MachineName, settings: &Settings) -> io::Result<()> {
+        let text = settings.to_text().map_err(io::Error::other)?;
+        let path = self.state.join(format!("{name}.toml"));
+        let new = self.state.join(format!("{name}.toml.new"));
+        let mut file = fs::File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        Ok(())
+    }
+
+    /// Forgets the settings of a machine.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub(crate) fn forget(&self, name: &MachineName) -> io::Result<()> {
+        match fs::remove_file(self.state.join(format!("{name}.toml"))) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Configuration {
+    fn add(&mut self, directory: &Path, origin: Origin) {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries.flatten(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) => return self.errors.push(describe(directory, &error.to_string())),
+        };
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            if path.extension() != Some(OsStr::new("toml")) {
+                continue;
+            }
+            match machine(&path) {
+                Ok((name, settings)) => {
+                    self.machines.insert(name, (settings, origin));
+                }
+                Err(error) => self.errors.push(describe(&path, &error)),
+            }
+        }
+    }
+}
+
+fn machine(path: &Path) -> Result<(MachineName, Settings), String> {
+    let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    let name = name.parse().map_err(|error| format!("{error}"))?;
+    let text = read(path)?.ok_or("the file does not exist")?;
+    Ok((name, Settings::parse(&text)?))
+}
+
+/// Parses the main file: `host-cpus`, and the keys for all machines.
+fn parse_main(text: &str) -> Result<(Settings, Option<f64>), String> {
+    let mut table: toml::Table = text.parse().map_err(|error| format!("{error}"))?;
+    let host_cpus = match table.remove("host-cpus") {
+        None => None,
+        Some(toml::Value::Integer(number @ 1..=65_536)) => {
+            u32::try_from(number).ok().map(f64::from)
+        }
+        Some(toml::Value::Float(number)) if (0.1..=65_536.0).contains(&number) => Some(number),
+        Some(other) => {
+            return Err(format!(
+                "host-cpus is {other}; it must be from 0.1 to 65536"
+            ));
+        }
+    };
+    let rest = toml::to_string(&table).map_err(|error| error.to_string())?;
+    Ok((Settings::parse(&rest)?, host_cpus))
+}
+
+fn describe(path: &Path, error: &str) -> String {
+    let line = error.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = line.collect::<Vec<_>>().join(": ");
+    format!("{}: not used: {error}", path.display())
+}
+
+/// Reads a file; `None` if it does not exist.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut text = String::new();
+    let read = file.take(MAX_LENGTH + 1).read_to_string(&mut text);
+    read.map_err(|error| error.to_string())?;
+    if text.len() as u64 > MAX_LENGTH {
+        return Err(format!("the file is longer than {MAX_LENGTH} bytes"));
+    }
+    Ok(Some(text))
+}
