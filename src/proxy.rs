@@ -1,9 +1,9 @@
 //! The client side of the bus interface, for `vcpuctl` and other Rust programs.
 //!
-//! `dbus/org.vcpud1.xml` describes all members.
+//! `dbus/org.vcpud1.xml` and `dbus/org.vcpud1.Autoscale.xml` describe all members.
 #![allow(missing_docs, reason = "the manual is dbus/org.vcpud1.xml")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use zbus::{DBusError, proxy};
 use zbus::{Fd, OwnedObjectPath, OwnedVariant, Variant};
@@ -220,6 +220,34 @@ pub trait Machine {
         &self,
         vcpu: u32,
         alias: String,
+        reason: String,
+        details: HashMap<String, OwnedVariant>,
+    ) -> zbus::Result<()>;
+}
+
+/// `org.vcpud1.Autoscale`, which `vcpud-autoscale` serves.
+#[proxy(
+    interface = "org.vcpud1.Autoscale",
+    default_service = "org.vcpud1.Autoscale",
+    default_path = "/org/vcpud1/autoscale"
+)]
+pub trait Autoscale {
+    #[zbus(allow_interactive_auth)]
+    fn enable(&self, machine: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn disable(&self, machine: &str) -> zbus::Result<()>;
+    fn list(&self) -> zbus::Result<BTreeMap<String, HashMap<String, OwnedVariant>>>;
+    fn explain(&self, machine: &str) -> zbus::Result<HashMap<String, OwnedVariant>>;
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn configuration_errors(&self) -> zbus::Result<Vec<String>>;
+
+    #[zbus(signal)]
+    fn decided(
+        &self,
+        machine: String,
+        from: u32,
+        to: u32,
         reason: String,
         details: HashMap<String, OwnedVariant>,
     ) -> zbus::Result<()>;

@@ -1,6 +1,7 @@
 //! The command-line client of vcpud. It uses only the bus interface.
 
 mod agent;
+mod autoscale;
 mod cli;
 mod client;
 mod completion;
@@ -78,6 +79,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             manage::manage(&client, &manage).await?;
             Ok(render::done(json)?)
         }
+        Command::Autoscale(request) => {
+            autoscale::autoscale(&client, &request).await?;
+            if request.name.is_some() {
+                render::done(json)?;
+            }
+            Ok(())
+        }
+        Command::Explain { name } => autoscale::explain(&client, &name).await,
         Command::Monitor { name } => monitor::monitor(&client, name.as_deref()).await,
     }
 }

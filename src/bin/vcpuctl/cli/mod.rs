@@ -1,5 +1,6 @@
 //! The command line.
 
+mod autoscale;
 mod values;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use vcpud::placement::VcpuList;
 
 use crate::completion::{all_vcpus, free_vcpus, machines, present_vcpus};
 
+pub(crate) use autoscale::Autoscale;
 pub(crate) use values::{Count, Quota, Sort};
 use values::{parse_delay, parse_list, parse_quota, parse_setting, parse_time, parse_vcpus};
 
@@ -128,6 +130,14 @@ pub(crate) enum Command {
     Tune(Tune),
     #[command(flatten)]
     Manage(Manage),
+    /// Set the number of vCPUs of a machine by its load, automatically.
+    Autoscale(Autoscale),
+    /// Explain what automatic scaling decides about a machine.
+    Explain {
+        /// The machine.
+        #[arg(add = machines())]
+        name: String,
+    },
     /// Print changes of machines and vCPUs until interrupted.
     Monitor {
         /// The machine; without a name, all machines.
