@@ -17,6 +17,7 @@ mod show;
 mod stats;
 mod top;
 mod tune;
+mod tuning;
 mod vcpus;
 mod wait;
 mod watch;
@@ -68,6 +69,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Wait { names, timeout } => wait::wait(&client, &names, timeout).await,
         Command::Vcpus { name, all } => vcpus::vcpus(&client, &name, all).await,
         Command::Stats { name, kvm } => stats::stats(&client, name.as_deref(), kvm).await,
+        Command::Tuning { name } => tuning::tuning(&client, &name).await,
         Command::Set(request) => set::set(&client, &request).await,
         Command::Plug(these) => set::change(&client, &these, true).await,
         Command::Unplug(these) => set::change(&client, &these, false).await,

@@ -71,6 +71,33 @@ async fn what_there_is_is_shown_to_people_and_to_scripts() {
     assert_eq!(json(&["vcpus", "web"]).await, json!(machine.rows().await));
 }
 
+/// Scripted QEMU, dbus-daemon, vcpuctl. A setting of a free vCPU changes nothing on the host.
+#[tokio::test]
+async fn the_desired_values_of_the_placement_are_shown() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(2, 4));
+    world.machine("web").await;
+    let shown = async |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let (status, printed, complaint) = world.vcpuctl(&arguments).await;
+        assert_eq!((status, complaint.as_str()), (0, ""), "{line}");
+        printed
+    };
+    shown("pin web 3 0").await;
+    shown("scheduler web 2-3 batch").await;
+    let text = shown("tuning web").await;
+    assert!(text.contains("Scheduler: -\n"), "{text}");
+    let last = "vCPU 2: scheduler batch\n          vCPU 3: affinity 0, scheduler batch\n";
+    assert!(text.ends_with(last), "{text}");
+
+    let json: Value = serde_json::from_str(&shown("--json tuning web").await).unwrap();
+    assert_eq!(json["bandwidth-quota-usec"], -1);
+    assert_eq!(json["pins"], json!([{"vcpu": 3, "cpus": "0"}]));
+    let batch = |vcpu: u32| json!({"vcpu": vcpu, "policy": "batch", "priority": 0});
+    assert_eq!(json["schedulers"], json!([batch(2), batch(3)]));
+    assert!(json.get("affinity").is_none(), "{json}");
+}
+
 /// Scripted QEMUs, dbus-daemon, vcpuctl.
 #[tokio::test]
 async fn scripts_get_what_they_choose() {

@@ -107,6 +107,11 @@ pub(crate) enum Command {
         #[arg(long)]
         kvm: bool,
     },
+    /// Show the desired values of the placement: affinity, bandwidth, scheduler and cache.
+    Tuning {
+        /// The machine.
+        name: String,
+    },
     /// Show the load of machines and their vCPUs, live or as text.
     Top(Top),
     /// Set the number of vCPUs of a machine.
