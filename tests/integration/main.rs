@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod ansible;
 mod authorization;
 mod bindings;
 mod clients;

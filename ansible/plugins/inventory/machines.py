@@ -58,7 +58,7 @@ hosts: [root@host1, root@host2]
 full_names: true
 keyed_groups:
   - key: vcpud_host
-    prefix: on
+    prefix: host
 groups:
   large: vcpud_vcpus >= 16
 compose:
@@ -98,11 +98,15 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
     def _list(self, host):
         """Returns the properties of the machines of a host."""
         options = ['--host', host] if host else []
+        program = self.get_option('executable')
         try:
-            return Vcpuctl(self.get_option('executable'), run)('list', options=options)
-        except (Failure, OSError) as error:
-            place = f'of host "{host}"' if host else 'of this host'
-            raise AnsibleParserError(f'cannot list the machines {place}: {error}') from error
+            return Vcpuctl(program, run)('list', options=options)
+        except OSError as error:
+            text = f'cannot run {program}: {error.strerror}; install vcpuctl on the controller, or set executable'
+            raise AnsibleParserError(text) from error
+        except Failure as failure:
+            place = f'host "{host}"' if host else 'this host'
+            raise AnsibleParserError(f'cannot list the machines of {place}: {failure}') from failure
 
     def _add(self, host, machine):
         """Adds a machine with its variables and groups."""

@@ -1,5 +1,6 @@
 //! The parts of the tests: real ones if possible, and a fake QEMU.
 
+mod ansible;
 mod bus;
 mod exporter;
 mod guest;
@@ -11,11 +12,13 @@ mod process;
 mod raw;
 mod service;
 mod signals;
+mod sshd;
 mod systemd;
 mod units;
 mod wait;
 mod world;
 
+pub(crate) use ansible::{Ansible, readme_block};
 pub(crate) use bus::{is_owned, owned};
 pub(crate) use exporter::ExporterSocket;
 pub(crate) use fake_qemu::{
@@ -30,6 +33,7 @@ pub(crate) use process::{Process, command, command_of_nobody, sleeper};
 pub(crate) use raw::RawClient;
 pub(crate) use service::Service;
 pub(crate) use signals::{Signal, Vcpu, added, changes_of, ids, removal_failed, removed};
+pub(crate) use sshd::{Keys, Sshd};
 pub(crate) use systemd::Systemd;
 pub(crate) use units::{At, Trouble, Units};
 pub(crate) use world::{Interaction, Lines, World};

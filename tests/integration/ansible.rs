@@ -1,0 +1,346 @@
+//! The Ansible collection, with the real Ansible that `tests/setup` installs. Each host is a real sshd with a bus, a
+//! service and a machine of its own. The first playbook is that of README.md.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+use tempfile::TempDir;
+use vcpud::names::error_name;
+
+use crate::harness::*;
+
+/// A host with a machine `web`. The parts are dropped in the order of the fields.
+struct Host {
+    qemu: Qemu,
+    _sshd: Sshd,
+    _units: Units,
+    world: World,
+}
+
+impl Host {
+    async fn start(name: &str, keys: &Keys<'_>) -> Self {
+        let mut world = World::without_service().await;
+        let units = Units::start(&world.bus).await;
+        // A machine without control groups has no bandwidth.
+        assert_eq!(
+            units.placement(),
+            "scope",
+            "the test cannot create control groups"
+        );
+        world.serve().await;
+        let sshd = Sshd::start(&world, name, keys).await;
+        let mut qemu = Qemu::start(&world, "web", &Boot::default()).await;
+        let machine = world.machine("web").await;
+        machine.wait_for("Placement", "scope").await;
+        qemu.online("0").await;
+        Self {
+            qemu,
+            _sshd: sshd,
+            _units: units,
+            world,
+        }
+    }
+
+    /// Returns the desired values of the machine, and the values of the kernel.
+    async fn placement(&self) -> (Dict, Vec<Dict>) {
+        let machine = self.world.machine("web").await;
+        let tuning = machine.get_tuning().await.unwrap();
+        (dict_without_structures(&tuning), machine.rows().await)
+    }
+
+    async fn present(&self) -> Vec<u32> {
+        self.world.machine("web").await.present().await
+    }
+}
+
+/// Returns the values of `GetTuning` except the lists of structures.
+fn dict_without_structures(tuning: &HashMap<String, zbus::OwnedVariant>) -> Dict {
+    let mut tuning = tuning.clone();
+    tuning.retain(|key, _| !["pins", "schedulers", "cache"].contains(&key.as_str()));
+    dict(&tuning)
+}
+
+const HOSTS: [&str; 2] = ["alpha", "beta"];
+
+/// The values of a result that check mode predicts.
+const PREDICTED: [&str; 5] = ["changed", "added", "removed", "pending", "diff"];
+
+/// Real QEMUs with a Linux guest, a scripted systemd with control groups of the kernel, dbus-daemons, sshds, Ansible.
+#[tokio::test]
+async fn a_playbook_sets_the_vcpus_of_machines_on_two_hosts() {
+    let directory = TempDir::new().unwrap();
+    let keys = Keys(directory.path());
+    keys.generate().await;
+    let mut ansible = Ansible::install().await;
+    ansible.connect_to(&HOSTS, &keys);
+    let [alpha, beta] = HOSTS;
+    let hosts = [
+        Host::start(alpha, &keys).await,
+        Host::start(beta, &keys).await,
+    ];
+
+    first_run(&ansible, &hosts).await;
+    failures(&ansible, &hosts).await;
+    changes(&ansible, &hosts).await;
+    reads(&ansible, &hosts).await;
+    for mut host in hosts {
+        // The control groups can be removed when they are empty.
+        host.qemu.kill().await;
+    }
+}
+
+/// The playbook of README.md: check mode, a run, and a second run.
+async fn first_run(ansible: &Ansible, hosts: &[Host; 2]) {
+    let playbook = ansible.file("readme.yml", &readme_block("hosts: hypervisors"));
+    let planned = ansible.play(&playbook, &["--check"]).await;
+    for host in hosts {
+        assert_eq!(host.present().await, [0]);
+        assert_eq!(host.placement().await.0["bandwidth-quota-usec"], -1);
+        assert_eq!(host.qemu.count("device_add"), 0);
+    }
+    let done = ansible.play(&playbook, &[]).await;
+    let expected = json!({
+        "changed": true, "added": [1, 2, 3], "removed": [], "pending": [],
+        "diff": {
+            "before": {
+                "vcpus": 1,
+                "pins": {"2-3": "default"},
+                "bandwidth": {"quota_usec": -1, "period_usec": 100_000},
+            },
+            "after": {
+                "vcpus": 4,
+                "pins": {"2-3": "0-1"},
+                "bandwidth": {"quota_usec": 80_000, "period_usec": 100_000},
+            },
+        },
+    });
+    for name in HOSTS {
+        assert_eq!(planned.values(name, &PREDICTED), expected, "{planned:?}");
+        assert_eq!(done.values(name, &PREDICTED), expected, "{done:?}");
+    }
+    for host in hosts {
+        let (tuning, vcpus) = host.placement().await;
+        assert_eq!(tuning["bandwidth-quota-usec"], 80_000);
+        for vcpu in &vcpus[..4] {
+            assert_eq!(
+                (&vcpu["present"], &vcpu["started"]),
+                (&json!(true), &json!(true))
+            );
+            assert_eq!(vcpu["bandwidth-quota-usec"], 80_000, "of the kernel");
+        }
+        assert_eq!(vcpus[2]["affinity"], "0-1", "of the kernel");
+    }
+
+    let again = ansible.play(&playbook, &[]).await;
+    for name in HOSTS {
+        let stats = &again.stats[name];
+        assert_eq!(
+            (&stats["ok"], &stats["changed"]),
+            (&json!(2), &json!(0)),
+            "{again:?}"
+        );
+        let diff = &again.last(name)["diff"];
+        assert_eq!(diff["before"], diff["after"]);
+    }
+    for host in hosts {
+        assert_eq!(host.qemu.count("device_add"), 3);
+    }
+}
+
+/// A number of vCPUs that is not possible: nothing is changed, with and without check mode.
+async fn failures(ansible: &Ansible, hosts: &[Host; 2]) {
+    for options in [&["--check"][..], &[]] {
+        let failed = ansible.play_fixture("too-many.yml", options).await;
+        for name in HOSTS {
+            let values = failed.values(name, &["changed", "error", "rc", "nearest"]);
+            let expected = json!({
+                "changed": false, "error": error_name::OUT_OF_RANGE, "rc": 7, "nearest": [MAX_VCPUS],
+            });
+            assert_eq!(values, expected, "{failed:?}");
+            let message = failed.last(name)["msg"].as_str().unwrap();
+            assert!(message.contains("1 to 64 vCPUs"), "{message}");
+            assert_eq!(failed.stats[name]["failures"], 1);
+        }
+    }
+    for host in hosts {
+        assert!(!host.placement().await.1[0].contains_key("desired-affinity"));
+    }
+}
+
+/// Some values differ, others do not, and a vCPU is removed.
+async fn changes(ansible: &Ansible, hosts: &[Host; 2]) {
+    let planned = ansible.play_fixture("fewer.yml", &["--check"]).await;
+    let done = ansible.play_fixture("fewer.yml", &[]).await;
+    let expected = json!({
+        "changed": true, "added": [], "removed": [3], "pending": [],
+        "diff": {
+            "before": {
+                "vcpus": 4,
+                "pins": {"2-3": "0-1"},
+                "bandwidth": {"quota_usec": 80_000},
+                "schedulers": {"all": "default", "1-2": "default"},
+            },
+            "after": {
+                "vcpus": 3,
+                "pins": {"2": "default", "3": "0"},
+                "bandwidth": {"quota_usec": -1},
+                "schedulers": {"all": "other", "1-2": "batch"},
+            },
+        },
+    });
+    for name in HOSTS {
+        assert_eq!(planned.values(name, &PREDICTED), expected, "{planned:?}");
+        assert_eq!(done.values(name, &PREDICTED), expected, "{done:?}");
+    }
+    for host in hosts {
+        assert_eq!(host.present().await, [0, 1, 2]);
+        let vcpus = host.placement().await.1;
+        assert_eq!(vcpus[2]["scheduler"], "batch", "of the kernel");
+        assert_eq!(vcpus[0]["scheduler"], "other", "of the kernel");
+    }
+    let again = ansible.play_fixture("fewer.yml", &[]).await;
+    assert_eq!(again.last(HOSTS[0])["changed"], false, "{again:?}");
+}
+
+/// The module `machine_info`, and the inventory plugin.
+async fn reads(ansible: &Ansible, hosts: &[Host; 2]) {
+    let read = ansible.play_fixture("info.yml", &[]).await;
+    let inventory = "plugin: vcpud.vcpud.machines
+hosts: [root@alpha, beta]
+full_names: true
+strict: true
+compose: {ansible_host: vcpud_name ~ '.example.org'}
+groups: {small: vcpud_vcpus < 4}
+keyed_groups: [{key: vcpud_host, prefix: host}]\n";
+    let listed = ansible.inventory(inventory).await;
+    let names = json!(["web.alpha", "web.beta"]);
+    assert_eq!(listed["vcpud_running"]["hosts"], names, "{listed}");
+    assert_eq!(listed["small"]["hosts"], names, "{listed}");
+    for (name, host) in HOSTS.into_iter().zip(hosts) {
+        let machines = &read.results[name][0]["machines"];
+        assert_eq!(machines.as_array().map(Vec::len), Some(1), "{read:?}");
+        let (web, pid) = (&machines[0], host.qemu.pid());
+        for (key, value) in [
+            ("name", json!("web")),
+            ("state", json!("running")),
+            ("vcpus", json!(3)),
+            ("started_vcpus", json!(3)),
+            ("max_vcpus", json!(MAX_VCPUS)),
+            ("pending_removals", json!([])),
+        ] {
+            assert_eq!(web[key], value, "{web}");
+        }
+        assert_eq!(web["vcpu_list"][2]["scheduler"], "batch");
+        assert_eq!(web["vcpu_list"][3]["present"], false);
+        assert_eq!(web["tuning"]["pins"], json!([{"vcpu": 3, "cpus": "0"}]));
+        let unknown = read.values(name, &["error", "rc"]);
+        assert_eq!(
+            unknown,
+            json!({"error": error_name::NO_SUCH_MACHINE, "rc": 6})
+        );
+
+        let full_name = format!("web.{name}");
+        let variables = &listed["_meta"]["hostvars"][&full_name];
+        for (key, value) in [
+            ("vcpud_name", json!("web")),
+            ("vcpud_host", json!(name)),
+            ("vcpud_vcpus", json!(3)),
+            ("vcpud_max_vcpus", json!(MAX_VCPUS)),
+            ("ansible_host", json!("web.example.org")),
+        ] {
+            assert_eq!(variables[key], value, "{variables}");
+        }
+        // QEMU is started through a shell script, which becomes it.
+        assert_eq!(variables["vcpud_leader"], pid, "{variables}");
+        assert_eq!(
+            listed[format!("host_{name}")]["hosts"],
+            json!([full_name]),
+            "{listed}"
+        );
+    }
+}
+
+/// Scripted QEMU, dbus-daemon, Ansible on the same host. The guest does not release a vCPU.
+#[tokio::test]
+async fn a_failed_task_reports_what_it_changed() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    machine.set(4).await.unwrap();
+    peer.model().removal = Removal::Held;
+    let mut ansible = Ansible::install().await;
+    ansible.stay_on(&world);
+    let playbook = "
+- hosts: hypervisors
+  gather_facts: false
+  tasks:
+    - vcpud.vcpud.machine: {name: web, vcpus: 3, timeout: 100ms, pins: {3: 0}}
+      ignore_errors: true
+    - vcpud.vcpud.machine: {name: web, vcpus: 3, timeout: 100ms, pins: {3: 0}}\n";
+    let playbook = ansible.file("remove.yml", playbook);
+    let played = ansible.play(&playbook, &[]).await;
+    let results = &played.results["localhost"];
+    for (result, changed) in results.iter().zip([true, false]) {
+        assert_eq!(result["error"], error_name::REMOVAL_PENDING, "{result}");
+        assert_eq!(
+            (&result["rc"], &result["changed"]),
+            (&json!(5), &json!(changed))
+        );
+        let lists = ["added", "removed", "pending", "refused"].map(|key| &result[key]);
+        assert_eq!(lists, [&json!([]), &json!([]), &json!([3]), &json!([])]);
+    }
+    assert_eq!(results.len(), 2);
+
+    let listed = ansible.inventory("plugin: vcpud.vcpud.machines\n").await;
+    assert_eq!(listed["vcpud_running"]["hosts"], json!(["web"]), "{listed}");
+    let variables = &listed["_meta"]["hostvars"]["web"];
+    assert_eq!(
+        variables["vcpud_pending_removals"],
+        json!([3]),
+        "{variables}"
+    );
+}
+
+/// Scripted QEMU, dbus-daemon, Ansible on the same host.
+#[tokio::test]
+async fn values_that_are_not_valid_are_errors_before_a_change() {
+    let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    let mut ansible = Ansible::install().await;
+    ansible.stay_on(&world);
+    let cases = [
+        (
+            "pins: {0: x}",
+            "\"x\" is not valid; write a list of host CPUs",
+        ),
+        ("pins: {x: 0}", "\"x\" is not a list of vCPUs"),
+        ("pins: {4: 0}", "no vCPU 4; its vCPUs are 0 to 3"),
+        ("pins: {0: 0, '0-1': 1}", "vCPU 0 has two values"),
+        ("schedulers: {0: fifo}", "\"fifo\" is not valid"),
+        ("schedulers: {0: default}", "\"default\" is not valid"),
+        ("bandwidth: {quota: 5 apples}", "\"5 apples\" is not a time"),
+        ("cache: {0: L3}", "\"L3\" is not valid"),
+        ("until: present", "one of the following is required"),
+    ];
+    let mut playbook = "- hosts: hypervisors\n  gather_facts: false\n  tasks:\n".to_owned();
+    for (parameter, _) in cases {
+        let vcpus = if parameter.starts_with("until") {
+            ""
+        } else {
+            "vcpus: 2, "
+        };
+        playbook.push_str(&format!(
+            "    - vcpud.vcpud.machine: {{name: web, {vcpus}{parameter}}}\n      ignore_errors: true\n"
+        ));
+    }
+    let playbook = ansible.file("wrong.yml", &playbook);
+    let played = ansible.play(&playbook, &[]).await;
+    let results = &played.results["localhost"];
+    assert_eq!(played.stats["localhost"]["ignored"], cases.len());
+    for ((parameter, text), result) in cases.into_iter().zip(results) {
+        let message = result["msg"].as_str().unwrap();
+        assert!(message.contains(text), "{parameter}: {message}");
+    }
+    assert_eq!(peer.count("device_add"), 0);
+}
