@@ -83,6 +83,10 @@ $(BUILD)/org.vcpud1.5: dbus/manual dbus/org.vcpud1.xml
 	@mkdir -p $(@D)
 	dbus/manual >$@.$$$$ && mv $@.$$$$ $@
 
+# Builds the Ansible collection in target/ansible, with the Ansible that is installed.
+ansible:
+	ansible-galaxy collection build --force --output-path target/ansible ansible
+
 # Adds and removes vCPUs of a real guest.
 demo:
 	tests/demo
@@ -148,4 +152,4 @@ uninstall:
 
 # A failed command leaves no target.
 .DELETE_ON_ERROR:
-.PHONY: all deb reproducible demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
+.PHONY: all deb reproducible ansible demo check lab check-lab fuzz audit bench bench-lab lint install uninstall

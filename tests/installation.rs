@@ -186,4 +186,6 @@ fn the_packages_have_the_version_of_the_crate() {
         .lines()
         .filter_map(|line| line.strip_prefix("Version:"));
     assert_eq!(lines.next().map(str::trim), Some(version));
+    let collection = include_str!("../ansible/galaxy.yml");
+    assert!(collection.contains(&format!("\nversion: {version}\n")));
 }

@@ -50,7 +50,7 @@ fn texts() -> Vec<PathBuf> {
         }
     }
     let mut files = markdown();
-    for folder in ["src", "man", "dbus", "doc", "polkit", "systemd"] {
+    for folder in ["src", "man", "dbus", "doc", "polkit", "systemd", "ansible"] {
         add(&root().join(folder), &mut files);
     }
     files

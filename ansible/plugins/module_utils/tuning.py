@@ -142,7 +142,9 @@ def _by_vcpu(kind, values, canonical, max_vcpus):
         value = canonical(text)
         if value is None or (value == DEFAULT and kind == 'schedulers'):
             raise Failure(f'{kind}: "{text}" is not valid; {EXPECTED[kind]}')
-        numbers = [ALL] if key == ALL else parse_list(key)
+        numbers = parse_list(key)
+        if key == ALL:
+            numbers = [ALL]
         if numbers is None:
             raise Failure(f'{kind}: "{key}" is not a list of vCPUs such as "2,4-7", and not "all"')
         for number in numbers:

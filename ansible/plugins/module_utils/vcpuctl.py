@@ -14,6 +14,9 @@ INVALID_VCPU = 'org.vcpud1.Error.InvalidVcpu'
 # The members of a failure of vcpuctl that list vCPUs.
 DETAILS = ('added', 'removed', 'pending', 'refused', 'nearest')
 
+# The beginning of a warning of vcpuctl on standard error.
+WARNING = 'vcpuctl: warning: '
+
 
 class Failure(Exception):
     """A command of vcpuctl failed.
@@ -42,11 +45,15 @@ class Vcpuctl:
     def __init__(self, program, run):
         self._command = [program, '--json', '--no-ask-password']
         self._run = run
+        # The warnings of all commands.
+        self.warnings = []
 
     def __call__(self, command, *arguments, options=()):
         """Runs a command, and returns its JSON document. Raises Failure."""
         # A name or a value never counts as an option.
         rc, stdout, stderr = self._run(self._command + [command, *options, '--', *arguments])
+        warnings = (line[len(WARNING):] for line in stderr.splitlines() if line.startswith(WARNING))
+        self.warnings += (warning for warning in warnings if warning not in self.warnings)
         return document(rc, stdout, stderr)
 
 

@@ -196,7 +196,7 @@ rc:
   type: int
   sample: 7
 warnings:
-  description: Reasons not to add vCPUs now, such as a guest that is booting.
+  description: Warnings of vcpuctl, such as vCPUs that the guest has not started.
   returned: if there are any
   type: list
   elements: str
@@ -316,13 +316,13 @@ def main():
     machine = Machine(vcpuctl, module.params)
     try:
         machine.plan()
-        for warning in machine.planned.get('warnings', []):
-            module.warn(f'{machine.name}: {warning}')
         result = machine.predict() if module.check_mode else machine.change()
     except Failure as failure:
         values = failure.as_dict()
         changed = machine.is_tuned or bool(values.get('added') or values.get('removed'))
         module.fail_json(changed=changed, **values)
+    for warning in vcpuctl.warnings:
+        module.warn(warning)
     module.exit_json(**result)
 
 

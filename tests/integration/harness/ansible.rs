@@ -30,7 +30,7 @@ pub(crate) struct Ansible {
     inventory: String,
 }
 
-/// What a playbook has done: for each host, the results of its tasks and its statistics.
+/// The results of the tasks of a playbook, by host, and the statistics.
 #[derive(Debug, Default)]
 pub(crate) struct Played {
     pub(crate) results: BTreeMap<String, Vec<Value>>,
