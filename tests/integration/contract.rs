@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use vcpud::bus::Action;
-use vcpud::names::{error_name, message_id};
+use vcpud::names::{AUTOSCALE_NAME, AUTOSCALE_PATH, error_name, message_id};
 use zbus::fdo::IntrospectableProxy;
 use zbus_xml::{Annotation, Arg, Interface, Node};
 
@@ -103,6 +103,18 @@ async fn the_service_has_the_interfaces_that_its_manual_describes() {
         );
     }
     assert_eq!(described.len(), served.len());
+}
+
+/// dbus-daemon, vcpud-autoscale.
+#[tokio::test]
+async fn the_autoscaler_has_the_interface_that_its_manual_describes() {
+    let world = World::without_service().await;
+    let _autoscaler = Autoscaler::start(&world).await;
+    let builder = IntrospectableProxy::builder(&world.connection);
+    let builder = builder.destination(AUTOSCALE_NAME).path(AUTOSCALE_PATH);
+    let proxy = builder.build().await.unwrap();
+    let served = interfaces(&proxy.introspect().await.unwrap());
+    assert_eq!(served, interfaces(&file("dbus/org.vcpud1.Autoscale.xml")));
 }
 
 /// No part but the files.

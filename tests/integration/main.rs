@@ -16,6 +16,7 @@ mod harness;
 
 mod ansible;
 mod authorization;
+mod autoscale;
 mod bindings;
 mod clients;
 mod configuration;

@@ -48,6 +48,7 @@ const CONFIG: &str = r#"
     <allow send_interface="org.freedesktop.PolicyKit1.AuthenticationAgent"/>
   </policy>
   <include>@project@/dbus/org.vcpud1.conf</include>
+  <include>@project@/dbus/org.vcpud1.Autoscale.conf</include>
 </busconfig>
 "#;
 

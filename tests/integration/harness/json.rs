@@ -22,6 +22,7 @@ fn json(value: &Variant<'_>) -> Json {
         Variant::I32(value) => (*value).into(),
         Variant::U64(value) => (*value).into(),
         Variant::I64(value) => (*value).into(),
+        Variant::F64(value) => (*value).into(),
         Variant::Str(value) => value.as_str().into(),
         Variant::Array(values) => values.iter().map(json).collect(),
         other => panic!("a value of no known kind: {other:?}"),

@@ -1,6 +1,7 @@
 //! The parts of the tests: real ones if possible, and a fake QEMU.
 
 mod ansible;
+mod autoscaler;
 mod bus;
 mod exporter;
 mod guest;
@@ -19,6 +20,7 @@ mod wait;
 mod world;
 
 pub(crate) use ansible::{Ansible, readme_block};
+pub(crate) use autoscaler::Autoscaler;
 pub(crate) use bus::{is_owned, owned};
 pub(crate) use exporter::ExporterSocket;
 pub(crate) use fake_qemu::{

@@ -1,0 +1,161 @@
+//! The interface and the files.
+
+use std::collections::HashMap;
+
+use vcpud::names::error_name;
+use vcpud::proxy::error_reply;
+use zbus::Variant;
+
+use crate::harness::*;
+
+/// The name and the text of the error of a call.
+fn error(result: zbus::Result<()>) -> (String, String) {
+    error_reply(&result.unwrap_err()).expect("an error of the service")
+}
+
+/// Real QEMU with Linux, dbus-daemon.
+#[tokio::test]
+async fn the_limits_lead_to_changes_of_a_real_machine() {
+    let world = World::without_polkit().await;
+    let _qemu = Qemu::start(&world, "web", &Boot::default()).await;
+    let machine = world.machine("web").await;
+    machine
+        .set_with(1, &[("until", "started".into())])
+        .await
+        .unwrap();
+    let autoscaler = Autoscaler::start(&world).await;
+    let mark = world.signals.mark().await;
+    let enable = async |options: &str| {
+        let arguments = format!("autoscale web {options}");
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        assert_eq!(world.vcpuctl(&arguments).await.0, 0);
+    };
+    enable("--min 2 --max 2").await;
+    let came = |told: &[Signal]| ids(&added(told)) == [1];
+    world.signals.wait("vCPU 1", mark, came).await;
+    let (_, printed, _) = world.vcpuctl(&["explain", "web"]).await;
+    assert!(printed.contains("          Minimum: 2\n"), "{printed}");
+    enable("--max 1").await;
+    let left = |told: &[Signal]| ids(&removed(told)) == [1];
+    world.signals.wait("vCPU 1 to leave", mark, left).await;
+    let (status, printed, _) = world.vcpuctl(&["--json", "autoscale"]).await;
+    let list: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((status, &list[0]["machine"]), (0, &"web".into()));
+    assert_eq!(world.vcpuctl(&["autoscale", "web", "--off"]).await.0, 0);
+    assert_eq!(autoscaler.proxy.list().await.unwrap().len(), 0);
+    assert_eq!(world.vcpuctl(&["explain", "web"]).await.0, 6);
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn settings_survive_a_restart_and_precede_files() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    Autoscaler::configure(&world, "autoscale.toml", "min = 2\nhost-cpus = 3.5\n");
+    Autoscaler::configure(
+        &world,
+        "autoscale.d/web.toml",
+        "mode = \"observe\"\nmax = 3\n",
+    );
+    Autoscaler::configure(&world, "autoscale.d/db.toml", "maxx = 3\n");
+    let mut autoscaler = Autoscaler::start(&world).await;
+    let explanation = autoscaler.explains("web", "no-data").await;
+    let of = |key: &str| explanation[key].clone();
+    assert_eq!((of("min"), of("max")), (2.into(), 3.into()));
+    assert_eq!(
+        (of("mode"), of("origin")),
+        ("observe".into(), "file".into())
+    );
+    let errors = autoscaler.proxy.configuration_errors().await.unwrap();
+    assert_eq!(errors.len(), 1);
+    for part in ["autoscale.d/db.toml: not used", "unknown field `maxx`"] {
+        assert!(errors[0].contains(part), "{errors:?}");
+    }
+    let options = HashMap::from([("max", Variant::from(4_u8)), ("mode", "observe".into())]);
+    autoscaler.proxy.enable("web", options).await.unwrap();
+    autoscaler.process.kill().await;
+
+    let mut autoscaler = Autoscaler::start(&world).await;
+    let explanation = autoscaler.explains("web", "no-data").await;
+    assert_eq!(
+        (&explanation["max"], &explanation["origin"]),
+        (&4.into(), &"call".into())
+    );
+    // The file stays, so the end of the scaling is a setting too.
+    autoscaler.proxy.disable("web").await.unwrap();
+    autoscaler.process.kill().await;
+    let autoscaler = Autoscaler::start(&world).await;
+    let listed = autoscaler.proxy.list().await.unwrap();
+    assert_eq!(dict(&listed["web"])["mode"], "off");
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn wrong_calls_are_explained() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    let autoscaler = Autoscaler::start(&world).await;
+    let enable = async |name: &str, key: &str, value: Variant<'_>| {
+        let options = HashMap::from([(key, value)]);
+        error(autoscaler.proxy.enable(name, options).await)
+    };
+    for (key, value, text) in [
+        ("mim", 1_u32.into(), "unknown field `mim`"),
+        ("min", 0_u32.into(), "min must be at least 1"),
+        (
+            "min",
+            "two".into(),
+            "invalid type: string \"two\", expected u32",
+        ),
+        ("target", 2.0.into(), "target must be from 0.1 to 0.95"),
+        ("mode", "off".into(), "call Disable"),
+        (
+            "min",
+            vec![1_u32].into(),
+            "is not a number, a text or a boolean",
+        ),
+    ] {
+        let (name, reason) = enable("web", key, value).await;
+        assert_eq!(name, error_name::INVALID_ARGS, "{reason}");
+        assert!(reason.contains(text), "{reason}");
+    }
+    let (name, text) = enable("wbe", "min", 1_u32.into()).await;
+    assert_eq!(name, error_name::NO_SUCH_MACHINE, "{text}");
+    let (name, text) = enable("a/b", "min", 1_u32.into()).await;
+    assert_eq!(name, error_name::INVALID_ARGS, "{text}");
+    let (name, text) = error(autoscaler.proxy.disable("web").await);
+    assert_eq!(name, error_name::NO_SUCH_MACHINE, "{text}");
+    let (status, _, complaint) = world
+        .vcpuctl(&["autoscale", "web", "--off", "--min", "2"])
+        .await;
+    assert_eq!(status, 2, "{complaint}");
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd.
+#[tokio::test]
+async fn polkit_authorizes_who_may_scale() {
+    const RULE: &str = "
+        polkit.addRule(function(action, subject) {
+            if (action.id === \"org.vcpud1.manage-autoscale\" &&
+                action.lookup(\"machine\") === \"web\" && action.lookup(\"operation\") === \"enable\" &&
+                action.lookup(\"uid\") === \"65534\") {
+                return polkit.Result.YES;
+            }
+            return polkit.Result.NOT_HANDLED;
+        });";
+    let world = World::with_polkit(RULE).await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    let autoscaler = Autoscaler::start(&world).await;
+    let nobody = async |arguments: &[&str]| world.vcpuctl_of_nobody(arguments).await;
+    assert_eq!(nobody(&["autoscale", "web", "--observe"]).await.0, 0);
+    assert_eq!(autoscaler.proxy.list().await.unwrap().len(), 1);
+    let (status, _, complaint) = nobody(&["autoscale", "web", "--off", "--no-ask-password"]).await;
+    assert_eq!(status, 3, "{complaint}");
+    // All users can read.
+    let (status, printed, _) = nobody(&["explain", "web"]).await;
+    assert_eq!(status, 0, "{printed}");
+    assert_eq!(autoscaler.proxy.list().await.unwrap().len(), 1);
+}

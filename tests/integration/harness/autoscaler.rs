@@ -1,0 +1,87 @@
+//! The real vcpud-autoscale, with directories of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::timeout;
+use vcpud::names::AUTOSCALE_NAME;
+use vcpud::proxy::AutoscaleProxy;
+use zbus::fdo::DBusProxy;
+use zbus::proxy::CacheProperties;
+
+use super::json::{Dict, dict};
+use super::process::{Process, command};
+use super::wait::within;
+use super::world::World;
+
+/// A running vcpud-autoscale.
+pub(crate) struct Autoscaler {
+    pub(crate) process: Process,
+    pub(crate) proxy: AutoscaleProxy<'static>,
+}
+
+impl Autoscaler {
+    /// Starts it as root, and waits until it owns its name.
+    pub(crate) async fn start(world: &World) -> Self {
+        let connection = &world.connection;
+        let daemon = DBusProxy::new(connection).await.expect("the bus works");
+        let arguments = &[(0, AUTOSCALE_NAME)];
+        let owners = daemon.receive_name_owner_changed_with_args(arguments);
+        let mut owners = owners.await.expect("the bus works");
+        let state = Self::directory(world, "autoscale-state");
+        let mut command = command(env!("CARGO_BIN_EXE_vcpud-autoscale"));
+        command
+            .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())
+            .env(
+                "CONFIGURATION_DIRECTORY",
+                Self::directory(world, "autoscale-etc"),
+            )
+            .env("STATE_DIRECTORY", state);
+        let process = Process::spawn("vcpud-autoscale", &mut command);
+        let owned = async {
+            while let Some(change) = owners.next().await {
+                if change.args().expect("sss").new_owner().is_some() {
+                    return;
+                }
+            }
+        };
+        within("vcpud-autoscale", owned).await;
+        let builder = AutoscaleProxy::builder(connection);
+        let builder = builder.cache_properties(CacheProperties::No);
+        Self {
+            process,
+            proxy: builder.build().await.expect("a proxy"),
+        }
+    }
+
+    fn directory(world: &World, name: &str) -> PathBuf {
+        let directory = world.bus.directory().join(name);
+        fs::create_dir_all(directory.join("autoscale.d")).expect("it is writable");
+        directory
+    }
+
+    /// Writes a file of the administrator.
+    pub(crate) fn configure(world: &World, file: &str, text: &str) {
+        let directory = Self::directory(world, "autoscale-etc");
+        fs::write(directory.join(file), text).expect("it is writable");
+    }
+
+    /// Waits until `Explain` has the code of a reason, and returns the whole explanation as JSON.
+    pub(crate) async fn explains(&self, machine: &str, code: &str) -> Dict {
+        let mut decisions = self.proxy.receive_decided().await.expect("the bus works");
+        let explained = async {
+            loop {
+                let explanation = self.proxy.explain(machine).await.expect("it is scaled");
+                let explanation = dict(&explanation);
+                if explanation["reason-code"] == code {
+                    return explanation;
+                }
+                // A machine that vanishes has no decision.
+                let _ = timeout(Duration::from_secs(1), decisions.next()).await;
+            }
+        };
+        within(format!("the reason {code}"), explained).await
+    }
+}
