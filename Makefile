@@ -37,7 +37,8 @@ texts    = \
 	$(call into,$(PREFIX)/share/man/man8,$(wildcard man/*.8)) \
 	$(call into,$(docs),COPYING README.md CHANGELOG.md $(wildcard doc/*.md)) \
 	$(call into,$(docs)/examples,doc/vcpud.toml $(wildcard polkit/examples/*.rules)) \
-	$(call into,$(docs)/monitoring,$(wildcard doc/monitoring/*))
+	$(call into,$(docs)/monitoring,$(wildcard doc/monitoring/*)) \
+	$(call into,$(docs)/autoscaling/traces,$(wildcard doc/autoscaling/traces/*))
 # The sources are the names of shells.
 completions = \
 	bash:$(PREFIX)/share/bash-completion/completions/vcpuctl \
@@ -146,7 +147,7 @@ endef
 # Removes the installed files, and the directories that are only for them.
 uninstall:
 	rm -f $(foreach file,$(programs) $(texts) $(completions),$(call place,$(file)))
-	for directory in $(docs)/examples $(docs)/monitoring $(docs); do \
+	for directory in $(docs)/examples $(docs)/monitoring $(docs)/autoscaling/traces $(docs)/autoscaling $(docs); do \
 		[ ! -d $(DESTDIR)$$directory ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$directory; \
 	done
 

@@ -118,10 +118,8 @@ mod tests {
 
     fn claims() -> impl Strategy<Value = Vec<Claim>> {
         let one = (0.0..20.0, 1u32..6, 0u32..16, 1u32..1000);
-        let one = one.prop_map(|(demand, min, more, weight)| {
-            let max = min + more;
-            claim(f64::min(demand, max.into()), min, max, weight)
-        });
+        let one =
+            one.prop_map(|(demand, min, more, weight)| claim(demand, min, min + more, weight));
         prop::collection::vec(one, 0..8)
     }
 

@@ -160,14 +160,12 @@ pub(super) struct Window {
     pub(super) min_supply: f64,
 }
 
-/// The extremes of the samples of a window of time.
+/// The highest values of a window of time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Extremes {
-    /// The maximum of the wanted CPU time.
+pub(super) struct Maxima {
+    /// The wanted CPU time.
     pub(super) wanted: f64,
-    /// The minimum of the wanted CPU time.
-    pub(super) least_wanted: f64,
-    /// The maximum of the part that the host supplied, without regard to throttling.
+    /// The part that the host supplied, without regard to throttling.
     pub(super) supply: f64,
 }
 
@@ -215,23 +213,21 @@ impl History {
         entries.filter(|entry| entry.load.is_some() || !entry.is_change)
     }
 
-    /// Returns the extremes of the last `length`, or `None` without complete data.
-    pub(super) fn extremes(&self, length: Duration) -> Option<Extremes> {
+    /// Returns the highest values of the last `length`, or `None` without complete data.
+    pub(super) fn maxima(&self, length: Duration) -> Option<Maxima> {
         let start = self.last?.at.checked_sub(length)?;
-        let mut extremes = Extremes {
+        let mut maxima = Maxima {
             wanted: 0.0,
-            least_wanted: f64::INFINITY,
             supply: 0.0,
         };
         for entry in self.since(start) {
             let load = entry.load?;
             let (wanted, throttled) = (load.wanted(), 0.0);
             let supply = Load { throttled, ..load }.supply();
-            extremes.wanted = extremes.wanted.max(wanted);
-            extremes.least_wanted = extremes.least_wanted.min(wanted);
-            extremes.supply = extremes.supply.max(supply);
+            maxima.wanted = maxima.wanted.max(wanted);
+            maxima.supply = maxima.supply.max(supply);
         }
-        self.is_covered(start).then_some(extremes)
+        self.is_covered(start).then_some(maxima)
     }
 
     /// Returns for how long there is complete data.
@@ -247,5 +243,26 @@ impl History {
             from = entry.from;
         }
         last.at - from
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_samples_is_limited() {
+        let mut history = History::new();
+        for second in 0..1000 {
+            history.push(Sample {
+                at: Duration::from_secs(second),
+                present: 1,
+                started: None,
+                pending: 0,
+                state: MachineState::Running,
+                load: None,
+            });
+        }
+        assert_eq!(history.entries.len(), MAX_SAMPLES);
     }
 }

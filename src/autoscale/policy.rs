@@ -133,8 +133,8 @@ impl Machine<'_> {
         if self.history.added_at() + self.limits.down_window > self.last.at {
             return None;
         }
-        let extremes = self.history.extremes(window)?;
-        Some(extremes.wanted / self.limits.target)
+        let maxima = self.history.maxima(window)?;
+        Some(maxima.wanted / self.limits.target)
     }
 
     fn down_window(&self) -> Duration {
@@ -147,12 +147,15 @@ impl Machine<'_> {
 
     fn decide(&self, recent: Option<Window>, needed: Option<f64>) -> (u32, Reason) {
         let present = self.last.present;
-        let max = self.limits.max.max(self.bounds.floor);
+        let max = self.limits.max;
         if present > max {
             return self.remove(max, Reason::AboveMax { max });
         }
         let Some(recent) = recent else {
-            return (present, self.no_data(self.limits.up_window));
+            return (
+                present,
+                self.no_data(self.limits.up_window, self.history.changed_at()),
+            );
         };
         let busy = recent.mean.wanted() / f64::from(present.max(1));
         let is_busy = busy > (1.0 + self.limits.target) / 2.0;
@@ -177,7 +180,7 @@ impl Machine<'_> {
         if present >= max {
             return (present, Reason::AtMax { max });
         }
-        let cap = self.bounds.cap.unwrap_or(max);
+        let cap = self.bounds.cap.map_or(max, |cap| cap.min(max));
         if present >= cap {
             return (present, Reason::AtCap { cap });
         }
@@ -192,9 +195,9 @@ impl Machine<'_> {
         let failures = self.history.requests.contentions(self.now);
         if failures > 0 {
             let probe = present + present.div_ceil(PROBE);
-            return self.add(probe.min(max).min(cap), Reason::Probe { failures });
+            return self.add(probe.min(cap), Reason::Probe { failures });
         }
-        self.add(ceil(needed).min(max).min(cap), reason)
+        self.add(ceil(needed).min(cap), reason)
     }
 
     /// The vCPUs are not busy.
@@ -202,7 +205,7 @@ impl Machine<'_> {
         let present = self.last.present;
         let window = self.down_window();
         let Some(needed) = needed else {
-            return (present, self.no_data(window));
+            return (present, self.no_data(window, self.history.added_at()));
         };
         let gain = present.saturating_sub(ceil(needed));
         let in_band = (present, Reason::InBand { busy });
@@ -237,14 +240,13 @@ impl Machine<'_> {
         if self.history.changed_at() + length > self.now {
             return hold;
         }
-        let Some(extremes) = self.history.extremes(length) else {
+        let Some(maxima) = self.history.maxima(length) else {
             return hold;
         };
-        let is_busy = extremes.least_wanted >= f64::from(present) * CONTENDED_USE;
         let obtained = recent.mean.used;
         let share = cap.filter(|_| !has_share_only).unwrap_or(0);
         let goal = ceil(obtained).max(share);
-        if !is_busy || extremes.supply >= MIN_SUPPLY || goal >= present {
+        if maxima.supply >= MIN_SUPPLY || goal >= present {
             return hold;
         }
         self.remove(goal, Reason::Contended { supply, obtained })
@@ -286,8 +288,9 @@ impl Machine<'_> {
         })
     }
 
-    fn no_data(&self, needed: Duration) -> Reason {
-        let complete = self.history.complete();
+    /// Returns the reason to wait for complete data. Data before `since` does not count.
+    fn no_data(&self, needed: Duration, since: Duration) -> Reason {
+        let complete = self.history.complete().min(self.last.at - since);
         Reason::NoData { complete, needed }
     }
 }

@@ -157,3 +157,79 @@ impl Requests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::decision::Details;
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(45);
+
+    fn second(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    fn decision(present: u32, goal: u32) -> Decision {
+        Decision {
+            goal,
+            reason: Reason::BelowMin { min: 1 },
+            details: Details {
+                present,
+                ..Details::default()
+            },
+        }
+    }
+
+    #[test]
+    fn the_window_is_doubled_three_times_at_most_and_halved_again() {
+        let mut requests = Requests::default();
+        let mut windows = Vec::new();
+        for at in 1..=5 {
+            requests.begin(&decision(4, 2), second(at), WINDOW);
+            requests.begin(&decision(2, 4), second(at), WINDOW);
+            windows.push(requests.window(WINDOW, second(at)).as_secs());
+        }
+        assert_eq!(windows, [90, 180, 360, 360, 360]);
+        let later = [904, 905, 1805, 2705].map(|at| requests.window(WINDOW, second(at)).as_secs());
+        assert_eq!(later, [360, 180, 90, 45]);
+    }
+
+    #[test]
+    fn a_late_addition_is_no_sign_of_a_mistake() {
+        let mut requests = Requests::default();
+        requests.begin(&decision(4, 2), second(0), WINDOW);
+        requests.begin(&decision(2, 4), second(90), WINDOW);
+        assert_eq!(requests.window(WINDOW, second(90)), WINDOW);
+    }
+
+    #[test]
+    fn a_request_explains_changes_towards_its_goal() {
+        let mut requests = Requests::default();
+        assert!(!requests.explains(4, 8, false, second(0)));
+        requests.begin(&decision(4, 8), second(0), WINDOW);
+        assert!(requests.explains(4, 8, false, second(100)));
+        assert!(requests.explains(5, 6, false, second(100)));
+        for (from, to) in [(4, 9), (3, 8), (8, 4)] {
+            assert!(!requests.explains(from, to, false, second(100)));
+        }
+        requests.end(Outcome::Done, second(100));
+        assert!(requests.explains(4, 8, false, second(105)));
+        assert!(!requests.explains(4, 8, false, second(106)));
+        // Only removals can be pending.
+        assert!(!requests.explains(4, 8, true, second(106)));
+    }
+
+    #[test]
+    fn a_success_takes_one_failure_back() {
+        let mut requests = Requests::default();
+        for outcome in [Outcome::Refused, Outcome::Done, Outcome::Refused] {
+            requests.begin(&decision(4, 2), second(0), WINDOW);
+            requests.end(outcome, second(0));
+        }
+        assert_eq!(
+            requests.pause(Direction::Remove, second(0)),
+            Some(second(30))
+        );
+        assert_eq!(requests.pause(Direction::Add, second(0)), None);
+    }
+}

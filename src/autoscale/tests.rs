@@ -185,12 +185,29 @@ fn a_small_gain_needs_a_longer_window() {
 }
 
 #[test]
+fn no_window_is_longer_than_8_minutes() {
+    let mut machine = Machine::new(8);
+    machine.limits.down_window = 300 * SECOND;
+    machine.used(1.0, 300);
+    machine.apply();
+    machine.used(2.0, 4);
+    machine.apply();
+    machine.used(1.0, 1).used(0.1, 479);
+    assert_eq!(machine.goal(), (2, "idle"));
+    machine.used(0.1, 1);
+    assert_eq!(machine.goal(), (1, "idle"));
+}
+
+#[test]
 fn after_an_addition_the_down_window_begins_again() {
     let mut machine = Machine::new(4);
     machine.used(4.0, 100);
     machine.apply();
     machine.used(1.0, 45);
-    assert_eq!(machine.goal(), (8, "no-data"));
+    assert_eq!(
+        machine.decide().reason.to_string(),
+        "complete data is needed for 45 s, and there is only 44 s"
+    );
     machine.used(1.0, 1);
     assert_eq!(machine.goal(), (2, "idle"));
 }
@@ -251,6 +268,33 @@ fn a_machine_keeps_its_share_of_a_contended_host_for_longer() {
 }
 
 #[test]
+fn a_cap_that_is_the_maximum_is_no_share() {
+    let mut machine = Machine::new(8);
+    machine.bounds.cap = Some(16);
+    assert_eq!(machine.load(4.0, 4.0, 20).goal(), (4, "contended"));
+}
+
+#[test]
+fn after_a_removal_because_of_contention_the_next_one_waits() {
+    let mut machine = Machine::new(8);
+    machine.load(6.0, 2.0, 20);
+    assert_eq!(machine.apply(), 6);
+    machine.load(3.0, 3.0, 29);
+    assert_eq!(machine.goal(), (6, "contention-backoff"));
+    machine.load(3.0, 3.0, 1);
+    assert_eq!(machine.goal(), (3, "contended"));
+    // The time begins with the change.
+    let mut machine = Machine::new(8);
+    machine.bounds.cap = Some(8);
+    machine.load(4.0, 4.0, 60);
+    assert_eq!(machine.apply(), 4);
+    machine.load(2.0, 2.0, 60);
+    assert_eq!(machine.goal(), (4, "steal"));
+    machine.load(2.0, 2.0, 1);
+    assert_eq!(machine.goal(), (2, "contended"));
+}
+
+#[test]
 fn throttling_prevents_additions_and_removes_nothing() {
     let mut machine = Machine::new(8);
     machine.next.load = Some(Load {
@@ -296,6 +340,9 @@ fn the_cap_limits_additions_only() {
     assert_eq!(machine.used(4.0, 3).goal(), (5, "saturated"));
     machine.bounds.cap = Some(3);
     assert_eq!(machine.goal(), (4, "at-cap"));
+    machine.bounds.cap = Some(8);
+    machine.limits.max = 6;
+    assert_eq!(machine.goal(), (6, "saturated"));
 }
 
 #[test]
@@ -380,6 +427,8 @@ fn a_gap_begins_the_windows_again() {
     assert_eq!(machine.used(1.0, 1).goal(), (2, "idle"));
     machine.next.at += 5 * SECOND;
     assert_eq!(machine.used(1.0, 1).goal(), (8, "no-data"));
+    assert_eq!(machine.used(8.0, 2).goal(), (8, "no-data"));
+    assert_eq!(machine.used(8.0, 1).goal(), (16, "saturated"));
 }
 
 #[test]
@@ -395,9 +444,11 @@ fn an_old_sample_leads_to_no_change() {
 fn a_clock_that_goes_back_begins_the_history_again() {
     let mut machine = Machine::new(4);
     machine.used(4.0, 3);
-    machine
-        .history
-        .push(*machine.history.clone().last().unwrap());
+    let last = *machine.history.last().unwrap();
+    // The same time again.
+    let present = 8;
+    machine.history.push(Sample { present, ..last });
+    assert_eq!(machine.history.last(), Some(&last));
     assert_eq!(machine.goal(), (8, "saturated"));
     machine.next.at = SECOND;
     assert_eq!(machine.used(4.0, 3).goal(), (4, "no-data"));
@@ -428,6 +479,11 @@ fn the_claim_of_a_saturated_machine_is_higher_than_its_use() {
     assert_eq!(
         claim(&machine.history, &machine.limits).unwrap().demand,
         8.0
+    );
+    machine.limits.max = 6;
+    assert_eq!(
+        claim(&machine.history, &machine.limits).unwrap().demand,
+        6.0
     );
 }
 

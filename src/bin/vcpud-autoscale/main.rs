@@ -10,12 +10,13 @@ mod interface;
 mod link;
 mod service;
 mod settings;
+mod simulate;
 mod store;
 
-use std::io;
+use std::io::{self, Write, stderr};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info};
@@ -30,11 +31,28 @@ use store::Store;
 /// Set the number of vCPUs of machines by their load.
 #[derive(Parser)]
 #[command(name = "vcpud-autoscale", version)]
-struct Arguments {}
+struct Arguments {
+    /// Without a command, the program is the service.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Simulate(simulate::Arguments),
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Arguments {} = Arguments::parse();
+    if let Some(Command::Simulate(arguments)) = Arguments::parse().command {
+        return match simulate::run(&arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = writeln!(stderr(), "vcpud-autoscale: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(false)
