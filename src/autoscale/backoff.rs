@@ -7,6 +7,9 @@ pub(super) const FIRST: Duration = Duration::from_secs(30);
 /// The longest pause. Failures are forgotten when this time has passed after the end of the pause.
 pub(super) const LONGEST: Duration = Duration::from_secs(5 * 60);
 
+/// The number of failures that count: more do not make the pause longer.
+const MAX_FAILURES: u32 = 5;
+
 /// Counts failures.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Backoff {
@@ -17,9 +20,9 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Counts a failure, and begins a pause.
     pub(super) fn fail(&mut self, at: Duration) {
-        self.failures = self.failures(at).saturating_add(1);
-        let longer = 2u32.saturating_pow(self.failures - 1);
-        self.until = at + FIRST.saturating_mul(longer).min(LONGEST);
+        self.failures = (self.failures(at) + 1).min(MAX_FAILURES);
+        let pause = FIRST * 2u32.pow(self.failures - 1);
+        self.until = at + pause.min(LONGEST);
     }
 
     /// Ends the pause, and counts one failure less.
@@ -63,6 +66,7 @@ mod tests {
             now += pause;
             assert_eq!(backoff.remaining(now), None);
         }
+        assert_eq!(backoff.failures(now), MAX_FAILURES);
         assert_eq!(pauses, [30, 60, 120, 240, 300, 300, 300, 300, 300]);
     }
 
