@@ -69,7 +69,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Serves until the program is not needed, or is told to end.
+/// Serves until the program is not needed, or until a signal ends it.
 async fn serve() -> zbus::Result<()> {
     let mut ends = [
         signal(SignalKind::terminate())?,
