@@ -563,7 +563,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// The changes of a constant load end. On a full host, probes go on, and become rare.
     #[test]
