@@ -151,6 +151,10 @@ impl Machine<'_> {
         if present > max {
             return self.remove(max, Reason::AboveMax { max });
         }
+        let min = self.limits.min;
+        if present < min {
+            return self.reach(min);
+        }
         let Some(recent) = recent else {
             return (
                 present,
@@ -160,11 +164,7 @@ impl Machine<'_> {
         let busy = recent.mean.wanted() / f64::from(present.max(1));
         let is_busy = busy > (1.0 + self.limits.target) / 2.0;
         let has_supply = recent.min_supply >= MIN_SUPPLY;
-        let min = self.limits.min;
-        if present < min && has_supply {
-            return self.add(min, Reason::BelowMin { min });
-        }
-        if (busy >= CONTENDED_USE || present < min) && !has_supply {
+        if busy >= CONTENDED_USE && !has_supply {
             return self.contended(&recent);
         }
         if is_busy {
@@ -250,6 +250,16 @@ impl Machine<'_> {
             return hold;
         }
         self.remove(goal, Reason::Contended { supply, obtained })
+    }
+
+    /// Adds vCPUs up to the minimum, which an administrator has set whatever the host supplies.
+    fn reach(&self, min: u32) -> (u32, Reason) {
+        let present = self.last.present;
+        if let Some(pause) = self.pause(Direction::Add) {
+            return (present, pause);
+        }
+        let step = present.saturating_add(self.limits.step_up);
+        (min.min(step), Reason::BelowMin { min })
     }
 
     /// Adds vCPUs, at most up to `goal`.

@@ -8,7 +8,9 @@ use tokio::time::timeout;
 use vcpud::names::action_id;
 use zbus::message::{Flags, Header};
 use zbus::{Connection, fdo};
-use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+use zbus_polkit::policykit1::{
+    AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject,
+};
 
 use crate::error::Error;
 
@@ -65,35 +67,14 @@ impl Authority {
             .primary()
             .flags()
             .contains(Flags::ALLOW_INTERACTIVE_AUTH);
-        let (flags, limit) = if is_interactive {
-            (
-                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
-                DIALOG_LIMIT,
-            )
-        } else {
-            (CheckAuthorizationFlags::default(), ANSWER_LIMIT)
-        };
         let uid = uid.to_string();
         let details = HashMap::from([
             ("machine", machine),
             ("operation", operation),
             ("uid", &uid),
         ]);
-        let question = async {
-            let subject =
-                Subject::new_for_message_header(header).map_err(|error| error.to_string())?;
-            let polkit = AuthorityProxy::new(bus)
-                .await
-                .map_err(|error| error.to_string())?;
-            let action = action_id::MANAGE_AUTOSCALE;
-            let answer = polkit.check_authorization(&subject, action, &details, flags, "");
-            answer.await.map_err(|error| error.to_string())
-        };
-        let answer = match timeout(limit, question).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(denied(&format!("polkit did not answer ({error})"))),
-            Err(_) => return Err(denied("polkit did not answer in time")),
-        };
+        let answer = ask(bus, header, &details, is_interactive).await;
+        let answer = answer.map_err(|error| denied(&format!("polkit did not answer ({error})")))?;
         if answer.is_authorized {
             Ok(())
         } else if answer.is_challenge && !is_interactive {
@@ -105,4 +86,32 @@ impl Authority {
             Err(denied("not authorized by polkit"))
         }
     }
+}
+
+/// Asks polkit about the sender of a call.
+async fn ask(
+    bus: &Connection,
+    header: &Header<'_>,
+    details: &HashMap<&str, &str>,
+    is_interactive: bool,
+) -> Result<AuthorizationResult, String> {
+    let (flags, limit) = if is_interactive {
+        (
+            CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
+            DIALOG_LIMIT,
+        )
+    } else {
+        (CheckAuthorizationFlags::default(), ANSWER_LIMIT)
+    };
+    let question = async {
+        let subject = Subject::new_for_message_header(header).map_err(|error| error.to_string())?;
+        let polkit = AuthorityProxy::new(bus)
+            .await
+            .map_err(|error| error.to_string())?;
+        let answer =
+            polkit.check_authorization(&subject, action_id::MANAGE_AUTOSCALE, details, flags, "");
+        answer.await.map_err(|error| error.to_string())
+    };
+    let late = |_| Err("no answer in time".to_owned());
+    timeout(limit, question).await.unwrap_or_else(late)
 }

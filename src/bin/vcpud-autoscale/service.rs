@@ -26,6 +26,9 @@ use crate::store::{Configuration, Origin, Store};
 /// Without settings of a machine, the service ends after this time without a call.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
 
+/// A machine, and how a request for it ended.
+type Ended = (MachineName, Result<(), (Outcome, String)>);
+
 /// The state of the program.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -36,7 +39,7 @@ pub(crate) struct Service {
     /// The machines that are to be sampled.
     names: watch::Sender<HashSet<MachineName>>,
     /// The requests to vcpud that have no result.
-    requests: JoinSet<(MachineName, Result<(), (Outcome, String)>)>,
+    requests: JoinSet<Ended>,
     /// The reason why the last sample failed.
     failure: Option<String>,
     last_call: Instant,

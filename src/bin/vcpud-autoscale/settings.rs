@@ -92,7 +92,7 @@ impl Settings {
     /// # Errors
     /// The reason, with the line.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let settings: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let settings: Self = toml::from_str(text).map_err(|error| with_line(text, &error))?;
         settings.check()?;
         Ok(settings)
     }
@@ -108,7 +108,9 @@ impl Settings {
                 .ok_or_else(|| format!("option {key:?} is not a number, a text or a boolean"))?;
             table.insert(key, value);
         }
-        let settings: Self = table.try_into().map_err(|error| error.to_string())?;
+        let settings: Self = table
+            .try_into()
+            .map_err(|error: toml::de::Error| error.message().to_owned())?;
         settings.check()?;
         Ok(settings)
     }
@@ -177,6 +179,18 @@ impl Settings {
         limits.check()?;
         Ok(limits)
     }
+}
+
+/// Returns the text of an error with its line.
+pub(crate) fn with_line(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start);
+    let line = text
+        .bytes()
+        .take(start)
+        .filter(|byte| *byte == b'\n')
+        .count()
+        + 1;
+    format!("line {line}: {}", error.message())
 }
 
 /// Returns a value of D-Bus as a file would have it.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vcpud::names::MachineName;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, with_line};
 
 /// The maximum length of a file, in bytes.
 const MAX_LENGTH: u64 = 64 * 1024;
@@ -146,7 +146,7 @@ fn machine(path: &Path) -> Result<(MachineName, Settings), String> {
 
 /// Parses the main file: `host-cpus`, and the keys for all machines.
 fn parse_main(text: &str) -> Result<(Settings, Option<f64>), String> {
-    let mut table: toml::Table = text.parse().map_err(|error| format!("{error}"))?;
+    let mut table: toml::Table = text.parse().map_err(|error| with_line(text, &error))?;
     let host_cpus = match table.remove("host-cpus") {
         None => None,
         Some(toml::Value::Integer(number @ 1..=65_536)) => {
@@ -164,8 +164,6 @@ fn parse_main(text: &str) -> Result<(Settings, Option<f64>), String> {
 }
 
 fn describe(path: &Path, error: &str) -> String {
-    let line = error.lines().map(str::trim).filter(|line| !line.is_empty());
-    let error = line.collect::<Vec<_>>().join(": ");
     format!("{}: not used: {error}", path.display())
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 use vcpud::process::monotonic;
-use vcpud::proxy::Statistics;
+use vcpud::proxy::{Changed, Statistics};
 use zbus::{DBusError, OwnedObjectPath, OwnedVariant, Variant, interface};
 
 use crate::harness::*;
@@ -179,11 +179,7 @@ struct Machine(Scripted);
 
 #[interface(name = "org.vcpud1.Machine")]
 impl Machine {
-    fn set_vcpus(
-        &self,
-        count: u32,
-        options: Dict,
-    ) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>), Refusal> {
+    fn set_vcpus(&self, count: u32, options: Dict) -> Result<Changed, Refusal> {
         let mut state = self.0.state();
         assert_eq!(*options["until"], "started".into());
         if *options["current"] != state.present.into() {

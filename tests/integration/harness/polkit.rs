@@ -67,11 +67,16 @@ impl Polkit {
 
 /// The actions of the system, and ours.
 fn copy_actions(to: &Path) {
-    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/polkit/org.vcpud1.policy");
+    let ours = ["org.vcpud1.policy", "org.vcpud1.Autoscale.policy"];
+    let ours = ours.map(|name| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("polkit")
+            .join(name)
+    });
     fs::create_dir(to).expect("the directory is writable");
     let entries = fs::read_dir(ACTIONS).expect("polkit is installed (run tests/setup)");
     let theirs = entries.map(|entry| entry.expect("it can be listed").path());
-    for file in theirs.chain([ours.into()]) {
+    for file in theirs.chain(ours) {
         let name = file.file_name().expect("a file has a name");
         fs::copy(&file, to.join(name)).expect("a policy can be copied");
     }

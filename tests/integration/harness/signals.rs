@@ -271,6 +271,8 @@ fn decode(message: &Message) -> Option<Signal> {
         }
         // It only says where to look.
         "VcpuChanged" => return None,
+        // A signal of vcpud-autoscale.
+        "Decided" => return None,
         other => panic!("a signal of no known kind: {other}"),
     })
 }
