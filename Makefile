@@ -21,15 +21,17 @@ SHELL       = /bin/bash
 into     = $(foreach file,$(2),$(file):$(1)/$(notdir $(file)))
 docs     = $(PREFIX)/share/doc/vcpud
 programs = \
-	$(call into,$(PREFIX)/sbin,$(BUILD)/vcpud $(BUILD)/vcpud-exporter) \
+	$(call into,$(PREFIX)/sbin,$(BUILD)/vcpud $(BUILD)/vcpud-autoscale $(BUILD)/vcpud-exporter) \
 	$(call into,$(PREFIX)/bin,$(BUILD)/vcpuctl)
 texts    = \
-	$(call into,$(POLICIES)/dbus-1/system.d,dbus/org.vcpud1.conf) \
-	$(call into,$(POLICIES)/polkit-1/actions,polkit/org.vcpud1.policy) \
-	$(call into,$(PREFIX)/share/dbus-1/system-services,dbus/org.vcpud1.service) \
-	$(call into,$(PREFIX)/share/dbus-1/interfaces,dbus/org.vcpud1.xml) \
+	$(call into,$(POLICIES)/dbus-1/system.d,$(wildcard dbus/*.conf)) \
+	$(call into,$(POLICIES)/polkit-1/actions,$(wildcard polkit/*.policy)) \
+	$(call into,$(POLICIES)/polkit-1/rules.d,$(wildcard polkit/*.rules)) \
+	$(call into,$(PREFIX)/share/dbus-1/system-services,$(wildcard dbus/*.service)) \
+	$(call into,$(PREFIX)/share/dbus-1/interfaces,$(wildcard dbus/*.xml)) \
 	$(call into,$(PREFIX)/lib/systemd/system,$(wildcard systemd/*.service systemd/*.socket systemd/*.path)) \
 	$(call into,$(PREFIX)/lib/systemd/catalog,systemd/vcpud.catalog) \
+	systemd/vcpud-autoscale.sysusers:$(PREFIX)/lib/sysusers.d/vcpud-autoscale.conf \
 	systemd/vcpud-exporter.sysusers:$(PREFIX)/lib/sysusers.d/vcpud-exporter.conf \
 	systemd/vcpud.tmpfiles:$(PREFIX)/lib/tmpfiles.d/vcpud.conf \
 	$(call into,$(PREFIX)/share/man/man1,$(wildcard man/*.1)) \
@@ -65,7 +67,7 @@ reproducible: all
 	copy=$$(mktemp --directory) && trap 'rm -rf "$$copy"' EXIT && \
 	git ls-files -z | xargs --null cp --parents --no-dereference --target-directory "$$copy" && \
 	env --unset CARGO_TARGET_DIR $(MAKE) --directory "$$copy" all BUILD=target/release && \
-	for program in vcpud vcpud-exporter vcpuctl; do \
+	for program in vcpud vcpud-autoscale vcpud-exporter vcpuctl; do \
 		cmp $(BUILD)/$$program "$$copy/target/release/$$program" || exit 1; \
 		! grep --text --fixed-strings -e '$(CURDIR)/' -e "$$copy/" -e '$(crates)/' $(BUILD)/$$program || exit 1; \
 	done

@@ -83,7 +83,7 @@ fn the_installed_files_follow_the_prefix() {
     }
 
     let units = root.path().join("usr/local/lib/systemd/system");
-    for program in ["vcpud", "vcpud-exporter"] {
+    for program in ["vcpud", "vcpud-autoscale", "vcpud-exporter"] {
         let unit = fs::read_to_string(units.join(format!("{program}.service"))).unwrap();
         let start = format!("\nExecStart={PREFIX}/sbin/{program}\n");
         assert!(unit.contains(&start), "{unit}");
@@ -95,7 +95,7 @@ fn the_installed_files_follow_the_prefix() {
 fn systemd_finds_the_programs_of_the_installed_units() {
     let root = tempfile::tempdir().unwrap();
     make("install", root.path());
-    let units = ["vcpud.service", "vcpud-exporter.service"];
+    let units = ["vcpud.service", "vcpud-autoscale.service", "vcpud-exporter.service"];
     let verify = || {
         let mut command = Command::new("systemd-analyze");
         command.args(["verify", "--man=no", "--root"]);

@@ -77,6 +77,7 @@ async fn the_package_activates_the_service_and_leaves_nothing_when_it_is_purged(
         "--no-legend",
         "vcpud.*",
         "vcpud-exporter.*",
+        "vcpud-autoscale.*",
     ];
     assert_eq!(output("systemctl", &units).await, "");
     // Links to enabled units, and their records.
@@ -95,6 +96,7 @@ async fn the_package_activates_the_service_and_leaves_nothing_when_it_is_purged(
         ("vcpud.service", "disabled"),
         ("vcpud-exporter.socket", "disabled"),
         ("vcpud-exporter.service", "static"),
+        ("vcpud-autoscale.service", "enabled"),
     ] {
         assert_eq!(state("is-enabled", unit).await, enabled, "{unit}");
         assert_eq!(state("is-active", unit).await, "inactive", "{unit}");
