@@ -177,7 +177,7 @@ impl Journal {
                 warn!(%machine, endpoint, reason, "{machine}: cannot connect to {endpoint}: {reason}")
             }
             LogEntry::Unresponsive(text) => warn!(%machine, "{machine}: {text}"),
-            LogEntry::Gone => info!(%machine, "{machine}: gone"),
+            LogEntry::Gone(reason) => info!(%machine, reason, "{machine}: gone: {reason}"),
             LogEntry::NotSaved(error) => {
                 warn!(%machine, error, "{machine}: cannot save the state: {error}; until it can be saved, requests are refused, and a restart of the service may emit signals again")
             }

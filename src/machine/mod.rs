@@ -79,11 +79,11 @@ pub use model::refusal::{Refusal, RefusalCode, RefusalReason};
 pub use model::request::{Outcome, Request, Until, Wait};
 pub use model::snapshot::{DISCONNECTED, Snapshot, Subject};
 pub use model::tuning::TuningChange;
-pub use processes::Processes;
+pub use processes::{Processes, SecondNames};
 pub use running::Running;
 pub use spec::{
     ConnectError, HostServices, Lifetime, MachineConfig, MachineSpec, Origin, PlacementConfig,
-    QmpEndpoint,
+    QmpEndpoint, StopReason,
 };
 pub use state_file::forget_others;
 pub use task::create;

@@ -15,7 +15,7 @@ use super::events::{BusMessage, Completion, EventSender};
 use super::handle::Handle;
 use super::jobs::{self, Done, Jobs};
 use super::journal::Journal;
-use super::model::effect::Effect;
+use super::model::effect::{Effect, LogEntry};
 use super::model::event::MachineEvent;
 use super::model::input::{Input, Opened};
 use super::model::snapshot::Snapshot;
@@ -156,12 +156,21 @@ impl Performer {
                     self.outbox.send(BusMessage::Completion(reply));
                 }
             }
-            Effect::Log(entry) => self.journal.entry(now(), entry),
+            Effect::Log(entry) => self.log(entry),
             Effect::Ready(ready) => self.outbox.report(ready),
             Effect::End => self.over.cancel(),
             Effect::Forget => self.forget().await,
             other => self.start_job(other),
         }
+    }
+
+    fn log(&mut self, entry: LogEntry) {
+        if let (LogEntry::Unresponsive(_), Lifetime::Endpoint) = (&entry, self.lifetime)
+            && let Some(leader) = &self.leader
+        {
+            self.processes.note_silence(leader.id(), &self.name);
+        }
+        self.journal.entry(now(), entry);
     }
 
     /// Starts the job of an effect that needs the process, or a connection to it.
@@ -229,6 +238,9 @@ impl Performer {
             Done::Opened(opened) => {
                 let (session, events, mut opened) = *opened;
                 if let Err(other) = self.confirm(&opened) {
+                    if self.lifetime == Lifetime::Endpoint {
+                        self.processes.note_second(&self.name, other.clone());
+                    }
                     let error = ConnectError::OtherMachine(other);
                     return vec![Input::ConnectFailed(error)];
                 }

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::ids::Tid;
 use crate::names::MachineName;
 use crate::process::ProcessId;
@@ -13,11 +15,19 @@ const FORMER: usize = 1024;
 
 /// The processes of all machines of a service.
 #[derive(Clone, Debug, Default)]
-pub struct Processes(Arc<Mutex<State>>);
+pub struct Processes {
+    state: Arc<Mutex<State>>,
+    /// Notified when the second names change.
+    changed: Arc<Notify>,
+}
+
+/// The machines of the administrator whose QEMU process is another machine, and that other machine.
+pub type SecondNames = BTreeMap<MachineName, MachineName>;
 
 #[derive(Debug, Default)]
 struct State {
     names: Names,
+    second: SecondNames,
     /// Processes that are no machine any more, and how many vCPUs each created. They may be one again: their
     /// machine is registered again, or their socket has another name.
     former: VecDeque<(ProcessId, u32)>,
@@ -63,13 +73,47 @@ impl Processes {
             Some((other, _)) => Err(other.clone()),
             None => {
                 names.insert(name.clone(), Some(thread));
+                if state.second.remove(name).is_some() {
+                    self.changed.notify_one();
+                }
                 Ok(())
             }
         }
     }
 
+    /// Notes that `name` is a second name of the machine `first`.
+    pub(super) fn note_second(&self, name: &MachineName, first: MachineName) {
+        let previous = self.lock().second.insert(name.clone(), first.clone());
+        if previous != Some(first) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Notes that `process` does not answer the machine `name`. QEMU answers one client of a QMP socket at a
+    /// time, so this is a second name if another machine has an answer.
+    pub(super) fn note_silence(&self, process: ProcessId, name: &MachineName) {
+        let first = self.lock().names.get(&process).and_then(|names| {
+            let mut others = names.iter().filter(|(other, _)| *other != name);
+            let answered = others.find(|(_, thread)| thread.is_some());
+            answered.map(|(other, _)| other.clone())
+        });
+        if let Some(first) = first {
+            self.note_second(name, first);
+        }
+    }
+
+    /// Returns the second names.
+    pub fn second_names(&self) -> SecondNames {
+        self.lock().second.clone()
+    }
+
+    /// Waits until the second names change. No change is lost if the call is cancelled.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that `process` is not the machine `name` any more, and that it created this many vCPUs in its life.
@@ -80,6 +124,13 @@ impl Processes {
             if names.is_empty() {
                 state.names.remove(&process);
             }
+        }
+        let count = state.second.len();
+        let is_other =
+            |second: &MachineName, first: &mut MachineName| second != name && first != name;
+        state.second.retain(is_other);
+        if state.second.len() < count {
+            self.changed.notify_one();
         }
         state.former.retain(|(former, _)| *former != process);
         if state.former.len() == FORMER {
@@ -126,6 +177,29 @@ mod tests {
             ..process
         };
         assert_eq!(processes.claim(later, &db), Ok(()));
+    }
+
+    #[test]
+    fn a_silent_process_that_answers_another_machine_has_a_second_name() {
+        let processes = Processes::default();
+        let process = ProcessId {
+            pid: crate::ids::Pid(7),
+            start: 9,
+        };
+        let [web, db]: [MachineName; 2] = ["web", "db"].map(|name| name.parse().unwrap());
+        processes.share(process, &web);
+        processes.share(process, &db);
+        processes.note_silence(process, &db);
+        assert_eq!(processes.second_names(), SecondNames::new());
+        processes.confirm(process, &web, Tid(8)).unwrap();
+        processes.note_silence(process, &db);
+        let second = SecondNames::from([(db.clone(), web.clone())]);
+        assert_eq!(processes.second_names(), second);
+        processes.confirm(process, &db, Tid(9)).unwrap();
+        assert_eq!(processes.second_names(), SecondNames::new());
+        processes.note_second(&db, web.clone());
+        processes.release(process, &web, 0);
+        assert_eq!(processes.second_names(), SecondNames::new());
     }
 
     #[test]

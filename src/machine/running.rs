@@ -6,7 +6,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
-use super::spec::{ConnectError, MachineConfig};
+use super::spec::{ConnectError, MachineConfig, StopReason};
 use super::state_file::StateFile;
 
 /// A machine whose future is spawned.
@@ -14,7 +14,7 @@ use super::state_file::StateFile;
 pub struct Running {
     pub(super) handle: Handle,
     pub(super) configs: watch::Sender<MachineConfig>,
-    pub(super) cancel: CancellationToken,
+    pub(super) stop: watch::Sender<Option<StopReason>>,
     pub(super) review: Arc<Notify>,
     pub(super) over: CancellationToken,
     pub(super) state_file: StateFile,
@@ -59,8 +59,8 @@ impl Running {
     }
 
     /// Ends the machine: its future removes the persisted state, emits the last event, and ends.
-    pub fn cancel(&self) {
-        self.cancel.cancel();
+    pub fn stop(&self, reason: StopReason) {
+        self.stop.send_replace(Some(reason));
     }
 
     /// Waits until no access of the state file goes on. A caller that aborted the future, as the end of

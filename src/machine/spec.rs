@@ -97,6 +97,33 @@ impl Origin {
     }
 }
 
+/// Why the owner of a machine stops it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Its socket was removed.
+    SocketRemoved,
+    /// Another socket has the path of its socket.
+    SocketReplaced,
+    /// The configuration defines it no longer, or at another socket.
+    Reconfigured,
+    /// A call unregistered it.
+    Unregistered,
+    /// Its registration failed, or it has ended by itself.
+    Ended,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SocketRemoved => "its QMP socket was removed",
+            Self::SocketReplaced => "its QMP socket was replaced",
+            Self::Reconfigured => "its configuration file names this socket no longer",
+            Self::Unregistered => "it was unregistered",
+            Self::Ended => "it has ended",
+        })
+    }
+}
+
 /// How long a machine exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {

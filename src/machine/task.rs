@@ -17,7 +17,7 @@ use super::model::request::Command;
 use super::model::{Facts, Model};
 use super::performer::{Outlets, Performer, now};
 use super::running::Running;
-use super::spec::{HostServices, MachineConfig, MachineSpec, QmpEndpoint};
+use super::spec::{HostServices, MachineConfig, MachineSpec, QmpEndpoint, StopReason};
 use super::state_file::StateFile;
 use super::statistics::Meter;
 use crate::process::Leader;
@@ -29,7 +29,7 @@ const COMMANDS: usize = 64;
 /// Creates the machine that `spec` defines, on the host of `services`. It sends its events to `events`.
 ///
 /// Returns the machine, and the future that drives it. The caller spawns the future and awaits its end;
-/// the future ends when the machine does, and after [`Running::cancel`]. Its last event is sent before.
+/// the future ends when the machine does, and after [`Running::stop`]. Its last event is sent before.
 pub fn create(
     spec: MachineSpec,
     services: HostServices,
@@ -43,7 +43,8 @@ pub fn create(
     let (ready_sender, ready) = oneshot::channel();
     let mounts = services.host.mounts.clone();
     let handle = Handle::new(&spec, sender, snapshots, leaders, meter, configs, mounts);
-    let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, stops) = watch::channel(None);
+    let over = CancellationToken::new();
     let review = Arc::new(Notify::new());
     let state_file = StateFile::new(spec.state_file.clone());
     let outlets = Outlets {
@@ -60,7 +61,7 @@ pub fn create(
         model: Model::new(facts(&spec), spec.config.clone(), now()),
         commands,
         configs: config_sender.subscribe(),
-        cancel: cancel.clone(),
+        stops,
         review: review.clone(),
         callers: Callers::default(),
         performer: Performer::new(spec, services, state_file.clone(), outlets),
@@ -68,7 +69,7 @@ pub fn create(
     let running = Running {
         handle,
         configs: config_sender,
-        cancel,
+        stop,
         review,
         over,
         state_file,
@@ -92,7 +93,7 @@ struct MachineTask {
     model: Model,
     commands: mpsc::Receiver<Box<Call>>,
     configs: watch::Receiver<MachineConfig>,
-    cancel: CancellationToken,
+    stops: watch::Receiver<Option<StopReason>>,
     /// Notified when it is the turn of the machine to be reviewed.
     review: Arc<Notify>,
     callers: Callers,
@@ -131,7 +132,7 @@ impl MachineTask {
         let deadline = self.model.next_deadline(now()).map(Instant::from_std);
         loop {
             tokio::select! {
-                () = self.cancel.cancelled() => return Woken::Inputs(vec![Input::Stop]),
+                reason = stopped(&mut self.stops) => return Woken::Inputs(vec![Input::Stop(reason)]),
                 Some(call) = self.commands.recv(), if !is_clogged && !self.model.is_busy() => {
                     return Woken::Command(call);
                 }
@@ -215,6 +216,18 @@ async fn next_event(events: &mut Option<crate::qmp::Events>) -> Option<Result<Ev
     match events {
         Some(events) => events.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until the owner of the machine stops it, and returns the reason.
+async fn stopped(stops: &mut watch::Receiver<Option<StopReason>>) -> StopReason {
+    loop {
+        if let Some(reason) = *stops.borrow_and_update() {
+            return reason;
+        }
+        if stops.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

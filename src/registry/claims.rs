@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use crate::config::MachineFile;
 use crate::ids::Uid;
+use crate::machine::{SecondNames, StopReason};
 use crate::names::MachineName;
 
 /// The maximum number of registered machines of each user except root.
@@ -22,8 +23,8 @@ const LIMIT: usize = 4096;
 /// A change of the machines. The decisions of one call are carried out in their order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// The machine ends.
-    Stop(MachineName),
+    /// The machine ends, for this reason.
+    Stop(MachineName, StopReason),
     /// A machine starts at a socket.
     Start(MachineName, PathBuf),
 }
@@ -46,6 +47,8 @@ pub(super) enum Reason {
     Owned(Origin),
     /// The configuration file of the machine has errors.
     Errors(PathBuf),
+    /// The QEMU process is this machine.
+    Process(MachineName),
 }
 
 /// The origin of a machine.
@@ -117,7 +120,7 @@ impl Claims {
         self.dismissed.remove(&socket);
         self.sockets.insert(name.clone());
         if self.is_owned_by_socket(name) {
-            let stop = Decision::Stop(name.clone());
+            let stop = Decision::Stop(name.clone(), StopReason::SocketReplaced);
             return vec![stop, Decision::Start(name.clone(), socket)];
         }
         self.promote(name).into_iter().collect()
@@ -128,7 +131,7 @@ impl Claims {
         self.dismissed.remove(&self.socket(name));
         self.sockets.remove(name);
         if self.is_owned_by_socket(name) {
-            self.stop(name)
+            self.stop(name, StopReason::SocketRemoved)
         } else {
             Vec::new()
         }
@@ -175,7 +178,8 @@ impl Claims {
             self.files.keys().chain(&self.sockets).cloned().collect();
         let starts = claimed.iter().filter_map(|name| self.promote(name));
         let starts: Vec<Decision> = starts.collect();
-        let stops = moved.into_iter().map(Decision::Stop);
+        let stops = moved.into_iter();
+        let stops = stops.map(|name| Decision::Stop(name, StopReason::Reconfigured));
         stops.chain(starts).collect()
     }
 
@@ -225,7 +229,7 @@ impl Claims {
             }
             Origin::Registration(_) => {}
         }
-        Ok(self.stop(name))
+        Ok(self.stop(name, StopReason::Unregistered))
     }
 
     /// The machine `name` ended by itself.
@@ -234,8 +238,9 @@ impl Claims {
         self.promote(name)
     }
 
-    /// Returns the claims that are ignored, sorted by path.
-    pub(super) fn conflicts(&self) -> Vec<Conflict> {
+    /// Returns the claims that are ignored, sorted by path. `second` are the names whose QEMU process is
+    /// another machine.
+    pub(super) fn conflicts(&self, second: &SecondNames) -> Vec<Conflict> {
         let sockets = self.sockets.iter();
         let sockets = sockets.filter_map(|name| {
             let owner = self.owners.get(name);
@@ -259,7 +264,15 @@ impl Claims {
                 matches!(content, Content::Socket(_)) && !matches!(origin, Origin::File(_));
             is_shadowed.then(|| (path.clone(), name, Reason::Owned(origin.clone())))
         });
-        let all = sockets.chain(files);
+        let second = second.iter().filter_map(|(name, first)| {
+            let path = match &self.owners.get(name)?.origin {
+                Origin::Socket => self.socket(name),
+                Origin::File(path) => path.clone(),
+                Origin::Registration(_) => return None,
+            };
+            Some((path, name, Reason::Process(first.clone())))
+        });
+        let all = sockets.chain(files).chain(second);
         let all = all.filter(|(path, ..)| !self.dismissed.contains(path));
         let conflict = |(path, name, reason): (_, &MachineName, _)| Conflict {
             path,
@@ -272,9 +285,9 @@ impl Claims {
     }
 
     /// Stops the machine `name`, and gives the name to a shadowed socket or file.
-    fn stop(&mut self, name: &MachineName) -> Vec<Decision> {
+    fn stop(&mut self, name: &MachineName, reason: StopReason) -> Vec<Decision> {
         self.owners.remove(name);
-        let stop = Decision::Stop(name.clone());
+        let stop = Decision::Stop(name.clone(), reason);
         [stop].into_iter().chain(self.promote(name)).collect()
     }
 
@@ -356,6 +369,10 @@ impl fmt::Display for Conflict {
         match reason {
             Reason::Owned(origin) => write!(f, "machine {name} already exists, from {origin}"),
             Reason::Errors(file) => write!(f, "{} has errors", file.display()),
+            Reason::Process(first) => write!(
+                f,
+                "the QEMU process of {name} is already the machine {first}; remove the second socket or file"
+            ),
         }
     }
 }

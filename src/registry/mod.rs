@@ -127,6 +127,7 @@ impl Registry {
 impl Service {
     /// Handles events and requests, one after the other.
     async fn run(mut self) -> Result<Infallible, SupervisorError> {
+        let processes = self.supervisor.processes.clone();
         loop {
             tokio::select! {
                 notification = self.sockets.next() => {
@@ -142,6 +143,7 @@ impl Service {
                     // It changes no claim.
                     continue;
                 }
+                () = processes.changed() => {}
                 ended = self.supervisor.next_ended() => self.supervisor.end(&ended?).await?,
             }
             self.count.send_replace(self.supervisor.claims.count());

@@ -18,7 +18,7 @@ use crate::config::{Configuration, Directories, Settings};
 use crate::ids::Uid;
 use crate::machine::{
     self, EventSender, Handle, HostServices, Lifetime, MachineConfig, MachineSpec, Origin,
-    PlacementConfig, Processes, QmpEndpoint, Running,
+    PlacementConfig, Processes, QmpEndpoint, Running, StopReason,
 };
 use crate::names::MachineName;
 use crate::process::{Leader, SocketFile};
@@ -34,7 +34,7 @@ pub(super) struct Supervisor {
     pub(super) registrations: Registrations,
     machines: BTreeMap<MachineName, Machine>,
     tasks: Tasks,
-    processes: Processes,
+    pub(super) processes: Processes,
     /// The configuration errors and conflicts that were reported last.
     reported: Vec<String>,
 }
@@ -123,7 +123,7 @@ impl Supervisor {
     ) -> Result<(), SupervisorError> {
         for decision in decisions {
             match decision {
-                Decision::Stop(name) => self.stop(&name).await?,
+                Decision::Stop(name, reason) => self.stop(&name, reason).await?,
                 Decision::Start(name, socket) => self.start_at(&name, socket),
             }
         }
@@ -182,14 +182,18 @@ impl Supervisor {
     }
 
     /// Stops the machine `name`, and waits for the end of its task. Its last event is sent then.
-    async fn stop(&mut self, name: &MachineName) -> Result<(), SupervisorError> {
+    async fn stop(
+        &mut self,
+        name: &MachineName,
+        reason: StopReason,
+    ) -> Result<(), SupervisorError> {
         let Some(machine) = self.machines.remove(name) else {
             return Ok(());
         };
         if machine.registration.is_some() {
             self.registrations.remove(name).await;
         }
-        machine.running.cancel();
+        machine.running.stop(reason);
         if let Some(task) = machine.task {
             self.tasks.join(task).await?;
         }
@@ -218,7 +222,7 @@ impl Supervisor {
     /// # Errors
     /// Fails if a task failed.
     pub(super) async fn end(&mut self, name: &MachineName) -> Result<(), SupervisorError> {
-        self.stop(name).await?;
+        self.stop(name, StopReason::Ended).await?;
         let decision = self.claims.machine_ended(name);
         self.perform(decision).await
     }
@@ -263,7 +267,7 @@ impl Supervisor {
     /// Reports the errors of the configuration and the claims that are ignored, if they changed.
     pub(super) async fn report_errors(&mut self) {
         let errors = self.configuration.errors.iter().map(ToString::to_string);
-        let conflicts = self.claims.conflicts();
+        let conflicts = self.claims.conflicts(&self.processes.second_names());
         let errors = errors.chain(conflicts.iter().map(ToString::to_string));
         let errors: Vec<String> = errors.collect();
         if errors == self.reported {

@@ -16,6 +16,9 @@ use crate::process::{ProcessId, SocketError};
 use crate::qmp::Closed;
 use crate::text::Text;
 
+/// Why a machine is gone whose process is.
+const EXITED: &str = "QEMU has exited";
+
 impl Model {
     /// Begins an attempt to connect.
     pub(super) fn connect(&mut self, now: Instant) {
@@ -42,10 +45,10 @@ impl Model {
         if self.process.as_ref().is_some_and(|known| known.id != id) {
             // The known process has exited, and another one listens.
             if self.facts.lifetime.ends_with_process() {
-                self.end(ConnectError::Gone);
+                self.end(ConnectError::Gone, EXITED);
                 return;
             }
-            self.forget_process();
+            self.forget_process(EXITED);
         }
         if self.process.is_none() {
             let tuning = self.config.placement.tuning.clone();
@@ -157,7 +160,8 @@ impl Model {
         self.is_spent = !self.facts.is_reconnectable;
         self.out.push(Effect::Close);
         if self.is_on_trial() || self.has_ended() {
-            self.end(error);
+            let reason = error.to_string();
+            self.end(error, &reason);
             return;
         }
         self.note_breach(error.is_breach());
@@ -195,7 +199,7 @@ impl Model {
         }
         self.note_breach(closed.is_breach());
         if self.is_on_trial() {
-            self.end(closed.clone().into());
+            self.end(closed.clone().into(), &closed.to_string());
             return;
         }
         let until = now + EXIT_GRACE;
@@ -209,7 +213,7 @@ impl Model {
             self.out.log(LogEntry::Disconnected(reason.to_owned()));
         }
         if self.has_ended() {
-            self.end(ConnectError::Gone);
+            self.end(ConnectError::Gone, "its only connection has ended");
             return;
         }
         self.show_disconnected(reason);
@@ -259,33 +263,34 @@ impl Model {
     /// Notes that the process has exited. A machine with a socket or a file waits for another one.
     pub(super) fn end_process(&mut self, now: Instant) {
         if self.facts.lifetime.ends_with_process() {
-            self.end(ConnectError::Gone);
+            self.end(ConnectError::Gone, EXITED);
             return;
         }
         self.out.push(Effect::Close);
-        self.forget_process();
+        self.forget_process(EXITED);
         self.out.report_ready(Ok(()));
         self.pause(now);
     }
 
-    /// Ends the machine. `reason` is for callers that wait for the result of the first attempt.
-    pub(super) fn end(&mut self, reason: ConnectError) {
+    /// Ends the machine. `error` is for callers that wait for the result of the first attempt, and `reason`
+    /// for the log.
+    pub(super) fn end(&mut self, error: ConnectError, reason: &str) {
         self.phase = Phase::Gone;
         self.out.push(Effect::Close);
         self.out.push(Effect::End);
-        self.forget_process();
-        self.out.report_ready(Err(reason));
+        self.forget_process(reason);
+        self.out.report_ready(Err(error));
     }
 
-    /// Forgets the process: nothing that was known about it is true any more.
-    pub(super) fn forget_process(&mut self) {
+    /// Forgets the process: nothing that was known about it is true any more. `reason` is for the log.
+    fn forget_process(&mut self, reason: &str) {
         let process = self.process.take();
         if process.is_some() {
             self.out.push(Effect::Forget);
         }
         self.backoff = Backoff::default();
         self.last_reason.clear();
-        self.out.vanish();
+        self.out.vanish(reason);
         for id in process.into_iter().flat_map(Process::into_callers) {
             self.out.reply(id, Err(Error::Gone));
         }

@@ -118,8 +118,8 @@ pub enum LogEntry {
     NotConnected(String, bool),
     /// QEMU does not answer.
     Unresponsive(&'static str),
-    /// The machine is gone.
-    Gone,
+    /// The machine is gone, for this reason.
+    Gone(String),
     /// The state cannot be saved.
     NotSaved(String),
     /// The state is saved again.
@@ -229,11 +229,11 @@ impl Output {
         }
     }
 
-    /// Lets clients see the machine no longer.
-    pub(super) fn vanish(&mut self) {
+    /// Lets clients see the machine no longer. `reason` is for the log.
+    pub(super) fn vanish(&mut self, reason: &str) {
         if self.is_visible {
             self.is_visible = false;
-            self.log(LogEntry::Gone);
+            self.log(LogEntry::Gone(reason.to_owned()));
             self.emit(MachineEvent::Vanished);
         }
         self.snapshot = Arc::default();

@@ -10,7 +10,7 @@ use super::saved_state::SavedState;
 use super::starts::Reading;
 use crate::ids::{SlotId, VcpuId};
 use crate::inventory::Inventory;
-use crate::machine::spec::{ConnectError, MachineConfig};
+use crate::machine::spec::{ConnectError, MachineConfig, StopReason};
 use crate::placement::{Controller, CpuList, Report, Retry, StepError, UnitPlacement};
 use crate::process::ProcessId;
 use crate::qmp::{AcpiOst, Closed, CommandError, Event, Identity};
@@ -55,8 +55,8 @@ pub enum Input {
     GuestRestored(Result<(), String>),
     /// The QEMU process exited.
     ProcessExited,
-    /// The machine is to be forgotten.
-    Stop,
+    /// The machine is to be forgotten, for this reason.
+    Stop(StopReason),
     /// It is the turn of the machine to be compared with its QEMU and with the kernel: QEMU reports no
     /// vCPU that another QMP client adds, and the kernel no affinity and no scheduler that another
     /// process sets.

@@ -153,7 +153,7 @@ impl Model {
             Input::UnitFound(found) => self.unit_found(now, found),
             Input::UnitsAppeared => self.units_appeared(now),
             Input::ProcessExited => self.end_process(now),
-            Input::Stop => self.end(ConnectError::Gone),
+            Input::Stop(reason) => self.end(ConnectError::Gone, &reason.to_string()),
             Input::Tick => self.tick(now),
             other => self.with_process(now, |process, cx| process.handle(cx, other)),
         }

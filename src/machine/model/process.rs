@@ -303,7 +303,7 @@ impl Process {
             | Input::UnitFound(_)
             | Input::UnitsAppeared
             | Input::ProcessExited
-            | Input::Stop
+            | Input::Stop(_)
             | Input::Tick => {}
         }
     }

@@ -17,8 +17,8 @@ fn start(machine: &str, socket: &str) -> Decision {
     Decision::Start(name(machine), socket.into())
 }
 
-fn stop(machine: &str) -> Decision {
-    Decision::Stop(name(machine))
+fn stop(machine: &str, reason: StopReason) -> Decision {
+    Decision::Stop(name(machine), reason)
 }
 
 /// Returns the configuration files of machines. `None` is a file with errors.
@@ -34,7 +34,7 @@ fn files(files: &[(&str, Option<&str>)]) -> BTreeMap<MachineName, MachineFile> {
 }
 
 fn conflicts(claims: &Claims) -> Vec<String> {
-    let conflicts = claims.conflicts();
+    let conflicts = claims.conflicts(&SecondNames::new());
     conflicts.iter().map(ToString::to_string).collect()
 }
 
@@ -56,7 +56,10 @@ fn a_socket_starts_and_stops_its_machine() {
     );
     assert_eq!(claims.count(), 1);
     assert_eq!(conflicts(&claims), [""; 0]);
-    assert_eq!(claims.socket_removed(&web), [stop("web")]);
+    assert_eq!(
+        claims.socket_removed(&web),
+        [stop("web", StopReason::SocketRemoved)]
+    );
     assert_eq!(claims.count(), 0);
 }
 
@@ -65,7 +68,10 @@ fn a_rename_that_replaces_a_socket_restarts_the_machine() {
     let mut claims = claims();
     let web = name("web");
     claims.socket_appeared(&web);
-    let restart = [stop("web"), start("web", "/qmp/web.sock")];
+    let restart = [
+        stop("web", StopReason::SocketReplaced),
+        start("web", "/qmp/web.sock"),
+    ];
     assert_eq!(claims.socket_appeared(&web), restart);
     // A file that waits for the name does not get it.
     claims.configuration_changed(&files(&[("web", Some("qmp = '/vm/web'"))]));
@@ -83,7 +89,13 @@ fn a_list_of_sockets_starts_and_stops_the_difference() {
         [start("a", "/qmp/a.sock"), start("b", "/qmp/b.sock")]
     );
     let changed = claims.sockets_listed(&list(&["b", "c"]));
-    assert_eq!(changed, [stop("a"), start("c", "/qmp/c.sock")]);
+    assert_eq!(
+        changed,
+        [
+            stop("a", StopReason::SocketRemoved),
+            start("c", "/qmp/c.sock")
+        ]
+    );
     assert_eq!(claims.sockets_listed(&list(&["b", "c"])), []);
 }
 
@@ -112,7 +124,13 @@ fn a_shadowed_socket_starts_when_the_registration_is_withdrawn() {
     register(&mut claims, "web", USER);
     claims.socket_appeared(&web);
     let decisions = claims.unregister(&web).unwrap();
-    assert_eq!(decisions, [stop("web"), start("web", "/qmp/web.sock")]);
+    assert_eq!(
+        decisions,
+        [
+            stop("web", StopReason::Unregistered),
+            start("web", "/qmp/web.sock")
+        ]
+    );
 }
 
 #[test]
@@ -134,7 +152,7 @@ fn a_file_takes_precedence_over_a_socket_when_both_are_shadowed() {
     register(&mut claims, "web", USER);
     claims.socket_appeared(&web);
     claims.configuration_changed(&files(&[("web", Some("qmp = '/vm/web'"))]));
-    assert_eq!(claims.conflicts().len(), 2);
+    assert_eq!(claims.conflicts(&SecondNames::new()).len(), 2);
     assert_eq!(claims.machine_ended(&web), Some(start("web", "/vm/web")));
     assert_eq!(
         conflicts(&claims),
@@ -142,7 +160,13 @@ fn a_file_takes_precedence_over_a_socket_when_both_are_shadowed() {
     );
     // Without the file, the socket is next.
     let decisions = claims.configuration_changed(&files(&[]));
-    assert_eq!(decisions, [stop("web"), start("web", "/qmp/web.sock")]);
+    assert_eq!(
+        decisions,
+        [
+            stop("web", StopReason::Reconfigured),
+            start("web", "/qmp/web.sock")
+        ]
+    );
 }
 
 #[test]
@@ -159,7 +183,13 @@ fn a_shadowed_file_starts_when_the_socket_disappears() {
         ]
     );
     let decisions = claims.socket_removed(&web);
-    assert_eq!(decisions, [stop("web"), start("web", "/vm/web")]);
+    assert_eq!(
+        decisions,
+        [
+            stop("web", StopReason::SocketRemoved),
+            start("web", "/vm/web")
+        ]
+    );
 }
 
 #[test]
@@ -191,7 +221,10 @@ fn a_file_with_errors_disables_its_name() {
     // A machine that runs keeps its name.
     assert_eq!(claims.configuration_changed(&files(&[("web", None)])), []);
     assert_eq!(conflicts(&claims), [""; 0]);
-    assert_eq!(claims.socket_removed(&web), [stop("web")]);
+    assert_eq!(
+        claims.socket_removed(&web),
+        [stop("web", StopReason::SocketRemoved)]
+    );
     assert_eq!(claims.socket_appeared(&web), []);
 }
 
@@ -200,10 +233,16 @@ fn a_reload_moves_a_machine() {
     let mut claims = claims();
     claims.configuration_changed(&files(&[("web", Some("qmp = '/vm/1'"))]));
     let decisions = claims.configuration_changed(&files(&[("web", Some("qmp = '/vm/2'"))]));
-    assert_eq!(decisions, [stop("web"), start("web", "/vm/2")]);
+    assert_eq!(
+        decisions,
+        [stop("web", StopReason::Reconfigured), start("web", "/vm/2")]
+    );
     let same = files(&[("web", Some("qmp = '/vm/2'\nslice = 'a.slice'"))]);
     assert_eq!(claims.configuration_changed(&same), []);
-    assert_eq!(claims.configuration_changed(&files(&[])), [stop("web")]);
+    assert_eq!(
+        claims.configuration_changed(&files(&[])),
+        [stop("web", StopReason::Reconfigured)]
+    );
 }
 
 #[test]
@@ -212,7 +251,12 @@ fn a_reload_stops_machines_before_it_starts_others() {
     let sockets = |a: &'static str, b: &'static str| files(&[("a", Some(a)), ("b", Some(b))]);
     claims.configuration_changed(&sockets("qmp = '/1'", "qmp = '/2'"));
     let decisions = claims.configuration_changed(&sockets("qmp = '/2'", "qmp = '/1'"));
-    let swap = [stop("a"), stop("b"), start("a", "/2"), start("b", "/1")];
+    let swap = [
+        stop("a", StopReason::Reconfigured),
+        stop("b", StopReason::Reconfigured),
+        start("a", "/2"),
+        start("b", "/1"),
+    ];
     assert_eq!(decisions, swap);
 }
 
@@ -221,7 +265,10 @@ fn an_unregistered_socket_starts_when_it_is_replaced() {
     let mut claims = claims();
     let web = name("web");
     claims.socket_appeared(&web);
-    assert_eq!(claims.unregister(&web).unwrap(), [stop("web")]);
+    assert_eq!(
+        claims.unregister(&web).unwrap(),
+        [stop("web", StopReason::Unregistered)]
+    );
     assert!(matches!(claims.unregister(&web), Err(Error::NoSuchMachine)));
     register(&mut claims, "web", USER);
     assert_eq!(conflicts(&claims), [""; 0]);
@@ -238,8 +285,17 @@ fn an_unregistered_file_starts_with_the_next_reload() {
     claims.configuration_changed(&configuration);
     claims.socket_appeared(&web);
     let decisions = claims.unregister(&web).unwrap();
-    assert_eq!(decisions, [stop("web"), start("web", "/qmp/web.sock")]);
-    assert_eq!(claims.unregister(&web).unwrap(), [stop("web")]);
+    assert_eq!(
+        decisions,
+        [
+            stop("web", StopReason::Unregistered),
+            start("web", "/qmp/web.sock")
+        ]
+    );
+    assert_eq!(
+        claims.unregister(&web).unwrap(),
+        [stop("web", StopReason::Unregistered)]
+    );
     let started = claims.configuration_changed(&configuration);
     assert_eq!(started, [start("web", "/vm/web")]);
 }

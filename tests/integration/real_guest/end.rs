@@ -25,6 +25,8 @@ async fn a_qemu_that_is_killed_in_the_middle_of_a_removal_is_gone_and_can_come_b
     let failure = waiting.await.unwrap().unwrap_err();
     failure.assert(error_name::NO_SUCH_MACHINE, &["web"]);
     is_gone(&world, &machine, mark).await;
+    let service = world.service.as_ref().expect("it runs");
+    service.has_logged("web: gone: QEMU has exited").await;
     drop(qemu);
 
     // The file of the socket is still there; the next QEMU replaces it.
@@ -58,6 +60,9 @@ async fn a_machine_whose_socket_goes_away_is_gone_and_its_qemu_runs_on() {
     let mark = world.signals.mark().await;
     fs::remove_file(world.socket("web")).unwrap();
     is_gone(&world, &machine, mark).await;
+    let service = world.service.as_ref().expect("it runs");
+    let reason = "web: gone: its QMP socket was removed";
+    service.has_logged(reason).await;
     assert_eq!(qemu.threads().await.len(), 1);
 }
 
@@ -89,6 +94,9 @@ async fn a_qemu_is_one_machine() {
     let reason = "its QEMU process is already the machine web";
     service.has_logged(reason).await;
     assert_eq!(world.names().await, ["web"]);
+    let listed =
+        "qmp/alias.sock: ignored, because the QEMU process of alias is already the machine web";
+    lists(&world, &[listed]).await;
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 
     // When the first name ends, the other is free.
@@ -97,4 +105,44 @@ async fn a_qemu_is_one_machine() {
     world.removal_of("web", mark).await;
     let alias = world.machine("alias").await;
     assert_eq!(alias.present().await, [0, 1]);
+    lists(&world, &[]).await;
+}
+
+/// Uses a real QEMU with firmware only, and dbus-daemon. QEMU does not greet the second client of a socket.
+#[tokio::test]
+async fn a_file_with_the_socket_of_another_machine_is_listed() {
+    let world = World::without_polkit().await;
+    let boot = Boot {
+        linux: false,
+        ..Boot::default()
+    };
+    let _qemu = Qemu::start(&world, "web", &boot).await;
+    let machine = world.machine("web").await;
+    let text = format!("qmp = {:?}\n", world.socket("web"));
+    world.configure("machines.d/b.toml", &text);
+    world.manager().await.reload().await.unwrap();
+    let listed = "b.toml: ignored, because the QEMU process of b is already the machine web";
+    lists(&world, &[listed]).await;
+    assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
+    world.configure("machines.d/b.toml", "");
+    world.manager().await.reload().await.unwrap();
+    lists(&world, &[]).await;
+}
+
+/// Waits until the service lists exactly these configuration errors; parts of their texts.
+async fn lists(world: &World, parts: &[&str]) {
+    let manager = world.manager().await;
+    let mut signals = world.signals.clone();
+    let listed = async {
+        loop {
+            signals.catch_up();
+            let errors = manager.configuration_errors().await.unwrap();
+            let mut both = errors.iter().zip(parts);
+            if errors.len() == parts.len() && both.all(|(error, part)| error.contains(part)) {
+                return;
+            }
+            signals.next().await;
+        }
+    };
+    within(format!("{parts:?} in ConfigurationErrors"), listed).await;
 }

@@ -9,7 +9,7 @@ use vcpud::machine::model::Model;
 use vcpud::machine::model::input::Input;
 use vcpud::machine::model::request::{AwaitStart, Command, Request};
 use vcpud::machine::model::tuning::TuningChange;
-use vcpud::machine::{Lifetime, Until, Wait};
+use vcpud::machine::{Lifetime, StopReason, Until, Wait};
 use vcpud::placement::Bandwidth;
 use vcpud::qmp::{Closed, Event};
 
@@ -63,7 +63,7 @@ impl World {
             } => self.restart(*is_sent, *is_kept, *is_received),
             Step::Exit => self.exit(),
             Step::Launch => self.launch(),
-            Step::Stop => self.inputs(vec![Input::Stop]),
+            Step::Stop => self.inputs(vec![Input::Stop(StopReason::Unregistered)]),
             step => self.take_in_qemu(step),
         }
     }
