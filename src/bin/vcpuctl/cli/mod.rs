@@ -243,6 +243,9 @@ pub(crate) struct Top {
     /// The order of machines, and of the vCPUs of each machine.
     #[arg(long, value_name = "KEY", value_enum, default_value_t)]
     pub sort: Sort,
+    /// Reverse the order.
+    #[arg(long, short)]
+    pub reverse: bool,
     /// Show only machines with this text in their names.
     #[arg(
         long,

@@ -101,6 +101,7 @@ impl App {
             KeyCode::Char('s') => self.choice.sort = Sort::Steal,
             KeyCode::Char('t') => self.choice.sort = Sort::Throttled,
             KeyCode::Char('p') => self.choice.sort = Sort::Pending,
+            KeyCode::Char('r') => self.choice.is_reversed = !self.choice.is_reversed,
             KeyCode::Char('e') => self.choice.expanded.toggle_all(),
             KeyCode::Enter | KeyCode::Char(' ') => self.expand(|is_expanded| !is_expanded),
             KeyCode::Right => self.expand(|_| true),
@@ -173,6 +174,10 @@ pub(super) mod tests {
         assert_eq!(app.rows().len(), 3);
         press(&mut app, &[KeyCode::End, KeyCode::Down]);
         assert_eq!(selected(&mut app), "web-2");
+        press(&mut app, &[KeyCode::Char('r')]);
+        assert_eq!(selected(&mut app), "web-2");
+        assert_eq!(app.table.selected(), Some(0));
+        press(&mut app, &[KeyCode::Char('r')]);
         press(&mut app, &[KeyCode::PageUp]);
         assert_eq!(selected(&mut app), "web-1");
         app.machines.clear();

@@ -29,6 +29,7 @@ pub(crate) async fn top(request: Top, arguments: &Global) -> Result<(), Failure>
     let source = Source::new(request.delay, arguments.clone());
     let choice = Choice {
         sort: request.sort,
+        is_reversed: request.reverse,
         filter: request.filter,
         expanded: Expanded::all(request.expand),
     };

@@ -73,6 +73,8 @@ impl Expanded {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Choice {
     pub sort: Sort,
+    /// Whether the order of machines, and of the vCPUs of each machine, is the reverse.
+    pub is_reversed: bool,
     /// A part of the names of the machines to show.
     pub filter: String,
     pub expanded: Expanded,
@@ -90,11 +92,17 @@ impl Choice {
                 let ((a, of_a), (b, of_b)) = (of(a), of(b));
                 self.sort.compare((a, &of_a), (b, &of_b))
             });
+            if self.is_reversed {
+                vcpus.reverse();
+            }
         }
         chosen.sort_by(|a, b| {
             let (of_a, of_b) = (a.pending.len(), b.pending.len());
             self.sort.compare((of_a, &a.rates), (of_b, &b.rates))
         });
+        if self.is_reversed {
+            chosen.reverse();
+        }
         chosen
     }
 
@@ -283,8 +291,19 @@ pub(super) mod tests {
             sort: Sort::Use,
             filter: "db".to_owned(),
             expanded: Expanded::all(true),
+            ..Choice::default()
         };
         assert_eq!(names(&choice), ["db", "vCPU 1", "vCPU 0"]);
+        let choice = Choice {
+            sort: Sort::Use,
+            is_reversed: true,
+            expanded: Expanded::all(true),
+            ..Choice::default()
+        };
+        let reversed = [
+            "web-2", "vCPU 0", "web-1", "vCPU 1", "vCPU 0", "db", "vCPU 0", "vCPU 1",
+        ];
+        assert_eq!(names(&choice), reversed);
     }
 
     #[test]

@@ -20,7 +20,7 @@ const NAME_WIDTH: u16 = 12;
 /// The first column with numbers, which are aligned to the right.
 const NUMBERS: usize = 2;
 
-const KEYS: &str = "q quit  h help  / filter  Enter vCPUs  e all vCPUs  sort: n u s t p";
+const KEYS: &str = "q quit  h help  / filter  Enter vCPUs  e all vCPUs  sort: n u s t p r";
 
 const HELP: &str = "\
 Up, Down, Page Up, Page Down, Home, End  select a row
@@ -28,6 +28,7 @@ Enter, Space, Right, Left                show or hide the vCPUs of the machine
 e                                        show or hide the vCPUs of all machines
 n, u, s, t, p                            sort by name, use, steal time,
                                          throttled time, or pending removals
+r                                        reverse the order
 /                                        show only machines with a text in
                                          their names
 Esc                                      show all machines
@@ -84,6 +85,9 @@ fn title(app: &App) -> Line<'static> {
         summary(&app.machines),
         app.choice.sort.name()
     );
+    if app.choice.is_reversed {
+        title += ", reversed";
+    }
     if !app.choice.filter.is_empty() {
         title += &format!("; filter \"{}\"", app.choice.filter);
     }
