@@ -110,6 +110,8 @@ impl Service {
             audit.clone(),
         );
         let publisher = publisher.await?;
+        // Before QEMU and systemd are asked: another instance has the machines.
+        link.check_name().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { Ok(publisher.run(notices).await?) });
 
@@ -117,10 +119,7 @@ impl Service {
         // machine.
         let (units, following) = Systemd::on(link.connections(), bus::connect);
         tasks.spawn(following.map(Ok));
-        let site = host_services(units, audit, store.clone()).await?;
-        if let Some(watches) = site.watches.clone() {
-            tasks.spawn(watches.run().map(Ok));
-        }
+        let site = host_services(units, audit, store.clone(), &mut tasks).await?;
         let (registry, supervision) =
             Registry::start(directories, configuration, site, outbox.clone(), requests).await?;
         tasks.spawn(async move { match supervision.await? {} });
@@ -200,12 +199,17 @@ async fn host_services(
     units: Systemd,
     audit: Arc<Audit>,
     fd_store: Arc<Store>,
+    tasks: &mut JoinSet<Result<(), Error>>,
 ) -> io::Result<HostServices> {
     let watches = Watches::new().inspect_err(|error| {
         warn!(%error, "control groups are not watched, only compared from time to time; raise fs.inotify.max_user_instances: {error}");
     });
+    let watches = watches.ok();
+    if let Some(watches) = watches.clone() {
+        tasks.spawn(watches.run().map(Ok));
+    }
     Ok(HostServices {
-        watches: watches.ok(),
+        watches,
         units: Arc::new(units),
         host: blocking(Host::this).await?,
         audit,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use zbus::connection::Builder;
-use zbus::fdo::{RequestNameFlags, RequestNameReply};
+use zbus::fdo::{DBusProxy, RequestNameFlags, RequestNameReply};
+use zbus::proxy::CacheProperties;
 use zbus::{Connection, names};
 
 use super::edge::{self, Gate, run_errands};
@@ -131,6 +132,24 @@ impl Link {
 
     pub(super) fn set(&self, connection: Option<Connection>) {
         self.connections.send_replace(connection);
+    }
+
+    /// Checks that no other process owns the service's name.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError::Taken`] if another process owns it, or the error of the bus daemon.
+    pub async fn check_name(&self) -> Result<(), NameError> {
+        let Some(connection) = self.connection() else {
+            return Ok(());
+        };
+        let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No);
+        let name = names::BusName::from_static_str(BUS_NAME)?;
+        let is_owned = bus.build().await?.name_has_owner(name).await;
+        if is_owned.map_err(zbus::Error::from)? {
+            return Err(NameError::Taken);
+        }
+        Ok(())
     }
 
     /// Owns the service's name, now and after each reconnection.

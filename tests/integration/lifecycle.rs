@@ -188,10 +188,12 @@ async fn a_process_that_became_another_users_is_no_machine() {
     assert_eq!(world.names().await, [""; 0]);
 }
 
-/// dbus-daemon.
+/// Scripted QEMU, dbus-daemon. The second service does not connect to the QEMU of the first.
 #[tokio::test]
 async fn there_is_one_service_on_a_bus() {
     let world = World::without_polkit().await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
     let mut second = Service::start_as(&world.bus, "second");
     let status = second.wait().await;
     assert!(!status.success());
@@ -200,6 +202,8 @@ async fn there_is_one_service_on_a_bus() {
         log.contains("org.vcpud1 is owned by another process"),
         "{log}"
     );
+    assert!(!log.contains("web"), "{log}");
+    assert_eq!(peer.clients(), 1);
     assert!(is_owned(&world.connection, "org.vcpud1").await);
 }
 
