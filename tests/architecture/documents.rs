@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vcpud::names::error_name;
+
 use super::files::rust_files;
 
 pub(crate) fn root() -> &'static Path {
@@ -137,6 +139,18 @@ pub(crate) fn markdown() -> Vec<PathBuf> {
     paths
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect()
+}
+
+#[test]
+fn troubleshooting_md_has_each_name_of_an_error() {
+    let document = text("doc/troubleshooting.md");
+    let names = error_name::ALL
+        .iter()
+        .filter_map(|name| name.rsplit('.').next());
+    let missing: Vec<&str> = names
+        .filter(|name| !document.contains(&format!("`{name}`")))
+        .collect();
+    assert!(missing.is_empty(), "not in the document: {missing:?}");
 }
 
 /// A semicolon ends a statement of Mermaid, also within a text.
