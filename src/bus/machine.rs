@@ -124,7 +124,11 @@ impl MachineObject {
         options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        let scheduler = Scheduler::new(policy, priority).map_err(invalid)?;
+        let scheduler = match (policy, priority) {
+            ("", 0) => None,
+            ("", _) => return Err(invalid("a default policy takes no priority but 0")),
+            _ => Some(Scheduler::new(policy, priority).map_err(invalid)?),
+        };
         let change = TuningChange::Scheduler(list(vcpus)?, scheduler);
         self.tune(&header, options, change).await
     }

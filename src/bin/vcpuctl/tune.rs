@@ -47,7 +47,7 @@ pub(crate) async fn tune(client: &Client, command: &Tune) -> Result<(), Failure>
             priority,
             ..
         } => {
-            let arguments = (numbers(vcpus), policy, *priority, options);
+            let arguments = (numbers(vcpus), or_default(policy), *priority, options);
             client.call(machine, "SetScheduler", &arguments).await?
         }
         Tune::Cache {

@@ -9,7 +9,7 @@ use crate::bus::error::Error;
 use crate::bus::guarded_call::GuardedCall;
 use crate::bus::options::{self, Options};
 use crate::machine::TuningChange;
-use crate::placement::{CpuList, Schemata};
+use crate::placement::{CpuList, Scheduler, Schemata};
 
 impl MachineObject {
     /// Changes where and how the vCPUs run if the caller is authorized.
@@ -40,8 +40,8 @@ impl MachineObject {
                 .with("quota", bandwidth.signed_quota()),
             TuningChange::Scheduler(vcpus, scheduler) => on("scheduler")
                 .with("vcpus", shown(vcpus))
-                .with("policy", scheduler.policy())
-                .with("priority", scheduler.priority()),
+                .with("policy", scheduler.map_or("", Scheduler::policy))
+                .with("priority", scheduler.map_or(0, Scheduler::priority)),
             TuningChange::Cache(vcpus, schemata) => on("cache").with("vcpus", shown(vcpus)).with(
                 "schemata",
                 schemata.as_ref().map_or_else(String::new, Schemata::line),

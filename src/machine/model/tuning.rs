@@ -15,8 +15,8 @@ pub enum TuningChange {
     Pin(BTreeSet<VcpuId>, Option<CpuList>),
     /// The CPU time of every vCPU.
     Bandwidth(Bandwidth),
-    /// The scheduler of some vCPUs.
-    Scheduler(BTreeSet<VcpuId>, Scheduler),
+    /// The scheduler of some vCPUs; `None` restores the default.
+    Scheduler(BTreeSet<VcpuId>, Option<Scheduler>),
     /// The caches of some vCPUs; `None` restores the default. There is no default for all vCPUs, so an
     /// empty list here is all vCPUs of the machine.
     Cache(BTreeSet<VcpuId>, Option<Schemata>),
@@ -91,10 +91,10 @@ impl TuningChange {
             Self::Pin(vcpus, cpus) => set(&mut tuning.pins, vcpus, cpus.as_ref()),
             Self::Bandwidth(bandwidth) => tuning.bandwidth = Some(*bandwidth),
             Self::Scheduler(vcpus, scheduler) if vcpus.is_empty() => {
-                tuning.scheduler = Some(*scheduler);
+                tuning.scheduler = *scheduler;
             }
             Self::Scheduler(vcpus, scheduler) => {
-                set(&mut tuning.schedulers, vcpus, Some(scheduler));
+                set(&mut tuning.schedulers, vcpus, scheduler.as_ref());
             }
             Self::Cache(vcpus, schemata) if vcpus.is_empty() => {
                 set(
@@ -145,6 +145,20 @@ mod tests {
     }
 
     #[test]
+    fn a_scheduler_is_of_some_vcpus_or_the_default() {
+        let change = |vcpus: &[u32], scheduler| {
+            TuningChange::Scheduler(vcpus.iter().copied().map(VcpuId).collect(), scheduler)
+        };
+        let tuning = change(&[], Some(Scheduler::Idle)).of(&Tuning::default(), 4);
+        let tuning = change(&[1, 2], Some(Scheduler::Batch)).of(&tuning, 4);
+        let tuning = change(&[2], None).of(&tuning, 4);
+        let of = |tuning: &Tuning| [1, 2].map(|vcpu| tuning.of(VcpuId(vcpu)).scheduler);
+        assert_eq!(of(&tuning), [Some(Scheduler::Batch), Some(Scheduler::Idle)]);
+        let tuning = change(&[], None).of(&tuning, 4);
+        assert_eq!(of(&tuning), [Some(Scheduler::Batch), None]);
+    }
+
+    #[test]
     fn a_change_fails_with_the_steps_of_the_vcpus_that_it_names() {
         let tuning = Tuning {
             pins: [(VcpuId(2), "1".parse().unwrap())].into(),
@@ -173,7 +187,7 @@ mod tests {
         assert!(fails(&limit, Step::Cpus).is_empty());
         let unlimited = TuningChange::Bandwidth(Bandwidth::UNLIMITED);
         assert!(fails(&unlimited, Step::Thread).is_empty());
-        let scheduler = TuningChange::Scheduler(BTreeSet::new(), Scheduler::Batch);
+        let scheduler = TuningChange::Scheduler(BTreeSet::new(), Some(Scheduler::Batch));
         assert_eq!(fails(&scheduler, Step::Scheduler), [0, 1, 2, 3]);
     }
 
@@ -190,7 +204,10 @@ mod tests {
             (cache(Some("L3:0=f")), Some(Step::Cache)),
             (cache(None), None),
             (TuningChange::Pin(none(), None), None),
-            (TuningChange::Scheduler(none(), Scheduler::Fifo(1)), None),
+            (
+                TuningChange::Scheduler(none(), Some(Scheduler::Fifo(1))),
+                None,
+            ),
         ] {
             assert_eq!(change.needs(), needed, "{change:?}");
         }

@@ -61,6 +61,20 @@ async fn vcpus_run_where_they_are_pinned_whenever_they_come() {
     let batch = machine.set_scheduler(&[2], "batch", 0, HashMap::new());
     batch.await.unwrap();
     assert_eq!(of_thread(&machine.rows().await[2]).1, "batch");
+    // The policy "" restores the default, and then the policy of the thread.
+    let scheduler = async |vcpus: &[u32], policy, priority| {
+        let call = machine.set_scheduler(vcpus, policy, priority, HashMap::new());
+        within("SetScheduler", call).await.map_err(Failure::of)
+    };
+    scheduler(&[], "idle", 0).await.unwrap();
+    scheduler(&[2], "", 0).await.unwrap();
+    assert_eq!(of_thread(&machine.rows().await[2]).1, "idle");
+    let arguments = ["scheduler", "web", "all", "default"];
+    assert_eq!(world.vcpuctl(&arguments).await.0, 0);
+    assert_eq!(of_thread(&machine.rows().await[2]).1, "other");
+    let failure = scheduler(&[2], "", 1).await.unwrap_err();
+    failure.assert(error_name::INVALID_ARGS, &["no priority but 0"]);
+    scheduler(&[2], "batch", 0).await.unwrap();
 
     // The placement stays after the end of the service.
     let mut service = world.service.take().expect("it runs");

@@ -14,7 +14,9 @@ use crate::completion::{all_vcpus, free_vcpus, machines, present_vcpus};
 
 pub(crate) use autoscale::Autoscale;
 pub(crate) use values::{Count, Quota, Sort};
-use values::{parse_delay, parse_list, parse_quota, parse_setting, parse_time, parse_vcpus};
+use values::{
+    parse_cpus, parse_delay, parse_list, parse_quota, parse_setting, parse_time, parse_vcpus,
+};
 
 /// Add and remove virtual CPUs of running QEMU virtual machines.
 ///
@@ -169,6 +171,7 @@ pub(crate) enum Tune {
         #[arg(value_parser = parse_vcpus, add = all_vcpus())]
         vcpus: VcpuList,
         /// The host CPUs, such as "0-3,8"; "default" removes the pin.
+        #[arg(value_parser = parse_cpus)]
         cpus: String,
     },
     /// Limit the CPU time of each vCPU.
@@ -193,8 +196,8 @@ pub(crate) enum Tune {
         /// without a policy of their own.
         #[arg(value_parser = parse_vcpus, add = all_vcpus())]
         vcpus: VcpuList,
-        /// The policy.
-        #[arg(value_parser = ["other", "batch", "idle", "fifo", "rr"])]
+        /// The policy; "default" removes the policy that was set.
+        #[arg(value_parser = ["other", "batch", "idle", "fifo", "rr", "default"])]
         policy: String,
         /// The priority: 1 to 99 for "fifo" and "rr", 0 for the other policies.
         #[arg(default_value_t = 0)]

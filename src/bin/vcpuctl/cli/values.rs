@@ -86,6 +86,14 @@ pub(super) fn parse_setting(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// A list of host CPUs, or "default". The service checks the list.
+pub(super) fn parse_cpus(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("the list of host CPUs is empty; \"default\" removes the pin".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A list, or "all", which is the empty list.
 pub(super) fn parse_vcpus(text: &str) -> Result<VcpuList, String> {
     match text {
@@ -124,6 +132,14 @@ mod tests {
         assert_eq!(parse_quota("20ms"), Ok(quota));
         assert_eq!(parse_quota("0.02"), Ok(quota));
         assert!(parse_quota("-1").is_err());
+    }
+
+    #[test]
+    fn an_empty_list_of_host_cpus_names_the_word_for_the_default() {
+        for empty in ["", " "] {
+            assert!(parse_cpus(empty).unwrap_err().contains("\"default\""));
+        }
+        assert_eq!(parse_cpus("0-3"), Ok("0-3".to_owned()));
     }
 
     #[test]
