@@ -37,13 +37,21 @@ pub(crate) async fn manage(client: &Client, command: &Manage) -> Result<(), Fail
 
 async fn register(client: &Client, register: &Register) -> Result<(), Failure> {
     let mut options: HashMap<&str, Variant<'_>> = HashMap::new();
+    let mut shares: Vec<HashMap<&str, &str>> = Vec::new();
     for (key, value) in &register.settings {
-        // All keys except this one take text.
+        if let ("cache", Some((vcpus, schemata))) = (key.as_str(), value.split_once(':')) {
+            shares.push(HashMap::from([("vcpus", vcpus), ("schemata", schemata)]));
+            continue;
+        }
+        // All other keys except this one take text.
         let value = match value.parse::<i32>() {
             Ok(number) if key == "priority" => number.into(),
             _ => value.as_str().into(),
         };
         options.insert(key, value);
+    }
+    if !shares.is_empty() {
+        options.insert("cache", shares.into());
     }
     let agent = register.guest_agent.as_deref().map(absolute).transpose()?;
     let texts = [

@@ -210,3 +210,35 @@ async fn the_exit_status_says_how_it_ended() {
     peer.send(&ost(2, None, 3, 130));
     fails("set web 1", 4, "the guest is busy with the CPU").await;
 }
+
+/// Scripted QEMU, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn a_registration_can_have_shares_of_caches() {
+    let world = World::without_polkit().await;
+    let socket = world.bus.directory().join("vm.sock");
+    let _peer = Peer::start(&socket, Model::x86(2, 4));
+    let socket = socket.to_str().unwrap();
+    let base = ["register", "web", socket, "--placement", "none"];
+    let shares = ["--set", "cache=0:L3:0=f", "--set", "cache=1-2:L3:0=3"];
+    let result = world.vcpuctl(&[&base[..], &shares].concat()).await;
+    assert_eq!(result, (0, String::new(), String::new()));
+    let (_, printed, _) = world.vcpuctl(&["--json", "tuning", "web"]).await;
+    let tuning: Value = serde_json::from_str(&printed).unwrap();
+    let of = |vcpu: u32, schemata: &str| json!({"vcpu": vcpu, "schemata": schemata});
+    let expected = json!([of(0, "L3:0=f"), of(1, "L3:0=3"), of(2, "L3:0=3")]);
+    assert_eq!(tuning["cache"], expected);
+    for (arguments, text) in [
+        (
+            &["register", "db", "/x", "--set", "cache=f"],
+            "VCPUS:SCHEMATA",
+        ),
+        (
+            &["pin", "web", "1", "", "--quiet"],
+            "\"default\" removes the pin",
+        ),
+    ] {
+        let (status, _, complaint) = world.vcpuctl(arguments).await;
+        assert_eq!(status, 2, "{complaint}");
+        assert!(complaint.contains(text), "{complaint}");
+    }
+}

@@ -305,7 +305,7 @@ pub(crate) struct Register {
     #[arg(long, value_name = "PID")]
     pub leader: Option<u32>,
     /// A key of a machine's file (vcpud.toml(5)) and its value, such as "affinity=0-3". The option can be
-    /// repeated. The key "cache" cannot be set this way.
+    /// repeated, also with the key "cache", whose value is VCPUS:SCHEMATA, such as "cache=0-3:L3:0=f".
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub settings: Vec<(String, String)>,
 }

@@ -83,6 +83,9 @@ pub(super) fn parse_setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
         .ok_or("the argument is not KEY=VALUE")?;
+    if key == "cache" && !value.contains(':') {
+        return Err("the value is not VCPUS:SCHEMATA, such as \"cache=0-3:L3:0=f\"".to_owned());
+    }
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -140,6 +143,19 @@ mod tests {
             assert!(parse_cpus(empty).unwrap_err().contains("\"default\""));
         }
         assert_eq!(parse_cpus("0-3"), Ok("0-3".to_owned()));
+    }
+
+    #[test]
+    fn a_share_of_caches_has_vcpus() {
+        let setting = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(
+            parse_setting("cache=0:L3:0=f"),
+            setting("cache", "0:L3:0=f")
+        );
+        assert_eq!(parse_setting("affinity=0-3"), setting("affinity", "0-3"));
+        for bad in ["affinity", "cache=f"] {
+            assert!(parse_setting(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
