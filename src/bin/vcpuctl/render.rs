@@ -52,9 +52,14 @@ fn cell(text: String) -> Cell {
     };
     let cell = Cell::new(text);
     match colour {
-        Some(colour) => cell.fg(colour),
-        None => cell,
+        Some(colour) if !has_no_colours() => cell.fg(colour),
+        _ => cell,
     }
+}
+
+/// Returns whether the variable `NO_COLOR` is set. Otherwise, a cell without its colour would have escape sequences.
+fn has_no_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 impl fmt::Display for Table {

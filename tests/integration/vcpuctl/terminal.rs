@@ -19,9 +19,14 @@ struct Terminal {
 
 impl Terminal {
     /// Runs vcpuctl with the arguments in `line`, by `script`, which can have another user.
-    fn start(world: &World, mut script: Command, line: &str) -> Self {
+    fn start(world: &World, script: Command, line: &str) -> Self {
+        Self::with_columns(100, world, script, line)
+    }
+
+    /// The same on a terminal with so many columns.
+    fn with_columns(columns: usize, world: &World, mut script: Command, line: &str) -> Self {
         let program = world.copy_of_vcpuctl();
-        let line = format!("stty cols 100; exec {} {line}", program.display());
+        let line = format!("stty cols {columns}; exec {} {line}", program.display());
         script
             .args(["--quiet", "--return", "--command", &line, "/dev/null"])
             .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())
@@ -209,4 +214,39 @@ async fn a_missing_password_is_not_a_denial() {
     let (status, screen) = terminal.end().await;
     assert_eq!(status, Some(3), "{screen}");
     assert!(screen.contains("--no-ask-password is given"), "{screen}");
+}
+
+/// Scripted QEMU, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn tables_fit_the_terminal_and_have_colours_there() {
+    let world = World::without_polkit().await;
+    let long = "w".repeat(60);
+    let _peer = world.peer(&long, Model::x86(2, 4));
+    world.machine(&long).await;
+    let list = async |columns, no_color: bool| {
+        let mut script = command("script");
+        if no_color {
+            script.env("NO_COLOR", "1");
+        } else {
+            script.env_remove("NO_COLOR");
+        }
+        let terminal = Terminal::with_columns(columns, &world, script, "--no-pager list");
+        let (status, screen) = terminal.end().await;
+        assert_eq!(status, Some(0), "{screen}");
+        screen
+    };
+    let screen = list(60, true).await;
+    assert!(!screen.contains('\x1b'), "{screen:?}");
+    assert!(screen.contains('…'), "{screen}");
+    let lengths = screen.lines().map(|line| line.chars().count());
+    assert!(lengths.max() <= Some(60), "{screen}");
+    let screen = list(200, false).await;
+    assert!(screen.contains(&long), "{screen}");
+    assert!(screen.contains("\x1b["), "{screen:?}");
+
+    // A pipe has no width and no colours.
+    let (status, printed, _) = world.vcpuctl(&["list"]).await;
+    assert_eq!(status, 0);
+    assert!(printed.contains(&long), "{printed}");
+    assert!(!printed.contains(['\x1b', '…']), "{printed:?}");
 }

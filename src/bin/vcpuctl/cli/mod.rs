@@ -47,6 +47,9 @@ pub(crate) struct Global {
     /// Print tables without headings and without the number of rows.
     #[arg(long, global = true)]
     pub no_legend: bool,
+    /// Accepted as by other programs, and ignored: the output never goes through a pager.
+    #[arg(long = "no-pager", global = true, hide = true)]
+    pub _no_pager: bool,
     /// Call the service of another host over ssh(1).
     #[arg(long, short = 'H', global = true, value_name = "[USER@]HOST")]
     pub host: Option<String>,
