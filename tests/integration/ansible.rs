@@ -340,8 +340,8 @@ async fn values_that_are_not_valid_are_errors_before_a_change() {
         ("vcpus: 2, pins: {0: 0, '0-1': 1}", "vCPU 0 has two values"),
         ("vcpus: 2, schedulers: {0: fifo}", "\"fifo\" is not valid"),
         (
-            "vcpus: 2, schedulers: {0: default}",
-            "\"default\" is not valid",
+            "vcpus: 2, schedulers: {0: 'default:1'}",
+            "\"default:1\" is not valid",
         ),
         (
             "vcpus: 2, bandwidth: {quota: 5 apples}",
@@ -372,7 +372,7 @@ async fn equal_values_in_another_form_are_no_change() {
     let mut ansible = Ansible::install().await;
     ansible.stay_on(&world);
     let parameters = [
-        "pins: {'3,2': '0,0', 1: default}, schedulers: {2-3: 'batch:0'}, bandwidth: {quota: unlimited}",
+        "pins: {'3,2': '0,0', 1: default}, schedulers: {2-3: 'batch:0', 1: default}, bandwidth: {quota: unlimited}",
         "bandwidth: {quota: 0.05, period: 200 ms}",
         "cache: {all: 'L3:1=0F;0=f', 0: default}",
     ];
@@ -381,7 +381,7 @@ async fn equal_values_in_another_form_are_no_change() {
         .iter()
         .map(|result| (&result["changed"], &result["diff"]["after"]));
     let same = json!({
-        "pins": {"1": "default", "2-3": "0"}, "schedulers": {"2-3": "batch"}, "bandwidth": {"quota_usec": -1},
+        "pins": {"1": "default", "2-3": "0"}, "schedulers": {"1": "default", "2-3": "batch"}, "bandwidth": {"quota_usec": -1},
     });
     let limit = json!({"bandwidth": {"quota_usec": 50_000, "period_usec": 200_000}});
     let cache = json!({"cache": {"0": "default", "1-3": "L3:0=f;1=f"}});

@@ -140,7 +140,7 @@ def _by_vcpu(kind, values, canonical, max_vcpus):
     result = {}
     for key, text in values.items():
         value = canonical(text)
-        if value is None or (value == DEFAULT and kind == 'schedulers'):
+        if value is None:
             raise Failure(f'{kind}: "{text}" is not valid; {EXPECTED[kind]}')
         numbers = parse_list(key)
         if key == ALL:
@@ -158,7 +158,7 @@ def _by_vcpu(kind, values, canonical, max_vcpus):
 
 EXPECTED = {
     'pins': 'write a list of host CPUs such as "0-3,8", or "default"',
-    'schedulers': 'write "other", "batch" or "idle", or "fifo" or "rr" with a priority of 1 to 99 such as "fifo:10"',
+    'schedulers': 'write "other", "batch" or "idle", or "fifo" or "rr" with a priority of 1 to 99 such as "fifo:10", or "default"',
     'cache': 'write schemata in the syntax of resctrl such as "L3:0=f", or "default"',
 }
 
@@ -171,6 +171,8 @@ def _cpus(text):
 
 
 def _scheduler(text):
+    if text == DEFAULT:
+        return DEFAULT
     policy, colon, priority = str(text).partition(':')
     if policy not in POLICIES or (colon and not priority.isdecimal()):
         return None

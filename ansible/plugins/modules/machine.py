@@ -79,6 +79,7 @@ options:
       - The keys are lists of vCPUs as in O(pins). The key V(all) sets the default for vCPUs without a policy of
         their own.
       - The values are V(other), V(batch), V(idle), or V(fifo) or V(rr) with a priority of 1 to 99 such as V(fifo:10).
+        The value V(default) removes the policy.
     type: dict
   cache:
     description:
