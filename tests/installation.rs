@@ -95,7 +95,11 @@ fn the_installed_files_follow_the_prefix() {
 fn systemd_finds_the_programs_of_the_installed_units() {
     let root = tempfile::tempdir().unwrap();
     make("install", root.path());
-    let units = ["vcpud.service", "vcpud-autoscale.service", "vcpud-exporter.service"];
+    let units = [
+        "vcpud.service",
+        "vcpud-autoscale.service",
+        "vcpud-exporter.service",
+    ];
     let verify = || {
         let mut command = Command::new("systemd-analyze");
         command.args(["verify", "--man=no", "--root"]);

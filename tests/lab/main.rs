@@ -17,6 +17,7 @@ mod harness;
 mod activation;
 mod attempts;
 mod authorization;
+mod autoscale;
 mod bus;
 mod disk;
 mod exporter;

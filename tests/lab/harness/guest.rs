@@ -67,6 +67,21 @@ impl Guest {
         guest
     }
 
+    /// Boots Linux with one vCPU and a load: numbers of busy threads, each for a time in seconds, one after the other.
+    pub(crate) async fn loaded(name: &str, load: &[(u32, u32)]) -> Self {
+        let null = "/bin/busybox mknod /dev/null c 1 3;";
+        let burn = "b() { while :; do :; done; };";
+        let start = "i=0; while [ $i -lt $1 ]; do b & i=$((i+1)); done;";
+        let end = "/bin/busybox sleep $2; kill $(jobs -p); wait;";
+        let steps = load.iter().map(|(busy, time)| format!("l {busy} {time};"));
+        let steps: String = steps.collect();
+        let script = format!("{null} {burn} l() {{ {start} {end} }}; ({steps}) & exec /init");
+        let options = format!("rdinit=/bin/busybox -- sh -c \"{script}\"");
+        let mut guest = Self::start(Place::Here, name, &options, &[]).await;
+        guest.online("0").await;
+        guest
+    }
+
     /// Boots Linux with one vCPU, which leaves new CPUs offline.
     pub(crate) async fn boot_passive(name: &str) -> Self {
         let mut guest = Self::start(Place::Here, name, "guest.no-online", &[]).await;

@@ -25,6 +25,8 @@ impl User {
     pub(crate) const ALICE: Self = Self("alice");
     /// A user in the group `vm-operators`, without a password.
     pub(crate) const OSCAR: Self = Self("oscar");
+    /// The user of vcpud-autoscale.
+    pub(crate) const AUTOSCALER: Self = Self("vcpud-autoscale");
     /// The password of the administrator, for which polkit asks.
     pub(crate) const PASSWORD_OF_ADAM: &str = "lab";
 
