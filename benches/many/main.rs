@@ -7,6 +7,7 @@
 //! - The start ends when the service owns its name: all machines are on the bus then. A restart has the connections
 //!   of the killed service (scripted systemd).
 //! - An idle service has no calls, and no vCPU changes. Its reviews of the machines are included.
+//! - The autoscaler samples one vCPU of each machine, and changes nothing.
 //! - The floor of `GetManagedObjects` is a service of zbus that sends the same values.
 //! - The floor of `SetVcpus` is the same call with one machine. A busy machine is one whose vCPUs another client
 //!   changes.
@@ -130,6 +131,7 @@ async fn measure(count: usize) {
     let name = "exponent of the number of machines: start";
     report.figure(name, exponent(&starts), "");
     usage::measure(&hosts, &mut report).await;
+    usage::measure_autoscaler(&hosts[2], &mut report).await;
     objects::measure(&hosts[3].world, &mut report).await;
     among_machines(&hosts, &mut report).await;
     busy::measure(&hosts[0], &mut report).await;

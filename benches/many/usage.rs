@@ -1,11 +1,13 @@
 //! The cost of machines when nothing happens.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::Host;
+use super::harness::Autoscaler;
 use super::timing::{Report, unless_brief};
 
 /// Measures what a machine costs when nothing happens.
@@ -30,6 +32,27 @@ pub(super) async fn measure(hosts: &[Host], report: &mut Report) {
     report.figure("CPU time of the idle service", percent, "% of a CPU");
     let wakes = wakes as f64 / idle.as_secs_f64();
     report.figure("wake-ups of its threads", wakes, "in a second");
+}
+
+/// Measures what it costs to sample all machines of `host` once a second, and to decide about them.
+pub(super) async fn measure_autoscaler(host: &Host, report: &mut Report) {
+    let autoscaler = Autoscaler::start(&host.world).await;
+    for n in 0..host.machines {
+        let options = HashMap::from([("mode", "observe".into())]);
+        let enabled = autoscaler.proxy.enable(&format!("vm-{n}"), options).await;
+        enabled.expect("root may");
+    }
+    autoscaler.explains("vm-0", "in-band").await;
+    let time = Duration::from_secs(unless_brief(30, 1));
+    let (own, service) = tokio::join!(
+        used_in(autoscaler.process.pid(), time),
+        used_in(host.service().pid(), time)
+    );
+    for (name, (used, _)) in [("vcpud-autoscale", own), ("vcpud", service)] {
+        let percent = used as f64 / time.as_secs_f64() / 10.0;
+        let name = format!("CPU time of {name}, {} vCPUs sampled", host.machines);
+        report.figure(name, percent, "% of a CPU");
+    }
 }
 
 /// Returns the CPU time in ms that a process uses in `time`, and how often its threads sleep.

@@ -78,10 +78,11 @@ async fn list(client: &Client, service: &AutoscaleProxy<'_>) -> Result<(), Failu
 }
 
 /// The lines of "explain": the key and the heading.
-const LINES: [(&str, &str); 16] = [
+const LINES: [(&str, &str); 17] = [
     ("machine", "Machine"),
     ("mode", "Mode"),
     ("reason", "Reason"),
+    ("sampling-error", "No new sample"),
     ("present", "vCPUs"),
     ("goal", "Goal"),
     ("requested", "Requested"),

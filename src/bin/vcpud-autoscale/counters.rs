@@ -15,7 +15,8 @@ pub(crate) struct Reading {
     pub(crate) at: Duration,
     pub(crate) present: u32,
     pub(crate) max: u32,
-    started: Option<u32>,
+    /// `None` if there can be no evidence.
+    pub(crate) started: Option<u32>,
     pending: u32,
     vcpus: BTreeMap<u32, Times>,
 }

@@ -35,6 +35,8 @@ pub(crate) enum Action {
         name: MachineName,
         from: u32,
         goal: u32,
+        /// The option `until` of the request.
+        until: &'static str,
     },
 }
 
@@ -81,13 +83,22 @@ impl Scaled {
         let sample = reading.sample(self.reading.as_ref(), facts.state);
         self.history.push(sample);
         let settings = self.settings.over(defaults);
-        let limits = settings.limits(reading.max);
-        self.limits = Some(limits.map_err(|error| error.to_string()));
+        // QEMU has not answered yet if the maximum is not known.
+        if reading.max > 0 {
+            let limits = settings.limits(reading.max);
+            self.limits = Some(limits.map_err(|error| error.to_string()));
+        }
         let pinned = facts.highest_pinned.filter(|_| settings.keeps_pinned());
         let floor = pinned.map_or(0, |vcpu| vcpu.saturating_add(1));
         self.bounds.floor = floor.min(reading.present);
         self.reading = Some(reading);
         self.facts = Some(facts);
+    }
+
+    /// Returns the end of an addition: without evidence, the start cannot be awaited.
+    fn until(&self) -> &'static str {
+        let started = self.reading.as_ref().and_then(|reading| reading.started);
+        started.map_or("present", |_| "started")
     }
 
     fn limits(&self) -> Option<&Limits> {
@@ -237,6 +248,7 @@ impl Fleet {
                     name: name.clone(),
                     from: decision.details.present,
                     goal: decision.goal,
+                    until: machine.until(),
                 });
             }
         }

@@ -2,11 +2,13 @@
 //! machine when it does not run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{SelectAll, StreamExt, select_all};
+use futures_util::stream::{StreamExt, select_all};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vcpud::autoscale::Outcome;
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MachineName, ROOT_PATH, error_name, name_of};
@@ -34,11 +36,18 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 /// How long a request may take beyond the limits of vcpud.
 const REQUEST_LIMIT: Duration = Duration::from_secs(600);
 
+/// The maximum number of signals that wait for the end of a reading.
+const MAX_SIGNALS: usize = 4096;
+
 /// The connection to vcpud.
 #[derive(Debug)]
 pub(crate) struct Link {
     bus: Connection,
-    signals: SelectAll<MessageStream>,
+    signals: mpsc::Receiver<Message>,
+    /// Signals were lost.
+    has_lost: Arc<AtomicBool>,
+    /// The task that takes the signals from the connection, which has no replies while signals wait in it.
+    _taker: JoinSet<()>,
     machines: HashMap<String, Facts>,
     /// The machines are to be read again.
     is_outdated: bool,
@@ -51,25 +60,33 @@ impl Link {
     pub(crate) async fn new(bus: Connection) -> zbus::Result<Self> {
         let rule = || MatchRule::builder().msg_type(Type::Signal);
         let own = || rule().sender(BUS_NAME).path_namespace(ROOT_PATH);
+        let restarts = rule().sender("org.freedesktop.DBus");
         let rules = [
-            own().member("PropertiesChanged").build()?,
-            own().member("VcpuChanged").build()?,
-            own()
-                .interface("org.freedesktop.DBus.ObjectManager")
-                .build()?,
-            rule()
-                .sender("org.freedesktop.DBus")
-                .member("NameOwnerChanged")
-                .arg(0, BUS_NAME)
-                .build()?,
+            own().member("PropertiesChanged"),
+            own().member("VcpuChanged"),
+            own().interface("org.freedesktop.DBus.ObjectManager"),
+            restarts.member("NameOwnerChanged").arg(0, BUS_NAME),
         ];
         let mut streams = Vec::new();
         for rule in rules {
-            streams.push(MessageStream::for_match_rule(rule, &bus, NonZero::new(1024)).await?);
+            streams.push(MessageStream::for_match_rule(rule.build()?, &bus, None).await?);
         }
+        let mut streams = select_all(streams);
+        let (sender, signals) = mpsc::channel(MAX_SIGNALS);
+        let has_lost = Arc::new(AtomicBool::new(false));
+        let lost = Arc::clone(&has_lost);
+        let mut taker = JoinSet::new();
+        taker.spawn(async move {
+            while let Some(signal) = streams.next().await {
+                let is_kept = signal.is_ok_and(|signal| sender.try_send(signal).is_ok());
+                lost.fetch_or(!is_kept, Ordering::Relaxed);
+            }
+        });
         Ok(Self {
             bus,
-            signals: select_all(streams),
+            signals,
+            has_lost,
+            _taker: taker,
             machines: HashMap::new(),
             is_outdated: true,
             unread_pins: HashSet::new(),
@@ -96,12 +113,10 @@ impl Link {
                 changed = names.changed() => if changed.is_err() {
                     return;
                 },
-                signal = self.signals.next() => match signal {
-                    Some(Ok(signal)) => {
+                signal = self.signals.recv() => match signal {
+                    Some(signal) => {
                         self.note(&signal);
                     }
-                    // A queue that was full has lost signals.
-                    Some(Err(_)) => self.is_outdated = true,
                     None => return,
                 },
             }
@@ -133,6 +148,7 @@ impl Link {
 
     /// Reads the properties of all machines, if they may have changed.
     async fn refresh(&mut self) -> zbus::Result<()> {
+        self.is_outdated |= self.has_lost.swap(false, Ordering::Relaxed);
         if !self.is_outdated {
             return Ok(());
         }
@@ -256,7 +272,7 @@ async fn highest_pinned(bus: &Connection, path: &str) -> zbus::Result<Option<u32
     Ok(pins.into_iter().flatten().map(|(vcpu, _)| vcpu).max())
 }
 
-/// Sets the number of vCPUs of a machine that has `from`.
+/// Sets the number of vCPUs of a machine that has `from`. An addition ends as `until` says.
 ///
 /// # Errors
 /// How the request failed, with the text.
@@ -265,11 +281,9 @@ pub(crate) async fn request(
     name: MachineName,
     from: u32,
     goal: u32,
+    until: &'static str,
 ) -> Result<(), (Outcome, String)> {
-    let options = HashMap::from([
-        ("until", Variant::from("started")),
-        ("current", from.into()),
-    ]);
+    let options = HashMap::from([("until", Variant::from(until)), ("current", from.into())]);
     let call = async {
         let builder = MachineProxy::builder(&bus).path(name.object_path());
         let machine = builder

@@ -97,7 +97,7 @@ impl Service {
             });
             let idle_at = self.last_call + IDLE_EXIT;
             tokio::select! {
-                _ = sampler.join_next() => return Err(zbus::Error::InvalidReply),
+                _ = sampler.join_next() => return Err(lost()),
                 Some(readings) = readings.recv() => self.take(readings).await,
                 Some(ended) = self.requests.join_next() => {
                     if let Ok((name, result)) = ended {
@@ -137,8 +137,13 @@ impl Service {
         for action in self.fleet.step(monotonic(), readings) {
             match action {
                 Action::Tell(name, decision) => self.tell(&name, &decision).await,
-                Action::Request { name, from, goal } => {
-                    let call = request(self.bus.clone(), name.clone(), from, goal);
+                Action::Request {
+                    name,
+                    from,
+                    goal,
+                    until,
+                } => {
+                    let call = request(self.bus.clone(), name.clone(), from, goal, until);
                     self.requests.spawn(async move { (name, call.await) });
                 }
             }
@@ -196,7 +201,13 @@ impl Service {
             }
             Command::Explain(name, reply) => {
                 let machine = self.fleet.machines.get(&name);
-                let explain = |machine| describe::explanation(&self.fleet, &name, machine);
+                let explain = |machine| {
+                    let mut all = describe::explanation(&self.fleet, &name, machine);
+                    if let Some(error) = &self.failure {
+                        all.insert("sampling-error", error.clone().into());
+                    }
+                    all
+                };
                 let _ = reply.send(machine.map(explain));
             }
             Command::Errors(reply) => {
@@ -255,6 +266,12 @@ impl Service {
         let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         written.map_err(|error| Error::io(format!("the settings cannot be saved: {error}")))
     }
+}
+
+/// Returns the error for a lost connection to the bus.
+fn lost() -> zbus::Error {
+    let error = std::io::Error::other("the connection to the bus is lost");
+    zbus::Error::InputOutput(error.into())
 }
 
 /// Returns the number of online host CPUs.

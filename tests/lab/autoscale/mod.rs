@@ -1,5 +1,8 @@
 //! The autoscaler under systemd, with its own user, and real guests under load.
 
+mod chart;
+mod course;
+
 use std::collections::HashMap;
 
 use futures_util::StreamExt;
