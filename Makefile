@@ -40,6 +40,7 @@ texts    = \
 	$(call into,$(docs),COPYING README.md CHANGELOG.md $(wildcard doc/*.md)) \
 	$(call into,$(docs)/examples,doc/vcpud.toml $(wildcard polkit/examples/*.rules)) \
 	$(call into,$(docs)/monitoring,$(wildcard doc/monitoring/*)) \
+	$(call into,$(docs)/autoscaling,doc/autoscaling/course.svg) \
 	$(call into,$(docs)/autoscaling/traces,$(wildcard doc/autoscaling/traces/*))
 # The sources are the names of shells.
 completions = \

@@ -60,7 +60,7 @@ async fn settings_survive_a_restart_and_precede_files() {
     );
     Autoscaler::configure(&world, "autoscale.d/db.toml", "maxx = 3\n");
     let mut autoscaler = Autoscaler::start(&world).await;
-    let explanation = autoscaler.explains("web", "no-data").await;
+    let explanation = autoscaler.explains("web", "below-min").await;
     let of = |key: &str| explanation[key].clone();
     assert_eq!((of("min"), of("max")), (2.into(), 3.into()));
     assert_eq!(
@@ -77,7 +77,7 @@ async fn settings_survive_a_restart_and_precede_files() {
     autoscaler.process.kill().await;
 
     let mut autoscaler = Autoscaler::start(&world).await;
-    let explanation = autoscaler.explains("web", "no-data").await;
+    let explanation = autoscaler.explains("web", "below-min").await;
     assert_eq!(
         (&explanation["max"], &explanation["origin"]),
         (&4.into(), &"call".into())

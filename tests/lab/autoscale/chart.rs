@@ -35,6 +35,9 @@ pub(super) fn draw(points: &[Point]) -> String {
         .expect("the area is large enough");
     let mut mesh = chart.configure_mesh();
     mesh.x_desc("seconds").y_desc("CPUs").disable_x_mesh();
+    mesh.y_labels(6).max_light_lines(1);
+    let whole = |number: &f64| format!("{number:.0}");
+    mesh.x_label_formatter(&whole).y_label_formatter(&whole);
     mesh.draw().expect("it is in memory");
     let demand = points
         .iter()
@@ -59,7 +62,7 @@ pub(super) fn draw(points: &[Point]) -> String {
     }
     let mut legend = chart.configure_series_labels();
     legend
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE);
     legend.draw().expect("it is in memory");
     area.present().expect("it is in memory");
