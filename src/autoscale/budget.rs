@@ -1,6 +1,6 @@
 //! Divides the CPUs of the host between machines. Pure. It must not know why a machine wants CPUs.
 
-/// What one machine wants.
+/// The demand of one machine, and its limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Claim {
     /// The number of host CPUs that the machine wants.

@@ -1,11 +1,11 @@
-//! What the policy decides, and why, in a form for programs and in words. It must not decide.
+//! Decisions of the policy and their reasons, in a form for programs and in words. The module must not decide.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::sample::{Load, MachineState};
 
-/// What the policy decided.
+/// A decision about a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     /// The number of vCPUs that the machine gets. It has no change if this is [`Details::present`].

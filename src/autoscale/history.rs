@@ -28,7 +28,7 @@ struct Entry {
     is_change: bool,
 }
 
-/// What the policy knows about one machine.
+/// The samples and the requests of one machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     entries: VecDeque<Entry>,

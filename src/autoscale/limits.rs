@@ -98,7 +98,7 @@ impl Limits {
 pub struct LimitsError {
     /// The key, such as `step-up`.
     pub key: &'static str,
-    /// What is allowed, such as "must be at least 1".
+    /// The allowed values, such as "must be at least 1".
     pub rule: &'static str,
 }
 

@@ -10,7 +10,7 @@ use super::sample::{MachineState, Sample};
 
 /// With this use of each vCPU or more, the demand is not known.
 const SATURATED: f64 = 0.95;
-/// What a saturated machine is assumed to need, in relation to its present vCPUs.
+/// The assumed need of a saturated machine, in relation to its present vCPUs.
 const GROWTH: f64 = 2.0;
 /// A probe adds this part of the present vCPUs, so that the supply of a full host falls below
 /// [`MIN_SUPPLY`].

@@ -1,4 +1,4 @@
-//! What the caller observes of a machine. It must not decide.
+//! Samples of a machine. The module must not decide.
 
 use std::fmt;
 use std::time::Duration;

@@ -36,7 +36,7 @@ impl fmt::Display for Policy {
     }
 }
 
-/// What a run leads to. Times are in seconds of one CPU or of one vCPU, and the sum of all machines.
+/// The result of a run. Times are in seconds of one CPU or of one vCPU, and the sum of all machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
     /// The demand that was not served.

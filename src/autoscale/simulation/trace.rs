@@ -32,7 +32,7 @@ pub(super) struct Row {
 pub struct TraceError {
     /// The number of the line, from 1.
     pub line: usize,
-    /// What is wrong, and what is allowed.
+    /// The error, and the allowed values.
     pub text: String,
 }
 

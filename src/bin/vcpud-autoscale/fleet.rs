@@ -16,7 +16,7 @@ use crate::store::{Configuration, Origin};
 /// The maximum number of machines.
 pub(crate) const MAX_MACHINES: usize = 4096;
 
-/// What the service says of a machine beside its counters.
+/// The properties of a machine that matter beside its counters.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Facts {
     pub(crate) state: vcpud::autoscale::MachineState,
@@ -25,7 +25,7 @@ pub(crate) struct Facts {
     pub(crate) highest_pinned: Option<u32>,
 }
 
-/// What the program does after a sample.
+/// An action after a sample.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
     /// The decision about a machine is another one.

@@ -16,7 +16,7 @@ use crate::settings::{Mode, Settings};
 /// The maximum number of options of a call.
 const MAX_OPTIONS: usize = 16;
 
-/// What a caller wants of the service.
+/// A request of a caller to the service.
 #[derive(Debug)]
 pub(crate) enum Command {
     Enable(MachineName, Settings, oneshot::Sender<Result<(), Error>>),

@@ -1,4 +1,4 @@
-//! The client of vcpud: what it says of its machines, and requests to it. It never starts the service, which has no
+//! The client of vcpud: readings of its machines, and requests to it. It never starts the service, which has no
 //! machine when it does not run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vcpud::autoscale::{Limits, LimitsError};
 use zbus::{OwnedVariant, Variant};
 
-/// What the program does with its decisions about a machine.
+/// The use of the decisions about a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Mode {

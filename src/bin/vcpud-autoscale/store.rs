@@ -41,7 +41,7 @@ impl Origin {
     }
 }
 
-/// What the files say.
+/// The content of all files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Configuration {
     /// The settings for all machines.

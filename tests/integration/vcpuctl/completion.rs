@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::harness::*;
 
-/// What a shell offers for the last word of a command line. The shell finds vcpuctl in `PATH`.
+/// Returns the words that a shell offers for the last word of a command line. It finds vcpuctl in `PATH`.
 async fn offered(world: &World, shell: &str, words: &[&str]) -> Vec<String> {
     let line = format!("vcpuctl {}", words.join(" "));
     let script = match shell {

@@ -38,7 +38,7 @@ fn demand(at: Duration) -> u32 {
     busy.map_or(0, |(busy, _)| *busy)
 }
 
-/// What the autoscaler reports now.
+/// Returns the present values of the autoscaler.
 async fn point(autoscaler: &AutoscaleProxy<'_>, at: Duration) -> Option<Point> {
     let explanation = autoscaler.explain("web").await.expect("it is scaled");
     let number = |key: &str| explanation.get(key).cloned();
