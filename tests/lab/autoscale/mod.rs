@@ -43,7 +43,7 @@ async fn reaches(autoscaler: &AutoscaleProxy<'_>, name: &str, is_reached: impl F
 async fn a_guest_under_load_grows_and_shrinks() {
     let host = Host::enter().await;
     let autoscaler = proxy(&host).await;
-    let guest = Guest::loaded("web", &[(0, 20), (3, 60), (0, 600)]).await;
+    let guest = Guest::loaded("web", &[(0, 10), (3, 40), (0, 600)]).await;
     host.machine("web").await;
     // The name is activated, and the user of the program may set the number of vCPUs.
     let options = HashMap::from([
