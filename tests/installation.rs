@@ -50,6 +50,7 @@ fn is_in_place(path: &Path) -> bool {
         "usr/local",
         "usr/share/dbus-1/system.d",
         "usr/share/polkit-1/actions",
+        "usr/share/polkit-1/rules.d",
     ];
     directories
         .iter()
