@@ -37,7 +37,7 @@ texts    = \
 	$(call into,$(PREFIX)/share/man/man1,$(wildcard man/*.1)) \
 	$(call into,$(PREFIX)/share/man/man5,$(wildcard man/*.5) $(BUILD)/org.vcpud1.5) \
 	$(call into,$(PREFIX)/share/man/man8,$(wildcard man/*.8)) \
-	$(call into,$(docs),COPYING README.md CHANGELOG.md $(wildcard doc/*.md)) \
+	$(call into,$(docs),COPYING README.md CHANGELOG.md $(wildcard doc/*.md) doc/session.svg) \
 	$(call into,$(docs)/examples,doc/vcpud.toml $(wildcard polkit/examples/*.rules)) \
 	$(call into,$(docs)/monitoring,$(wildcard doc/monitoring/*)) \
 	$(call into,$(docs)/autoscaling,doc/autoscaling/course.svg) \
