@@ -70,7 +70,10 @@ async fn list(client: &Client, service: &AutoscaleProxy<'_>) -> Result<(), Failu
         let cells = keys.map(|key| render::text(row.get(key)));
         table.row([name.clone()].into_iter().chain(cells));
     }
-    writeln!(stdout(), "{table}")?;
+    table.print(&mut stdout())?;
+    if client.quiet {
+        return Ok(());
+    }
     for error in service.configuration_errors().await? {
         writeln!(std::io::stderr(), "vcpuctl: warning: {error}")?;
     }

@@ -15,7 +15,7 @@ use zbus::{Address, Connection, DynamicType, OwnedObjectPath, Proxy};
 
 use crate::agent::Agent;
 use crate::cli::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, Remote};
 
 /// The connection to the service, and the options for all commands.
 pub(crate) struct Client {
@@ -104,7 +104,12 @@ impl Client {
             reply = call(MethodFlags::default()).await;
         }
         if has_name(&reply, error_name::INTERACTIVE_AUTHORIZATION_REQUIRED) {
-            return Err(Failure::PasswordRequired(self.asks));
+            let error = reply.as_ref().err().and_then(error_reply);
+            // The text of the service begins with the action.
+            let text = error.map(|(_, text)| text).unwrap_or_default();
+            let action = text.split(' ').next().unwrap_or_default().to_owned();
+            let is_asked = self.asks;
+            return Err(Failure::PasswordRequired { action, is_asked });
         }
         Ok(reply?)
     }
@@ -117,12 +122,26 @@ pub(crate) async fn connect(arguments: &Global) -> Result<Connection, Failure> {
         let transport = Transport::Unixexec(Unixexec::new(path.into(), None, arguments));
         Builder::address(Address::from(transport))
     };
-    let builder = match (&arguments.host, &arguments.machine) {
-        (Some(host), _) => bridge("ssh", &["-xT", "--", host, BRIDGE]),
-        (None, Some(container)) => bridge(BRIDGE, &[&format!("--machine={container}")]),
-        (None, None) => Builder::system(),
+    let (builder, remote) = match (&arguments.host, &arguments.machine) {
+        (Some(host), _) => {
+            let remote = Remote {
+                place: format!("host {host}"),
+                command: format!("ssh {host} {BRIDGE}"),
+            };
+            (bridge("ssh", &["-xT", "--", host, BRIDGE]), Some(remote))
+        }
+        (None, Some(container)) => {
+            let option = format!("--machine={container}");
+            let remote = Remote {
+                place: format!("container {container}"),
+                command: format!("{BRIDGE} {option}"),
+            };
+            (bridge(BRIDGE, &[&option]), Some(remote))
+        }
+        (None, None) => (Builder::system(), None),
     };
-    builder.build().await.map_err(Failure::NoBus)
+    let built = builder.build().await;
+    built.map_err(|error| Failure::NoBus(remote, error))
 }
 
 /// The program that connects its standard input and output with the bus, a part of systemd.

@@ -57,9 +57,15 @@ pub(crate) fn free_vcpus() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| vcpus(current, |is_present| !is_present))
 }
 
-/// All vCPUs of the machine in the command line.
+/// All vCPUs of the machine in the command line, and the word for all.
 pub(crate) fn all_vcpus() -> ArgValueCompleter {
-    ArgValueCompleter::new(|current: &OsStr| vcpus(current, |_| true))
+    ArgValueCompleter::new(|current: &OsStr| {
+        let all = current.to_str().filter(|text| "all".starts_with(text));
+        let all = all.map(|_| CompletionCandidate::new("all"));
+        let mut candidates = vcpus(current, |_| true);
+        candidates.extend(all);
+        candidates
+    })
 }
 
 /// Returns lists that `current` can become: the vCPUs in it, and one more.

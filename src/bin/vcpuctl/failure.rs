@@ -10,18 +10,25 @@ use vcpud::names::error_name;
 use vcpud::proxy::error_reply;
 use zbus::OwnedVariant;
 
+use crate::cli::Subject;
 use crate::render;
+use crate::words::in_own_words;
 
 /// A command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("cannot connect to the system bus: {0}")]
-    NoBus(#[source] zbus::Error),
+    /// The value is how the bus is reached, and what the user can check.
+    #[error("cannot connect to the system bus{}", name_bus(_0.as_ref(), _1))]
+    NoBus(Option<Remote>, #[source] zbus::Error),
     #[error("{0}")]
     Bus(#[from] zbus::Error),
-    /// polkit requires a password. The value is whether polkit was allowed to ask for it.
-    #[error("{}", name_missing_password(*_0))]
-    PasswordRequired(bool),
+    /// polkit requires a password.
+    #[error("authentication is required for the polkit action {action}, {}", name_missing_password(*is_asked))]
+    PasswordRequired {
+        action: String,
+        /// polkit was allowed to ask for the password.
+        is_asked: bool,
+    },
     /// The failure that a dry run predicts.
     #[error("{text}{}", name_nearest(nearest))]
     Denied {
@@ -36,8 +43,30 @@ pub(crate) enum Failure {
     /// The machine has ended while it was waited for.
     #[error("machine {0} has ended; its QEMU has exited, or it was unregistered")]
     Ended(String),
-    #[error("the machine has no property {0}; \"vcpuctl show NAME\" prints all properties")]
-    NoProperty(String),
+    /// A change that would remove more vCPUs than there are.
+    #[error("machine {machine}: cannot remove {wanted} of {present} vCPUs")]
+    TooFew {
+        machine: String,
+        wanted: u32,
+        present: u32,
+    },
+    #[error(
+        "the machine has no property {property}; {}",
+        name_similar(similar.as_deref(), "\"vcpuctl show NAME\" prints all properties")
+    )]
+    NoProperty {
+        property: String,
+        /// The property whose name has other letters of upper and lower case.
+        similar: Option<String>,
+    },
+    #[error(
+        "the service has no property {property}; {}",
+        name_similar(similar.as_deref(), &format!("name a machine: vcpuctl show NAME -p {property}"))
+    )]
+    NoPropertyOfService {
+        property: String,
+        similar: Option<String>,
+    },
     /// The configuration was reloaded and has errors.
     #[error("the configuration has errors:\n{}", _0.join("\n"))]
     Configuration(Vec<String>),
@@ -47,10 +76,25 @@ pub(crate) enum Failure {
     NoTerminal,
     #[error("cannot connect to the QMP socket {0}: {1}")]
     NoSocket(String, io::Error),
+    #[error("{0} is not a socket; name the QMP socket of QEMU")]
+    NotASocket(String),
+    #[error("the path {0} cannot be resolved: {1}")]
+    NoPath(String, io::Error),
+    #[error("cannot receive signals: {0}")]
+    NoSignals(io::Error),
     #[error("the path {0} is not UTF-8")]
     NotText(String),
-    #[error(transparent)]
+    #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
+}
+
+/// A bus that another program connects to.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    /// The host or container, with its noun.
+    pub(crate) place: String,
+    /// The command that connects to it.
+    pub(crate) command: String,
 }
 
 /// The result of a wait for removals.
@@ -102,7 +146,7 @@ impl From<zbus::fdo::Error> for Failure {
 impl Failure {
     /// Prints the failure and returns the exit status.
     #[expect(clippy::print_stderr, reason = "this prints the errors")]
-    pub(crate) fn report(self, json: bool) -> ExitCode {
+    pub(crate) fn report(self, json: bool, subject: &Subject) -> ExitCode {
         if let Self::Output(error) = &self
             && error.kind() == io::ErrorKind::BrokenPipe
         {
@@ -111,15 +155,15 @@ impl Failure {
         }
         if json {
             // The message on standard error is the last way out.
-            let _ = writeln!(stdout(), "{}", self.object());
+            let _ = writeln!(stdout(), "{}", self.object(subject));
         }
-        eprintln!("vcpuctl: {}", self.text());
+        eprintln!("vcpuctl: {}", self.text(subject));
         ExitCode::from(self.exit_status())
     }
 
     /// Returns the object that describes the failure to programs.
-    fn object(&self) -> Json {
-        let (name, message) = self.name_and_text();
+    fn object(&self, subject: &Subject) -> Json {
+        let (name, message) = self.name_and_text(subject);
         let mut object = Map::from_iter([
             ("error".to_owned(), json!(name)),
             ("message".to_owned(), json!(message)),
@@ -140,8 +184,8 @@ impl Failure {
 
     fn exit_status(&self) -> u8 {
         match self {
-            Self::NoBus(_) => TRY_AGAIN,
-            Self::NoProperty(_) => 7,
+            Self::NoBus(..) | Self::NoSocket(..) => TRY_AGAIN,
+            Self::NoProperty { .. } | Self::NoPropertyOfService { .. } | Self::NotASocket(_) => 7,
             Self::Unfinished(unfinished) if unfinished.error_name.is_none() => {
                 if unfinished.pending.is_empty() {
                     INTERRUPTED
@@ -154,16 +198,17 @@ impl Failure {
                 zbus::Error::InputOutput(_) => TRY_AGAIN,
                 _ => 1,
             },
-            _ => exit_status(self.name_and_text().0.as_deref()),
+            _ => exit_status(self.name_and_text(&Subject::default()).0.as_deref()),
         }
     }
 
     /// Returns the message.
-    pub(crate) fn text(&self) -> String {
-        self.name_and_text().1
+    pub(crate) fn text(&self, subject: &Subject) -> String {
+        self.name_and_text(subject).1
     }
 
-    fn name_and_text(&self) -> (Option<String>, String) {
+    fn name_and_text(&self, subject: &Subject) -> (Option<String>, String) {
+        let machine = subject.machine.as_deref();
         let error = match self {
             Self::Bus(error) => error,
             Self::Denied {
@@ -172,13 +217,20 @@ impl Failure {
                 nearest,
             } => {
                 let nearest = name_nearest(nearest);
-                return (Some(error_name.clone()), in_own_words(text) + &nearest);
+                return (
+                    Some(error_name.clone()),
+                    in_own_words(text, machine) + &nearest,
+                );
             }
             _ => {
                 let name = match self {
-                    Self::PasswordRequired(_) => {
-                        Some(error_name::INTERACTIVE_AUTHORIZATION_REQUIRED)
+                    Self::PasswordRequired { .. } => {
+                        let name = error_name::INTERACTIVE_AUTHORIZATION_REQUIRED;
+                        let about = machine.map(|name| format!("machine {name}: "));
+                        let text = about.unwrap_or_default() + &self.to_string();
+                        return (Some(name.to_owned()), text);
                     }
+                    Self::TooFew { .. } => Some(error_name::OUT_OF_RANGE),
                     Self::Ended(_) => Some(error_name::NO_SUCH_MACHINE),
                     Self::Unfinished(unfinished) => unfinished.error_name,
                     _ => None,
@@ -196,25 +248,60 @@ impl Failure {
             return (None, text);
         };
         let text = match name.as_str() {
-            NO_REPLY => "vcpud has ended during the call; it starts again with the next call, which shows the result of this one: run \"vcpuctl status\"".to_owned(),
-            name if is_no_service(name) => {
-                format!(
-                    "vcpud is not running and could not be started: {text}; run \"systemctl status vcpud\" for details"
-                )
-            }
-            _ => in_own_words(&text),
+            name if is_no_service(name) => name_missing_service(name, &text, subject),
+            _ => in_own_words(&text, machine),
         };
         (Some(name), text)
     }
 }
 
+/// Returns the text about a service that does not run, or has exited during the call.
+fn name_missing_service(name: &str, text: &str, subject: &Subject) -> String {
+    let service = subject.service;
+    match (name, &subject.machine) {
+        (NO_REPLY, machine) => {
+            let look = match machine {
+                Some(machine) if service == "vcpud" => format!("status {machine}"),
+                Some(machine) => format!("explain {machine}"),
+                None => "list".to_owned(),
+            };
+            format!(
+                "{service} has ended during the call; it starts again with the next call, which shows the result of this one: run \"vcpuctl {look}\""
+            )
+        }
+        _ if service == "vcpud" => format!(
+            "vcpud is not running and could not be started: {text}; run \"systemctl status vcpud\" for details"
+        ),
+        _ => format!(
+            "{service} is not running and could not be started: {text}; check that it is installed, and run \"systemctl status {service}\" for details"
+        ),
+    }
+}
+
+fn name_bus(remote: Option<&Remote>, error: &zbus::Error) -> String {
+    match remote {
+        None => format!(": {error}"),
+        Some(Remote { place, command }) => format!(
+            " of the {place}: {error}; check that it runs, and that the command \"{command}\" can connect to its bus (systemd-stdio-bridge is a part of systemd)"
+        ),
+    }
+}
+
+/// Returns the advice for a name of a property that does not exist.
+fn name_similar(similar: Option<&str>, otherwise: &str) -> String {
+    match similar {
+        Some(similar) => format!("its name is {similar}"),
+        None => otherwise.to_owned(),
+    }
+}
+
 fn name_missing_password(is_asked: bool) -> String {
     let advice = if is_asked {
-        "and it failed, or no authentication agent is available; run the command on a terminal, or as root"
+        "and it failed, or no authentication agent is available; run the command on a terminal"
     } else {
-        "and --no-ask-password is given; omit the option, or run the command as root"
+        "and --no-ask-password is given; omit the option"
     };
-    format!("authentication is required, {advice}")
+    format!("{advice}, run it as root, or authorize the user with a rule of polkit, see vcpud(8)")
 }
 
 fn name_nearest(nearest: &[u32]) -> String {
@@ -226,44 +313,6 @@ fn name_nearest(nearest: &[u32]) -> String {
         "; possible numbers nearest to the request: {}",
         numbers.join(" and ")
     )
-}
-
-/// The words of the service for D-Bus callers, and those of this program.
-const WORDS: [(&str, &str); 10] = [
-    ("call ListMachines", "run \"vcpuctl list\""),
-    (
-        "when the property State is not \"disconnected\"",
-        "when \"vcpuctl status\" shows another state",
-    ),
-    ("ListVcpus shows", "\"vcpuctl vcpus\" shows"),
-    (
-        "VcpuRemoved or VcpuRemovalFailed reports the end",
-        "\"vcpuctl monitor\" prints the end",
-    ),
-    (
-        "wait for VcpuRemoved or VcpuRemovalFailed and try again",
-        "wait until \"vcpuctl status\" shows no pending removals, and try again",
-    ),
-    (
-        "VcpuStarted reports each",
-        "\"vcpuctl monitor\" prints each",
-    ),
-    ("the option \"guest-online\"", "the option --guest-online"),
-    ("the option \"until\"", "the option --until"),
-    (
-        "the property PlacementErrors has the reason",
-        "\"vcpuctl status\" shows the reason",
-    ),
-    (
-        "Placement and PlacementErrors show the reason",
-        "\"vcpuctl status\" shows the reason",
-    ),
-];
-
-/// Returns the text of an error with the commands and options of this program instead of members of D-Bus.
-fn in_own_words(text: &str) -> String {
-    let replace = |text: String, (theirs, own): &(&str, &str)| text.replace(theirs, own);
-    WORDS.iter().fold(text.to_owned(), replace)
 }
 
 /// Returns what a call that failed has changed, if the service says so: the keys `added`, `removed`, `pending` and
@@ -349,7 +398,7 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     let printed = error.print();
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Failure::Output(error).report(false)
+            Failure::Output(error).report(false, &Subject::default())
         }
         _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1)),
     }
@@ -362,15 +411,6 @@ mod tests {
 
     use super::*;
 
-    /// The sources with the texts of the service.
-    const SOURCES: [&str; 5] = [
-        include_str!("../../machine/model/error.rs"),
-        include_str!("../../inventory/plan.rs"),
-        include_str!("../../placement/report.rs"),
-        include_str!("../../registry/error.rs"),
-        include_str!("../../bus/error.rs"),
-    ];
-
     #[test]
     fn a_second_value_of_an_error_reply_has_the_result() {
         let call = Message::method_call("/org/vcpud1", "SetVcpus");
@@ -378,7 +418,7 @@ mod tests {
         let reply = |body: &dyn Fn(Builder<'_>) -> zbus::Result<Message>| {
             let name = "org.vcpud1.Error.GuestRefused";
             let builder = Message::error(&call.header(), name);
-            Failure::from(zbus::Error::from(body(builder).unwrap())).object()
+            Failure::from(zbus::Error::from(body(builder).unwrap())).object(&Subject::default())
         };
         let name = json!("org.vcpud1.Error.GuestRefused");
         let object = reply(&|builder| builder.build(&("refused",)));
@@ -397,14 +437,5 @@ mod tests {
             "added": [], "removed": [4], "pending": [], "refused": refused,
         });
         assert_eq!(object, expected);
-    }
-
-    #[test]
-    fn the_service_uses_the_words_that_are_replaced() {
-        for (theirs, _) in WORDS {
-            let escaped = theirs.replace('"', "\\\"");
-            let is_used = SOURCES.iter().any(|source| source.contains(&escaped));
-            assert!(is_used, "no error has {theirs:?}");
-        }
     }
 }

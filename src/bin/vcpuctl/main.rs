@@ -21,6 +21,7 @@ mod tuning;
 mod vcpus;
 mod wait;
 mod watch;
+mod words;
 
 use std::process::ExitCode;
 
@@ -42,9 +43,11 @@ async fn start() -> ExitCode {
         Err(error) => return failure::report_usage(&error),
     };
     let json = arguments.global.json;
+    let command = arguments.command.as_ref();
+    let subject = command.map(Command::subject).unwrap_or_default();
     match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(json),
+        Err(failure) => failure.report(json, &subject),
     }
 }
 

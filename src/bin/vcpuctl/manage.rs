@@ -2,8 +2,10 @@
 //! on success.
 
 use std::collections::HashMap;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,12 +26,14 @@ pub(crate) async fn manage(client: &Client, command: &Manage) -> Result<(), Fail
         Manage::Register(machine) => register(client, machine).await,
         Manage::Unregister { names } => {
             let manager = client.manager().await?;
+            let mut result = Ok(());
             for name in names {
                 let arguments = (name,);
                 let call = client.call(manager.inner(), "UnregisterMachine", &arguments);
-                let () = call.await?;
+                // The first error is the result.
+                result = result.and(call.await);
             }
-            Ok(())
+            result
         }
         Manage::Reload => reload(client).await,
     }
@@ -91,6 +95,10 @@ fn is_hidden(socket: &str) -> bool {
 
 /// Connects to the QMP socket as the user of the command.
 async fn connect(socket: &str) -> Result<UnixStream, Failure> {
+    let is_other = |file: Metadata| !file.file_type().is_socket();
+    if fs::metadata(socket).is_ok_and(is_other) {
+        return Err(Failure::NotASocket(socket.to_owned()));
+    }
     let connected = timeout(CONNECT_TIME, UnixStream::connect(socket)).await;
     let stalled = || io::Error::from(io::ErrorKind::TimedOut);
     let connected = connected.unwrap_or_else(|_| Err(stalled()));
@@ -109,7 +117,8 @@ async fn reload(client: &Client) -> Result<(), Failure> {
 /// Returns `path` as the service needs it: absolute, and without links if they can be resolved here.
 fn absolute(path: &Path) -> Result<String, Failure> {
     let resolved = path.canonicalize();
-    let path = resolved.or_else(|_| std::path::absolute(path))?;
+    let absolute = resolved.or_else(|_| std::path::absolute(path));
+    let path = absolute.map_err(|error| Failure::NoPath(path.display().to_string(), error))?;
     let path = path.into_os_string().into_string();
     path.map_err(|path| Failure::NotText(path.display().to_string()))
 }

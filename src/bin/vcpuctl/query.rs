@@ -73,7 +73,7 @@ pub(crate) async fn list(client: &Client) -> Result<(), Failure> {
         ];
         table.row(columns.map(|key| render::text(machine.get(key))));
     }
-    writeln!(stdout(), "{table}")?;
+    table.print(&mut stdout())?;
     if client.legend {
         let count = counted(machines.len(), "machine");
         writeln!(stdout(), "\n{count} listed.")?;
@@ -84,21 +84,31 @@ pub(crate) async fn list(client: &Client) -> Result<(), Failure> {
 /// Prints the properties of machines.
 pub(crate) async fn status(client: &Client, names: &[String]) -> Result<(), Failure> {
     let mut machines = Vec::new();
+    let mut result = Ok(());
     for name in names {
-        let path = client.find(name).await?;
-        machines.push(properties(client, &path, MACHINE_INTERFACE).await?);
+        let machine = async {
+            let path = client.find(name).await?;
+            properties(client, &path, MACHINE_INTERFACE).await
+        };
+        match machine.await {
+            Ok(machine) => machines.push((name, machine)),
+            // The first error is the result.
+            Err(error) => result = result.and(Err(error)),
+        }
     }
     if client.json {
-        let machines = machines.iter().map(render::json_dict);
+        result?;
+        let machines = machines.iter();
+        let machines = machines.map(|(_, machine)| render::json_dict(machine));
         return Ok(render::one_or_all(machines.collect())?);
     }
-    for (n, (name, machine)) in names.iter().zip(&machines).enumerate() {
+    for (n, (name, machine)) in machines.iter().enumerate() {
         if n > 0 {
             writeln!(stdout())?;
         }
         print_status(client, name, machine).await?;
     }
-    Ok(())
+    result
 }
 
 async fn print_status(client: &Client, name: &str, machine: &Properties) -> Result<(), Failure> {

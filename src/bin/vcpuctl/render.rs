@@ -5,11 +5,14 @@ use std::fmt;
 use std::io::{self, Write, stdout};
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{Cell, Color, ContentArrangement, Row};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row};
 use jiff::ZonedDateTime;
 use serde_json::{Map, Number, Value as Json};
 use vcpud::placement::VcpuList;
 use zbus::{OwnedVariant, Variant};
+
+/// The spaces between columns.
+const GAP: u16 = 2;
 
 /// A table without lines, in the style of systemctl(1). On a terminal, it fits the width, and has colours.
 pub(crate) struct Table(comfy_table::Table);
@@ -27,16 +30,47 @@ impl Table {
             headings.max_height(1);
             table.set_header(headings);
         }
-        Self(table)
+        let mut table = Self(table);
+        table.pad();
+        table
+    }
+
+    fn pad(&mut self) {
+        for column in self.0.column_iter_mut() {
+            column.set_padding((0, GAP));
+        }
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let mut row = Row::from(cells.into_iter().map(cell).collect::<Vec<_>>());
         row.max_height(1);
         self.0.add_row(row);
-        for column in self.0.column_iter_mut() {
-            column.set_padding((0, 2));
+        self.pad();
+    }
+
+    /// Hides the last columns that do not fit into the terminal: a part of a number would be a wrong number.
+    pub(crate) fn hide_columns(&mut self) {
+        let Some(room) = self.0.width() else {
+            return;
+        };
+        let widths = self.0.column_max_content_widths();
+        let ends = widths.iter().scan(0_u16, |end, width| {
+            *end = end.saturating_add(*width).saturating_add(GAP);
+            Some(*end)
+        });
+        let shown = ends.take_while(|end| *end <= room).count().max(1);
+        for column in self.0.column_iter_mut().skip(shown) {
+            column.set_constraint(ColumnConstraint::Hidden);
         }
+    }
+
+    /// Prints the table. One without headings and rows has no line.
+    pub(crate) fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let text = self.to_string();
+        if text.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "{text}")
     }
 }
 
@@ -169,6 +203,39 @@ pub(crate) fn json(value: &Variant<'_>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Returns the lines of a table of so many columns.
+    fn lines(width: u16, rows: &[[&str; 3]]) -> Vec<String> {
+        let mut table = Table::new(true, ["VCPU", "TID", "ALIAS"]);
+        table.0.set_width(width);
+        for row in rows {
+            table.row(row.map(str::to_owned));
+        }
+        table.hide_columns();
+        let mut out = Vec::new();
+        table.print(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_table_has_only_whole_columns() {
+        assert_eq!(lines(80, &[]), ["VCPU  TID  ALIAS"]);
+        let row = ["0", "1234567", "vcpu0"];
+        assert_eq!(
+            lines(22, &[row]),
+            ["VCPU  TID      ALIAS", "0     1234567  vcpu0"]
+        );
+        assert_eq!(lines(21, &[row]), ["VCPU  TID", "0     1234567"]);
+        assert_eq!(lines(6, &[row]), ["VCPU", "0"]);
+    }
+
+    #[test]
+    fn a_table_without_headings_and_rows_prints_nothing() {
+        let mut out = Vec::new();
+        Table::new(false, ["VCPU"]).print(&mut out).unwrap();
+        assert_eq!(out, b"");
+    }
 
     #[test]
     fn shows_an_empty_value_as_a_dash() {

@@ -36,10 +36,10 @@ impl Sentences {
                 self.pending.clear();
                 "vcpud stopped".to_owned()
             }
-            "MachineAdded" => format!("{machine}: added"),
+            "MachineAdded" => format!("{machine}: machine added"),
             "MachineRemoved" => {
                 self.pending.remove(&machine);
-                format!("{machine}: removed")
+                format!("{machine}: machine removed")
             }
             "VcpuAdded" => format!("{} added {}", vcpu(), cause()),
             "VcpuStarted" => format!("{} started by the guest", vcpu()),

@@ -25,14 +25,14 @@ const UNSTARTED_PAUSES: [u64; 4] = [100, 200, 400, 800];
 pub(crate) async fn set(client: &Client, request: &Set) -> Result<(), Failure> {
     let name = &request.name;
     let machine = client.machine(name).await?;
-    let count = total(&machine, request.count).await?;
+    let count = total(&machine, name, request.count).await?;
     if request.dry_run {
         return plan(client, &machine, name, count).await;
     }
     let arguments = (count, options(&request.wait));
     let call = client.call(machine.inner(), "SetVcpus", &arguments);
     let added = carry_out(client, name, call).await?;
-    warn_of_unstarted(&machine, name, &added, &request.wait).await
+    warn_of_unstarted(client, &machine, name, &added, &request.wait).await
 }
 
 /// Adds or removes the vCPUs of a list.
@@ -42,11 +42,11 @@ pub(crate) async fn change(client: &Client, these: &These, present: bool) -> Res
     let arguments = (vcpus, present, options(&these.wait));
     let call = client.call(machine.inner(), "SetVcpu", &arguments);
     let added = carry_out(client, &these.name, call).await?;
-    warn_of_unstarted(&machine, &these.name, &added, &these.wait).await
+    warn_of_unstarted(client, &machine, &these.name, &added, &these.wait).await
 }
 
 /// Returns the total number of vCPUs for a count. A vCPU whose removal is pending does not count as present.
-async fn total(machine: &MachineProxy<'_>, count: Count) -> Result<u32, Failure> {
+async fn total(machine: &MachineProxy<'_>, name: &str, count: Count) -> Result<u32, Failure> {
     if let Count::Total(count) = count {
         return Ok(count);
     }
@@ -57,7 +57,14 @@ async fn total(machine: &MachineProxy<'_>, count: Count) -> Result<u32, Failure>
     Ok(match count {
         Count::Total(count) => count,
         Count::More(count) => current.saturating_add(count),
-        Count::Fewer(count) => current.saturating_sub(count),
+        Count::Fewer(wanted) if wanted > current => {
+            return Err(Failure::TooFew {
+                machine: name.to_owned(),
+                wanted,
+                present: current,
+            });
+        }
+        Count::Fewer(count) => current - count,
     })
 }
 
@@ -78,6 +85,9 @@ async fn plan(
             text,
             nearest: nearest.unwrap_or_default(),
         });
+    }
+    if client.quiet {
+        return Ok(());
     }
     if client.json {
         render::document(&render::json_dict(&plan))?;
@@ -122,13 +132,14 @@ fn options(wait: &Wait) -> HashMap<&'static str, Variant<'static>> {
 
 /// Prints a warning if the guest has not started the vCPUs that were added after a moment.
 async fn warn_of_unstarted(
+    client: &Client,
     machine: &MachineProxy<'_>,
     name: &str,
     added: &[u32],
     wait: &Wait,
 ) -> Result<(), Failure> {
     let is_waited_for = wait.until.as_deref() == Some("started");
-    if added.is_empty() || wait.no_wait || is_waited_for {
+    if client.quiet || added.is_empty() || wait.no_wait || is_waited_for {
         return Ok(());
     }
     // The vCPUs are added, even if the service does not answer any more.
@@ -223,7 +234,7 @@ async fn with_progress(
             biased;
             result = &mut call => return result,
             signal = &mut interrupted => {
-                signal?;
+                signal.map_err(Failure::NoSignals)?;
                 break;
             }
             change = watch.change() => match change {

@@ -7,7 +7,7 @@ use vcpud::names::{MACHINE_INTERFACE, MANAGER_INTERFACE, ROOT_PATH};
 
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::query::properties;
+use crate::query::{Properties, properties};
 use crate::render;
 
 /// Prints the chosen properties of the machines, or of the service. An empty choice is all properties.
@@ -17,19 +17,20 @@ pub(crate) async fn show(
     chosen: &[String],
     only_values: bool,
 ) -> Result<(), Failure> {
+    let is_service = names.is_empty();
     let mut objects = Vec::new();
     for name in names {
         let path = client.find(name).await?;
         objects.push(properties(client, &path, MACHINE_INTERFACE).await?);
     }
-    if names.is_empty() {
+    if is_service {
         objects.push(properties(client, ROOT_PATH, MANAGER_INTERFACE).await?);
     }
     let mut shown = Vec::new();
     for mut object in objects {
-        for name in chosen {
-            if !object.contains_key(name) {
-                return Err(Failure::NoProperty(name.clone()));
+        for property in chosen {
+            if !object.contains_key(property) {
+                return Err(no_property(property, &object, is_service));
             }
         }
         object.retain(|name, _| chosen.is_empty() || chosen.contains(name));
@@ -61,18 +62,59 @@ pub(crate) async fn show(
     Ok(())
 }
 
-/// Returns a value as text for programs: the elements of a list with spaces, or each text in a line of its own.
+/// Returns the failure about a property that an object does not have.
+fn no_property(property: &str, object: &Properties, is_service: bool) -> Failure {
+    let mut names = object.keys();
+    let similar = names.find(|name| name.eq_ignore_ascii_case(property));
+    let (property, similar) = (property.to_owned(), similar.cloned());
+    if is_service {
+        Failure::NoPropertyOfService { property, similar }
+    } else {
+        Failure::NoProperty { property, similar }
+    }
+}
+
+/// Returns a value as text for programs: the elements of a list with spaces, in one line.
 fn text(value: &Json) -> String {
     match value {
         Json::String(text) => text.clone(),
         Json::Array(list) => {
-            let separator = if list.iter().any(Json::is_string) {
-                "\n"
-            } else {
-                " "
-            };
-            list.iter().map(text).collect::<Vec<_>>().join(separator)
+            let elements = list.iter().map(|element| quoted(text(element)));
+            elements.collect::<Vec<_>>().join(" ")
         }
         other => other.to_string(),
+    }
+}
+
+/// Returns an element of a list as systemctl(1) prints it: in quotes, if a shell would not read it as one word.
+fn quoted(text: String) -> String {
+    let is_special = |c: char| c.is_whitespace() || c.is_control() || "\"'\\$`".contains(c);
+    if !text.is_empty() && !text.contains(is_special) {
+        return text;
+    }
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' | '$' | '`' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.extend(c.escape_default()),
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_is_one_line() {
+        assert_eq!(text(&json!([1, 2])), "1 2");
+        assert_eq!(
+            text(&json!(["a", "", "two words", "a\n\"b\"", "$c"])),
+            r#"a "" "two words" "a\n\"b\"" "\$c""#
+        );
     }
 }

@@ -82,7 +82,9 @@ fn print_machine(legend: bool, name: &str, (machine, vcpus): &Statistics) -> Res
     for vcpu in vcpus {
         table.row(columns.iter().map(|(key, _)| cell(vcpu, key)));
     }
-    Ok(writeln!(out, "\n{table}")?)
+    table.hide_columns();
+    writeln!(out)?;
+    Ok(table.print(&mut out)?)
 }
 
 /// The columns of the table of all machines.
@@ -113,7 +115,8 @@ fn print_all(legend: bool, machines: &[(String, Statistics)]) -> Result<(), Fail
         let name = std::iter::once(name.clone());
         table.row(name.chain(counts).chain(usages).chain(sums));
     }
-    Ok(writeln!(stdout(), "{table}")?)
+    table.hide_columns();
+    Ok(table.print(&mut stdout())?)
 }
 
 /// Returns a value of a table.

@@ -56,7 +56,8 @@ pub(crate) async fn vcpus(client: &Client, name: &str, all: bool) -> Result<(), 
         let keys = first.into_iter().chain(extra.iter().map(|(key, _)| *key));
         table.row(keys.map(|key| cell(vcpu, key)));
     }
-    writeln!(stdout(), "{table}")?;
+    table.hide_columns();
+    table.print(&mut stdout())?;
     let free = vcpus.iter().filter(|vcpu| !is_present(vcpu));
     let free = free.filter_map(|vcpu| u32::try_from(render::number(vcpu.get("id"))?).ok());
     let free: VcpuList = free.collect();

@@ -56,17 +56,18 @@ async fn wait_for(
         }
         () = end_of(deadline) => (Some(error_name::REMOVAL_PENDING), "the time limit ended"),
         signal = interrupted() => {
-            signal?;
+            signal.map_err(Failure::NoSignals)?;
             (None, "interrupted")
         }
     };
     drop(progress);
     let Watch {
         pending,
-        removed,
+        mut removed,
         refused,
         ..
     } = watch;
+    removed.sort_unstable();
     if pending.is_empty() && refused.is_empty() {
         return Ok(removed);
     }

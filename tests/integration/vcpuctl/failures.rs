@@ -34,6 +34,7 @@ async fn every_command_prints_one_json_document() {
         ("pin web 0 x", 7, "org.vcpud1.Error.InvalidCpuList"),
         ("status db", 6, "org.vcpud1.Error.NoSuchMachine"),
         ("unregister db", 6, "org.vcpud1.Error.NoSuchMachine"),
+        ("set web -9", 7, "org.vcpud1.Error.OutOfRange"),
     ] {
         let (ended, object) = json_of(&world, line).await;
         assert_eq!((ended, &object["error"]), (status, &json!(error)), "{line}");
@@ -53,6 +54,8 @@ async fn every_command_prints_one_json_document() {
     let busy = json!("org.vcpud1.Error.Busy");
     let (status, object) = json_of(&world, "plug web 1").await;
     assert_eq!((status, &object["error"]), (75, &busy));
+    let message = object["message"].as_str().unwrap();
+    assert!(message.contains("run \"vcpuctl wait web\""), "{message}");
 }
 
 /// dbus-daemon, vcpuctl.
@@ -64,6 +67,12 @@ async fn a_service_or_bus_that_does_not_run_is_a_temporary_failure() {
     assert_eq!((status, &object["error"]), (75, &unknown));
     let message = object["message"].as_str().unwrap();
     assert!(message.starts_with("vcpud is not running"), "{message}");
+    for line in ["autoscale", "explain web"] {
+        let (status, object) = json_of(&world, line).await;
+        let message = object["message"].as_str().unwrap();
+        let is_named = message.starts_with("vcpud-autoscale is not running");
+        assert!(status == 75 && is_named, "{line}: {message}");
+    }
 
     let mut command = vcpuctl(["--json", "list"]);
     let address = world.bus.directory().join("no-bus");
@@ -96,6 +105,9 @@ async fn a_sign_makes_the_number_of_vcpus_relative() {
     assert_eq!(run("set web -1").await, done("removed 2"));
     assert_eq!(run("set web +0 --dry-run").await, done("no change"));
     assert_eq!(run("set web -2").await.0, 7);
+    let (status, _, complaint) = world.vcpuctl(&["set", "web", "-3"]).await;
+    let expected = "vcpuctl: machine web: cannot remove 3 of 2 vCPUs\n";
+    assert_eq!((status, complaint.as_str()), (7, expected));
 
     // A vCPU whose removal is pending does not count.
     peer.model().removal = Removal::Held;
@@ -117,6 +129,10 @@ async fn a_paused_machine_is_no_reason_to_advise_a_change_in_the_guest() {
     assert_eq!((status, printed.as_str()), (0, "web: added 1-2\n"));
     let warning = "vcpuctl: warning: web: the guest has not started vCPUs 1-2; the machine does not run (state: paused)\n";
     assert_eq!(complaint, warning);
+    let (status, printed, complaint) = world.vcpuctl(&["-q", "set", "web", "4"]).await;
+    assert_eq!((status, printed.as_str(), complaint.as_str()), (0, "", ""));
+    let quiet_plan = world.vcpuctl(&["-q", "set", "web", "2", "--dry-run"]).await;
+    assert_eq!(quiet_plan, (0, String::new(), String::new()));
 }
 
 /// Scripted QEMU, dbus-daemon, vcpuctl.
@@ -137,6 +153,7 @@ async fn a_service_that_ends_during_a_call_is_a_reason_to_look_again() {
     assert_eq!(status, 75);
     let text = "vcpuctl: vcpud has ended during the call; it starts again with the next call";
     assert!(complaint.starts_with(text), "{complaint}");
+    assert!(complaint.contains("\"vcpuctl status web\""), "{complaint}");
 }
 
 /// vcpuctl.
@@ -154,6 +171,6 @@ async fn a_completion_script_to_a_full_disk_is_an_error() {
     assert_eq!(output.status.code(), Some(1), "{complaint}");
     assert_eq!(
         complaint,
-        "vcpuctl: No space left on device (os error 28)\n"
+        "vcpuctl: cannot write to standard output: No space left on device (os error 28)\n"
     );
 }

@@ -136,12 +136,32 @@ async fn scripts_get_what_they_choose() {
     let (status, _, complaint) = world.vcpuctl(&["show", "web", "-p", "Nothing"]).await;
     assert_eq!(status, 7, "{complaint}");
     assert!(complaint.contains("no property Nothing"), "{complaint}");
+    for (line, advice) in [
+        ("show web -p vcpus", "its name is Vcpus"),
+        ("show -p Vcpus", "vcpuctl show NAME -p Vcpus"),
+    ] {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let (status, _, complaint) = world.vcpuctl(&arguments).await;
+        assert_eq!(status, 7, "{line}: {complaint}");
+        assert!(complaint.contains(advice), "{line}: {complaint}");
+    }
+
+    // A name that does not exist hides none of the others.
+    let (status, shown, complaint) = world.vcpuctl(&["status", "web", "nope", "db"]).await;
+    assert_eq!(status, 6, "{complaint}");
+    assert!(
+        shown.starts_with("web\n") && shown.contains("\n\ndb\n"),
+        "{shown}"
+    );
 
     let list = printed("list --no-legend").await;
     let names = list.lines().map(|line| line.split(' ').next().unwrap());
     assert_eq!(names.collect::<Vec<_>>(), ["db", "web"]);
     assert_eq!(printed("-q set web 3").await, "");
     assert_eq!(printed("show web -p Vcpus --value").await, "3\n");
+    let (status, _, complaint) = world.vcpuctl(&["unregister", "nope", "web"]).await;
+    assert_eq!(status, 6, "{complaint}");
+    assert!(complaint.contains("machine nope: "), "{complaint}");
 }
 
 /// Scripted QEMU, dbus-daemon, polkitd, vcpuctl as root and as nobody.
@@ -181,6 +201,17 @@ async fn the_exit_status_says_how_it_ended() {
     fails("plug web 9", 7, "vCPU 9 does not exist").await;
     fails("pin web 0 x", 7, "\"x\"").await;
     fails("set web many", 2, "invalid value 'many'").await;
+    for option in [
+        "--async",
+        "--guest-online",
+        "--timeout 1",
+        "--until started",
+    ] {
+        let line = format!("set web 2 --dry-run {option}");
+        fails(&line, 2, "cannot be used with").await;
+    }
+    fails("wait web --timeout foo", 2, "the argument is not a time").await;
+    fails("register db /etc/passwd", 7, "is not a socket").await;
     let (status, _, complaint) = world.vcpuctl_of_nobody(&["set", "web", "4"]).await;
     assert_eq!(status, 3, "{complaint}");
     assert!(

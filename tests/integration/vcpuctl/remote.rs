@@ -39,4 +39,13 @@ async fn another_host_or_container_is_reached_through_the_bridge() {
     command.env("PATH", format!("{}:/usr/bin:/bin", directory.display()));
     let output = within("vcpuctl", command.output()).await.unwrap();
     assert_eq!(output.status.code(), Some(75));
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    let told = [
+        "of the host other@host",
+        "ssh other@host systemd-stdio-bridge",
+    ];
+    assert!(
+        told.iter().all(|text| complaint.contains(text)),
+        "{complaint}"
+    );
 }

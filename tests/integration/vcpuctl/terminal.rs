@@ -194,7 +194,7 @@ async fn a_missing_password_is_not_a_denial() {
         ("set web 2", "no authentication agent is available"),
         (
             "set web 2 --no-ask-password",
-            "authentication is required, and --no-ask-password",
+            "machine web: authentication is required for the polkit action org.vcpud1.set-vcpus, and --no-ask-password",
         ),
         ("set db 2", "not authorized by polkit"),
         ("set db 2 --no-ask-password", "not authorized by polkit"),

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod autoscale;
+mod subject;
 mod values;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use vcpud::placement::VcpuList;
 use crate::completion::{all_vcpus, free_vcpus, machines, present_vcpus};
 
 pub(crate) use autoscale::Autoscale;
+pub(crate) use subject::Subject;
 pub(crate) use values::{Count, Quota, Sort};
 use values::{
     parse_cpus, parse_delay, parse_list, parse_quota, parse_setting, parse_time, parse_vcpus,
@@ -276,7 +278,7 @@ pub(crate) struct Set {
     #[arg(allow_negative_numbers = true)]
     pub count: Count,
     /// Print the changes that the command would make, or the error, and change nothing.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["no_wait", "timeout", "until", "guest_online"])]
     pub dry_run: bool,
     #[command(flatten)]
     pub wait: Wait,
@@ -363,7 +365,8 @@ Exit status:
    6  no such machine
    7  not possible, such as a number out of range
    8  time-out: the vCPUs are added, and the guest has not started them
-  75  not possible now: try again (vcpud or QEMU does not answer, or another request is faster)";
+  75  not possible now: try again (vcpud or QEMU does not answer, or another request is faster)
+ 130  interrupted, and no removal is pending";
 
 #[cfg(test)]
 mod tests {

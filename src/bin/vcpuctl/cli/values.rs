@@ -20,9 +20,12 @@ pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
 /// A time in seconds, or with units.
 pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
     }
+    .ok_or_else(|| {
+        "the argument is not a time, such as \"5\", \"500ms\" or \"1min 30s\"".to_owned()
+    })
 }
 
 /// A number of vCPUs, or a change of it.

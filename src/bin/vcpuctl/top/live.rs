@@ -13,6 +13,7 @@ use super::app::App;
 use super::rows::Choice;
 use super::source::Source;
 use super::view;
+use crate::cli::Subject;
 use crate::failure::Failure;
 
 /// The terminal in the state that the live mode needs. It gets its previous state back when this is dropped,
@@ -64,7 +65,7 @@ pub(crate) async fn run(
                 if sample.is_ok() {
                     left = left.map(|left| left - 1);
                 }
-                app.take(sample.map_err(|failure| failure.text()));
+                app.take(sample.map_err(|failure| failure.text(&Subject::default())));
             }
             () = &mut end => break,
         }
