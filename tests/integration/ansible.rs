@@ -71,7 +71,7 @@ async fn can_create_groups() -> bool {
 const HOSTS: [&str; 2] = ["alpha", "beta"];
 
 /// The values of a result that check mode predicts.
-const PREDICTED: [&str; 5] = ["changed", "added", "removed", "pending", "diff"];
+const PREDICTED: [&str; 6] = ["changed", "added", "removed", "pending", "vcpus", "diff"];
 
 /// Real QEMUs with a Linux guest, a scripted systemd with control groups of the kernel, dbus-daemons, sshds, Ansible.
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn first_run(ansible: &Ansible, hosts: &[Host; 2]) {
     }
     let done = ansible.play(&playbook, &[]).await;
     let expected = json!({
-        "changed": true, "added": [1, 2, 3], "removed": [], "pending": [],
+        "changed": true, "added": [1, 2, 3], "removed": [], "pending": [], "vcpus": 4,
         "diff": {
             "before": {
                 "vcpus": 1,
@@ -186,7 +186,7 @@ async fn changes(ansible: &Ansible, hosts: &[Host; 2]) {
     let planned = ansible.play_fixture("fewer.yml", &["--check"]).await;
     let done = ansible.play_fixture("fewer.yml", &[]).await;
     let expected = json!({
-        "changed": true, "added": [], "removed": [3], "pending": [],
+        "changed": true, "added": [], "removed": [3], "pending": [], "vcpus": 3,
         "diff": {
             "before": {
                 "vcpus": 4,
@@ -310,7 +310,21 @@ async fn a_failed_task_reports_what_it_changed() {
         );
         let lists = ["added", "removed", "pending", "refused"].map(|key| &result[key]);
         assert_eq!(lists, [&json!([]), &json!([]), &json!([3]), &json!([])]);
+        let applied = if changed { vec!["pin 3 0"] } else { Vec::new() };
+        assert_eq!(result["applied"], json!(applied), "{result}");
     }
+    peer.send(&deleted(&peer.model().unplug(3)));
+    machine.wait_for("Vcpus", 3_u32).await;
+    peer.script(|model, call| {
+        let n =
+            (call.command == "device_del").then(|| model.at(call.arguments["id"].as_str()?))??;
+        Some(vec![call.reply(json!({})), ost(n, None, 3, 130)])
+    });
+    let refused = &tasks(&ansible, &["vcpus: 2"], &[]).await[0]["refused"];
+    assert_eq!(
+        (&refused[0]["vcpu"], &refused[0]["reason_code"]),
+        (&json!(2), &json!("busy"))
+    );
 
     let listed = ansible.inventory("plugin: vcpud.vcpud.machines\n").await;
     assert_eq!(listed["vcpud_running"]["hosts"], json!(["web"]), "{listed}");
@@ -391,8 +405,13 @@ async fn equal_values_in_another_form_are_no_change() {
         (&json!(true), &cache),
     ];
     assert_eq!(values.collect::<Vec<_>>(), expected);
+    let warnings = results[1]["warnings"].to_string();
+    assert!(warnings.contains("no control groups"), "{warnings}");
     let results = tasks(&ansible, &parameters[..1], &[]).await;
-    assert_eq!(results[0]["changed"], false);
+    assert_eq!(
+        (&results[0]["changed"], &results[0]["vcpus"]),
+        (&json!(false), &json!(1))
+    );
 }
 
 /// Scripted QEMU, dbus-daemon, Ansible on the same host. The guest starts no vCPU that is added.

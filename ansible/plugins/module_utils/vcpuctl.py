@@ -66,7 +66,7 @@ def document(rc, stdout, stderr):
         raise Failure(f'vcpuctl did not print JSON: {text}', rc=rc)
     if rc == 0:
         return result
-    details = {key: result[key] for key in DETAILS if key in result}
+    details = snake_case({key: result[key] for key in DETAILS if key in result})
     raise Failure(result['message'], error=result['error'], rc=rc, details=details)
 
 

@@ -98,6 +98,7 @@ attributes:
       - The service plans the change of the number of vCPUs, so the task reports the same vCPUs, or the same error.
       - Check mode does not predict replies of QEMU, the guest or the kernel, such as a refused removal or host CPUs that
         are offline.
+      - Check mode warns if O(bandwidth) differs and the machine has no control groups.
   diff_mode:
     support: full
   platform:
@@ -172,6 +173,18 @@ pending:
   type: list
   elements: int
   sample: []
+vcpus:
+  description: The number of present vCPUs after the task, or the predicted number in check mode.
+  returned: success
+  type: int
+  sample: 4
+applied:
+  description: The settings of the placement that the task applied before it failed, as commands of vcpuctl without the
+    name of the machine.
+  returned: failure
+  type: list
+  elements: str
+  sample: ["pin 2-3 4-5"]
 refused:
   description: The vCPUs that the guest or QEMU refused to add or remove, each with the reason.
   returned: failure, if the service reports it
@@ -179,6 +192,7 @@ refused:
   elements: dict
   sample:
     - vcpu: 3
+      reason_code: busy
       reason: the guest is busy with the CPU
 nearest:
   description: The numbers of vCPUs nearest to the request that are possible now.
@@ -231,8 +245,9 @@ class Machine:
         self.vcpuctl = vcpuctl
         self.parameters = parameters
         self.name = parameters['name']
-        # Whether the task has changed the placement.
-        self.is_tuned = False
+        # The settings of the placement that the task has applied.
+        self.applied = []
+        self.warnings = []
 
     def plan(self):
         """Compares the machine with the desired values. Changes nothing."""
@@ -244,6 +259,8 @@ class Machine:
         self.wanted = tuning.desired(self.parameters, status['MaxVcpus'])
         self.before = self.state(status['Vcpus'])
         self.commands = tuning.commands(self.name, self.before, self.wanted)
+        self.present = status['Vcpus']
+        self.placement_errors = status['PlacementErrors']
 
     def state(self, vcpus):
         """Returns the present values of the parameters of the task."""
@@ -257,20 +274,26 @@ class Machine:
     def predict(self):
         """Returns the result in check mode."""
         after = dict(self.wanted)
+        vcpus = self.present + len(self.planned['added']) - len(self.planned['removed'])
         if self.parameters['vcpus'] is not None:
-            after['vcpus'] = self.before['vcpus'] + len(self.planned['added']) - len(self.planned['removed'])
+            after['vcpus'] = vcpus
+        if any(command == 'bandwidth' for command, arguments, options in self.commands):
+            errors = [error for error in self.placement_errors if error.startswith('no control groups')]
+            self.warnings += [f'The bandwidth cannot be set now: {error}' for error in errors]
         result = {key: self.planned[key] for key in ('added', 'removed')}
-        return self.result(dict(result, pending=[]), after)
+        return self.result(dict(result, pending=[], vcpus=vcpus), after)
 
     def change(self):
         """Makes the changes, and returns the result."""
         for command, arguments, options in self.commands:
             self.vcpuctl(command, *arguments, options=options)
-            self.is_tuned = True
+            # Without the name of the machine.
+            self.applied.append(' '.join([command, *arguments[1:]]))
         outcome = {'added': [], 'removed': [], 'pending': []}
         if self.needs_request():
             outcome = self.vcpuctl('set', self.name, str(self.parameters['vcpus']), options=self.options())
-        return self.result(outcome, self.state(self.vcpuctl('status', self.name)['Vcpus']))
+        vcpus = self.vcpuctl('status', self.name)['Vcpus']
+        return self.result(dict(outcome, vcpus=vcpus), self.state(vcpus))
 
     def needs_request(self):
         """Returns whether vCPUs are to be added, to be removed or to be awaited."""
@@ -320,9 +343,9 @@ def main():
         result = machine.predict() if module.check_mode else machine.change()
     except Failure as failure:
         values = failure.as_dict()
-        changed = machine.is_tuned or bool(values.get('added') or values.get('removed'))
-        module.fail_json(changed=changed, **values)
-    for warning in vcpuctl.warnings:
+        changed = bool(machine.applied or values.get('added') or values.get('removed'))
+        module.fail_json(changed=changed, applied=machine.applied, **values)
+    for warning in vcpuctl.warnings + machine.warnings:
         module.warn(warning)
     module.exit_json(**result)
 
