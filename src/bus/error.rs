@@ -10,7 +10,6 @@ use crate::ids::VcpuId;
 use crate::inventory::PlanError;
 use crate::machine::{self, ConnectError, Refusal, TuningError};
 use crate::names::{MachineName, error_name};
-use crate::process::SocketError;
 use crate::qmp::{self, Closed};
 use crate::registry;
 
@@ -132,7 +131,7 @@ fn name_of(error: &machine::Error) -> &'static str {
         },
         Error::Conflict { .. } | Error::Unexpected { .. } | Error::Replaced => error_name::BUSY,
         Error::Disconnected(_) => error_name::DISCONNECTED,
-        Error::Interrupted(closed) => match closed {
+        Error::Interrupted { closed, .. } => match closed {
             Closed::Timeout { .. } => error_name::QMP_TIMEOUT,
             Closed::Hangup
             | Closed::Malformed(_)
@@ -185,13 +184,10 @@ fn name_of_registry(error: &registry::Error) -> &'static str {
         Error::NoSuchMachine => error_name::NO_SUCH_MACHINE,
         Error::TooManyOfUser { .. } | Error::TooMany(_) => error_name::LIMIT_EXCEEDED,
         Error::Unavailable(_) => error_name::CPU_UNAVAILABLE,
-        Error::Leader { .. } => error_name::INVALID_ARGS,
+        Error::Leader { .. } | Error::NotASocket(_) => error_name::INVALID_ARGS,
         Error::ForeignLeader { .. } => error_name::ACCESS_DENIED,
         Error::ConnectError(reason) => match reason {
-            ConnectError::Connect(
-                SocketError::NotASocket | SocketError::NotAConnection | SocketError::Link,
-            )
-            | ConnectError::OtherUuid { .. } => error_name::INVALID_ARGS,
+            ConnectError::OtherUuid { .. } => error_name::INVALID_ARGS,
             ConnectError::Qmp(qmp::Error::Closed(Closed::Timeout { .. })) => {
                 error_name::QMP_TIMEOUT
             }

@@ -47,6 +47,11 @@ impl Connector {
         }
     }
 
+    /// Returns whether a caller has named the process.
+    pub(super) fn has_named_leader(&self) -> bool {
+        self.leader.is_some()
+    }
+
     /// Restores the connection of the previous instance, or makes one.
     ///
     /// # Errors

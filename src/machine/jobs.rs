@@ -18,7 +18,7 @@ use super::qmp_session::{OpenFailed, QmpSession, Socket, closed_by};
 use super::state_file::StateFile;
 use crate::ids::Pid;
 use crate::placement::{ChangedThreads, Report, Tuning};
-use crate::process::Leader;
+use crate::process::{Leader, LeaderError};
 use crate::qmp::{Closed, Events};
 
 /// The jobs of a connection or a process. To clear them is to drop their results.
@@ -57,14 +57,16 @@ pub(super) async fn load(file: StateFile) -> Done {
     Input::Loaded(state.map(|state| state.map(Box::new))).into()
 }
 
-/// Queries QEMU for the first time, within `limit` if there is one.
+/// Queries QEMU for the first time, within `limit` if there is one. A leader that a caller has named must have a thread
+/// that QEMU reports.
 pub(super) async fn open(
     socket: Socket,
-    leader: Arc<Leader>,
+    (leader, is_named): (Arc<Leader>, bool),
     silence: Duration,
     limit: Option<Duration>,
     with_ospm: bool,
 ) -> Done {
+    let pid = leader.pid();
     let open = QmpSession::open(socket, leader, silence, with_ospm);
     let opened = match limit {
         Some(limit) => timeout(limit, open).await.unwrap_or_else(|_| {
@@ -79,6 +81,12 @@ pub(super) async fn open(
         }),
         None => open.await,
     };
+    if let Ok((session, opened, _)) = &opened
+        && is_named
+        && !session.is_of_leader(&opened.state.inventory).await
+    {
+        return Input::ConnectFailed(LeaderError::NoThread { pid }.into()).into();
+    }
     match opened {
         Ok((session, opened, events)) => Done::Opened(Box::new((session, events, opened))),
         Err(OpenFailed { error, events }) => {

@@ -312,6 +312,7 @@ impl Performer {
             .and_then(|reached| reached.socket.take());
         if let (Some(socket), Some(leader)) = (socket, self.leader.clone()) {
             let silence = self.handle.qmp_timeout();
+            let leader = (leader, self.connector.has_named_leader());
             let open = jobs::open(socket, leader, silence, limit, with_ospm);
             self.connection_jobs.push(open.boxed());
         }

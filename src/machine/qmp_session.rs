@@ -220,6 +220,15 @@ impl QmpSession {
         read_ospm_status(reply)
     }
 
+    /// Returns whether the leader has one of the threads that QEMU reports. QEMU may report none, before it has created
+    /// the machine.
+    pub(super) async fn is_of_leader(&self, inventory: &Inventory) -> bool {
+        let reports_none = inventory
+            .present()
+            .all(|(_, presence)| presence.threads.is_empty());
+        reports_none || !self.verified.lock().await.is_empty()
+    }
+
     /// Returns whether KVM runs the vCPUs.
     pub(super) fn is_kvm(&self) -> bool {
         self.identity.accelerator.as_str() == "kvm"

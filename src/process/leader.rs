@@ -52,6 +52,14 @@ pub enum LeaderError {
         /// Its users.
         users: Users,
     },
+    /// It is not QEMU: QEMU reports other threads.
+    #[error(
+        "none of its threads is one that QEMU reports; name the PID of QEMU, or name no leader"
+    )]
+    NoThread {
+        /// Its PID.
+        pid: Pid,
+    },
     /// It changed its user after the pidfd was opened.
     #[error("process {pid} had uid {then} and has uid {now} now")]
     Changed {

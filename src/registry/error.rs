@@ -9,7 +9,7 @@ use crate::ids::{Pid, Uid};
 use crate::machine::ConnectError;
 use crate::names::MachineName;
 use crate::placement::Unavailable;
-use crate::process::LeaderError;
+use crate::process::{LeaderError, SocketError};
 
 /// Why the registry refuses a request. The texts follow the name of the machine.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,9 @@ pub enum Error {
         "it was not registered: {0}; check that QEMU runs with this QMP socket, and that no other client is connected to it"
     )]
     ConnectError(ConnectError),
+    /// The path or the descriptor is not one of a socket that the user can register.
+    #[error("it was not registered: {0}; name the QMP socket of QEMU")]
+    NotASocket(SocketError),
     /// The registration cannot be saved, so it would not survive a restart of the service.
     #[error(
         "it was not registered, because the registration cannot be saved: {0}; free space in the runtime directory and try again"
@@ -95,6 +98,12 @@ impl From<ConnectError> for Error {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::OtherMachine(name) => Self::OtherMachine(name),
+            ConnectError::Leader(error @ LeaderError::NoThread { pid }) => {
+                Self::Leader { pid, error }
+            }
+            ConnectError::Connect(
+                error @ (SocketError::NotASocket | SocketError::NotAConnection | SocketError::Link),
+            ) => Self::NotASocket(error),
             other => Self::ConnectError(other),
         }
     }

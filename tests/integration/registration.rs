@@ -289,6 +289,13 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
         (
             "web",
             at("good"),
+            vec![("leader", 1u32.into())],
+            invalid,
+            &["process 1 cannot be its leader", "none of its threads"],
+        ),
+        (
+            "web",
+            at("good"),
             vec![("leader", 0u32.into())],
             invalid,
             &["process 0"],
@@ -296,6 +303,7 @@ async fn a_registration_that_fails_says_why_and_leaves_nothing() {
     ];
     // The test's process is the machine `taken`.
     let qemu = sleeper(command("sleep")).await;
+    good.model().threads = Threads::Of(qemu.pid());
     let asked = good.all_calls();
     let mark = world.signals.mark().await;
     let service = world.service.as_ref().expect("it runs");
@@ -396,9 +404,10 @@ async fn what_a_registration_says_is_in_force() {
 async fn the_leader_may_be_another_than_who_serves_qmp() {
     let world = World::without_polkit().await;
     let socket = elsewhere(&world, "vm.sock");
-    let _peer = Peer::start(&socket, Model::x86(2, 4));
+    let peer = Peer::start(&socket, Model::x86(2, 4));
     let manager = world.manager().await;
     let mut qemu = Process::spawn("sleep", command("sleep").arg("600"));
+    peer.model().threads = Threads::Of(qemu.pid());
     let options = [("leader", Variant::from(qemu.pid()))];
     let path = register(&manager, "web", &socket.display().to_string(), &options).await;
     let path = path.unwrap();
@@ -427,7 +436,7 @@ async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() 
     let socket = elsewhere(&world, "vm.sock");
     let peer = Peer::start(&socket, Model::x86(2, 4));
     let (ours, theirs) = pair();
-    let _other = Peer::on(ours, Model::x86(1, 4));
+    let other = Peer::on(ours, Model::x86(1, 4));
     let manager = world.manager().await;
     let address = socket.display().to_string();
     register(&manager, "web", &address, &[("affinity", "0".into())])
@@ -438,10 +447,12 @@ async fn a_registration_survives_a_restart_as_long_as_its_qemu_can_be_reached() 
         sleeper(command("sleep")).await,
     ];
     let [of_fd, of_gone] = others.each_ref().map(Process::pid);
+    other.model().threads = Threads::Of(of_fd);
     register_fd_of(&manager, "fd", theirs, Some(of_fd))
         .await
         .unwrap();
     let gone = Peer::start(&elsewhere(&world, "gone"), Model::x86(1, 4));
+    gone.model().threads = Threads::Of(of_gone);
     let gone_at = elsewhere(&world, "gone").display().to_string();
     register(&manager, "gone", &gone_at, &[("leader", of_gone.into())])
         .await
@@ -585,8 +596,10 @@ async fn a_user_has_a_limited_number_of_registrations() {
     let (mut peers, mut connections, mut processes) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..66 {
         let (ours, theirs) = pair();
-        peers.push(Peer::on(ours, Model::x86(1, 1)));
         let process = sleeper(command_of_nobody("sleep")).await;
+        let mut model = Model::x86(1, 1);
+        model.threads = Threads::Of(process.pid());
+        peers.push(Peer::on(ours, model));
         connections.push((theirs, Some(process.pid())));
         processes.push(process);
     }
@@ -631,6 +644,7 @@ async fn registrations_by_the_hundred_leave_nothing() {
         let peer = Peer::on(ours, Model::x86(1, 4));
         let mark = world.signals.mark().await;
         let process = sleeper(command("sleep")).await;
+        peer.model().threads = Threads::Of(process.pid());
         let leader = Some(process.pid());
         let registered = register_fd_of(&manager, &name, theirs, leader);
         registered.await.unwrap();
@@ -736,6 +750,7 @@ async fn a_process_is_one_machine() {
     let web = Peer::start(&elsewhere(&world, "web"), Model::x86(1, 4));
     let _db = Peer::start(&elsewhere(&world, "db"), Model::x86(1, 4));
     let process = sleeper(command("sleep")).await;
+    web.model().threads = Threads::Of(process.pid());
     let leader = || [("leader", Variant::from(process.pid()))];
     register(&manager, "web", &at("web"), &leader())
         .await
@@ -765,6 +780,7 @@ async fn the_name_of_a_machine_is_free_when_its_end_is_reported() {
     for _ in 0..4 {
         let peer = Peer::start(&socket, Model::x86(1, 4));
         let mut process = sleeper(command("sleep")).await;
+        peer.model().threads = Threads::Of(process.pid());
         let leader = [("leader", Variant::from(process.pid()))];
         register(&manager, "web", &address, &leader).await.unwrap();
         let machine = world.machine("web").await;
@@ -799,6 +815,7 @@ async fn a_process_that_became_another_users_is_disconnected() {
         .stdin(std::process::Stdio::piped());
     let mut process = Process::spawn("sh", &mut command);
     let pid = process.pid();
+    peer.model().threads = Threads::Of(pid);
     let comm = format!("/proc/{pid}/comm");
     until("sh", || fs::read_to_string(&comm).unwrap() == "sh\n").await;
     let leader = [("leader", Variant::from(pid))];

@@ -56,8 +56,10 @@ pub enum Starts {
 pub enum Threads {
     /// Threads of the peer.
     Own,
-    /// Threads of another process.
+    /// Threads of the process 1.
     Foreign,
+    /// The main thread of this process, and numbers above it.
+    Of(u32),
 }
 
 /// A command that the peer received.
@@ -254,6 +256,7 @@ impl Model {
                 let thread = match self.threads {
                     Threads::Own => *thread,
                     Threads::Foreign => OTHER_PROCESS + n as u32,
+                    Threads::Of(pid) => pid + n as u32,
                 };
                 json!({
                     "cpu-index": n * self.width + i, "qom-path": path, "thread-id": thread,

@@ -156,6 +156,7 @@ async fn what_cannot_be_written_down_is_not_begun() {
     let address = socket.to_str().unwrap();
     // The test's process is the machine `web`.
     let process = sleeper(command("sleep")).await;
+    other.model().threads = Threads::Of(process.pid());
     let leader = || [("leader", process.pid().into())].into();
     let registered = manager.register_machine("other", address, leader());
     let failure = Failure::of(registered.await.unwrap_err());
