@@ -208,7 +208,10 @@ impl Assist<'_> {
         }
         let is_leaving = match result {
             Ok(outcome) => !outcome.pending.is_empty(),
-            Err(error) => matches!(error, Error::RemovalPending { .. } | Error::Interrupted(_)),
+            Err(error) => matches!(
+                error,
+                Error::RemovalPending { .. } | Error::Interrupted { .. }
+            ),
         };
         if is_leaving {
             self.machine.release_offline(held.take(), false).await;

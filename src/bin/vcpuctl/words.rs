@@ -46,8 +46,9 @@ mod tests {
     use super::*;
 
     /// The sources with the texts of the service.
-    const SOURCES: [&str; 5] = [
+    const SOURCES: [&str; 6] = [
         include_str!("../../machine/model/error.rs"),
+        include_str!("../../machine/model/error_text.rs"),
         include_str!("../../inventory/plan.rs"),
         include_str!("../../placement/report.rs"),
         include_str!("../../registry/error.rs"),

@@ -195,7 +195,9 @@ impl Model {
         let reason = closed.to_string();
         let out = &mut self.out;
         if let Some(process) = &mut self.process {
-            process.disconnect(out, &Error::Interrupted(closed.clone()), &reason);
+            let is_last = !self.facts.is_reconnectable;
+            let closed = closed.clone();
+            process.disconnect(out, &Error::Interrupted { closed, is_last }, &reason);
         }
         self.note_breach(closed.is_breach());
         if self.is_on_trial() {
@@ -203,7 +205,8 @@ impl Model {
             return;
         }
         let until = now + EXIT_GRACE;
-        self.phase = Phase::Lost { reason, until };
+        let closed = closed.clone();
+        self.phase = Phase::Lost { closed, until };
     }
 
     /// Shows the machine as disconnected, as its process has not exited, unless there can be no other

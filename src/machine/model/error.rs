@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::error_text::{
+    added_part, after_loss, also_refused, join_failures, join_refusals, name_cpus, not_running,
+    retry_part, seconds, start_advice,
+};
 use super::refusal::{Refusal, RefusalCode};
 use crate::guest_agent;
 use crate::ids::{Tid, VcpuId};
@@ -32,9 +36,15 @@ pub enum Error {
     Disconnected(String),
     /// The connection was lost during the request.
     #[error(
-        "the QMP connection was lost during the request: {0}; ListVcpus shows the result when the machine is connected again"
+        "the QMP connection was lost during the request: {closed}; {}",
+        after_loss(*is_last)
     )]
-    Interrupted(qmp::Closed),
+    Interrupted {
+        /// Why it was lost.
+        closed: qmp::Closed,
+        /// The service cannot make another connection, so the machine ends.
+        is_last: bool,
+    },
     /// QEMU owed replies to an earlier request until the caller's time ran out. Nothing was changed.
     #[error(
         "QEMU did not finish an earlier request within {} s; nothing was changed; try again when QEMU responds",
@@ -81,11 +91,12 @@ pub enum Error {
     },
     /// The vCPUs are present, and the guest did not start all of them in the time that the caller waits.
     #[error(
-        "the guest did not start {} within {} s; requested: {asked}{}; all vCPUs are present; {}bring them online in the guest, for example with a udev rule, or use the guest agent with the option \"guest-online\"; VcpuStarted reports each added vCPU that the guest starts later",
+        "the guest did not start {} within {} s; requested: {asked}{}; all vCPUs are present; {}{}; VcpuStarted reports each added vCPU that the guest starts later",
         name_vcpus(vcpus),
         seconds(*waited),
         added_part(added),
-        not_running(stopped.as_ref())
+        not_running(stopped.as_ref()),
+        start_advice(stopped.is_some())
     )]
     DidNotStart {
         /// The wanted vCPUs.
@@ -317,72 +328,4 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-/// Returns a time in seconds, without digits that nobody reads.
-fn seconds(time: Duration) -> f64 {
-    let unit = if time < Duration::from_secs(1) {
-        1000.0
-    } else {
-        10.0
-    };
-    (time.as_secs_f64() * unit).round() / unit
-}
-
-fn join_refusals(refusals: &[Refusal]) -> String {
-    let each = refusals.iter().flat_map(|refusal| {
-        let vcpus = refusal.vcpus.iter().copied();
-        vcpus.map(move |vcpu| (vcpu, refusal.reason.text.clone()))
-    });
-    group_reasons(each).join("; ")
-}
-
-fn join_failures(failures: &[(VcpuId, StepError)]) -> String {
-    let each = failures.iter();
-    group_reasons(each.map(|(vcpu, error)| (*vcpu, error.to_string()))).join("; ")
-}
-
-/// Returns the reasons in their order, each with all vCPUs that have it.
-pub(super) fn group_reasons(reasons: impl Iterator<Item = (VcpuId, String)>) -> Vec<String> {
-    let mut groups: Vec<(Vec<VcpuId>, String)> = Vec::new();
-    for (vcpu, reason) in reasons {
-        match groups.iter_mut().find(|(_, other)| *other == reason) {
-            Some((vcpus, _)) => vcpus.push(vcpu),
-            None => groups.push((vec![vcpu], reason)),
-        }
-    }
-    let line = |(vcpus, reason): &(Vec<VcpuId>, String)| format!("{}: {reason}", name_vcpus(vcpus));
-    groups.iter().map(line).collect()
-}
-
-fn added_part(added: &[VcpuId]) -> String {
-    match added {
-        [] => String::new(),
-        some => format!("; added: {}", name_vcpus(some)),
-    }
-}
-
-fn retry_part(reason: &guest_agent::Error) -> &'static str {
-    match reason {
-        guest_agent::Error::Fewer { .. } => "",
-        _ => "; try again when the guest agent responds",
-    }
-}
-
-fn not_running(state: Option<&Text>) -> String {
-    let text = |state| format!("the guest does not run: QEMU is in the state \"{state}\"; ");
-    state.map(text).unwrap_or_default()
-}
-
-fn also_refused(refusals: &[Refusal]) -> String {
-    match refusals {
-        [] => String::new(),
-        some => format!(" and refused some ({})", join_refusals(some)),
-    }
-}
-
-fn name_cpus(numbers: &[u32]) -> String {
-    let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
-    let noun = if numbers.len() == 1 { "CPU" } else { "CPUs" };
-    format!("{noun} {}", list.join(", "))
 }

@@ -9,6 +9,7 @@ mod connection;
 mod diff;
 pub mod effect;
 pub mod error;
+mod error_text;
 pub mod event;
 mod evidence;
 mod guest;
@@ -211,12 +212,16 @@ impl Model {
             Command::ApplyConfig | Command::GuestReleased { .. } => Ok(Outcome::default()),
             _ => {
                 let shown = self.out.snapshot().disconnected.clone();
-                let reason = match &self.phase {
-                    Phase::Lost { reason, .. } => Some(reason.clone()),
-                    _ => shown,
-                };
-                let reason = reason.unwrap_or_else(|| "it is being set up".to_owned());
-                Err(Error::Disconnected(reason))
+                let setup = || "it is being set up".to_owned();
+                Err(match &self.phase {
+                    Phase::Lost { closed, .. } if !self.facts.is_reconnectable => {
+                        let closed = closed.clone();
+                        let is_last = true;
+                        Error::Interrupted { closed, is_last }
+                    }
+                    Phase::Lost { closed, .. } => Error::Disconnected(closed.to_string()),
+                    _ => Error::Disconnected(shown.unwrap_or_else(setup)),
+                })
             }
         };
         self.out.reply(id, answer);
@@ -237,8 +242,8 @@ impl Model {
                 self.backoff.forgive();
                 self.save_breaches();
             }
-            Phase::Lost { until, reason } if *until <= now => {
-                let reason = std::mem::take(reason);
+            Phase::Lost { until, closed } if *until <= now => {
+                let reason = closed.to_string();
                 self.lost(now, &reason);
             }
             _ => {}

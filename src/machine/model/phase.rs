@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::input::Opened;
+use crate::qmp::Closed;
 
 /// A QEMU that listens but does not answer is shown as disconnected after this time, and one that answers
 /// is served without its unit if systemd does not.
@@ -32,7 +33,7 @@ pub(super) enum Phase {
     /// The connection was lost, and the process may exit.
     Lost {
         /// Why.
-        reason: String,
+        closed: Closed,
         /// When the process counts as alive.
         until: Instant,
     },

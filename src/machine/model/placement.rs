@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::effect::{Threads, TuningSwitch};
-use super::error::{TuningError, group_reasons};
+use super::error::TuningError;
+use super::error_text::group_reasons;
 use super::input::{Missing, UnitFound};
 use super::search::Search;
 use super::snapshot::{Effective, Snapshot};

@@ -176,7 +176,7 @@ impl Process {
     }
 
     /// Notes the end of the connection. The requests that QEMU cannot answer any more fail with
-    /// `error`, and those that wait for their turn with `reason`.
+    /// `error`, and those that wait for their turn with `reason`, or with `error` if the connection is the last one.
     pub(super) fn disconnect(&mut self, out: &mut Output, error: &Error, reason: &str) {
         self.is_connected = false;
         self.offline.interrupt();
@@ -197,7 +197,11 @@ impl Process {
             out.reply(id, Err(error.clone()));
         }
         for queued in self.queue.drain(..) {
-            out.reply(queued.id, Err(Error::Disconnected(reason.to_owned())));
+            let error = match error {
+                Error::Interrupted { is_last: true, .. } => error.clone(),
+                _ => Error::Disconnected(reason.to_owned()),
+            };
+            out.reply(queued.id, Err(error));
         }
     }
 

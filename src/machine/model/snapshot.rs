@@ -296,6 +296,21 @@ impl Snapshot {
         nearest
     }
 
+    /// Returns why QEMU cannot add vCPUs up to the maximum, if `count` is above that: the denial does not say so.
+    pub fn lower_limit(&self, count: u32) -> Option<String> {
+        let (max, creatable) = (self.inventory.max_vcpus(), self.creatable());
+        let current = count_after(&self.inventory, &self.leaving(), &Plan::default());
+        let most = current.saturating_add(creatable);
+        let reason = if self.is_confidential {
+            "QEMU adds no vCPU to a confidential guest".to_owned()
+        } else {
+            format!(
+                "QEMU with the accelerator tcg adds at most {max} vCPUs in its life, and removed ones count"
+            )
+        };
+        (count > max && most < max).then(|| format!("at present at most {most}, because {reason}"))
+    }
+
     /// Returns how vCPUs are added.
     pub fn hotplug_method(&self) -> HotplugMethod {
         self.inventory.method()

@@ -470,10 +470,27 @@ fn a_lost_connection_answers_who_waits_for_qemu() {
     assert!(matches!(
         answers[..],
         [
-            (1, Err(Error::Interrupted(_))),
+            (1, Err(Error::Interrupted { is_last: false, .. })),
             (2, Err(Error::Disconnected(_)))
         ]
     ));
+}
+
+#[test]
+fn a_connection_that_cannot_be_made_again_says_so() {
+    let (mut driver, _) = Driver::connected(1, None);
+    driver.model.facts.is_reconnectable = false;
+    let effects = driver.set_vcpus(1, 2, Wait::No);
+    driver.save(&effects);
+    driver.set_vcpus(2, 3, Wait::No);
+    let effects = driver.input(Input::Disconnected(Closed::Hangup));
+    let later = driver.set_vcpus(3, 2, Wait::No);
+    let answers = [replies(&effects), replies(&later)].concat();
+    assert_eq!(answers.len(), 3);
+    for (_, answer) in answers {
+        let error = answer.as_ref().unwrap_err().to_string();
+        assert!(error.ends_with("register the machine again"), "{error}");
+    }
 }
 
 /// A report of the guest that it refuses to give up the device `alias` (ACPI's `_OST`, ejection
@@ -577,7 +594,7 @@ fn a_removal_that_qemu_may_have_received_explains_what_is_gone_later() {
     let effects = driver.input(Input::Disconnected(Closed::Hangup));
     assert!(matches!(
         replies(&effects)[..],
-        [(1, Err(Error::Interrupted(_)))]
+        [(1, Err(Error::Interrupted { .. }))]
     ));
     driver.pass(250);
     driver.pass(10);

@@ -135,6 +135,14 @@ async fn a_plan_counts_the_vcpus_that_tcg_created() {
     let reason = failure.text;
     let denied = json!({"error": failure.name, "reason": reason, "nearest": [3]});
     assert_eq!(plan(4).await, denied);
+    let beyond = plan(5).await;
+    let reason = beyond["reason"].as_str().unwrap();
+    let told = [
+        "can have 1 to 4 vCPUs; at present at most 3",
+        "tcg adds at most 4",
+    ];
+    assert!(told.iter().all(|text| reason.contains(text)), "{reason}");
+    assert_eq!(beyond["nearest"], json!([3]));
     assert_eq!(peer.count("device_add"), 1);
 }
 

@@ -1,4 +1,4 @@
-//! What a command is about, for the texts of its failures.
+//! The machine and the service that a command is about, for the texts of failures.
 
 use super::{Command, Manage, Tune};
 

@@ -361,6 +361,15 @@ fn a_request_learns_in_time_that_the_guest_did_not_start_a_vcpu() {
         text.contains("did not start vCPU 1 within 5 s") && text.contains("added: vCPU 1"),
         "{text}"
     );
+    let mut paused = expected;
+    if let Error::DidNotStart { stopped, .. } = &mut paused {
+        *stopped = Some(Text::lossy("paused"));
+    }
+    let text = paused.to_string();
+    assert!(
+        text.contains("\"paused\"; continue the VM; ") && !text.contains("udev"),
+        "{text}"
+    );
     // The guest starts it later.
     driver.pass(60_000);
     look(&mut driver, 2, 0);
