@@ -15,6 +15,7 @@ mod sentence;
 mod set;
 mod show;
 mod stats;
+mod status;
 mod top;
 mod tune;
 mod tuning;
