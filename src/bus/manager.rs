@@ -75,12 +75,7 @@ impl Manager {
             call = call.with(key, value);
         }
         let uid = call.authorize(header, &self.authority).await?.uid();
-        let no_link = |error| {
-            failed(
-                &name,
-                registry::Error::ConnectError(ConnectError::from(error)),
-            )
-        };
+        let no_link = |error| failed(&name, registry::Error::from(ConnectError::from(error)));
         let registration = Registration {
             endpoint: access.endpoint(uid).map_err(no_link)?,
             name: name.clone(),
@@ -181,7 +176,7 @@ impl Manager {
         let name = machine_name(name)?;
         let no_link = |error: SocketError| {
             let error = ConnectError::from(error);
-            failed(&name, registry::Error::ConnectError(error))
+            failed(&name, registry::Error::from(error))
         };
         let stream = adopt(qmp.into()).map_err(no_link)?;
         let owner = peer_user(&stream).ok();

@@ -66,7 +66,7 @@ pub enum Error {
     )]
     ConnectError(ConnectError),
     /// The path or the descriptor is not one of a socket that the user can register.
-    #[error("it was not registered: {0}; name the QMP socket of QEMU")]
+    #[error("it was not registered: {_0}; {}", socket_advice(_0))]
     NotASocket(SocketError),
     /// The registration cannot be saved, so it would not survive a restart of the service.
     #[error(
@@ -92,6 +92,15 @@ pub enum SupervisorError {
     /// A task of the registry or of a machine panicked.
     #[error("a task of a machine failed: {0}")]
     Task(#[from] JoinError),
+}
+
+/// Returns what a user can register instead.
+fn socket_advice(error: &SocketError) -> &'static str {
+    match error {
+        SocketError::NotAConnection => "pass a connection to the QMP socket of QEMU",
+        SocketError::Link => "name the path without links",
+        _ => "name the QMP socket of QEMU",
+    }
 }
 
 impl From<ConnectError> for Error {

@@ -313,6 +313,15 @@ async fn a_failed_task_reports_what_it_changed() {
         let applied = if changed { vec!["pin 3 0"] } else { Vec::new() };
         assert_eq!(result["applied"], json!(applied), "{result}");
     }
+    let listed = ansible.inventory("plugin: vcpud.vcpud.machines\n").await;
+    assert_eq!(listed["vcpud_running"]["hosts"], json!(["web"]), "{listed}");
+    let variables = &listed["_meta"]["hostvars"]["web"];
+    assert_eq!(
+        variables["vcpud_pending_removals"],
+        json!([3]),
+        "{variables}"
+    );
+
     peer.send(&deleted(&peer.model().unplug(3)));
     machine.wait_for("Vcpus", 3_u32).await;
     peer.script(|model, call| {
@@ -324,15 +333,6 @@ async fn a_failed_task_reports_what_it_changed() {
     assert_eq!(
         (&refused[0]["vcpu"], &refused[0]["reason_code"]),
         (&json!(2), &json!("busy"))
-    );
-
-    let listed = ansible.inventory("plugin: vcpud.vcpud.machines\n").await;
-    assert_eq!(listed["vcpud_running"]["hosts"], json!(["web"]), "{listed}");
-    let variables = &listed["_meta"]["hostvars"]["web"];
-    assert_eq!(
-        variables["vcpud_pending_removals"],
-        json!([3]),
-        "{variables}"
     );
 }
 

@@ -212,6 +212,10 @@ async fn the_exit_status_says_how_it_ended() {
     }
     fails("wait web --timeout foo", 2, "the argument is not a time").await;
     fails("register db /etc/passwd", 7, "is not a socket").await;
+    for directory in ["/run", "/tmp"] {
+        let line = format!("register db {directory}/no-such-socket");
+        fails(&line, 75, "").await;
+    }
     let (status, _, complaint) = world.vcpuctl_of_nobody(&["set", "web", "4"]).await;
     assert_eq!(status, 3, "{complaint}");
     assert!(
