@@ -157,14 +157,10 @@ impl MachineObject {
             Ok((plan, _)) => describe::plan(&snapshot, plan),
             Err(error) => {
                 let error = self.failed(error);
-                let limit = snapshot.lower_limit(count);
-                let limit = limit.map(|limit| format!("; {limit}"));
+                let reason = error.to_string() + &snapshot.lower_limit(count);
                 Dict::from([
                     ("error", error.dbus_name().into()),
-                    (
-                        "reason",
-                        (error.to_string() + &limit.unwrap_or_default()).into(),
-                    ),
+                    ("reason", reason.into()),
                     ("nearest", snapshot.nearest(count).into()),
                 ])
             }

@@ -296,8 +296,9 @@ impl Snapshot {
         nearest
     }
 
-    /// Returns why QEMU cannot add vCPUs up to the maximum, if `count` is above that: the denial does not say so.
-    pub fn lower_limit(&self, count: u32) -> Option<String> {
+    /// Returns the text that follows the denial of a `count` above the maximum, if QEMU cannot add vCPUs up to the
+    /// maximum. It is empty otherwise.
+    pub fn lower_limit(&self, count: u32) -> String {
         let (max, creatable) = (self.inventory.max_vcpus(), self.creatable());
         let current = count_after(&self.inventory, &self.leaving(), &Plan::default());
         let most = current.saturating_add(creatable);
@@ -308,7 +309,11 @@ impl Snapshot {
                 "QEMU with the accelerator tcg adds at most {max} vCPUs in its life, and removed ones count"
             )
         };
-        (count > max && most < max).then(|| format!("at present at most {most}, because {reason}"))
+        if count > max && most < max {
+            format!("; at present at most {most}, because {reason}")
+        } else {
+            String::new()
+        }
     }
 
     /// Returns how vCPUs are added.
