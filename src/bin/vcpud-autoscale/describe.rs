@@ -68,8 +68,8 @@ pub(crate) fn explanation(fleet: &Fleet, name: &MachineName, machine: &Scaled) -
     if let Some(cap) = machine.bounds.cap {
         all.insert("cap", cap.into());
     }
-    if let Some(goal) = machine.requested {
-        all.insert("requested", goal.into());
+    if let Some(goal) = fleet.requested.get(name) {
+        all.insert("requested", (*goal).into());
     }
     if let Some(failure) = &machine.failure {
         all.insert("failure", failure.clone().into());

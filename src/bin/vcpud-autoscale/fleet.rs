@@ -52,8 +52,6 @@ pub(crate) struct Scaled {
     pub(crate) limits: Option<Result<Limits, String>>,
     pub(crate) bounds: Bounds,
     pub(crate) decision: Option<Decision>,
-    /// The goal of the request that the service has not answered.
-    pub(crate) requested: Option<u32>,
     /// The error of the last request, if it failed.
     pub(crate) failure: Option<String>,
 }
@@ -69,7 +67,6 @@ impl Scaled {
             limits: None,
             bounds: Bounds::default(),
             decision: None,
-            requested: None,
             failure: None,
         }
     }
@@ -134,6 +131,9 @@ pub(crate) struct Fleet {
     defaults: Settings,
     /// The number of host CPUs for all machines together.
     capacity: f64,
+    /// The goals of the requests that the service has not answered. A machine that is disabled, or ends, and comes
+    /// back has no second request in the meantime.
+    pub(crate) requested: BTreeMap<MachineName, u32>,
     pub(crate) machines: BTreeMap<MachineName, Scaled>,
 }
 
@@ -142,6 +142,7 @@ impl Fleet {
         Self {
             defaults: Settings::default(),
             capacity,
+            requested: BTreeMap::new(),
             machines: BTreeMap::new(),
         }
     }
@@ -239,11 +240,11 @@ impl Fleet {
                 actions.push(Action::Tell(name.clone(), decision.clone()));
             }
             let is_change = decision.direction().is_some();
-            if mode == Mode::On && is_change && machine.requested.is_none() {
+            if mode == Mode::On && is_change && !self.requested.contains_key(name) {
                 if let Some(Ok(limits)) = &machine.limits {
                     machine.history.note_request(&decision, limits, now);
                 }
-                machine.requested = Some(decision.goal);
+                self.requested.insert(name.clone(), decision.goal);
                 actions.push(Action::Request {
                     name: name.clone(),
                     from: decision.details.present,
@@ -262,10 +263,10 @@ impl Fleet {
         result: Result<(), (Outcome, String)>,
         now: Duration,
     ) {
+        self.requested.remove(name);
         let Some(machine) = self.machines.get_mut(name) else {
             return;
         };
-        machine.requested = None;
         let outcome = match result {
             Ok(()) => {
                 machine.failure = None;
@@ -277,5 +278,62 @@ impl Fleet {
             }
         };
         machine.history.note_result(outcome, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use vcpud::autoscale::MachineState;
+    use zbus::{OwnedVariant, Variant};
+
+    use super::*;
+
+    /// Returns what the service says of a machine with one of four vCPUs.
+    fn readings(seconds: u64) -> BTreeMap<MachineName, (Reading, Facts)> {
+        let owned = |(key, value): (&str, Variant<'static>)| {
+            (key.to_owned(), OwnedVariant::try_from(value).unwrap())
+        };
+        let machine = HashMap::from(
+            [
+                ("timestamp-usec", (seconds * 1_000_000).into()),
+                ("vcpus", 1_u32.into()),
+                ("max-vcpus", 4_u32.into()),
+                ("started", 1_u32.into()),
+            ]
+            .map(owned),
+        );
+        let facts = Facts {
+            state: MachineState::Running,
+            slot: 1,
+            highest_pinned: None,
+        };
+        let reading = Reading::new(&(machine, Vec::new()));
+        BTreeMap::from([("web".parse().unwrap(), (reading, facts))])
+    }
+
+    fn requests(actions: &[Action]) -> usize {
+        let is_request = |action: &&Action| matches!(action, Action::Request { .. });
+        actions.iter().filter(is_request).count()
+    }
+
+    #[test]
+    fn a_machine_has_one_request_at_a_time_whatever_callers_do() {
+        let mut fleet = Fleet::new(8.0);
+        let name: MachineName = "web".parse().unwrap();
+        let settings = Settings::parse("min = 2").unwrap();
+        let step = |fleet: &mut Fleet, seconds| {
+            fleet.step(Duration::from_secs(seconds), readings(seconds))
+        };
+        fleet.enable(name.clone(), settings.clone(), Origin::Call);
+        assert_eq!(requests(&step(&mut fleet, 1)), 1);
+        assert_eq!(requests(&step(&mut fleet, 2)), 0);
+        // It is disabled and enabled again.
+        fleet.configure(&Configuration::default(), 8.0);
+        fleet.enable(name.clone(), settings, Origin::Call);
+        assert_eq!(requests(&step(&mut fleet, 3)), 0);
+        fleet.note_result(&name, Ok(()), Duration::from_secs(4));
+        assert_eq!(requests(&step(&mut fleet, 5)), 1);
     }
 }
