@@ -190,8 +190,10 @@ impl Link {
         self.refresh().await?;
         for name in names {
             let path = name.object_path();
-            if self.unread_pins.remove(&path) {
+            if self.unread_pins.contains(&path) {
+                // Without the pins, there is no reading, and so no removal.
                 let pinned = highest_pinned(&self.bus, &path).await?;
+                self.unread_pins.remove(&path);
                 if let Some(facts) = self.machines.get_mut(&path) {
                     facts.highest_pinned = pinned;
                 }
@@ -260,11 +262,21 @@ fn is_absent(error: &zbus::Error) -> bool {
         || matches!(error, zbus::Error::FDO(error) if matches!(**error, fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_)))
 }
 
+/// Whether the machine of a call does not exist any more.
+fn is_gone(error: &zbus::Error) -> bool {
+    let gone = [
+        "org.freedesktop.DBus.Error.UnknownObject",
+        error_name::NO_SUCH_MACHINE,
+    ];
+    let name = error_reply(error).map(|(name, _)| name);
+    is_absent(error) || name.is_some_and(|name| gone.contains(&name.as_str()))
+}
+
 /// Returns the highest vCPU with a pin of its own; `None` also for a machine that has ended.
 async fn highest_pinned(bus: &Connection, path: &str) -> zbus::Result<Option<u32>> {
     let machine = proxy(bus, path, MACHINE_INTERFACE).await?;
     let tuning: Dict = match call(&machine, "GetTuning", &()).await {
-        Err(error) if error_reply(&error).is_some() => return Ok(None),
+        Err(error) if is_gone(&error) => return Ok(None),
         tuning => tuning?,
     };
     let pins = tuning.get("pins").cloned();

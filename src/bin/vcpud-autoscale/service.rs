@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 use vcpud::autoscale::{Decision, Outcome};
 use vcpud::names::{AUTOSCALE_PATH, MachineName, error_name};
@@ -25,6 +25,9 @@ use crate::store::{Configuration, Origin, Store};
 
 /// Without settings of a machine, the service ends after this time without a call.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
+
+/// How long vcpud has to find a machine.
+const GET_LIMIT: Duration = Duration::from_secs(3);
 
 /// A machine, and how a request for it ended.
 type Ended = (MachineName, Result<(), (Outcome, String)>);
@@ -219,7 +222,9 @@ impl Service {
     async fn enable(&mut self, name: MachineName, settings: Settings) -> Result<(), Error> {
         let manager = ManagerProxy::new(&self.bus).await;
         let manager = manager.map_err(|error| Error::io(error.to_string()))?;
-        if let Err(error) = manager.get_machine(name.as_str()).await {
+        let found = timeout(GET_LIMIT, manager.get_machine(name.as_str())).await;
+        let found = found.map_err(|_| Error::io("vcpud does not answer in time"))?;
+        if let Err(error) = found {
             return Err(match error_reply(&error) {
                 Some((error, text)) if error == error_name::NO_SUCH_MACHINE => {
                     Error::no_such_machine(text)

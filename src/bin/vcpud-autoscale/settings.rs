@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use vcpud::autoscale::{Limits, LimitsError};
 use zbus::{OwnedVariant, Variant};
 
+/// The maximum length of the key and of the text of an option, in bytes.
+const MAX_LENGTH: usize = 64;
+
 /// The use of the decisions about a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -104,6 +107,10 @@ impl Settings {
     pub(crate) fn from_options(options: HashMap<String, OwnedVariant>) -> Result<Self, String> {
         let mut table = toml::Table::new();
         for (key, value) in options {
+            let is_long = matches!(&*value, Variant::Str(text) if text.len() > MAX_LENGTH);
+            if key.len() > MAX_LENGTH || is_long {
+                return Err(format!("a key or a value has more than {MAX_LENGTH} bytes"));
+            }
             let value = toml_value(&value)
                 .ok_or_else(|| format!("option {key:?} is not a number, a text or a boolean"))?;
             table.insert(key, value);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use vcpud::names::MachineName;
@@ -12,6 +13,11 @@ use crate::settings::{Settings, with_line};
 
 /// The maximum length of a file, in bytes.
 const MAX_LENGTH: u64 = 64 * 1024;
+
+/// The maximum length of an error, in characters.
+const MAX_ERROR: usize = 500;
+/// The maximum number of errors.
+const MAX_ERRORS: usize = 100;
 
 /// The directories.
 #[derive(Clone, Debug)]
@@ -84,6 +90,7 @@ impl Store {
         for (directory, origin) in directories {
             configuration.add(&directory, origin);
         }
+        configuration.errors.truncate(MAX_ERRORS);
         configuration
     }
 
@@ -164,16 +171,26 @@ fn parse_main(text: &str) -> Result<(Settings, Option<f64>), String> {
 }
 
 fn describe(path: &Path, error: &str) -> String {
-    format!("{}: not used: {error}", path.display())
+    let text = format!("{}: not used: {error}", path.display());
+    text.chars()
+        .take(MAX_ERROR)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }
 
 /// Reads a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, String> {
-    let file = match fs::File::open(path) {
+    // A FIFO must not block.
+    let mut options = fs::File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err("it is not a regular file".to_owned());
+    }
     let mut text = String::new();
     let read = file.take(MAX_LENGTH + 1).read_to_string(&mut text);
     read.map_err(|error| error.to_string())?;

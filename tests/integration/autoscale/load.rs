@@ -41,10 +41,12 @@ async fn the_number_of_vcpus_follows_the_load() {
     vcpud.state().demand = 0.2;
     let shrunk = |all: &[(u32, u32)]| all.last().is_some_and(|(_, to)| *to == 1);
     vcpud.requests("the minimum", shrunk).await;
-    // A paused guest is left alone.
     vcpud.state().demand = 20.0;
     vcpud.state().pending = 1;
     autoscaler.explains("web", "removal-pending").await;
+    // The state comes with a signal, which the policy of the bus must let through.
+    vcpud.pause(&world).await;
+    autoscaler.explains("web", "not-running").await;
 }
 
 /// Scripted vcpud, dbus-daemon.

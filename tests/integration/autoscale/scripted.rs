@@ -139,6 +139,15 @@ impl Scripted {
         state
     }
 
+    /// Pauses the guest, which is a signal.
+    pub(super) async fn pause(&self, world: &World) {
+        self.state().state = "paused";
+        let objects = world.connection.object_server();
+        let machine = objects.interface::<_, Machine>(PATH).await.unwrap();
+        let emitter = machine.signal_emitter();
+        machine.get().await.state_changed(emitter).await.unwrap();
+    }
+
     pub(super) fn hang(&self, hangs: bool) {
         self.hangs.send_replace(hangs);
     }
