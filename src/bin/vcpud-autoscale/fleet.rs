@@ -13,6 +13,8 @@ use crate::counters::Reading;
 use crate::settings::{Mode, Settings};
 use crate::store::{Configuration, Origin};
 
+/// The maximum number of requests at a time. A bus daemon lets a connection wait for 128 replies, and samples need some.
+const MAX_REQUESTS: usize = 32;
 /// The maximum number of machines.
 pub(crate) const MAX_MACHINES: usize = 4096;
 
@@ -230,6 +232,7 @@ impl Fleet {
                 continue;
             }
             let Some(decision) = machine.decide(now) else {
+                machine.decision = None;
                 continue;
             };
             let told = machine.decision.replace(decision.clone());
@@ -240,7 +243,11 @@ impl Fleet {
                 actions.push(Action::Tell(name.clone(), decision.clone()));
             }
             let is_change = decision.direction().is_some();
-            if mode == Mode::On && is_change && !self.requested.contains_key(name) {
+            if mode == Mode::On
+                && is_change
+                && !self.requested.contains_key(name)
+                && self.requested.len() < MAX_REQUESTS
+            {
                 if let Some(Ok(limits)) = &machine.limits {
                     machine.history.note_request(&decision, limits, now);
                 }
