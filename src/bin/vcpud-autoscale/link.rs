@@ -17,7 +17,6 @@ use zbus::message::Type;
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::{
     Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Proxy, Variant,
-    fdo,
 };
 
 use crate::counters::{Reading, state};
@@ -251,15 +250,18 @@ async fn proxy<'a>(bus: &Connection, path: &'a str, interface: &'a str) -> zbus:
     builder.cache_properties(CacheProperties::No).build().await
 }
 
+/// Whether an error is the reply with one of `names`.
+fn has_name(error: &zbus::Error, names: &[&str]) -> bool {
+    error_reply(error).is_some_and(|(name, _)| names.contains(&name.as_str()))
+}
+
 /// Whether the bus says that vcpud does not run.
 fn is_absent(error: &zbus::Error) -> bool {
-    let name = error_reply(error).map(|(name, _)| name);
     let absent = [
         "org.freedesktop.DBus.Error.ServiceUnknown",
         "org.freedesktop.DBus.Error.NameHasNoOwner",
     ];
-    name.is_some_and(|name| absent.contains(&name.as_str()))
-        || matches!(error, zbus::Error::FDO(error) if matches!(**error, fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_)))
+    has_name(error, &absent)
 }
 
 /// Whether the machine of a call does not exist any more.
@@ -268,8 +270,7 @@ fn is_gone(error: &zbus::Error) -> bool {
         "org.freedesktop.DBus.Error.UnknownObject",
         error_name::NO_SUCH_MACHINE,
     ];
-    let name = error_reply(error).map(|(name, _)| name);
-    is_absent(error) || name.is_some_and(|name| gone.contains(&name.as_str()))
+    is_absent(error) || has_name(error, &gone)
 }
 
 /// Returns the highest vCPU with a pin of its own; `None` also for a machine that has ended.
