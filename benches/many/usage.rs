@@ -38,7 +38,8 @@ pub(super) async fn measure(hosts: &[Host], report: &mut Report) {
 pub(super) async fn measure_autoscaler(host: &Host, report: &mut Report) {
     let autoscaler = Autoscaler::start(&host.world).await;
     for n in 0..host.machines {
-        let options = HashMap::from([("mode", "observe".into())]);
+        let options = [("mode", "observe"), ("down-window", "10s")];
+        let options = HashMap::from(options.map(|(key, value)| (key, value.into())));
         let enabled = autoscaler.proxy.enable(&format!("vm-{n}"), options).await;
         enabled.expect("root may");
     }

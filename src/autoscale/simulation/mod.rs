@@ -7,6 +7,7 @@ mod trace;
 mod vcpud;
 mod world;
 
+pub use rivals::{LoadAverage, Threshold};
 pub use run::{Choice, Policy, Report, Score, simulate};
 pub use trace::{Trace, TraceError};
 

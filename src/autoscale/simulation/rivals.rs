@@ -1,10 +1,11 @@
-//! Other policies, for comparison. Each is written from the description of its rules in `doc/autoscaling.md`.
+//! Other policies, for comparison. Each is written from the description of its rules in `doc/autoscaling.md`. They do
+//! not know limits.
 
-use super::world::Virtual;
+use std::collections::VecDeque;
 
 /// The load average divided by 0.9, every 5 seconds: the formula of Neon's autoscaler.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LoadAverage {
+pub struct LoadAverage {
     next: u64,
 }
 
@@ -13,7 +14,9 @@ impl LoadAverage {
     const INTERVAL: u64 = 5;
     const TARGET: f64 = 0.9;
 
-    pub(super) fn decide(&mut self, machine: &Virtual, now: u64) -> Option<u32> {
+    /// Returns the goal if there is one now: `load_average` is that of the guest over one minute, and `now` a time in
+    /// seconds.
+    pub fn decide(&mut self, load_average: f64, now: u64) -> Option<u32> {
         if now < self.next {
             return None;
         }
@@ -23,16 +26,16 @@ impl LoadAverage {
             clippy::cast_sign_loss,
             reason = "a load is positive, and the cast saturates"
         )]
-        let goal = (machine.load_average / Self::TARGET).round() as u32;
+        let goal = (load_average / Self::TARGET).round() as u32;
         Some(goal)
     }
 }
 
 /// One more vCPU above 80 % use, one fewer below 20 %, and then a pause.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Threshold {
+pub struct Threshold {
     /// The use of the last seconds.
-    uses: std::collections::VecDeque<f64>,
+    uses: VecDeque<f64>,
     next: u64,
 }
 
@@ -44,9 +47,10 @@ impl Threshold {
     /// The pause after a change, in seconds.
     const COOLDOWN: u64 = 60;
 
-    pub(super) fn decide(&mut self, machine: &Virtual, now: u64) -> Option<u32> {
-        let present = machine.present;
-        self.uses.push_back(machine.load.used / f64::from(present));
+    /// Returns the goal if there is one now. It is called once a second: `used` is the number of host CPUs that the
+    /// `present` vCPUs used in the last second, and `now` a time in seconds.
+    pub fn decide(&mut self, used: f64, present: u32, now: u64) -> Option<u32> {
+        self.uses.push_back(used / f64::from(present));
         if self.uses.len() > Self::WINDOW {
             self.uses.pop_front();
         }
@@ -58,7 +62,7 @@ impl Threshold {
         let goal = if mean > Self::HIGH {
             present + 1
         } else if mean < Self::LOW {
-            present - 1
+            present.saturating_sub(1)
         } else {
             return None;
         };
@@ -73,24 +77,21 @@ mod tests {
 
     #[test]
     fn the_load_average_is_rounded() {
-        let mut machine = Virtual::new(1);
         let mut policy = LoadAverage::default();
         let goals = [(4.0, 4), (4.1, 5), (0.4, 0)];
         for (now, (load, goal)) in (0..).step_by(5).zip(goals) {
-            machine.load_average = load;
-            assert_eq!(policy.decide(&machine, now), Some(goal));
-            assert_eq!(policy.decide(&machine, now + 4), None);
+            assert_eq!(policy.decide(load, now), Some(goal));
+            assert_eq!(policy.decide(load, now + 4), None);
         }
     }
 
     #[test]
     fn the_threshold_changes_by_one_and_pauses() {
-        let mut machine = Virtual::new(4);
         let mut policy = Threshold::default();
         let mut goals = Vec::new();
         for now in 0..160 {
-            machine.load.used = if now < 100 { 3.5 } else { 0.5 };
-            let goal = policy.decide(&machine, now);
+            let used = if now < 100 { 3.5 } else { 0.5 };
+            let goal = policy.decide(used, 4, now);
             goals.extend(goal.map(|goal| (now, goal)));
         }
         assert_eq!(goals, [(14, 5), (74, 5), (134, 3)]);

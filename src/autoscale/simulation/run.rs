@@ -157,12 +157,13 @@ impl Run<'_> {
                     (Some(decision.goal), reason)
                 }
                 Policy::LoadAverage => {
-                    let goal = self.load_average[index].decide(machine, now);
+                    let goal = self.load_average[index].decide(machine.load_average, now);
                     let text = format!("the load average is {:.2}", machine.load_average);
                     (goal, ("load-average", text))
                 }
                 Policy::Threshold => {
-                    let goal = self.threshold[index].decide(machine, now);
+                    let goal =
+                        self.threshold[index].decide(machine.load.used, machine.present, now);
                     (
                         goal,
                         ("threshold", "the use crossed a threshold".to_owned()),

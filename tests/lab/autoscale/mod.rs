@@ -2,6 +2,7 @@
 
 mod chart;
 mod course;
+mod duel;
 
 use std::collections::HashMap;
 
