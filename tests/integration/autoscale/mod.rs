@@ -1,5 +1,6 @@
 //! vcpud-autoscale: its interface, its files, and what it does with machines.
 
 mod calls;
+mod faults;
 mod load;
 mod scripted;

@@ -75,7 +75,10 @@ impl Autoscaler {
 
     /// Waits until `Explain` has the code of a reason, and returns the whole explanation as JSON.
     pub(crate) async fn explains(&self, machine: &str, code: &str) -> Dict {
-        let mut decisions = self.proxy.receive_decided().await.expect("the bus works");
+        // The signals of other machines could fill the queue of the connection, and then no reply comes.
+        let own = &[(0, machine)];
+        let decisions = self.proxy.receive_decided_with_args(own).await;
+        let mut decisions = decisions.expect("the bus works");
         let explained = async {
             loop {
                 let explanation = self.proxy.explain(machine).await.expect("it is scaled");
