@@ -19,6 +19,8 @@ SHELL       = /bin/bash
 
 # `$(call into,DIRECTORY,SOURCE...)`
 into     = $(foreach file,$(2),$(file):$(1)/$(notdir $(file)))
+# The generated manual pages of the D-Bus interfaces.
+manuals  = $(patsubst dbus/%.xml,$(BUILD)/%.5,$(wildcard dbus/*.xml))
 docs     = $(PREFIX)/share/doc/vcpud
 programs = \
 	$(call into,$(PREFIX)/sbin,$(BUILD)/vcpud $(BUILD)/vcpud-autoscale $(BUILD)/vcpud-exporter) \
@@ -35,7 +37,7 @@ texts    = \
 	systemd/vcpud-exporter.sysusers:$(PREFIX)/lib/sysusers.d/vcpud-exporter.conf \
 	systemd/vcpud.tmpfiles:$(PREFIX)/lib/tmpfiles.d/vcpud.conf \
 	$(call into,$(PREFIX)/share/man/man1,$(wildcard man/*.1)) \
-	$(call into,$(PREFIX)/share/man/man5,$(wildcard man/*.5) $(BUILD)/org.vcpud1.5) \
+	$(call into,$(PREFIX)/share/man/man5,$(wildcard man/*.5) $(manuals)) \
 	$(call into,$(PREFIX)/share/man/man8,$(wildcard man/*.8)) \
 	$(call into,$(docs),COPYING README.md CHANGELOG.md $(wildcard doc/*.md) doc/session.svg) \
 	$(call into,$(docs)/examples,doc/vcpud.toml $(wildcard polkit/examples/*.rules)) \
@@ -55,7 +57,7 @@ place  = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 
 # --- The targets ---
 
-all: $(BUILD)/org.vcpud1.5
+all: $(manuals)
 	RUSTFLAGS='$(strip $(RUSTFLAGS) $(remap))' $(CARGO) build --release --locked
 
 # The paths of the build are not in the programs, so that builds in different directories are identical.
@@ -83,9 +85,9 @@ deb:
 		--changes-option=-u$(DEB_DIRECTORY) --changes-file=$(DEB_DIRECTORY)/vcpud.changes
 
 # Generates the manual page of the D-Bus interface.
-$(BUILD)/org.vcpud1.5: dbus/manual dbus/org.vcpud1.xml
+$(manuals): $(BUILD)/%.5: dbus/%.xml dbus/manual
 	@mkdir -p $(@D)
-	dbus/manual >$@.$$$$ && mv $@.$$$$ $@
+	dbus/manual $* >$@.$$$$ && mv $@.$$$$ $@
 
 # Builds the Ansible collection in target/ansible, with the Ansible that is installed.
 ansible:
@@ -129,7 +131,7 @@ lint:
 	$(CARGO) clippy --locked --test lab --bench hotplug -- -D warnings
 
 # Does not build the programs, so that it can run as root after `make` as a user.
-install: $(BUILD)/org.vcpud1.5
+install: $(manuals)
 	$(foreach file,$(programs),$(install_program))
 	$(foreach file,$(texts),$(install_text))
 	$(foreach file,$(completions),$(install_completion))

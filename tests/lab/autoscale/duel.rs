@@ -11,7 +11,7 @@ use tokio::time::{Instant, interval};
 use vcpud::autoscale::Load;
 use vcpud::autoscale::simulation::{LoadAverage, Policy, Threshold};
 use vcpud::proxy::{ManagerProxy, Statistics};
-use zbus::Variant;
+use zbus::{OwnedVariant, Variant};
 
 use super::{disable_all, proxy};
 use crate::harness::*;
@@ -38,7 +38,7 @@ struct Counters {
     at: u64,
     present: u32,
     /// The CPU time and the steal of each vCPU.
-    vcpus: HashMap<u32, (u64, u64)>,
+    vcpus: HashMap<u64, (u64, u64)>,
     /// The unused time of all host CPUs.
     idle: u64,
 }
@@ -49,22 +49,15 @@ impl Counters {
         let all = all.expect("it answers");
         let found = all.iter().find(|(path, _)| path.ends_with("/web"));
         let (_, (machine, vcpus)): (_, &Statistics) = found.expect("the machine runs");
-        let number = |key: &str, dict: &HashMap<_, zbus::OwnedVariant>| {
-            let value = dict.get(key).cloned().expect("it is always there");
-            u64::try_from(value).expect("t")
-        };
-        let small = |key: &str, dict: &HashMap<_, zbus::OwnedVariant>| {
-            let value = dict.get(key).cloned().expect("it is always there");
-            u32::try_from(value).expect("u")
-        };
+        // A vCPU whose thread has ended has no CPU time.
         let vcpu = |vcpu| {
-            let times = (number("usage-usec", vcpu), number("wait-usec", vcpu));
-            (small("id", vcpu), times)
+            let times = (number(vcpu, "usage-usec")?, number(vcpu, "wait-usec")?);
+            Some((number(vcpu, "id")?, times))
         };
         Self {
-            at: number("timestamp-usec", machine),
-            present: small("vcpus", machine),
-            vcpus: vcpus.iter().map(vcpu).collect(),
+            at: number(machine, "timestamp-usec").expect("it is always there"),
+            present: number(machine, "vcpus").expect("it is always there") as u32,
+            vcpus: vcpus.iter().filter_map(vcpu).collect(),
             idle: idle(),
         }
     }
@@ -81,6 +74,14 @@ impl Counters {
         }
         let free = self.idle.saturating_sub(before.idle) as f64 / micros;
         (micros / 1e6, load, free)
+    }
+}
+
+fn number(counters: &HashMap<String, OwnedVariant>, key: &str) -> Option<u64> {
+    match &**counters.get(key)? {
+        Variant::U32(number) => Some(u64::from(*number)),
+        Variant::U64(number) => Some(*number),
+        _ => None,
     }
 }
 
