@@ -67,7 +67,7 @@ impl<'a> Share<'a> {
 
     /// Returns how much the machine would have with one more vCPU, in relation to its weight.
     fn level(&self) -> f64 {
-        f64::from(self.cap + 1) / f64::from(self.claim.weight)
+        (f64::from(self.cap) + 1.0) / f64::from(self.claim.weight)
     }
 }
 
@@ -123,7 +123,32 @@ mod tests {
         prop::collection::vec(one, 0..8)
     }
 
+    /// Any number, often an extreme one.
+    fn number() -> impl Strategy<Value = u32> {
+        prop_oneof![
+            Just(0),
+            Just(1),
+            Just(u32::MAX - 1),
+            Just(u32::MAX),
+            any::<u32>()
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn no_limit_is_too_extreme(
+            claims in prop::collection::vec((0.0..10.0, number(), number(), number()), 0..4),
+            capacity in 0.0..4.0,
+        ) {
+            let claims: Vec<Claim> = claims
+                .into_iter()
+                .map(|(demand, a, b, weight)| claim(demand, a.min(b), a.max(b), weight))
+                .collect();
+            for (claim, cap) in claims.iter().zip(share(capacity, &claims)) {
+                prop_assert!((claim.min..=claim.max).contains(&cap));
+            }
+        }
+
         #[test]
         fn the_shares_fit(claims in claims(), capacity in 0.0..40.0) {
             let caps = share(capacity, &claims);
