@@ -122,6 +122,15 @@ pub enum Reason {
         /// The minimum.
         min: u32,
     },
+    /// No change: a whole slot does not fit within a limit.
+    SlotSize {
+        /// The number of vCPUs of a slot.
+        slot: u32,
+        /// The direction of the wanted change.
+        direction: Direction,
+        /// The limit that the change would cross.
+        limit: u32,
+    },
     /// No change: the host does not supply the CPU time that the present vCPUs want.
     Steal {
         /// The part of the wanted CPU time that the host supplies.
@@ -196,6 +205,7 @@ impl Reason {
             Self::AtMax { .. } => "at-max",
             Self::AtCap { .. } => "at-cap",
             Self::AtMin { .. } => "at-min",
+            Self::SlotSize { .. } => "slot-size",
             Self::Steal { .. } => "steal",
             Self::ContentionBackoff { .. } => "contention-backoff",
             Self::FailureBackoff { .. } => "failure-backoff",
@@ -258,9 +268,21 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
-    /// Writes the reasons to wait.
+    /// Writes the reasons to change nothing.
     fn fmt_wait(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::SlotSize {
+                slot,
+                direction: Direction::Add,
+                limit,
+            } => write!(
+                f,
+                "the vCPUs are added in slots of {slot}, and one more slot exceeds the maximum of {limit}"
+            ),
+            Self::SlotSize { slot, limit, .. } => write!(
+                f,
+                "the vCPUs are removed in slots of {slot}, and one slot fewer is below the minimum of {limit}"
+            ),
             Self::Steal { supply } => write!(
                 f,
                 "the host supplies only {} of the wanted CPU time, so more vCPUs do not help",

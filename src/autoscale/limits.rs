@@ -23,6 +23,9 @@ pub struct Limits {
     pub up_window: Duration,
     /// Key `down-window`: how long the load must be low before vCPUs are removed.
     pub down_window: Duration,
+    /// The number of vCPUs of a slot, which are added and removed together. It is a property of the machine, and
+    /// not a key.
+    pub slot: u32,
 }
 
 impl Limits {
@@ -39,6 +42,7 @@ impl Limits {
             hold: Duration::from_secs(5 * 60),
             up_window: Duration::from_secs(3),
             down_window: Duration::from_secs(45),
+            slot: 1,
         }
     }
 

@@ -149,7 +149,9 @@ impl Machine<'_> {
         let present = self.last.present;
         let max = self.limits.max;
         if present > max {
-            return self.remove(max, Reason::AboveMax { max });
+            let slot = self.slot();
+            let excess = (present - max).div_ceil(slot).saturating_mul(slot);
+            return self.remove(present.saturating_sub(excess), Reason::AboveMax { max });
         }
         let min = self.limits.min;
         if present < min {
@@ -180,8 +182,11 @@ impl Machine<'_> {
         if present >= max {
             return (present, Reason::AtMax { max });
         }
+        if self.fitting(max) == 0 {
+            return (present, self.slot_size(Direction::Add, max));
+        }
         let cap = self.bounds.cap.map_or(max, |cap| cap.min(max));
-        if present >= cap {
+        if self.fitting(cap) == 0 {
             return (present, Reason::AtCap { cap });
         }
         let load_needs = busy * f64::from(present) / self.limits.target;
@@ -194,10 +199,10 @@ impl Machine<'_> {
         };
         let failures = self.history.requests.contentions(self.now);
         if failures > 0 {
-            let probe = present + present.div_ceil(PROBE);
-            return self.add(probe.min(cap), Reason::Probe { failures });
+            let probe = present.saturating_add(present.div_ceil(PROBE));
+            return self.add(probe, cap, Reason::Probe { failures });
         }
-        self.add(ceil(needed).min(cap), reason)
+        self.add(ceil(needed), cap, reason)
     }
 
     /// The vCPUs are not busy.
@@ -207,18 +212,18 @@ impl Machine<'_> {
         let Some(needed) = needed else {
             return (present, self.no_data(window, self.history.added_at()));
         };
-        let gain = present.saturating_sub(ceil(needed));
+        let gain = self.gain(ceil(needed));
         let in_band = (present, Reason::InBand { busy });
         if gain == 0 {
             return in_band;
         }
-        if gain * SMALL_GAIN >= present {
+        if gain.saturating_mul(SMALL_GAIN) >= present {
             return self.remove(ceil(needed), Reason::Idle { needed, window });
         }
         // A small gain is worth a change only if it lasts.
         let window = (window * SMALL_GAIN).min(LONGEST_WINDOW);
         match self.needed(window) {
-            Some(needed) if ceil(needed) < present => {
+            Some(needed) if self.gain(ceil(needed)) > 0 => {
                 self.remove(ceil(needed), Reason::Idle { needed, window })
             }
             _ => in_band,
@@ -246,7 +251,7 @@ impl Machine<'_> {
         let obtained = recent.mean.used;
         let share = cap.filter(|_| !has_share_only).unwrap_or(0);
         let goal = ceil(obtained).max(share);
-        if maxima.supply >= MIN_SUPPLY || goal >= present {
+        if maxima.supply >= MIN_SUPPLY || self.gain(goal) == 0 {
             return hold;
         }
         self.remove(goal, Reason::Contended { supply, obtained })
@@ -258,12 +263,15 @@ impl Machine<'_> {
         if let Some(pause) = self.pause(Direction::Add) {
             return (present, pause);
         }
-        let step = present.saturating_add(self.limits.step_up);
-        (min.min(step), Reason::BelowMin { min })
+        let max = self.limits.max;
+        if self.fitting(max) == 0 {
+            return (present, self.slot_size(Direction::Add, max));
+        }
+        (self.larger(min, max), Reason::BelowMin { min })
     }
 
-    /// Adds vCPUs, at most up to `goal`.
-    fn add(&self, goal: u32, reason: Reason) -> (u32, Reason) {
+    /// Adds vCPUs up to `goal`, and not beyond `limit`.
+    fn add(&self, goal: u32, limit: u32, reason: Reason) -> (u32, Reason) {
         let present = self.last.present;
         if let Some(remaining) = self.history.requests.contention_pause(self.now) {
             return (present, Reason::ContentionBackoff { remaining });
@@ -271,8 +279,7 @@ impl Machine<'_> {
         if let Some(pause) = self.pause(Direction::Add) {
             return (present, pause);
         }
-        let step = present.saturating_add(self.limits.step_up);
-        (goal.min(step), reason)
+        (self.larger(goal, limit), reason)
     }
 
     /// Removes vCPUs, at most down to `goal`.
@@ -282,11 +289,51 @@ impl Machine<'_> {
         if present <= min {
             return (present, Reason::AtMin { min });
         }
+        let slot = self.slot();
+        let fitting = (present - min) / slot;
+        if fitting == 0 {
+            return (present, self.slot_size(Direction::Remove, min));
+        }
         if let Some(pause) = self.pause(Direction::Remove) {
             return (present, pause);
         }
-        let step = present.saturating_sub(self.limits.step_down);
-        (goal.max(min).max(step), reason)
+        let step = self.limits.step_down.div_ceil(slot);
+        let slots = (self.gain(goal) / slot).min(step).min(fitting);
+        (present - slots * slot, reason)
+    }
+
+    /// Returns the number of vCPUs of a slot.
+    fn slot(&self) -> u32 {
+        self.limits.slot.max(1)
+    }
+
+    /// Returns the number of slots that can be added without more than `limit` vCPUs.
+    fn fitting(&self, limit: u32) -> u32 {
+        limit.saturating_sub(self.last.present) / self.slot()
+    }
+
+    /// Returns the number of vCPUs after an addition of whole slots up to `goal`: at most one step, which has at
+    /// least a slot, and not beyond `limit`.
+    fn larger(&self, goal: u32, limit: u32) -> u32 {
+        let (present, slot) = (self.last.present, self.slot());
+        let wanted = goal.saturating_sub(present).div_ceil(slot);
+        let step = self.limits.step_up.div_ceil(slot);
+        present + wanted.min(step).min(self.fitting(limit)) * slot
+    }
+
+    /// Returns the number of vCPUs in the whole slots that a machine with `goal` vCPUs does not need.
+    fn gain(&self, goal: u32) -> u32 {
+        let slot = self.slot();
+        self.last.present.saturating_sub(goal) / slot * slot
+    }
+
+    /// Returns the reason for a slot that does not fit within `limit`.
+    fn slot_size(&self, direction: Direction, limit: u32) -> Reason {
+        Reason::SlotSize {
+            slot: self.slot(),
+            direction,
+            limit,
+        }
     }
 
     /// Returns the pause after failed requests in this direction.

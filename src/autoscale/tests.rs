@@ -155,6 +155,62 @@ fn the_limits_hold() {
 }
 
 #[test]
+fn changes_have_whole_slots() {
+    let slots = |present, min, max| {
+        let mut machine = Machine::new(present);
+        machine.limits = Limits {
+            min,
+            max,
+            slot: 2,
+            ..machine.limits
+        };
+        machine
+    };
+    // A step of less than a slot is a slot.
+    let mut machine = slots(8, 1, 16);
+    (machine.limits.step_up, machine.limits.step_down) = (1, 1);
+    assert_eq!(machine.used(8.0, 3).goal(), (10, "saturated"));
+    assert_eq!(machine.used(1.0, 45).goal(), (6, "idle"));
+    // An odd limit is not crossed.
+    assert_eq!(slots(4, 1, 7).used(4.0, 3).goal(), (6, "saturated"));
+    assert_eq!(slots(8, 1, 5).used(4.0, 3).goal(), (4, "above-max"));
+    assert_eq!(slots(2, 3, 8).used(0.1, 3).goal(), (4, "below-min"));
+    assert_eq!(slots(8, 3, 8).used(0.1, 45).goal(), (4, "idle"));
+    let mut machine = slots(4, 1, 16);
+    machine.bounds.cap = Some(5);
+    assert_eq!(machine.used(4.0, 3).goal(), (4, "at-cap"));
+    // A part of a slot is no gain.
+    assert_eq!(slots(4, 1, 8).used(2.3, 180).goal(), (4, "in-band"));
+    assert_eq!(slots(4, 1, 8).load(2.9, 1.1, 20).goal(), (4, "steal"));
+}
+
+#[test]
+fn limits_without_room_for_a_slot_are_the_reason() {
+    let machine = |present, min, max, used| {
+        let mut machine = Machine::new(present);
+        machine.limits = Limits {
+            min,
+            max,
+            slot: 2,
+            ..machine.limits
+        };
+        machine.used(used, 45);
+        assert_eq!(machine.goal(), (present, "slot-size"));
+        machine.decide().reason.to_string()
+    };
+    assert_eq!(
+        machine(4, 1, 5, 4.0),
+        "the vCPUs are added in slots of 2, and one more slot exceeds the maximum of 5"
+    );
+    assert_eq!(
+        machine(4, 3, 8, 0.1),
+        "the vCPUs are removed in slots of 2, and one slot fewer is below the minimum of 3"
+    );
+    machine(2, 3, 3, 0.1);
+    machine(4, 3, 3, 0.1);
+}
+
+#[test]
 fn a_machine_outside_its_limits_moves_there() {
     let mut machine = Machine::new(2);
     machine.limits.min = 4;
@@ -500,7 +556,43 @@ fn run_loads(machine: &mut Machine, loads: &[(f64, f64)]) {
     }
 }
 
+/// Any number, often an extreme one.
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        Just(0),
+        Just(1),
+        Just(2),
+        Just(u32::MAX - 1),
+        Just(u32::MAX),
+        any::<u32>()
+    ]
+}
+
 proptest! {
+    #[test]
+    fn no_limit_is_too_extreme(
+        present in number(), a in number(), b in number(), steps in (number(), number()),
+        slot in number(), floor in number(), cap in prop::option::of(number()), use_of_each in 0.0..1.2,
+        is_probe: bool,
+    ) {
+        let mut machine = Machine::new(present);
+        let (min, max) = (a.min(b), a.max(b));
+        let (step_up, step_down) = steps;
+        machine.limits = Limits { step_up, step_down, slot, ..Limits::new(min, max) };
+        machine.bounds = Bounds { floor, cap };
+        let all = f64::from(present);
+        if is_probe {
+            machine.load(all * 0.7, all * 0.3, 60);
+            machine.request();
+            machine.result(Outcome::Done);
+        }
+        machine.used(all * use_of_each, 60);
+        let goal = machine.decide().goal;
+        prop_assert!((min.min(present)..=max.max(present)).contains(&goal));
+        prop_assert_eq!(goal.abs_diff(present) % slot.max(1), 0);
+        prop_assert!(claim(&machine.history, &machine.limits).is_some());
+    }
+
     #[test]
     fn the_goal_is_within_the_limits(
         present in 1u32..20, min in 1u32..8, more in 0u32..12, loads in loads(),

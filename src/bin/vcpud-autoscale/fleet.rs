@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use vcpud::autoscale::{
-    Bounds, Claim, Decision, Direction, History, Limits, Outcome, claim, decide, share,
-};
+use vcpud::autoscale::{Bounds, Claim, Decision, History, Limits, Outcome, claim, decide, share};
 use vcpud::names::MachineName;
 
 use crate::counters::Reading;
@@ -84,7 +82,10 @@ impl Scaled {
         let settings = self.settings.over(defaults);
         // QEMU has not answered yet if the maximum is not known.
         if reading.max > 0 {
-            let limits = settings.limits(reading.max);
+            let limits = settings.limits(reading.max).map(|limits| Limits {
+                slot: facts.slot,
+                ..limits
+            });
             self.limits = Some(limits.map_err(|error| error.to_string()));
         }
         let pinned = facts.highest_pinned.filter(|_| settings.keeps_pinned());
@@ -106,24 +107,7 @@ impl Scaled {
 
     fn decide(&mut self, now: Duration) -> Option<Decision> {
         let limits = self.limits()?;
-        let mut decision = decide(&self.history, limits, self.bounds, now);
-        let slot = self.facts.as_ref().map_or(1, |facts| facts.slot.max(1));
-        decision.goal = whole_slots(&decision, slot, limits.max);
-        Some(decision)
-    }
-}
-
-/// Returns the goal of a decision in whole slots: rounded up, unless the maximum is in the way.
-fn whole_slots(decision: &Decision, slot: u32, max: u32) -> u32 {
-    let (present, goal) = (decision.details.present, decision.goal);
-    match decision.direction() {
-        None => goal,
-        Some(Direction::Add) => {
-            let slots = (goal - present).div_ceil(slot);
-            let fitting = max.saturating_sub(present) / slot;
-            present + slots.min(fitting) * slot
-        }
-        Some(Direction::Remove) => present - (present - goal) / slot * slot,
+        Some(decide(&self.history, limits, self.bounds, now))
     }
 }
 
