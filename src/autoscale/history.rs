@@ -33,11 +33,13 @@ struct Entry {
 pub struct History {
     entries: VecDeque<Entry>,
     last: Option<Sample>,
-    /// The time of the last change of the number of vCPUs.
+    /// The time of the caller at which the last sample came.
+    seen_at: Duration,
+    /// The time of the sample with the last change of the number of vCPUs.
     changed_at: Duration,
-    /// The time of the last change that no request of the autoscaler explains.
+    /// The time of the caller at the last change that no request of the autoscaler explains.
     foreign_at: Option<Duration>,
-    /// The time of the last addition.
+    /// The time of the sample with the last addition.
     added_at: Duration,
     /// Whether the effect of the last addition of the autoscaler on the supply is judged.
     is_judged: bool,
@@ -51,24 +53,32 @@ impl History {
         Self::default()
     }
 
-    /// Adds a sample. A sample with the time of the last one is ignored. If the clock went back, the history
-    /// begins again.
+    /// Adds a sample that was taken now.
     pub fn push(&mut self, sample: Sample) {
+        self.observe(sample, sample.at);
+    }
+
+    /// Adds a sample that came at `now`, a time of the caller. Pauses have times of the caller, and the time of the
+    /// sample is used for the windows of load only.
+    ///
+    /// A sample with the time of the last one is ignored. If the time of the samples goes back, the windows begin
+    /// again, and the pauses stay.
+    pub fn observe(&mut self, sample: Sample, now: Duration) {
         let Some(last) = self.last else {
-            return self.start(sample);
+            return self.start(sample, now);
         };
-        if sample.at < last.at {
-            *self = Self::new();
-            return self.start(sample);
-        }
         if sample.at == last.at {
             return;
         }
         let is_change = sample.present != last.present;
         if is_change {
-            self.note_change(&last, &sample);
+            self.note_change(&last, &sample, now);
+        }
+        if sample.at < last.at {
+            return self.start(sample, now);
         }
         self.last = Some(sample);
+        self.seen_at = now;
         if sample.at - last.at > MAX_GAP {
             return self.entries.clear();
         }
@@ -85,30 +95,31 @@ impl History {
         self.judge_addition(sample.at);
     }
 
-    fn start(&mut self, sample: Sample) {
+    /// Begins the windows of load with `sample`.
+    fn start(&mut self, sample: Sample, now: Duration) {
+        self.entries.clear();
+        self.seen_at = now;
         self.changed_at = sample.at;
         self.added_at = sample.at;
         self.is_judged = true;
         self.last = Some(sample);
     }
 
-    fn note_change(&mut self, last: &Sample, sample: &Sample) {
+    fn note_change(&mut self, last: &Sample, sample: &Sample, now: Duration) {
         self.changed_at = sample.at;
         let (from, to) = (last.present, sample.present);
         if to > from {
             self.added_at = sample.at;
         }
-        let is_own = self
-            .requests
-            .explains(from, to, last.pending > 0, sample.at);
+        let is_own = self.requests.explains(from, to, last.pending > 0, now);
         if !is_own {
-            self.foreign_at = Some(sample.at);
+            self.foreign_at = Some(now);
         }
         self.is_judged = !is_own || to < from;
     }
 
-    fn judge_addition(&mut self, now: Duration) {
-        let since = now.saturating_sub(self.added_at);
+    fn judge_addition(&mut self, at: Duration) {
+        let since = at.saturating_sub(self.added_at);
         if self.is_judged || since < JUDGED_AFTER {
             return;
         }
@@ -135,17 +146,22 @@ impl History {
         self.last.as_ref()
     }
 
-    /// Returns the time of the last change that no request of the autoscaler explains.
+    /// Returns the time of the caller at which the last sample came.
+    pub(super) fn seen_at(&self) -> Duration {
+        self.seen_at
+    }
+
+    /// Returns the time of the caller at the last change that no request of the autoscaler explains.
     pub(super) fn foreign_at(&self) -> Option<Duration> {
         self.foreign_at
     }
 
-    /// Returns the time of the last addition, or of the first sample.
+    /// Returns the time of the sample with the last addition, or of the first sample.
     pub(super) fn added_at(&self) -> Duration {
         self.added_at
     }
 
-    /// Returns the time of the last change of the number of vCPUs.
+    /// Returns the time of the sample with the last change of the number of vCPUs.
     pub(super) fn changed_at(&self) -> Duration {
         self.changed_at
     }

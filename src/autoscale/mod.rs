@@ -1,8 +1,9 @@
 //! The policy of the autoscaler: from samples of a machine to the number of vCPUs that it needs. Pure: no
 //! clock, no files and no bus.
 //!
-//! A caller pushes one [`Sample`] a second into the [`History`] of a machine, asks [`decide`], and reports its
-//! requests and their results back to the history. All times are since one origin that the caller chooses.
+//! A caller adds one [`Sample`] a second to the [`History`] of a machine, asks [`decide`], and reports its requests
+//! and their results back to the history. All times are since one origin that the caller chooses, except those of
+//! the samples, which can be those of another clock.
 
 mod backoff;
 mod budget;

@@ -104,7 +104,7 @@ impl Machine<'_> {
     /// Returns the reason why nothing can change now.
     fn obstacle(&self) -> Option<Reason> {
         let (last, now) = (self.last, self.now);
-        let age = now.saturating_sub(last.at);
+        let age = now.saturating_sub(self.history.seen_at());
         if age > MAX_GAP {
             return Some(Reason::Stale { age });
         }
@@ -122,7 +122,7 @@ impl Machine<'_> {
         if let Some(started) = last.started.filter(|started| *started < present) {
             return Some(Reason::NotStarted { started, present });
         }
-        let end = self.history.foreign_at()? + self.limits.hold;
+        let end = self.history.foreign_at()?.saturating_add(self.limits.hold);
         let remaining = end.saturating_sub(now);
         (!remaining.is_zero()).then_some(Reason::Hold { remaining })
     }
@@ -242,7 +242,7 @@ impl Machine<'_> {
         let cap = self.bounds.cap.filter(|cap| *cap < self.limits.max);
         let has_share_only = cap.is_some_and(|cap| present <= cap);
         let length = CONTENDED_FOR * if has_share_only { PATIENCE } else { 1 };
-        if self.history.changed_at() + length > self.now {
+        if self.history.changed_at() + length > self.last.at {
             return hold;
         }
         let Some(maxima) = self.history.maxima(length) else {
@@ -347,7 +347,8 @@ impl Machine<'_> {
 
     /// Returns the reason to wait for complete data. Data before `since` does not count.
     fn no_data(&self, needed: Duration, since: Duration) -> Reason {
-        let complete = self.history.complete().min(self.last.at - since);
+        let data = self.last.at.saturating_sub(since);
+        let complete = self.history.complete().min(data);
         Reason::NoData { complete, needed }
     }
 }

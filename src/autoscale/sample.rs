@@ -6,7 +6,7 @@ use std::time::Duration;
 /// A machine at one time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// The time of the sample, since the origin of the caller.
+    /// The time of the sample.
     pub at: Duration,
     /// The number of present vCPUs.
     pub present: u32,

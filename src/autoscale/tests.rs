@@ -15,6 +15,8 @@ struct Machine {
     limits: Limits,
     bounds: Bounds,
     next: Sample,
+    /// How far the clock of the samples is behind.
+    behind: Duration,
 }
 
 impl Machine {
@@ -34,13 +36,16 @@ impl Machine {
                 state: MachineState::Running,
                 load: None,
             },
+            behind: Duration::ZERO,
         };
         machine.push();
         machine
     }
 
     fn push(&mut self) {
-        self.history.push(self.next);
+        let at = self.next.at - self.behind;
+        self.history
+            .observe(Sample { at, ..self.next }, self.next.at);
         self.next.at += SECOND;
     }
 
@@ -509,6 +514,39 @@ fn a_clock_that_goes_back_begins_the_history_again() {
     machine.next.at = SECOND;
     assert_eq!(machine.used(4.0, 3).goal(), (4, "no-data"));
     assert_eq!(machine.used(4.0, 1).goal(), (8, "saturated"));
+}
+
+#[test]
+fn pauses_survive_a_clock_that_goes_back() {
+    // A refused removal.
+    let mut machine = Machine::new(8);
+    machine.used(1.0, 45).request();
+    machine.result(Outcome::Refused);
+    machine.request();
+    machine.result(Outcome::Refused);
+    machine.behind = 500 * SECOND;
+    assert_eq!(machine.used(1.0, 46).goal(), (8, "failure-backoff"));
+    assert_eq!(machine.used(1.0, 14).goal(), (2, "idle"));
+    // A number that another caller set, also while the clock goes back.
+    let mut machine = Machine::new(4);
+    machine.used(1.0, 60).present(12).used(1.0, 10);
+    machine.behind = 500 * SECOND;
+    assert_eq!(machine.used(1.0, 290).goal(), (12, "hold"));
+    assert_eq!(machine.used(1.0, 1).goal(), (2, "idle"));
+    machine.behind = 600 * SECOND;
+    assert_eq!(machine.present(8).used(1.0, 60).goal(), (8, "hold"));
+}
+
+#[test]
+fn the_clock_of_the_samples_can_be_another_one() {
+    for behind in [0, 900] {
+        let mut machine = Machine::new(8);
+        machine.history = History::new();
+        machine.behind = behind * SECOND;
+        machine.used(4.5, 1).load(4.5, 3.5, 20);
+        assert_eq!(machine.apply(), 5);
+        assert_eq!(machine.used(5.0, 4).goal(), (5, "contention-backoff"));
+    }
 }
 
 #[test]

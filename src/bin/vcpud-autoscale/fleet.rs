@@ -21,6 +21,8 @@ pub(crate) const MAX_MACHINES: usize = 4096;
 pub(crate) struct Facts {
     pub(crate) state: vcpud::autoscale::MachineState,
     pub(crate) slot: u32,
+    /// The PID of QEMU; 0 if it is not known.
+    pub(crate) leader: u32,
     /// The highest vCPU with a pin of its own.
     pub(crate) highest_pinned: Option<u32>,
 }
@@ -46,6 +48,8 @@ pub(crate) struct Scaled {
     pub(crate) settings: Settings,
     pub(crate) origin: Origin,
     history: History,
+    /// The PID of the QEMU that the history is about; 0 if it is not known.
+    leader: u32,
     reading: Option<Reading>,
     facts: Option<Facts>,
     /// The limits, or what is wrong with them.
@@ -62,6 +66,7 @@ impl Scaled {
             settings,
             origin,
             history: History::new(),
+            leader: 0,
             reading: None,
             facts: None,
             limits: None,
@@ -71,14 +76,20 @@ impl Scaled {
         }
     }
 
-    /// Forgets a machine that the service no longer has.
+    /// Notes that the service does not have the machine. The pauses in its history stay, because it can come back.
     fn vanish(&mut self) {
-        *self = Self::new(self.settings.clone(), self.origin);
+        self.reading = None;
+        self.facts = None;
+        self.limits = None;
+        self.bounds = Bounds::default();
+        self.decision = None;
     }
 
-    fn observe(&mut self, reading: Reading, facts: Facts, defaults: &Settings) {
+    /// Takes a reading that came at `now`.
+    fn observe(&mut self, reading: Reading, facts: Facts, defaults: &Settings, now: Duration) {
+        self.follow(facts.leader);
         let sample = reading.sample(self.reading.as_ref(), facts.state);
-        self.history.push(sample);
+        self.history.observe(sample, now);
         let settings = self.settings.over(defaults);
         // QEMU has not answered yet if the maximum is not known.
         if reading.max > 0 {
@@ -93,6 +104,19 @@ impl Scaled {
         self.bounds.floor = floor.min(reading.present);
         self.reading = Some(reading);
         self.facts = Some(facts);
+    }
+
+    /// Begins a new history if the machine is another QEMU process.
+    fn follow(&mut self, leader: u32) {
+        if leader == 0 {
+            return;
+        }
+        if self.leader != 0 && self.leader != leader {
+            self.history = History::new();
+            self.reading = None;
+            self.failure = None;
+        }
+        self.leader = leader;
     }
 
     /// Returns the end of an addition: without evidence, the start cannot be awaited.
@@ -176,7 +200,7 @@ impl Fleet {
     ) -> Vec<Action> {
         for (name, machine) in &mut self.machines {
             match readings.remove(name) {
-                Some((reading, facts)) => machine.observe(reading, facts, &self.defaults),
+                Some((reading, facts)) => machine.observe(reading, facts, &self.defaults, now),
                 None => machine.vanish(),
             }
         }
@@ -298,6 +322,7 @@ mod tests {
         let facts = Facts {
             state: MachineState::Running,
             slot: 1,
+            leader: 1000,
             highest_pinned: None,
         };
         let reading = Reading::new(&(machine, Vec::new()));
@@ -307,6 +332,26 @@ mod tests {
     fn requests(actions: &[Action]) -> usize {
         let is_request = |action: &&Action| matches!(action, Action::Request { .. });
         actions.iter().filter(is_request).count()
+    }
+
+    #[test]
+    fn pauses_end_with_the_qemu_process_and_not_with_a_missing_sample() {
+        let mut fleet = Fleet::new(8.0);
+        let name: MachineName = "web".parse().unwrap();
+        let settings = Settings::parse("min = 2").unwrap();
+        fleet.enable(name.clone(), settings, Origin::Call);
+        let second = Duration::from_secs;
+        assert_eq!(requests(&fleet.step(second(1), readings(1))), 1);
+        let refused = Err((Outcome::Refused, "no memory".to_owned()));
+        fleet.note_result(&name, refused, second(2));
+        fleet.step(second(2), BTreeMap::new());
+        assert_eq!(fleet.machines[&name].decision, None);
+        assert_eq!(requests(&fleet.step(second(3), readings(3))), 0);
+        let decision = fleet.machines[&name].decision.as_ref().unwrap();
+        assert_eq!(decision.reason.code(), "failure-backoff");
+        let mut other = readings(4);
+        other.get_mut(&name).unwrap().1.leader = 1001;
+        assert_eq!(requests(&fleet.step(second(4), other)), 1);
     }
 
     #[test]

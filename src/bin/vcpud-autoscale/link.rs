@@ -166,6 +166,7 @@ impl Link {
                 let mut facts = Facts {
                     state: state("disconnected"),
                     slot: 1,
+                    leader: 0,
                     highest_pinned: None,
                 };
                 facts.apply(&properties);
@@ -224,6 +225,9 @@ impl Facts {
         }
         if let Some(Variant::U32(slot)) = properties.get("VcpusPerSlot").map(|value| &**value) {
             self.slot = *slot;
+        }
+        if let Some(Variant::U32(leader)) = properties.get("Leader").map(|value| &**value) {
+            self.leader = *leader;
         }
     }
 }
