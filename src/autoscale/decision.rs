@@ -91,6 +91,13 @@ pub enum Reason {
         /// The number of host CPUs that the machine obtains.
         obtained: f64,
     },
+    /// Removed: the guest has not started these vCPUs.
+    NeverStarted {
+        /// The number of these vCPUs.
+        vcpus: u32,
+        /// For how long the guest has started none.
+        time: Duration,
+    },
     /// Added: fewer vCPUs than `min` are present.
     BelowMin {
         /// The minimum.
@@ -199,6 +206,7 @@ impl Reason {
             Self::Probe { .. } => "probe",
             Self::Idle { .. } => "idle",
             Self::Contended { .. } => "contended",
+            Self::NeverStarted { .. } => "never-started",
             Self::BelowMin { .. } => "below-min",
             Self::AboveMax { .. } => "above-max",
             Self::InBand { .. } => "in-band",
@@ -250,6 +258,12 @@ impl fmt::Display for Reason {
                 f,
                 "the host supplies {} of the wanted CPU time: {obtained:.1} host CPUs",
                 Percent(supply)
+            ),
+            Self::NeverStarted { vcpus, time } => write!(
+                f,
+                "the guest has not started {} for {}",
+                Count(vcpus),
+                Seconds(time)
             ),
             Self::BelowMin { min } => write!(f, "the minimum is {min}"),
             Self::AboveMax { max } => write!(f, "the maximum is {max}"),

@@ -41,6 +41,8 @@ pub struct History {
     foreign_at: Option<Duration>,
     /// The time of the sample with the last addition.
     added_at: Duration,
+    /// Since when, in the time of the caller, the guest has started no further vCPU while some are not started.
+    waits_since: Option<Duration>,
     /// Whether the effect of the last addition of the autoscaler on the supply is judged.
     is_judged: bool,
     pub(super) requests: Requests,
@@ -64,12 +66,13 @@ impl History {
     /// A sample with the time of the last one is ignored. If the time of the samples goes back, the windows begin
     /// again, and the pauses stay.
     pub fn observe(&mut self, sample: Sample, now: Duration) {
+        if self.last.is_some_and(|last| last.at == sample.at) {
+            return;
+        }
+        self.note_starts(&sample, now);
         let Some(last) = self.last else {
             return self.start(sample, now);
         };
-        if sample.at == last.at {
-            return;
-        }
         let is_change = sample.present != last.present;
         if is_change {
             self.note_change(&last, &sample, now);
@@ -103,6 +106,21 @@ impl History {
         self.added_at = sample.at;
         self.is_judged = true;
         self.last = Some(sample);
+    }
+
+    /// Notes whether the guest starts its vCPUs. A guest that does not run starts none.
+    fn note_starts(&mut self, sample: &Sample, now: Duration) {
+        let waits = sample.state == MachineState::Running
+            && sample
+                .started
+                .is_some_and(|started| started < sample.present);
+        let vcpus = |sample: &Sample| (sample.present, sample.started);
+        let is_same = self.last.is_some_and(|last| vcpus(&last) == vcpus(sample));
+        self.waits_since = match self.waits_since {
+            _ if !waits => None,
+            Some(since) if is_same => Some(since),
+            _ => Some(now),
+        };
     }
 
     fn note_change(&mut self, last: &Sample, sample: &Sample, now: Duration) {
@@ -144,6 +162,11 @@ impl History {
     #[must_use]
     pub fn last(&self) -> Option<&Sample> {
         self.last.as_ref()
+    }
+
+    /// Returns for how long the guest has started no further vCPU, while some are not started.
+    pub(super) fn waits(&self, now: Duration) -> Option<Duration> {
+        self.waits_since.map(|since| now.saturating_sub(since))
     }
 
     /// Returns the time of the caller at which the last sample came.

@@ -23,6 +23,8 @@ const CONTENDED_FOR: Duration = Duration::from_secs(20);
 const PATIENCE: u32 = 3;
 /// A removal of less than this part of the present vCPUs needs a down window that is this many times longer.
 const SMALL_GAIN: u32 = 4;
+/// After this time without a further start, the guest will not start the other vCPUs.
+const START_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// The longest down window.
 const LONGEST_WINDOW: Duration = Duration::from_secs(8 * 60);
 
@@ -118,13 +120,19 @@ impl Machine<'_> {
             let pending = last.pending;
             return Some(Reason::RemovalPending { pending });
         }
-        let present = last.present;
-        if let Some(started) = last.started.filter(|started| *started < present) {
-            return Some(Reason::NotStarted { started, present });
+        let waits = self.history.waits(now);
+        if waits.is_some_and(|time| time < START_LIMIT) {
+            return self.not_started();
         }
         let end = self.history.foreign_at()?.saturating_add(self.limits.hold);
         let remaining = end.saturating_sub(now);
         (!remaining.is_zero()).then_some(Reason::Hold { remaining })
+    }
+
+    fn not_started(&self) -> Option<Reason> {
+        let present = self.last.present;
+        let started = self.last.started?;
+        (started < present).then_some(Reason::NotStarted { started, present })
     }
 
     /// Returns the number of vCPUs that the highest load of the last `window` needs.
@@ -147,6 +155,9 @@ impl Machine<'_> {
 
     fn decide(&self, recent: Option<Window>, needed: Option<f64>) -> (u32, Reason) {
         let present = self.last.present;
+        if let Some(waiting) = self.not_started() {
+            return self.give_back(waiting);
+        }
         let max = self.limits.max;
         if present > max {
             let slot = self.slot();
@@ -173,6 +184,21 @@ impl Machine<'_> {
             return self.grow(busy);
         }
         self.shrink(busy, needed)
+    }
+
+    /// The guest does not start all vCPUs: the others are removed, unless the machine has to keep them.
+    fn give_back(&self, waiting: Reason) -> (u32, Reason) {
+        let present = self.last.present;
+        let started = self.last.started.unwrap_or(present);
+        let reason = Reason::NeverStarted {
+            vcpus: present - started.min(present),
+            time: START_LIMIT,
+        };
+        match self.remove(started, reason) {
+            (goal, reason) if goal < present => (goal, reason),
+            (_, pause @ Reason::FailureBackoff { .. }) => (present, pause),
+            _ => (present, waiting),
+        }
     }
 
     /// The vCPUs are busy, and the host supplies their CPU time.

@@ -64,6 +64,8 @@ impl Requests {
         });
         match (direction, decision.reason) {
             (_, Reason::Contended { .. }) => self.contention.fail(at),
+            // The addition of these vCPUs failed.
+            (_, Reason::NeverStarted { .. }) => self.additions.fail(at),
             (Direction::Remove, _) => self.removed_at = Some(at),
             (Direction::Add, _) => self.regret(at, down_window),
         }

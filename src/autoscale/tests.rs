@@ -432,6 +432,43 @@ fn nothing_changes_while_the_guest_is_not_ready() {
 }
 
 #[test]
+fn vcpus_that_never_start_are_given_back() {
+    let mut machine = Machine::new(4);
+    machine.used(4.0, 3);
+    assert_eq!(machine.apply(), 8);
+    machine.next.started = Some(4);
+    machine.used(4.0, 200);
+    // A start is progress.
+    machine.next.started = Some(5);
+    assert_eq!(machine.used(5.0, 300).goal(), (8, "not-started"));
+    // So is a pause of the guest, which starts nothing.
+    machine.next.state = MachineState::Paused;
+    machine.used(0.0, 1);
+    machine.next.state = MachineState::Running;
+    assert_eq!(machine.used(5.0, 300).goal(), (8, "not-started"));
+    assert_eq!(machine.used(5.0, 1).goal(), (5, "never-started"));
+    assert_eq!(
+        machine.decide().reason.to_string(),
+        "the guest has not started 3 vCPUs for 300 s"
+    );
+    machine.apply();
+    assert_eq!(machine.used(5.0, 29).goal(), (5, "failure-backoff"));
+    assert_eq!(machine.used(5.0, 1).goal(), (10, "saturated"));
+}
+
+#[test]
+fn vcpus_that_never_start_stay_within_the_limits() {
+    let mut machine = Machine::new(8);
+    machine.limits.min = 6;
+    machine.next.started = Some(4);
+    assert_eq!(machine.used(1.0, 301).goal(), (6, "never-started"));
+    machine.next.present = 6;
+    assert_eq!(machine.used(1.0, 5).goal(), (6, "not-started"));
+    machine.limits.hold = Duration::ZERO;
+    assert_eq!(machine.used(1.0, 400).goal(), (6, "not-started"));
+}
+
+#[test]
 fn one_request_at_a_time() {
     let mut machine = Machine::new(4);
     machine.used(4.0, 3).request();
