@@ -302,6 +302,29 @@ impl Reason {
                 "the host supplies only {} of the wanted CPU time, so more vCPUs do not help",
                 Percent(supply)
             ),
+            Self::Requested { goal } => write!(f, "a request for {} is in progress", Count(goal)),
+            Self::RemovalPending { pending } => {
+                write!(f, "the removal of {} is pending", Count(pending))
+            }
+            Self::NotStarted { started, present } => {
+                write!(f, "the guest has started {started} of {}", Count(present))
+            }
+            Self::NotRunning { state } => write!(f, "the machine is {state}"),
+            Self::NoData { complete, needed } => write!(
+                f,
+                "complete data is needed for {}, and there is only {}",
+                Seconds(needed),
+                // Less than `needed`, also in whole seconds.
+                Seconds(Duration::from_secs(complete.as_secs()))
+            ),
+            Self::Stale { age } => write!(f, "the last sample is {} old", Seconds(age)),
+            _ => self.fmt_pause(f),
+        }
+    }
+
+    /// Writes the pauses.
+    fn fmt_pause(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
             Self::ContentionBackoff { remaining } => write!(
                 f,
                 "the host was contended; the next change is possible in {}",
@@ -326,21 +349,6 @@ impl Reason {
                 "another caller set the number of vCPUs; it stays for {}",
                 Seconds(remaining)
             ),
-            Self::Requested { goal } => write!(f, "a request for {} is in progress", Count(goal)),
-            Self::RemovalPending { pending } => {
-                write!(f, "the removal of {} is pending", Count(pending))
-            }
-            Self::NotStarted { started, present } => {
-                write!(f, "the guest has started {started} of {}", Count(present))
-            }
-            Self::NotRunning { state } => write!(f, "the machine is {state}"),
-            Self::NoData { complete, needed } => write!(
-                f,
-                "complete data is needed for {}, and there is only {}",
-                Seconds(needed),
-                Seconds(complete)
-            ),
-            Self::Stale { age } => write!(f, "the last sample is {} old", Seconds(age)),
             _ => Ok(()),
         }
     }
@@ -364,11 +372,11 @@ impl fmt::Display for Percent {
     }
 }
 
-/// A time, in seconds.
+/// A time, in seconds, rounded up: a pause of less than a second is not over.
 struct Seconds(Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.0} s", self.0.as_secs_f64())
+        write!(f, "{} s", self.0.as_millis().div_ceil(1000))
     }
 }

@@ -136,6 +136,24 @@ fn the_up_window_must_be_complete() {
 }
 
 #[test]
+fn the_texts_have_no_times_that_contradict_themselves() {
+    let mut machine = Machine::new(4);
+    let used = Some(Load::default());
+    for _ in 0..2 {
+        machine.next.load = used;
+        machine.next.at += Duration::from_millis(480);
+        machine.push();
+    }
+    assert_eq!(
+        machine.decide().reason.to_string(),
+        "complete data is needed for 3 s, and there is only 2 s"
+    );
+    let remaining = Duration::from_millis(300);
+    let text = Reason::Hold { remaining }.to_string();
+    assert!(text.ends_with("stays for 1 s"), "{text}");
+}
+
+#[test]
 fn a_step_has_a_maximum() {
     let mut machine = Machine::new(4);
     machine.limits.step_up = 2;
