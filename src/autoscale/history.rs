@@ -98,6 +98,20 @@ impl History {
         self.judge_addition(sample.at);
     }
 
+    /// Notes numbers of vCPUs that the machine had at some time since the last sample, which the next sample can
+    /// miss. One that no request explains is a change by another caller.
+    pub fn note_counts(&mut self, counts: &[u32], now: Duration) {
+        let Some(last) = self.last else {
+            return;
+        };
+        let is_own = |count: u32| {
+            count == last.present || self.requests.covers(count, last.pending > 0, now)
+        };
+        if !counts.iter().all(|count| is_own(*count)) {
+            self.foreign_at = Some(now);
+        }
+    }
+
     /// Begins the windows of load with `sample`.
     fn start(&mut self, sample: Sample, now: Duration) {
         self.entries.clear();

@@ -119,21 +119,24 @@ impl Requests {
     /// Returns whether the last request explains a change of the number of vCPUs. `was_pending` says whether
     /// a removal was pending before the change.
     pub(super) fn explains(&self, from: u32, to: u32, was_pending: bool, at: Duration) -> bool {
+        let direction = self.last.as_ref().map(|request| request.direction);
+        let is_covered = |count| self.covers(count, was_pending, at);
+        direction == Direction::between(from, to) && is_covered(from) && is_covered(to)
+    }
+
+    /// Returns whether the last request explains that the machine has `count` vCPUs.
+    pub(super) fn covers(&self, count: u32, was_pending: bool, at: Duration) -> bool {
         let Some(request) = &self.last else {
             return false;
         };
-        let (low, high) = (
-            request.from.min(request.goal),
-            request.from.max(request.goal),
-        );
-        let is_between = (low..=high).contains(&from) && (low..=high).contains(&to);
+        let low = request.from.min(request.goal);
+        let high = request.from.max(request.goal);
         let is_recent = match request.ended {
             None => true,
             Some(ended) => at.saturating_sub(ended) <= LATE,
         };
         let is_pending = was_pending && request.direction == Direction::Remove;
-        let is_same = Direction::between(from, to) == Some(request.direction);
-        is_same && is_between && (is_recent || is_pending)
+        (low..=high).contains(&count) && (is_recent || is_pending)
     }
 
     /// Notes that the host had free CPUs for the last addition.

@@ -521,6 +521,22 @@ fn a_change_by_another_caller_stays() {
 }
 
 #[test]
+fn a_change_between_two_samples_stays() {
+    let mut machine = Machine::new(4);
+    machine.used(4.0, 3);
+    let now = machine.now();
+    machine.history.note_counts(&[4], now);
+    assert_eq!(machine.request().goal, 8);
+    // Numbers on the way of a request, also after the sample that has a later one.
+    machine.history.note_counts(&[5, 6, 7, 8, 5], now);
+    machine.result(Outcome::Done).present(8).used(8.0, 4);
+    assert_eq!(machine.goal(), (16, "saturated"));
+    let now = machine.now();
+    machine.history.note_counts(&[3, 8], now);
+    assert_eq!(machine.used(8.0, 1).goal(), (8, "hold"));
+}
+
+#[test]
 fn a_late_removal_is_explained_by_its_request() {
     let mut machine = Machine::new(8);
     machine.used(1.0, 45).request();

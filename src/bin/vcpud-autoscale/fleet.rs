@@ -23,6 +23,8 @@ pub(crate) struct Facts {
     pub(crate) slot: u32,
     /// The PID of QEMU; 0 if it is not known.
     pub(crate) leader: u32,
+    /// The numbers of vCPUs that signals reported since the last reading.
+    pub(crate) counts: Vec<u32>,
     /// The highest vCPU with a pin of its own.
     pub(crate) highest_pinned: Option<u32>,
 }
@@ -88,6 +90,7 @@ impl Scaled {
     /// Takes a reading that came at `now`.
     fn observe(&mut self, reading: Reading, facts: Facts, defaults: &Settings, now: Duration) {
         self.follow(facts.leader);
+        self.history.note_counts(&facts.counts, now);
         let sample = reading.sample(self.reading.as_ref(), facts.state);
         self.history.observe(sample, now);
         let settings = self.settings.over(defaults);
@@ -323,6 +326,7 @@ mod tests {
             state: MachineState::Running,
             slot: 1,
             leader: 1000,
+            counts: Vec::new(),
             highest_pinned: None,
         };
         let reading = Reading::new(&(machine, Vec::new()));

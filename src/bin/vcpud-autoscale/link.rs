@@ -35,6 +35,9 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 /// How long a request may take beyond the limits of vcpud.
 const REQUEST_LIMIT: Duration = Duration::from_secs(600);
 
+/// The maximum number of changes of a machine that are kept for a reading.
+const MAX_COUNTS: usize = 64;
+
 /// The maximum number of signals that wait for the end of a reading.
 const MAX_SIGNALS: usize = 4096;
 
@@ -158,21 +161,15 @@ impl Link {
             objects => Some(objects?),
         };
         self.is_outdated = false;
-        let machines = objects
-            .into_iter()
-            .flatten()
-            .filter_map(|(path, mut object)| {
-                let properties = object.remove(MACHINE_INTERFACE)?;
-                let mut facts = Facts {
-                    state: state("disconnected"),
-                    slot: 1,
-                    leader: 0,
-                    highest_pinned: None,
-                };
+        let mut known = std::mem::take(&mut self.machines);
+        for (path, mut object) in objects.into_iter().flatten() {
+            if let Some(properties) = object.remove(MACHINE_INTERFACE) {
+                let path = path.to_string();
+                let mut facts = known.remove(&path).unwrap_or_default();
                 facts.apply(&properties);
-                Some((path.to_string(), facts))
-            });
-        self.machines = machines.collect();
+                self.machines.insert(path, facts);
+            }
+        }
         self.unread_pins = self.machines.keys().cloned().collect();
         Ok(())
     }
@@ -206,15 +203,33 @@ impl Link {
             Err(error) if is_absent(&error) => HashMap::new(),
             read => read?,
         };
+        let machines = &mut self.machines;
         let readings = all.iter().filter_map(|(path, statistics)| {
             let name: MachineName = name_of(path).parse().ok()?;
-            let facts = self
-                .machines
-                .get(path.as_str())
-                .filter(|_| names.contains(&name))?;
-            Some((name, (Reading::new(statistics), facts.clone())))
+            let facts = machines.get_mut(path.as_str())?;
+            if !names.contains(&name) {
+                return None;
+            }
+            let counts = std::mem::take(&mut facts.counts);
+            let facts = Facts {
+                counts,
+                ..facts.clone()
+            };
+            Some((name, (Reading::new(statistics), facts)))
         });
         Ok(readings.collect())
+    }
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            state: state("disconnected"),
+            slot: 1,
+            leader: 0,
+            counts: Vec::new(),
+            highest_pinned: None,
+        }
     }
 }
 
@@ -223,11 +238,16 @@ impl Facts {
         if let Some(Variant::Str(word)) = properties.get("State").map(|value| &**value) {
             self.state = state(word);
         }
-        if let Some(Variant::U32(slot)) = properties.get("VcpusPerSlot").map(|value| &**value) {
-            self.slot = *slot;
-        }
-        if let Some(Variant::U32(leader)) = properties.get("Leader").map(|value| &**value) {
-            self.leader = *leader;
+        let number = |key| match properties.get(key).map(|value| &**value) {
+            Some(Variant::U32(number)) => Some(*number),
+            _ => None,
+        };
+        self.slot = number("VcpusPerSlot").unwrap_or(self.slot);
+        self.leader = number("Leader").unwrap_or(self.leader);
+        // A machine has no vCPUs until QEMU has answered.
+        let count = number("Vcpus").filter(|count| *count > 0);
+        if self.counts.len() < MAX_COUNTS {
+            self.counts.extend(count);
         }
     }
 }

@@ -115,6 +115,19 @@ async fn a_guest_that_refuses_is_left_alone_for_a_while() {
 
 /// Scripted vcpud, dbus-daemon.
 #[tokio::test]
+async fn a_change_that_is_reverted_before_the_next_sample_stays() {
+    let world = World::without_service().await;
+    let vcpud = Scripted::start(&world, State::default()).await;
+    let autoscaler = Autoscaler::start(&world).await;
+    enable(&autoscaler.proxy, &[]).await;
+    autoscaler.explains("web", "in-band").await;
+    vcpud.set(&world, 3).await;
+    vcpud.set(&world, 1).await;
+    autoscaler.explains("web", "hold").await;
+}
+
+/// Scripted vcpud, dbus-daemon.
+#[tokio::test]
 async fn pinned_vcpus_stay() {
     let world = World::without_service().await;
     let state = State {

@@ -148,6 +148,15 @@ impl Scripted {
         machine.get().await.state_changed(emitter).await.unwrap();
     }
 
+    /// Sets the number of vCPUs, with a signal, as another caller does.
+    pub(super) async fn set(&self, world: &World, present: u32) {
+        self.state().present = present;
+        let objects = world.connection.object_server();
+        let machine = objects.interface::<_, Machine>(PATH).await.unwrap();
+        let emitter = machine.signal_emitter();
+        machine.get().await.vcpus_changed(emitter).await.unwrap();
+    }
+
     pub(super) fn hang(&self, hangs: bool) {
         self.hangs.send_replace(hangs);
     }
@@ -213,6 +222,11 @@ impl Machine {
     #[zbus(property)]
     fn state(&self) -> &'static str {
         self.0.state.lock().unwrap().state
+    }
+
+    #[zbus(property)]
+    fn vcpus(&self) -> u32 {
+        self.0.state.lock().unwrap().present
     }
 
     #[zbus(property)]
