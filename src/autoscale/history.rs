@@ -108,7 +108,7 @@ impl History {
             count == last.present || self.requests.covers(count, last.pending > 0, now)
         };
         if !counts.iter().all(|count| is_own(*count)) {
-            self.foreign_at = Some(now);
+            self.note_foreign_change(now);
         }
     }
 
@@ -145,7 +145,7 @@ impl History {
         }
         let is_own = self.requests.explains(from, to, last.pending > 0, now);
         if !is_own {
-            self.foreign_at = Some(now);
+            self.note_foreign_change(now);
         }
         self.is_judged = !is_own || to < from;
     }
@@ -188,8 +188,14 @@ impl History {
         self.seen_at
     }
 
+    /// Notes that another caller changed the number of vCPUs at `at`, a time of the caller.
+    pub fn note_foreign_change(&mut self, at: Duration) {
+        self.foreign_at = Some(at);
+    }
+
     /// Returns the time of the caller at the last change that no request of the autoscaler explains.
-    pub(super) fn foreign_at(&self) -> Option<Duration> {
+    #[must_use]
+    pub fn foreign_at(&self) -> Option<Duration> {
         self.foreign_at
     }
 

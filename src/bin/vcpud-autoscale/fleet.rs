@@ -8,6 +8,7 @@ use vcpud::autoscale::{Bounds, Claim, Decision, History, Limits, Outcome, claim,
 use vcpud::names::MachineName;
 
 use crate::counters::Reading;
+use crate::holds::{Held, Holds};
 use crate::settings::{Mode, Settings};
 use crate::store::{Configuration, Origin};
 
@@ -15,6 +16,9 @@ use crate::store::{Configuration, Origin};
 const MAX_REQUESTS: usize = 32;
 /// The maximum number of machines.
 pub(crate) const MAX_MACHINES: usize = 4096;
+
+/// The longest hold.
+const MAX_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The properties of a machine that matter beside its counters.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +80,10 @@ impl Scaled {
             decision: None,
             failure: None,
         }
+    }
+
+    fn mode(&self, defaults: &Settings) -> Mode {
+        self.settings.over(defaults).mode()
     }
 
     /// Notes that the service does not have the machine. The pauses in its history stay, because it can come back.
@@ -184,9 +192,29 @@ impl Fleet {
         }
     }
 
+    /// Returns the last changes of the machines by other callers, as far as they can matter.
+    pub(crate) fn holds(&self, now: Duration) -> Holds {
+        let held = |(name, machine): (&MachineName, &Scaled)| {
+            let at = machine.history.foreign_at()?;
+            let leader = machine.leader;
+            (now.saturating_sub(at) < MAX_HOLD).then(|| (name.clone(), Held { leader, at }))
+        };
+        self.machines.iter().filter_map(held).collect()
+    }
+
+    /// Takes the changes that a previous instance saw. They count for the same QEMU processes.
+    pub(crate) fn restore(&mut self, holds: &Holds) {
+        for (name, held) in holds {
+            if let Some(machine) = self.machines.get_mut(name) {
+                machine.leader = held.leader;
+                machine.history.note_foreign_change(held.at);
+            }
+        }
+    }
+
     /// Returns the mode of a machine.
     pub(crate) fn mode(&self, machine: &Scaled) -> Mode {
-        machine.settings.over(&self.defaults).mode()
+        machine.mode(&self.defaults)
     }
 
     /// Returns the machines whose mode is not "off".
@@ -214,7 +242,7 @@ impl Fleet {
     /// Divides the host CPUs between the machines.
     fn share(&mut self) {
         let defaults = &self.defaults;
-        let is_active = |machine: &&mut Scaled| machine.settings.over(defaults).mode() != Mode::Off;
+        let is_active = |machine: &&mut Scaled| machine.mode(defaults) != Mode::Off;
         let machines = self.machines.values_mut().filter(is_active);
         let mut claims: Vec<Claim> = Vec::new();
         let mut claimants: Vec<&mut Scaled> = Vec::new();
@@ -237,7 +265,7 @@ impl Fleet {
     fn decide(&mut self, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         for (name, machine) in &mut self.machines {
-            let mode = machine.settings.over(&self.defaults).mode();
+            let mode = machine.mode(&self.defaults);
             if mode == Mode::Off {
                 machine.decision = None;
                 continue;
@@ -356,6 +384,33 @@ mod tests {
         let mut other = readings(4);
         other.get_mut(&name).unwrap().1.leader = 1001;
         assert_eq!(requests(&fleet.step(second(4), other)), 1);
+    }
+
+    #[test]
+    fn a_hold_survives_a_restart_and_not_another_qemu_process() {
+        let name: MachineName = "web".parse().unwrap();
+        let settings = Settings::parse("hold = \"1h\"").unwrap();
+        let second = Duration::from_secs;
+        let mut fleet = Fleet::new(8.0);
+        fleet.enable(name.clone(), settings.clone(), Origin::Call);
+        let mut changed = readings(1);
+        changed.get_mut(&name).unwrap().1.counts = vec![3];
+        fleet.step(second(1), readings(0));
+        assert_eq!(fleet.holds(second(1)), Holds::new());
+        fleet.step(second(2), changed);
+        let holds = fleet.holds(second(2));
+        for (leader, code) in [(1000, "hold"), (1001, "no-data")] {
+            let mut fleet = Fleet::new(8.0);
+            fleet.enable(name.clone(), settings.clone(), Origin::Call);
+            fleet.restore(&holds);
+            assert_eq!(fleet.holds(second(2)), holds);
+            let mut readings = readings(9);
+            readings.get_mut(&name).unwrap().1.leader = leader;
+            fleet.step(second(9), readings);
+            let decision = fleet.machines[&name].decision.as_ref().unwrap();
+            assert_eq!(decision.reason.code(), code);
+        }
+        assert_eq!(fleet.holds(second(2) + MAX_HOLD), Holds::new());
     }
 
     #[test]

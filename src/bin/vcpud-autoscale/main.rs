@@ -6,6 +6,7 @@ mod counters;
 mod describe;
 mod error;
 mod fleet;
+mod holds;
 mod interface;
 mod link;
 mod service;

@@ -18,6 +18,7 @@ use zbus::object_server::SignalEmitter;
 use crate::describe;
 use crate::error::Error;
 use crate::fleet::{Action, Fleet, MAX_MACHINES};
+use crate::holds::Holds;
 use crate::interface::{Autoscale, Command, not_scaled};
 use crate::link::{Link, Readings, request};
 use crate::settings::{Mode, Settings};
@@ -39,6 +40,8 @@ pub(crate) struct Service {
     store: Store,
     configuration: Configuration,
     fleet: Fleet,
+    /// The holds that are persisted.
+    holds: Holds,
     /// The machines that are to be sampled.
     names: watch::Sender<HashSet<MachineName>>,
     /// The requests to vcpud that have no result.
@@ -57,12 +60,40 @@ impl Service {
             store,
             configuration: Configuration::default(),
             fleet: Fleet::new(host_cpus()),
+            holds: Holds::new(),
             requests: JoinSet::new(),
             failure: None,
             last_call: Instant::now(),
         };
         service.reload().await;
+        service.restore().await;
         service
+    }
+
+    /// Takes the holds of a previous instance.
+    async fn restore(&mut self) {
+        let store = self.store.clone();
+        match spawn_blocking(move || store.holds()).await {
+            Ok(Ok(holds)) => {
+                self.fleet.restore(&holds);
+                self.holds = holds;
+            }
+            Ok(Err(error)) => warn!("{error}"),
+            Err(_) => {}
+        }
+    }
+
+    /// Persists the holds if they have changed.
+    async fn save_holds(&mut self) {
+        let holds = self.fleet.holds(monotonic());
+        if holds == self.holds {
+            return;
+        }
+        self.holds = holds.clone();
+        let store = self.store.clone();
+        if let Ok(Err(error)) = spawn_blocking(move || store.save_holds(&holds)).await {
+            warn!("the changes by other callers cannot be saved for a restart: {error}");
+        }
     }
 
     /// Reads the configuration again. Machines whose settings stay keep their history.
@@ -151,6 +182,7 @@ impl Service {
                 }
             }
         }
+        self.save_holds().await;
     }
 
     /// Logs and emits a decision.

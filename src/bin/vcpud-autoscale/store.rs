@@ -1,4 +1,5 @@
-//! The files: the configuration of the administrator, and what `Enable` and `Disable` have set. Its functions block.
+//! The files: the configuration of the administrator, and the state: what `Enable` and `Disable` have set, and the
+//! holds. Its functions block.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -6,13 +7,21 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use vcpud::names::MachineName;
+use vcpud::process::monotonic;
 
+use crate::holds::{self, Holds, Now};
 use crate::settings::{Settings, with_line};
 
 /// The maximum length of a file, in bytes.
 const MAX_LENGTH: u64 = 64 * 1024;
+
+/// The file of the holds. No file of a machine has this name.
+const HOLDS: &str = "holds.json";
+/// The maximum length of this file, in bytes.
+const MAX_HOLDS: u64 = 1024 * 1024;
 
 /// The maximum length of an error, in characters.
 const MAX_ERROR: usize = 500;
@@ -24,7 +33,7 @@ const MAX_ERRORS: usize = 100;
 pub(crate) struct Store {
     /// `/etc/vcpud`: `autoscale.toml` and `autoscale.d/NAME.toml`.
     configuration: PathBuf,
-    /// `/var/lib/vcpud-autoscale`: `NAME.toml`.
+    /// `/var/lib/vcpud-autoscale`: `NAME.toml`, and `holds.json`.
     state: PathBuf,
 }
 
@@ -75,7 +84,9 @@ impl Store {
     pub(crate) fn read(&self) -> Configuration {
         let mut configuration = Configuration::default();
         let main = self.configuration.join("autoscale.toml");
-        match read(&main).and_then(|text| text.map(|text| parse_main(&text)).transpose()) {
+        match read(&main, MAX_LENGTH)
+            .and_then(|text| text.map(|text| parse_main(&text)).transpose())
+        {
             Ok(Some((defaults, host_cpus))) => {
                 configuration.defaults = defaults;
                 configuration.host_cpus = host_cpus;
@@ -100,13 +111,46 @@ impl Store {
     /// The file cannot be written.
     pub(crate) fn save(&self, name: &MachineName, settings: &Settings) -> io::Result<()> {
         let text = settings.to_text().map_err(io::Error::other)?;
-        let path = self.state.join(format!("{name}.toml"));
-        let new = self.state.join(format!("{name}.toml.new"));
-        let mut file = fs::File::create(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        Ok(())
+        self.replace(&format!("{name}.toml"), &text)
+    }
+
+    /// Persists the holds.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn save_holds(&self, holds: &Holds) -> io::Result<()> {
+        self.replace(HOLDS, &holds::to_text(holds, now())?)
+    }
+
+    /// Returns the holds that a previous instance persisted.
+    ///
+    /// # Errors
+    /// The file is not used; the text says why.
+    pub(crate) fn holds(&self) -> Result<Holds, String> {
+        let path = self.state.join(HOLDS);
+        let parse = |text: Option<String>| match text {
+            Some(text) => holds::from_text(&text, now()).map_err(|error| error.to_string()),
+            None => Ok(Holds::new()),
+        };
+        read(&path, MAX_HOLDS)
+            .and_then(parse)
+            .map_err(|error| describe(&path, &error))
+    }
+
+    /// Replaces a file of the state as a whole.
+    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.state.join(name);
+        let new = self.state.join(format!("{name}.new"));
+        let write = || {
+            let mut file = fs::File::create(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().inspect_err(|_| {
+            // A part of the file occupies space.
+            let _ = fs::remove_file(&new);
+        })
     }
 
     /// Forgets the settings of a machine.
@@ -144,10 +188,18 @@ impl Configuration {
     }
 }
 
+fn now() -> Now {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Now {
+        monotonic: monotonic(),
+        wall: wall.unwrap_or_default(),
+    }
+}
+
 fn machine(path: &Path) -> Result<(MachineName, Settings), String> {
     let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
     let name = name.parse().map_err(|error| format!("{error}"))?;
-    let text = read(path)?.ok_or("the file does not exist")?;
+    let text = read(path, MAX_LENGTH)?.ok_or("the file does not exist")?;
     Ok((name, Settings::parse(&text)?))
 }
 
@@ -178,8 +230,8 @@ fn describe(path: &Path, error: &str) -> String {
         .collect()
 }
 
-/// Reads a file; `None` if it does not exist.
-fn read(path: &Path) -> Result<Option<String>, String> {
+/// Reads a file of at most `limit` bytes; `None` if it does not exist.
+fn read(path: &Path, limit: u64) -> Result<Option<String>, String> {
     // A FIFO must not block.
     let mut options = fs::File::options();
     options.read(true).custom_flags(libc::O_NONBLOCK);
@@ -192,10 +244,10 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         return Err("it is not a regular file".to_owned());
     }
     let mut text = String::new();
-    let read = file.take(MAX_LENGTH + 1).read_to_string(&mut text);
+    let read = file.take(limit + 1).read_to_string(&mut text);
     read.map_err(|error| error.to_string())?;
-    if text.len() as u64 > MAX_LENGTH {
-        return Err(format!("the file is longer than {MAX_LENGTH} bytes"));
+    if text.len() as u64 > limit {
+        return Err(format!("the file is longer than {limit} bytes"));
     }
     Ok(Some(text))
 }

@@ -128,6 +128,22 @@ async fn a_change_that_is_reverted_before_the_next_sample_stays() {
 
 /// Scripted vcpud, dbus-daemon.
 #[tokio::test]
+async fn a_hold_survives_the_death_of_the_autoscaler() {
+    let world = World::without_service().await;
+    let vcpud = Scripted::start(&world, State::default()).await;
+    let mut autoscaler = Autoscaler::start(&world).await;
+    enable(&autoscaler.proxy, &[("hold", "1h".into())]).await;
+    autoscaler.explains("web", "in-band").await;
+    vcpud.set(&world, 6).await;
+    autoscaler.explains("web", "hold").await;
+    autoscaler.process.kill().await;
+    let autoscaler = Autoscaler::start(&world).await;
+    autoscaler.explains("web", "hold").await;
+    assert_eq!(vcpud.requested(), []);
+}
+
+/// Scripted vcpud, dbus-daemon.
+#[tokio::test]
 async fn pinned_vcpus_stay() {
     let world = World::without_service().await;
     let state = State {

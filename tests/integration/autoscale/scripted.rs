@@ -225,6 +225,11 @@ impl Machine {
     }
 
     #[zbus(property)]
+    fn leader(&self) -> u32 {
+        std::process::id()
+    }
+
+    #[zbus(property)]
     fn vcpus(&self) -> u32 {
         self.0.state.lock().unwrap().present
     }
