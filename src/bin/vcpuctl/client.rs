@@ -1,10 +1,12 @@
 //! The connection to the service.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, stderr};
+use std::io::{Error, ErrorKind, IsTerminal, stderr};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use vcpud::names::error_name;
 use vcpud::proxy::{MachineProxy, ManagerProxy, error_reply};
 use zbus::address::transport::{Transport, Unixexec};
@@ -140,9 +142,24 @@ pub(crate) async fn connect(arguments: &Global) -> Result<Connection, Failure> {
         }
         (None, None) => (Builder::system(), None),
     };
-    let built = builder.build().await;
+    let limit = remote.as_ref().map_or(CONNECT_LIMIT, |_| REMOTE_LIMIT);
+    let built = build(builder, limit).await;
     built.map_err(|error| Failure::NoBus(remote, error))
 }
+
+/// Connects to a bus, which has to answer within `limit`.
+async fn build(builder: Builder<'_>, limit: Duration) -> zbus::Result<Connection> {
+    timeout(limit, builder.build()).await.unwrap_or_else(|_| {
+        let text = format!("the bus does not answer within {} s", limit.as_secs());
+        let error = Error::new(ErrorKind::TimedOut, text);
+        Err(zbus::Error::InputOutput(error.into()))
+    })
+}
+
+/// How long the bus has to accept the connection. sd-bus has the same limit.
+const CONNECT_LIMIT: Duration = Duration::from_secs(25);
+/// The same for another host or a container: ssh(1) can ask for a password.
+const REMOTE_LIMIT: Duration = Duration::from_secs(120);
 
 /// The program that connects its standard input and output with the bus, a part of systemd.
 const BRIDGE: &str = "systemd-stdio-bridge";
@@ -151,4 +168,26 @@ const BRIDGE: &str = "systemd-stdio-bridge";
 pub(crate) async fn manager(bus: &Connection) -> Result<ManagerProxy<'static>, Failure> {
     let builder = ManagerProxy::builder(bus).cache_properties(CacheProperties::No);
     Ok(builder.build().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bus_that_does_not_answer_is_an_error() {
+        let path = std::env::temp_dir().join(format!("vcpuctl-bus-{}", std::process::id()));
+        let silent = UnixListener::bind(&path).unwrap();
+        let address = format!("unix:path={}", path.display());
+        let builder = Builder::address(address.as_str());
+        let error = build(builder, CONNECT_LIMIT).await.unwrap_err();
+        assert_eq!(
+            Failure::NoBus(None, error).to_string(),
+            "cannot connect to the system bus: I/O error: the bus does not answer within 25 s"
+        );
+        drop(silent);
+        std::fs::remove_file(&path).unwrap();
+    }
 }
