@@ -100,7 +100,7 @@ impl Visitor<'_> for Checked {
 
 /// Returns whether `c` has no glyph and changes the display of other characters: it controls a terminal,
 /// begins a line, changes the direction of text, or has no width.
-fn is_unprintable(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
         || matches!(c, '\u{061c}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')

@@ -1,6 +1,6 @@
 //! The commands "autoscale" and "explain": the client of vcpud-autoscale.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Write, stdout};
 
 use serde_json::json;
@@ -52,6 +52,7 @@ pub(crate) async fn autoscale(client: &Client, request: &Autoscale) -> Result<()
         .await
 }
 
+/// Prints the machines, and the errors of the configuration as warnings.
 async fn list(client: &Client, service: &AutoscaleProxy<'_>) -> Result<(), Failure> {
     let machines = service.list().await?;
     if client.json {
@@ -61,23 +62,29 @@ async fn list(client: &Client, service: &AutoscaleProxy<'_>) -> Result<(), Failu
             object
         };
         let list: Vec<_> = machines.iter().map(machine).collect();
-        return Ok(render::document(&json!(list))?);
+        render::document(&json!(list))?;
+    } else {
+        table(client, &machines)?;
     }
-    let headings = ["MACHINE", "MODE", "VCPUS", "GOAL", "MIN", "MAX", "REASON"];
-    let mut table = Table::new(client.legend, headings);
-    for (name, row) in &machines {
-        let keys = ["mode", "present", "goal", "min", "max", "reason"];
-        let cells = keys.map(|key| render::text(row.get(key)));
-        table.row([name.clone()].into_iter().chain(cells));
-    }
-    table.print(&mut stdout())?;
     if client.quiet {
         return Ok(());
     }
     for error in service.configuration_errors().await? {
+        let error = render::printable(&error);
         writeln!(std::io::stderr(), "vcpuctl: warning: {error}")?;
     }
     Ok(())
+}
+
+fn table(client: &Client, machines: &BTreeMap<String, Dict>) -> Result<(), Failure> {
+    let headings = ["MACHINE", "MODE", "VCPUS", "GOAL", "MIN", "MAX", "REASON"];
+    let mut table = Table::new(client.legend, headings);
+    for (name, row) in machines {
+        let keys = ["mode", "present", "goal", "min", "max", "reason"];
+        let cells = keys.map(|key| render::text(row.get(key)));
+        table.row([render::printable(name)].into_iter().chain(cells));
+    }
+    Ok(table.print(&mut stdout())?)
 }
 
 /// The lines of "explain": the key and the heading.

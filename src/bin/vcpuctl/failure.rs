@@ -158,7 +158,10 @@ impl Failure {
             // The message on standard error is the last way out.
             let _ = writeln!(stdout(), "{}", self.object(subject));
         }
-        eprintln!("vcpuctl: {}", self.text(subject));
+        // A message can have several lines.
+        let text = self.text(subject);
+        let lines: Vec<String> = text.lines().map(render::printable).collect();
+        eprintln!("vcpuctl: {}", lines.join("\n"));
         ExitCode::from(self.exit_status())
     }
 

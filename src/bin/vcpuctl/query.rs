@@ -233,7 +233,7 @@ pub(crate) async fn service(client: &Client) -> Result<(), Failure> {
     };
     writeln!(out, "{:>16}: {count}", "Configuration")?;
     for error in errors {
-        writeln!(out, "  {error}")?;
+        writeln!(out, "  {}", render::printable(&error))?;
     }
     Ok(())
 }

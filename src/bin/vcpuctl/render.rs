@@ -9,6 +9,7 @@ use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row};
 use jiff::ZonedDateTime;
 use serde_json::{Map, Number, Value as Json};
 use vcpud::placement::VcpuList;
+use vcpud::text::is_unprintable;
 use zbus::{OwnedVariant, Variant};
 
 /// The spaces between columns.
@@ -137,6 +138,12 @@ pub(crate) fn done(json: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the text of a service without the characters that control a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let clean = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
+    text.chars().map(clean).collect()
+}
+
 /// Returns a value as text; `-` for an empty or missing value.
 pub(crate) fn text(value: Option<&OwnedVariant>) -> String {
     let text = match value.map(|value| &**value) {
@@ -144,7 +151,7 @@ pub(crate) fn text(value: Option<&OwnedVariant>) -> String {
         Some(Variant::Array(array)) => numbers(array.iter().map(json)),
         Some(Variant::Bool(is_true)) => if *is_true { "yes" } else { "no" }.to_owned(),
         Some(value) => match json(value) {
-            Json::String(text) => text,
+            Json::String(text) => printable(&text),
             other => other.to_string(),
         },
     };

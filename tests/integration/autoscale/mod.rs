@@ -2,5 +2,6 @@
 
 mod calls;
 mod faults;
+mod hostile;
 mod load;
 mod scripted;
