@@ -42,6 +42,7 @@ pub(crate) fn row(fleet: &Fleet, machine: &Scaled) -> Dict {
 fn undecided(fleet: &Fleet, machine: &Scaled) -> (&'static str, String) {
     match &machine.limits {
         _ if fleet.mode(machine) == Mode::Off => ("off", "the mode is off".to_owned()),
+        None if machine.is_known() => ("no-data", "QEMU has not answered vcpud yet".to_owned()),
         None => (
             "no-machine",
             "vcpud has no machine with this name".to_owned(),

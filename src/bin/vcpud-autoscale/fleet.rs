@@ -95,21 +95,29 @@ impl Scaled {
         self.decision = None;
     }
 
+    /// Returns whether the service has the machine.
+    pub(crate) fn is_known(&self) -> bool {
+        self.facts.is_some()
+    }
+
     /// Takes a reading that came at `now`.
     fn observe(&mut self, reading: Reading, facts: Facts, defaults: &Settings, now: Duration) {
         self.follow(facts.leader);
+        if reading.max == 0 {
+            // QEMU has not answered yet.
+            self.vanish();
+            self.facts = Some(facts);
+            return;
+        }
         self.history.note_counts(&facts.counts, now);
         let sample = reading.sample(self.reading.as_ref(), facts.state);
         self.history.observe(sample, now);
         let settings = self.settings.over(defaults);
-        // QEMU has not answered yet if the maximum is not known.
-        if reading.max > 0 {
-            let limits = settings.limits(reading.max).map(|limits| Limits {
-                slot: facts.slot,
-                ..limits
-            });
-            self.limits = Some(limits.map_err(|error| error.to_string()));
-        }
+        let limits = settings.limits(reading.max).map(|limits| Limits {
+            slot: facts.slot,
+            ..limits
+        });
+        self.limits = Some(limits.map_err(|error| error.to_string()));
         let pinned = facts.highest_pinned.filter(|_| settings.keeps_pinned());
         let floor = pinned.map_or(0, |vcpu| vcpu.saturating_add(1));
         self.bounds.floor = floor.min(reading.present);
@@ -384,6 +392,25 @@ mod tests {
         let mut other = readings(4);
         other.get_mut(&name).unwrap().1.leader = 1001;
         assert_eq!(requests(&fleet.step(second(4), other)), 1);
+    }
+
+    #[test]
+    fn a_machine_whose_qemu_has_not_answered_has_no_decision_and_then_no_hold() {
+        let mut fleet = Fleet::new(8.0);
+        let name: MachineName = "web".parse().unwrap();
+        fleet.enable(name.clone(), Settings::default(), Origin::Call);
+        let mut unknown = readings(1);
+        let (reading, _) = unknown.get_mut(&name).unwrap();
+        (reading.max, reading.present) = (0, 0);
+        fleet.step(Duration::from_secs(1), unknown);
+        let row = crate::describe::row(&fleet, &fleet.machines[&name]);
+        let reason = "QEMU has not answered vcpud yet";
+        assert_eq!(
+            (&row["reason-code"], &row["reason"]),
+            (&"no-data".into(), &reason.into())
+        );
+        fleet.step(Duration::from_secs(2), readings(2));
+        assert_eq!(fleet.holds(Duration::from_secs(2)), Holds::new());
     }
 
     #[test]

@@ -105,19 +105,24 @@ impl Settings {
     /// # Errors
     /// The key and the reason.
     pub(crate) fn from_options(options: HashMap<String, OwnedVariant>) -> Result<Self, String> {
-        let mut table = toml::Table::new();
+        let mut settings = Self::default();
         for (key, value) in options {
             let is_long = matches!(&*value, Variant::Str(text) if text.len() > MAX_LENGTH);
-            if key.len() > MAX_LENGTH || is_long {
-                return Err(format!("a key or a value has more than {MAX_LENGTH} bytes"));
+            if key.len() > MAX_LENGTH {
+                return Err(format!("a key has more than {MAX_LENGTH} bytes"));
+            }
+            let wrong = |reason: &str| format!("option {key:?}: {reason}");
+            if is_long {
+                return Err(wrong(&format!("the text has more than {MAX_LENGTH} bytes")));
             }
             let value = toml_value(&value)
-                .ok_or_else(|| format!("option {key:?} is not a number, a text or a boolean"))?;
-            table.insert(key, value);
+                .ok_or_else(|| wrong("the value is not a number, a text or a boolean"))?;
+            // The errors of a table with one key are about this key.
+            let option: Result<Self, toml::de::Error> =
+                toml::Table::from_iter([(key.clone(), value)]).try_into();
+            let option = option.map_err(|error| wrong(error.message()))?;
+            settings = option.over(&settings);
         }
-        let settings: Self = table
-            .try_into()
-            .map_err(|error: toml::de::Error| error.message().to_owned())?;
         settings.check()?;
         Ok(settings)
     }

@@ -107,15 +107,16 @@ async fn wrong_calls_are_explained() {
         (
             "min",
             "two".into(),
-            "invalid type: string \"two\", expected u32",
+            "option \"min\": invalid type: string \"two\", expected u32",
         ),
         ("target", 2.0.into(), "target must be from 0.1 to 0.95"),
         ("mode", "off".into(), "call Disable"),
         (
             "min",
             vec![1_u32].into(),
-            "is not a number, a text or a boolean",
+            "option \"min\": the value is not a number, a text or a boolean",
         ),
+        ("hold", "long".into(), "option \"hold\": expected number"),
     ] {
         let (name, reason) = enable("web", key, value).await;
         assert_eq!(name, error_name::INVALID_ARGS, "{reason}");
