@@ -200,6 +200,18 @@ impl Fleet {
         }
     }
 
+    /// Checks the settings of a call, together with the defaults. `max_vcpus` is the maximum of the machine, if it is
+    /// known.
+    ///
+    /// # Errors
+    /// The key and the reason.
+    pub(crate) fn check(&self, settings: &Settings, max_vcpus: Option<u32>) -> Result<(), String> {
+        if let Some(max) = max_vcpus {
+            settings.fit(max)?;
+        }
+        settings.check_over(&self.defaults, max_vcpus.unwrap_or(u32::MAX))
+    }
+
     /// Returns the last changes of the machines by other callers, as far as they can matter.
     pub(crate) fn holds(&self, now: Duration) -> Holds {
         let held = |(name, machine): (&MachineName, &Scaled)| {
@@ -411,6 +423,29 @@ mod tests {
         );
         fleet.step(Duration::from_secs(2), readings(2));
         assert_eq!(fleet.holds(Duration::from_secs(2)), Holds::new());
+    }
+
+    #[test]
+    fn settings_of_a_call_fit_the_defaults_and_the_machine() {
+        let mut fleet = Fleet::new(8.0);
+        fleet.defaults = Settings::parse("max = 4").unwrap();
+        let check = |text, max| fleet.check(&Settings::parse(text).unwrap(), max);
+        assert_eq!(check("min = 4", None), Ok(()));
+        assert_eq!(
+            check("min = 5", Some(8)).unwrap_err(),
+            "max must be at least min, with the keys of autoscale.toml"
+        );
+        assert_eq!(check("min = 5\nmax = 6", Some(8)), Ok(()));
+        assert_eq!(
+            check("max = 6", Some(5)).unwrap_err(),
+            "max is 6, and the machine has at most 5 vCPUs"
+        );
+        assert_eq!(
+            check("min = 6\nmax = 7", Some(1)).unwrap_err(),
+            "min is 6, and the machine has at most 1 vCPU"
+        );
+        // The defaults are for machines of all sizes.
+        assert_eq!(check("min = 1", Some(2)), Ok(()));
     }
 
     #[test]

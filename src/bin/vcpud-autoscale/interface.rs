@@ -11,6 +11,7 @@ use zbus::{Connection, OwnedVariant, interface};
 use crate::authority::Authority;
 use crate::describe::Dict;
 use crate::error::Error;
+use crate::link::max_vcpus;
 use crate::settings::{Mode, Settings};
 
 /// The maximum number of options of a call.
@@ -19,7 +20,13 @@ const MAX_OPTIONS: usize = 16;
 /// A request of a caller to the service.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Enable(MachineName, Settings, oneshot::Sender<Result<(), Error>>),
+    /// The number is the maximum number of vCPUs of the machine, if it is known.
+    Enable(
+        MachineName,
+        Settings,
+        Option<u32>,
+        oneshot::Sender<Result<(), Error>>,
+    ),
     Disable(MachineName, oneshot::Sender<Result<(), Error>>),
     List(oneshot::Sender<BTreeMap<String, Dict>>),
     Explain(MachineName, oneshot::Sender<Option<Dict>>),
@@ -78,7 +85,8 @@ impl Autoscale {
         self.authority
             .check(bus, &header, machine, "enable")
             .await?;
-        self.ask(|reply| Command::Enable(name, settings, reply))
+        let max_vcpus = max_vcpus(bus, &name).await?;
+        self.ask(|reply| Command::Enable(name, settings, max_vcpus, reply))
             .await?
     }
 

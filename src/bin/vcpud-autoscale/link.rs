@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vcpud::autoscale::Outcome;
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MachineName, ROOT_PATH, error_name, name_of};
-use vcpud::proxy::{MachineProxy, Statistics, error_reply};
+use vcpud::proxy::{MachineProxy, ManagerProxy, Statistics, error_reply};
 use zbus::message::Type;
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::{
@@ -20,6 +20,7 @@ use zbus::{
 };
 
 use crate::counters::{Reading, state};
+use crate::error::Error;
 use crate::fleet::Facts;
 
 type Dict = HashMap<String, OwnedVariant>;
@@ -34,6 +35,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const READ_LIMIT: Duration = Duration::from_secs(10);
 /// How long a request may take beyond the limits of vcpud.
 const REQUEST_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long vcpud has to find a machine.
+const FIND_LIMIT: Duration = Duration::from_secs(3);
 
 /// The maximum number of changes of a machine that are kept for a reading.
 const MAX_COUNTS: usize = 64;
@@ -307,6 +311,31 @@ async fn highest_pinned(bus: &Connection, path: &str) -> zbus::Result<Option<u32
     let pins = tuning.get("pins").cloned();
     let pins: Option<Vec<(u32, String)>> = pins.and_then(|pins| pins.try_into().ok());
     Ok(pins.into_iter().flatten().map(|(vcpu, _)| vcpu).max())
+}
+
+/// Returns the maximum number of vCPUs of a machine, or `None` if vcpud does not know it yet.
+///
+/// # Errors
+/// vcpud does not have the machine, or does not answer in time.
+pub(crate) async fn max_vcpus(bus: &Connection, name: &MachineName) -> Result<Option<u32>, Error> {
+    let question = async {
+        let manager = ManagerProxy::builder(bus).cache_properties(CacheProperties::No);
+        let path = manager.build().await?.get_machine(name.as_str()).await?;
+        let machine = MachineProxy::builder(bus).path(path);
+        let machine = machine.cache_properties(CacheProperties::No).build();
+        Ok(machine.await?.max_vcpus().await?)
+    };
+    let answer = timeout(FIND_LIMIT, question).await;
+    match answer.map_err(|_| Error::io("vcpud does not answer in time"))? {
+        Ok(max) => Ok((max > 0).then_some(max)),
+        Err(error) if is_gone(&error) && !is_absent(&error) => {
+            Err(Error::no_such_machine(match error_reply(&error) {
+                Some((_, text)) => text,
+                None => error.to_string(),
+            }))
+        }
+        Err(error) => Err(Error::io(format!("vcpud does not answer: {error}"))),
+    }
 }
 
 /// Sets the number of vCPUs of a machine that has `from`. An addition ends as `until` says.

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 use vcpud::autoscale::{Decision, Outcome};
-use vcpud::names::{AUTOSCALE_PATH, MachineName, error_name};
+use vcpud::names::{AUTOSCALE_PATH, MachineName};
 use vcpud::process::monotonic;
-use vcpud::proxy::{ManagerProxy, error_reply};
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 
@@ -26,9 +25,6 @@ use crate::store::{Configuration, Origin, Store};
 
 /// Without settings of a machine, the service ends after this time without a call.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
-
-/// How long vcpud has to find a machine.
-const GET_LIMIT: Duration = Duration::from_secs(3);
 
 /// A machine, and how a request for it ended.
 type Ended = (MachineName, Result<(), (Outcome, String)>);
@@ -218,8 +214,8 @@ impl Service {
     async fn serve(&mut self, command: Command) {
         self.last_call = Instant::now();
         match command {
-            Command::Enable(name, settings, reply) => {
-                let _ = reply.send(self.enable(name, settings).await);
+            Command::Enable(name, settings, max_vcpus, reply) => {
+                let _ = reply.send(self.enable(name, settings, max_vcpus).await);
             }
             Command::Disable(name, reply) => {
                 let _ = reply.send(self.disable(&name).await);
@@ -251,19 +247,14 @@ impl Service {
         }
     }
 
-    async fn enable(&mut self, name: MachineName, settings: Settings) -> Result<(), Error> {
-        let manager = ManagerProxy::new(&self.bus).await;
-        let manager = manager.map_err(|error| Error::io(error.to_string()))?;
-        let found = timeout(GET_LIMIT, manager.get_machine(name.as_str())).await;
-        let found = found.map_err(|_| Error::io("vcpud does not answer in time"))?;
-        if let Err(error) = found {
-            return Err(match error_reply(&error) {
-                Some((error, text)) if error == error_name::NO_SUCH_MACHINE => {
-                    Error::no_such_machine(text)
-                }
-                _ => Error::io(format!("vcpud does not answer: {error}")),
-            });
-        }
+    async fn enable(
+        &mut self,
+        name: MachineName,
+        settings: Settings,
+        max_vcpus: Option<u32>,
+    ) -> Result<(), Error> {
+        let checked = self.fleet.check(&settings, max_vcpus);
+        checked.map_err(|error| Error::invalid_args(format!("{name}: {error}")))?;
         let is_new = !self.fleet.machines.contains_key(&name);
         if is_new && self.fleet.machines.len() >= MAX_MACHINES {
             return Err(Error::limit_exceeded(format!(

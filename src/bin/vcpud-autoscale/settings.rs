@@ -142,6 +142,32 @@ impl Settings {
             .map_err(|error| error.to_string())
     }
 
+    /// Checks the settings with those of `below` for absent keys, for a machine that can have `max_vcpus`.
+    ///
+    /// # Errors
+    /// The key and the reason.
+    pub(crate) fn check_over(&self, below: &Self, max_vcpus: u32) -> Result<(), String> {
+        self.check()?;
+        let limits = self.over(below).limits(max_vcpus).map(drop);
+        limits.map_err(|error| format!("{error}, with the keys of autoscale.toml"))
+    }
+
+    /// Checks that a machine with at most `max_vcpus` can have the numbers of vCPUs.
+    ///
+    /// # Errors
+    /// The key and the reason.
+    pub(crate) fn fit(&self, max_vcpus: u32) -> Result<(), String> {
+        for (key, count) in [("min", self.min), ("max", self.max)] {
+            if let Some(count) = count.filter(|count| *count > max_vcpus) {
+                let plural = if max_vcpus == 1 { "" } else { "s" };
+                return Err(format!(
+                    "{key} is {count}, and the machine has at most {max_vcpus} vCPU{plural}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Returns these settings, with those of `below` for absent keys.
     pub(crate) fn over(&self, below: &Self) -> Self {
         Self {

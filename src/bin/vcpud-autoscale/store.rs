@@ -101,6 +101,7 @@ impl Store {
         for (directory, origin) in directories {
             configuration.add(&directory, origin);
         }
+        configuration.check();
         configuration.errors.truncate(MAX_ERRORS);
         configuration
     }
@@ -166,6 +167,15 @@ impl Store {
 }
 
 impl Configuration {
+    /// Reports settings that are not valid together with the defaults.
+    fn check(&mut self) {
+        for (name, (settings, _)) in &self.machines {
+            if let Err(error) = settings.check_over(&self.defaults, u32::MAX) {
+                self.errors.push(format!("{name}: not scaled: {error}"));
+            }
+        }
+    }
+
     fn add(&mut self, directory: &Path, origin: Origin) {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries.flatten(),

@@ -59,6 +59,7 @@ async fn settings_survive_a_restart_and_precede_files() {
         "mode = \"observe\"\nmax = 3\n",
     );
     Autoscaler::configure(&world, "autoscale.d/db.toml", "maxx = 3\n");
+    Autoscaler::configure(&world, "autoscale.d/mail.toml", "max = 1\n");
     let mut autoscaler = Autoscaler::start(&world).await;
     let explanation = autoscaler.explains("web", "below-min").await;
     let of = |key: &str| explanation[key].clone();
@@ -68,7 +69,11 @@ async fn settings_survive_a_restart_and_precede_files() {
         ("observe".into(), "file".into())
     );
     let errors = autoscaler.proxy.configuration_errors().await.unwrap();
-    assert_eq!(errors.len(), 1);
+    assert_eq!(errors.len(), 2);
+    assert_eq!(
+        errors[1],
+        "mail: not scaled: max must be at least min, with the keys of autoscale.toml"
+    );
     for part in ["autoscale.d/db.toml: not used", "unknown field `maxx`"] {
         assert!(errors[0].contains(part), "{errors:?}");
     }
@@ -96,6 +101,7 @@ async fn wrong_calls_are_explained() {
     let world = World::without_polkit().await;
     let _peer = world.peer("web", Model::x86(1, 4));
     world.machine("web").await;
+    Autoscaler::configure(&world, "autoscale.toml", "min = 2\n");
     let autoscaler = Autoscaler::start(&world).await;
     let enable = async |name: &str, key: &str, value: Variant<'_>| {
         let options = HashMap::from([(key, value)]);
@@ -122,6 +128,16 @@ async fn wrong_calls_are_explained() {
         assert_eq!(name, error_name::INVALID_ARGS, "{reason}");
         assert!(reason.contains(text), "{reason}");
     }
+    let (name, text) = enable("web", "max", 5_u32.into()).await;
+    assert_eq!(name, error_name::INVALID_ARGS, "{text}");
+    assert_eq!(text, "web: max is 5, and the machine has at most 4 vCPUs");
+    let (name, text) = enable("web", "max", 1_u32.into()).await;
+    assert_eq!(name, error_name::INVALID_ARGS, "{text}");
+    assert_eq!(
+        text,
+        "web: max must be at least min, with the keys of autoscale.toml"
+    );
+    assert_eq!(autoscaler.proxy.list().await.unwrap().len(), 0);
     let (name, text) = enable("wbe", "min", 1_u32.into()).await;
     assert_eq!(name, error_name::NO_SUCH_MACHINE, "{text}");
     let (name, text) = enable("a/b", "min", 1_u32.into()).await;

@@ -144,6 +144,25 @@ async fn a_hold_survives_the_death_of_the_autoscaler() {
 
 /// Scripted vcpud, dbus-daemon.
 #[tokio::test]
+async fn other_calls_do_not_wait_for_enable() {
+    let world = World::without_service().await;
+    let vcpud = Scripted::start(&world, State::default()).await;
+    let autoscaler = Autoscaler::start(&world).await;
+    vcpud.hang(true);
+    let enabled = autoscaler.proxy.enable("web", HashMap::new());
+    let others = async {
+        vcpud.is_asked(1).await;
+        autoscaler.proxy.list().await.unwrap();
+    };
+    tokio::select! {
+        biased;
+        result = enabled => panic!("{result:?} before the reply of List"),
+        () = others => {}
+    }
+}
+
+/// Scripted vcpud, dbus-daemon.
+#[tokio::test]
 async fn pinned_vcpus_stay() {
     let world = World::without_service().await;
     let state = State {

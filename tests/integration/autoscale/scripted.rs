@@ -111,7 +111,9 @@ pub(super) struct Scripted {
     state: Arc<Mutex<State>>,
     /// The requests: the numbers of vCPUs before and after.
     requests: watch::Sender<Vec<(u32, u32)>>,
-    /// Calls of `GetStatistics` wait while this is true.
+    /// The number of calls of `GetMachine`.
+    found: watch::Sender<u32>,
+    /// Calls of `GetStatistics` and `GetMachine` wait while this is true.
     hangs: watch::Sender<bool>,
 }
 
@@ -122,6 +124,7 @@ impl Scripted {
             state: Arc::new(Mutex::new(state)),
             requests: watch::Sender::default(),
             hangs: watch::Sender::default(),
+            found: watch::Sender::default(),
         };
         let objects = world.connection.object_server();
         let root = "/org/vcpud1";
@@ -172,6 +175,13 @@ impl Scripted {
         within(what, matching).await.unwrap().clone()
     }
 
+    /// Waits for a call of `GetMachine`.
+    pub(super) async fn is_asked(&self, count: u32) {
+        let mut found = self.found.subscribe();
+        let asked = found.wait_for(|calls| *calls >= count);
+        within("a call of GetMachine", asked).await.unwrap();
+    }
+
     pub(super) fn requested(&self) -> Vec<(u32, u32)> {
         self.requests.borrow().clone()
     }
@@ -188,7 +198,10 @@ impl Manager {
         HashMap::from([(path, self.0.state.lock().unwrap().statistics())])
     }
 
-    fn get_machine(&self, _name: &str) -> OwnedObjectPath {
+    async fn get_machine(&self, _name: &str) -> OwnedObjectPath {
+        self.0.found.send_modify(|calls| *calls += 1);
+        let mut hangs = self.0.hangs.subscribe();
+        let _ = hangs.wait_for(|hangs| !hangs).await;
         OwnedObjectPath::try_from(PATH).unwrap()
     }
 }
@@ -227,6 +240,11 @@ impl Machine {
     #[zbus(property)]
     fn leader(&self) -> u32 {
         std::process::id()
+    }
+
+    #[zbus(property)]
+    fn max_vcpus(&self) -> u32 {
+        self.0.state.lock().unwrap().max
     }
 
     #[zbus(property)]
