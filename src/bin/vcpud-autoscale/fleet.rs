@@ -14,8 +14,6 @@ use crate::store::{Configuration, Origin};
 
 /// The maximum number of requests at a time. A bus daemon lets a connection wait for 128 replies, and samples need some.
 const MAX_REQUESTS: usize = 32;
-/// The maximum number of machines.
-pub(crate) const MAX_MACHINES: usize = 4096;
 
 /// The longest hold.
 const MAX_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
@@ -198,6 +196,11 @@ impl Fleet {
                 self.machines.insert(name, Scaled::new(settings, origin));
             }
         }
+    }
+
+    /// Forgets a machine.
+    pub(crate) fn disable(&mut self, name: &MachineName) {
+        self.machines.remove(name);
     }
 
     /// Checks the settings of a call, together with the defaults. `max_vcpus` is the maximum of the machine, if it is

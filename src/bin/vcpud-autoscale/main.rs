@@ -78,7 +78,26 @@ async fn serve() -> zbus::Result<()> {
     ];
     let [terminated, interrupted] = &mut ends;
     let mut hangups = signal(SignalKind::hangup())?;
-    let bus = Connection::system().await?;
+    let (reloader, reloads) = mpsc::channel(1);
+    let reload = async {
+        while hangups.recv().await.is_some() {
+            let _ = reloader.send(()).await;
+        }
+    };
+    tokio::select! {
+        ended = run(reloads) => ended,
+        () = reload => Ok(()),
+        _ = terminated.recv() => Ok(()),
+        _ = interrupted.recv() => Ok(()),
+    }
+}
+
+/// Starts the service, and runs it until it is not needed.
+async fn run(reloads: mpsc::Receiver<()>) -> zbus::Result<()> {
+    let bus = Connection::system().await;
+    let bus = bus.map_err(|error| {
+        zbus::Error::Failure(format!("cannot connect to the system bus: {error}"))
+    })?;
     let mut service = Service::new(bus.clone(), Store::from_environment()).await;
     let (sender, commands) = mpsc::channel(64);
     bus.object_server()
@@ -86,19 +105,14 @@ async fn serve() -> zbus::Result<()> {
         .await?;
     // A second instance ends: two would undo each other's changes.
     let flags = RequestNameFlags::DO_NOT_QUEUE;
-    bus.request_name_with_flags(AUTOSCALE_NAME, flags).await?;
-    let (reloader, reloads) = mpsc::channel(1);
-    let reload = async {
-        while hangups.recv().await.is_some() {
-            let _ = reloader.send(()).await;
-        }
-    };
+    let named = bus.request_name_with_flags(AUTOSCALE_NAME, flags).await;
+    named.map_err(|error| match error {
+        zbus::Error::NameTaken => zbus::Error::Failure(format!(
+            "another vcpud-autoscale runs: the name {AUTOSCALE_NAME} has an owner; end that process first"
+        )),
+        error => error,
+    })?;
     vcpud::systemd::ready();
     info!("ready");
-    tokio::select! {
-        ended = service.run(commands, reloads) => ended,
-        () = reload => Ok(()),
-        _ = terminated.recv() => Ok(()),
-        _ = interrupted.recv() => Ok(()),
-    }
+    service.run(commands, reloads).await
 }

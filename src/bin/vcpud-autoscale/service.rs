@@ -16,12 +16,12 @@ use zbus::object_server::SignalEmitter;
 
 use crate::describe;
 use crate::error::Error;
-use crate::fleet::{Action, Fleet, MAX_MACHINES};
+use crate::fleet::{Action, Fleet};
 use crate::holds::Holds;
 use crate::interface::{Autoscale, Command, not_scaled};
 use crate::link::{Link, Readings, request};
 use crate::settings::{Mode, Settings};
-use crate::store::{Configuration, Origin, Store};
+use crate::store::{Configuration, MAX_MACHINES, Origin, Store};
 
 /// Without settings of a machine, the service ends after this time without a call.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
@@ -271,13 +271,14 @@ impl Service {
         if !self.fleet.machines.contains_key(name) {
             return Err(not_scaled(name.as_str()));
         }
+        let (store, machine) = (self.store.clone(), name.clone());
+        let has_file = spawn_blocking(move || store.has_file(&machine)).await;
         // A file of the administrator stays, and the call precedes it.
-        self.save(name.clone(), None).await?;
-        self.reload().await;
-        if self.fleet.machines.contains_key(name) {
-            let off = Settings::off();
-            self.save(name.clone(), Some(off.clone())).await?;
-            self.fleet.enable(name.clone(), off, Origin::Call);
+        let off = has_file.unwrap_or(true).then(Settings::off);
+        self.save(name.clone(), off.clone()).await?;
+        match off {
+            Some(off) => self.fleet.enable(name.clone(), off, Origin::Call),
+            None => self.fleet.disable(name),
         }
         info!("{name}: no longer scaled");
         Ok(())

@@ -9,11 +9,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use vcpud::names::MachineName;
+use vcpud::names::{InvalidMachineName, MachineName};
 use vcpud::process::monotonic;
 
 use crate::holds::{self, Holds, Now};
 use crate::settings::{Settings, with_line};
+
+/// The maximum number of machines with settings.
+pub(crate) const MAX_MACHINES: usize = 4096;
 
 /// The maximum length of a file, in bytes.
 const MAX_LENGTH: u64 = 64 * 1024;
@@ -95,8 +98,9 @@ impl Store {
             Err(error) => configuration.errors.push(describe(&main, &error)),
         }
         let directories = [
-            (self.configuration.join("autoscale.d"), Origin::File),
+            // A call precedes a file.
             (self.state.clone(), Origin::Call),
+            (self.configuration.join("autoscale.d"), Origin::File),
         ];
         for (directory, origin) in directories {
             configuration.add(&directory, origin);
@@ -104,6 +108,12 @@ impl Store {
         configuration.check();
         configuration.errors.truncate(MAX_ERRORS);
         configuration
+    }
+
+    /// Returns whether the administrator has a file for a machine.
+    pub(crate) fn has_file(&self, name: &MachineName) -> bool {
+        let directory = self.configuration.join("autoscale.d");
+        directory.join(format!("{name}.toml")).exists()
     }
 
     /// Persists the settings of a machine.
@@ -182,12 +192,20 @@ impl Configuration {
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => return self.errors.push(describe(directory, &error.to_string())),
         };
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        let is_new = |path: &PathBuf| {
+            let is_known = name(path).is_ok_and(|name| self.machines.contains_key(&name));
+            path.extension() == Some(OsStr::new("toml")) && !is_known
+        };
+        let paths = entries.map(|entry| entry.path()).filter(is_new);
+        let mut paths: Vec<PathBuf> = paths.collect();
         paths.sort();
-        for path in paths {
-            if path.extension() != Some(OsStr::new("toml")) {
-                continue;
-            }
+        let room = MAX_MACHINES.saturating_sub(self.machines.len());
+        if let Some(path) = paths.get(room) {
+            let left = paths.len() - room;
+            let error = format!("{left} files from here on; the limit is {MAX_MACHINES} machines");
+            self.errors.push(describe(path, &error));
+        }
+        for path in paths.into_iter().take(room) {
             match machine(&path) {
                 Ok((name, settings)) => {
                     self.machines.insert(name, (settings, origin));
@@ -206,9 +224,14 @@ fn now() -> Now {
     }
 }
 
-fn machine(path: &Path) -> Result<(MachineName, Settings), String> {
+/// Returns the machine that a file is about.
+fn name(path: &Path) -> Result<MachineName, InvalidMachineName> {
     let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
-    let name = name.parse().map_err(|error| format!("{error}"))?;
+    name.parse()
+}
+
+fn machine(path: &Path) -> Result<(MachineName, Settings), String> {
+    let name = name(path).map_err(|error| error.to_string())?;
     let text = read(path, MAX_LENGTH)?.ok_or("the file does not exist")?;
     Ok((name, Settings::parse(&text)?))
 }
@@ -260,4 +283,45 @@ fn read(path: &Path, limit: u64) -> Result<Option<String>, String> {
         return Err(format!("the file is longer than {limit} bytes"));
     }
     Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(directory: &Path) -> Store {
+        let store = Store {
+            configuration: directory.join("etc"),
+            state: directory.join("state"),
+        };
+        fs::create_dir_all(store.configuration.join("autoscale.d")).unwrap();
+        fs::create_dir(&store.state).unwrap();
+        store
+    }
+
+    #[test]
+    fn the_number_of_files_is_limited() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        let files = store.configuration.join("autoscale.d");
+        for number in 0..MAX_MACHINES + 3 {
+            fs::write(files.join(format!("vm-{number:04}.toml")), "").unwrap();
+        }
+        // A call precedes files, also that of the same machine.
+        for name in ["vm-4098", "zoo"] {
+            store
+                .save(&name.parse().unwrap(), &Settings::off())
+                .unwrap();
+        }
+        let configuration = store.read();
+        assert_eq!(configuration.machines.len(), MAX_MACHINES);
+        for name in ["zoo", "vm-4098"] {
+            assert_eq!(configuration.machines[name].1, Origin::Call);
+        }
+        let [error] = configuration.errors.as_slice() else {
+            panic!("{:?}", configuration.errors);
+        };
+        let text = "vm-4094.toml: not used: 4 files from here on; the limit is 4096 machines";
+        assert!(error.ends_with(text), "{error}");
+    }
 }

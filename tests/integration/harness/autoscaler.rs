@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::process::Command;
 use tokio::time::timeout;
 use vcpud::names::AUTOSCALE_NAME;
 use vcpud::proxy::AutoscaleProxy;
@@ -30,21 +31,12 @@ impl Autoscaler {
         let arguments = &[(0, AUTOSCALE_NAME)];
         let owners = daemon.receive_name_owner_changed_with_args(arguments);
         let mut owners = owners.await.expect("the bus works");
-        let state = Self::directory(world, "autoscale-state");
         let main = Self::directory(world, "autoscale-etc").join("autoscale.toml");
         if !main.exists() {
             // The host of a scripted machine is larger.
             Self::configure(world, "autoscale.toml", "host-cpus = 64");
         }
-        let mut command = command(env!("CARGO_BIN_EXE_vcpud-autoscale"));
-        command
-            .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())
-            .env(
-                "CONFIGURATION_DIRECTORY",
-                Self::directory(world, "autoscale-etc"),
-            )
-            .env("STATE_DIRECTORY", state);
-        let process = Process::spawn("vcpud-autoscale", &mut command);
+        let process = Process::spawn("vcpud-autoscale", &mut Self::command(world));
         let owned = async {
             while let Some(change) = owners.next().await {
                 if change.args().expect("sss").new_owner().is_some() {
@@ -59,6 +51,24 @@ impl Autoscaler {
             process,
             proxy: builder.build().await.expect("a proxy"),
         }
+    }
+
+    /// Returns the command that starts it.
+    pub(crate) fn command(world: &World) -> Command {
+        let mut command = command(env!("CARGO_BIN_EXE_vcpud-autoscale"));
+        command
+            .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())
+            .env(
+                "CONFIGURATION_DIRECTORY",
+                Self::directory(world, "autoscale-etc"),
+            )
+            .env("STATE_DIRECTORY", Self::state_directory(world));
+        command
+    }
+
+    /// Returns its state directory.
+    pub(crate) fn state_directory(world: &World) -> PathBuf {
+        Self::directory(world, "autoscale-state")
     }
 
     fn directory(world: &World, name: &str) -> PathBuf {
