@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use vcpud::names::action_id;
+use zbus::Connection;
 use zbus::message::{Flags, Header};
-use zbus::{Connection, fdo};
 use zbus_polkit::policykit1::{
     AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject,
 };
@@ -18,73 +17,43 @@ use crate::error::Error;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a person may take to type a password.
 const DIALOG_LIMIT: Duration = Duration::from_secs(300);
-/// The maximum number of questions at a time. A bus daemon lets a connection wait for 128 replies.
-const MAX_QUESTIONS: usize = 32;
-
-/// Asks polkit.
-#[derive(Debug)]
-pub(crate) struct Authority {
-    questions: Semaphore,
-}
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        Self {
-            questions: Semaphore::new(MAX_QUESTIONS),
-        }
+/// Authorizes the sender of a call, who is the user `uid`, to change the scaling of `machine`.
+///
+/// # Errors
+/// polkit denies it, requires a password that the call does not allow to ask for, or does not answer.
+pub(crate) async fn check(
+    bus: &Connection,
+    header: &Header<'_>,
+    uid: u32,
+    machine: &str,
+    operation: &str,
+) -> Result<(), Error> {
+    let denied =
+        |why: &str| Error::access_denied(format!("{}: {why}", action_id::MANAGE_AUTOSCALE));
+    if uid == 0 {
+        return Ok(());
     }
-
-    /// Authorizes the sender of a call that changes the scaling of `machine`.
-    ///
-    /// # Errors
-    /// polkit denies it, requires a password that the call does not allow to ask for, or does not answer.
-    pub(crate) async fn check(
-        &self,
-        bus: &Connection,
-        header: &Header<'_>,
-        machine: &str,
-        operation: &str,
-    ) -> Result<(), Error> {
-        let denied =
-            |why: &str| Error::access_denied(format!("{}: {why}", action_id::MANAGE_AUTOSCALE));
-        let sender = header
-            .sender()
-            .ok_or_else(|| denied("the call has no sender"))?;
-        let daemon = fdo::DBusProxy::new(bus)
-            .await
-            .map_err(|error| denied(&error.to_string()))?;
-        let user = daemon
-            .get_connection_unix_user(sender.to_owned().into())
-            .await;
-        let uid = user.map_err(|error| denied(&error.to_string()))?;
-        if uid == 0 {
-            return Ok(());
-        }
-        let _turn = self.questions.try_acquire().map_err(|_| {
-            Error::limit_exceeded(format!("polkit has {MAX_QUESTIONS} questions; try again"))
-        })?;
-        let is_interactive = header
-            .primary()
-            .flags()
-            .contains(Flags::ALLOW_INTERACTIVE_AUTH);
-        let uid = uid.to_string();
-        let details = HashMap::from([
-            ("machine", machine),
-            ("operation", operation),
-            ("uid", &uid),
-        ]);
-        let answer = ask(bus, header, &details, is_interactive).await;
-        let answer = answer.map_err(|error| denied(&format!("polkit did not answer ({error})")))?;
-        if answer.is_authorized {
-            Ok(())
-        } else if answer.is_challenge && !is_interactive {
-            Err(Error::password_required(format!(
-                "{} needs authentication, and the call does not allow to ask for it",
-                action_id::MANAGE_AUTOSCALE
-            )))
-        } else {
-            Err(denied("not authorized by polkit"))
-        }
+    let is_interactive = header
+        .primary()
+        .flags()
+        .contains(Flags::ALLOW_INTERACTIVE_AUTH);
+    let uid = uid.to_string();
+    let details = HashMap::from([
+        ("machine", machine),
+        ("operation", operation),
+        ("uid", &uid),
+    ]);
+    let answer = ask(bus, header, &details, is_interactive).await;
+    let answer = answer.map_err(|error| denied(&format!("polkit did not answer ({error})")))?;
+    if answer.is_authorized {
+        Ok(())
+    } else if answer.is_challenge && !is_interactive {
+        Err(Error::password_required(format!(
+            "{} needs authentication, and the call does not allow to ask for it",
+            action_id::MANAGE_AUTOSCALE
+        )))
+    } else {
+        Err(denied("not authorized by polkit"))
     }
 }
 

@@ -8,7 +8,8 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, OwnedVariant, interface};
 
-use crate::authority::Authority;
+use crate::admission::Admission;
+use crate::authority;
 use crate::describe::Dict;
 use crate::error::Error;
 use crate::link::max_vcpus;
@@ -37,15 +38,15 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Autoscale {
     commands: mpsc::Sender<Command>,
-    authority: Authority,
+    admission: Admission,
 }
 
 impl Autoscale {
     pub(crate) fn new(commands: mpsc::Sender<Command>) -> Self {
-        let authority = Authority::new();
+        let admission = Admission::new();
         Self {
             commands,
-            authority,
+            admission,
         }
     }
 
@@ -68,6 +69,7 @@ impl Autoscale {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<(), Error> {
+        let turn = self.admission.admit(bus, &header).await?;
         let name = machine_name(machine)?;
         if options.len() > MAX_OPTIONS {
             let text = format!(
@@ -82,9 +84,7 @@ impl Autoscale {
                 "the mode is \"on\" or \"observe\"; call Disable to end the scaling",
             ));
         }
-        self.authority
-            .check(bus, &header, machine, "enable")
-            .await?;
+        authority::check(bus, &header, turn.uid, machine, "enable").await?;
         let max_vcpus = max_vcpus(bus, &name).await?;
         self.ask(|reply| Command::Enable(name, settings, max_vcpus, reply))
             .await?
@@ -96,20 +96,30 @@ impl Autoscale {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<(), Error> {
+        let turn = self.admission.admit(bus, &header).await?;
         let name = machine_name(machine)?;
-        self.authority
-            .check(bus, &header, machine, "disable")
-            .await?;
+        authority::check(bus, &header, turn.uid, machine, "disable").await?;
         self.ask(|reply| Command::Disable(name, reply)).await?
     }
 
     #[zbus(out_args("machines"))]
-    async fn list(&self) -> Result<BTreeMap<String, Dict>, Error> {
+    async fn list(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<BTreeMap<String, Dict>, Error> {
+        let _turn = self.admission.admit(bus, &header).await?;
         self.ask(Command::List).await
     }
 
     #[zbus(out_args("explanation"))]
-    async fn explain(&self, machine: &str) -> Result<Dict, Error> {
+    async fn explain(
+        &self,
+        machine: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<Dict, Error> {
+        let _turn = self.admission.admit(bus, &header).await?;
         let name = machine_name(machine)?;
         let explanation = self.ask(|reply| Command::Explain(name, reply)).await?;
         explanation.ok_or_else(|| not_scaled(machine))

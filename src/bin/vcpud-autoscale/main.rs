@@ -1,6 +1,7 @@
 //! The autoscaler: a client of vcpud that sets the number of vCPUs of machines by their load. It has no rights of its
 //! own, and decides with `vcpud::autoscale`.
 
+mod admission;
 mod authority;
 mod counters;
 mod describe;

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use vcpud::names::error_name;
-use vcpud::proxy::error_reply;
+use vcpud::proxy::{AutoscaleProxy, error_reply};
 use zbus::Variant;
+use zbus::proxy::CacheProperties;
 
 use crate::harness::*;
 
@@ -148,6 +151,37 @@ async fn wrong_calls_are_explained() {
         .vcpuctl(&["autoscale", "web", "--off", "--min", "2"])
         .await;
     assert_eq!(status, 2, "{complaint}");
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd.
+#[tokio::test]
+async fn a_user_has_eight_calls_at_a_time() {
+    let world = World::with_polkit("").await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    let autoscaler = Autoscaler::start(&world).await;
+    world.polkit.as_ref().unwrap().pause();
+    let refused = world.with_nobody(async |manager| {
+        let builder = AutoscaleProxy::builder(manager.inner().connection());
+        let proxy = builder
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .unwrap();
+        let mut calls: FuturesUnordered<_> = (0..9)
+            .map(|_| proxy.enable("web", HashMap::new()))
+            .collect();
+        // The others wait for polkit.
+        let first = error(calls.next().await.unwrap());
+        let own = error(proxy.list().await.map(drop));
+        [first, own]
+    });
+    for (name, text) in refused.await {
+        assert_eq!(name, error_name::LIMIT_EXCEEDED, "{text}");
+        assert!(text.starts_with("8 calls of user 65534"), "{text}");
+    }
+    autoscaler.proxy.list().await.unwrap();
+    world.polkit.as_ref().unwrap().resume();
 }
 
 /// Scripted QEMU, dbus-daemon, polkitd.
