@@ -17,6 +17,7 @@ mod idle;
 pub mod ids;
 pub mod inventory;
 mod limited;
+pub mod log;
 pub mod machine;
 pub mod names;
 pub mod placement;

@@ -39,6 +39,15 @@ pub type Statistics = (
     Vec<HashMap<String, OwnedVariant>>,
 );
 
+/// Returns the number that a dictionary of the service has for `key`.
+pub fn number(values: &HashMap<String, OwnedVariant>, key: &str) -> Option<u64> {
+    match &**values.get(key)? {
+        Variant::U32(number) => Some((*number).into()),
+        Variant::U64(number) => Some(*number),
+        _ => None,
+    }
+}
+
 #[proxy(
     interface = "org.vcpud1.Manager",
     default_service = "org.vcpud1",

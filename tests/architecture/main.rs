@@ -51,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("inventory", &["ids", "text"]),
     ("limited", &[]),
+    ("log", &[]),
     (
         "machine",
         &[

@@ -1,13 +1,10 @@
 //! From two readings of the counters of a machine to a sample for the policy. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use vcpud::autoscale::{Load, MachineState, Sample};
-use vcpud::proxy::Statistics;
-use zbus::OwnedVariant;
-
-type Dict = HashMap<String, OwnedVariant>;
+use vcpud::proxy::{Statistics, number};
 
 /// The counters of a machine at one time.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,14 +85,6 @@ impl Reading {
             stolen,
             throttled,
         })
-    }
-}
-
-fn number(dict: &Dict, key: &str) -> Option<u64> {
-    match &**dict.get(key)? {
-        zbus::Variant::U32(value) => Some(u64::from(*value)),
-        zbus::Variant::U64(value) => Some(*value),
-        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{StreamExt, select_all};
+use futures_util::stream::{self, StreamExt, select_all};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -38,6 +38,9 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long vcpud has to find a machine.
 const FIND_LIMIT: Duration = Duration::from_secs(3);
+
+/// The maximum number of machines whose pins are read at a time.
+const MAX_PINS: usize = 16;
 
 /// The maximum number of changes of a machine that are kept for a reading.
 const MAX_COUNTS: usize = 64;
@@ -187,19 +190,28 @@ impl Link {
         })
     }
 
-    async fn read_unlimited(&mut self, names: &HashSet<MachineName>) -> zbus::Result<Readings> {
-        self.refresh().await?;
-        for name in names {
-            let path = name.object_path();
-            if self.unread_pins.contains(&path) {
-                // Without the pins, there is no reading, and so no removal.
-                let pinned = highest_pinned(&self.bus, &path).await?;
-                self.unread_pins.remove(&path);
-                if let Some(facts) = self.machines.get_mut(&path) {
-                    facts.highest_pinned = pinned;
-                }
+    /// Reads the pins that may have changed. Without the pins, there is no reading, and so no removal.
+    async fn read_pins(&mut self, names: &HashSet<MachineName>) -> zbus::Result<()> {
+        let paths = names.iter().map(MachineName::object_path);
+        let unread: Vec<String> = paths
+            .filter(|path| self.unread_pins.contains(path))
+            .collect();
+        let bus = &self.bus;
+        let read = async |path: String| (highest_pinned(bus, &path).await, path);
+        let mut pins = stream::iter(unread).map(read).buffer_unordered(MAX_PINS);
+        while let Some((pinned, path)) = pins.next().await {
+            let pinned = pinned?;
+            self.unread_pins.remove(&path);
+            if let Some(facts) = self.machines.get_mut(&path) {
+                facts.highest_pinned = pinned;
             }
         }
+        Ok(())
+    }
+
+    async fn read_unlimited(&mut self, names: &HashSet<MachineName>) -> zbus::Result<Readings> {
+        self.refresh().await?;
+        self.read_pins(names).await?;
         let manager = proxy(&self.bus, ROOT_PATH, vcpud::names::MANAGER_INTERFACE).await?;
         let options: HashMap<&str, Variant<'_>> = HashMap::new();
         let read = call(&manager, "GetStatistics", &(options,)).await;
@@ -323,7 +335,7 @@ pub(crate) async fn max_vcpus(bus: &Connection, name: &MachineName) -> Result<Op
         let path = manager.build().await?.get_machine(name.as_str()).await?;
         let machine = MachineProxy::builder(bus).path(path);
         let machine = machine.cache_properties(CacheProperties::No).build();
-        Ok(machine.await?.max_vcpus().await?)
+        machine.await?.max_vcpus().await
     };
     let answer = timeout(FIND_LIMIT, question).await;
     match answer.map_err(|_| Error::io("vcpud does not answer in time"))? {

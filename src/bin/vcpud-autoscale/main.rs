@@ -15,7 +15,7 @@ mod settings;
 mod simulate;
 mod store;
 
-use std::io::{self, Write, stderr};
+use std::io::{Write, stderr};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -55,13 +55,7 @@ async fn main() -> ExitCode {
             }
         };
     }
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        // The journal has the time.
-        .without_time()
-        .init();
+    vcpud::log::start();
     match serve().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -30,13 +30,7 @@ struct Arguments {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        // The journal has the time.
-        .without_time()
-        .init();
+    vcpud::log::start();
     let listener = match listener() {
         Ok(listener) => listener,
         Err(error) => {

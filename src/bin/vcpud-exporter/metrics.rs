@@ -7,8 +7,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use vcpud::proxy::Statistics;
-use zbus::Variant;
+use vcpud::proxy::{Statistics, number};
 
 /// The statistics of all machines, by name.
 #[derive(Debug)]
@@ -142,15 +141,6 @@ impl Metric {
             }
         }
         Ok(())
-    }
-}
-
-/// Returns the number that `values` has for `key`.
-fn number(values: &Dict, key: &str) -> Option<u64> {
-    match &**values.get(key)? {
-        Variant::U32(number) => Some((*number).into()),
-        Variant::U64(number) => Some(*number),
-        _ => None,
     }
 }
 
