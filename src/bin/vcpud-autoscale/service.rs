@@ -192,7 +192,8 @@ impl Service {
                 Mode::On => "sets",
                 Mode::Observe | Mode::Off => "would set",
             };
-            info!("{name}: {what} {to} vCPUs instead of {from}: {reason}");
+            let plural = if to == 1 { "" } else { "s" };
+            info!("{name}: {what} {to} vCPU{plural} instead of {from}: {reason}");
         }
         let mut details = describe::numbers(decision);
         details.insert("mode", mode.as_str().into());
