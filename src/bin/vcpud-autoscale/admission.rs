@@ -127,6 +127,7 @@ mod tests {
         let mut turns = Vec::new();
         let text = full(&mut turns, 1000);
         assert_eq!(text, "8 calls of user 1000 are in progress; try again");
+        assert_eq!(turns.len(), 8);
         (1001..1004).for_each(|uid| drop(full(&mut turns, uid)));
         assert_eq!(turns.len(), MAX_OF_USERS);
         let text = full(&mut turns, 1004);
