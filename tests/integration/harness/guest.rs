@@ -357,6 +357,18 @@ impl Qemu {
         assert!(!lines[said..].contains(&failed), "the guest cannot {order}");
     }
 
+    /// Returns the load average of the guest over one minute.
+    pub(crate) async fn load_average(&mut self) -> f64 {
+        self.order("average").await;
+        let console = self.console.borrow();
+        let mut averages = console
+            .iter()
+            .rev()
+            .filter_map(|line| line.strip_prefix("AVERAGE "));
+        let average = averages.next().expect("it is the answer");
+        average.parse().expect("a number")
+    }
+
     /// Resets the guest, and waits until it has booted again.
     pub(crate) async fn reset(&mut self) {
         let boots = |lines: &Vec<String>| lines.iter().filter(|l| *l == "GUEST-READY").count();

@@ -2,7 +2,6 @@
 
 mod chart;
 mod course;
-mod duel;
 
 use std::collections::HashMap;
 

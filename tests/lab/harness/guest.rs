@@ -68,7 +68,6 @@ impl Guest {
     }
 
     /// Boots Linux with one vCPU and a load: numbers of busy threads, each for a time in seconds, one after the other.
-    /// The guest reports the number (`LOAD 2`, and `LOAD -1` at the end) and its load average (`AVERAGE 1.52`).
     pub(crate) async fn loaded(name: &str, load: &[(u32, u32)]) -> Self {
         let null = "/bin/busybox mknod /dev/null c 1 3;";
         let burn = "b() { while :; do :; done; };";
@@ -76,10 +75,7 @@ impl Guest {
         let end = "/bin/busybox sleep $2; kill $(jobs -p); wait;";
         let steps = load.iter().map(|(busy, time)| format!("l {busy} {time};"));
         let steps: String = steps.collect();
-        let steps = format!("l() {{ echo LOAD $1; {start} {end} }}; ({steps} echo LOAD -1) &");
-        let read = "read -r a b </proc/loadavg && echo AVERAGE $a; /bin/busybox sleep 5;";
-        let report = format!("(while :; do {read} done) &");
-        let script = format!("{null} {burn} {steps} {report} exec /init");
+        let script = format!("{null} {burn} l() {{ {start} {end} }}; ({steps}) & exec /init");
         let options = format!("rdinit=/bin/busybox -- sh -c \"{script}\"");
         let mut guest = Self::start(Place::Here, name, &options, &[]).await;
         guest.online("0").await;
@@ -241,16 +237,6 @@ impl Guest {
             .next()
             .unwrap_or_else(|| panic!("no {name:?} in {tasks:?}"))
             .0
-    }
-
-    /// Returns the number in the last line of the console that begins with `word`, if there is one.
-    pub(crate) fn reported(&self, word: &str) -> Option<f64> {
-        let console = self.console.borrow();
-        let mut numbers = console.iter().rev().filter_map(|line| {
-            let (first, number) = line.split_once(' ')?;
-            (first == word).then(|| number.parse().ok())?
-        });
-        numbers.next()
     }
 
     /// Waits until the console of the guest has `text`.

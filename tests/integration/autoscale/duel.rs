@@ -1,9 +1,10 @@
-//! The policy of vcpud and two others, one after the other, on equal guests with the same load, for the table in
-//! `doc/autoscaling.md`. The others are those of the simulator, and the guest reports its load average.
+//! The policy of vcpud and two others, one after the other, on equal real guests with the same load, for the table in
+//! `doc/autoscaling.md`. The others are those of the simulator. The guests need a host that does nothing else.
 
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -13,22 +14,18 @@ use vcpud::autoscale::simulation::{LoadAverage, Policy, Threshold};
 use vcpud::proxy::{ManagerProxy, Statistics};
 use zbus::{OwnedVariant, Variant};
 
-use super::{disable_all, proxy};
 use crate::harness::*;
 
-/// The maximum number of vCPUs. The host has 4 CPUs, and an emulated host that is busy for long stops.
-const MAX: u32 = 3;
-/// The load before [`NOISE`]: numbers of busy threads of the guest, each with its time in seconds.
-const STEPS: [(u32, u32); 4] = [(0, 15), (1, 30), (3, 40), (1, 40)];
-/// A load that is repeated [`NOISE_ROUNDS`] times.
-const NOISE: [(u32, u32); 2] = [(2, 4), (1, 4)];
+/// The number of host CPUs, and the highest demand that they can serve.
+const HOST: u32 = 2;
+/// The maximum number of vCPUs.
+const MAX: u32 = 4;
+/// The load: numbers of busy threads of the guest and of other programs of the host, each for a time in seconds. A
+/// changing load of 48 s is between the two.
+const BEGIN: [(u32, u32, u32); 4] = [(0, 0, 10), (1, 0, 30), (HOST, 0, 40), (1, 0, 40)];
+const NOISE: [(u32, u32, u32); 2] = [(HOST, 0, 4), (1, 0, 4)];
+const END: [(u32, u32, u32); 4] = [(MAX, 0, 20), (MAX, 2, 25), (HOST, 0, 30), (0, 0, 60)];
 const NOISE_ROUNDS: usize = 6;
-/// The load after [`NOISE`].
-const END: [(u32, u32); 2] = [(MAX, 60), (0, 50)];
-/// When other programs of the host are busy, after the guest has [`MAX`] busy threads.
-const CONTENTION: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(45));
-/// The number of these programs.
-const RIVALS: usize = 3;
 /// With a lower supply, the host is contended.
 const MIN_SUPPLY: f64 = 0.9;
 
@@ -107,8 +104,10 @@ struct Score {
 }
 
 impl Score {
-    fn add(&mut self, demand: f64, before: &Counters, now: &Counters) -> Load {
+    /// Adds the time between two readings with `demand` busy threads. Returns the load.
+    fn add(&mut self, demand: u32, before: &Counters, now: &Counters) -> Load {
         let (seconds, load, free) = now.since(before);
+        let demand = f64::from(demand);
         let short = (demand - load.used).max(0.0);
         self.short += short * seconds;
         self.avoidable += short.min(free) * seconds;
@@ -119,111 +118,121 @@ impl Score {
     }
 }
 
-/// The driver of a policy that is not in the autoscaler.
-#[derive(Default)]
-struct Driver {
+/// One guest with one policy.
+struct Run {
+    policy: Policy,
+    guest: Qemu,
+    machine: Machine,
+    manager: ManagerProxy<'static>,
     load_average: LoadAverage,
     threshold: Threshold,
     request: Option<JoinHandle<()>>,
+    score: Score,
+    before: Counters,
+    /// The part of the wanted CPU time that the host supplied in the last second.
+    supply: f64,
+    second: u64,
 }
 
-impl Driver {
-    fn goal(&mut self, policy: Policy, guest: &Guest, used: f64, present: u32, now: u64) -> u32 {
-        let goal = match policy {
+impl Run {
+    /// Returns the goal of a policy that is not in the autoscaler.
+    async fn goal(&mut self, used: f64, present: u32) -> u32 {
+        let goal = match self.policy {
             Policy::Vcpud => None,
             Policy::LoadAverage => {
-                let average = guest.reported("AVERAGE");
-                average.and_then(|average| self.load_average.decide(average, now))
+                let average = self.guest.load_average().await;
+                self.load_average.decide(average, self.second)
             }
-            Policy::Threshold => self.threshold.decide(used, present, now),
+            Policy::Threshold => self.threshold.decide(used, present, self.second),
         };
         goal.map_or(present, |goal| goal.clamp(1, MAX))
     }
 
-    /// Makes one request at a time.
-    fn request(&mut self, machine: &Machine, goal: u32) {
-        if self
-            .request
-            .as_ref()
-            .is_some_and(|request| !request.is_finished())
-        {
-            return;
+    async fn second(&mut self, demand: u32) {
+        self.second += 1;
+        let now = Counters::read(&self.manager).await;
+        let load = self.score.add(demand, &self.before, &now);
+        let is_contended = self.supply < MIN_SUPPLY;
+        self.score.contended += u32::from(now.present > self.before.present && is_contended);
+        self.supply = load.supply();
+        let goal = self.goal(load.used, now.present).await;
+        let is_free = self.request.as_ref().is_none_or(JoinHandle::is_finished);
+        if goal != now.present && is_free {
+            let machine = self.machine.clone();
+            self.request = Some(tokio::spawn(async move {
+                // The next decision follows a failure.
+                let _ = machine.set(goal).await;
+            }));
         }
-        let machine = machine.clone();
-        self.request = Some(tokio::spawn(async move {
-            // The next decision follows a failure.
-            let _ = machine.set(goal).await;
-        }));
+        self.before = now;
     }
 }
 
-/// Busy programs of the host.
-fn rivals() -> Vec<Process> {
+/// Starts programs of the host that are busy.
+fn rivals(count: u32) -> Vec<Process> {
     let rival = |_| {
         let mut busy = command("sh");
         Process::spawn("a busy program", busy.args(["-c", "while :; do :; done"]))
     };
-    (0..RIVALS).map(rival).collect()
+    (0..count).map(rival).collect()
 }
 
 /// Runs the load with one policy.
-async fn run(host: &Host, policy: Policy) -> Score {
-    let noise = NOISE.repeat(NOISE_ROUNDS);
-    let guest = Guest::loaded("web", &[&STEPS[..], &noise, &END].concat()).await;
-    let machine = host.machine("web").await;
-    let manager = ManagerProxy::new(&host.connection).await.expect("a proxy");
-    let autoscaler = proxy(host).await;
+async fn run(policy: Policy) -> Score {
+    let world = World::without_polkit().await;
+    let guest = Qemu::start(&world, "web", &Boot::default()).await;
+    let machine = world.machine("web").await;
+    machine
+        .set_with(1, &[("until", "started".into())])
+        .await
+        .expect("the guest starts");
+    Autoscaler::configure(&world, "autoscale.toml", &format!("host-cpus = {HOST}"));
+    let autoscaler = Autoscaler::start(&world).await;
     if policy == Policy::Vcpud {
         let options = HashMap::from([("max", Variant::from(MAX))]);
-        autoscaler.enable("web", options).await.expect("root may");
+        let enabled = autoscaler.proxy.enable("web", options).await;
+        enabled.expect("root may");
     }
-    let mut score = Score::default();
-    let mut driver = Driver::default();
-    let mut programs = Vec::new();
-    let mut full_at: Option<Instant> = None;
-    let mut last_supply = 1.0;
-    let mut before = Counters::read(&manager).await;
+    let manager = world.manager().await;
+    let before = Counters::read(&manager).await;
+    let mut run = Run {
+        policy,
+        guest,
+        machine,
+        manager,
+        load_average: LoadAverage::default(),
+        threshold: Threshold::default(),
+        request: None,
+        score: Score::default(),
+        before,
+        supply: 1.0,
+        second: 0,
+    };
     let mut ticks = interval(Duration::from_secs(1));
-    ticks.tick().await;
-    for second in 1.. {
-        ticks.tick().await;
-        let demand = guest.reported("LOAD").unwrap_or_default();
-        if demand < 0.0 {
-            break;
+    let noise = NOISE.repeat(NOISE_ROUNDS);
+    for (demand, others, seconds) in BEGIN.into_iter().chain(noise).chain(END) {
+        run.guest.order(&format!("busy {demand}")).await;
+        let _rivals = rivals(others);
+        let end = Instant::now() + Duration::from_secs(seconds.into());
+        while Instant::now() < end {
+            ticks.tick().await;
+            run.second(demand).await;
         }
-        let now = Counters::read(&manager).await;
-        let load = score.add(demand, &before, &now);
-        score.contended += u32::from(now.present > before.present && last_supply < MIN_SUPPLY);
-        last_supply = load.supply();
-        let goal = driver.goal(policy, &guest, load.used, now.present, second);
-        if goal != now.present {
-            driver.request(&machine, goal);
-        }
-        if demand == f64::from(MAX) {
-            let since = full_at.get_or_insert_with(Instant::now).elapsed();
-            let is_contended = (CONTENTION.0..CONTENTION.1).contains(&since);
-            match is_contended {
-                true if programs.is_empty() => programs = rivals(),
-                true => {}
-                false => programs.clear(),
-            }
-        }
-        before = now;
     }
-    disable_all(&autoscaler).await;
-    score
+    run.score
 }
 
+/// Real QEMU with Linux, dbus-daemon.
 #[tokio::test]
-#[ignore = "takes fifteen minutes; tests/lab/duel runs it"]
+#[ignore = "takes fifteen minutes; doc/autoscaling.md has the command"]
 async fn a_duel_of_three_policies() {
-    let host = Host::enter().await;
     let mut table = String::from(
         "| policy | short | avoidable | wasted | steal | changes | contended additions |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
     );
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/duel.md"));
     for policy in Policy::ALL {
-        let score = run(&host, policy).await;
+        let score = run(policy).await;
         let Score {
             short,
             avoidable,
@@ -237,8 +246,6 @@ async fn a_duel_of_three_policies() {
             "| {policy} | {short:.0} | {avoidable:.0} | {wasted:.0} | {steal:.0} | {changes} | {contended} |"
         )
         .expect("it is in memory");
+        fs::write(path, &table).expect("it is writable");
     }
-    let results = "/run/results";
-    fs::create_dir_all(results).expect("root may");
-    fs::write(format!("{results}/duel.md"), &table).expect("root may");
 }
