@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::harness::*;
 
 /// The number of kills, unless `LAB_KILLS` is set.
-const KILLS: u64 = 20;
+const KILLS: u64 = 10;
 /// The maximum number of vCPUs that an emulated host can run.
 const MOST: u64 = 4;
 /// The time, in milliseconds, in which two guests in an emulated host get and release vCPUs.
