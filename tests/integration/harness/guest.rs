@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::ChildStdout;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 use super::process::{Process, command};
 use super::wait::within;
@@ -208,6 +208,17 @@ pub(crate) const MAX_VCPUS: u32 = 64;
 /// QEMU writes every QMP command that it gets to its standard error.
 const TRACE_OF_COMMANDS: &str = "handle_qmp_command";
 
+/// Waits until there is room for another guest.
+async fn room(world: &World) -> SemaphorePermit<'static> {
+    loop {
+        match timeout(Duration::from_secs(10), ROOM.acquire()).await {
+            Ok(room) => return room.expect("it is never closed"),
+            // Without machines and calls, the service would end by itself.
+            Err(_) => drop(world.manager().await.list_machines().await),
+        }
+    }
+}
+
 /// A running QEMU.
 pub(crate) struct Qemu {
     process: Process,
@@ -243,7 +254,7 @@ impl Qemu {
 
     /// The same with a program that runs it.
     async fn start_with(wrapper: &[&str], world: &World, name: &str, boot: &Boot) -> Self {
-        let room = ROOM.acquire().await.expect("it is never closed");
+        let room = room(world).await;
         let kit = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/guest"));
         let hardware = &boot.hardware;
         let [kernel, initrd, terminal] = hardware.linux;
