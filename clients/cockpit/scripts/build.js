@@ -1,0 +1,57 @@
+// Owns the build: bundles the page into dist/, with its translations, and without anything from the network.
+import fs from 'node:fs';
+import path from 'node:path';
+
+import esbuild from 'esbuild';
+
+import { languages, page, script } from './po.js';
+
+const output = path.join(page, 'dist');
+
+// The style sheet of PatternFly names fonts and pictures. Cockpit serves the fonts, and the page has no such pictures.
+function baseStyles({ path: file }) {
+    const contents = fs.readFileSync(file, 'utf8')
+        .replaceAll(/@font-face\s*\{[^}]*\}/g, '')
+        .replaceAll(/url\(["']?\.\/assets\/images\/[^)]*\)/g, 'none');
+    return { contents, loader: 'css' };
+}
+
+// esbuild bundles the styles of all components of PatternFly. With `used`, others are empty.
+const patternfly = used => ({
+    name: 'patternfly',
+    setup(build) {
+        build.onLoad({ filter: /react-core\/dist\/styles\/base\.css$/ }, baseStyles);
+        if (!used) return;
+        build.onLoad({ filter: /react-styles\/css\/.*\.css$/ }, ({ path: file }) => {
+            const module = path.relative(page, file).replace(/\.css$/, '.mjs');
+            return used.has(module) ? undefined : { contents: '', loader: 'css' };
+        });
+    },
+});
+
+const options = {
+    absWorkingDir: page,
+    entryPoints: ['src/index.tsx'],
+    outdir: output,
+    bundle: true,
+    minify: true,
+    jsx: 'automatic',
+    target: ['es2022'],
+    legalComments: 'external',
+    external: ['../../static/*'],
+    define: { 'process.env.NODE_ENV': '"production"' },
+    metafile: true,
+};
+
+/** Returns the modules that are in a bundle. */
+function modulesIn({ outputs }) {
+    const inputs = Object.values(outputs).flatMap(({ inputs }) => Object.entries(inputs));
+    return new Set(inputs.filter(([, { bytesInOutput }]) => bytesInOutput > 0).map(([file]) => file));
+}
+
+fs.rmSync(output, { recursive: true, force: true });
+const draft = await esbuild.build({ ...options, write: false, plugins: [patternfly()] });
+const { metafile } = await esbuild.build({ ...options, plugins: [patternfly(modulesIn(draft.metafile))] });
+for (const file of ['index.html', 'manifest.json']) fs.copyFileSync(path.join(page, 'src', file), path.join(output, file));
+for (const language of languages()) fs.writeFileSync(path.join(output, `po.${language}.js`), script(language));
+for (const [file, { bytes }] of Object.entries(metafile.outputs)) console.log(`${file}: ${Math.round(bytes / 1024)} KiB`);

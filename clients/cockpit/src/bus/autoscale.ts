@@ -1,0 +1,80 @@
+// Owns the conversation with vcpud-autoscale about one machine. Reading does not start that service; enable() does.
+import { Autoscale } from '../generated/interfaces';
+import type { Explanation } from '../model/autoscale';
+import { shortName } from '../model/errors';
+import { CallError, number, plain, Service, text, watchName } from './client';
+import type { Access } from './client';
+
+const NAME = 'org.vcpud1.Autoscale';
+const PATH = '/org/vcpud1/autoscale';
+
+export interface Settings { min: number; max: number; mode: 'on' | 'observe' }
+
+/** "absent": the service does not run. "off": it does not scale the machine. */
+export type Scaling =
+    | { kind: 'unknown' | 'absent' | 'off' }
+    | { kind: 'scaled'; explanation: Explanation }
+    | { kind: 'failed'; error: CallError };
+
+export class AutoscaleLink {
+    private scaling: Scaling = { kind: 'unknown' };
+    private service: Service | null = null;
+    private readonly listeners = new Set<() => void>();
+
+    constructor(private readonly machine: string) {
+        watchName(NAME, isOwned => {
+            if (isOwned) this.open();
+            else this.update({ kind: 'absent' });
+        });
+    }
+
+    readonly subscribe = (listener: () => void): (() => void) => {
+        this.listeners.add(listener);
+        return () => this.listeners.delete(listener);
+    };
+
+    readonly current = (): Scaling => this.scaling;
+
+    /** Reads the last decision again. */
+    readonly refresh = async (): Promise<void> => {
+        if (!this.service) return;
+        try {
+            const [values] = await this.service.call(Autoscale, PATH, 'Explain', [this.machine]);
+            const explanation = plain<Explanation>(values);
+            this.update(explanation.mode === 'off' ? { kind: 'off' } : { kind: 'scaled', explanation });
+        } catch (caught) {
+            const error = CallError.of(caught);
+            this.update(shortName(error.code) === 'NoSuchMachine' ? { kind: 'off' } : { kind: 'failed', error });
+        }
+    };
+
+    async enable({ min, max, mode }: Settings, access: Access): Promise<void> {
+        const options = { min: number(min), max: number(max), mode: text(mode) };
+        await this.open().call(Autoscale, PATH, 'Enable', [this.machine, options], access);
+        await this.refresh();
+    }
+
+    async disable(access: Access): Promise<void> {
+        await this.open().call(Autoscale, PATH, 'Disable', [this.machine], access);
+        await this.refresh();
+    }
+
+    private open(): Service {
+        this.service ??= new Service(NAME, PATH, {
+            onOwner: owner => (owner ? void this.refresh() : this.update({ kind: 'absent' })),
+            onSignal: signal => {
+                if (signal.name === 'Decided' && signal.args[0] === this.machine) void this.refresh();
+            },
+            onClose: () => {
+                this.service = null;
+                this.update({ kind: 'absent' });
+            },
+        });
+        return this.service;
+    }
+
+    private update(scaling: Scaling): void {
+        this.scaling = scaling;
+        this.listeners.forEach(listener => listener());
+    }
+}

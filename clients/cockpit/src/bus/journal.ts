@@ -1,0 +1,34 @@
+// Owns the process journalctl(1) that follows the journal of vcpud for one machine.
+import { entryOf, ENTRIES, lines } from '../model/journal';
+import type { Entry } from '../model/journal';
+import { CallError } from './client';
+import type { Access } from './client';
+
+/** The trusted fields of the journal show that vcpud, and not another program, wrote an entry. */
+function commandFor(machine: string): string[] {
+    const vcpud = ['_UID=0', 'SYSLOG_IDENTIFIER=vcpud'];
+    return ['journalctl', '--output=json', '--follow', '--quiet', `--lines=${ENTRIES}`,
+        ...vcpud, `VM_NAME=${machine}`, '+', ...vcpud, `MACHINE=${machine}`,
+        '+', '_SYSTEMD_UNIT=vcpud-autoscale.service', `MACHINE=${machine}`];
+}
+
+/** Follows the journal. Returns a function that ends it. */
+export function followJournal(
+    machine: string, access: Access, onEntries: (entries: Entry[]) => void, onError: (error: CallError) => void,
+): () => void {
+    let buffer = '';
+    let isClosed = false;
+    const superuser = access === 'administrator' ? 'try' as const : undefined;
+    const process = cockpit.spawn(commandFor(machine), { err: 'message', ...(superuser && { superuser }) });
+    process.stream(data => {
+        const [complete, rest] = lines(buffer + data);
+        buffer = rest;
+        const entries = complete.map(line => entryOf(line, machine)).filter(entry => entry !== undefined);
+        if (entries.length) onEntries(entries);
+    });
+    process.catch((error: unknown) => { if (!isClosed) onError(CallError.of(error)); });
+    return () => {
+        isClosed = true;
+        process.close();
+    };
+}

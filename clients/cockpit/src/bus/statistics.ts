@@ -1,0 +1,65 @@
+// Owns the samples of all machines: one call a second while the page is visible, and none otherwise. It must not know
+// what the page draws.
+import { extended } from '../model/usage';
+import type { Counters, History } from '../model/usage';
+import { plain } from './client';
+import type { Store } from './store';
+
+/** The time between two samples, in milliseconds. */
+const INTERVAL = 1000;
+
+/** The histories of all machines, by object path. */
+export class Statistics {
+    private histories: ReadonlyMap<string, History> = new Map();
+    private timer: number | undefined;
+    private isAsking = false;
+    private readonly listeners = new Set<() => void>();
+
+    constructor(private readonly store: Store) {
+        cockpit.addEventListener('visibilitychange', this.review);
+        store.subscribe(this.review);
+    }
+
+    readonly subscribe = (listener: () => void): (() => void) => {
+        this.listeners.add(listener);
+        return () => this.listeners.delete(listener);
+    };
+
+    readonly current = (): ReadonlyMap<string, History> => this.histories;
+
+    /** An idle service without machines can end, so that it is not asked. */
+    private isWanted(): boolean {
+        const { status, fleet } = this.store.current();
+        return !cockpit.hidden && status.kind === 'ready' && fleet.machines.size > 0;
+    }
+
+    private readonly review = (): void => {
+        if (!this.isWanted()) {
+            window.clearTimeout(this.timer);
+            this.timer = undefined;
+        } else if (this.timer === undefined && !this.isAsking) {
+            void this.ask();
+        }
+    };
+
+    private async ask(): Promise<void> {
+        this.isAsking = true;
+        const begin = performance.now();
+        try {
+            const [machines] = await this.store.statistics();
+            const samples = Object.entries(machines).map(([path, [machine, vcpus]]): [string, History] => {
+                const sample = { machine: plain<Counters>(machine), vcpus: vcpus.map(vcpu => plain<Counters>(vcpu)) };
+                return [path, extended(this.histories.get(path), sample)];
+            });
+            this.histories = new Map(samples);
+            this.listeners.forEach(listener => listener());
+        } catch {
+            // The state of the connection reports a service that does not answer. The next sample comes in a second.
+        }
+        this.isAsking = false;
+        this.timer = undefined;
+        if (!this.isWanted()) return;
+        const wait = Math.max(0, INTERVAL - (performance.now() - begin));
+        this.timer = window.setTimeout(() => void this.ask(), wait);
+    }
+}

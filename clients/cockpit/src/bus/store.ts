@@ -1,0 +1,129 @@
+// Owns the state of the page: the connection to the service, the machines, and the events of their vCPUs. It follows the
+// signals of the service. Components read it with the hooks in hooks/.
+import { Machine, Manager } from '../generated/interfaces';
+import { added, changed, fleetOf, MACHINE, NO_MACHINES, removed } from '../model/fleet';
+import type { Fleet } from '../model/fleet';
+import type { VcpuEvent } from '../model/change';
+import { CallError, plain, Service, watchName } from './client';
+import type { Access, Signal } from './client';
+import type { Variant } from '../generated/interfaces';
+
+export const ROOT = '/org/vcpud1';
+const NAME = 'org.vcpud1';
+
+/** The connection to the service. After "stopped", the machines are those that the service had. */
+export type Status = { kind: 'connecting' | 'ready' | 'stopped' } | { kind: 'failed'; error: CallError };
+
+export interface State { status: Status; fleet: Fleet }
+
+type Dictionary = Record<string, Variant>;
+type EventListener = (event: VcpuEvent | 'changed') => void;
+
+/** The state of the page. There is one for its life. */
+export class Store {
+    private state: State = { status: { kind: 'connecting' }, fleet: NO_MACHINES };
+    private service: Service | null = null;
+    private readonly listeners = new Set<() => void>();
+    private readonly eventListeners = new Map<string, Set<EventListener>>();
+
+    constructor() {
+        this.open();
+        watchName(NAME, isOwned => { if (isOwned && !this.service) this.open(); });
+    }
+
+    readonly subscribe = (listener: () => void): (() => void) => {
+        this.listeners.add(listener);
+        return () => this.listeners.delete(listener);
+    };
+
+    readonly current = (): State => this.state;
+
+    /** Starts the service if it does not run. */
+    readonly open = (): void => {
+        this.service?.close();
+        this.update({ status: { kind: 'connecting' } });
+        this.service = new Service(NAME, ROOT, {
+            onOwner: owner => (owner ? void this.load() : this.update({ status: { kind: 'stopped' } })),
+            onSignal: signal => this.receive(signal),
+            onClose: error => {
+                this.service = null;
+                this.update({ status: { kind: 'failed', error } });
+            },
+        });
+    };
+
+    readonly machine = async <M extends keyof Machine['methods'] & string>(
+        path: string, method: M, args: Machine['methods'][M]['in'], access?: Access,
+    ): Promise<Machine['methods'][M]['out']> =>
+        await this.connected().call(Machine, path, method, args, access) as Machine['methods'][M]['out'];
+
+    readonly statistics = async (): Promise<Manager['methods']['GetStatistics']['out']> =>
+        await this.connected().call(Manager, ROOT, 'GetStatistics', [{}]);
+
+    /** Calls back with each event of the vCPUs of a machine, and with "changed" when ListVcpus() has other values. */
+    onEvent(path: string, listener: EventListener): () => void {
+        const listeners = this.eventListeners.get(path) ?? new Set();
+        this.eventListeners.set(path, listeners.add(listener));
+        return () => listeners.delete(listener);
+    }
+
+    private connected(): Service {
+        if (!this.service) throw new CallError('not-found', 'vcpud does not run');
+        return this.service;
+    }
+
+    private async load(): Promise<void> {
+        const service = this.connected();
+        try {
+            const objects = await service.managedObjects(ROOT);
+            const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)]);
+            this.update({ status: { kind: 'ready' }, fleet: fleetOf(Object.fromEntries(values)) });
+        } catch (error) {
+            this.update({ status: { kind: 'failed', error: CallError.of(error) } });
+        }
+    }
+
+    private receive(signal: Signal): void {
+        const { fleet } = this.state;
+        if (signal.name === 'PropertiesChanged') {
+            const [iface, values] = signal.args as [string, Dictionary];
+            this.update({ fleet: changed(fleet, signal.path, iface, plain(values)) });
+        } else if (signal.name === 'InterfacesAdded') {
+            const [path, interfaces] = signal.args as [string, Record<string, Dictionary>];
+            this.update({ fleet: added(fleet, path, plainInterfaces(interfaces)) });
+        } else if (signal.name === 'InterfacesRemoved') {
+            const [path, interfaces] = signal.args as [string, string[]];
+            this.update({ fleet: removed(fleet, path, interfaces) });
+        } else if (signal.interface === MACHINE) {
+            const event = eventOf(signal);
+            if (event) this.eventListeners.get(signal.path)?.forEach(listener => listener(event));
+        }
+    }
+
+    private update(change: Partial<State>): void {
+        this.state = { ...this.state, ...change };
+        this.listeners.forEach(listener => listener());
+    }
+}
+
+function plainInterfaces(interfaces: Record<string, Dictionary>): Record<string, Record<string, unknown>> {
+    return Object.fromEntries(Object.entries(interfaces).map(([name, values]) => [name, plain(values)]));
+}
+
+type Details = Machine['keys']['VcpuAdded'] & Machine['keys']['VcpuRemovalFailed'];
+
+/** Returns the event that a signal of a machine reports. */
+function eventOf(signal: Signal): VcpuEvent | 'changed' | undefined {
+    const kinds = { VcpuAdded: 'added', VcpuStarted: 'started', VcpuRemoved: 'removed' } as const;
+    if (signal.name === 'VcpuChanged') return 'changed';
+    if (signal.name === 'VcpuRemovalFailed') {
+        const [vcpu, , reason, details] = signal.args as Machine['signals']['VcpuRemovalFailed'];
+        const { cause = '', uid, 'reason-code': code = '' } = plain<Details>(details);
+        return { kind: 'refused', vcpu, cause, uid, refusal: { reason, code } };
+    }
+    const kind = kinds[signal.name as keyof typeof kinds];
+    if (!kind) return undefined;
+    const [vcpu, , details] = signal.args as Machine['signals']['VcpuAdded'];
+    const { cause = '', uid } = plain<Details>(details);
+    return { kind, vcpu, cause, uid };
+}

@@ -1,0 +1,78 @@
+// Owns the frame of the page: the state of the connection, and which view the address selects.
+import { Alert, AlertActionLink, Button, EmptyState, EmptyStateActions, EmptyStateBody, EmptyStateFooter, Spinner, Stack } from '@patternfly/react-core';
+import { ExclamationCircleIcon } from '@patternfly/react-icons';
+
+import type { CallError } from '../bus/client';
+import type { Status } from '../bus/store';
+import { usePage, usePageState, useRoute } from '../hooks/page';
+import { isDenied } from '../model/errors';
+import { _ } from '../text';
+import { MachineList } from './machine-list';
+import { MachinePage } from './machine-page';
+
+export function App() {
+    const { status, fleet } = usePageState();
+    const [view, name] = useRoute();
+    return (
+        <main className="vcpud-page">
+            <Stack hasGutter>
+                {status.kind === 'failed' && <Unavailable error={status.error} />}
+                {status.kind === 'connecting' && fleet.machines.size === 0 && <Connecting />}
+                <Notices status={status} errors={fleet.configurationErrors} hasMachines={fleet.machines.size > 0} />
+                {isUsable(status, fleet.machines.size) &&
+                    (view === 'machine' && name ? <MachinePage name={name} /> : <MachineList />)}
+            </Stack>
+        </main>
+    );
+}
+
+const isUsable = (status: Status, machines: number): boolean =>
+    status.kind === 'ready' || status.kind === 'stopped' || (status.kind === 'connecting' && machines > 0);
+
+function Connecting() {
+    return <EmptyState titleText={_('Connecting to vcpud')} headingLevel="h1" icon={Spinner} />;
+}
+
+/** The state without a service. The page connects by itself when the service starts. */
+function Unavailable({ error }: { error: CallError }) {
+    const { store } = usePage();
+    const isDeniedByBus = isDenied(error.code) || error.code === 'access-denied';
+    return (
+        <EmptyState titleText={_('vcpud is not available')} headingLevel="h1" icon={ExclamationCircleIcon} status="danger">
+            <EmptyStateBody>
+                {isDeniedByBus
+                    ? _('The system bus does not let your account call vcpud. Check the files of the bus policy: /usr/share/dbus-1/system.d/org.vcpud1.conf must be installed.')
+                    : _('The service is not installed, or it cannot start. Install the package vcpud, or read its journal: journalctl -u vcpud')}
+            </EmptyStateBody>
+            <EmptyStateFooter>
+                <EmptyStateActions>
+                    <Button variant="primary" onClick={store.open}>{_('Try again')}</Button>
+                </EmptyStateActions>
+                {error.message !== error.code && <EmptyStateBody>{error.message}</EmptyStateBody>}
+            </EmptyStateFooter>
+        </EmptyState>
+    );
+}
+
+function Notices({ status, errors, hasMachines }: { status: Status; errors: string[]; hasMachines: boolean }) {
+    const { store } = usePage();
+    const isStopped = status.kind === 'stopped' && hasMachines;
+    if (!isStopped && errors.length === 0) return null;
+    return (
+        <>
+            {isStopped && (
+                <Alert
+                    isInline isLiveRegion variant="warning" title={_('vcpud does not run')}
+                    actionLinks={<AlertActionLink onClick={store.open}>{_('Start the service')}</AlertActionLink>}
+                >
+                    {_('The values are the last known ones. The page follows again when the service starts.')}
+                </Alert>
+            )}
+            {errors.length > 0 && (
+                <Alert isInline isExpandable variant="warning" title={_('The configuration of vcpud has errors')}>
+                    <ul className="vcpud-plain-list">{errors.map(line => <li key={line}>{line}</li>)}</ul>
+                </Alert>
+            )}
+        </>
+    );
+}

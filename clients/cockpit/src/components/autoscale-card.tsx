@@ -1,0 +1,153 @@
+// Owns the card of automatic scaling: its settings, and the explanation of the last decision.
+import { useMemo, useState, useSyncExternalStore } from 'react';
+
+import { Alert, Button, Card, CardBody, CardFooter, CardTitle, Checkbox, Content, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Form, FormGroup, NumberInput, Spinner, Stack } from '@patternfly/react-core';
+
+import { AutoscaleLink } from '../bus/autoscale';
+import type { Scaling } from '../bus/autoscale';
+import type { Access } from '../bus/client';
+import { useCall, useEvery } from '../hooks/page';
+import type { Call } from '../hooks/page';
+import { areLimits, reasonOf } from '../model/autoscale';
+import type { Explanation } from '../model/autoscale';
+import type { MachineState } from '../model/fleet';
+import { cpus } from '../model/usage';
+import { _, countOf, format } from '../text';
+import { ErrorAlert } from './parts';
+
+export function AutoscaleCard({ machine }: { machine: MachineState }) {
+    const link = useMemo(() => new AutoscaleLink(machine.Name), [machine.Name]);
+    const scaling = useSyncExternalStore(link.subscribe, link.current);
+    // The numbers of an explanation change without signals.
+    useEvery(5, link.refresh);
+    return (
+        <Card>
+            <CardTitle component="h2">{_('Automatic scaling')}</CardTitle>
+            {scaling.kind === 'scaled'
+                ? <Scaled link={link} machine={machine.Name} explanation={scaling.explanation} />
+                : <NotScaled link={link} machine={machine} scaling={scaling} />}
+        </Card>
+    );
+}
+
+interface ScaledProps { link: AutoscaleLink; machine: string; explanation: Explanation }
+
+function Scaled({ link, explanation }: ScaledProps) {
+    const call = useCall(access => link.disable(access));
+    const { mode, min, max, goal, failure } = explanation;
+    return (
+        <>
+            <CardBody>
+                <Stack hasGutter>
+                    <Content role="status">
+                        <p><strong>{reasonOf(explanation)}</strong></p>
+                        {mode === 'observe' && <p>{_('The service decides only. It makes no changes.')}</p>}
+                    </Content>
+                    <Numbers explanation={explanation} />
+                    {failure && <Alert isInline variant="warning" title={_('The last request failed')}>{failure}</Alert>}
+                    {explanation['sampling-error'] && (
+                        <Alert isInline variant="warning" title={_('vcpud does not answer the autoscaler')}>
+                            {explanation['sampling-error']}
+                        </Alert>
+                    )}
+                    <Content component="small">
+                        {format(_('The machine has $0 to $1 vCPUs. The goal is $2.'), min ?? 1, max ?? '–', goal ?? '–')}
+                    </Content>
+                    <Denied call={call} title={_('Automatic scaling stays on')} />
+                </Stack>
+            </CardBody>
+            <CardFooter>
+                <Button variant="secondary" isDisabled={call.isBusy} isLoading={call.isBusy} onClick={() => void call.run()}>
+                    {_('Turn off')}
+                </Button>
+            </CardFooter>
+        </>
+    );
+}
+
+function Denied({ call, title }: { call: Call; title: string }) {
+    return call.error && <ErrorAlert title={title} error={call.error} onRetry={access => void call.run(access)} />;
+}
+
+function Numbers({ explanation }: { explanation: Explanation }) {
+    const language = cockpit.language.replace('_', '-');
+    const values: [string, number | undefined][] = [
+        [_('Used'), explanation.used],
+        [_('Steal'), explanation.stolen],
+        [_('Throttled'), explanation.throttled],
+        [_('Needed vCPUs'), explanation.needed],
+    ];
+    return (
+        <DescriptionList isCompact columnModifier={{ default: '2Col' }}>
+            {values.map(([title, value]) => value !== undefined && (
+                <DescriptionListGroup key={title}>
+                    <DescriptionListTerm>{title}</DescriptionListTerm>
+                    <DescriptionListDescription>{cpus(value, language)}</DescriptionListDescription>
+                </DescriptionListGroup>
+            ))}
+        </DescriptionList>
+    );
+}
+
+interface NotScaledProps { link: AutoscaleLink; machine: MachineState; scaling: Scaling }
+
+function NotScaled({ link, machine, scaling }: NotScaledProps) {
+    const [min, setMin] = useState(1);
+    const [max, setMax] = useState(machine.MaxVcpus);
+    const [isObserved, setObserved] = useState(false);
+    const call = useCall((access: Access) => link.enable({ min, max, mode: isObserved ? 'observe' : 'on' }, access));
+    if (scaling.kind === 'unknown') return <CardBody><Spinner size="md" aria-label={_('Reading the settings')} /></CardBody>;
+    const isValid = areLimits(min, max, machine.MaxVcpus);
+    return (
+        <>
+            <CardBody>
+                <Stack hasGutter>
+                    <Content component="p">
+                        {_('The service vcpud-autoscale sets the number of vCPUs by the load of the machine. It is off for this machine.')}
+                    </Content>
+                    {scaling.kind === 'failed' && <ErrorAlert title={_('The settings cannot be read')} error={scaling.error} />}
+                    <Form onSubmit={event => event.preventDefault()}>
+                        <div className="vcpud-limits">
+                            <LimitInput id="autoscale-min" title={_('Minimum')} value={min} max={machine.MaxVcpus} onChange={setMin} />
+                            <LimitInput id="autoscale-max" title={_('Maximum')} value={max} max={machine.MaxVcpus} onChange={setMax} />
+                        </div>
+                        <Checkbox
+                            id="autoscale-observe" isChecked={isObserved} onChange={(_event, checked) => setObserved(checked)}
+                            label={_('Only observe')} description={_('The service decides and explains, and changes nothing.')}
+                        />
+                    </Form>
+                    {!isValid && (
+                        <Alert
+                            isInline variant="warning"
+                            title={format(_('Enter a minimum and a maximum from 1 to $0'), countOf(machine.MaxVcpus))}
+                        />
+                    )}
+                    <Denied call={call} title={_('Automatic scaling stays off')} />
+                </Stack>
+            </CardBody>
+            <CardFooter>
+                <Button
+                    variant="secondary" isDisabled={!isValid || call.isBusy} isLoading={call.isBusy}
+                    onClick={() => void call.run()}
+                >
+                    {_('Turn on')}
+                </Button>
+            </CardFooter>
+        </>
+    );
+}
+
+interface LimitInputProps { id: string; title: string; value: number; max: number; onChange: (value: number) => void }
+
+function LimitInput({ id, title, value, max, onChange }: LimitInputProps) {
+    return (
+        <FormGroup label={title} fieldId={id}>
+            <NumberInput
+                value={value} min={1} max={max} widthChars={4} inputAriaLabel={title} inputProps={{ id }}
+                minusBtnAriaLabel={format(_('Decrease: $0'), title)} plusBtnAriaLabel={format(_('Increase: $0'), title)}
+                onMinus={() => onChange(value - 1)} onPlus={() => onChange(value + 1)}
+                onChange={event => onChange(Number(event.currentTarget.value))}
+            />
+        </FormGroup>
+    );
+}

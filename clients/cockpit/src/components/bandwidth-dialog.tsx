@@ -1,0 +1,68 @@
+// Owns the dialog that limits the CPU time of each vCPU of a machine.
+import { useState } from 'react';
+
+import { Button, Checkbox, Form, FormGroup, FormHelperText, HelperText, HelperTextItem, Modal, ModalBody, ModalFooter, ModalHeader, NumberInput, Stack } from '@patternfly/react-core';
+
+import { useCall, usePage } from '../hooks/page';
+import type { MachineState } from '../model/fleet';
+import { bandwidthFor, percentOf } from '../model/vcpus';
+import { _ } from '../text';
+import { ErrorAlert } from './parts';
+
+/** The period of the kernel's default, in microseconds. */
+const PERIOD = 100_000;
+
+interface Props { machine: MachineState; onClose: () => void }
+
+export function BandwidthDialog({ machine, onClose }: Props) {
+    const { store } = usePage();
+    const periodUsec = machine.BandwidthPeriodUSec || PERIOD;
+    const current = percentOf({ periodUsec, quotaUsec: machine.BandwidthQuotaUSec });
+    const [isLimited, setLimited] = useState(current !== undefined);
+    const [percent, setPercent] = useState(current ?? 100);
+    const isValid = !isLimited || (percent >= 1 && percent <= 1000);
+    const call = useCall(access => {
+        const limit = bandwidthFor(isLimited ? percent : undefined, periodUsec);
+        return store.machine(machine.path, 'SetBandwidth', [limit.periodUsec, limit.quotaUsec, {}], access);
+    });
+    const save = async (access?: 'administrator') => { if (await call.run(access)) onClose(); };
+    return (
+        <Modal isOpen variant="small" onClose={onClose} aria-labelledby="bandwidth-title">
+            <ModalHeader title={_('Limit of the CPU time of each vCPU')} labelId="bandwidth-title" />
+            <ModalBody>
+                <Stack hasGutter>
+                    <Form onSubmit={event => { event.preventDefault(); void save(); }}>
+                        <Checkbox
+                            id="bandwidth-limited" label={_('Limit the CPU time')} isChecked={isLimited}
+                            onChange={(_event, checked) => setLimited(checked)}
+                        />
+                        {isLimited && (
+                            <FormGroup label={_('Share of a host CPU')} fieldId="bandwidth-share">
+                                <NumberInput
+                                    value={percent} min={1} max={1000} unit="%" inputAriaLabel={_('Share of a host CPU')}
+                                    minusBtnAriaLabel={_('Fewer')} plusBtnAriaLabel={_('More')} widthChars={5}
+                                    inputProps={{ id: 'bandwidth-share' }}
+                                    onMinus={() => setPercent(percent - 5)} onPlus={() => setPercent(percent + 5)}
+                                    onChange={event => setPercent(Number(event.currentTarget.value))}
+                                />
+                                {!isValid && (
+                                    <FormHelperText>
+                                        <HelperText><HelperTextItem variant="error">{_('Enter a number from 1 to 1000.')}</HelperTextItem></HelperText>
+                                    </FormHelperText>
+                                )}
+                            </FormGroup>
+                        )}
+                    </Form>
+                    {call.error &&
+                        <ErrorAlert title={_('The limit is not changed')} error={call.error} onRetry={access => void save(access)} />}
+                </Stack>
+            </ModalBody>
+            <ModalFooter>
+                <Button variant="primary" isDisabled={!isValid || call.isBusy} isLoading={call.isBusy} onClick={() => void save()}>
+                    {_('Save')}
+                </Button>
+                <Button variant="link" onClick={onClose}>{_('Cancel')}</Button>
+            </ModalFooter>
+        </Modal>
+    );
+}

@@ -1,0 +1,64 @@
+// Owns the card with the last entries of the journal about the machine.
+import { useEffect, useState } from 'react';
+
+import { Button, Card, CardBody, CardTitle, Content, Stack } from '@patternfly/react-core';
+
+import type { Access, CallError } from '../bus/client';
+import { followJournal } from '../bus/journal';
+import { withEntries } from '../model/journal';
+import type { Entry } from '../model/journal';
+import { _ } from '../text';
+import { ErrorAlert } from './parts';
+
+export function JournalCard({ name }: { name: string }) {
+    const [access, setAccess] = useState<Access>('user');
+    const [entries, setEntries] = useState<readonly Entry[]>([]);
+    const [error, setError] = useState<CallError | null>(null);
+    useEffect(
+        () => followJournal(name, access, added => setEntries(current => withEntries(current, added)), setError),
+        [name, access],
+    );
+    return (
+        <Card>
+            <CardTitle component="h2">{_('What happened lately')}</CardTitle>
+            <CardBody>
+                <Stack hasGutter>
+                    {error && <ErrorAlert title={_('The journal cannot be read')} error={error} />}
+                    {entries.length > 0 ? <Entries entries={entries} /> : !error && (
+                        <Content component="p">
+                            {_('The journal has no entries about this machine, or your account cannot read it. The group systemd-journal can read it.')}
+                        </Content>
+                    )}
+                    {entries.length === 0 && access === 'user' && (
+                        <div>
+                            <Button variant="link" isInline onClick={() => { setError(null); setAccess('administrator'); }}>
+                                {_('Read it with administrative access')}
+                            </Button>
+                        </div>
+                    )}
+                </Stack>
+            </CardBody>
+        </Card>
+    );
+}
+
+function Entries({ entries }: { entries: readonly Entry[] }) {
+    const language = cockpit.language.replace('_', '-');
+    return (
+        <ol className="vcpud-journal" aria-label={_('Entries')} tabIndex={0}>
+            {entries.map(entry => (
+                <li key={entry.cursor} className={entry.isProblem ? 'vcpud-problem' : ''}>
+                    <time dateTime={new Date(entry.time).toISOString()}>{timeOf(entry.time, language)}</time>
+                    <span>{entry.isProblem && <strong>{_('Warning')}: </strong>}{entry.text}</span>
+                </li>
+            ))}
+        </ol>
+    );
+}
+
+/** Returns the time of an entry, with the date if it is not from today. */
+function timeOf(time: number, language: string): string {
+    const date = new Date(time);
+    const isToday = date.toDateString() === new Date().toDateString();
+    return isToday ? date.toLocaleTimeString(language) : date.toLocaleString(language);
+}

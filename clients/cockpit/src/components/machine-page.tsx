@@ -1,0 +1,83 @@
+// Owns the page of one machine: its header, its notices, and the order of its cards.
+import { Alert, Breadcrumb, BreadcrumbItem, EmptyState, EmptyStateBody, EmptyStateFooter, Flex, Gallery, Title } from '@patternfly/react-core';
+import { SearchIcon } from '@patternfly/react-icons';
+
+import { useVcpus } from '../hooks/machine';
+import { usePageState } from '../hooks/page';
+import { isConnected } from '../model/fleet';
+import type { MachineState } from '../model/fleet';
+import { _, format } from '../text';
+import { AutoscaleCard } from './autoscale-card';
+import { ChangeCard } from './change-card';
+import { DetailsCard } from './details-card';
+import { JournalCard } from './journal-card';
+import { StateLabel } from './parts';
+import { PlacementCard } from './placement-card';
+import { UseCard } from './use-card';
+import { VcpusCard } from './vcpus-card';
+
+export function MachinePage({ name }: { name: string }) {
+    const { fleet } = usePageState();
+    const machine = [...fleet.machines.values()].find(({ Name }) => Name === name);
+    return (
+        <>
+            <Breadcrumb aria-label={_('Position')}>
+                <BreadcrumbItem to="#/">{_('Machines')}</BreadcrumbItem>
+                <BreadcrumbItem isActive>{name}</BreadcrumbItem>
+            </Breadcrumb>
+            {machine ? <Machine key={machine.path} machine={machine} /> : <Missing name={name} />}
+        </>
+    );
+}
+
+function Missing({ name }: { name: string }) {
+    return (
+        <EmptyState titleText={format(_('Machine $0 does not run'), name)} headingLevel="h1" icon={SearchIcon}>
+            <EmptyStateBody>{_('Its QEMU process has ended, or it was unregistered. This page shows it again when it starts.')}</EmptyStateBody>
+            <EmptyStateFooter><a href="#/">{_('All machines')}</a></EmptyStateFooter>
+        </EmptyState>
+    );
+}
+
+function Machine({ machine }: { machine: MachineState }) {
+    const { vcpus, refresh } = useVcpus(machine);
+    return (
+        <>
+            <Flex alignItems={{ default: 'alignItemsCenter' }}>
+                <Title headingLevel="h1">{machine.Name}</Title>
+                <StateLabel machine={machine} />
+            </Flex>
+            <MachineNotices machine={machine} />
+            <Gallery hasGutter minWidths={{ default: '100%', lg: '26rem' }}>
+                <ChangeCard machine={machine} />
+                <UseCard machine={machine} />
+            </Gallery>
+            <VcpusCard machine={machine} vcpus={vcpus} onChange={refresh} />
+            <Gallery hasGutter minWidths={{ default: '100%', lg: '26rem' }}>
+                <AutoscaleCard machine={machine} />
+                <PlacementCard machine={machine} onChange={refresh} />
+            </Gallery>
+            <JournalCard name={machine.Name} />
+            <DetailsCard machine={machine} />
+        </>
+    );
+}
+
+function MachineNotices({ machine }: { machine: MachineState }) {
+    return (
+        <>
+            {!isConnected(machine) && (
+                <Alert isInline isLiveRegion variant="danger" title={_('vcpud has no connection to QEMU')}>
+                    {_('The values are the last known ones, and changes are not possible. vcpud connects again by itself. If this takes more than a minute, check that QEMU answers and that no other client uses its QMP socket.')}
+                </Alert>
+            )}
+            {machine.PlacementErrors.length > 0 && (
+                <Alert isInline isExpandable variant="warning" title={_('The placement of the vCPUs is not complete')}>
+                    <ul className="vcpud-plain-list">
+                        {machine.PlacementErrors.map(line => <li key={line}>{line}</li>)}
+                    </ul>
+                </Alert>
+            )}
+        </>
+    );
+}

@@ -1,0 +1,112 @@
+// Owns the card with the placement of the machine: the default host CPUs, the pins, and the limit of the CPU time.
+import { useEffect, useState } from 'react';
+
+import { Button, Card, CardBody, CardTitle, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Label } from '@patternfly/react-core';
+
+import { plain } from '../bus/client';
+import type { Machine } from '../generated/interfaces';
+import { useEvents } from '../hooks/machine';
+import { usePage } from '../hooks/page';
+import type { MachineState } from '../model/fleet';
+import { isSameList, percentOf } from '../model/vcpus';
+import { _, format, namesOf } from '../text';
+import { BandwidthDialog } from './bandwidth-dialog';
+import { PinDialog } from './pin-dialog';
+
+type Tuning = Machine['keys']['GetTuning'];
+
+interface Props { machine: MachineState; onChange: () => void }
+
+export function PlacementCard({ machine, onChange }: Props) {
+    const [dialog, setDialog] = useState<'affinity' | 'bandwidth'>();
+    const tuning = useTuning(machine);
+    const close = () => { setDialog(undefined); onChange(); };
+    const differs = machine.Affinity && machine.EffectiveAffinity && !isSameList(machine.Affinity, machine.EffectiveAffinity);
+    return (
+        <Card>
+            <CardTitle component="h2">{_('Placement')}</CardTitle>
+            <CardBody>
+                <DescriptionList isHorizontal isFluid horizontalTermWidthModifier={{ default: '9rem' }}>
+                    <Entry title={_('Host CPUs')} onEdit={() => setDialog('affinity')} edit={_('Change the host CPUs')}>
+                        {machine.EffectiveAffinity || machine.Affinity || _('all')}
+                        {differs && <div><Label isCompact status="warning">{format(_('wanted: $0'), machine.Affinity)}</Label></div>}
+                    </Entry>
+                    <Entry title={_('CPU time')} onEdit={() => setDialog('bandwidth')} edit={_('Change the limit of the CPU time')}>
+                        <Limit machine={machine} />
+                    </Entry>
+                    <Entry title={_('Pins')}><Pins tuning={tuning} /></Entry>
+                    <Entry title={_('Control groups')}>{placementText(machine.Placement)}</Entry>
+                </DescriptionList>
+            </CardBody>
+            {dialog === 'affinity' && <PinDialog machine={machine} vcpus={[]} current={machine.Affinity} onClose={close} />}
+            {dialog === 'bandwidth' && <BandwidthDialog machine={machine} onClose={close} />}
+        </Card>
+    );
+}
+
+function placementText(placement: string): string {
+    switch (placement) {
+    case 'scope': return _('a scope of vcpud');
+    case 'unit': return _('the unit of QEMU');
+    default: return _('none; limits of the CPU time are not possible');
+    }
+}
+
+interface EntryProps { title: string; children: React.ReactNode; onEdit?: () => void; edit?: string }
+
+function Entry({ title, children, onEdit, edit }: EntryProps) {
+    return (
+        <DescriptionListGroup>
+            <DescriptionListTerm>{title}</DescriptionListTerm>
+            <DescriptionListDescription>
+                {children}
+                {onEdit && <div><Button variant="link" isInline onClick={onEdit} aria-label={edit ?? ''}>{_('Change')}</Button></div>}
+            </DescriptionListDescription>
+        </DescriptionListGroup>
+    );
+}
+
+function Limit({ machine }: { machine: MachineState }) {
+    const wanted = percentOf({ periodUsec: machine.BandwidthPeriodUSec, quotaUsec: machine.BandwidthQuotaUSec });
+    const actual = percentOf({
+        periodUsec: machine.EffectiveBandwidthPeriodUSec, quotaUsec: machine.EffectiveBandwidthQuotaUSec,
+    });
+    const words = (share: number | undefined) =>
+        (share === undefined ? _('no limit') : format(_('$0 % of a host CPU for each vCPU'), share));
+    return (
+        <>
+            {words(actual)}
+            {wanted !== actual && <div><Label isCompact status="warning">{format(_('wanted: $0'), words(wanted))}</Label></div>}
+        </>
+    );
+}
+
+function Pins({ tuning }: { tuning: Tuning | undefined }) {
+    const pins = tuning?.pins ?? [];
+    if (pins.length === 0) return <>{_('none')}</>;
+    const byCpus = new Map<string, number[]>();
+    for (const [vcpu, cpus] of pins) byCpus.set(cpus, [...byCpus.get(cpus) ?? [], vcpu]);
+    return (
+        <ul className="vcpud-plain-list">
+            {[...byCpus].map(([cpus, vcpus]) =>
+                <li key={cpus}>{format(_('$0: host CPUs $1'), namesOf(vcpus), cpus)}</li>)}
+        </ul>
+    );
+}
+
+/** Returns the desired values, which follow the signals of the machine. */
+function useTuning(machine: MachineState): Tuning | undefined {
+    const { store } = usePage();
+    const [tuning, setTuning] = useState<Tuning>();
+    const [version, setVersion] = useState(0);
+    useEvents(machine.path, event => { if (event === 'changed') setVersion(current => current + 1); });
+    useEffect(() => {
+        let isCurrent = true;
+        store.machine(machine.path, 'GetTuning', []).then(
+            ([values]) => { if (isCurrent) setTuning(plain<Tuning>(values)); },
+            () => undefined,
+        );
+        return () => { isCurrent = false; };
+    }, [store, machine, version]);
+    return tuning;
+}

@@ -1,0 +1,100 @@
+// Owns the progress of a change, its end, and the notice about pending removals.
+import { Alert, Progress as Bar, ProgressMeasureLocation, ProgressSize, Stack } from '@patternfly/react-core';
+
+import type { Access } from '../bus/client';
+import { phaseOf } from '../model/change';
+import type { Change } from '../model/change';
+import { adviceForRefusal } from '../model/errors';
+import type { MachineState } from '../model/fleet';
+import { _, countOf, format, namesOf } from '../text';
+import { ErrorAlert } from './parts';
+
+interface Props { change: Change | undefined; onRetry: (access: Access) => void }
+
+export function Progress({ change, onRetry }: Props) {
+    if (!change) return null;
+    const phase = phaseOf(change);
+    return (
+        <div aria-live="polite" className="vcpud-progress" data-phase={phase}>
+            <Stack hasGutter>
+                {phase === 'complete' && (
+                    <Alert isInline variant="success" title={format(_('The machine has $0'), countOf(change.target))} />
+                )}
+                {phase === 'starting' && <NotStarted change={change} />}
+                {phase !== 'complete' && phase !== 'failed' && <Bars change={change} />}
+                <Failure change={change} onRetry={onRetry} />
+                {change.refused.size > 0 && <Refusals change={change} />}
+            </Stack>
+        </div>
+    );
+}
+
+function Bars({ change }: { change: Change }) {
+    const { expected, added, started, removed } = change;
+    return (
+        <>
+            {expected.added.length > 0 && (
+                <>
+                    <ProgressBar title={_('Added')} value={added.size} max={expected.added.length} />
+                    <ProgressBar title={_('Started by the guest')} value={started.size} max={expected.added.length} />
+                </>
+            )}
+            {expected.removed.length > 0 &&
+                <ProgressBar title={_('Removed')} value={removed.size} max={expected.removed.length} />}
+        </>
+    );
+}
+
+function ProgressBar({ title, value, max }: { title: string; value: number; max: number }) {
+    return (
+        <Bar
+            title={title} value={value} max={max} size={ProgressSize.sm} measureLocation={ProgressMeasureLocation.top}
+            label={format(_('$0 of $1'), value, max)} valueText={format(_('$0 of $1'), value, max)}
+        />
+    );
+}
+
+/** vCPUs are added, and the guest has not started all of them. */
+function NotStarted({ change }: { change: Change }) {
+    const missing = change.expected.added.filter(vcpu => !change.started.has(vcpu));
+    return (
+        <Alert isInline variant="info" title={format(_('The guest has not started $0 yet'), namesOf(missing))}>
+            {_('The vCPUs are added. If the guest does not start them, bring them online in the guest.')}
+        </Alert>
+    );
+}
+
+function Failure({ change, onRetry }: { change: Change; onRetry: (access: Access) => void }) {
+    const { result } = change;
+    if (result === 'running' || result === 'done' || phaseOf(change) !== 'failed') return null;
+    const title = change.refused.size > 0
+        ? format(_('The guest refused to release $0'), namesOf([...change.refused.keys()]))
+        : format(_('The machine does not have $0'), countOf(change.target));
+    return <ErrorAlert title={title} error={result.error} onRetry={onRetry} />;
+}
+
+function Refusals({ change }: { change: Change }) {
+    return (
+        <ul className="vcpud-plain-list" aria-label={_('Refusals')}>
+            {[...change.refused].map(([vcpu, { reason, code }]) => (
+                <li key={vcpu}>
+                    <strong>{namesOf([vcpu])}</strong>: {reason}. {adviceForRefusal(code)}
+                </li>
+            ))}
+        </ul>
+    );
+}
+
+/** Removals that the guest has not answered, of any requester. */
+export function PendingNotice({ machine }: { machine: MachineState }) {
+    const pending = machine.PendingRemovals;
+    if (pending.length === 0) return null;
+    const cause = machine.State === 'running'
+        ? _('The guest has not answered yet. QEMU has no command that cancels the removal. It ends when the guest releases the vCPUs or refuses.')
+        : _('The guest does not run, so that it cannot answer. The removal goes on when the guest runs again.');
+    return (
+        <Alert isInline isLiveRegion variant="info" title={format(_('The removal of $0 is pending'), namesOf(pending))}>
+            {cause}
+        </Alert>
+    );
+}

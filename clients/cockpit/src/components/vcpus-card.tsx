@@ -1,0 +1,148 @@
+// Owns the table of vCPUs: their state, their use, and the values in force against the desired ones.
+import { useState } from 'react';
+
+import { Button, Card, CardBody, CardHeader, CardTitle, EmptyState, Label, Spinner, Switch } from '@patternfly/react-core';
+import { Table, Tbody, Td, Th, Thead, Tr } from '@patternfly/react-table';
+
+import { useHistory } from '../hooks/page';
+import type { MachineState } from '../model/fleet';
+import { percent } from '../model/usage';
+import type { VcpuUse } from '../model/usage';
+import { affinityOf, presenceOf, schedulerOf } from '../model/vcpus';
+import type { Setting, Vcpu } from '../model/vcpus';
+import { _, format, namesOf } from '../text';
+import { PinDialog } from './pin-dialog';
+
+interface Props { machine: MachineState; vcpus: Vcpu[] | undefined; onChange: () => void }
+
+export function VcpusCard({ machine, vcpus, onChange }: Props) {
+    const [showsFree, setShowsFree] = useState(false);
+    const [selected, setSelected] = useState<ReadonlySet<number>>(new Set());
+    const [isPinning, setPinning] = useState(false);
+    const rows = vcpus?.filter(vcpu => showsFree || vcpu.present);
+    const chosen = rows?.filter(vcpu => selected.has(vcpu.id ?? 0)).map(vcpu => vcpu.id ?? 0) ?? [];
+    const select = (ids: number[], isSelected: boolean) => setSelected(current => {
+        const next = new Set(current);
+        ids.forEach(id => (isSelected ? next.add(id) : next.delete(id)));
+        return next;
+    });
+    return (
+        <Card>
+            <CardHeader actions={{
+                hasNoOffset: true,
+                actions: (
+                    <div className="vcpud-actions">
+                        <Switch label={_('Free vCPUs')} isChecked={showsFree} onChange={(_event, on) => setShowsFree(on)} id="free" />
+                        <Button variant="secondary" isDisabled={chosen.length === 0} onClick={() => setPinning(true)}>
+                            {_('Pin selected')}
+                        </Button>
+                    </div>
+                ),
+            }}
+            >
+                <CardTitle component="h2">{_('vCPUs')}</CardTitle>
+            </CardHeader>
+            {rows ? <VcpuTable machine={machine} rows={rows} selected={selected} onSelect={select} />
+                : <CardBody><EmptyState titleText={_('Reading the vCPUs')} headingLevel="h3" icon={Spinner} variant="sm" /></CardBody>}
+            {isPinning && (
+                <PinDialog
+                    machine={machine} vcpus={chosen} current={commonPin(rows ?? [], chosen)}
+                    onClose={() => { setPinning(false); onChange(); }}
+                />
+            )}
+        </Card>
+    );
+}
+
+function commonPin(rows: Vcpu[], chosen: number[]): string {
+    const pins = new Set(rows.filter(row => chosen.includes(row.id ?? 0)).map(row => row['desired-affinity'] ?? ''));
+    return pins.size === 1 ? [...pins][0] ?? '' : '';
+}
+
+interface TableProps {
+    machine: MachineState; rows: Vcpu[]; selected: ReadonlySet<number>;
+    onSelect: (ids: number[], isSelected: boolean) => void;
+}
+
+function VcpuTable({ machine, rows, selected, onSelect }: TableProps) {
+    const use = useHistory(machine.path)?.vcpus;
+    const all = rows.map(row => row.id ?? 0);
+    return (
+        <Table variant="compact" gridBreakPoint="grid-lg" aria-label={_('vCPUs')}>
+            <Thead>
+                <Tr>
+                    <Th
+                        aria-label={_('Select all vCPUs')}
+                        select={{
+                            isSelected: all.length > 0 && all.every(id => selected.has(id)),
+                            onSelect: (_event, isSelected) => onSelect(all, isSelected),
+                        }}
+                    />
+                    <Th>{_('vCPU')}</Th>
+                    <Th>{_('State')}</Th>
+                    <Th>{_('Use')}</Th>
+                    <Th>{_('Steal')}</Th>
+                    <Th>{_('Host CPU')}</Th>
+                    <Th>{_('Allowed host CPUs')}</Th>
+                    <Th>{_('Scheduler')}</Th>
+                </Tr>
+            </Thead>
+            <Tbody>
+                {rows.map((row, index) => (
+                    <Row
+                        key={row.id} row={row} index={index} use={use?.get(row.id ?? 0)}
+                        isSelected={selected.has(row.id ?? 0)} onSelect={onSelect}
+                    />
+                ))}
+            </Tbody>
+        </Table>
+    );
+}
+
+interface RowProps {
+    row: Vcpu; index: number; use: VcpuUse | undefined; isSelected: boolean;
+    onSelect: (ids: number[], isSelected: boolean) => void;
+}
+
+function Row({ row, index, use, isSelected, onSelect }: RowProps) {
+    const id = row.id ?? 0;
+    const hasUse = row.present && use;
+    return (
+        <Tr>
+            <Td
+                select={{
+                    rowIndex: index, isSelected, onSelect: (_event, on) => onSelect([id], on),
+                    props: { 'aria-label': format(_('Select $0'), namesOf([id])) },
+                }}
+            />
+            <Td dataLabel={_('vCPU')}>{id}</Td>
+            <Td dataLabel={_('State')}><Presence vcpu={row} /></Td>
+            <Td dataLabel={_('Use')}>{hasUse ? percent(use.used) : '–'}</Td>
+            <Td dataLabel={_('Steal')}>{hasUse ? percent(use.stolen) : '–'}</Td>
+            <Td dataLabel={_('Host CPU')}>{(hasUse && use.hostCpu) ?? '–'}</Td>
+            <Td dataLabel={_('Allowed host CPUs')}><Value setting={affinityOf(row)} /></Td>
+            <Td dataLabel={_('Scheduler')}><Value setting={schedulerOf(row)} /></Td>
+        </Tr>
+    );
+}
+
+function Presence({ vcpu }: { vcpu: Vcpu }) {
+    switch (presenceOf(vcpu)) {
+    case 'free': return <Label isCompact variant="outline">{_('Free')}</Label>;
+    case 'pending': return <Label isCompact variant="outline" status="info">{_('Removal pending')}</Label>;
+    case 'not-started': return <Label isCompact variant="outline" status="warning">{_('Not started')}</Label>;
+    case 'offline': return <Label isCompact variant="outline" status="warning">{_('Offline in the guest')}</Label>;
+    case 'present': return vcpu.started ? <>{_('Started')}</> : <>{_('Present')}</>;
+    }
+}
+
+/** A value in force. If the desired value differs, both are shown. */
+function Value({ setting }: { setting: Setting }) {
+    if (!setting.desired) return <>{setting.actual || '–'}</>;
+    return (
+        <>
+            {setting.actual}
+            <div className="vcpud-note"><Label isCompact status="warning">{format(_('wanted: $0'), setting.desired)}</Label></div>
+        </>
+    );
+}

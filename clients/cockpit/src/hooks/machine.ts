@@ -1,0 +1,87 @@
+// Owns the hooks that read one machine: its vCPUs, its plan, and the progress of a change.
+import { useCallback, useEffect, useRef, useState } from 'react';
+
+import { CallError, plain } from '../bus/client';
+import type { VcpuEvent } from '../model/change';
+import { isConnected } from '../model/fleet';
+import type { MachineState } from '../model/fleet';
+import type { Vcpu } from '../model/vcpus';
+import type { Machine } from '../generated/interfaces';
+import { useEvery, usePage } from './page';
+
+/** Calls back with the events of a machine. */
+export function useEvents(path: string, onEvent: (event: VcpuEvent | 'changed') => void): void {
+    const { store } = usePage();
+    const latest = useRef(onEvent);
+    useEffect(() => { latest.current = onEvent; });
+    useEffect(() => store.onEvent(path, event => latest.current(event)), [store, path]);
+}
+
+/** Runs one call at a time. Requests during a call lead to one further call. */
+function useOneAtATime(call: () => Promise<void>): () => void {
+    const state = useRef({ isRunning: false, isWanted: false });
+    const latest = useRef(call);
+    useEffect(() => { latest.current = call; });
+    return useCallback(() => {
+        const current = state.current;
+        current.isWanted = true;
+        if (current.isRunning) return;
+        const loop = async () => {
+            current.isRunning = true;
+            while (current.isWanted) {
+                current.isWanted = false;
+                await latest.current();
+            }
+            current.isRunning = false;
+        };
+        void loop();
+    }, []);
+}
+
+/** Returns the rows of ListVcpus(), or undefined before the first reply. They follow the signals. */
+export function useVcpus(machine: MachineState): { vcpus: Vcpu[] | undefined; refresh: () => void } {
+    const { store } = usePage();
+    const [vcpus, setVcpus] = useState<Vcpu[]>();
+    const refresh = useOneAtATime(async () => {
+        try {
+            const [rows] = await store.machine(machine.path, 'ListVcpus', []);
+            setVcpus(rows.map(row => plain<Vcpu>(row)));
+        } catch {
+            // The rows stay. The banner of the page reports a service that does not answer.
+        }
+    });
+    useEffect(refresh, [refresh, machine]);
+    // No signal reports the values of the kernel.
+    useEvery(5, refresh);
+    useEvents(machine.path, event => { if (event === 'changed') refresh(); });
+    return { vcpus, refresh };
+}
+
+export type Permission = 'yes' | 'no' | 'challenge' | 'na';
+
+/** The plan for a number of vCPUs, and whether the user is authorized for it. */
+export interface PlanState {
+    count: number;
+    plan: Machine['keys']['Plan'];
+    permission: Permission;
+    error: CallError | null;
+}
+
+/** Returns the plan for a number of vCPUs, or undefined while the service has not answered. */
+export function usePlan(machine: MachineState, count: number): PlanState | undefined {
+    const { store } = usePage();
+    const [state, setState] = useState<PlanState>();
+    const ask = useOneAtATime(async () => {
+        try {
+            const [plan] = await store.machine(machine.path, 'Plan', [count, {}]);
+            const [permission] = await store.machine(machine.path, 'CanSetVcpus', [count]);
+            setState({ count, plan: plain(plan), permission: permission as Permission, error: null });
+        } catch (caught) {
+            setState({ count, plan: {}, permission: 'na', error: CallError.of(caught) });
+        }
+    });
+    // The plan depends on these properties.
+    const { Vcpus, StartedVcpus, State, PendingRemovals } = machine;
+    useEffect(ask, [ask, count, Vcpus, StartedVcpus, State, PendingRemovals]);
+    return isConnected(machine) && state?.count === count ? state : undefined;
+}

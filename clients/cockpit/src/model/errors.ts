@@ -1,0 +1,69 @@
+// Owns the words about errors: from the names of D-Bus errors, the problems of Cockpit and the codes of refusals to
+// advice. The text of an error comes from the service; the advice says what the user of the page can do.
+import { N_, _ } from '../text';
+
+const ERRORS: Record<string, string> = {
+    NoSuchMachine: N_('The machine has ended. Go back to the list of machines.'),
+    Disconnected: N_('vcpud connects again by itself. Check that the QEMU process runs and that no other client uses its QMP socket.'),
+    InvalidVcpu: N_('Select all vCPUs of a core together.'),
+    OutOfRange: N_('Select one of the possible numbers.'),
+    NotRemovable: N_('Select a greater number. QEMU does not remove the boot CPU.'),
+    NotSupported: N_('The machine type, the accelerator or the host does not support this request. A restart of the VM with another number of vCPUs is the alternative.'),
+    Busy: N_('The number of vCPUs changed in the meantime, or a removal is pending. Check the plan, and try again.'),
+    GuestRefused: N_('The guest still uses the vCPU. Reduce its load or its pins in the guest, and try again.'),
+    GuestDidNotStart: N_('The vCPUs stay. Bring them online in the guest, or install the guest agent and use it for the change.'),
+    RemovalPending: N_('The guest has not released the vCPUs yet. The removal stays pending, and this page reports its end.'),
+    PlacementFailed: N_('The vCPUs stay, but the kernel refused a setting. Correct the setting, and try again.'),
+    InvalidCpuList: N_('Enter host CPUs as numbers and ranges, such as 0-3,8.'),
+    CpuUnavailable: N_('Select host CPUs that exist and are online.'),
+    LimitExceeded: N_('Too many calls are in progress. Wait for one to end, and try again.'),
+    QmpFailed: N_('Read the reason that QEMU gives. The journal of vcpud has more details.'),
+    QmpTimeout: N_('QEMU does not answer. Check whether it is stopped, and wait: the page shows vCPUs that QEMU adds later.'),
+    InvalidArgs: N_('Correct the value, and try again.'),
+    IOError: N_('Check whether the file system of /run is full. Nothing was changed.'),
+    ServiceUnknown: N_('Install and start the service.'),
+};
+
+const PREFIXES = ['org.vcpud1.Error.', 'org.freedesktop.DBus.Error.'];
+
+/** Returns the last part of the name of an error. */
+export function shortName(code: string): string {
+    const prefix = PREFIXES.find(one => code.startsWith(one));
+    return prefix ? code.slice(prefix.length) : code;
+}
+
+const DENIED = ['AccessDenied', 'InteractiveAuthorizationRequired'];
+
+/** Returns whether polkit denied the call, so that administrative access can help. */
+export const isDenied = (code: string): boolean => DENIED.includes(shortName(code));
+
+/** Returns whether Cockpit has no administrative access to give. */
+export const isWithoutAdministrator = (code: string): boolean => code === 'access-denied';
+
+/** Returns the advice for an error, or an empty text. */
+export function adviceFor(code: string): string {
+    if (isDenied(code)) return _('Use administrative access, or ask an administrator for a rule of polkit.');
+    if (isWithoutAdministrator(code)) {
+        return _('Turn on administrative access at the top of Cockpit, and try again. Your account needs the right to become administrator.');
+    }
+    if (code === 'disconnected' || code === 'terminated') return _('The connection to the host was lost. Log in to Cockpit again.');
+    const advice = ERRORS[shortName(code)];
+    return advice ? _(advice) : '';
+}
+
+const REASONS: Record<string, string> = {
+    'not-supported': N_('The guest or QEMU does not support the removal. The guest needs support for hot-unplug of CPUs.'),
+    'in-use': N_('The guest uses the CPU. End or move the programs that are bound to it in the guest, and try again.'),
+    'busy': N_('The guest is busy with the CPU. Try again when the guest has less load.'),
+    'dependency': N_('Another device of the guest depends on the CPU. Remove that device first.'),
+    'guest-failed': N_('The guest gives no reason. Its kernel log can have more details.'),
+    'no-guest': N_('The guest is not booted yet, or has no operating system. Try again when it has booted.'),
+    'migrating': N_('QEMU refuses during a migration. Try again after it.'),
+    'qemu-refused': N_('QEMU refused. The journal of vcpud has the reason.'),
+};
+
+/** Returns the advice for a refused removal, or an empty text for a code that a later version of the service has. */
+export function adviceForRefusal(code: string): string {
+    const advice = REASONS[code];
+    return advice ? _(advice) : '';
+}

@@ -1,0 +1,70 @@
+// Owns the virtual machines of a world: real QEMUs, with the Linux guest that tests/setup makes or with firmware only.
+import fs from 'node:fs';
+import net from 'node:net';
+import path from 'node:path';
+
+import { repository } from './bus';
+import { exists, Process } from './processes';
+
+const kit = path.join(repository, 'target/guest');
+
+export interface Boot {
+    vcpus?: number;
+    max?: number;
+    /** Whether Linux is booted; else the guest is paused, and has firmware only. */
+    linux?: boolean;
+    /** Whether Linux leaves new CPUs offline. */
+    leavesOffline?: boolean;
+}
+
+export class Guest {
+    private orders: net.Socket | undefined;
+
+    private constructor(readonly name: string, readonly process: Process, private readonly directory: string) {}
+
+    /** Starts a QEMU whose QMP socket makes it a machine. With Linux, waits until it has booted. */
+    static async start(name: string, sockets: string, directory: string, boot: Boot = {}): Promise<Guest> {
+        const own = fs.mkdtempSync(path.join(directory, `${name}.`));
+        const { vcpus = 1, max = 16, linux = true, leavesOffline = false } = boot;
+        const qmp = path.join(sockets, `${name}.sock`);
+        const options = `console=ttyS0 quiet panic=-1${leavesOffline ? ' guest.no-online' : ''}`;
+        const process = new Process(name, path.join(kit, 'qemu'), [
+            '-name', `${name},debug-threads=on`, '-machine', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'qemu64',
+            '-smp', `${vcpus},maxcpus=${max}`, '-m', linux ? '256' : '16',
+            '-display', 'none', '-nodefaults', '-no-user-config', '-qmp', listen(qmp),
+            ...(linux
+                ? ['-kernel', path.join(kit, 'vmlinuz'), '-initrd', path.join(kit, 'initrd'), '-append', options,
+                    '-serial', 'stdio', '-serial', listen(path.join(own, 'orders'))]
+                : ['-S']),
+        ]);
+        const guest = new Guest(name, process, own);
+        if (linux) await process.line(/GUEST-READY/);
+        else await exists(qmp);
+        return guest;
+    }
+
+    /** Gives the guest an order (see tests/guest-image/init), and waits until it is carried out. */
+    async order(order: string): Promise<void> {
+        if (!this.orders) {
+            this.orders = net.connect(path.join(this.directory, 'orders'));
+            // Bytes may be lost before the guest has opened its port.
+            this.orders.write('\n\n\n\n\n\n\n\n');
+        }
+        const from = this.process.lines.length;
+        this.orders.write(`${order}\n`);
+        const line = await this.process.line(new RegExp(`^(DONE|FAILED) ${order}`), from);
+        if (line.startsWith('FAILED')) throw new Error(`the guest cannot ${order}`);
+    }
+
+    /** Waits until the guest uses the CPUs of a list such as "0-3". */
+    async online(list: string): Promise<void> {
+        await this.process.line(new RegExp(`^ONLINE ${list}$`));
+    }
+
+    async stop(): Promise<void> {
+        this.orders?.destroy();
+        await this.process.kill('SIGKILL');
+    }
+}
+
+const listen = (socket: string) => `unix:${socket},server=on,wait=off`;

@@ -1,0 +1,122 @@
+// Owns a world: a private bus, polkitd, vcpud, guests, and Cockpit in front of them, all real and without systemd. It
+// changes nothing on the machine, and ends all that it started.
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+
+import { Bus, repository, startPolkit } from './bus';
+import { Guest } from './guest';
+import type { Boot } from './guest';
+import { freePort, listening, Process } from './processes';
+
+const programs = path.join(process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target'), 'debug');
+const page = path.resolve(import.meta.dirname, '../..');
+
+/** The user of a session of Cockpit. */
+export interface User { uid: number; gid: number }
+export const ROOT: User = { uid: 0, gid: 0 };
+export const NOBODY: User = { uid: 65534, gid: 65534 };
+
+export class World {
+    readonly guests = new Map<string, Guest>();
+    private readonly processes: Process[] = [];
+    private vcpud: Process | undefined;
+
+    private constructor(readonly directory: string, readonly bus: Bus) {}
+
+    /** Starts a bus and polkitd with rules in JavaScript. */
+    static async start(rules = ''): Promise<World> {
+        const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'vcpud-cockpit.'));
+        fs.chmodSync(directory, 0o755);
+        const bus = await Bus.start(directory);
+        const world = new World(directory, bus);
+        world.processes.push(bus.daemon, await startPolkit(bus, directory, rules));
+        fs.cpSync(path.join(page, 'dist'), path.join(directory, 'data/cockpit/vcpud'), { recursive: true });
+        return world;
+    }
+
+    get sockets(): string {
+        return path.join(this.directory, 'run/qmp');
+    }
+
+    private directoryFor(name: string): string {
+        const directory = path.join(this.directory, name);
+        fs.mkdirSync(directory, { recursive: true });
+        return directory;
+    }
+
+    async startService(): Promise<void> {
+        this.vcpud = new Process('vcpud', path.join(programs, 'vcpud'), [], {
+            env: {
+                ...this.bus.env,
+                RUNTIME_DIRECTORY: this.directoryFor('run'),
+                CONFIGURATION_DIRECTORY: this.directoryFor('etc'),
+                MALLOC_ARENA_MAX: '2',
+            },
+        });
+        await this.bus.owned('org.vcpud1');
+    }
+
+    /** Ends vcpud with SIGTERM. */
+    async stopService(): Promise<void> {
+        await this.vcpud?.kill();
+        this.vcpud = undefined;
+    }
+
+    async startAutoscaler(): Promise<void> {
+        const configuration = this.directoryFor('autoscale');
+        fs.writeFileSync(path.join(configuration, 'autoscale.toml'), 'host-cpus = 64\n');
+        fs.mkdirSync(path.join(configuration, 'autoscale.d'), { recursive: true });
+        this.processes.push(new Process('vcpud-autoscale', path.join(programs, 'vcpud-autoscale'), [], {
+            env: {
+                ...this.bus.env,
+                CONFIGURATION_DIRECTORY: configuration,
+                STATE_DIRECTORY: this.directoryFor('autoscale-state'),
+            },
+        }));
+        await this.bus.owned('org.vcpud1.Autoscale');
+    }
+
+    async startGuest(name: string, boot: Boot = {}): Promise<Guest> {
+        const guest = await Guest.start(name, this.sockets, this.directory, boot);
+        this.guests.set(name, guest);
+        return guest;
+    }
+
+    /** Starts cockpit-ws with a session of a user, and returns its address. */
+    async startCockpit(user: User): Promise<string> {
+        const port = await freePort();
+        const home = this.directoryFor(`home-${user.uid}`);
+        fs.chownSync(home, user.uid, user.gid);
+        const cockpit = new Process('cockpit-ws', '/usr/lib/cockpit/cockpit-ws', [
+            '--no-tls', '--address=127.0.0.1', `--port=${port}`, '--local-session=cockpit-bridge',
+        ], {
+            ...user,
+            cwd: home,
+            env: {
+                ...this.bus.env,
+                HOME: home, XDG_RUNTIME_DIR: home, XDG_CONFIG_HOME: home,
+                XDG_DATA_HOME: path.join(this.directory, 'data'),
+                // No files of the machine's own Cockpit.
+                XDG_CONFIG_DIRS: home,
+            },
+        });
+        this.processes.push(cockpit);
+        await listening(port);
+        return `http://127.0.0.1:${port}`;
+    }
+
+    /** Ends everything, and removes the files. */
+    async stop(): Promise<void> {
+        await Promise.all([...this.guests.values()].map(guest => guest.stop()));
+        await this.stopService();
+        for (const process of this.processes.reverse()) await process.kill();
+        fs.rmSync(this.directory, { recursive: true, force: true });
+    }
+
+    /** The last lines of all processes, for readers of a failed test. */
+    log(): string {
+        const all = [...this.processes, ...(this.vcpud ? [this.vcpud] : [])];
+        return all.map(({ name, lines }) => `--- ${name}:\n${lines.slice(-30).join('\n')}`).join('\n');
+    }
+}
