@@ -2,7 +2,6 @@
 import { createRoot } from 'react-dom/client';
 
 import '@patternfly/react-core/dist/styles/base.css';
-import './page.css';
 
 import { App } from './components/app';
 import { Statistics } from './bus/statistics';
@@ -10,6 +9,8 @@ import { Store } from './bus/store';
 import { PageContext } from './hooks/page';
 import { _ } from './text';
 import { followTheme } from './theme';
+// After the styles of the components, which it changes.
+import './page.css';
 
 followTheme();
 cockpit.transport.wait(() => {

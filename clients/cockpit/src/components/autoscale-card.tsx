@@ -51,7 +51,7 @@ function Scaled({ link, explanation }: ScaledProps) {
                         </Alert>
                     )}
                     <Content component="small">
-                        {format(_('The machine has $0 to $1 vCPUs. The goal is $2.'), min ?? 1, max ?? '–', goal ?? '–')}
+                        {format(_('The limits are $0 and $1 vCPUs. The goal is $2.'), min ?? 1, max ?? '–', goal ?? '–')}
                     </Content>
                     <Denied call={call} title={_('Automatic scaling stays on')} />
                 </Stack>

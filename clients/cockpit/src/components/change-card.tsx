@@ -23,7 +23,8 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
     const [withAgent, setWithAgent] = useState(false);
     const count = wanted ?? wantedOf(machine);
     const plan = usePlan(machine, count);
-    const { change, apply } = useChange(machine, () => setWanted(undefined));
+    const { change, apply, clear } = useChange(machine, () => setWanted(undefined));
+    const select = (next: number | undefined) => { setWanted(next); clear(); };
     const request = (access: Access) => void apply(count, plan, withAgent, access);
     const isChange = count !== wantedOf(machine);
     return (
@@ -31,9 +32,9 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
             <CardTitle component="h2">{_('Number of vCPUs')}</CardTitle>
             <CardBody>
                 <Stack hasGutter>
-                    <CountInput machine={machine} count={count} onChange={setWanted} />
+                    <CountInput machine={machine} count={count} onChange={select} />
                     <PendingNotice machine={machine} />
-                    {isChange && <PlanView state={plan} onSelect={setWanted} />}
+                    {isChange && <PlanView state={plan} onSelect={select} />}
                     {isChange && (
                         <Checkbox
                             id="guest-agent" isChecked={withAgent} onChange={(_event, checked) => setWithAgent(checked)}
@@ -50,7 +51,7 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
                     isBusy={change?.result === 'running'} onApply={request}
                 />
                 {wanted !== undefined && isChange && (
-                    <Button variant="link" onClick={() => setWanted(undefined)}>{_('Cancel')}</Button>
+                    <Button variant="link" onClick={() => select(undefined)}>{_('Cancel')}</Button>
                 )}
             </CardFooter>
         </Card>
@@ -127,5 +128,7 @@ function useChange(machine: MachineState, onAccepted: () => void) {
             finish({ error: CallError.of(error) });
         }
     };
-    return { change, apply };
+    /** Forgets a change that has ended. */
+    const clear = () => setChange(current => (current?.result === 'running' ? current : undefined));
+    return { change, apply, clear };
 }

@@ -1,5 +1,5 @@
 // Owns the charts: lines over the last minutes, as SVG without a library. The colours are those of the theme.
-import { WINDOW } from '../model/usage';
+import { spanOf } from '../model/usage';
 import type { Point } from '../model/usage';
 
 const WIDTH = 600;
@@ -9,8 +9,9 @@ type Value = (point: Point) => number;
 /** Returns the points of a line. The newest point is at the right edge. */
 function line(points: readonly Point[], value: Value, top: number, height: number): string {
     const end = points.at(-1)?.time ?? 0;
+    const span = spanOf(points);
     return points.map(point => {
-        const x = WIDTH * (1 - (end - point.time) / WINDOW);
+        const x = WIDTH * (1 - (end - point.time) / span);
         const y = height * (1 - Math.min(value(point), top) / top);
         return `${x.toFixed(1)},${y.toFixed(1)}`;
     }).join(' ');
@@ -19,7 +20,7 @@ function line(points: readonly Point[], value: Value, top: number, height: numbe
 function area(points: readonly Point[], value: Value, top: number, height: number): string {
     const end = points.at(-1)?.time ?? 0;
     const begin = points[0]?.time ?? 0;
-    const left = WIDTH * (1 - (end - begin) / WINDOW);
+    const left = WIDTH * (1 - (end - begin) / spanOf(points));
     return `${left.toFixed(1)},${height} ${line(points, value, top, height)} ${WIDTH},${height}`;
 }
 

@@ -90,7 +90,7 @@ const Row = memo(function Row({ machine }: { machine: MachineState }) {
     return (
         <Tr>
             <Td dataLabel={_('Name')}><a href={address}>{machine.Name}</a></Td>
-            <Td dataLabel={_('State')}><StateLabel machine={machine} /></Td>
+            <Td dataLabel={_('State')}><div><StateLabel machine={machine} /></div></Td>
             <Td dataLabel={_('vCPUs')}>
                 {format(_('$0 of $1'), machine.Vcpus, machine.MaxVcpus)}
                 {pending.length > 0 && <div className="vcpud-note">{format(_('$0 pending'), namesOf(pending))}</div>}

@@ -1,5 +1,5 @@
 // Owns the plan of a change: what it would add and remove, its warnings, or why it is not possible.
-import { Alert, AlertActionLink, Content, Spinner, Stack } from '@patternfly/react-core';
+import { Alert, AlertActionLink, Spinner, Stack } from '@patternfly/react-core';
 
 import type { PlanState } from '../hooks/machine';
 import { adviceFor, shortName } from '../model/errors';
@@ -15,12 +15,12 @@ export function PlanView({ state, onSelect }: Props) {
     if (plan.error) return <NotPossible state={state} onSelect={onSelect} />;
     return (
         <Stack hasGutter role="status" aria-label={_('Plan')}>
-            <Content>
+            <div>
                 {!!plan.added?.length && <p>{format(_('Adds $0.'), namesOf(plan.added))}</p>}
                 {!!plan.removed?.length && (
                     <p>{format(_('Removes $0. The guest can refuse the removal.'), namesOf(plan.removed))}</p>
                 )}
-            </Content>
+            </div>
             {plan.warnings?.map(text => (
                 <Alert key={text} isInline variant="warning" title={_('The guest may not notice the change')}>{text}</Alert>
             ))}

@@ -4,7 +4,7 @@ import { Alert, Progress as Bar, ProgressMeasureLocation, ProgressSize, Stack } 
 import type { Access } from '../bus/client';
 import { phaseOf } from '../model/change';
 import type { Change } from '../model/change';
-import { adviceForRefusal } from '../model/errors';
+import { explainRefusal } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { _, countOf, format, namesOf } from '../text';
 import { ErrorAlert } from './parts';
@@ -23,7 +23,6 @@ export function Progress({ change, onRetry }: Props) {
                 {phase === 'starting' && <NotStarted change={change} />}
                 {phase !== 'complete' && phase !== 'failed' && <Bars change={change} />}
                 <Failure change={change} onRetry={onRetry} />
-                {change.refused.size > 0 && <Refusals change={change} />}
             </Stack>
         </div>
     );
@@ -65,23 +64,23 @@ function NotStarted({ change }: { change: Change }) {
 }
 
 function Failure({ change, onRetry }: { change: Change; onRetry: (access: Access) => void }) {
-    const { result } = change;
+    const { result, refused } = change;
     if (result === 'running' || result === 'done' || phaseOf(change) !== 'failed') return null;
-    const title = change.refused.size > 0
-        ? format(_('The guest refused to release $0'), namesOf([...change.refused.keys()]))
-        : format(_('The machine does not have $0'), countOf(change.target));
+    if (refused.size > 0) return <Refusals change={change} />;
+    const title = format(_('The change to $0 failed'), countOf(change.target));
     return <ErrorAlert title={title} error={result.error} onRetry={onRetry} />;
 }
 
 function Refusals({ change }: { change: Change }) {
+    const refused = [...change.refused];
+    const title = format(_('The guest refused to release $0'), namesOf(refused.map(([vcpu]) => vcpu)));
     return (
-        <ul className="vcpud-plain-list" aria-label={_('Refusals')}>
-            {[...change.refused].map(([vcpu, { reason, code }]) => (
-                <li key={vcpu}>
-                    <strong>{namesOf([vcpu])}</strong>: {reason}. {adviceForRefusal(code)}
-                </li>
-            ))}
-        </ul>
+        <Alert isInline isLiveRegion variant="danger" title={title}>
+            <ul className="vcpud-plain-list" aria-label={_('Refusals')}>
+                {refused.map(([vcpu, refusal]) => <li key={vcpu}>{namesOf([vcpu])}: {explainRefusal(refusal)}</li>)}
+            </ul>
+            {change.removed.size > 0 && <p>{format(_('Removed: $0.'), namesOf([...change.removed]))}</p>}
+        </Alert>
     );
 }
 

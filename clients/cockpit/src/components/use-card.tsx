@@ -3,8 +3,8 @@ import { Card, CardBody, CardTitle, Content } from '@patternfly/react-core';
 
 import { useHistory } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
-import { cpus, latest, WINDOW } from '../model/usage';
-import { _, format } from '../text';
+import { cpus, latest, spanOf } from '../model/usage';
+import { _, format, ngettext } from '../text';
 import { UseChart } from './chart';
 
 export function UseCard({ machine }: { machine: MachineState }) {
@@ -12,6 +12,7 @@ export function UseCard({ machine }: { machine: MachineState }) {
     const point = latest(history);
     const points = history?.points ?? [];
     const top = Math.max(1, ...points.map(one => Math.ceil(Math.max(one.vcpus, one.used))));
+    const minutes = spanOf(points) / 60;
     const language = cockpit.language.replace('_', '-');
     const label = point
         ? format(_('The vCPUs use $0 host CPUs, and wait for $1.'), cpus(point.used, language), cpus(point.stolen, language))
@@ -22,7 +23,7 @@ export function UseCard({ machine }: { machine: MachineState }) {
             <CardBody>
                 <UseChart points={points} top={top} label={label} />
                 <div className="vcpud-times" aria-hidden="true">
-                    <span>{format(_('$0 minutes ago'), WINDOW / 60)}</span><span>{_('now')}</span>
+                    <span>{format(ngettext('$0 minute ago', '$0 minutes ago', minutes), minutes)}</span><span>{_('now')}</span>
                 </div>
                 <dl className="vcpud-legend">
                     <Entry name="vcpud-used" title={_('Used')} value={point && cpus(point.used, language)} />

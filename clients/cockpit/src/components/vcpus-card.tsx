@@ -1,7 +1,7 @@
 // Owns the table of vCPUs: their state, their use, and the values in force against the desired ones.
 import { useState } from 'react';
 
-import { Button, Card, CardBody, CardHeader, CardTitle, EmptyState, Label, Spinner, Switch } from '@patternfly/react-core';
+import { Button, Card, CardBody, CardHeader, CardTitle, Checkbox, EmptyState, Label, Spinner, Switch } from '@patternfly/react-core';
 import { Table, Tbody, Td, Th, Thead, Tr } from '@patternfly/react-table';
 
 import { useHistory } from '../hooks/page';
@@ -71,26 +71,26 @@ function VcpuTable({ machine, rows, selected, onSelect }: TableProps) {
         <Table variant="compact" gridBreakPoint="grid-lg" aria-label={_('vCPUs')}>
             <Thead>
                 <Tr>
-                    <Th
-                        aria-label={_('Select all vCPUs')}
-                        select={{
-                            isSelected: all.length > 0 && all.every(id => selected.has(id)),
-                            onSelect: (_event, isSelected) => onSelect(all, isSelected),
-                        }}
-                    />
+                    <Th modifier="fitContent">
+                        <Checkbox
+                            id="select-all" aria-label={_('Select all vCPUs')}
+                            isChecked={all.length > 0 && all.every(id => selected.has(id))}
+                            onChange={(_event, isSelected) => onSelect(all, isSelected)}
+                        />
+                    </Th>
                     <Th>{_('vCPU')}</Th>
                     <Th>{_('State')}</Th>
                     <Th>{_('Use')}</Th>
                     <Th>{_('Steal')}</Th>
                     <Th>{_('Host CPU')}</Th>
-                    <Th>{_('Allowed host CPUs')}</Th>
+                    <Th>{_('Affinity')}</Th>
                     <Th>{_('Scheduler')}</Th>
                 </Tr>
             </Thead>
             <Tbody>
-                {rows.map((row, index) => (
+                {rows.map(row => (
                     <Row
-                        key={row.id} row={row} index={index} use={use?.get(row.id ?? 0)}
+                        key={row.id} row={row} use={use?.get(row.id ?? 0)}
                         isSelected={selected.has(row.id ?? 0)} onSelect={onSelect}
                     />
                 ))}
@@ -100,27 +100,27 @@ function VcpuTable({ machine, rows, selected, onSelect }: TableProps) {
 }
 
 interface RowProps {
-    row: Vcpu; index: number; use: VcpuUse | undefined; isSelected: boolean;
+    row: Vcpu; use: VcpuUse | undefined; isSelected: boolean;
     onSelect: (ids: number[], isSelected: boolean) => void;
 }
 
-function Row({ row, index, use, isSelected, onSelect }: RowProps) {
+function Row({ row, use, isSelected, onSelect }: RowProps) {
     const id = row.id ?? 0;
     const hasUse = row.present && use;
     return (
         <Tr>
-            <Td
-                select={{
-                    rowIndex: index, isSelected, onSelect: (_event, on) => onSelect([id], on),
-                    props: { 'aria-label': format(_('Select $0'), namesOf([id])) },
-                }}
-            />
+            <Td modifier="fitContent">
+                <Checkbox
+                    id={`select-${id}`} aria-label={format(_('Select $0'), namesOf([id]))}
+                    isChecked={isSelected} onChange={(_event, on) => onSelect([id], on)}
+                />
+            </Td>
             <Td dataLabel={_('vCPU')}>{id}</Td>
-            <Td dataLabel={_('State')}><Presence vcpu={row} /></Td>
+            <Td dataLabel={_('State')}><div><Presence vcpu={row} /></div></Td>
             <Td dataLabel={_('Use')}>{hasUse ? percent(use.used) : '–'}</Td>
             <Td dataLabel={_('Steal')}>{hasUse ? percent(use.stolen) : '–'}</Td>
             <Td dataLabel={_('Host CPU')}>{(hasUse && use.hostCpu) ?? '–'}</Td>
-            <Td dataLabel={_('Allowed host CPUs')}><Value setting={affinityOf(row)} /></Td>
+            <Td dataLabel={_('Affinity')}><Value setting={affinityOf(row)} /></Td>
             <Td dataLabel={_('Scheduler')}><Value setting={schedulerOf(row)} /></Td>
         </Tr>
     );

@@ -56,14 +56,13 @@ const REASONS: Record<string, string> = {
     'in-use': N_('The guest uses the CPU. End or move the programs that are bound to it in the guest, and try again.'),
     'busy': N_('The guest is busy with the CPU. Try again when the guest has less load.'),
     'dependency': N_('Another device of the guest depends on the CPU. Remove that device first.'),
-    'guest-failed': N_('The guest gives no reason. Its kernel log can have more details.'),
-    'no-guest': N_('The guest is not booted yet, or has no operating system. Try again when it has booted.'),
+    'guest-failed': N_('The guest gives no reason. The log of its kernel can have more details.'),
+    'no-guest': N_('No operating system of the guest has taken charge of the CPUs. Try again when the guest has booted.'),
     'migrating': N_('QEMU refuses during a migration. Try again after it.'),
-    'qemu-refused': N_('QEMU refused. The journal of vcpud has the reason.'),
 };
 
-/** Returns the advice for a refused removal, or an empty text for a code that a later version of the service has. */
-export function adviceForRefusal(code: string): string {
-    const advice = REASONS[code];
-    return advice ? _(advice) : '';
+/** Returns why a removal was refused, and what to do. Other codes have the reason of the service. */
+export function explainRefusal({ reason, code }: { reason: string; code: string }): string {
+    const known = REASONS[code];
+    return known ? _(known) : reason;
 }

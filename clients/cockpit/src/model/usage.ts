@@ -62,6 +62,12 @@ function useBetween(before: Counters | undefined, after: Counters, elapsed: numb
     return { used: share('usage-usec'), stolen: share('wait-usec'), throttled: share('throttled-usec') };
 }
 
+/** Returns the time that a chart of these points shows: whole minutes, in seconds. */
+export function spanOf(points: readonly Point[]): number {
+    const elapsed = (points.at(-1)?.time ?? 0) - (points[0]?.time ?? 0);
+    return Math.min(WINDOW, Math.max(1, Math.ceil(elapsed / 60)) * 60);
+}
+
 /** Returns the last point of a machine, if two samples exist. */
 export const latest = (history: History | undefined): Point | undefined => history?.points.at(-1);
 

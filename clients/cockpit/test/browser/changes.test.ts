@@ -48,7 +48,7 @@ test('removes vCPUs', async () => {
     await page.getByRole('button', { name: 'Set to 3 vCPUs' }).click();
     await page.getByText('The machine has 3 vCPUs').waitFor();
     await guest.online('0-2');
-    await rows().nth(2).waitFor();
+    await rows().nth(3).waitFor({ state: 'detached' });
     assert.equal(await rows().count(), 3);
 });
 
@@ -57,7 +57,87 @@ test('reports a refusal of the guest with its reason and advice', async () => {
     await count().fill('2');
     await page.getByRole('button', { name: 'Set to 2 vCPUs' }).click();
     await page.getByText('The guest refused to release vCPU 2').waitFor();
-    await page.getByRole('list', { name: 'Refusals' }).getByText(/vCPU 2: .*(busy|in use|uses)/i).waitFor();
+    await page.getByRole('list', { name: 'Refusals' }).getByText(/vCPU 2: The guest (is busy with|uses) the CPU\./).waitFor();
     await picture(page, 'refusal');
     await guest.order('unrefuse 2');
+});
+
+test('shows a pending removal, and its end', async () => {
+    await guest.execute('stop');
+    await page.getByText('Paused').waitFor();
+    await count().fill('1');
+    await page.getByRole('button', { name: 'Set to 1 vCPU', exact: true }).click();
+    await page.getByText('The removal of vCPUs 1-2 is pending').waitFor();
+    await page.getByText('The guest does not run, so that it cannot answer.').waitFor();
+    assert.equal(await rows().getByText('Removal pending').count(), 2);
+    await picture(page, 'pending');
+    await guest.execute('cont');
+    await page.getByText('The removal of vCPUs 1-2 is pending').waitFor({ state: 'detached' });
+    await page.getByText('The machine has 1 vCPU', { exact: false }).waitFor();
+});
+
+test('offers the possible numbers if a number is not possible', async () => {
+    await guest.execute('stop');
+    await page.getByText('Paused').waitFor();
+    await count().fill('3');
+    await page.getByText('Adds vCPUs 1-2.').waitFor();
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await guest.execute('cont');
+    await page.getByText('Running').waitFor();
+    await page.getByRole('button', { name: 'Set to 1 vCPU', exact: true }).waitFor();
+});
+
+test('follows changes of other clients', async () => {
+    await world.setVcpus('web', 2);
+    await rows().nth(1).waitFor();
+    await page.getByRole('button', { name: 'Set to 2 vCPUs' }).waitFor();
+});
+
+test('pins vCPUs, and shows the host CPUs in force', async () => {
+    await page.getByRole('checkbox', { name: 'Select vCPU 1' }).check();
+    await page.getByRole('button', { name: 'Pin selected' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Pin vCPU 1' });
+    const field = dialog.getByRole('textbox', { name: 'Host CPUs' });
+    await field.fill('zero');
+    await dialog.getByText('Enter host CPUs as numbers and ranges, such as 0-3,8.').waitFor();
+    await field.fill('9999');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.getByText('Select host CPUs that exist and are online.').waitFor();
+    await field.fill('0');
+    await field.press('Enter');
+    await dialog.waitFor({ state: 'detached' });
+    await rows().nth(1).locator('[data-label="Affinity"]').getByText('0', { exact: true }).waitFor();
+    await page.getByText('vCPU 1: host CPUs 0').waitFor();
+});
+
+test('explains why a limit of the CPU time is not possible', async () => {
+    await page.getByRole('button', { name: 'Change the limit of the CPU time' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Limit of the CPU time of each vCPU' });
+    await dialog.getByRole('checkbox', { name: 'Limit the CPU time' }).check();
+    await dialog.getByRole('spinbutton').fill('50');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    // Without systemd, the machine has no control groups of its own.
+    await dialog.getByText('The limit is not changed').waitFor();
+    await page.keyboard.press('Escape');
+    await dialog.waitFor({ state: 'detached' });
+});
+
+test('turns automatic scaling on and off, and explains it', async () => {
+    await world.startAutoscaler();
+    await page.getByRole('spinbutton', { name: 'Minimum' }).fill('2');
+    await page.getByRole('spinbutton', { name: 'Maximum' }).fill('4');
+    await page.getByRole('checkbox', { name: 'Only observe' }).check();
+    await page.getByRole('button', { name: 'Turn on' }).click();
+    await page.getByText('The limits are 2 and 4 vCPUs.').waitFor();
+    await page.getByText('The service decides only. It makes no changes.').waitFor();
+    await page.getByRole('button', { name: 'Turn off' }).click();
+    await page.getByText('It is off for this machine.').waitFor();
+});
+
+test('says that a machine has ended', async () => {
+    await guest.stop();
+    await page.getByText('Machine web does not run').waitFor();
+    await page.getByRole('link', { name: 'All machines' }).click();
+    await page.getByRole('heading', { name: 'No machines' }).waitFor();
+    await picture(page, 'empty');
 });

@@ -43,5 +43,5 @@ export const overflow = (page: Page): Promise<number> =>
 export async function picture(page: Page, name: string, fullPage = false): Promise<void> {
     if (!process.env.UPDATE_SCREENSHOTS) return;
     fs.mkdirSync(pictures, { recursive: true });
-    await page.screenshot({ path: path.join(pictures, `${name}.png`), fullPage });
+    await page.screenshot({ path: path.join(pictures, `${name}.png`), fullPage, animations: 'disabled' });
 }

@@ -2,9 +2,10 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
 
 import { repository } from './bus';
-import { exists, Process } from './processes';
+import { exists, Process, within } from './processes';
 
 const kit = path.join(repository, 'target/guest');
 
@@ -34,7 +35,7 @@ export class Guest {
             '-display', 'none', '-nodefaults', '-no-user-config', '-qmp', listen(qmp),
             ...(linux
                 ? ['-kernel', path.join(kit, 'vmlinuz'), '-initrd', path.join(kit, 'initrd'), '-append', options,
-                    '-serial', 'stdio', '-serial', listen(path.join(own, 'orders'))]
+                    '-serial', 'stdio', '-serial', listen(path.join(own, 'orders')), '-qmp', listen(path.join(own, 'witness'))]
                 : ['-S']),
         ]);
         const guest = new Guest(name, process, own);
@@ -54,6 +55,22 @@ export class Guest {
         this.orders.write(`${order}\n`);
         const line = await this.process.line(new RegExp(`^(DONE|FAILED) ${order}`), from);
         if (line.startsWith('FAILED')) throw new Error(`the guest cannot ${order}`);
+    }
+
+    /** Executes a QMP command without vcpud, on a second socket. */
+    async execute(command: string): Promise<void> {
+        const socket = net.connect(path.join(this.directory, 'witness'));
+        const replies = createInterface(socket);
+        for (const name of ['qmp_capabilities', command]) socket.write(`${JSON.stringify({ execute: name, id: name })}\n`);
+        const executed = new Promise<void>((resolve, reject) => {
+            replies.on('line', line => {
+                const reply = JSON.parse(line) as { id?: string; error?: { desc: string } };
+                if (reply.error) reject(new Error(reply.error.desc));
+                else if (reply.id === command) resolve();
+            });
+        });
+        await within(command, executed);
+        socket.destroy();
     }
 
     /** Waits until the guest uses the CPUs of a list such as "0-3". */

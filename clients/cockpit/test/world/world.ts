@@ -7,7 +7,7 @@ import path from 'node:path';
 import { Bus, repository, startPolkit } from './bus';
 import { Guest } from './guest';
 import type { Boot } from './guest';
-import { freePort, listening, Process } from './processes';
+import { freePort, listening, Process, run } from './processes';
 
 const programs = path.join(process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target'), 'debug');
 const page = path.resolve(import.meta.dirname, '../..');
@@ -81,6 +81,12 @@ export class World {
         const guest = await Guest.start(name, this.sockets, this.directory, boot);
         this.guests.set(name, guest);
         return guest;
+    }
+
+    /** Sets the number of vCPUs of a machine with vcpuctl, another client than the page. */
+    async setVcpus(machine: string, count: number): Promise<void> {
+        const output = await run(path.join(programs, 'vcpuctl'), ['set', machine, String(count)], { env: this.bus.env });
+        if (!output.startsWith(`${machine}: `)) throw new Error(output);
     }
 
     /** Starts cockpit-ws with a session of a user, and returns its address. */
