@@ -2,6 +2,8 @@
 import fs from 'node:fs';
 import path from 'node:path';
 
+import { inside } from './namespace';
+import type { Bind } from './namespace';
 import { Process, run } from './processes';
 
 export const repository = path.resolve(import.meta.dirname, '../../../..');
@@ -61,13 +63,6 @@ export class Bus {
     }
 }
 
-/** In a mount namespace of its own, polkitd finds the files of the world. */
-const script = `
-    mount --bind "$1" /usr/share/polkit-1/actions &&
-    mount --bind "$2" /etc/polkit-1/rules.d &&
-    exec "$3" --no-debug
-`;
-
 /** Starts polkitd with rules in JavaScript. */
 export async function startPolkit(bus: Bus, directory: string, rules: string): Promise<Process> {
     const actions = path.join(directory, 'actions');
@@ -80,8 +75,8 @@ export async function startPolkit(bus: Bus, directory: string, rules: string): P
     fs.writeFileSync(path.join(ruleFiles, '10-world.rules'), rules);
     const polkitd = ['/usr/lib/polkit-1/polkitd', '/usr/libexec/polkitd'].find(file => fs.existsSync(file));
     if (!polkitd) throw new Error('polkitd is not installed; run tests/setup');
-    const args = ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', actions, ruleFiles, polkitd];
-    const polkit = new Process('polkitd', 'unshare', args, { env: bus.env });
+    const binds: Bind[] = [[actions, '/usr/share/polkit-1/actions'], [ruleFiles, '/etc/polkit-1/rules.d']];
+    const polkit = new Process('polkitd', ...inside(binds, polkitd, '--no-debug'), { env: bus.env });
     await bus.owned('org.freedesktop.PolicyKit1');
     return polkit;
 }

@@ -94,11 +94,10 @@ export async function run(command: string, args: string[], options: SpawnOptions
     return process.lines.join('\n');
 }
 
-/** Waits until a file exists. */
-export async function exists(file: string): Promise<void> {
-    const directory = path.dirname(file);
+/** Waits until a file exists. Its directories can appear later than `root`. */
+export async function exists(file: string, root = path.dirname(file)): Promise<void> {
     const created = new Promise<void>(resolve => {
-        const watcher = fs.watch(directory, check);
+        const watcher = fs.watch(root, { recursive: true }, check);
         function check() {
             if (!fs.existsSync(file)) return;
             watcher.close();

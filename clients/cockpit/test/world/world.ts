@@ -7,7 +7,9 @@ import path from 'node:path';
 import { Bus, repository, startPolkit } from './bus';
 import { Guest } from './guest';
 import type { Boot } from './guest';
-import { freePort, listening, Process, run } from './processes';
+import { inside } from './namespace';
+import type { Bind } from './namespace';
+import { exists, freePort, listening, Process, run } from './processes';
 
 const programs = path.join(process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target'), 'debug');
 const page = path.resolve(import.meta.dirname, '../..');
@@ -17,18 +19,15 @@ export interface User { uid: number; gid: number }
 export const ROOT: User = { uid: 0, gid: 0 };
 export const NOBODY: User = { uid: 65534, gid: 65534 };
 
-/** In a mount namespace of its own, sudo lets the user of the session become root without a password. */
-const session = `
-    mount --bind "$1" /etc/sudoers.d && shift &&
-    exec setpriv "--reuid=$1" "--regid=$2" --clear-groups /usr/lib/cockpit/cockpit-ws "--port=$3" \\
-        --no-tls --address=127.0.0.1 --local-session=cockpit-bridge
-`;
+/** sudo lets the user of the session become root without a password. */
 const sudoers = 'Defaults env_keep += "DBUS_SYSTEM_BUS_ADDRESS"\nnobody ALL=(ALL) NOPASSWD: ALL\n';
 
 export class World {
     readonly guests = new Map<string, Guest>();
     private readonly processes: Process[] = [];
     private vcpud: Process | undefined;
+    /** Where vcpud and Cockpit find a journal. */
+    private journal: Bind[] = [];
 
     private constructor(readonly directory: string, readonly bus: Bus) {}
 
@@ -53,10 +52,24 @@ export class World {
         return directory;
     }
 
+    /** Starts a real systemd-journald. vcpud and Cockpit that start later use it. */
+    async startJournal(): Promise<void> {
+        const [runtime, log] = [this.directoryFor('systemd'), this.directoryFor('log')];
+        // It leaves the log and the audit of the kernel alone.
+        fs.mkdirSync(path.join(runtime, 'journald.conf.d'));
+        fs.writeFileSync(path.join(runtime, 'journald.conf.d/world.conf'), '[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=\n');
+        this.journal = [[runtime, '/run/systemd'], [log, '/run/log']];
+        const journald = new Process('journald', ...inside(this.journal, '/usr/lib/systemd/systemd-journald'));
+        this.processes.push(journald);
+        await exists(path.join(runtime, 'journal/socket'), runtime);
+    }
+
     async startService(): Promise<void> {
-        this.vcpud = new Process('vcpud', path.join(programs, 'vcpud'), [], {
+        this.vcpud = new Process('vcpud', ...inside(this.journal, path.join(programs, 'vcpud')), {
             env: {
                 ...this.bus.env,
+                // As systemd sets it for a service that logs to the journal.
+                ...(this.journal.length > 0 && { JOURNAL_STREAM: '1:1' }),
                 RUNTIME_DIRECTORY: this.directoryFor('run'),
                 CONFIGURATION_DIRECTORY: this.directoryFor('etc'),
                 MALLOC_ARENA_MAX: '2',
@@ -97,6 +110,14 @@ export class World {
         if (!output.startsWith(`${machine}: `)) throw new Error(output);
     }
 
+    /** Starts dbus-monitor, which prints the messages of the bus that match a rule. */
+    async monitor(rule: string): Promise<Process> {
+        const monitor = new Process('dbus-monitor', 'dbus-monitor', ['--address', this.bus.address, rule]);
+        this.processes.push(monitor);
+        await monitor.line(/NameAcquired|NameLost/);
+        return monitor;
+    }
+
     /** Starts cockpit-ws with a session of a user, and returns its address. */
     async startCockpit(user: User): Promise<string> {
         const port = await freePort();
@@ -104,8 +125,10 @@ export class World {
         fs.chownSync(home, user.uid, user.gid);
         const rules = this.directoryFor('sudoers');
         fs.writeFileSync(path.join(rules, 'world'), sudoers, { mode: 0o440 });
-        const args = ['--mount', '--propagation', 'private', 'sh', '-c', session, 'sh', rules, user.uid, user.gid, port];
-        const cockpit = new Process('cockpit-ws', 'unshare', args.map(String), {
+        const command = inside([...this.journal, [rules, '/etc/sudoers.d']],
+            'setpriv', `--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups', '/usr/lib/cockpit/cockpit-ws',
+            '--no-tls', '--address=127.0.0.1', `--port=${port}`, '--local-session=cockpit-bridge');
+        const cockpit = new Process('cockpit-ws', ...command, {
             cwd: home,
             env: {
                 ...this.bus.env,
