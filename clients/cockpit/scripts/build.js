@@ -1,6 +1,7 @@
 // Owns the build: bundles the page into dist/, with its translations, and without anything from the network.
 import fs from 'node:fs';
 import path from 'node:path';
+import zlib from 'node:zlib';
 
 import esbuild from 'esbuild';
 
@@ -55,3 +56,10 @@ const { metafile } = await esbuild.build({ ...options, plugins: [patternfly(modu
 for (const file of ['index.html', 'manifest.json']) fs.copyFileSync(path.join(page, 'src', file), path.join(output, file));
 for (const language of languages()) fs.writeFileSync(path.join(output, `po.${language}.js`), script(language));
 for (const [file, { bytes }] of Object.entries(metafile.outputs)) console.log(`${file}: ${Math.round(bytes / 1024)} KiB`);
+
+// Cockpit serves compressed files in the place of others.
+for (const name of fs.readdirSync(output).filter(file => /\.(js|css)$/.test(file))) {
+    const file = path.join(output, name);
+    fs.writeFileSync(`${file}.gz`, zlib.gzipSync(fs.readFileSync(file), { level: 9 }));
+    fs.rmSync(file);
+}

@@ -12,7 +12,10 @@ const directory = path.join(page, 'po');
 /** Returns the languages that have a translation. */
 export const languages = () => fs.readdirSync(directory).filter(file => file.endsWith('.po')).map(file => file.slice(0, -3));
 
-/** Returns the messages of a language: the forms of each text. */
+/**
+ * Returns the messages of a language: the forms of each text.
+ * @returns {{ pluralForms: string, messages: { msgid: string, msgid_plural?: string, msgstr: string[] }[] }}
+ */
 export function read(language) {
     const { headers, translations } = gettextParser.po.parse(fs.readFileSync(path.join(directory, `${language}.po`)));
     const messages = Object.values(translations['']).filter(message => message.msgid !== '');

@@ -36,7 +36,9 @@ export class AutoscaleLink {
     readonly current = (): Scaling => this.scaling;
 
     /** Reads the last decision again. */
-    readonly refresh = async (): Promise<void> => {
+    readonly refresh = (): void => void this.explain();
+
+    private async explain(): Promise<void> {
         if (!this.service) return;
         try {
             const [values] = await this.service.call(Autoscale, PATH, 'Explain', [this.machine]);
@@ -46,24 +48,24 @@ export class AutoscaleLink {
             const error = CallError.of(caught);
             this.update(shortName(error.code) === 'NoSuchMachine' ? { kind: 'off' } : { kind: 'failed', error });
         }
-    };
+    }
 
     async enable({ min, max, mode }: Settings, access: Access): Promise<void> {
         const options = { min: number(min), max: number(max), mode: text(mode) };
         await this.open().call(Autoscale, PATH, 'Enable', [this.machine, options], access);
-        await this.refresh();
+        await this.explain();
     }
 
     async disable(access: Access): Promise<void> {
         await this.open().call(Autoscale, PATH, 'Disable', [this.machine], access);
-        await this.refresh();
+        await this.explain();
     }
 
     private open(): Service {
         this.service ??= new Service(NAME, PATH, {
-            onOwner: owner => (owner ? void this.refresh() : this.update({ kind: 'absent' })),
+            onOwner: owner => (owner ? this.refresh() : this.update({ kind: 'absent' })),
             onSignal: signal => {
-                if (signal.name === 'Decided' && signal.args[0] === this.machine) void this.refresh();
+                if (signal.name === 'Decided' && signal.args[0] === this.machine) this.refresh();
             },
             onClose: () => {
                 this.service = null;

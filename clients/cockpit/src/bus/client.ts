@@ -62,7 +62,7 @@ export class Service {
         description: Description<I>, path: string, method: M, args: Method<I, M>['in'], access: Access = 'user',
     ): Promise<Method<I, M>['out']> {
         const type = description.signatures[method];
-        return await this.send(access, path, description.name, method, args, type) as Method<I, M>['out'];
+        return await this.send(access, path, description.name, method, args, type);
     }
 
     /** Returns all objects below a path with their properties. */

@@ -20,7 +20,7 @@ export function followJournal(
     let isClosed = false;
     const superuser = access === 'administrator' ? 'try' as const : undefined;
     const process = cockpit.spawn(commandFor(machine), { err: 'message', ...(superuser && { superuser }) });
-    process.stream(data => {
+    void process.stream(data => {
         const [complete, rest] = lines(buffer + data);
         buffer = rest;
         const entries = complete.map(line => entryOf(line, machine)).filter(entry => entry !== undefined);

@@ -52,7 +52,7 @@ export class Store {
         });
     };
 
-    readonly machine = async <M extends keyof Machine['methods'] & string>(
+    readonly machine = async <M extends keyof Machine['methods']>(
         path: string, method: M, args: Machine['methods'][M]['in'], access?: Access,
     ): Promise<Machine['methods'][M]['out']> =>
         await this.connected().call(Machine, path, method, args, access) as Machine['methods'][M]['out'];
@@ -76,8 +76,8 @@ export class Store {
         const service = this.connected();
         try {
             const objects = await service.managedObjects(ROOT);
-            const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)]);
-            this.update({ status: { kind: 'ready' }, fleet: fleetOf(Object.fromEntries(values)) });
+            const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)] as const);
+            this.update({ status: { kind: 'ready' }, fleet: fleetOf(values) });
         } catch (error) {
             this.update({ status: { kind: 'failed', error: CallError.of(error) } });
         }

@@ -36,22 +36,7 @@ export function BandwidthDialog({ machine, onClose }: Props) {
                             id="bandwidth-limited" label={_('Limit the CPU time')} isChecked={isLimited}
                             onChange={(_event, checked) => setLimited(checked)}
                         />
-                        {isLimited && (
-                            <FormGroup label={_('Share of a host CPU')} fieldId="bandwidth-share">
-                                <NumberInput
-                                    value={percent} min={1} max={1000} unit="%" inputAriaLabel={_('Share of a host CPU')}
-                                    minusBtnAriaLabel={_('Fewer')} plusBtnAriaLabel={_('More')} widthChars={5}
-                                    inputProps={{ id: 'bandwidth-share' }}
-                                    onMinus={() => setPercent(percent - 5)} onPlus={() => setPercent(percent + 5)}
-                                    onChange={event => setPercent(Number(event.currentTarget.value))}
-                                />
-                                {!isValid && (
-                                    <FormHelperText>
-                                        <HelperText><HelperTextItem variant="error">{_('Enter a number from 1 to 1000.')}</HelperTextItem></HelperText>
-                                    </FormHelperText>
-                                )}
-                            </FormGroup>
-                        )}
+                        {isLimited && <ShareInput percent={percent} isValid={isValid} onChange={setPercent} />}
                     </Form>
                     {call.error &&
                         <ErrorAlert title={_('The limit is not changed')} error={call.error} onRetry={access => void save(access)} />}
@@ -64,5 +49,26 @@ export function BandwidthDialog({ machine, onClose }: Props) {
                 <Button variant="link" onClick={onClose}>{_('Cancel')}</Button>
             </ModalFooter>
         </Modal>
+    );
+}
+
+interface ShareInputProps { percent: number; isValid: boolean; onChange: (percent: number) => void }
+
+function ShareInput({ percent, isValid, onChange }: ShareInputProps) {
+    return (
+        <FormGroup label={_('Share of a host CPU')} fieldId="bandwidth-share">
+            <NumberInput
+                value={percent} min={1} max={1000} unit="%" inputAriaLabel={_('Share of a host CPU')}
+                minusBtnAriaLabel={_('Fewer')} plusBtnAriaLabel={_('More')} widthChars={5}
+                inputProps={{ id: 'bandwidth-share' }}
+                onMinus={() => onChange(percent - 5)} onPlus={() => onChange(percent + 5)}
+                onChange={event => onChange(Number(event.currentTarget.value))}
+            />
+            {!isValid && (
+                <FormHelperText>
+                    <HelperText><HelperTextItem variant="error">{_('Enter a number from 1 to 1000.')}</HelperTextItem></HelperText>
+                </FormHelperText>
+            )}
+        </FormGroup>
     );
 }

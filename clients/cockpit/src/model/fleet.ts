@@ -21,8 +21,8 @@ export const MANAGER = 'org.vcpud1.Manager';
 
 export const NO_MACHINES: Fleet = { version: '', configurationErrors: [], machines: new Map() };
 
-export function fleetOf(objects: Record<string, Record<string, Values>>): Fleet {
-    return Object.entries(objects).reduce((fleet, [path, interfaces]) => added(fleet, path, interfaces), NO_MACHINES);
+export function fleetOf(objects: (readonly [string, Record<string, Values>])[]): Fleet {
+    return objects.reduce((fleet, [path, interfaces]) => added(fleet, path, interfaces), NO_MACHINES);
 }
 
 /** Returns the fleet with an object that was added. */

@@ -29,7 +29,7 @@ export async function open(browser: Browser, address: string, where = '', option
 export async function violations(page: Page): Promise<string[]> {
     // The page has no place for inline scripts, so that the script runs through the debugger.
     await page.evaluate(axe.source);
-    const { violations } = await page.evaluate('axe.run()') as axe.AxeResults;
+    const { violations } = await page.evaluate<axe.AxeResults>('axe.run()');
     return violations
         .filter(({ impact }) => impact === 'serious' || impact === 'critical')
         .map(({ id, nodes }) => `${id}: ${nodes.map(node => node.html.slice(0, 200)).join('\n  ')}`);

@@ -11,7 +11,8 @@ import { inside } from './namespace';
 import type { Bind } from './namespace';
 import { exists, freePort, listening, Process, run } from './processes';
 
-const programs = path.join(process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target'), 'debug');
+/** The programs of vcpud, as `make` names their directory. */
+const programs = process.env.BUILD ?? path.join(process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target'), 'debug');
 const page = path.resolve(import.meta.dirname, '../..');
 
 /** The user of a session of Cockpit. */

@@ -1,0 +1,157 @@
+// Owns the tests of the pure code: from replies and signals of the service to what the page shows.
+import './cockpit';
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { CallError } from '../../src/bus/client';
+import { areLimits, reasonOf } from '../../src/model/autoscale';
+import { begun, observed, phaseOf, REMOVAL_PENDING } from '../../src/model/change';
+import type { Change, VcpuEvent } from '../../src/model/change';
+import { adviceFor, explainRefusal, isDenied } from '../../src/model/errors';
+import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
+import { entryOf, lines, withEntries } from '../../src/model/journal';
+import { nearestCount } from '../../src/model/plan';
+import { extended, latest, spanOf, WINDOW } from '../../src/model/usage';
+import type { History } from '../../src/model/usage';
+import { affinityOf, bandwidthFor, isCpuList, isSameList, percentOf, presenceOf, schedulerOf } from '../../src/model/vcpus';
+import { countOf, namesOf, ranges } from '../../src/text';
+
+test('numbers of vCPUs are ranges', () => {
+    assert.equal(ranges([5, 1, 2, 3, 8, 7]), '1-3, 5, 7-8');
+    assert.equal(ranges([]), '');
+    assert.equal(namesOf([3]), 'vCPU 3');
+    assert.equal(namesOf([1, 0]), 'vCPUs 0-1');
+    assert.equal(countOf(1), '1 vCPU');
+});
+
+test('the machines follow the signals', () => {
+    const machine = { Name: 'web10', Vcpus: 1 };
+    let fleet = fleetOf([['/', { [MANAGER]: { Version: '1', ConfigurationErrors: [] } }], ['/a', { [MACHINE]: machine }]]);
+    fleet = added(fleet, '/b', { [MACHINE]: { Name: 'web9', Vcpus: 2 } });
+    fleet = changed(fleet, '/a', MACHINE, { Vcpus: 4 });
+    fleet = changed(fleet, '/unknown', MACHINE, { Vcpus: 4 });
+    fleet = changed(fleet, '/', MANAGER, { ConfigurationErrors: ['x'] });
+    assert.deepEqual(sorted(fleet).map(({ Name, Vcpus }) => [Name, Vcpus]), [['web9', 2], ['web10', 4]]);
+    assert.deepEqual([fleet.version, fleet.configurationErrors], ['1', ['x']]);
+    assert.deepEqual(sorted(removed(fleet, '/a', [MACHINE])).map(({ path }) => path), ['/b']);
+    assert.equal(removed(fleet, '/a', ['org.example']), fleet);
+});
+
+/** Returns a sample at a time in seconds, with the used and stolen seconds of one vCPU. */
+const sample = (time: number, used: number, stolen = 0, id = 0) => ({
+    machine: { 'timestamp-usec': time * 1e6, 'vcpus': 1 },
+    vcpus: [{ id, 'usage-usec': used * 1e6, 'wait-usec': stolen * 1e6, 'host-cpu': 3 }],
+});
+
+test('two samples are the use of host CPUs', () => {
+    const first = extended(undefined, sample(10, 5));
+    assert.equal(latest(first), undefined);
+    const history = extended(first, sample(12, 6, 0.5));
+    assert.deepEqual(latest(history), { time: 12, vcpus: 1, used: 0.5, stolen: 0.25, throttled: 0 });
+    assert.equal(history.vcpus.get(0)?.hostCpu, 3);
+    assert.equal(extended(history, sample(12, 7)), history);
+});
+
+test('a counter that begins again is no negative use', () => {
+    const history = extended(extended(undefined, sample(1, 50)), sample(2, 0));
+    assert.equal(latest(history)?.used, 0);
+    assert.equal(latest(extended(history, sample(3, 100, 0, 1)))?.used, 0);
+});
+
+test('old points are dropped, and the chart shows whole minutes', () => {
+    let history: History | undefined;
+    for (let time = 0; time <= WINDOW + 60; time++) history = extended(history, sample(time, time));
+    assert.equal(history?.points.length, WINDOW);
+    assert.equal(spanOf(history.points), WINDOW);
+    assert.equal(spanOf(history.points.slice(0, 90)), 120);
+    assert.equal(spanOf([]), 60);
+});
+
+const after = (change: Change, ...events: VcpuEvent[]) => events.reduce(observed, change);
+const event = (kind: 'added' | 'started' | 'removed', vcpu: number): VcpuEvent => ({ kind, vcpu, cause: 'request', uid: 0 });
+const refusal: VcpuEvent = { kind: 'refused', vcpu: 2, cause: 'request', uid: 0, refusal: { reason: 'no', code: 'busy' } };
+
+test('an addition is complete when the guest has started the vCPUs', () => {
+    const change = after(begun(4, [2, 3], []), event('added', 2), event('added', 3), event('started', 2), event('added', 9));
+    assert.deepEqual([...change.added], [2, 3]);
+    assert.equal(phaseOf(change), 'running');
+    assert.equal(phaseOf({ ...change, result: 'done' }), 'starting');
+    assert.equal(phaseOf({ ...after(change, event('started', 3)), result: 'done' }), 'complete');
+});
+
+test('a removal can end after the call, or be refused', () => {
+    const pending = { ...begun(1, [], [1, 2]), result: { error: new CallError(REMOVAL_PENDING, '') } };
+    assert.equal(phaseOf(after(pending, event('removed', 1))), 'pending');
+    assert.equal(phaseOf(after(pending, event('removed', 1), event('removed', 2))), 'complete');
+    assert.equal(phaseOf(after(pending, event('removed', 1), refusal)), 'failed');
+    assert.equal(phaseOf(after(pending, refusal, event('removed', 1), event('removed', 2))), 'complete');
+});
+
+test('values in force differ from the desired ones only if they mean something else', () => {
+    assert.ok(isSameList('0-3,8', '8,0,1,2-3'));
+    assert.deepEqual(affinityOf({ 'affinity': '0-1', 'desired-affinity': '0,1' }), { actual: '0-1', desired: undefined });
+    assert.deepEqual(affinityOf({ 'affinity': '0', 'desired-affinity': '1' }), { actual: '0', desired: '1' });
+    assert.deepEqual(affinityOf({ 'desired-affinity': '1' }), { actual: '1', desired: undefined });
+    const scheduler = { 'scheduler': 'other', 'priority': 0, 'desired-scheduler': 'fifo', 'desired-priority': 5 };
+    assert.deepEqual(schedulerOf(scheduler), { actual: 'other', desired: 'fifo 5' });
+});
+
+test('vCPUs have states', () => {
+    assert.equal(presenceOf({ present: false }), 'free');
+    assert.equal(presenceOf({ present: true, pending: true, started: true }), 'pending');
+    assert.equal(presenceOf({ present: true, started: false }), 'not-started');
+    assert.equal(presenceOf({ present: true, started: true, online: false }), 'offline');
+    assert.equal(presenceOf({ present: true }), 'present');
+});
+
+test('limits of the CPU time are percents', () => {
+    assert.equal(percentOf({ periodUsec: 100_000, quotaUsec: -1 }), undefined);
+    assert.equal(percentOf({ periodUsec: 100_000, quotaUsec: 12_500 }), 12.5);
+    assert.deepEqual(bandwidthFor(50, 100_000), { periodUsec: 100_000, quotaUsec: 50_000 });
+    assert.deepEqual(bandwidthFor(1, 1_000), { periodUsec: 1_000, quotaUsec: 1_000 });
+    assert.deepEqual(bandwidthFor(undefined, 100_000), { periodUsec: 100_000, quotaUsec: -1 });
+});
+
+test('lists of host CPUs are checked before a call', () => {
+    for (const list of ['0', '0-3', '0-3,8']) assert.ok(isCpuList(list), list);
+    for (const list of ['', 'all', '0-', '0,', '-1', '0 1']) assert.ok(!isCpuList(list), list);
+});
+
+test('a number is a whole number of slots', () => {
+    assert.equal(nearestCount(5, 16, 4), 4);
+    assert.equal(nearestCount(0, 16, 4), 4);
+    assert.equal(nearestCount(99, 16, 1), 16);
+    assert.equal(nearestCount(NaN, 16, 1), 1);
+});
+
+test('entries of the journal are about one machine, the newest first', () => {
+    const line = (text: string, time: number, more: object = {}) =>
+        JSON.stringify({ MESSAGE: text, __REALTIME_TIMESTAMP: `${time}000`, __CURSOR: text, PRIORITY: '6', ...more });
+    const one = entryOf(line('web: vCPU 3 added', 1, { VM_NAME: 'web' }), 'web');
+    const two = entryOf(line('web: disconnected: x', 2, { PRIORITY: '4' }), 'web');
+    assert.deepEqual(one, { cursor: 'web: vCPU 3 added', time: 1, text: 'vCPU 3 added', isProblem: false });
+    assert.equal(two?.isProblem, true);
+    assert.equal(entryOf(line('web2: vCPU 3 added', 1), 'web'), undefined);
+    assert.equal(entryOf('no JSON', 'web'), undefined);
+    assert.equal(entryOf(line('', 1, { MESSAGE: [119, 58], VM_NAME: 'web' }), 'web')?.text, 'w:');
+    assert.ok(one && two);
+    assert.deepEqual(withEntries([one], [two, one]).map(({ time }) => time), [2, 1]);
+    assert.deepEqual(lines('a\nb\nc'), [['a', 'b'], 'c']);
+});
+
+test('errors have advice', () => {
+    assert.ok(isDenied('org.freedesktop.DBus.Error.AccessDenied'));
+    assert.match(adviceFor('org.vcpud1.Error.Busy'), /try again/);
+    assert.match(adviceFor('access-denied'), /administrative access/);
+    assert.equal(adviceFor('org.vcpud1.Error.Unknown'), '');
+    assert.match(explainRefusal({ reason: 'x', code: 'busy' }), /busy with the CPU/);
+    assert.equal(explainRefusal({ reason: 'x', code: 'later-version' }), 'x');
+});
+
+test('automatic scaling has reasons and limits', () => {
+    assert.equal(reasonOf({ 'reason-code': 'in-band', 'reason': 'x' }), 'The load fits the number of vCPUs.');
+    assert.equal(reasonOf({ 'reason-code': 'later-version', 'reason': 'x' }), 'x');
+    assert.ok(areLimits(1, 4, 4));
+    assert.ok(!areLimits(0, 4, 4) && !areLimits(3, 2, 4) && !areLimits(1, 5, 4) && !areLimits(1.5, 2, 4));
+});
