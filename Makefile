@@ -52,6 +52,9 @@ completions = \
 # In the texts, the paths of vcpud follow PREFIX, and the links of README.md lead to its new directory.
 follow = sed -e 's|/usr\(/[a-z0-9/.-]*vcpu\)|$(PREFIX)\1|g' -e 's|](doc/|](|g'
 
+# The directory of the page for Cockpit.
+cockpit = $(PREFIX)/share/cockpit/vcpud
+
 source = $(firstword $(subst :, ,$(1)))
 place  = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 
@@ -77,6 +80,7 @@ reproducible: all
 
 # Builds Debian packages in target/deb. debian/README.source has the options.
 deb: export DEB_DIRECTORY = $(CURDIR)/target/deb
+deb: export DEB_BUILD_PROFILES += $(if $(COCKPIT),pkg.vcpud.cockpit)
 deb:
 	rm -rf $(DEB_DIRECTORY)
 	mkdir -p $(DEB_DIRECTORY)
@@ -92,6 +96,10 @@ $(manuals): $(BUILD)/%.5: dbus/%.xml dbus/manual
 # Builds the Ansible collection in target/ansible, with the Ansible that is installed.
 ansible:
 	ansible-galaxy collection build --force --output-path target/ansible ansible
+
+# Builds the page for Cockpit in clients/cockpit/dist, with libraries from npm.
+cockpit:
+	clients/cockpit/check --build
 
 # Adds and removes vCPUs of a real guest.
 demo:
@@ -149,6 +157,14 @@ $(VCPUCTL) completions $(call source,$(file)) | install -D -m 644 /dev/stdin $(c
 
 endef
 
+# Installs the page, which `make cockpit` built.
+install-cockpit:
+	install -D -m 644 --target-directory $(DESTDIR)$(cockpit) $(filter-out %/LICENSES.txt,$(wildcard clients/cockpit/dist/*))
+	install -D -m 644 --target-directory $(DESTDIR)$(PREFIX)/share/doc/cockpit-vcpud clients/cockpit/dist/LICENSES.txt
+
+uninstall-cockpit:
+	rm -rf $(DESTDIR)$(cockpit) $(DESTDIR)$(PREFIX)/share/doc/cockpit-vcpud
+
 # Removes the installed files, and the directories that are only for them.
 uninstall:
 	rm -f $(foreach file,$(programs) $(texts) $(completions),$(call place,$(file)))
@@ -158,4 +174,4 @@ uninstall:
 
 # A failed command leaves no target.
 .DELETE_ON_ERROR:
-.PHONY: all deb reproducible ansible demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
+.PHONY: all deb reproducible ansible cockpit install-cockpit uninstall-cockpit demo check lab check-lab fuzz audit bench bench-lab lint install uninstall

@@ -38,7 +38,7 @@ const options = {
     minify: true,
     jsx: 'automatic',
     target: ['es2022'],
-    legalComments: 'external',
+    legalComments: 'none',
     external: ['../../static/*'],
     define: { 'process.env.NODE_ENV': '"production"' },
     metafile: true,
@@ -50,11 +50,23 @@ function modulesIn({ outputs }) {
     return new Set(inputs.filter(([, { bytesInOutput }]) => bytesInOutput > 0).map(([file]) => file));
 }
 
+/** Returns the names, versions and licences of the libraries in a bundle. */
+function licences(metafile) {
+    const names = new Set([...modulesIn(metafile)].map(file => /^node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(file)?.[1]));
+    return [...names].filter(Boolean).toSorted().map(name => {
+        const directory = path.join(page, 'node_modules', name);
+        const { version, license } = JSON.parse(fs.readFileSync(path.join(directory, 'package.json'), 'utf8'));
+        const file = fs.readdirSync(directory).find(one => /^(licen[cs]e|copying)/i.test(one));
+        return `${name} ${version}: ${license}\n\n${file ? fs.readFileSync(path.join(directory, file), 'utf8') : ''}`;
+    }).join('\n---\n\n');
+}
+
 fs.rmSync(output, { recursive: true, force: true });
 const draft = await esbuild.build({ ...options, write: false, plugins: [patternfly()] });
 const { metafile } = await esbuild.build({ ...options, plugins: [patternfly(modulesIn(draft.metafile))] });
 for (const file of ['index.html', 'manifest.json']) fs.copyFileSync(path.join(page, 'src', file), path.join(output, file));
 for (const language of languages()) fs.writeFileSync(path.join(output, `po.${language}.js`), script(language));
+fs.writeFileSync(path.join(output, 'LICENSES.txt'), licences(metafile));
 for (const [file, { bytes }] of Object.entries(metafile.outputs)) console.log(`${file}: ${Math.round(bytes / 1024)} KiB`);
 
 // Cockpit serves compressed files in the place of others.

@@ -1,5 +1,5 @@
 // Owns the samples of all machines: one call a second while the page is visible, and none otherwise. It must not know
-// what the page draws.
+// the components.
 import { extended } from '../model/usage';
 import type { Counters, History } from '../model/usage';
 import { plain } from './client';

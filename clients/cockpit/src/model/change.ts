@@ -1,4 +1,4 @@
-// Owns the progress of one change of the number of vCPUs: what the plan expects, and what signals report. Pure.
+// Owns the progress of one change of the number of vCPUs: the plan, and the events that signals report. Pure.
 import type { CallError } from '../bus/client';
 
 export interface Refusal { reason: string; code: string }

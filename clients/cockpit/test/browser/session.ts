@@ -8,7 +8,8 @@ import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 
 import { LIMIT } from '../world/processes';
 
-const pictures = path.resolve(import.meta.dirname, '../../screenshots');
+const shown = path.resolve(import.meta.dirname, '../../screenshots');
+const pictures = path.resolve(import.meta.dirname, '../../../../target/cockpit');
 
 export async function startBrowser(): Promise<Browser> {
     const executablePath = ['/usr/bin/chromium', '/usr/bin/chromium-browser'].find(file => fs.existsSync(file));
@@ -39,9 +40,13 @@ export async function violations(page: Page): Promise<string[]> {
 export const overflow = (page: Page): Promise<number> =>
     page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 
-/** With UPDATE_SCREENSHOTS in the environment, keeps a picture for README.md. */
+/** The pictures that README.md shows. */
+const KEPT = ['shell', 'machine', 'plan', 'refusal', 'machine-narrow', 'machine-dark'];
+
+/** Keeps a picture in target/cockpit, and with UPDATE_SCREENSHOTS in the environment one of README.md. */
 export async function picture(page: Page, name: string, fullPage = false): Promise<void> {
-    if (!process.env.UPDATE_SCREENSHOTS) return;
     fs.mkdirSync(pictures, { recursive: true });
-    await page.screenshot({ path: path.join(pictures, `${name}.png`), fullPage, animations: 'disabled' });
+    const file = path.join(pictures, `${name}.png`);
+    await page.screenshot({ path: file, fullPage, animations: 'disabled' });
+    if (process.env.UPDATE_SCREENSHOTS && KEPT.includes(name)) fs.copyFileSync(file, path.join(shown, `${name}.png`));
 }
