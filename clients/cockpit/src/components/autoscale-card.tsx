@@ -41,6 +41,7 @@ function Scaled({ link, explanation }: ScaledProps) {
                 <Stack hasGutter>
                     <Content role="status">
                         <p><strong>{reasonOf(explanation)}</strong></p>
+                        {explanation.reason && <p className="vcpud-note">{explanation.reason}</p>}
                         {mode === 'observe' && <p>{_('The service decides only. It makes no changes.')}</p>}
                     </Content>
                     <Numbers explanation={explanation} />

@@ -17,6 +17,15 @@ function line(points: readonly Point[], value: Value, top: number, height: numbe
     }).join(' ');
 }
 
+/** Returns the points of a line of whole numbers, which change at once. */
+function steps(points: readonly Point[], value: Value, top: number, height: number): string {
+    const doubled = points.flatMap((point, index) => {
+        const before = points[index - 1];
+        return before ? [{ ...before, time: point.time }, point] : [point];
+    });
+    return line(doubled, value, top, height);
+}
+
 function area(points: readonly Point[], value: Value, top: number, height: number): string {
     const end = points.at(-1)?.time ?? 0;
     const begin = points[0]?.time ?? 0;
@@ -40,7 +49,6 @@ interface UseChartProps { points: readonly Point[]; top: number; label: string }
 
 const HEIGHT = 160;
 const LINES: [string, Value][] = [
-    ['vcpud-vcpus', point => point.vcpus],
     ['vcpud-used', point => point.used],
     ['vcpud-stolen', point => point.stolen],
     ['vcpud-throttled', point => point.throttled],
@@ -55,6 +63,7 @@ export function UseChart({ points, top, label }: UseChartProps) {
                 {[0, HEIGHT / 2, HEIGHT].map(y => <line key={y} className="vcpud-grid" x1="0" x2={WIDTH} y1={y} y2={y} />)}
                 {points.length > 0 &&
                     <polygon className="vcpud-area" points={area(points, one => one.used, top, HEIGHT)} />}
+                <polyline className="vcpud-vcpus" points={steps(points, one => one.vcpus, top, HEIGHT)} />
                 {LINES.map(([name, value]) =>
                     <polyline key={name} className={name} points={line(points, value, top, HEIGHT)} />)}
             </svg>

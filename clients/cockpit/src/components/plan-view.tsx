@@ -2,7 +2,7 @@
 import { Alert, AlertActionLink, Spinner, Stack } from '@patternfly/react-core';
 
 import type { PlanState } from '../hooks/machine';
-import { adviceFor, shortName } from '../model/errors';
+import { adviceFor } from '../model/errors';
 import { _, countOf, format, namesOf } from '../text';
 import { ErrorAlert } from './parts';
 
@@ -41,7 +41,6 @@ export function PlanView({ state, onSelect }: Props) {
 /** A change that is not possible, with the nearest numbers that are. */
 function NotPossible({ state, onSelect }: { state: PlanState; onSelect: (count: number) => void }) {
     const { plan, count } = state;
-    const code = shortName(plan.error ?? '');
     const actionLinks = plan.nearest?.map(nearest => (
         <AlertActionLink key={nearest} onClick={() => onSelect(nearest)}>
             {format(_('Select $0'), countOf(nearest))}
@@ -53,7 +52,7 @@ function NotPossible({ state, onSelect }: { state: PlanState; onSelect: (count: 
             title={format(_('The machine cannot have $0 now'), countOf(count))}
         >
             <p>{plan.reason}</p>
-            {code !== 'OutOfRange' && <p>{adviceFor(plan.error ?? '')}</p>}
+            {!plan.nearest?.length && <p>{adviceFor(plan.error ?? '')}</p>}
         </Alert>
     );
 }

@@ -8,7 +8,7 @@ const ERRORS: Record<string, string> = {
     InvalidVcpu: N_('Select all vCPUs of a core together.'),
     OutOfRange: N_('Select one of the possible numbers.'),
     NotRemovable: N_('Select a greater number. QEMU does not remove the boot CPU.'),
-    NotSupported: N_('The machine type, the accelerator or the host does not support this request. A restart of the VM with another number of vCPUs is the alternative.'),
+    NotSupported: N_('A restart of the VM with other options can be the alternative. The journal of vcpud has more details.'),
     Busy: N_('The number of vCPUs changed in the meantime, or a removal is pending. Check the plan, and try again.'),
     GuestRefused: N_('The guest still uses the vCPU. Reduce its load or its pins in the guest, and try again.'),
     GuestDidNotStart: N_('The vCPUs stay. Bring them online in the guest, or install the guest agent and use it for the change.'),

@@ -69,7 +69,7 @@ test('reports a refusal of the guest with its reason and advice', async () => {
     await guest.order('unrefuse 2');
 });
 
-test('shows a pending removal, and its end', async () => {
+test('shows a pending removal and its end, and offers the possible numbers until then', async () => {
     await guest.execute('stop');
     await page.getByText('Paused').waitFor();
     await count().fill('1');
@@ -78,12 +78,18 @@ test('shows a pending removal, and its end', async () => {
     await page.getByText('The guest does not run, so that it cannot answer.').waitFor();
     await rows().getByText('Removal pending').nth(1).waitFor();
     await picture(page, 'pending');
+    // The slots of pending removals are not free.
+    await count().fill('16');
+    await page.getByText('The machine cannot have 16 vCPUs now').waitFor();
+    await page.getByRole('button', { name: /^Select \d+ vCPUs$/ }).click();
+    await page.getByText('Adds vCPUs 3-').waitFor();
+    await page.getByRole('button', { name: 'Cancel' }).click();
     await guest.execute('cont');
     await page.getByText('The removal of vCPUs 1-2 is pending').waitFor({ state: 'detached' });
-    await page.getByText('The machine has 1 vCPU', { exact: false }).waitFor();
+    await rows().nth(1).waitFor({ state: 'detached' });
 });
 
-test('offers the possible numbers if a number is not possible', async () => {
+test('plans changes of a paused machine', async () => {
     await guest.execute('stop');
     await page.getByText('Paused').waitFor();
     await count().fill('3');
@@ -137,6 +143,9 @@ test('turns automatic scaling on and off, and explains it', async () => {
     await page.getByRole('button', { name: 'Turn on' }).click();
     await page.getByText('The limits are 2 and 4 vCPUs.').waitFor();
     await page.getByText('The service decides only. It makes no changes.').waitFor();
+    // The explanation has the numbers that led to it.
+    await page.getByText(/complete data is needed for 45 s/).waitFor();
+    await page.locator('dl').filter({ hasText: 'Throttled' }).getByText('0.0').last().waitFor();
     await picture(page, 'machine', true);
     await page.getByRole('button', { name: 'Turn off' }).click();
     await page.getByText('It is off for this machine.').waitFor();
