@@ -21,17 +21,30 @@ export class AutoscaleLink {
     private service: Service | null = null;
     private readonly listeners = new Set<() => void>();
 
-    constructor(private readonly machine: string) {
-        watchName(NAME, isOwned => {
+    private unwatch: (() => void) | null = null;
+
+    constructor(private readonly machine: string) {}
+
+    /** Follows the service while there is a listener. */
+    readonly subscribe = (listener: () => void): (() => void) => {
+        this.listeners.add(listener);
+        this.unwatch ??= watchName(NAME, isOwned => {
+            if (!this.unwatch) return;
             if (isOwned) this.open();
             else this.update({ kind: 'absent' });
         });
-    }
-
-    readonly subscribe = (listener: () => void): (() => void) => {
-        this.listeners.add(listener);
-        return () => this.listeners.delete(listener);
+        return () => {
+            this.listeners.delete(listener);
+            if (this.listeners.size === 0) this.close();
+        };
     };
+
+    private close(): void {
+        this.unwatch?.();
+        this.unwatch = null;
+        this.service?.close();
+        this.service = null;
+    }
 
     readonly current = (): Scaling => this.scaling;
 
@@ -69,7 +82,7 @@ export class AutoscaleLink {
             },
             onClose: () => {
                 this.service = null;
-                this.update({ kind: 'absent' });
+                if (this.unwatch) this.update({ kind: 'absent' });
             },
         });
         return this.service;

@@ -96,7 +96,7 @@ export class Service {
 }
 
 /** Calls back when a name on the system bus gets or loses its owner, and once with the present state. */
-export function watchName(name: string, onChange: (isOwned: boolean) => void): void {
+export function watchName(name: string, onChange: (isOwned: boolean) => void): () => void {
     const bus = 'org.freedesktop.DBus';
     const path = '/org/freedesktop/DBus';
     const daemon = cockpit.dbus(bus, { bus: 'system' });
@@ -104,4 +104,5 @@ export function watchName(name: string, onChange: (isOwned: boolean) => void): v
         (_path, _interface, _signal, args) => onChange(Boolean(args?.[2])));
     daemon.call(path, bus, 'NameHasOwner', [name], { type: 's' })
         .then(([isOwned]) => onChange(Boolean(isOwned)), () => onChange(false));
+    return () => daemon.close();
 }

@@ -40,16 +40,22 @@ export class Store {
 
     /** Starts the service if it does not run. */
     readonly open = (): void => {
-        this.service?.close();
-        this.update({ status: { kind: 'connecting' } });
-        this.service = new Service(NAME, ROOT, {
-            onOwner: owner => (owner ? void this.load() : this.update({ status: { kind: 'stopped' } })),
-            onSignal: signal => this.receive(signal),
+        const former = this.service;
+        const isCurrent = () => this.service === service;
+        const service: Service = new Service(NAME, ROOT, {
+            onOwner: owner => {
+                if (isCurrent()) void (owner ? this.load() : this.update({ status: { kind: 'stopped' } }));
+            },
+            onSignal: signal => { if (isCurrent()) this.receive(signal); },
             onClose: error => {
+                if (!isCurrent()) return;
                 this.service = null;
                 this.update({ status: { kind: 'failed', error } });
             },
         });
+        this.service = service;
+        this.update({ status: { kind: 'connecting' } });
+        former?.close();
     };
 
     readonly machine = async <M extends keyof Machine['methods']>(

@@ -3,7 +3,7 @@ import { Alert, AlertActionCloseButton, AlertActionLink, Label } from '@patternf
 
 import { CallError } from '../bus/client';
 import type { Call } from '../hooks/page';
-import { adviceFor, isDenied, isWithoutAdministrator } from '../model/errors';
+import { adviceFor, isDenied, isProblem } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { _ } from '../text';
 
@@ -33,8 +33,7 @@ export function ErrorAlert({ title, error, call, onRetry }: ErrorAlertProps) {
     const actionLinks = isDenied(error.code) && onRetry && (
         <AlertActionLink onClick={() => onRetry('administrator')}>{_('Use administrative access')}</AlertActionLink>
     );
-    // The problem of Cockpit repeats the advice.
-    const text = isWithoutAdministrator(error.code) ? '' : error.message;
+    const text = isProblem(error.code) && advice ? '' : error.message;
     return (
         <Alert
             isInline isLiveRegion variant="danger" title={title} actionLinks={actionLinks}

@@ -38,7 +38,10 @@ const DENIED = ['AccessDenied', 'InteractiveAuthorizationRequired'];
 export const isDenied = (code: string): boolean => DENIED.includes(shortName(code));
 
 /** Returns whether Cockpit has no administrative access to give. */
-export const isWithoutAdministrator = (code: string): boolean => code === 'access-denied';
+const isWithoutAdministrator = (code: string): boolean => code === 'access-denied';
+
+/** Returns whether an error is a problem of Cockpit, which has no text of a service. */
+export const isProblem = (code: string): boolean => !code.includes('.');
 
 /** Returns the advice for an error, or an empty text. */
 export function adviceFor(code: string): string {
@@ -46,6 +49,7 @@ export function adviceFor(code: string): string {
     if (isWithoutAdministrator(code)) {
         return _('Turn on administrative access at the top of Cockpit, and try again. Your account needs the right to become administrator.');
     }
+    if (code === 'not-found') return _('The service is not installed, or it cannot start. Install its package, or read its journal.');
     if (code === 'disconnected' || code === 'terminated') return _('The connection to the host was lost. Log in to Cockpit again.');
     const advice = ERRORS[shortName(code)];
     return advice ? _(advice) : '';

@@ -35,6 +35,12 @@ test('lists a machine when it starts', async () => {
     await page.getByText('Not started yet').waitFor();
 });
 
+test('says that the autoscaler cannot be started', async () => {
+    await page.getByRole('button', { name: 'Turn on' }).click();
+    await page.getByText('Automatic scaling stays off').waitFor();
+    await page.getByText('The service is not installed, or it cannot start.').waitFor();
+});
+
 test('keeps the page while the service restarts, and follows again', async () => {
     await world.stopService();
     await page.getByText('vcpud does not run').waitFor();
@@ -43,6 +49,15 @@ test('keeps the page while the service restarts, and follows again', async () =>
     await page.getByText('vcpud does not run').waitFor({ state: 'detached' });
     await world.setVcpus('web', 3);
     await page.getByRole('grid', { name: 'vCPUs' }).locator('tbody tr').nth(2).waitFor();
+});
+
+test('says that the service cannot be started, and connects when it starts later', async () => {
+    await world.stopService();
+    // The private bus starts no services.
+    await page.getByRole('button', { name: 'Start the service' }).click();
+    await page.getByRole('heading', { name: 'vcpud is not available' }).waitFor();
+    await world.startService();
+    await page.getByRole('heading', { name: 'web' }).waitFor();
 });
 
 test('reports a machine without a connection, and its return', async () => {

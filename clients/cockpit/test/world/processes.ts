@@ -8,7 +8,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 
 /** The time limit of each wait, in milliseconds. */
-export const LIMIT = 30_000;
+export const LIMIT = 60_000;
 
 /** Fails with the name of the wait if it takes too long. */
 export async function within<T>(what: string, wait: Promise<T>): Promise<T> {
