@@ -21,10 +21,10 @@ export interface Boot {
 export class Guest {
     private orders: net.Socket | undefined;
 
-    private constructor(readonly name: string, readonly process: Process, private readonly directory: string) {}
+    private constructor(readonly process: Process, private readonly directory: string, private readonly ready: Promise<unknown>) {}
 
-    /** Starts a QEMU whose QMP socket makes it a machine. With Linux, waits until it has booted. */
-    static async start(name: string, sockets: string, directory: string, boot: Boot = {}): Promise<Guest> {
+    /** Starts a QEMU whose QMP socket makes it a machine. */
+    static start(name: string, sockets: string, directory: string, boot: Boot = {}): Guest {
         const own = fs.mkdtempSync(path.join(directory, `${name}.`));
         const { vcpus = 1, max = 16, linux = true, leavesOffline = false } = boot;
         const qmp = path.join(sockets, `${name}.sock`);
@@ -38,10 +38,12 @@ export class Guest {
                     '-serial', 'stdio', '-serial', listen(path.join(own, 'orders')), '-qmp', listen(path.join(own, 'witness'))]
                 : ['-S']),
         ]);
-        const guest = new Guest(name, process, own);
-        if (linux) await process.line(/GUEST-READY/);
-        else await exists(qmp);
-        return guest;
+        return new Guest(process, own, linux ? process.line(/GUEST-READY/) : exists(qmp));
+    }
+
+    /** Waits until Linux has booted; without Linux, until the QMP socket exists. */
+    async booted(): Promise<void> {
+        await this.ready;
     }
 
     /** Gives the guest an order (see tests/guest-image/init), and waits until it is carried out. */

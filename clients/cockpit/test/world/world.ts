@@ -100,8 +100,9 @@ export class World {
     }
 
     async startGuest(name: string, boot: Boot = {}): Promise<Guest> {
-        const guest = await Guest.start(name, this.sockets, this.directory, boot);
+        const guest = Guest.start(name, this.sockets, this.directory, boot);
         this.guests.set(name, guest);
+        await guest.booted();
         return guest;
     }
 
