@@ -56,6 +56,8 @@ function licences(metafile) {
     return [...names].filter(Boolean).toSorted().map(name => {
         const directory = path.join(page, 'node_modules', name);
         const { version, license } = JSON.parse(fs.readFileSync(path.join(directory, 'package.json'), 'utf8'));
+        // debian/copyright.in names these licences.
+        if (!['MIT', '0BSD'].includes(license)) throw new Error(`${name} has another licence: ${license}`);
         const file = fs.readdirSync(directory).find(one => /^(licen[cs]e|copying)/i.test(one));
         return `${name} ${version}: ${license}\n\n${file ? fs.readFileSync(path.join(directory, file), 'utf8') : ''}`;
     }).join('\n---\n\n');

@@ -30,7 +30,8 @@ export async function open(browser: Browser, address: string, where = '', option
 export async function violations(page: Page): Promise<string[]> {
     // The page has no place for inline scripts, so that the script runs through the debugger.
     await page.evaluate(axe.source);
-    const { violations } = await page.evaluate<axe.AxeResults>('axe.run()');
+    const { passes, violations } = await page.evaluate<axe.AxeResults>('axe.run()');
+    if (passes.length === 0) throw new Error('axe-core checked nothing');
     return violations
         .filter(({ impact }) => impact === 'serious' || impact === 'critical')
         .map(({ id, nodes }) => `${id}: ${nodes.map(node => node.html.slice(0, 200)).join('\n  ')}`);
