@@ -63,7 +63,14 @@ interface CountInputProps { machine: MachineState; count: number; onChange: (cou
 function CountInput({ machine, count, onChange }: CountInputProps) {
     const { MaxVcpus: max, VcpusPerSlot: slot } = machine;
     const isDisabled = !isConnected(machine) || machine.HotplugMethod === 'none';
-    const select = (value: number) => onChange(nearestCount(value, max, slot));
+    // A text that is not a possible number counts when the user has left the field.
+    const [draft, setDraft] = useState<string>();
+    const select = (value: number) => { setDraft(undefined); onChange(nearestCount(value, max, slot)); };
+    const type = (text: string) => {
+        if (text === String(nearestCount(Number(text), max, slot))) select(Number(text));
+        else setDraft(text);
+    };
+    const leave = () => { if (draft !== undefined) select(draft === '' ? count : Number(draft)); };
     return (
         <>
             <div className="vcpud-count">
@@ -73,10 +80,12 @@ function CountInput({ machine, count, onChange }: CountInputProps) {
                     thumbAriaLabel={_('Number of vCPUs')} showTicks={false}
                 />
                 <NumberInput
-                    value={count} min={slot} max={max} isDisabled={isDisabled} widthChars={4}
+                    // The input takes a text.
+                    value={(draft ?? count) as number} min={slot} max={max} isDisabled={isDisabled} widthChars={4}
                     inputAriaLabel={_('Number of vCPUs')} minusBtnAriaLabel={_('Fewer')} plusBtnAriaLabel={_('More')}
                     onMinus={() => select(count - slot)} onPlus={() => select(count + slot)}
-                    onChange={event => select(Number(event.currentTarget.value))}
+                    onChange={event => type(event.currentTarget.value)} onBlur={leave}
+                    inputProps={{ onKeyDown: (event: React.KeyboardEvent) => { if (event.key === 'Enter') leave(); } }}
                 />
             </div>
             {machine.HotplugMethod === 'none' && (

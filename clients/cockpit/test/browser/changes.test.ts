@@ -158,3 +158,17 @@ test('says that a machine has ended', async () => {
     await page.getByRole('heading', { name: 'No machines' }).waitFor();
     await picture(page, 'empty');
 });
+
+test('changes whole slots', async () => {
+    await world.startGuest('power', { linux: false, pseries: true });
+    await page.getByRole('link', { name: 'power' }).click();
+    await page.getByText('vCPUs change in groups of 4.').waitFor();
+    await page.getByRole('button', { name: 'More' }).click();
+    await page.getByText('Adds vCPUs 4-7.').waitFor();
+    await count().press('Control+A');
+    await count().pressSequentially('11');
+    await count().press('Enter');
+    await page.getByText('Adds vCPUs 4-11.').waitFor();
+    await page.getByRole('button', { name: 'Set to 12 vCPUs' }).click();
+    await rows().nth(11).waitFor();
+});

@@ -14,8 +14,8 @@ export interface Boot {
     max?: number;
     /** Whether Linux is booted; else the guest is paused, and has firmware only. */
     linux?: boolean;
-    /** Whether Linux leaves new CPUs offline. */
-    leavesOffline?: boolean;
+    /** Whether the machine is a pseries, whose slots have four vCPUs. It is paused. */
+    pseries?: boolean;
 }
 
 export class Guest {
@@ -26,15 +26,16 @@ export class Guest {
     /** Starts a QEMU whose QMP socket makes it a machine. */
     static start(name: string, sockets: string, directory: string, boot: Boot = {}): Guest {
         const own = fs.mkdtempSync(path.join(directory, `${name}.`));
-        const { vcpus = 1, max = 16, linux = true, leavesOffline = false } = boot;
+        const { vcpus = 1, max = 16, linux = true, pseries = false } = boot;
         const qmp = path.join(sockets, `${name}.sock`);
-        const options = `console=ttyS0 quiet panic=-1${leavesOffline ? ' guest.no-online' : ''}`;
-        const process = new Process(name, path.join(kit, 'qemu'), [
-            '-name', `${name},debug-threads=on`, '-machine', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'qemu64',
-            '-smp', `${vcpus},maxcpus=${max}`, '-m', linux ? '256' : '16',
+        const hardware = pseries
+            ? ['-machine', 'pseries', '-smp', `4,threads=4,maxcpus=${max}`, '-m', '256']
+            : ['-machine', 'q35', '-cpu', 'qemu64', '-smp', `${vcpus},maxcpus=${max}`, '-m', linux ? '256' : '16'];
+        const process = new Process(name, path.join(kit, pseries ? 'qemu-ppc64' : 'qemu'), [
+            '-name', `${name},debug-threads=on`, '-accel', 'tcg,thread=multi', ...hardware,
             '-display', 'none', '-nodefaults', '-no-user-config', '-qmp', listen(qmp),
             ...(linux
-                ? ['-kernel', path.join(kit, 'vmlinuz'), '-initrd', path.join(kit, 'initrd'), '-append', options,
+                ? ['-kernel', path.join(kit, 'vmlinuz'), '-initrd', path.join(kit, 'initrd'), '-append', 'console=ttyS0 quiet panic=-1',
                     '-serial', 'stdio', '-serial', listen(path.join(own, 'orders')), '-qmp', listen(path.join(own, 'witness'))]
                 : ['-S']),
         ]);
