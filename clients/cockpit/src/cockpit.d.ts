@@ -38,7 +38,7 @@ declare namespace cockpit {
 
     interface Api {
         dbus(name: string | null, options: { bus: 'system'; superuser?: 'require' }): DBusClient;
-        spawn(command: string[], options?: { superuser?: 'try'; err?: 'message' | 'out'; environ?: string[] }): Deferred<string>;
+        spawn(command: string[], options?: { superuser?: 'require'; err?: 'message' | 'out'; environ?: string[] }): Deferred<string>;
         location: Location;
         /** True while the shell of Cockpit hides the frame of the page. */
         hidden: boolean;

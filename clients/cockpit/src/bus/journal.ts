@@ -18,7 +18,7 @@ export function followJournal(
 ): () => void {
     let buffer = '';
     let isClosed = false;
-    const superuser = access === 'administrator' ? 'try' as const : undefined;
+    const superuser = access === 'administrator' ? 'require' as const : undefined;
     const process = cockpit.spawn(commandFor(machine), { err: 'message', ...(superuser && { superuser }) });
     void process.stream(data => {
         const [complete, rest] = lines(buffer + data);

@@ -64,6 +64,15 @@ test('without administrative access, says how to get it', async () => {
     await page.context().close();
 });
 
+test('without administrative access, says why the journal cannot be read', async () => {
+    const page = await open(browser, address, 'machine/web');
+    await page.getByText('The journal has no entries about this machine, or your account cannot read it.').waitFor();
+    await page.getByRole('button', { name: 'Read it with administrative access' }).click();
+    await page.getByText('The journal cannot be read').waitFor();
+    await page.getByText('Turn on administrative access at the top of Cockpit, and try again.').waitFor();
+    await page.context().close();
+});
+
 test('a denied pin can be repeated with administrative access', async () => {
     const page = await open(browser, address, 'machine/web');
     await page.getByRole('checkbox', { name: 'Select vCPU 0' }).check();
