@@ -7,6 +7,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 
 import { languages, read, texts } from '../../scripts/po.js';
+import { reasonOf } from '../../src/model/autoscale';
 import { adviceFor, isDenied } from '../../src/model/errors';
 
 const page = path.resolve(import.meta.dirname, '../..');
@@ -35,6 +36,13 @@ test('each error of the interface has advice', () => {
     names.delete('org.vcpud1.Error.MachineExists'); // of RegisterMachine(), which the page does not call
     assert.ok(names.size > 10);
     for (const name of names) assert.ok(adviceFor(name) || isDenied(name), name);
+});
+
+test('each reason of the autoscaler has an explanation', () => {
+    const description = fs.readFileSync(path.join(page, '../../doc/autoscaling.md'), 'utf8');
+    const codes = [...description.matchAll(/^\| `([\w-]+)` \| (?:added|removed|none) \|/gm)].map(([, code]) => code);
+    assert.ok(codes.length > 20);
+    for (const code of codes) assert.ok(reasonOf({ 'reason-code': code }), code);
 });
 
 test('each file says what it owns', () => {
