@@ -129,6 +129,11 @@ pub enum Reason {
         /// The minimum.
         min: u32,
     },
+    /// No change: the load needs fewer vCPUs than the machine has to keep.
+    Pinned {
+        /// The number of vCPUs that it keeps.
+        floor: u32,
+    },
     /// No change: a whole slot does not fit within a limit.
     SlotSize {
         /// The number of vCPUs of a slot.
@@ -213,6 +218,7 @@ impl Reason {
             Self::AtMax { .. } => "at-max",
             Self::AtCap { .. } => "at-cap",
             Self::AtMin { .. } => "at-min",
+            Self::Pinned { .. } => "pinned",
             Self::SlotSize { .. } => "slot-size",
             Self::Steal { .. } => "steal",
             Self::ContentionBackoff { .. } => "contention-backoff",
@@ -285,6 +291,9 @@ impl Reason {
     /// Writes the reasons to change nothing.
     fn fmt_wait(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::Pinned { floor } => {
+                write!(f, "the first {} stay, because one has a pin", Count(floor))
+            }
             Self::SlotSize {
                 slot,
                 direction: Direction::Add,

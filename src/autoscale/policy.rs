@@ -260,7 +260,12 @@ impl Machine<'_> {
     fn contended(&self, recent: &Window) -> (u32, Reason) {
         let present = self.last.present;
         let supply = recent.mean.supply();
-        let hold = (present, Reason::Steal { supply });
+        let hold = (
+            present,
+            Reason::Steal {
+                supply: recent.min_supply,
+            },
+        );
         if let Some(remaining) = self.history.requests.contention_pause(self.now) {
             return (present, Reason::ContentionBackoff { remaining });
         }
@@ -313,7 +318,14 @@ impl Machine<'_> {
         let present = self.last.present;
         let min = self.limits.min.max(self.bounds.floor);
         if present <= min {
-            return (present, Reason::AtMin { min });
+            let floor = self.bounds.floor;
+            let is_pinned = floor > self.limits.min;
+            let reason = if is_pinned {
+                Reason::Pinned { floor }
+            } else {
+                Reason::AtMin { min }
+            };
+            return (present, reason);
         }
         let slot = self.slot();
         let fitting = (present - min) / slot;

@@ -175,6 +175,9 @@ fn the_limits_hold() {
     let mut machine = Machine::new(6);
     machine.bounds.floor = 5;
     assert_eq!(machine.used(0.1, 60).goal(), (5, "idle"));
+    let mut machine = Machine::new(5);
+    machine.bounds.floor = 5;
+    assert_eq!(machine.used(0.1, 60).goal(), (5, "pinned"));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::settings::Mode;
 /// A dictionary of the interface.
 pub(crate) type Dict = HashMap<&'static str, Variant<'static>>;
 
-/// Returns the row of `List` for a machine.
-pub(crate) fn row(fleet: &Fleet, machine: &Scaled) -> Dict {
+/// Returns the row of `List` for a machine. `failure` is the reason why the last reading failed.
+pub(crate) fn row(fleet: &Fleet, machine: &Scaled, failure: Option<&str>) -> Dict {
     let mut row = Dict::from([
         ("mode", fleet.mode(machine).as_str().into()),
         ("origin", machine.origin.as_str().into()),
@@ -22,30 +22,30 @@ pub(crate) fn row(fleet: &Fleet, machine: &Scaled) -> Dict {
         row.insert("min", limits.min.into());
         row.insert("max", limits.max.into());
     }
-    match &machine.decision {
-        Some(decision) => {
-            row.insert("present", decision.details.present.into());
-            row.insert("goal", decision.goal.into());
-            row.insert("reason", decision.reason.to_string().into());
-            row.insert("reason-code", decision.reason.code().into());
-        }
-        None => {
-            let (code, text) = undecided(fleet, machine);
-            row.insert("reason", text.into());
-            row.insert("reason-code", code.into());
-        }
+    let is_off = fleet.mode(machine) == Mode::Off;
+    let (code, text) = match (&machine.decision, failure) {
+        _ if is_off => ("off", "the mode is off".to_owned()),
+        (_, Some(failure)) => ("stale", format!("vcpud gives no new data: {failure}")),
+        (Some(decision), None) => (decision.reason.code(), decision.reason.to_string()),
+        (None, None) => undecided(machine),
+    };
+    if let Some(decision) = machine.decision.as_ref().filter(|_| !is_off) {
+        row.insert("present", decision.details.present.into());
+        row.insert("goal", decision.goal.into());
     }
+    row.insert("reason", text.into());
+    row.insert("reason-code", code.into());
     row
 }
 
 /// Returns the reason why there is no decision about a machine, as a code and in words.
-fn undecided(fleet: &Fleet, machine: &Scaled) -> (&'static str, String) {
+fn undecided(machine: &Scaled) -> (&'static str, String) {
     match &machine.limits {
-        _ if fleet.mode(machine) == Mode::Off => ("off", "the mode is off".to_owned()),
+        None if !machine.is_sampled => ("no-data", "the machine was not sampled yet".to_owned()),
         None if machine.is_known() => ("no-data", "QEMU has not answered vcpud yet".to_owned()),
         None => (
             "no-machine",
-            "vcpud has no machine with this name".to_owned(),
+            "vcpud has no machine with this name, or does not run".to_owned(),
         ),
         Some(Err(error)) => ("invalid-settings", error.clone()),
         Some(Ok(_)) => ("no-data", "the machine was not sampled yet".to_owned()),
@@ -53,8 +53,16 @@ fn undecided(fleet: &Fleet, machine: &Scaled) -> (&'static str, String) {
 }
 
 /// Returns the result of `Explain`.
-pub(crate) fn explanation(fleet: &Fleet, name: &MachineName, machine: &Scaled) -> Dict {
-    let mut all = row(fleet, machine);
+pub(crate) fn explanation(
+    fleet: &Fleet,
+    name: &MachineName,
+    machine: &Scaled,
+    failure: Option<&str>,
+) -> Dict {
+    let mut all = row(fleet, machine, failure);
+    if let Some(failure) = failure {
+        all.insert("sampling-error", failure.to_owned().into());
+    }
     all.insert("machine", name.as_str().to_owned().into());
     if let Some(decision) = &machine.decision {
         all.extend(numbers(decision));
@@ -66,7 +74,7 @@ pub(crate) fn explanation(fleet: &Fleet, name: &MachineName, machine: &Scaled) -
     if machine.bounds.floor > 0 {
         all.insert("floor", machine.bounds.floor.into());
     }
-    if let Some(cap) = machine.bounds.cap {
+    if let Some(cap) = machine.cap() {
         all.insert("cap", cap.into());
     }
     if let Some(goal) = fleet.requested.get(name) {

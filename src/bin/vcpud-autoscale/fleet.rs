@@ -54,6 +54,8 @@ pub(crate) struct Scaled {
     history: History,
     /// The PID of the QEMU that the history is about; 0 if it is not known.
     leader: u32,
+    /// A reading has told whether the service has the machine.
+    pub(crate) is_sampled: bool,
     reading: Option<Reading>,
     facts: Option<Facts>,
     /// The limits, or what is wrong with them.
@@ -71,6 +73,7 @@ impl Scaled {
             origin,
             history: History::new(),
             leader: 0,
+            is_sampled: false,
             reading: None,
             facts: None,
             limits: None,
@@ -91,6 +94,12 @@ impl Scaled {
         self.limits = None;
         self.bounds = Bounds::default();
         self.decision = None;
+    }
+
+    /// Returns the share of the machine on the host, if that limits it.
+    pub(crate) fn cap(&self) -> Option<u32> {
+        let max = self.limits()?.max;
+        self.bounds.cap.filter(|cap| *cap < max)
     }
 
     /// Returns whether the service has the machine.
@@ -253,6 +262,7 @@ impl Fleet {
         mut readings: BTreeMap<MachineName, (Reading, Facts)>,
     ) -> Vec<Action> {
         for (name, machine) in &mut self.machines {
+            machine.is_sampled = true;
             match readings.remove(name) {
                 Some((reading, facts)) => machine.observe(reading, facts, &self.defaults, now),
                 None => machine.vanish(),
@@ -418,7 +428,7 @@ mod tests {
         let (reading, _) = unknown.get_mut(&name).unwrap();
         (reading.max, reading.present) = (0, 0);
         fleet.step(Duration::from_secs(1), unknown);
-        let row = crate::describe::row(&fleet, &fleet.machines[&name]);
+        let row = crate::describe::row(&fleet, &fleet.machines[&name], None);
         let reason = "QEMU has not answered vcpud yet";
         assert_eq!(
             (&row["reason-code"], &row["reason"]),

@@ -32,7 +32,7 @@ pub(crate) type Readings = BTreeMap<MachineName, (Reading, Facts)>;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long vcpud has to return the counters of all machines.
-const READ_LIMIT: Duration = Duration::from_secs(10);
+const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long a request may take beyond the limits of vcpud.
 const REQUEST_LIMIT: Duration = Duration::from_secs(600);
 

@@ -87,13 +87,15 @@ async fn serve() -> zbus::Result<()> {
     }
 }
 
+async fn connect() -> zbus::Result<Connection> {
+    let bus = Connection::system().await;
+    bus.map_err(|error| zbus::Error::Failure(format!("cannot connect to the system bus: {error}")))
+}
+
 /// Starts the service, and runs it until it is not needed.
 async fn run(reloads: mpsc::Receiver<()>) -> zbus::Result<()> {
-    let bus = Connection::system().await;
-    let bus = bus.map_err(|error| {
-        zbus::Error::Failure(format!("cannot connect to the system bus: {error}"))
-    })?;
-    let mut service = Service::new(bus.clone(), Store::from_environment()).await;
+    let (bus, client) = (connect().await?, connect().await?);
+    let mut service = Service::new(bus.clone(), client, Store::from_environment()).await;
     let (sender, commands) = mpsc::channel(64);
     bus.object_server()
         .at(AUTOSCALE_PATH, Autoscale::new(sender))

@@ -33,11 +33,15 @@ type Ended = (MachineName, Result<(), (Outcome, String)>);
 #[derive(Debug)]
 pub(crate) struct Service {
     bus: Connection,
+    /// The connection to vcpud. Calls of users cannot delay its replies.
+    client: Connection,
     store: Store,
     configuration: Configuration,
     fleet: Fleet,
     /// The holds that are persisted.
     holds: Holds,
+    /// Other holds could not be persisted.
+    is_hold_unsaved: bool,
     /// The machines that are to be sampled.
     names: watch::Sender<HashSet<MachineName>>,
     /// The requests to vcpud that have no result.
@@ -49,14 +53,16 @@ pub(crate) struct Service {
 
 impl Service {
     /// Reads the configuration.
-    pub(crate) async fn new(bus: Connection, store: Store) -> Self {
+    pub(crate) async fn new(bus: Connection, client: Connection, store: Store) -> Self {
         let mut service = Self {
             names: watch::Sender::default(),
             bus,
+            client,
             store,
             configuration: Configuration::default(),
             fleet: Fleet::new(host_cpus()),
             holds: Holds::new(),
+            is_hold_unsaved: false,
             requests: JoinSet::new(),
             failure: None,
             last_call: Instant::now(),
@@ -85,10 +91,19 @@ impl Service {
         if holds == self.holds {
             return;
         }
-        self.holds = holds.clone();
-        let store = self.store.clone();
-        if let Ok(Err(error)) = spawn_blocking(move || store.save_holds(&holds)).await {
-            warn!("the changes by other callers cannot be saved for a restart: {error}");
+        let (store, saved) = (self.store.clone(), holds.clone());
+        let result = spawn_blocking(move || store.save_holds(&saved)).await;
+        match result.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(()) => {
+                self.holds = holds;
+                self.is_hold_unsaved = false;
+            }
+            Err(error) if !self.is_hold_unsaved => {
+                warn!("the changes by other callers cannot be saved for a restart: {error}");
+                self.is_hold_unsaved = true;
+            }
+            // The next sample tries again.
+            Err(_) => {}
         }
     }
 
@@ -115,7 +130,7 @@ impl Service {
         mut reloads: mpsc::Receiver<()>,
     ) -> zbus::Result<()> {
         let (sender, mut readings) = mpsc::channel(1);
-        let link = Link::new(self.bus.clone()).await?;
+        let link = Link::new(self.client.clone()).await?;
         let mut sampler = JoinSet::new();
         sampler.spawn(link.run(self.names.subscribe(), sender));
         loop {
@@ -173,7 +188,7 @@ impl Service {
                     goal,
                     until,
                 } => {
-                    let call = request(self.bus.clone(), name.clone(), from, goal, until);
+                    let call = request(self.client.clone(), name.clone(), from, goal, until);
                     self.requests.spawn(async move { (name, call.await) });
                 }
             }
@@ -223,23 +238,17 @@ impl Service {
             }
             Command::List(reply) => {
                 let machines = self.fleet.machines.iter();
+                let failure = self.failure.as_deref();
                 let row = |(name, machine): (&MachineName, _)| {
-                    (
-                        name.as_str().to_owned(),
-                        describe::row(&self.fleet, machine),
-                    )
+                    let row = describe::row(&self.fleet, machine, failure);
+                    (name.as_str().to_owned(), row)
                 };
                 let _ = reply.send(machines.map(row).collect::<BTreeMap<_, _>>());
             }
             Command::Explain(name, reply) => {
                 let machine = self.fleet.machines.get(&name);
-                let explain = |machine| {
-                    let mut all = describe::explanation(&self.fleet, &name, machine);
-                    if let Some(error) = &self.failure {
-                        all.insert("sampling-error", error.clone().into());
-                    }
-                    all
-                };
+                let failure = self.failure.as_deref();
+                let explain = |machine| describe::explanation(&self.fleet, &name, machine, failure);
                 let _ = reply.send(machine.map(explain));
             }
             Command::Errors(reply) => {
@@ -263,8 +272,10 @@ impl Service {
             )));
         }
         self.save(name.clone(), Some(settings.clone())).await?;
-        info!("{name}: scaled, mode {}", settings.mode().as_str());
-        self.fleet.enable(name, settings, Origin::Call);
+        self.fleet.enable(name.clone(), settings, Origin::Call);
+        if let Some(machine) = self.fleet.machines.get(&name) {
+            info!("{name}: scaled, mode {}", self.fleet.mode(machine).as_str());
+        }
         Ok(())
     }
 

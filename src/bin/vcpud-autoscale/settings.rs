@@ -105,7 +105,7 @@ impl Settings {
     /// # Errors
     /// The key and the reason.
     pub(crate) fn from_options(options: HashMap<String, OwnedVariant>) -> Result<Self, String> {
-        let mut settings = Self::default();
+        let mut table = toml::Table::new();
         for (key, value) in options {
             let is_long = matches!(&*value, Variant::Str(text) if text.len() > MAX_LENGTH);
             if key.len() > MAX_LENGTH {
@@ -117,10 +117,22 @@ impl Settings {
             }
             let value = toml_value(&value)
                 .ok_or_else(|| wrong("the value is not a number, a text or a boolean"))?;
+            table.insert(key, value);
+        }
+        Self::from_table(table)
+    }
+
+    /// Takes the keys of a table.
+    ///
+    /// # Errors
+    /// The key and the reason.
+    pub(crate) fn from_table(table: toml::Table) -> Result<Self, String> {
+        let mut settings = Self::default();
+        for (key, value) in table {
             // The errors of a table with one key are about this key.
             let option: Result<Self, toml::de::Error> =
                 toml::Table::from_iter([(key.clone(), value)]).try_into();
-            let option = option.map_err(|error| wrong(error.message()))?;
+            let option = option.map_err(|error| format!("{key:?}: {}", error.message()))?;
             settings = option.over(&settings);
         }
         settings.check()?;

@@ -1,7 +1,7 @@
 //! The files: the configuration of the administrator, and the state: what `Enable` and `Disable` have set, and the
 //! holds. Its functions block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -102,8 +102,9 @@ impl Store {
             (self.state.clone(), Origin::Call),
             (self.configuration.join("autoscale.d"), Origin::File),
         ];
+        let mut damaged = BTreeSet::new();
         for (directory, origin) in directories {
-            configuration.add(&directory, origin);
+            configuration.add(&directory, origin, &mut damaged);
         }
         configuration.check();
         configuration.errors.truncate(MAX_ERRORS);
@@ -153,7 +154,12 @@ impl Store {
         let path = self.state.join(name);
         let new = self.state.join(format!("{name}.new"));
         let write = || {
-            let mut file = fs::File::create(&new)?;
+            // A file of an interrupted write is replaced, whatever it is.
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = fs::File::create_new(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)
@@ -186,14 +192,16 @@ impl Configuration {
         }
     }
 
-    fn add(&mut self, directory: &Path, origin: Origin) {
+    /// Adds the files of a directory, unless a previous one has a file for the machine, also a `damaged` one.
+    fn add(&mut self, directory: &Path, origin: Origin, damaged: &mut BTreeSet<MachineName>) {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries.flatten(),
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => return self.errors.push(describe(directory, &error.to_string())),
         };
         let is_new = |path: &PathBuf| {
-            let is_known = name(path).is_ok_and(|name| self.machines.contains_key(&name));
+            let is_known = name(path)
+                .is_ok_and(|name| self.machines.contains_key(&name) || damaged.contains(&name));
             path.extension() == Some(OsStr::new("toml")) && !is_known
         };
         let paths = entries.map(|entry| entry.path()).filter(is_new);
@@ -210,7 +218,10 @@ impl Configuration {
                 Ok((name, settings)) => {
                     self.machines.insert(name, (settings, origin));
                 }
-                Err(error) => self.errors.push(describe(&path, &error)),
+                Err(error) => {
+                    damaged.extend(name(&path));
+                    self.errors.push(describe(&path, &error));
+                }
             }
         }
     }
@@ -251,8 +262,7 @@ fn parse_main(text: &str) -> Result<(Settings, Option<f64>), String> {
             ));
         }
     };
-    let rest = toml::to_string(&table).map_err(|error| error.to_string())?;
-    Ok((Settings::parse(&rest)?, host_cpus))
+    Ok((Settings::from_table(table)?, host_cpus))
 }
 
 fn describe(path: &Path, error: &str) -> String {
@@ -297,6 +307,40 @@ mod tests {
         fs::create_dir_all(store.configuration.join("autoscale.d")).unwrap();
         fs::create_dir(&store.state).unwrap();
         store
+    }
+
+    #[test]
+    fn an_error_of_the_main_file_names_the_key() {
+        let error = |text| parse_main(text).unwrap_err();
+        let text = error("host-cpus = 4\n\nweight = 50\nmaxx = 3\n");
+        assert!(text.starts_with("\"maxx\": unknown field `maxx`"), "{text}");
+        let text = error("min = \"two\"");
+        assert_eq!(text, "\"min\": invalid type: string \"two\", expected u32");
+    }
+
+    #[test]
+    fn a_damaged_file_of_a_call_hides_the_file_of_the_administrator() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        fs::write(store.configuration.join("autoscale.d/web.toml"), "").unwrap();
+        fs::write(store.state.join("web.toml"), "mode =").unwrap();
+        let configuration = store.read();
+        assert_eq!(configuration.machines.len(), 0);
+        assert_eq!(configuration.errors.len(), 1);
+    }
+
+    #[test]
+    fn the_rest_of_an_interrupted_write_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        let other = directory.path().join("other");
+        fs::write(&other, "kept").unwrap();
+        std::os::unix::fs::symlink(&other, store.state.join("web.toml.new")).unwrap();
+        store
+            .save(&"web".parse().unwrap(), &Settings::off())
+            .unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+        assert!(!store.state.join("web.toml").is_symlink());
     }
 
     #[test]

@@ -95,7 +95,11 @@ async fn settings_survive_a_restart_and_precede_files() {
     autoscaler.process.kill().await;
     let autoscaler = Autoscaler::start(&world).await;
     let listed = autoscaler.proxy.list().await.unwrap();
-    assert_eq!(dict(&listed["web"])["mode"], "off");
+    let row = dict(&listed["web"]);
+    assert_eq!(
+        (&row["mode"], &row["reason-code"]),
+        (&"off".into(), &"off".into())
+    );
 }
 
 /// Scripted QEMU, dbus-daemon.
@@ -116,7 +120,7 @@ async fn wrong_calls_are_explained() {
         (
             "min",
             "two".into(),
-            "option \"min\": invalid type: string \"two\", expected u32",
+            "\"min\": invalid type: string \"two\", expected u32",
         ),
         ("target", 2.0.into(), "target must be from 0.1 to 0.95"),
         ("mode", "off".into(), "call Disable"),
@@ -125,7 +129,7 @@ async fn wrong_calls_are_explained() {
             vec![1_u32].into(),
             "option \"min\": the value is not a number, a text or a boolean",
         ),
-        ("hold", "long".into(), "option \"hold\": expected number"),
+        ("hold", "long".into(), "\"hold\": expected number"),
     ] {
         let (name, reason) = enable("web", key, value).await;
         assert_eq!(name, error_name::INVALID_ARGS, "{reason}");

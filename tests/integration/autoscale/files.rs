@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use rustix::process::Signal as KernelSignal;
 use vcpud::names::error_name;
@@ -11,17 +11,23 @@ use vcpud::proxy::error_reply;
 
 use crate::harness::*;
 
-/// Makes the next write of the settings of `web` fail: there is no space.
-fn fill(world: &World) {
-    let new = Autoscaler::state_directory(world).join("web.toml.new");
-    symlink("/dev/full", new).unwrap();
+/// Returns the file that the program writes before it replaces the settings of `web`.
+fn new_file(world: &World) -> PathBuf {
+    Autoscaler::state_directory(world).join("web.toml.new")
 }
 
-fn assert_full(result: zbus::Result<()>) {
+/// Makes writes of the settings of `web` fail.
+fn block(world: &World) {
+    fs::create_dir(new_file(world)).unwrap();
+}
+
+/// Asserts that a write has failed, and lets the next one succeed.
+fn assert_blocked(world: &World, result: zbus::Result<()>) {
     let (name, text) = error_reply(&result.unwrap_err()).unwrap();
     assert_eq!(name, error_name::IO_ERROR, "{text}");
-    let why = "the settings cannot be saved: No space left on device";
+    let why = "the settings cannot be saved: Is a directory";
     assert!(text.starts_with(why), "{text}");
+    fs::remove_dir(new_file(world)).unwrap();
 }
 
 /// Scripted QEMU, dbus-daemon.
@@ -39,17 +45,17 @@ async fn settings_that_cannot_be_saved_are_not_used() {
         let options = HashMap::from([("mode", mode.into())]);
         autoscaler.proxy.enable("web", options).await
     };
-    fill(&world);
-    assert_full(enable("observe").await);
+    block(&world);
+    assert_blocked(&world, enable("observe").await);
     assert_eq!(mode().await, None);
     enable("observe").await.unwrap();
-    fill(&world);
-    assert_full(enable("on").await);
+    block(&world);
+    assert_blocked(&world, enable("on").await);
     assert_eq!(mode().await, Some("observe".into()));
     // The end of the scaling is a setting too if there is a file.
     Autoscaler::configure(&world, "autoscale.d/web.toml", "mode = \"on\"");
-    fill(&world);
-    assert_full(autoscaler.proxy.disable("web").await);
+    block(&world);
+    assert_blocked(&world, autoscaler.proxy.disable("web").await);
     assert_eq!(mode().await, Some("observe".into()));
     let saved = Autoscaler::state_directory(&world).join("web.toml");
     assert_eq!(fs::read_to_string(saved).unwrap(), "mode = \"observe\"\n");

@@ -174,7 +174,7 @@ async fn pinned_vcpus_stay() {
     let autoscaler = Autoscaler::start(&world).await;
     enable(&autoscaler.proxy, &[]).await;
     vcpud.requests("a removal", |all| all == [(6, 4)]).await;
-    let explanation = autoscaler.explains("web", "at-min").await;
+    let explanation = autoscaler.explains("web", "pinned").await;
     assert_eq!(
         (&explanation["floor"], &explanation["goal"]),
         (&4.into(), &4.into())
@@ -194,6 +194,8 @@ async fn a_vcpud_that_hangs_or_ends_is_waited_for() {
     // Callers are served.
     let listed = within("the list", autoscaler.proxy.list()).await.unwrap();
     assert_eq!(dict(&listed["web"])["mode"], "on");
+    let explanation = autoscaler.explains("web", "stale").await;
+    assert!(explanation.contains_key("sampling-error"));
     vcpud.hang(false);
     vcpud.requests("an addition", |all| !all.is_empty()).await;
     world.connection.release_name("org.vcpud1").await.unwrap();

@@ -17,6 +17,7 @@ const REASONS: Record<string, string> = {
     'at-max': N_('The load needs more vCPUs than the maximum.'),
     'at-cap': N_('The load needs more vCPUs than the share of the machine on the host.'),
     'at-min': N_('The load needs fewer vCPUs than the machine keeps.'),
+    'pinned': N_('The load needs fewer vCPUs, and one of the others has a pin.'),
     'slot-size': N_('A whole slot of vCPUs does not fit within the minimum and the maximum.'),
     'steal': N_('The host does not supply the wanted CPU time.'),
     'contention-backoff': N_('vCPUs were removed because the host was busy, and the pause is not over.'),
