@@ -14,6 +14,7 @@ mod policy;
 mod requests;
 mod sample;
 pub mod simulation;
+mod slots;
 
 pub use budget::{Claim, share};
 pub use decision::{Decision, Details, Direction, Reason};

@@ -7,6 +7,7 @@ use super::decision::{Decision, Details, Direction, Reason};
 use super::history::{History, MAX_GAP, MIN_SUPPLY, Window};
 use super::limits::Limits;
 use super::sample::{MachineState, Sample};
+use super::slots::Slots;
 
 /// With this use of each vCPU or more, the demand is not known.
 const SATURATED: f64 = 0.95;
@@ -160,9 +161,7 @@ impl Machine<'_> {
         }
         let max = self.limits.max;
         if present > max {
-            let slot = self.slot();
-            let excess = (present - max).div_ceil(slot).saturating_mul(slot);
-            return self.remove(present.saturating_sub(excess), Reason::AboveMax { max });
+            return self.remove(self.slots().within(max), Reason::AboveMax { max });
         }
         let min = self.limits.min;
         if present < min {
@@ -208,11 +207,11 @@ impl Machine<'_> {
         if present >= max {
             return (present, Reason::AtMax { max });
         }
-        if self.fitting(max) == 0 {
+        if self.slots().below(max) == 0 {
             return (present, self.slot_size(Direction::Add, max));
         }
         let cap = self.bounds.cap.map_or(max, |cap| cap.min(max));
-        if self.fitting(cap) == 0 {
+        if self.slots().below(cap) == 0 {
             return (present, Reason::AtCap { cap });
         }
         let load_needs = busy * f64::from(present) / self.limits.target;
@@ -238,7 +237,7 @@ impl Machine<'_> {
         let Some(needed) = needed else {
             return (present, self.no_data(window, self.history.added_at()));
         };
-        let gain = self.gain(ceil(needed));
+        let gain = self.slots().gain(ceil(needed));
         let in_band = (present, Reason::InBand { busy });
         if gain == 0 {
             return in_band;
@@ -249,7 +248,7 @@ impl Machine<'_> {
         // A small gain is worth a change only if it lasts.
         let window = (window * SMALL_GAIN).min(LONGEST_WINDOW);
         match self.needed(window) {
-            Some(needed) if self.gain(ceil(needed)) > 0 => {
+            Some(needed) if self.slots().gain(ceil(needed)) > 0 => {
                 self.remove(ceil(needed), Reason::Idle { needed, window })
             }
             _ => in_band,
@@ -282,7 +281,7 @@ impl Machine<'_> {
         let obtained = recent.mean.used;
         let share = cap.filter(|_| !has_share_only).unwrap_or(0);
         let goal = ceil(obtained).max(share);
-        if maxima.supply >= MIN_SUPPLY || self.gain(goal) == 0 {
+        if maxima.supply >= MIN_SUPPLY || self.slots().gain(goal) == 0 {
             return hold;
         }
         self.remove(goal, Reason::Contended { supply, obtained })
@@ -295,10 +294,11 @@ impl Machine<'_> {
             return (present, pause);
         }
         let max = self.limits.max;
-        if self.fitting(max) == 0 {
+        if self.slots().below(max) == 0 {
             return (present, self.slot_size(Direction::Add, max));
         }
-        (self.larger(min, max), Reason::BelowMin { min })
+        let goal = self.slots().larger(min, self.limits.step_up, max);
+        (goal, Reason::BelowMin { min })
     }
 
     /// Adds vCPUs up to `goal`, and not beyond `limit`.
@@ -310,7 +310,8 @@ impl Machine<'_> {
         if let Some(pause) = self.pause(Direction::Add) {
             return (present, pause);
         }
-        (self.larger(goal, limit), reason)
+        let goal = self.slots().larger(goal, self.limits.step_up, limit);
+        (goal, reason)
     }
 
     /// Removes vCPUs, at most down to `goal`.
@@ -327,48 +328,24 @@ impl Machine<'_> {
             };
             return (present, reason);
         }
-        let slot = self.slot();
-        let fitting = (present - min) / slot;
-        if fitting == 0 {
+        let slots = self.slots();
+        if slots.above(min) == 0 {
             return (present, self.slot_size(Direction::Remove, min));
         }
         if let Some(pause) = self.pause(Direction::Remove) {
             return (present, pause);
         }
-        let step = self.limits.step_down.div_ceil(slot);
-        let slots = (self.gain(goal) / slot).min(step).min(fitting);
-        (present - slots * slot, reason)
+        (slots.smaller(goal, self.limits.step_down, min), reason)
     }
 
-    /// Returns the number of vCPUs of a slot.
-    fn slot(&self) -> u32 {
-        self.limits.slot.max(1)
-    }
-
-    /// Returns the number of slots that can be added without more than `limit` vCPUs.
-    fn fitting(&self, limit: u32) -> u32 {
-        limit.saturating_sub(self.last.present) / self.slot()
-    }
-
-    /// Returns the number of vCPUs after an addition of whole slots up to `goal`: at most one step, which has at
-    /// least a slot, and not beyond `limit`.
-    fn larger(&self, goal: u32, limit: u32) -> u32 {
-        let (present, slot) = (self.last.present, self.slot());
-        let wanted = goal.saturating_sub(present).div_ceil(slot);
-        let step = self.limits.step_up.div_ceil(slot);
-        present + wanted.min(step).min(self.fitting(limit)) * slot
-    }
-
-    /// Returns the number of vCPUs in the whole slots that a machine with `goal` vCPUs does not need.
-    fn gain(&self, goal: u32) -> u32 {
-        let slot = self.slot();
-        self.last.present.saturating_sub(goal) / slot * slot
+    fn slots(&self) -> Slots {
+        Slots::new(self.last.present, self.limits.slot)
     }
 
     /// Returns the reason for a slot that does not fit within `limit`.
     fn slot_size(&self, direction: Direction, limit: u32) -> Reason {
         Reason::SlotSize {
-            slot: self.slot(),
+            slot: self.slots().size,
             direction,
             limit,
         }
