@@ -1,0 +1,90 @@
+//! Owns the signals of the services: which ones, and what event each of them is. It must not call methods.
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::num::NonZero;
+
+use futures_util::stream::{Stream, StreamExt, once, select_all};
+use zbus::message::Type;
+use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath};
+
+use super::{AUTOSCALE, AUTOSCALE_PATH, MACHINE, ROOT, SERVICE};
+use crate::model::dict::{Dict, text};
+use crate::model::message::{Event, Loss};
+
+/// The number of signals that can wait.
+const QUEUE: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(4095);
+
+/// What a signal means.
+pub(super) enum Signal {
+    Event(Event),
+    /// The service has a new owner, so that all is to be read again.
+    ServiceStarted,
+}
+
+/// Returns the signals of both services, and those of the bus about them. The end of the stream is the end of the
+/// connection.
+pub(super) async fn follow(
+    bus: &Connection,
+) -> zbus::Result<impl Stream<Item = zbus::Result<Message>> + Unpin + use<>> {
+    let signals = || MatchRule::builder().msg_type(Type::Signal);
+    let own = signals().sender(SERVICE).path_namespace(ROOT);
+    let owners = signals().sender("org.freedesktop.DBus");
+    let owners = owners.member("NameOwnerChanged").arg(0, SERVICE);
+    let autoscale = signals().sender(AUTOSCALE).path(AUTOSCALE_PATH);
+    let mut streams = Vec::new();
+    for rule in [own, owners, autoscale] {
+        let stream = MessageStream::for_match_rule(rule.build()?, bus, Some(QUEUE)).await?;
+        // The end of one stream ends all.
+        streams.push(Box::pin(stream.map(Some).chain(once(ready(None)))));
+    }
+    let open = select_all(streams).take_while(|signal| ready(signal.is_some()));
+    Ok(open.filter_map(ready))
+}
+
+/// Returns what a signal means, or `None` if it means nothing to the application.
+pub(super) fn read(signal: &Message) -> Option<Signal> {
+    let header = signal.header();
+    let path = header.path()?.to_string();
+    let body = signal.body();
+    let event = match header.member()?.as_str() {
+        "NameOwnerChanged" => {
+            let (_, _, owner): (String, String, String) = body.deserialize().ok()?;
+            if !owner.is_empty() {
+                return Some(Signal::ServiceStarted);
+            }
+            Event::Lost(Loss::Service("The service has ended.".to_owned()))
+        }
+        "InterfacesAdded" => {
+            let (path, mut interfaces): (OwnedObjectPath, HashMap<String, Dict>) =
+                body.deserialize().ok()?;
+            Event::MachineAdded(path.to_string(), interfaces.remove(MACHINE)?)
+        }
+        "InterfacesRemoved" => {
+            let (path, interfaces): (OwnedObjectPath, Vec<String>) = body.deserialize().ok()?;
+            if !interfaces.iter().any(|name| name == MACHINE) {
+                return None;
+            }
+            Event::MachineRemoved(path.to_string())
+        }
+        "PropertiesChanged" => {
+            let (interface, properties, _): (String, Dict, Vec<String>) = body.deserialize().ok()?;
+            if interface != MACHINE {
+                return None;
+            }
+            Event::PropertiesChanged(path, properties)
+        }
+        "VcpuRemovalFailed" => {
+            let (vcpu, _, reason, details): (u32, String, String, Dict) = body.deserialize().ok()?;
+            let code = text(&details, "reason-code");
+            Event::RemovalFailed { path, vcpu, code, reason }
+        }
+        "VcpuAdded" | "VcpuChanged" | "VcpuStarted" | "VcpuRemoved" => Event::VcpusChanged(path),
+        "Decided" => {
+            let (machine, ..): (String, u32, u32, String, Dict) = body.deserialize().ok()?;
+            Event::Decided(machine)
+        }
+        _ => return None,
+    };
+    Some(Signal::Event(event))
+}

@@ -1,0 +1,116 @@
+//! Owns the texts of errors: a short title for users, and the text of the service. It must not decide what to do.
+
+/// An error of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// A short sentence, which fits in a toast.
+    pub(crate) title: String,
+    /// What failed, why, and what the user can do.
+    pub(crate) detail: String,
+}
+
+/// Names of errors, and their titles. A name without a dot is one of `org.vcpud1.Error`.
+const TITLES: [(&str, &str); 24] = [
+    ("Busy", "The machine has changed in the meantime"),
+    ("CpuUnavailable", "The host does not have these CPUs"),
+    ("Disconnected", "The machine is not connected"),
+    ("GuestDidNotStart", "The guest has not started the vCPUs"),
+    ("GuestRefused", "The guest has refused"),
+    ("InvalidCpuList", "This is not a list of host CPUs"),
+    ("InvalidVcpu", "The machine does not have this vCPU"),
+    ("LimitExceeded", "Too many requests"),
+    ("MachineExists", "The machine exists"),
+    ("NoSuchMachine", "The machine has ended"),
+    ("NotRemovable", "A vCPU cannot be removed"),
+    ("NotSupported", "The machine or the host does not support this"),
+    ("OutOfRange", "The machine cannot have this number of vCPUs"),
+    ("PlacementFailed", "The host has refused the placement"),
+    ("QmpFailed", "QEMU has refused"),
+    ("QmpTimeout", "QEMU does not answer"),
+    ("RemovalPending", "The guest has not released the vCPUs yet"),
+    ("org.freedesktop.DBus.Error.AccessDenied", "You are not authorized"),
+    ("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "A password is required"),
+    ("org.freedesktop.DBus.Error.InvalidArgs", "A value is not valid"),
+    ("org.freedesktop.DBus.Error.IOError", "The service cannot save the request"),
+    ("org.freedesktop.DBus.Error.NoReply", "The service has ended during the request"),
+    ("org.freedesktop.DBus.Error.ServiceUnknown", "The service is not installed"),
+    ("org.freedesktop.DBus.Error.NameHasNoOwner", "The service is not running"),
+];
+
+/// Codes of refusals (`reason-code`), and their texts.
+const REFUSALS: [(&str, &str); 9] = [
+    ("not-supported", "it does not support the removal of vCPUs"),
+    ("in-use", "it uses the vCPU"),
+    ("busy", "it is busy with the vCPU; try again"),
+    ("dependency", "another device of the guest depends on the vCPU"),
+    ("guest-failed", "it gives no reason"),
+    ("no-guest", "no operating system of the guest has taken charge of the vCPUs; wait until it has booted"),
+    ("migrating", "the machine is migrating; try again after the migration"),
+    ("qemu-refused", "QEMU has refused"),
+    ("not-listed", "QEMU does not list the vCPU"),
+];
+
+/// Returns the texts of an error with a name and a text of the service.
+pub(crate) fn describe(name: &str, text: &str) -> Failure {
+    let short = name.strip_prefix("org.vcpud1.Error.").unwrap_or(name);
+    let title = TITLES.iter().find(|(known, _)| *known == short);
+    let title = title.map_or("The request has failed", |(_, title)| title);
+    Failure {
+        title: title.to_owned(),
+        detail: text.to_owned(),
+    }
+}
+
+/// Returns the texts of a refused removal. `machine` is the name of the machine.
+pub(crate) fn refusal(machine: &str, vcpu: u32, code: &str, reason: &str) -> Failure {
+    let known = REFUSALS.iter().find(|(known, _)| *known == code);
+    let why = known.map_or(reason, |(_, why)| why);
+    Failure {
+        title: format!("{machine}: vCPU {vcpu} stays: {}", short(why)),
+        detail: format!("The guest of the machine \"{machine}\" has not released vCPU {vcpu}: {why}.\n\nThe service reports: {reason}"),
+    }
+}
+
+/// Returns the part before the advice.
+fn short(text: &str) -> &str {
+    text.split(';').next().unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of errors in the interface.
+    fn names() -> Vec<&'static str> {
+        let xml = include_str!("../../../../dbus/org.vcpud1.xml");
+        let names = xml.lines().filter_map(|line| line.trim().strip_prefix("org.vcpud1.Error."));
+        names.filter_map(|line| line.split(' ').next()).collect()
+    }
+
+    #[test]
+    fn each_error_of_the_interface_has_a_title() {
+        let names = names();
+        assert!(names.len() > 10);
+        for name in names {
+            let failure = describe(&format!("org.vcpud1.Error.{name}"), "why");
+            assert_ne!(failure.title, "The request has failed", "{name}");
+        }
+        assert_eq!(describe("com.example.Other", "why").title, "The request has failed");
+    }
+
+    #[test]
+    fn each_reason_of_the_interface_has_a_text() {
+        let xml = include_str!("../../../../dbus/org.vcpud1.xml");
+        let (_, codes) = xml.split_once("\"reason-code\" (s)").unwrap();
+        let (codes, _) = codes.split_once("Errors have also").unwrap();
+        let codes = codes.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));
+        let codes: Vec<&str> = codes.map(|(code, _)| code).collect();
+        assert!(codes.len() >= 8, "{codes:?}");
+        for code in codes {
+            assert!(REFUSALS.iter().any(|(known, _)| *known == code), "{code}");
+        }
+        let failure = refusal("web", 3, "busy", "device busy");
+        assert_eq!(failure.title, "web: vCPU 3 stays: it is busy with the vCPU");
+        assert!(refusal("web", 3, "later", "because").title.ends_with("because"));
+    }
+}

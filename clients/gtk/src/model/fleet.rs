@@ -1,0 +1,216 @@
+//! Owns the machines, the selected one, and whether the service is reached. It must not know widgets.
+
+use std::collections::BTreeMap;
+
+use super::failure::{self, Failure};
+use super::machine::Machine;
+use super::message::{Event, Loss, Path};
+use super::plan::Plan;
+
+/// What the main part of the window shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// The service has not answered yet.
+    Connecting,
+    /// The service has no machines.
+    Empty,
+    Machines,
+    Lost(Loss),
+}
+
+/// What an event changes for the user.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// The list of machines or the view.
+    Machines,
+    /// The texts of one machine.
+    Machine(Path),
+    /// The use of host CPUs of one machine.
+    Usage(Path),
+    /// The rows of vCPUs of the machine are old.
+    ReadVcpus(Path),
+    /// The scaling of the machine is old.
+    ReadScaling(Path),
+    /// A failure to show.
+    Failure(Failure),
+    /// A text to show.
+    Note(String),
+}
+
+/// All machines.
+#[derive(Default)]
+pub(crate) struct Fleet {
+    machines: BTreeMap<Path, Machine>,
+    loss: Option<Loss>,
+    is_listed: bool,
+}
+
+impl Fleet {
+    /// Returns what the window shows.
+    pub(crate) fn view(&self) -> View {
+        match &self.loss {
+            // The service exits if it has no machines, and starts when one appears.
+            Some(Loss::Service(_)) if self.is_listed && self.machines.is_empty() => View::Empty,
+            Some(loss) => View::Lost(loss.clone()),
+            None if !self.is_listed => View::Connecting,
+            None if self.machines.is_empty() => View::Empty,
+            None => View::Machines,
+        }
+    }
+
+    /// Returns the machine at a path.
+    pub(crate) fn get(&self, path: &str) -> Option<&Machine> {
+        self.machines.get(path)
+    }
+
+    /// Returns the machine at a path, to change what is known of it.
+    pub(crate) fn get_mut(&mut self, path: &str) -> Option<&mut Machine> {
+        self.machines.get_mut(path)
+    }
+
+    /// Returns the paths of the machines, sorted by name.
+    pub(crate) fn paths(&self) -> Vec<Path> {
+        let mut paths: Vec<(String, &Path)> = self.machines.iter().map(|(path, machine)| (machine.name(), path)).collect();
+        paths.sort();
+        paths.into_iter().map(|(_, path)| path.clone()).collect()
+    }
+
+    /// Takes an event, and returns what it changes.
+    pub(crate) fn apply(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Machines(machines) => self.list(machines),
+            Event::Lost(loss) => {
+                self.loss = Some(loss);
+                vec![Effect::Machines]
+            }
+            Event::MachineAdded(path, properties) => {
+                self.machines.insert(path, Machine::new(properties));
+                self.loss = None;
+                self.is_listed = true;
+                vec![Effect::Machines]
+            }
+            Event::MachineRemoved(path) => {
+                self.machines.remove(&path);
+                vec![Effect::Machines]
+            }
+            Event::Failed(failure) => vec![Effect::Failure(failure)],
+            Event::Done(text) => vec![Effect::Note(text)],
+            Event::Decided(name) => {
+                let of_name = self.machines.iter().filter(|(_, machine)| machine.name() == name);
+                of_name.map(|(path, _)| Effect::ReadScaling(path.clone())).collect()
+            }
+            event => self.apply_to_machine(event),
+        }
+    }
+
+    /// Takes all machines of the service. Machines that stay keep the use of their vCPUs.
+    fn list(&mut self, machines: Vec<(Path, super::dict::Dict)>) -> Vec<Effect> {
+        let mut old = std::mem::take(&mut self.machines);
+        for (path, properties) in machines {
+            let mut machine = old.remove(&path).unwrap_or_default();
+            machine.change(properties);
+            machine.usage.pause();
+            self.machines.insert(path, machine);
+        }
+        self.loss = None;
+        self.is_listed = true;
+        vec![Effect::Machines]
+    }
+
+    fn apply_to_machine(&mut self, event: Event) -> Vec<Effect> {
+        let (Event::PropertiesChanged(path, _)
+        | Event::VcpusChanged(path)
+        | Event::RemovalFailed { path, .. }
+        | Event::Listed(path, _)
+        | Event::Sampled(path, ..)
+        | Event::Planned(path, ..)
+        | Event::Finished(path)
+        | Event::Explained(path, _)) = &event
+        else {
+            return Vec::new();
+        };
+        let path = path.clone();
+        // The machine can end before a reply about it arrives.
+        let Some(machine) = self.machines.get_mut(&path) else {
+            return Vec::new();
+        };
+        match event {
+            Event::PropertiesChanged(_, properties) => machine.change(properties),
+            Event::VcpusChanged(_) => return vec![Effect::ReadVcpus(path)],
+            Event::RemovalFailed { vcpu, code, reason, .. } => {
+                let failure = failure::refusal(&machine.name(), vcpu, &code, &reason);
+                return vec![Effect::Failure(failure)];
+            }
+            Event::Listed(_, rows) => machine.list(&rows),
+            Event::Sampled(_, own, rows) => {
+                machine.usage.add(&own, &rows);
+                return vec![Effect::Usage(path)];
+            }
+            Event::Planned(_, count, reply) => machine.plan = Some((count, Plan::new(&reply))),
+            Event::Finished(_) => machine.is_busy = false,
+            Event::Explained(_, scaling) => machine.scaling = scaling,
+            _ => {}
+        }
+        vec![Effect::Machine(path)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::dict::{Dict, dict};
+
+    fn properties(name: &str) -> Dict {
+        dict([("Name", name.into()), ("Vcpus", 2_u32.into())])
+    }
+
+    #[test]
+    fn the_view_follows_the_service() {
+        let mut fleet = Fleet::default();
+        assert_eq!(fleet.view(), View::Connecting);
+        fleet.apply(Event::Lost(Loss::Bus("gone".into())));
+        assert_eq!(fleet.view(), View::Lost(Loss::Bus("gone".into())));
+        fleet.apply(Event::Machines(Vec::new()));
+        assert_eq!(fleet.view(), View::Empty);
+        fleet.apply(Event::Lost(Loss::Service("it exited".into())));
+        assert_eq!(fleet.view(), View::Empty, "an idle service exits");
+        fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
+        assert_eq!(fleet.view(), View::Machines);
+        fleet.apply(Event::Lost(Loss::Service("it failed".into())));
+        assert_eq!(fleet.view(), View::Lost(Loss::Service("it failed".into())));
+    }
+
+    #[test]
+    fn a_service_that_starts_again_keeps_the_rows() {
+        let mut fleet = Fleet::default();
+        fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
+        fleet.apply(Event::Listed("/web".into(), vec![dict([("id", 0_u32.into())])]));
+        let machines = vec![("/db".into(), properties("db")), ("/web".into(), properties("web"))];
+        fleet.apply(Event::Machines(machines));
+        assert_eq!(fleet.get("/web").unwrap().vcpus.len(), 1);
+        assert_eq!(fleet.paths(), ["/db", "/web"]);
+        assert!(fleet.get_mut("/db").unwrap().vcpus.is_empty());
+    }
+
+    #[test]
+    fn a_reply_about_a_machine_that_ended_is_ignored() {
+        let mut fleet = Fleet::default();
+        assert!(fleet.apply(Event::Listed("/web".into(), Vec::new())).is_empty());
+        fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
+        let effects = fleet.apply(Event::PropertiesChanged("/web".into(), dict([("Vcpus", 3_u32.into())])));
+        assert_eq!(effects, [Effect::Machine("/web".into())]);
+        assert_eq!(fleet.get("/web").unwrap().present(), 3);
+        fleet.apply(Event::MachineRemoved("/web".into()));
+        assert!(fleet.get("/web").is_none());
+    }
+
+    #[test]
+    fn a_decision_names_the_machine() {
+        let mut fleet = Fleet::default();
+        fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
+        assert_eq!(fleet.apply(Event::Decided("web".into())), [Effect::ReadScaling("/web".into())]);
+        assert!(fleet.apply(Event::Decided("db".into())).is_empty());
+        let refused = Event::RemovalFailed { path: "/web".into(), vcpu: 1, code: "busy".into(), reason: "busy".into() };
+        assert!(matches!(&fleet.apply(refused)[..], [Effect::Failure(_)]));
+    }
+}

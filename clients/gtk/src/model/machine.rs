@@ -1,0 +1,226 @@
+//! Owns what the application knows of one machine: its properties, its vCPUs, their use and its scaling. It must not
+//! know other machines.
+
+use super::bandwidth::Bandwidth;
+use super::dict::{Dict, get, text};
+use super::plan::Plan;
+use super::scaling::Scaling;
+use super::usage::Usage;
+use super::vcpu::Vcpu;
+
+/// A machine on the bus.
+#[derive(Default)]
+pub(crate) struct Machine {
+    properties: Dict,
+    /// The rows of `ListVcpus`; empty until they are read.
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) usage: Usage,
+    pub(crate) scaling: Scaling,
+    /// The plan for a number of vCPUs.
+    pub(crate) plan: Option<(u32, Plan)>,
+    /// Whether a request of this application is in progress.
+    pub(crate) is_busy: bool,
+}
+
+/// Run states of QEMU, and the texts for users.
+const STATES: [(&str, &str); 10] = [
+    ("running", "Running"),
+    ("paused", "Paused"),
+    ("suspended", "Suspended"),
+    ("shutdown", "Shut down"),
+    ("disconnected", "Not connected"),
+    ("inmigrate", "Incoming migration"),
+    ("finish-migrate", "Migrating"),
+    ("postmigrate", "Migrated"),
+    ("guest-panicked", "Guest crashed"),
+    ("io-error", "Input/output error"),
+];
+
+impl Machine {
+    /// Returns a machine with the properties of `InterfacesAdded`.
+    pub(crate) fn new(properties: Dict) -> Self {
+        Self {
+            properties,
+            ..Self::default()
+        }
+    }
+
+    /// Takes the properties of `PropertiesChanged`.
+    pub(crate) fn change(&mut self, properties: Dict) {
+        self.properties.extend(properties);
+    }
+
+    /// Takes the rows of `ListVcpus`.
+    pub(crate) fn list(&mut self, rows: &[Dict]) {
+        let default = self.affinity();
+        let vcpus = rows.iter().filter_map(|row| Vcpu::new(row, &default));
+        self.vcpus = vcpus.collect();
+    }
+
+    pub(crate) fn name(&self) -> String {
+        text(&self.properties, "Name")
+    }
+
+    /// Returns the run state as text for users.
+    pub(crate) fn state(&self) -> String {
+        let state = text(&self.properties, "State");
+        let known = STATES.iter().find(|(known, _)| *known == state);
+        known.map_or(state.clone(), |(_, text)| (*text).to_owned())
+    }
+
+    /// Returns whether the service has a connection to QEMU.
+    pub(crate) fn is_connected(&self) -> bool {
+        text(&self.properties, "State") != "disconnected"
+    }
+
+    /// Returns whether the number of vCPUs can change at all.
+    pub(crate) fn is_hotpluggable(&self) -> bool {
+        text(&self.properties, "HotplugMethod") != "none"
+    }
+
+    /// Returns the number of present vCPUs.
+    pub(crate) fn present(&self) -> u32 {
+        self.number("Vcpus")
+    }
+
+    pub(crate) fn started(&self) -> u32 {
+        self.number("StartedVcpus")
+    }
+
+    /// Returns the maximum number of vCPUs, at least 1.
+    pub(crate) fn max(&self) -> u32 {
+        self.number("MaxVcpus").max(1)
+    }
+
+    /// Returns the number of vCPUs of a slot, at least 1.
+    pub(crate) fn per_slot(&self) -> u32 {
+        self.number("VcpusPerSlot").max(1)
+    }
+
+    /// Returns the smallest number of vCPUs that the spin button offers: one slot.
+    pub(crate) fn min(&self) -> u32 {
+        self.per_slot().min(self.max())
+    }
+
+    /// Returns the vCPUs whose removal is pending.
+    pub(crate) fn pending(&self) -> Vec<u32> {
+        get(&self.properties, "PendingRemovals").unwrap_or_default()
+    }
+
+    /// Returns the desired host CPUs of vCPUs without a pin of their own; empty for the default of the host.
+    pub(crate) fn affinity(&self) -> String {
+        text(&self.properties, "Affinity")
+    }
+
+    /// Returns the host CPUs in force for these vCPUs.
+    pub(crate) fn effective_affinity(&self) -> String {
+        text(&self.properties, "EffectiveAffinity")
+    }
+
+    /// Returns the desired limit of CPU time.
+    pub(crate) fn bandwidth(&self) -> Bandwidth {
+        Bandwidth {
+            period: get(&self.properties, "BandwidthPeriodUSec").unwrap_or(0),
+            quota: get(&self.properties, "BandwidthQuotaUSec").unwrap_or(-1),
+        }
+    }
+
+    /// Returns whether the service can limit the CPU time of the vCPUs.
+    pub(crate) fn has_control_groups(&self) -> bool {
+        !["none", ""].contains(&text(&self.properties, "Placement").as_str())
+    }
+
+    /// Returns the missing parts of the placement.
+    pub(crate) fn placement_errors(&self) -> Vec<String> {
+        get(&self.properties, "PlacementErrors").unwrap_or_default()
+    }
+
+    /// Returns what QEMU is, such as `QEMU 10.0.2, x86_64, kvm`.
+    pub(crate) fn qemu(&self) -> String {
+        let parts = ["QemuVersion", "Architecture", "Accelerator"];
+        let parts = parts.map(|key| text(&self.properties, key));
+        let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        format!("QEMU {}", parts.join(", "))
+    }
+
+    /// Returns the process of QEMU and its unit.
+    pub(crate) fn process(&self) -> String {
+        let unit = text(&self.properties, "Unit");
+        let process = format!("Process {}", self.number("Leader"));
+        match unit.is_empty() {
+            true => process,
+            false => format!("{process}, unit {unit}"),
+        }
+    }
+
+    /// Returns the line below the name: the state and the numbers of vCPUs.
+    pub(crate) fn summary(&self) -> String {
+        let mut parts = vec![self.state()];
+        let missing = self.present().saturating_sub(self.started());
+        if missing > 0 && self.is_connected() && self.has_evidence() {
+            parts.push(format!("{missing} not started"));
+        }
+        let pending = self.pending().len();
+        if pending > 0 {
+            parts.push(format!("{pending} to remove"));
+        }
+        parts.join(" · ")
+    }
+
+    /// Returns whether the guest is known to run on a vCPU. Without evidence, no number is shown.
+    fn has_evidence(&self) -> bool {
+        self.started() > 0
+    }
+
+    fn number(&self, key: &str) -> u32 {
+        get(&self.properties, key).unwrap_or(0)
+    }
+}
+
+/// Returns a machine for a test.
+#[cfg(test)]
+pub(crate) fn machine(name: &str, present: u32, max: u32) -> Machine {
+    let properties = super::dict::dict([
+        ("Name", name.into()),
+        ("State", "running".into()),
+        ("Vcpus", present.into()),
+        ("StartedVcpus", present.into()),
+        ("MaxVcpus", max.into()),
+        ("VcpusPerSlot", 1_u32.into()),
+        ("PendingRemovals", Vec::<u32>::new().into()),
+    ]);
+    Machine::new(properties)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::dict::dict;
+
+    #[test]
+    fn the_summary_has_what_is_unusual() {
+        let mut web = machine("web", 4, 16);
+        assert_eq!(web.summary(), "Running");
+        web.change(dict([("StartedVcpus", 3_u32.into()), ("PendingRemovals", vec![3_u32].into())]));
+        assert_eq!(web.summary(), "Running · 1 not started · 1 to remove");
+        web.change(dict([("State", "disconnected".into())]));
+        assert_eq!(web.summary(), "Not connected · 1 to remove");
+        assert!(!web.is_connected());
+        web.change(dict([("State", "colo".into())]));
+        assert_eq!(web.state(), "colo");
+    }
+
+    #[test]
+    fn a_machine_without_properties_has_safe_limits() {
+        let empty = Machine::new(Dict::new());
+        assert_eq!((empty.min(), empty.max(), empty.per_slot()), (1, 1, 1));
+        assert!(empty.vcpus.is_empty() && !empty.has_control_groups());
+    }
+
+    #[test]
+    fn slots_limit_the_numbers() {
+        let mut power = machine("power", 8, 32);
+        power.change(dict([("VcpusPerSlot", 8_u32.into())]));
+        assert_eq!((power.min(), power.per_slot()), (8, 8));
+    }
+}

@@ -1,0 +1,73 @@
+//! Owns the messages between the widgets and the edge to D-Bus. It must not know how either works.
+
+use super::bandwidth::Bandwidth;
+use super::dict::Dict;
+use super::failure::Failure;
+use super::scaling::Scaling;
+
+/// The object path of a machine.
+pub(crate) type Path = String;
+
+/// A request of the user or of a widget.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    /// Connect to the bus and the service again now.
+    Connect,
+    /// Read the vCPUs of a machine.
+    List(Path),
+    /// Read the counters of a machine.
+    Sample(Path),
+    /// Plan a number of vCPUs.
+    Plan(Path, u32),
+    /// Set the number of vCPUs from `current` to `count`.
+    SetVcpus { path: Path, count: u32, current: u32 },
+    /// Pin vCPUs to host CPUs. Without vCPUs, the default; without host CPUs, no pin.
+    Pin { path: Path, vcpus: Vec<u32>, cpus: String },
+    /// Limit the CPU time of each vCPU.
+    Limit { path: Path, bandwidth: Bandwidth },
+    /// Read the scaling of the machine with this name.
+    Explain { path: Path, name: String },
+    /// Begin to scale, or change the settings.
+    Scale { path: Path, name: String, min: u32, max: u32, is_observed: bool },
+    /// End the scaling.
+    StopScaling { path: Path, name: String },
+}
+
+/// A change that the edge reports.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The service has these machines.
+    Machines(Vec<(Path, Dict)>),
+    /// The application cannot show machines.
+    Lost(Loss),
+    MachineAdded(Path, Dict),
+    MachineRemoved(Path),
+    PropertiesChanged(Path, Dict),
+    /// vCPUs of the machine have changed, so their rows are old.
+    VcpusChanged(Path),
+    /// The guest or QEMU has refused the removal of a vCPU.
+    RemovalFailed { path: Path, vcpu: u32, code: String, reason: String },
+    Listed(Path, Vec<Dict>),
+    Sampled(Path, Dict, Vec<Dict>),
+    Planned(Path, u32, Dict),
+    /// A request of `SetVcpus` has ended.
+    Finished(Path),
+    Explained(Path, Scaling),
+    /// The autoscaler has decided about the machine with this name.
+    Decided(String),
+    /// A request has failed.
+    Failed(Failure),
+    /// A request has succeeded; the text says what is different.
+    Done(String),
+}
+
+/// Why the application cannot show machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// There is no connection to the bus.
+    Bus(String),
+    /// The service does not run, or could not be started.
+    Service(String),
+    /// The bus or the service does not serve this user.
+    Denied(String),
+}

@@ -1,0 +1,111 @@
+//! Owns what the application shows of automatic scaling. It must not decide about numbers of vCPUs.
+
+use super::dict::{Dict, get, text};
+
+/// The scaling of one machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Scaling {
+    /// The service has not answered yet.
+    #[default]
+    Unknown,
+    /// `vcpud-autoscale` does not run, so it scales no machine.
+    NotRunning,
+    /// The machine has no settings.
+    Off,
+    /// The last decision.
+    On(Decision),
+}
+
+/// A reply of `Explain`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Decision {
+    /// It decides only, and changes nothing.
+    pub(crate) is_observed: bool,
+    pub(crate) min: u32,
+    pub(crate) max: u32,
+    pub(crate) goal: Option<u32>,
+    pub(crate) reason: String,
+    /// The error of the last request or sample.
+    pub(crate) failure: String,
+}
+
+impl Scaling {
+    /// Returns the scaling of a reply of `Explain`.
+    pub(crate) fn new(reply: &Dict) -> Self {
+        if text(reply, "mode") == "off" {
+            return Self::Off;
+        }
+        let failure = ["failure", "sampling-error"].map(|key| text(reply, key));
+        Self::On(Decision {
+            is_observed: text(reply, "mode") == "observe",
+            min: get(reply, "min").unwrap_or(1),
+            max: get(reply, "max").unwrap_or(0),
+            goal: get(reply, "goal"),
+            reason: text(reply, "reason"),
+            failure: failure.into_iter().find(|text| !text.is_empty()).unwrap_or_default(),
+        })
+    }
+
+    /// Returns the scaling for an error of `Explain` with this name, or `None` if the error says nothing about it.
+    pub(crate) fn from_error(name: &str) -> Option<Self> {
+        match name {
+            "org.vcpud1.Error.NoSuchMachine" => Some(Self::Off),
+            "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
+                Some(Self::NotRunning)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the title and the subtitle of the row.
+    pub(crate) fn text(&self) -> (String, String) {
+        match self {
+            Self::Unknown => ("Automatic scaling".to_owned(), "…".to_owned()),
+            Self::NotRunning | Self::Off => {
+                let advice = "vcpud-autoscale does not change the number of vCPUs.";
+                ("Off".to_owned(), advice.to_owned())
+            }
+            Self::On(decision) => {
+                let mode = if decision.is_observed { "Observe only" } else { "On" };
+                let mut title = format!("{mode}, {} to {}", decision.min, decision.max);
+                if let Some(goal) = decision.goal {
+                    title += &format!(", goal {goal}");
+                }
+                let subtitle = match decision.failure.is_empty() {
+                    true => &decision.reason,
+                    false => &decision.failure,
+                };
+                (title, subtitle.clone())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::dict::dict;
+
+    #[test]
+    fn the_decision_is_a_sentence() {
+        let reply = dict([
+            ("mode", "on".into()),
+            ("min", 1_u32.into()),
+            ("max", 8_u32.into()),
+            ("goal", 4_u32.into()),
+            ("reason", "the load is high".into()),
+        ]);
+        let text = Scaling::new(&reply).text();
+        assert_eq!(text, ("On, 1 to 8, goal 4".into(), "the load is high".into()));
+        assert_eq!(Scaling::new(&dict([("mode", "off".into())])), Scaling::Off);
+    }
+
+    #[test]
+    fn a_service_that_does_not_run_scales_nothing() {
+        let error = |name: &str| Scaling::from_error(name);
+        assert_eq!(error("org.freedesktop.DBus.Error.NameHasNoOwner"), Some(Scaling::NotRunning));
+        assert_eq!(error("org.vcpud1.Error.NoSuchMachine"), Some(Scaling::Off));
+        assert_eq!(error("org.vcpud1.Error.IOError"), None);
+        assert_eq!(Scaling::Off.text().0, "Off");
+    }
+}

@@ -1,0 +1,161 @@
+//! Owns what the grid shows of one vCPU. It must not know the machine.
+
+use super::dict::{Dict, get, text};
+
+/// The state of a vCPU, as the grid shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Not plugged.
+    Free,
+    /// Plugged, and the guest has not run code on it as far as the service knows.
+    NotStarted,
+    /// Plugged, and there can be no evidence about the guest.
+    Present,
+    /// The guest has run code on it.
+    Started,
+    /// Its removal is pending.
+    Pending,
+}
+
+impl State {
+    /// All states, in the order of the legend.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Started,
+        Self::Present,
+        Self::NotStarted,
+        Self::Pending,
+        Self::Free,
+    ];
+
+    /// Returns the text for users.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Free => "Free",
+            Self::NotStarted => "Not started",
+            Self::Present => "Present",
+            Self::Started => "Started",
+            Self::Pending => "Removing",
+        }
+    }
+
+    /// Returns the CSS class of its tile.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::NotStarted => "not-started",
+            Self::Present => "present",
+            Self::Started => "started",
+            Self::Pending => "pending",
+        }
+    }
+
+    /// Returns a sentence that explains the state.
+    pub(crate) fn explanation(self) -> &'static str {
+        match self {
+            Self::Free => "The machine can get this vCPU.",
+            Self::NotStarted => "The machine has this vCPU, but the guest has not run code on it.",
+            Self::Present => "The machine has this vCPU. QEMU does not report whether the guest uses it.",
+            Self::Started => "The guest has run code on this vCPU.",
+            Self::Pending => "QEMU has asked the guest to release this vCPU. The guest has not answered.",
+        }
+    }
+}
+
+/// A row of `ListVcpus`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Vcpu {
+    pub(crate) id: u32,
+    pub(crate) state: State,
+    /// What the guest agent reports.
+    pub(crate) is_online: Option<bool>,
+    pub(crate) is_removable: bool,
+    /// The host CPUs of its own pin; empty without a pin.
+    pub(crate) pin: String,
+    /// The host CPUs in force; empty if it has no thread of its own.
+    pub(crate) affinity: String,
+    /// The position in the topology, such as `socket 0, core 3`.
+    pub(crate) topology: String,
+    /// The host thread; 0 without a thread of its own.
+    pub(crate) thread: u32,
+}
+
+/// The keys of the topology, and the texts.
+const TOPOLOGY: [(&str, &str); 9] = [
+    ("node-id", "node"),
+    ("drawer-id", "drawer"),
+    ("book-id", "book"),
+    ("socket-id", "socket"),
+    ("die-id", "die"),
+    ("cluster-id", "cluster"),
+    ("module-id", "module"),
+    ("core-id", "core"),
+    ("thread-id-in-core", "thread"),
+];
+
+impl Vcpu {
+    /// Returns the vCPU of a row, or `None` if the row has no number. `default_pin` is the desired affinity of vCPUs
+    /// without a pin of their own.
+    pub(crate) fn new(row: &Dict, default_pin: &str) -> Option<Self> {
+        let flag = |key| get::<bool>(row, key);
+        let state = match (flag("present"), flag("pending"), flag("started")) {
+            (Some(true), Some(true), _) => State::Pending,
+            (Some(true), _, Some(true)) => State::Started,
+            (Some(true), _, Some(false)) => State::NotStarted,
+            (Some(true), _, None) => State::Present,
+            _ => State::Free,
+        };
+        let part = |(key, noun): (&str, &str)| {
+            let number: i64 = get(row, key)?;
+            Some(format!("{noun} {number}"))
+        };
+        let topology: Vec<String> = TOPOLOGY.into_iter().filter_map(part).collect();
+        let pin = text(row, "desired-affinity");
+        Some(Self {
+            id: get(row, "id")?,
+            state,
+            is_online: flag("online"),
+            is_removable: flag("removable").unwrap_or(false),
+            pin: if pin == default_pin { String::new() } else { pin },
+            affinity: text(row, "affinity"),
+            topology: topology.join(", "),
+            thread: get(row, "thread-id").unwrap_or(0),
+        })
+    }
+
+    /// Returns whether the machine has the vCPU.
+    pub(crate) fn is_present(&self) -> bool {
+        self.state != State::Free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::dict::dict;
+
+    #[test]
+    fn the_state_is_that_of_the_row() {
+        let state = |entries: &[(&str, bool)]| {
+            let mut row = dict([("id", 3_u32.into())]);
+            for (key, value) in entries {
+                row.extend(dict([(*key, (*value).into())]));
+            }
+            Vcpu::new(&row, "").unwrap().state
+        };
+        assert_eq!(state(&[("present", false)]), State::Free);
+        assert_eq!(state(&[("present", true)]), State::Present);
+        assert_eq!(state(&[("present", true), ("started", false)]), State::NotStarted);
+        assert_eq!(state(&[("present", true), ("started", true)]), State::Started);
+        let pending = [("present", true), ("started", true), ("pending", true)];
+        assert_eq!(state(&pending), State::Pending);
+        assert_eq!(Vcpu::new(&dict([]), ""), None);
+    }
+
+    #[test]
+    fn the_default_is_not_a_pin() {
+        let row = dict([("id", 0_u32.into()), ("desired-affinity", "0-3".into()), ("core-id", 2_i64.into())]);
+        assert_eq!(Vcpu::new(&row, "0-3").unwrap().pin, "");
+        let vcpu = Vcpu::new(&row, "").unwrap();
+        assert_eq!((vcpu.pin.as_str(), vcpu.topology.as_str()), ("0-3", "core 2"));
+    }
+}

@@ -1,0 +1,366 @@
+//! Owns the state of the application, and joins the model, the widgets and the edge to D-Bus: events go to the model,
+//! its effects to the widgets, and commands to the service. It must not know how widgets look.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use adw::prelude::*;
+use gtk::{gdk, glib};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::actions;
+use super::dialogs::{self, Context};
+use super::page::Openers;
+use super::placement::Dialogs;
+use super::window::Window;
+use super::Send;
+use crate::model::fleet::{Effect, Fleet, View};
+use crate::model::message::{Command, Event, Path};
+
+/// The pause between two samples of the use of host CPUs.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// Signals about vCPUs within this time lead to one call of `ListVcpus`.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// One window, with all that it shows.
+struct App {
+    fleet: RefCell<Fleet>,
+    selected: RefCell<Option<Path>>,
+    window: Window,
+    /// What dialogs send with.
+    sender: Send,
+    commands: UnboundedSender<Command>,
+    is_sampling: Cell<bool>,
+    /// A sample has been requested and not received.
+    is_sample_due: Cell<bool>,
+    is_reading: Cell<bool>,
+}
+
+/// Opens the window.
+pub(crate) fn open(
+    application: &adw::Application,
+    commands: UnboundedSender<Command>,
+    mut events: UnboundedReceiver<Event>,
+) {
+    let app = Rc::new_cyclic(|this: &Weak<App>| App {
+        fleet: RefCell::default(),
+        selected: RefCell::default(),
+        window: Window::new(application, &sender(this), openers(this)),
+        sender: sender(this),
+        commands,
+        is_sampling: Cell::new(false),
+        is_sample_due: Cell::new(false),
+        is_reading: Cell::new(false),
+    });
+    app.connect();
+    app.window.show_view(&View::Connecting);
+    app.window.window.present();
+    // The loop owns the application, and ends with the sender of the events.
+    glib::spawn_future_local(async move {
+        while let Some(event) = events.recv().await {
+            app.take(event);
+        }
+    });
+}
+
+/// Returns the function that the widgets call with commands.
+fn sender(this: &Weak<App>) -> Send {
+    let this = this.clone();
+    Rc::new(move |command| {
+        if let Some(app) = this.upgrade() {
+            app.send(command);
+        }
+    })
+}
+
+fn openers(this: &Weak<App>) -> Openers {
+    let on_app = |perform: fn(&App)| -> Rc<dyn Fn()> {
+        let this = this.clone();
+        Rc::new(move || {
+            if let Some(app) = this.upgrade() {
+                perform(&app);
+            }
+        })
+    };
+    let vcpu = this.clone();
+    Openers {
+        vcpu: Rc::new(move |id| {
+            if let Some(app) = vcpu.upgrade() {
+                app.open_vcpu(id);
+            }
+        }),
+        placement: Dialogs {
+            default: on_app(|app| app.open(dialogs::open_default)),
+            pins: on_app(|app| app.open(dialogs::open_pins)),
+            limit: on_app(App::open_limit),
+        },
+        scaling: on_app(|app| app.open(dialogs::open_scaling)),
+        stop_scaling: on_app(App::stop_scaling),
+    }
+}
+
+impl App {
+    fn connect(self: &Rc<Self>) {
+        let this = Rc::downgrade(self);
+        self.window.sidebar.connect(move |path| {
+            if let Some(app) = this.upgrade() {
+                app.select(Some(path));
+                app.window.open_page();
+            }
+        });
+        let action = |name: &'static str, perform: fn(&App)| -> (&'static str, Box<dyn Fn()>) {
+            let this = Rc::downgrade(self);
+            let perform = move || {
+                if let Some(app) = this.upgrade() {
+                    perform(&app);
+                }
+            };
+            (name, Box::new(perform))
+        };
+        let actions = vec![
+            action("more", |app| app.window.page.count.step(1)),
+            action("fewer", |app| app.window.page.count.step(-1)),
+            action("reset", |app| app.window.page.count.reset()),
+            action("apply", |app| app.window.page.count.apply()),
+            action("limit", App::open_limit),
+            action("pin", |app| app.open(dialogs::open_pins)),
+            action("scale", |app| app.open(dialogs::open_scaling)),
+            action("next", |app| app.move_selection(1)),
+            action("previous", |app| app.move_selection(-1)),
+            action("back", |app| app.window.open_list()),
+            action("refresh", App::refresh),
+        ];
+        actions::add_to_window(&self.window.window, actions);
+        self.connect_visibility();
+    }
+
+    /// Samples whenever the window becomes visible.
+    fn connect_visibility(self: &Rc<Self>) {
+        let this = Rc::downgrade(self);
+        self.window.window.connect_map(move |window| {
+            let Some(app) = this.upgrade() else { return };
+            app.start_sampling();
+            if let Some(toplevel) = window.surface().and_downcast::<gdk::Toplevel>() {
+                let this = this.clone();
+                toplevel.connect_state_notify(move |_| {
+                    if let Some(app) = this.upgrade() {
+                        app.start_sampling();
+                    }
+                });
+            }
+        });
+    }
+
+    /// Samples the selected machine once a second, until the window is not visible.
+    fn start_sampling(self: &Rc<Self>) {
+        if self.is_sampling.get() || !self.window.is_visible() {
+            return;
+        }
+        self.is_sampling.set(true);
+        let this = Rc::downgrade(self);
+        glib::timeout_add_local(SAMPLE, move || match this.upgrade() {
+            Some(app) => app.sample(),
+            None => glib::ControlFlow::Break,
+        });
+    }
+
+    fn sample(&self) -> glib::ControlFlow {
+        let path = self.selected.borrow().clone();
+        if !self.window.is_visible() {
+            self.is_sampling.set(false);
+            self.pause(path.as_deref());
+            return glib::ControlFlow::Break;
+        }
+        if let Some(path) = path
+            && self.fleet.borrow().view() == View::Machines
+            && !self.is_sample_due.replace(true)
+        {
+            self.send(Command::Sample(path));
+        }
+        glib::ControlFlow::Continue
+    }
+
+    /// Notes that the use of a machine is not sampled for some time.
+    fn pause(&self, path: Option<&str>) {
+        let mut fleet = self.fleet.borrow_mut();
+        if let Some(machine) = path.and_then(|path| fleet.get_mut(path)) {
+            machine.usage.pause();
+        }
+    }
+
+    /// Takes an event, and shows its effects.
+    fn take(self: &Rc<Self>, event: Event) {
+        if matches!(event, Event::Lost(_) | Event::Machines(_) | Event::Sampled(..)) {
+            self.is_sample_due.set(false);
+        }
+        let is_list = matches!(event, Event::Machines(_));
+        let effects = self.fleet.borrow_mut().apply(event);
+        for effect in effects {
+            self.show(effect);
+        }
+        if is_list {
+            self.read_selected();
+        }
+    }
+
+    fn show(self: &Rc<Self>, effect: Effect) {
+        let is_selected = |path: &str| self.selected.borrow().as_deref() == Some(path);
+        match effect {
+            Effect::Machines => self.show_machines(),
+            Effect::Machine(path) => self.show_machine(&path),
+            Effect::Usage(path) if is_selected(&path) => {
+                if let Some(machine) = self.fleet.borrow().get(&path) {
+                    self.window.page.show_use(machine);
+                }
+            }
+            Effect::ReadVcpus(path) if is_selected(&path) => self.read_vcpus_soon(),
+            Effect::ReadScaling(path) if is_selected(&path) => self.read_scaling(),
+            Effect::Usage(_) | Effect::ReadVcpus(_) | Effect::ReadScaling(_) => {}
+            Effect::Failure(failure) => self.window.show_failure(&failure),
+            Effect::Note(text) => self.window.show_note(&text),
+        }
+    }
+
+    fn show_machines(&self) {
+        let (view, paths) = {
+            let fleet = self.fleet.borrow();
+            (fleet.view(), fleet.paths())
+        };
+        self.window.show_view(&view);
+        let selected = self.selected.borrow().clone();
+        let selected = selected.filter(|path| paths.contains(path));
+        if selected.is_none() && view == View::Machines {
+            // The selected machine has ended.
+            self.select(paths.first().cloned());
+        }
+        let selected = self.selected.borrow().clone();
+        self.window.sidebar.show(&self.fleet.borrow(), selected.as_deref());
+        if let Some(path) = selected {
+            self.show_machine(&path);
+        }
+    }
+
+    fn show_machine(&self, path: &str) {
+        let fleet = self.fleet.borrow();
+        let Some(machine) = fleet.get(path) else {
+            return;
+        };
+        self.window.sidebar.show_machine(path, machine);
+        if self.selected.borrow().as_deref() == Some(path) {
+            self.window.page.show(path, machine);
+        }
+    }
+
+    /// Selects a machine.
+    fn select(&self, path: Option<Path>) {
+        let old = self.selected.replace(path.clone());
+        if old == path {
+            return;
+        }
+        self.pause(old.as_deref());
+        self.is_sample_due.set(false);
+        self.window.sidebar.select(path.as_deref());
+        if let Some(path) = path {
+            self.show_machine(&path);
+            self.read_selected();
+        }
+    }
+
+    /// Selects a neighbour in the list.
+    fn move_selection(&self, step: isize) {
+        let paths = self.fleet.borrow().paths();
+        let selected = self.selected.borrow().clone();
+        let place = paths.iter().position(|path| Some(path) == selected.as_ref());
+        let next = place.and_then(|place| place.checked_add_signed(step));
+        if let Some(path) = next.and_then(|next| paths.get(next)) {
+            self.select(Some(path.clone()));
+        }
+    }
+
+    /// Reads what signals do not have.
+    fn read_selected(&self) {
+        if let Some(path) = self.selected.borrow().clone() {
+            self.send(Command::List(path));
+            self.read_scaling();
+        }
+    }
+
+    fn read_scaling(&self) {
+        let path = self.selected.borrow().clone();
+        let named = path.and_then(|path| Some((self.fleet.borrow().get(&path)?.name(), path)));
+        if let Some((name, path)) = named {
+            self.send(Command::Explain { path, name });
+        }
+    }
+
+    fn read_vcpus_soon(self: &Rc<Self>) {
+        if self.is_reading.replace(true) {
+            return;
+        }
+        let this = Rc::downgrade(self);
+        glib::timeout_add_local_once(GATHER, move || {
+            let Some(app) = this.upgrade() else { return };
+            app.is_reading.set(false);
+            if let Some(path) = app.selected.borrow().clone() {
+                app.send(Command::List(path));
+            }
+        });
+    }
+
+    fn refresh(&self) {
+        self.send(Command::Connect);
+    }
+
+    fn send(&self, command: Command) {
+        if let Command::SetVcpus { path, .. } = &command {
+            if let Some(machine) = self.fleet.borrow_mut().get_mut(path) {
+                machine.is_busy = true;
+            }
+            self.show_machine(path);
+        }
+        // The edge ends only with the application.
+        let _ = self.commands.send(command);
+    }
+
+    /// Opens a dialog of the selected machine.
+    fn open(&self, dialog: fn(&Context<'_>)) {
+        let fleet = self.fleet.borrow();
+        let selected = self.selected.borrow().clone();
+        let machine = selected.as_ref().and_then(|path| fleet.get(path));
+        if let Some((path, machine)) = selected.clone().zip(machine)
+            && fleet.view() == View::Machines
+        {
+            let parent = self.window.window.upcast_ref();
+            dialog(&Context { parent, send: &self.sender, path, machine });
+        }
+    }
+
+    fn open_limit(&self) {
+        self.open(|context| {
+            if context.machine.has_control_groups() {
+                dialogs::open_limit(context);
+            }
+        });
+    }
+
+    fn open_vcpu(&self, id: u32) {
+        let fleet = self.fleet.borrow();
+        let selected = self.selected.borrow().clone();
+        let Some(path) = selected else { return };
+        let Some(machine) = fleet.get(&path) else {
+            return;
+        };
+        if let Some(vcpu) = machine.vcpus.iter().find(|vcpu| vcpu.id == id) {
+            let parent = self.window.window.upcast_ref();
+            dialogs::open_vcpu(&Context { parent, send: &self.sender, path, machine }, vcpu);
+        }
+    }
+
+    fn stop_scaling(&self) {
+        self.open(|context| {
+            let (path, name) = (context.path.clone(), context.machine.name());
+            (context.send)(Command::StopScaling { path, name });
+        });
+    }
+}

@@ -1,0 +1,148 @@
+//! Owns the list of machines. It must not know what the page of a machine shows.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use adw::prelude::*;
+use gtk::{Align, Orientation};
+
+use super::rows;
+use crate::model::fleet::Fleet;
+use crate::model::machine::Machine;
+use crate::model::message::Path;
+
+/// The list, and the header above it.
+pub(super) struct Sidebar {
+    content: gtk::Box,
+    header: adw::HeaderBar,
+    list: gtk::ListBox,
+    rows: RefCell<HashMap<Path, Row>>,
+    /// The order of the rows.
+    paths: RefCell<Vec<Path>>,
+    /// The program, and not the user, changes the selection.
+    is_setting: Cell<bool>,
+}
+
+/// The row of a machine.
+struct Row {
+    row: adw::ActionRow,
+    count: gtk::Label,
+}
+
+impl Sidebar {
+    pub(super) fn new(menu: &gtk::MenuButton) -> Self {
+        let list = gtk::ListBox::builder().selection_mode(gtk::SelectionMode::Single).build();
+        list.add_css_class("navigation-sidebar");
+        list.update_property(&[gtk::accessible::Property::Label("Machines")]);
+        let scrolled = gtk::ScrolledWindow::builder()
+            .hscrollbar_policy(gtk::PolicyType::Never)
+            .vexpand(true)
+            .child(&list)
+            .build();
+        let title = adw::WindowTitle::new("Machines", "");
+        let header = adw::HeaderBar::builder().title_widget(&title).build();
+        header.pack_end(menu);
+        let content = gtk::Box::new(Orientation::Vertical, 0);
+        content.set_width_request(260);
+        content.append(&header);
+        content.append(&scrolled);
+        Self {
+            content,
+            header,
+            list,
+            rows: RefCell::default(),
+            paths: RefCell::default(),
+            is_setting: Cell::new(false),
+        }
+    }
+
+    pub(super) fn widget(&self) -> &gtk::Box {
+        &self.content
+    }
+
+    pub(super) fn header(&self) -> &adw::HeaderBar {
+        &self.header
+    }
+
+    /// Calls `opened` when the user selects a machine.
+    pub(super) fn connect(self: &Rc<Self>, opened: impl Fn(Path) + 'static) {
+        let this = Rc::downgrade(self);
+        let opened = Rc::new(opened);
+        let open = move |row: &gtk::ListBoxRow| {
+            let Some(this) = this.upgrade().filter(|this| !this.is_setting.get()) else {
+                return;
+            };
+            let index = usize::try_from(row.index()).ok();
+            let path = index.and_then(|index| this.paths.borrow().get(index).cloned());
+            if let Some(path) = path {
+                opened(path);
+            }
+        };
+        // A click on the selected row opens its page in a narrow window.
+        self.list.connect_row_activated(move |_, row| open(row));
+    }
+
+    /// Shows all machines.
+    pub(super) fn show(&self, fleet: &Fleet, selected: Option<&str>) {
+        let paths = fleet.paths();
+        if *self.paths.borrow() != paths {
+            self.fill(&paths);
+        }
+        for path in &paths {
+            if let Some(machine) = fleet.get(path) {
+                self.show_machine(path, machine);
+            }
+        }
+        self.select(selected);
+    }
+
+    /// Shows one machine.
+    pub(super) fn show_machine(&self, path: &str, machine: &Machine) {
+        let rows = self.rows.borrow();
+        let Some(Row { row, count }) = rows.get(path) else {
+            return;
+        };
+        rows::set_title(row, &machine.name());
+        rows::set_subtitle(row, &machine.summary());
+        count.set_label(&format!("{} of {}", machine.present(), machine.max()));
+        let name = format!("{}, {}, {} of {} vCPUs", machine.name(), machine.summary(), machine.present(), machine.max());
+        row.update_property(&[gtk::accessible::Property::Label(&name)]);
+    }
+
+    /// Marks the selected machine.
+    pub(super) fn select(&self, selected: Option<&str>) {
+        let rows = self.rows.borrow();
+        let row = selected.and_then(|path| rows.get(path)).map(|row| &row.row);
+        self.is_setting.set(true);
+        self.list.select_row(row);
+        self.is_setting.set(false);
+    }
+
+    fn fill(&self, paths: &[Path]) {
+        let mut old = std::mem::take(&mut *self.rows.borrow_mut());
+        while let Some(child) = self.list.first_child() {
+            self.list.remove(&child);
+        }
+        for path in paths {
+            let row = old.remove(path).unwrap_or_else(Row::new);
+            self.list.append(&row.row);
+            self.rows.borrow_mut().insert(path.clone(), row);
+        }
+        *self.paths.borrow_mut() = paths.to_vec();
+    }
+}
+
+impl Row {
+    fn new() -> Self {
+        let row = rows::row("");
+        row.set_activatable(true);
+        row.set_title_lines(1);
+        row.set_subtitle_lines(1);
+        let count = gtk::Label::builder().valign(Align::Center).tooltip_text("Present and possible vCPUs").build();
+        count.add_css_class("dim-label");
+        count.add_css_class("machine-count");
+        row.add_suffix(&count);
+        Self { row, count }
+    }
+}

@@ -1,0 +1,79 @@
+//! Owns the tile of one vCPU: its number, state and use. It must not know other vCPUs.
+
+use gtk::prelude::*;
+use gtk::{Align, Orientation};
+
+use super::sparkline::Sparkline;
+use crate::model::usage::Usage;
+use crate::model::vcpu::{State, Vcpu};
+
+/// A button with what is known of a vCPU.
+pub(super) struct Tile {
+    button: gtk::Button,
+    state: gtk::Label,
+    used: gtk::Label,
+    line: Sparkline,
+}
+
+impl Tile {
+    /// Returns the tile of the vCPU `id`.
+    pub(super) fn new(id: u32) -> Self {
+        let label = |class: &str, align| {
+            let label = gtk::Label::builder().halign(align).build();
+            label.add_css_class(class);
+            label
+        };
+        let number = label("number", Align::Start);
+        number.set_label(&id.to_string());
+        let (state, used) = (label("state", Align::Start), label("use", Align::End));
+        used.set_hexpand(true);
+        let top = gtk::Box::new(Orientation::Horizontal, 6);
+        top.append(&number);
+        top.append(&used);
+        let line = Sparkline::new();
+        let content = gtk::Box::new(Orientation::Vertical, 3);
+        content.append(&top);
+        content.append(line.widget());
+        content.append(&state);
+        let button = gtk::Button::builder().child(&content).build();
+        button.add_css_class("card");
+        button.add_css_class("vcpu");
+        Self { button, state, used, line }
+    }
+
+    pub(super) fn button(&self) -> &gtk::Button {
+        &self.button
+    }
+
+    /// Shows the state and the use of a vCPU.
+    pub(super) fn show(&self, vcpu: &Vcpu, usage: &Usage) {
+        for state in State::ALL {
+            if state == vcpu.state {
+                self.button.add_css_class(state.class());
+            } else {
+                self.button.remove_css_class(state.class());
+            }
+        }
+        if self.state.label() != vcpu.state.label() {
+            self.state.set_label(vcpu.state.label());
+            self.button.set_tooltip_text(Some(vcpu.state.explanation()));
+        }
+        self.show_use(vcpu, usage);
+    }
+
+    /// Shows the use of a vCPU.
+    pub(super) fn show_use(&self, vcpu: &Vcpu, usage: &Usage) {
+        let used = usage.of(vcpu.id).filter(|_| vcpu.is_present());
+        let used = used.map(|used| format!("{:.0} %", used * 100.0)).unwrap_or_default();
+        let mut name = format!("vCPU {}, {}", vcpu.id, vcpu.state.label().to_lowercase());
+        if !used.is_empty() {
+            name += &format!(", {used}");
+        }
+        if self.used.label() != used {
+            self.used.set_label(&used);
+        }
+        self.button.update_property(&[gtk::accessible::Property::Label(&name)]);
+        let points = if vcpu.is_present() { usage.points(vcpu.id) } else { Vec::new() };
+        self.line.set(points);
+    }
+}

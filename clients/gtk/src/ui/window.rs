@@ -1,0 +1,131 @@
+//! Owns the window: the split view, the page without machines, and the toasts. It must not decide what they show.
+
+use std::rc::Rc;
+
+use adw::prelude::*;
+use gtk::gdk;
+use gtk::gio;
+use gtk::glib::markup_escape_text;
+
+use super::Send;
+use super::dialogs;
+use super::page::{Openers, Page};
+use super::sidebar::Sidebar;
+use super::status::Status;
+use crate::model::failure::Failure;
+use crate::model::fleet::View;
+
+/// The window and its parts.
+pub(super) struct Window {
+    pub(super) window: adw::ApplicationWindow,
+    toasts: adw::ToastOverlay,
+    stack: gtk::Stack,
+    leaflet: adw::Leaflet,
+    pub(super) sidebar: Rc<Sidebar>,
+    pub(super) page: Page,
+    status: Status,
+}
+
+impl Window {
+    pub(super) fn new(application: &adw::Application, send: &Send, openers: Openers) -> Self {
+        let sidebar = Rc::new(Sidebar::new(&menu_button()));
+        let page = Page::new(send, openers);
+        let status = Status::new(send, &menu_button());
+        let leaflet = split(&sidebar, &page);
+        let stack = gtk::Stack::new();
+        stack.add_named(status.widget(), Some("status"));
+        stack.add_named(&leaflet, Some("machines"));
+        let toasts = adw::ToastOverlay::new();
+        toasts.set_child(Some(&stack));
+        let window = adw::ApplicationWindow::builder()
+            .application(application)
+            .title("Virtual CPUs")
+            .default_width(960)
+            .default_height(720)
+            .width_request(360)
+            .height_request(294)
+            .content(&toasts)
+            .build();
+        let shortcuts = gtk::Builder::from_string(include_str!("shortcuts.ui"));
+        let shortcuts: Option<gtk::ShortcutsWindow> = shortcuts.object("shortcuts");
+        window.set_help_overlay(shortcuts.as_ref());
+        Self { window, toasts, stack, leaflet, sidebar, page, status }
+    }
+
+    /// Shows the machines, or why there are none.
+    pub(super) fn show_view(&self, view: &View) {
+        match view {
+            View::Machines => self.stack.set_visible_child_name("machines"),
+            other => {
+                self.status.show(other);
+                self.stack.set_visible_child_name("status");
+            }
+        }
+    }
+
+    /// Shows the page of the machine in a narrow window.
+    pub(super) fn open_page(&self) {
+        self.leaflet.navigate(adw::NavigationDirection::Forward);
+    }
+
+    /// Shows the list of machines in a narrow window.
+    pub(super) fn open_list(&self) {
+        self.leaflet.navigate(adw::NavigationDirection::Back);
+    }
+
+    /// Returns whether the user can see the window.
+    pub(super) fn is_visible(&self) -> bool {
+        let surface = self.window.surface().and_downcast::<gdk::Toplevel>();
+        let is_minimized = |toplevel: gdk::Toplevel| toplevel.state().contains(gdk::ToplevelState::MINIMIZED);
+        self.window.is_mapped() && !surface.is_some_and(is_minimized)
+    }
+
+    /// Shows a failure, with a button for its complete text.
+    pub(super) fn show_failure(&self, failure: &Failure) {
+        let toast = adw::Toast::builder()
+            .title(markup_escape_text(&failure.title))
+            .button_label("_Details")
+            .timeout(10)
+            .priority(adw::ToastPriority::High)
+            .build();
+        let (window, failure) = (self.window.clone(), failure.clone());
+        toast.connect_button_clicked(move |_| dialogs::open_failure(window.upcast_ref(), &failure));
+        self.toasts.add_toast(toast);
+    }
+
+    /// Shows a text for a short time.
+    pub(super) fn show_note(&self, text: &str) {
+        self.toasts.add_toast(adw::Toast::builder().title(markup_escape_text(text)).timeout(3).build());
+    }
+}
+
+/// Returns the split view: side by side, or one of both in a narrow window.
+fn split(sidebar: &Sidebar, page: &Page) -> adw::Leaflet {
+    let leaflet = adw::Leaflet::builder().can_navigate_back(true).build();
+    leaflet.append(sidebar.widget());
+    let separator = gtk::Separator::new(gtk::Orientation::Vertical);
+    leaflet.append(&separator).set_navigatable(false);
+    leaflet.append(page.widget());
+    let back = gtk::Button::from_icon_name("go-previous-symbolic");
+    back.set_tooltip_text(Some("Machines"));
+    back.set_action_name(Some("win.back"));
+    page.header().pack_start(&back);
+    leaflet.bind_property("folded", &back, "visible").sync_create().build();
+    for (header, property) in [(sidebar.header(), "show-end-title-buttons"), (page.header(), "show-start-title-buttons")] {
+        leaflet.bind_property("folded", header, property).sync_create().build();
+    }
+    leaflet
+}
+
+fn menu_button() -> gtk::MenuButton {
+    let menu = gio::Menu::new();
+    menu.append(Some("_Refresh"), Some("win.refresh"));
+    menu.append(Some("_Keyboard Shortcuts"), Some("win.show-help-overlay"));
+    menu.append(Some("_About Virtual CPUs"), Some("app.about"));
+    gtk::MenuButton::builder()
+        .icon_name("open-menu-symbolic")
+        .menu_model(&menu)
+        .tooltip_text("Main menu")
+        .primary(true)
+        .build()
+}
