@@ -35,7 +35,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         if code.matches(method).count() != 1 {
             return Err(format!("the interfaces do not have one method \"{method}\"").into());
         }
-        code = code.replace(method, &format!("#[zbus(allow_interactive_auth)]\n    {method}"));
+        code = code.replace(
+            method,
+            &format!("#[zbus(allow_interactive_auth)]\n    {method}"),
+        );
     }
     let directory = std::env::var("OUT_DIR")?;
     fs::write(Path::new(&directory).join("proxies.rs"), code)?;

@@ -17,7 +17,11 @@ const ID: &str = "org.vcpud1.VirtualCpus";
 #[expect(clippy::print_stderr, reason = "there is no window for this error")]
 fn main() -> ExitCode {
     // D-Bus needs one thread beside that of GTK.
-    let runtime = match Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+    let runtime = match Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("vcpud-gtk: cannot start a thread: {error}");

@@ -25,7 +25,9 @@ pub(super) async fn machines(bus: &Connection) -> Event {
 }
 
 async fn managed_objects(bus: &Connection) -> zbus::Result<Vec<(String, Dict)>> {
-    let manager = ObjectManagerProxy::builder(bus).destination(SERVICE).path(ROOT);
+    let manager = ObjectManagerProxy::builder(bus)
+        .destination(SERVICE)
+        .path(ROOT);
     let objects = manager.build().await?.get_managed_objects().await?;
     let mut machines = Vec::new();
     for (path, interfaces) in objects {
@@ -49,14 +51,17 @@ fn loss(error: &zbus::Error) -> Loss {
 /// Returns the name and the text of an error. The name is empty if the error is no reply.
 fn reply(error: &zbus::Error) -> (String, String) {
     match error {
-        zbus::Error::MethodError(name, text, _) => {
-            (name.to_string(), text.clone().unwrap_or_else(|| name.to_string()))
-        }
+        zbus::Error::MethodError(name, text, _) => (
+            name.to_string(),
+            text.clone().unwrap_or_else(|| name.to_string()),
+        ),
         zbus::Error::FDO(error) => match &**error {
             zbus::fdo::Error::ZBus(error) => reply(error),
             error => {
                 let name = zbus::DBusError::name(error).to_string();
-                let text = zbus::DBusError::description(error).unwrap_or(&name).to_owned();
+                let text = zbus::DBusError::description(error)
+                    .unwrap_or(&name)
+                    .to_owned();
                 (name, text)
             }
         },
@@ -74,9 +79,13 @@ pub(super) async fn perform(bus: &Connection, command: Command) -> Vec<Event> {
     let result = match &command {
         Command::Connect => return vec![machines(bus).await],
         Command::Explain { path, name } => explain(bus, path, name).await,
-        Command::Scale { path, name, min, max, is_observed } => {
-            scale(bus, path, name, (*min, *max), *is_observed).await
-        }
+        Command::Scale {
+            path,
+            name,
+            min,
+            max,
+            is_observed,
+        } => scale(bus, path, name, (*min, *max), *is_observed).await,
         Command::StopScaling { path, name } => stop_scaling(bus, path, name).await,
         Command::List(path)
         | Command::Sample(path)
@@ -102,8 +111,13 @@ pub(super) async fn perform(bus: &Connection, command: Command) -> Vec<Event> {
 }
 
 async fn on_machine(bus: &Connection, path: &str, command: &Command) -> zbus::Result<Vec<Event>> {
-    let machine = MachineProxy::builder(bus).destination(SERVICE).path(path.to_owned());
-    let machine = machine.cache_properties(CacheProperties::No).build().await?;
+    let machine = MachineProxy::builder(bus)
+        .destination(SERVICE)
+        .path(path.to_owned());
+    let machine = machine
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await?;
     let path = path.to_owned();
     let event = match command {
         Command::List(_) => Event::Listed(path, machine.list_vcpus().await?),
@@ -125,8 +139,13 @@ async fn on_machine(bus: &Connection, path: &str, command: &Command) -> zbus::Re
             machine.pin_vcpus(vcpus, cpus, HashMap::new()).await?;
             Event::Done("Host CPUs changed".to_owned())
         }
-        Command::Limit { bandwidth: Bandwidth { period, quota }, .. } => {
-            machine.set_bandwidth(*period, *quota, HashMap::new()).await?;
+        Command::Limit {
+            bandwidth: Bandwidth { period, quota },
+            ..
+        } => {
+            machine
+                .set_bandwidth(*period, *quota, HashMap::new())
+                .await?;
             Event::Done("Limit of CPU time changed".to_owned())
         }
         _ => return Ok(Vec::new()),
@@ -143,16 +162,20 @@ fn changed(added: &[u32], removed: &[u32]) -> String {
 }
 
 async fn autoscale(bus: &Connection) -> zbus::Result<AutoscaleProxy<'_>> {
-    let proxy = AutoscaleProxy::builder(bus).destination(AUTOSCALE).path(AUTOSCALE_PATH);
+    let proxy = AutoscaleProxy::builder(bus)
+        .destination(AUTOSCALE)
+        .path(AUTOSCALE_PATH);
     proxy.cache_properties(CacheProperties::No).build().await
 }
 
 /// Reads the scaling of a machine, without starting a service only for that.
 async fn explain(bus: &Connection, path: &str, name: &str) -> zbus::Result<Vec<Event>> {
     let service = autoscale(bus).await?;
-    let flags = MethodFlags::NoAutoStart.into();
-    let reply_: zbus::Result<Option<Dict>> =
-        service.inner().call_with_flags("Explain", flags, &(name,)).await;
+    let flags = MethodFlags::NO_AUTO_START;
+    let reply_: zbus::Result<Option<Dict>> = service
+        .inner()
+        .call_with_flags("Explain", flags, &(name,))
+        .await;
     let scaling = match reply_ {
         Ok(explanation) => Scaling::new(&explanation.unwrap_or_default()),
         Err(error) => match Scaling::from_error(&reply(&error).0) {

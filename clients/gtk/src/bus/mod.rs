@@ -9,7 +9,13 @@ pub(crate) use link::start;
 
 /// The proxies that are generated from the XML files.
 mod proxies {
-    #![allow(clippy::all, missing_docs, unreachable_pub, dead_code, reason = "generated code")]
+    #![allow(
+        clippy::all,
+        missing_docs,
+        unreachable_pub,
+        dead_code,
+        reason = "generated code"
+    )]
 
     use zbus::proxy;
 

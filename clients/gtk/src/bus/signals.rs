@@ -68,16 +68,23 @@ pub(super) fn read(signal: &Message) -> Option<Signal> {
             Event::MachineRemoved(path.to_string())
         }
         "PropertiesChanged" => {
-            let (interface, properties, _): (String, Dict, Vec<String>) = body.deserialize().ok()?;
+            let (interface, properties, _): (String, Dict, Vec<String>) =
+                body.deserialize().ok()?;
             if interface != MACHINE {
                 return None;
             }
             Event::PropertiesChanged(path, properties)
         }
         "VcpuRemovalFailed" => {
-            let (vcpu, _, reason, details): (u32, String, String, Dict) = body.deserialize().ok()?;
+            let (vcpu, _, reason, details): (u32, String, String, Dict) =
+                body.deserialize().ok()?;
             let code = text(&details, "reason-code");
-            Event::RemovalFailed { path, vcpu, code, reason }
+            Event::RemovalFailed {
+                path,
+                vcpu,
+                code,
+                reason,
+            }
         }
         "VcpuAdded" | "VcpuChanged" | "VcpuStarted" | "VcpuRemoved" => Event::VcpusChanged(path),
         "Decided" => {

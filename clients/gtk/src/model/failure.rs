@@ -22,19 +22,43 @@ const TITLES: [(&str, &str); 24] = [
     ("MachineExists", "The machine exists"),
     ("NoSuchMachine", "The machine has ended"),
     ("NotRemovable", "A vCPU cannot be removed"),
-    ("NotSupported", "The machine or the host does not support this"),
+    (
+        "NotSupported",
+        "The machine or the host does not support this",
+    ),
     ("OutOfRange", "The machine cannot have this number of vCPUs"),
     ("PlacementFailed", "The host has refused the placement"),
     ("QmpFailed", "QEMU has refused"),
     ("QmpTimeout", "QEMU does not answer"),
     ("RemovalPending", "The guest has not released the vCPUs yet"),
-    ("org.freedesktop.DBus.Error.AccessDenied", "You are not authorized"),
-    ("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "A password is required"),
-    ("org.freedesktop.DBus.Error.InvalidArgs", "A value is not valid"),
-    ("org.freedesktop.DBus.Error.IOError", "The service cannot save the request"),
-    ("org.freedesktop.DBus.Error.NoReply", "The service has ended during the request"),
-    ("org.freedesktop.DBus.Error.ServiceUnknown", "The service is not installed"),
-    ("org.freedesktop.DBus.Error.NameHasNoOwner", "The service is not running"),
+    (
+        "org.freedesktop.DBus.Error.AccessDenied",
+        "You are not authorized",
+    ),
+    (
+        "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",
+        "A password is required",
+    ),
+    (
+        "org.freedesktop.DBus.Error.InvalidArgs",
+        "A value is not valid",
+    ),
+    (
+        "org.freedesktop.DBus.Error.IOError",
+        "The service cannot save the request",
+    ),
+    (
+        "org.freedesktop.DBus.Error.NoReply",
+        "The service has ended during the request",
+    ),
+    (
+        "org.freedesktop.DBus.Error.ServiceUnknown",
+        "The service is not installed",
+    ),
+    (
+        "org.freedesktop.DBus.Error.NameHasNoOwner",
+        "The service is not running",
+    ),
 ];
 
 /// Codes of refusals (`reason-code`), and their texts.
@@ -42,10 +66,19 @@ const REFUSALS: [(&str, &str); 9] = [
     ("not-supported", "it does not support the removal of vCPUs"),
     ("in-use", "it uses the vCPU"),
     ("busy", "it is busy with the vCPU; try again"),
-    ("dependency", "another device of the guest depends on the vCPU"),
+    (
+        "dependency",
+        "another device of the guest depends on the vCPU",
+    ),
     ("guest-failed", "it gives no reason"),
-    ("no-guest", "no operating system of the guest has taken charge of the vCPUs; wait until it has booted"),
-    ("migrating", "the machine is migrating; try again after the migration"),
+    (
+        "no-guest",
+        "no operating system of the guest has taken charge of the vCPUs; wait until it has booted",
+    ),
+    (
+        "migrating",
+        "the machine is migrating; try again after the migration",
+    ),
     ("qemu-refused", "QEMU has refused"),
     ("not-listed", "QEMU does not list the vCPU"),
 ];
@@ -67,7 +100,9 @@ pub(crate) fn refusal(machine: &str, vcpu: u32, code: &str, reason: &str) -> Fai
     let why = known.map_or(reason, |(_, why)| why);
     Failure {
         title: format!("{machine}: vCPU {vcpu} stays: {}", short(why)),
-        detail: format!("The guest of the machine \"{machine}\" has not released vCPU {vcpu}: {why}.\n\nThe service reports: {reason}"),
+        detail: format!(
+            "The guest of the machine \"{machine}\" has not released vCPU {vcpu}: {why}.\n\nThe service reports: {reason}"
+        ),
     }
 }
 
@@ -83,7 +118,9 @@ mod tests {
     /// The names of errors in the interface.
     fn names() -> Vec<&'static str> {
         let xml = include_str!("../../../../dbus/org.vcpud1.xml");
-        let names = xml.lines().filter_map(|line| line.trim().strip_prefix("org.vcpud1.Error."));
+        let names = xml
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("org.vcpud1.Error."));
         names.filter_map(|line| line.split(' ').next()).collect()
     }
 
@@ -95,7 +132,10 @@ mod tests {
             let failure = describe(&format!("org.vcpud1.Error.{name}"), "why");
             assert_ne!(failure.title, "The request has failed", "{name}");
         }
-        assert_eq!(describe("com.example.Other", "why").title, "The request has failed");
+        assert_eq!(
+            describe("com.example.Other", "why").title,
+            "The request has failed"
+        );
     }
 
     #[test]
@@ -103,7 +143,9 @@ mod tests {
         let xml = include_str!("../../../../dbus/org.vcpud1.xml");
         let (_, codes) = xml.split_once("\"reason-code\" (s)").unwrap();
         let (codes, _) = codes.split_once("Errors have also").unwrap();
-        let codes = codes.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));
+        let codes = codes
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));
         let codes: Vec<&str> = codes.map(|(code, _)| code).collect();
         assert!(codes.len() >= 8, "{codes:?}");
         for code in codes {
@@ -111,6 +153,10 @@ mod tests {
         }
         let failure = refusal("web", 3, "busy", "device busy");
         assert_eq!(failure.title, "web: vCPU 3 stays: it is busy with the vCPU");
-        assert!(refusal("web", 3, "later", "because").title.ends_with("because"));
+        assert!(
+            refusal("web", 3, "later", "because")
+                .title
+                .ends_with("because")
+        );
     }
 }

@@ -70,7 +70,11 @@ impl Fleet {
 
     /// Returns the paths of the machines, sorted by name.
     pub(crate) fn paths(&self) -> Vec<Path> {
-        let mut paths: Vec<(String, &Path)> = self.machines.iter().map(|(path, machine)| (machine.name(), path)).collect();
+        let mut paths: Vec<(String, &Path)> = self
+            .machines
+            .iter()
+            .map(|(path, machine)| (machine.name(), path))
+            .collect();
         paths.sort();
         paths.into_iter().map(|(_, path)| path.clone()).collect()
     }
@@ -96,8 +100,13 @@ impl Fleet {
             Event::Failed(failure) => vec![Effect::Failure(failure)],
             Event::Done(text) => vec![Effect::Note(text)],
             Event::Decided(name) => {
-                let of_name = self.machines.iter().filter(|(_, machine)| machine.name() == name);
-                of_name.map(|(path, _)| Effect::ReadScaling(path.clone())).collect()
+                let of_name = self
+                    .machines
+                    .iter()
+                    .filter(|(_, machine)| machine.name() == name);
+                of_name
+                    .map(|(path, _)| Effect::ReadScaling(path.clone()))
+                    .collect()
             }
             event => self.apply_to_machine(event),
         }
@@ -137,7 +146,9 @@ impl Fleet {
         match event {
             Event::PropertiesChanged(_, properties) => machine.change(properties),
             Event::VcpusChanged(_) => return vec![Effect::ReadVcpus(path)],
-            Event::RemovalFailed { vcpu, code, reason, .. } => {
+            Event::RemovalFailed {
+                vcpu, code, reason, ..
+            } => {
                 let failure = failure::refusal(&machine.name(), vcpu, &code, &reason);
                 return vec![Effect::Failure(failure)];
             }
@@ -184,8 +195,14 @@ mod tests {
     fn a_service_that_starts_again_keeps_the_rows() {
         let mut fleet = Fleet::default();
         fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
-        fleet.apply(Event::Listed("/web".into(), vec![dict([("id", 0_u32.into())])]));
-        let machines = vec![("/db".into(), properties("db")), ("/web".into(), properties("web"))];
+        fleet.apply(Event::Listed(
+            "/web".into(),
+            vec![dict([("id", 0_u32.into())])],
+        ));
+        let machines = vec![
+            ("/db".into(), properties("db")),
+            ("/web".into(), properties("web")),
+        ];
         fleet.apply(Event::Machines(machines));
         assert_eq!(fleet.get("/web").unwrap().vcpus.len(), 1);
         assert_eq!(fleet.paths(), ["/db", "/web"]);
@@ -195,9 +212,16 @@ mod tests {
     #[test]
     fn a_reply_about_a_machine_that_ended_is_ignored() {
         let mut fleet = Fleet::default();
-        assert!(fleet.apply(Event::Listed("/web".into(), Vec::new())).is_empty());
+        assert!(
+            fleet
+                .apply(Event::Listed("/web".into(), Vec::new()))
+                .is_empty()
+        );
         fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
-        let effects = fleet.apply(Event::PropertiesChanged("/web".into(), dict([("Vcpus", 3_u32.into())])));
+        let effects = fleet.apply(Event::PropertiesChanged(
+            "/web".into(),
+            dict([("Vcpus", 3_u32.into())]),
+        ));
         assert_eq!(effects, [Effect::Machine("/web".into())]);
         assert_eq!(fleet.get("/web").unwrap().present(), 3);
         fleet.apply(Event::MachineRemoved("/web".into()));
@@ -208,9 +232,17 @@ mod tests {
     fn a_decision_names_the_machine() {
         let mut fleet = Fleet::default();
         fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
-        assert_eq!(fleet.apply(Event::Decided("web".into())), [Effect::ReadScaling("/web".into())]);
+        assert_eq!(
+            fleet.apply(Event::Decided("web".into())),
+            [Effect::ReadScaling("/web".into())]
+        );
         assert!(fleet.apply(Event::Decided("db".into())).is_empty());
-        let refused = Event::RemovalFailed { path: "/web".into(), vcpu: 1, code: "busy".into(), reason: "busy".into() };
+        let refused = Event::RemovalFailed {
+            path: "/web".into(),
+            vcpu: 1,
+            code: "busy".into(),
+            reason: "busy".into(),
+        };
         assert!(matches!(&fleet.apply(refused)[..], [Effect::Failure(_)]));
     }
 }

@@ -201,7 +201,10 @@ mod tests {
     fn the_summary_has_what_is_unusual() {
         let mut web = machine("web", 4, 16);
         assert_eq!(web.summary(), "Running");
-        web.change(dict([("StartedVcpus", 3_u32.into()), ("PendingRemovals", vec![3_u32].into())]));
+        web.change(dict([
+            ("StartedVcpus", 3_u32.into()),
+            ("PendingRemovals", vec![3_u32].into()),
+        ]));
         assert_eq!(web.summary(), "Running · 1 not started · 1 to remove");
         web.change(dict([("State", "disconnected".into())]));
         assert_eq!(web.summary(), "Not connected · 1 to remove");

@@ -20,15 +20,29 @@ pub(crate) enum Command {
     /// Plan a number of vCPUs.
     Plan(Path, u32),
     /// Set the number of vCPUs from `current` to `count`.
-    SetVcpus { path: Path, count: u32, current: u32 },
+    SetVcpus {
+        path: Path,
+        count: u32,
+        current: u32,
+    },
     /// Pin vCPUs to host CPUs. Without vCPUs, the default; without host CPUs, no pin.
-    Pin { path: Path, vcpus: Vec<u32>, cpus: String },
+    Pin {
+        path: Path,
+        vcpus: Vec<u32>,
+        cpus: String,
+    },
     /// Limit the CPU time of each vCPU.
     Limit { path: Path, bandwidth: Bandwidth },
     /// Read the scaling of the machine with this name.
     Explain { path: Path, name: String },
     /// Begin to scale, or change the settings.
-    Scale { path: Path, name: String, min: u32, max: u32, is_observed: bool },
+    Scale {
+        path: Path,
+        name: String,
+        min: u32,
+        max: u32,
+        is_observed: bool,
+    },
     /// End the scaling.
     StopScaling { path: Path, name: String },
 }
@@ -46,7 +60,12 @@ pub(crate) enum Event {
     /// vCPUs of the machine have changed, so their rows are old.
     VcpusChanged(Path),
     /// The guest or QEMU has refused the removal of a vCPU.
-    RemovalFailed { path: Path, vcpu: u32, code: String, reason: String },
+    RemovalFailed {
+        path: Path,
+        vcpu: u32,
+        code: String,
+        reason: String,
+    },
     Listed(Path, Vec<Dict>),
     Sampled(Path, Dict, Vec<Dict>),
     Planned(Path, u32, Dict),

@@ -28,9 +28,16 @@ impl Plan {
             let numbers: Vec<String> = nearest.iter().map(u32::to_string).collect();
             let reason = match numbers.is_empty() {
                 true => failure.detail,
-                false => format!("{}. Possible numbers: {}", failure.detail, numbers.join(", ")),
+                false => format!(
+                    "{}. Possible numbers: {}",
+                    failure.detail,
+                    numbers.join(", ")
+                ),
             };
-            return Self::Impossible { title: failure.title, reason };
+            return Self::Impossible {
+                title: failure.title,
+                reason,
+            };
         }
         let added: Vec<u32> = get(reply, "added").unwrap_or_default();
         let removed: Vec<u32> = get(reply, "removed").unwrap_or_default();
@@ -38,7 +45,11 @@ impl Plan {
             return Self::Unchanged;
         }
         let warnings = get(reply, "warnings").unwrap_or_default();
-        Self::Possible { added, removed, warnings }
+        Self::Possible {
+            added,
+            removed,
+            warnings,
+        }
     }
 
     /// Returns whether the change can be applied.
@@ -92,8 +103,17 @@ mod tests {
         assert_eq!(plan.text().0, "Add vCPUs 1–3");
         assert_eq!(plan.warnings(), ["the guest may be booting"]);
         let plan = Plan::new(&dict([("removed", vec![3_u32].into())]));
-        assert_eq!(plan.text(), ("Remove vCPU 3".into(), "The guest must release them, and can refuse.".into()));
-        assert_eq!(Plan::new(&dict([("added", Vec::<u32>::new().into())])), Plan::Unchanged);
+        assert_eq!(
+            plan.text(),
+            (
+                "Remove vCPU 3".into(),
+                "The guest must release them, and can refuse.".into()
+            )
+        );
+        assert_eq!(
+            Plan::new(&dict([("added", Vec::<u32>::new().into())])),
+            Plan::Unchanged
+        );
     }
 
     #[test]
@@ -107,6 +127,9 @@ mod tests {
         assert!(!plan.is_possible());
         let (title, reason) = plan.text();
         assert_eq!(title, "The machine cannot have this number of vCPUs");
-        assert_eq!(reason, "machine web: 3 is not a multiple of 2. Possible numbers: 2, 4");
+        assert_eq!(
+            reason,
+            "machine web: 3 is not a multiple of 2. Possible numbers: 2, 4"
+        );
     }
 }

@@ -42,7 +42,10 @@ impl Scaling {
             max: get(reply, "max").unwrap_or(0),
             goal: get(reply, "goal"),
             reason: text(reply, "reason"),
-            failure: failure.into_iter().find(|text| !text.is_empty()).unwrap_or_default(),
+            failure: failure
+                .into_iter()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default(),
         })
     }
 
@@ -50,9 +53,8 @@ impl Scaling {
     pub(crate) fn from_error(name: &str) -> Option<Self> {
         match name {
             "org.vcpud1.Error.NoSuchMachine" => Some(Self::Off),
-            "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
-                Some(Self::NotRunning)
-            }
+            "org.freedesktop.DBus.Error.ServiceUnknown"
+            | "org.freedesktop.DBus.Error.NameHasNoOwner" => Some(Self::NotRunning),
             _ => None,
         }
     }
@@ -66,7 +68,11 @@ impl Scaling {
                 ("Off".to_owned(), advice.to_owned())
             }
             Self::On(decision) => {
-                let mode = if decision.is_observed { "Observe only" } else { "On" };
+                let mode = if decision.is_observed {
+                    "Observe only"
+                } else {
+                    "On"
+                };
                 let mut title = format!("{mode}, {} to {}", decision.min, decision.max);
                 if let Some(goal) = decision.goal {
                     title += &format!(", goal {goal}");
@@ -96,14 +102,20 @@ mod tests {
             ("reason", "the load is high".into()),
         ]);
         let text = Scaling::new(&reply).text();
-        assert_eq!(text, ("On, 1 to 8, goal 4".into(), "the load is high".into()));
+        assert_eq!(
+            text,
+            ("On, 1 to 8, goal 4".into(), "the load is high".into())
+        );
         assert_eq!(Scaling::new(&dict([("mode", "off".into())])), Scaling::Off);
     }
 
     #[test]
     fn a_service_that_does_not_run_scales_nothing() {
         let error = |name: &str| Scaling::from_error(name);
-        assert_eq!(error("org.freedesktop.DBus.Error.NameHasNoOwner"), Some(Scaling::NotRunning));
+        assert_eq!(
+            error("org.freedesktop.DBus.Error.NameHasNoOwner"),
+            Some(Scaling::NotRunning)
+        );
         assert_eq!(error("org.vcpud1.Error.NoSuchMachine"), Some(Scaling::Off));
         assert_eq!(error("org.vcpud1.Error.IOError"), None);
         assert_eq!(Scaling::Off.text().0, "Off");

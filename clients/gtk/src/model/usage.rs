@@ -51,7 +51,10 @@ impl Usage {
 
     /// Returns the points of a vCPU, the oldest first.
     pub(crate) fn points(&self, id: u32) -> Vec<f64> {
-        self.points.get(&id).map(|points| points.iter().copied().collect()).unwrap_or_default()
+        self.points
+            .get(&id)
+            .map(|points| points.iter().copied().collect())
+            .unwrap_or_default()
     }
 
     /// Returns the last use of a vCPU.
@@ -61,7 +64,11 @@ impl Usage {
 
     /// Returns the last use of all vCPUs, as a number of host CPUs.
     pub(crate) fn total(&self) -> Option<f64> {
-        let last: Vec<f64> = self.points.values().filter_map(|points| points.back().copied()).collect();
+        let last: Vec<f64> = self
+            .points
+            .values()
+            .filter_map(|points| points.back().copied())
+            .collect();
         (!last.is_empty()).then(|| last.iter().sum())
     }
 }
@@ -73,7 +80,8 @@ mod tests {
 
     fn sample(usage: &mut Usage, time: u64, counters: &[(u32, u64)]) {
         let machine = dict([("timestamp-usec", time.into())]);
-        let row = |(id, used): &(u32, u64)| dict([("id", (*id).into()), ("usage-usec", (*used).into())]);
+        let row =
+            |(id, used): &(u32, u64)| dict([("id", (*id).into()), ("usage-usec", (*used).into())]);
         let rows: Vec<Dict> = counters.iter().map(row).collect();
         usage.add(&machine, &rows);
     }
@@ -84,7 +92,10 @@ mod tests {
         sample(&mut usage, 1_000_000, &[(0, 0), (1, 500)]);
         assert_eq!((usage.of(0), usage.total()), (None, None));
         sample(&mut usage, 2_000_000, &[(0, 250_000), (1, 500)]);
-        assert_eq!((usage.of(0), usage.of(1), usage.total()), (Some(0.25), Some(0.0), Some(0.25)));
+        assert_eq!(
+            (usage.of(0), usage.of(1), usage.total()),
+            (Some(0.25), Some(0.0), Some(0.25))
+        );
     }
 
     #[test]

@@ -54,9 +54,13 @@ impl State {
         match self {
             Self::Free => "The machine can get this vCPU.",
             Self::NotStarted => "The machine has this vCPU, but the guest has not run code on it.",
-            Self::Present => "The machine has this vCPU. QEMU does not report whether the guest uses it.",
+            Self::Present => {
+                "The machine has this vCPU. QEMU does not report whether the guest uses it."
+            }
             Self::Started => "The guest has run code on this vCPU.",
-            Self::Pending => "QEMU has asked the guest to release this vCPU. The guest has not answered.",
+            Self::Pending => {
+                "QEMU has asked the guest to release this vCPU. The guest has not answered."
+            }
         }
     }
 }
@@ -115,7 +119,11 @@ impl Vcpu {
             state,
             is_online: flag("online"),
             is_removable: flag("removable").unwrap_or(false),
-            pin: if pin == default_pin { String::new() } else { pin },
+            pin: if pin == default_pin {
+                String::new()
+            } else {
+                pin
+            },
             affinity: text(row, "affinity"),
             topology: topology.join(", "),
             thread: get(row, "thread-id").unwrap_or(0),
@@ -144,8 +152,14 @@ mod tests {
         };
         assert_eq!(state(&[("present", false)]), State::Free);
         assert_eq!(state(&[("present", true)]), State::Present);
-        assert_eq!(state(&[("present", true), ("started", false)]), State::NotStarted);
-        assert_eq!(state(&[("present", true), ("started", true)]), State::Started);
+        assert_eq!(
+            state(&[("present", true), ("started", false)]),
+            State::NotStarted
+        );
+        assert_eq!(
+            state(&[("present", true), ("started", true)]),
+            State::Started
+        );
         let pending = [("present", true), ("started", true), ("pending", true)];
         assert_eq!(state(&pending), State::Pending);
         assert_eq!(Vcpu::new(&dict([]), ""), None);
@@ -153,9 +167,16 @@ mod tests {
 
     #[test]
     fn the_default_is_not_a_pin() {
-        let row = dict([("id", 0_u32.into()), ("desired-affinity", "0-3".into()), ("core-id", 2_i64.into())]);
+        let row = dict([
+            ("id", 0_u32.into()),
+            ("desired-affinity", "0-3".into()),
+            ("core-id", 2_i64.into()),
+        ]);
         assert_eq!(Vcpu::new(&row, "0-3").unwrap().pin, "");
         let vcpu = Vcpu::new(&row, "").unwrap();
-        assert_eq!((vcpu.pin.as_str(), vcpu.topology.as_str()), ("0-3", "core 2"));
+        assert_eq!(
+            (vcpu.pin.as_str(), vcpu.topology.as_str()),
+            ("0-3", "core 2")
+        );
     }
 }

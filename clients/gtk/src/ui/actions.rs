@@ -5,7 +5,10 @@ use gtk::gio::ActionEntry;
 
 /// The keys of each action. `shortcuts.ui` shows them.
 const KEYS: [(&str, &[&str]); 14] = [
-    ("win.more", &["<Control>plus", "<Control>KP_Add", "<Control>equal"]),
+    (
+        "win.more",
+        &["<Control>plus", "<Control>KP_Add", "<Control>equal"],
+    ),
     ("win.fewer", &["<Control>minus", "<Control>KP_Subtract"]),
     ("win.reset", &["<Control>0", "<Control>KP_0"]),
     ("win.apply", &["<Control>Return", "<Control>KP_Enter"]),
@@ -23,8 +26,10 @@ const KEYS: [(&str, &[&str]); 14] = [
 
 /// Adds the actions of the application, and the keys of all actions.
 pub(super) fn add_to_application(application: &adw::Application) {
-    let quit = ActionEntry::builder("quit").activate(|application: &adw::Application, _, _| application.quit());
-    let about = ActionEntry::builder("about").activate(|application: &adw::Application, _, _| open_about(application));
+    let quit = ActionEntry::builder("quit")
+        .activate(|application: &adw::Application, _, _| application.quit());
+    let about = ActionEntry::builder("about")
+        .activate(|application: &adw::Application, _, _| open_about(application));
     application.add_action_entries([quit.build(), about.build()]);
     for (action, keys) in KEYS {
         application.set_accels_for_action(action, keys);
@@ -34,7 +39,8 @@ pub(super) fn add_to_application(application: &adw::Application) {
 /// Adds actions to a window. Each has a name and a function.
 pub(super) fn add_to_window(window: &adw::ApplicationWindow, actions: Vec<(&str, Box<dyn Fn()>)>) {
     for (name, perform) in actions {
-        let entry = ActionEntry::builder(name).activate(move |_: &adw::ApplicationWindow, _, _| perform());
+        let entry =
+            ActionEntry::builder(name).activate(move |_: &adw::ApplicationWindow, _, _| perform());
         window.add_action_entries([entry.build()]);
     }
 }

@@ -9,12 +9,12 @@ use adw::prelude::*;
 use gtk::{gdk, glib};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use super::Send;
 use super::actions;
 use super::dialogs::{self, Context};
 use super::page::Openers;
 use super::placement::Dialogs;
 use super::window::Window;
-use super::Send;
 use crate::model::fleet::{Effect, Fleet, View};
 use crate::model::message::{Command, Event, Path};
 
@@ -191,7 +191,10 @@ impl App {
 
     /// Takes an event, and shows its effects.
     fn take(self: &Rc<Self>, event: Event) {
-        if matches!(event, Event::Lost(_) | Event::Machines(_) | Event::Sampled(..)) {
+        if matches!(
+            event,
+            Event::Lost(_) | Event::Machines(_) | Event::Sampled(..)
+        ) {
             self.is_sample_due.set(false);
         }
         let is_list = matches!(event, Event::Machines(_));
@@ -235,7 +238,9 @@ impl App {
             self.select(paths.first().cloned());
         }
         let selected = self.selected.borrow().clone();
-        self.window.sidebar.show(&self.fleet.borrow(), selected.as_deref());
+        self.window
+            .sidebar
+            .show(&self.fleet.borrow(), selected.as_deref());
         if let Some(path) = selected {
             self.show_machine(&path);
         }
@@ -271,7 +276,9 @@ impl App {
     fn move_selection(&self, step: isize) {
         let paths = self.fleet.borrow().paths();
         let selected = self.selected.borrow().clone();
-        let place = paths.iter().position(|path| Some(path) == selected.as_ref());
+        let place = paths
+            .iter()
+            .position(|path| Some(path) == selected.as_ref());
         let next = place.and_then(|place| place.checked_add_signed(step));
         if let Some(path) = next.and_then(|next| paths.get(next)) {
             self.select(Some(path.clone()));
@@ -332,7 +339,12 @@ impl App {
             && fleet.view() == View::Machines
         {
             let parent = self.window.window.upcast_ref();
-            dialog(&Context { parent, send: &self.sender, path, machine });
+            dialog(&Context {
+                parent,
+                send: &self.sender,
+                path,
+                machine,
+            });
         }
     }
 
@@ -353,7 +365,15 @@ impl App {
         };
         if let Some(vcpu) = machine.vcpus.iter().find(|vcpu| vcpu.id == id) {
             let parent = self.window.window.upcast_ref();
-            dialogs::open_vcpu(&Context { parent, send: &self.sender, path, machine }, vcpu);
+            dialogs::open_vcpu(
+                &Context {
+                    parent,
+                    send: &self.sender,
+                    path,
+                    machine,
+                },
+                vcpu,
+            );
         }
     }
 

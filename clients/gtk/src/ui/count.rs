@@ -7,8 +7,8 @@ use adw::prelude::*;
 use gtk::glib;
 use gtk::{Align, Orientation};
 
-use super::rows;
 use super::Send;
+use super::rows;
 use crate::model::machine::Machine;
 use crate::model::message::{Command, Path};
 use crate::model::plan::Plan;
@@ -131,7 +131,9 @@ impl Count {
         self.is_setting.set(false);
         let text = match (machine.is_hotpluggable(), machine.is_connected(), step) {
             (false, ..) => "QEMU cannot change the number of vCPUs of this machine".to_owned(),
-            (_, false, _) => "vcpud has no connection to QEMU, and connects again by itself".to_owned(),
+            (_, false, _) => {
+                "vcpud has no connection to QEMU, and connects again by itself".to_owned()
+            }
             (_, _, 1) => format!("{min} to {max}"),
             _ => format!("{min} to {max}, in steps of {step}"),
         };
@@ -147,10 +149,14 @@ impl Count {
     fn show_plan(&self, machine: &Machine) {
         let plan = self.plan_of(machine);
         let is_possible = plan.is_some_and(Plan::is_possible);
-        self.apply.set_sensitive(is_possible && !machine.is_busy && machine.is_connected());
+        self.apply
+            .set_sensitive(is_possible && !machine.is_busy && machine.is_connected());
         self.plan.set_visible(self.is_edited());
         let (title, subtitle) = match (machine.is_busy, plan) {
-            (true, _) => ("Waiting for the service and the guest".to_owned(), String::new()),
+            (true, _) => (
+                "Waiting for the service and the guest".to_owned(),
+                String::new(),
+            ),
             (_, Some(plan)) => plan.text(),
             (_, None) => ("Planning".to_owned(), String::new()),
         };
@@ -197,14 +203,19 @@ impl Count {
         let state = self.state.borrow();
         let (path, current) = (state.path.clone(), state.present);
         drop(state);
-        (self.send)(Command::SetVcpus { path, count: self.chosen(), current });
+        (self.send)(Command::SetVcpus {
+            path,
+            count: self.chosen(),
+            current,
+        });
     }
 
     /// Chooses more or fewer vCPUs by a number of slots.
     pub(super) fn step(&self, slots: i32) {
         if self.spin.is_sensitive() {
             let (step, _) = self.spin.increments();
-            self.spin.set_value(self.spin.value() + step * f64::from(slots));
+            self.spin
+                .set_value(self.spin.value() + step * f64::from(slots));
         }
     }
 

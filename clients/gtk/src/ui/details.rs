@@ -14,8 +14,9 @@ pub(super) struct Details {
 impl Details {
     pub(super) fn new() -> Self {
         let version = rows::row("");
-        version.set_subtitle_selectable(true);
-        let group = adw::PreferencesGroup::builder().title("Virtual machine").build();
+        let group = adw::PreferencesGroup::builder()
+            .title("Virtual machine")
+            .build();
         group.add(&version);
         Self { group, version }
     }

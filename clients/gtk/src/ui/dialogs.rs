@@ -4,8 +4,8 @@
 use adw::prelude::*;
 use gtk::Align;
 
-use super::rows;
 use super::Send;
+use super::rows;
 use crate::model::failure::Failure;
 use crate::model::machine::Machine;
 use crate::model::message::{Command, Path};
@@ -32,7 +32,9 @@ fn form(context: &Context<'_>, heading: &str, body: &str) -> (adw::MessageDialog
     dialog.set_response_appearance(APPLY, adw::ResponseAppearance::Suggested);
     dialog.set_default_response(Some(APPLY));
     dialog.set_close_response("cancel");
-    let list = gtk::ListBox::builder().selection_mode(gtk::SelectionMode::None).build();
+    let list = gtk::ListBox::builder()
+        .selection_mode(gtk::SelectionMode::None)
+        .build();
     list.add_css_class("boxed-list");
     list.set_width_request(360);
     dialog.set_extra_child(Some(&list));
@@ -40,17 +42,26 @@ fn form(context: &Context<'_>, heading: &str, body: &str) -> (adw::MessageDialog
 }
 
 fn entry(title: &str, text: &str) -> adw::EntryRow {
-    let entry = adw::EntryRow::builder().title(title).text(text).activates_default(true).build();
+    let entry = adw::EntryRow::builder()
+        .title(title)
+        .text(text)
+        .activates_default(true)
+        .build();
     entry.set_use_markup(false);
     entry
 }
 
-fn spin(list: &gtk::ListBox, title: &str, range: (u32, u32), step: u32, value: u32) -> gtk::SpinButton {
+fn spin(
+    list: &gtk::ListBox,
+    title: &str,
+    range: (u32, u32),
+    step: u32,
+    value: u32,
+) -> gtk::SpinButton {
     let (min, max) = (f64::from(range.0), f64::from(range.1));
     let spin = gtk::SpinButton::with_range(min, max, f64::from(step));
     spin.set_value(f64::from(value));
     spin.set_valign(Align::Center);
-    spin.set_activates_default(true);
     spin.update_property(&[gtk::accessible::Property::Label(title)]);
     let row = rows::row(title);
     row.add_suffix(&spin);
@@ -59,7 +70,10 @@ fn spin(list: &gtk::ListBox, title: &str, range: (u32, u32), step: u32, value: u
 }
 
 fn switch(list: &gtk::ListBox, title: &str, subtitle: &str, is_on: bool) -> gtk::Switch {
-    let switch = gtk::Switch::builder().active(is_on).valign(Align::Center).build();
+    let switch = gtk::Switch::builder()
+        .active(is_on)
+        .valign(Align::Center)
+        .build();
     switch.update_property(&[gtk::accessible::Property::Label(title)]);
     let row = rows::row(title);
     row.set_subtitle(subtitle);
@@ -82,7 +96,10 @@ pub(super) fn open_default(context: &Context<'_>) {
 /// Opens the dialog that pins some vCPUs.
 pub(super) fn open_pins(context: &Context<'_>) {
     let max = context.machine.max();
-    let body = format!("The pin stays if a vCPU is removed and added again. An empty list of host CPUs removes it. vCPUs have the numbers 0 to {}.", max - 1);
+    let body = format!(
+        "The pin stays if a vCPU is removed and added again. An empty list of host CPUs removes it. vCPUs have the numbers 0 to {}.",
+        max - 1
+    );
     let (dialog, list) = form(context, "Pin vCPUs", &body);
     let (vcpus, cpus) = (entry("vCPUs, such as 0-3", ""), entry(HOST_CPUS, ""));
     list.append(&vcpus);
@@ -97,7 +114,9 @@ pub(super) fn open_pins(context: &Context<'_>) {
             false => vcpus.add_css_class("error"),
         }
     });
-    pin_on_apply(context, &dialog, &cpus, move || numbers::parse(&vcpus.text(), max).unwrap_or_default());
+    pin_on_apply(context, &dialog, &cpus, move || {
+        numbers::parse(&vcpus.text(), max).unwrap_or_default()
+    });
     dialog.present();
 }
 
@@ -107,7 +126,9 @@ pub(super) fn open_vcpu(context: &Context<'_>, vcpu: &Vcpu) {
     if vcpu.is_present() {
         match vcpu.is_online {
             Some(true) => facts.push("The guest agent reports that the guest uses it.".to_owned()),
-            Some(false) => facts.push("The guest agent reports that the guest does not use it.".to_owned()),
+            Some(false) => {
+                facts.push("The guest agent reports that the guest does not use it.".to_owned())
+            }
             None => {}
         }
         if !vcpu.is_removable {
@@ -119,7 +140,10 @@ pub(super) fn open_vcpu(context: &Context<'_>, vcpu: &Vcpu) {
         lines.push(format!("Topology: {}", vcpu.topology));
     }
     if vcpu.thread != 0 {
-        lines.push(format!("Host thread: {}, on host CPUs {}", vcpu.thread, vcpu.affinity));
+        lines.push(format!(
+            "Host thread: {}, on host CPUs {}",
+            vcpu.thread, vcpu.affinity
+        ));
     }
     let (dialog, list) = form(context, &format!("vCPU {}", vcpu.id), &lines.join("\n"));
     let cpus = entry("Pin to host CPUs, such as 0-3,8", &vcpu.pin);
@@ -138,7 +162,11 @@ fn pin_on_apply(
     let (send, path, cpus) = (context.send.clone(), context.path.clone(), cpus.clone());
     dialog.connect_response(Some(APPLY), move |_, _| {
         let cpus = cpus.text().trim().to_owned();
-        send(Command::Pin { path: path.clone(), vcpus: vcpus(), cpus });
+        send(Command::Pin {
+            path: path.clone(),
+            vcpus: vcpus(),
+            cpus,
+        });
     });
 }
 
@@ -147,15 +175,28 @@ pub(super) fn open_limit(context: &Context<'_>) {
     let bandwidth = context.machine.bandwidth();
     let body = "The limit is for each vCPU, including those that are added later.";
     let (dialog, list) = form(context, "Limit of CPU Time", body);
-    let limited = switch(&list, "Limit the CPU time", "", bandwidth.percent().is_some());
-    let percent = bandwidth.percent().map_or(100, |percent| percent.round() as u32);
+    let limited = switch(
+        &list,
+        "Limit the CPU time",
+        "",
+        bandwidth.percent().is_some(),
+    );
+    let percent = bandwidth
+        .percent()
+        .map_or(100, |percent| percent.round() as u32);
     let percent = spin(&list, "Percent of a host CPU", (1, 100), 5, percent);
-    limited.bind_property("active", &percent, "sensitive").sync_create().build();
+    limited
+        .bind_property("active", &percent, "sensitive")
+        .sync_create()
+        .build();
     let (send, path) = (context.send.clone(), context.path.clone());
     dialog.connect_response(Some(APPLY), move |_, _| {
         let percent = limited.is_active().then(|| percent.value());
         let bandwidth = bandwidth.with_percent(percent);
-        send(Command::Limit { path: path.clone(), bandwidth });
+        send(Command::Limit {
+            path: path.clone(),
+            bandwidth,
+        });
     });
     dialog.present();
 }
@@ -173,7 +214,12 @@ pub(super) fn open_scaling(context: &Context<'_>) {
     let step = machine.per_slot();
     let min = spin(&list, "Minimum number of vCPUs", range, step, min);
     let max = spin(&list, "Maximum number of vCPUs", range, step, max);
-    let observed = switch(&list, "Observe only", "Decide, and change nothing", is_observed);
+    let observed = switch(
+        &list,
+        "Observe only",
+        "Decide, and change nothing",
+        is_observed,
+    );
     // The minimum is never above the maximum.
     let upper = max.clone();
     min.connect_value_changed(move |min| upper.set_value(upper.value().max(min.value())));

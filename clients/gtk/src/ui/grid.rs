@@ -34,10 +34,19 @@ impl Grid {
             .row_spacing(6)
             .column_spacing(6)
             .build();
-        let group = adw::PreferencesGroup::builder().title("vCPUs").header_suffix(&total).build();
+        let group = adw::PreferencesGroup::builder()
+            .title("vCPUs")
+            .header_suffix(&total)
+            .build();
         group.add(&flow);
         let tiles = RefCell::default();
-        Self { group, total, flow, tiles, open }
+        Self {
+            group,
+            total,
+            flow,
+            tiles,
+            open,
+        }
     }
 
     pub(super) fn widget(&self) -> &adw::PreferencesGroup {
@@ -53,7 +62,11 @@ impl Grid {
             tile.show(vcpu, &machine.usage);
         }
         let count = |state: State| {
-            let number = machine.vcpus.iter().filter(|vcpu| vcpu.state == state).count();
+            let number = machine
+                .vcpus
+                .iter()
+                .filter(|vcpu| vcpu.state == state)
+                .count();
             (number > 0).then(|| format!("{number} {}", state.label().to_lowercase()))
         };
         let counts: Vec<String> = State::ALL.into_iter().filter_map(count).collect();
@@ -89,6 +102,7 @@ impl Grid {
         });
         *self.tiles.borrow_mut() = tiles.collect();
         let name = numbers::count(machine.vcpus.len());
-        self.flow.update_property(&[gtk::accessible::Property::Label(&name)]);
+        self.flow
+            .update_property(&[gtk::accessible::Property::Label(&name)]);
     }
 }

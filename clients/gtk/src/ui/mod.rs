@@ -33,7 +33,11 @@ pub(crate) fn start(application: &adw::Application) {
     let provider = CssProvider::new();
     provider.load_from_data(include_str!("style.css"));
     if let Some(display) = Display::default() {
-        gtk::style_context_add_provider_for_display(&display, &provider, STYLE_PROVIDER_PRIORITY_APPLICATION);
+        gtk::style_context_add_provider_for_display(
+            &display,
+            &provider,
+            STYLE_PROVIDER_PRIORITY_APPLICATION,
+        );
     }
     gtk::Window::set_default_icon_name(crate::ID);
     actions::add_to_application(application);

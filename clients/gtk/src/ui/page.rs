@@ -56,7 +56,18 @@ impl Page {
         }
         let (title, header, scrolled, content) = frame(&groups);
         let path = RefCell::default();
-        Self { content, title, header, scrolled, count, grid, placement, scaling, details, path }
+        Self {
+            content,
+            title,
+            header,
+            scrolled,
+            count,
+            grid,
+            placement,
+            scaling,
+            details,
+            path,
+        }
     }
 
     pub(super) fn widget(&self) -> &gtk::Box {
@@ -89,7 +100,14 @@ impl Page {
 }
 
 /// Returns what is around the groups.
-fn frame(groups: &gtk::Box) -> (adw::WindowTitle, adw::HeaderBar, gtk::ScrolledWindow, gtk::Box) {
+fn frame(
+    groups: &gtk::Box,
+) -> (
+    adw::WindowTitle,
+    adw::HeaderBar,
+    gtk::ScrolledWindow,
+    gtk::Box,
+) {
     let clamp = adw::Clamp::builder()
         .maximum_size(760)
         .margin_top(24)

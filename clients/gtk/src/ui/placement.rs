@@ -43,7 +43,14 @@ impl Placement {
             group.add(row);
         }
         let last = RefCell::default();
-        Self { group, affinity, pins, limit, errors, last }
+        Self {
+            group,
+            affinity,
+            pins,
+            limit,
+            errors,
+            last,
+        }
     }
 
     pub(super) fn widget(&self) -> &adw::PreferencesGroup {
@@ -54,7 +61,9 @@ impl Placement {
     pub(super) fn show(&self, machine: &Machine) {
         let affinity = match (machine.affinity(), machine.effective_affinity()) {
             (wanted, _) if !wanted.is_empty() => format!("vCPUs without a pin run on {wanted}"),
-            (_, actual) if !actual.is_empty() => format!("No choice; vCPUs without a pin run on {actual}"),
+            (_, actual) if !actual.is_empty() => {
+                format!("No choice; vCPUs without a pin run on {actual}")
+            }
             _ => "No choice; the vCPUs run on all host CPUs".to_owned(),
         };
         let limit = match machine.has_control_groups() {
@@ -79,7 +88,9 @@ impl Placement {
 /// Returns the pins as text, such as `vCPU 2 on 4-5`.
 fn pins(vcpus: &[Vcpu]) -> String {
     let pinned = vcpus.iter().filter(|vcpu| !vcpu.pin.is_empty());
-    let pins: Vec<String> = pinned.map(|vcpu| format!("vCPU {} on {}", vcpu.id, vcpu.pin)).collect();
+    let pins: Vec<String> = pinned
+        .map(|vcpu| format!("vCPU {} on {}", vcpu.id, vcpu.pin))
+        .collect();
     match pins.is_empty() {
         true => "No vCPU has a pin of its own".to_owned(),
         false => pins.join(", "),

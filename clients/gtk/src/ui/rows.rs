@@ -5,7 +5,10 @@ use gtk::Align;
 
 /// Returns a row whose texts are no markup. Long texts wrap.
 pub(super) fn row(title: &str) -> adw::ActionRow {
-    let row = adw::ActionRow::builder().use_markup(false).title(title).build();
+    let row = adw::ActionRow::builder()
+        .use_markup(false)
+        .title(title)
+        .build();
     row.set_title_lines(0);
     row.set_subtitle_lines(0);
     row
@@ -31,7 +34,11 @@ pub(super) fn warning(title: &str) -> adw::ActionRow {
 
 /// Returns a button for the end of a row.
 pub(super) fn button(label: &str) -> gtk::Button {
-    gtk::Button::builder().label(label).use_underline(true).valign(Align::Center).build()
+    gtk::Button::builder()
+        .label(label)
+        .use_underline(true)
+        .valign(Align::Center)
+        .build()
 }
 
 /// Sets a subtitle without an event for assistive technologies if it is the same.

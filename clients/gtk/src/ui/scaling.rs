@@ -30,9 +30,16 @@ impl ScalingGroup {
         end.append(&stop);
         end.append(&change);
         row.add_suffix(&end);
-        let group = adw::PreferencesGroup::builder().title("Automatic scaling").build();
+        let group = adw::PreferencesGroup::builder()
+            .title("Automatic scaling")
+            .build();
         group.add(&row);
-        Self { group, row, change, stop }
+        Self {
+            group,
+            row,
+            change,
+            stop,
+        }
     }
 
     pub(super) fn widget(&self) -> &adw::PreferencesGroup {
@@ -46,6 +53,7 @@ impl ScalingGroup {
         rows::set_subtitle(&self.row, &subtitle);
         let is_on = matches!(scaling, Scaling::On(_));
         self.stop.set_visible(is_on);
-        self.change.set_label(if is_on { "_Change…" } else { "_Turn On…" });
+        self.change
+            .set_label(if is_on { "_Change…" } else { "_Turn On…" });
     }
 }

@@ -32,7 +32,9 @@ struct Row {
 
 impl Sidebar {
     pub(super) fn new(menu: &gtk::MenuButton) -> Self {
-        let list = gtk::ListBox::builder().selection_mode(gtk::SelectionMode::Single).build();
+        let list = gtk::ListBox::builder()
+            .selection_mode(gtk::SelectionMode::Single)
+            .build();
         list.add_css_class("navigation-sidebar");
         list.update_property(&[gtk::accessible::Property::Label("Machines")]);
         let scrolled = gtk::ScrolledWindow::builder()
@@ -106,7 +108,13 @@ impl Sidebar {
         rows::set_title(row, &machine.name());
         rows::set_subtitle(row, &machine.summary());
         count.set_label(&format!("{} of {}", machine.present(), machine.max()));
-        let name = format!("{}, {}, {} of {} vCPUs", machine.name(), machine.summary(), machine.present(), machine.max());
+        let name = format!(
+            "{}, {}, {} of {} vCPUs",
+            machine.name(),
+            machine.summary(),
+            machine.present(),
+            machine.max()
+        );
         row.update_property(&[gtk::accessible::Property::Label(&name)]);
     }
 
@@ -139,7 +147,10 @@ impl Row {
         row.set_activatable(true);
         row.set_title_lines(1);
         row.set_subtitle_lines(1);
-        let count = gtk::Label::builder().valign(Align::Center).tooltip_text("Present and possible vCPUs").build();
+        let count = gtk::Label::builder()
+            .valign(Align::Center)
+            .tooltip_text("Present and possible vCPUs")
+            .build();
         count.add_css_class("dim-label");
         count.add_css_class("machine-count");
         row.add_suffix(&count);

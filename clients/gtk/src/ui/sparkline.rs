@@ -16,13 +16,21 @@ pub(super) struct Sparkline {
 
 impl Sparkline {
     pub(super) fn new() -> Self {
-        let area = gtk::DrawingArea::builder().content_height(28).hexpand(true).build();
+        let area = gtk::DrawingArea::builder()
+            .content_height(28)
+            .hexpand(true)
+            .build();
         area.set_accessible_role(gtk::AccessibleRole::Presentation);
         let points = Rc::new(RefCell::new(Vec::new()));
         let drawn = Rc::clone(&points);
         area.set_draw_func(move |area, context, width, height| {
             // A failed drawing leaves the area empty.
-            let _ = draw(area, context, (f64::from(width), f64::from(height)), &drawn.borrow());
+            let _ = draw(
+                area,
+                context,
+                (f64::from(width), f64::from(height)),
+                &drawn.borrow(),
+            );
         });
         Self { area, points }
     }
@@ -47,8 +55,14 @@ fn draw(
     points: &[f64],
 ) -> Result<(), cairo::Error> {
     let style = area.style_context();
-    let colour = style.lookup_color("accent_color").unwrap_or_else(|| style.color());
-    let channels = (f64::from(colour.red()), f64::from(colour.green()), f64::from(colour.blue()));
+    let colour = style
+        .lookup_color("accent_color")
+        .unwrap_or_else(|| style.color());
+    let channels = (
+        f64::from(colour.red()),
+        f64::from(colour.green()),
+        f64::from(colour.blue()),
+    );
     let (red, green, blue) = channels;
     if points.len() < 2 {
         return Ok(());

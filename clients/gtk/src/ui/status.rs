@@ -18,23 +18,38 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn new(send: &Send, menu: &gtk::MenuButton) -> Self {
-        let again = gtk::Button::builder().label("_Try Again").use_underline(true).halign(Align::Center).build();
+        let again = gtk::Button::builder()
+            .label("_Try Again")
+            .use_underline(true)
+            .halign(Align::Center)
+            .build();
         again.add_css_class("pill");
         again.add_css_class("suggested-action");
         let send = send.clone();
         again.connect_clicked(move |_| send(Command::Connect));
-        let spinner = gtk::Spinner::builder().width_request(32).height_request(32).build();
+        let spinner = gtk::Spinner::builder()
+            .width_request(32)
+            .height_request(32)
+            .build();
         let below = gtk::Box::new(Orientation::Vertical, 12);
         below.append(&spinner);
         below.append(&again);
-        let page = adw::StatusPage::builder().vexpand(true).child(&below).build();
+        let page = adw::StatusPage::builder()
+            .vexpand(true)
+            .child(&below)
+            .build();
         let header = adw::HeaderBar::new();
         header.add_css_class("flat");
         header.pack_end(menu);
         let content = gtk::Box::new(Orientation::Vertical, 0);
         content.append(&header);
         content.append(&page);
-        Self { content, page, spinner, again }
+        Self {
+            content,
+            page,
+            spinner,
+            again,
+        }
     }
 
     pub(super) fn widget(&self) -> &gtk::Box {
@@ -46,8 +61,12 @@ impl Status {
         let (icon, title, text, advice) = texts(view);
         self.page.set_icon_name(icon);
         self.page.set_title(title);
-        let text = [text, advice.to_owned()].into_iter().filter(|part| !part.is_empty());
-        let text: Vec<String> = text.map(|part| markup_escape_text(&part).to_string()).collect();
+        let text = [text, advice.to_owned()]
+            .into_iter()
+            .filter(|part| !part.is_empty());
+        let text: Vec<String> = text
+            .map(|part| markup_escape_text(&part).to_string())
+            .collect();
         self.page.set_description(Some(&text.join("\n\n")));
         let is_connecting = matches!(view, View::Connecting);
         self.spinner.set_visible(is_connecting);

@@ -38,7 +38,12 @@ impl Tile {
         let button = gtk::Button::builder().child(&content).build();
         button.add_css_class("card");
         button.add_css_class("vcpu");
-        Self { button, state, used, line }
+        Self {
+            button,
+            state,
+            used,
+            line,
+        }
     }
 
     pub(super) fn button(&self) -> &gtk::Button {
@@ -64,7 +69,9 @@ impl Tile {
     /// Shows the use of a vCPU.
     pub(super) fn show_use(&self, vcpu: &Vcpu, usage: &Usage) {
         let used = usage.of(vcpu.id).filter(|_| vcpu.is_present());
-        let used = used.map(|used| format!("{:.0} %", used * 100.0)).unwrap_or_default();
+        let used = used
+            .map(|used| format!("{:.0} %", used * 100.0))
+            .unwrap_or_default();
         let mut name = format!("vCPU {}, {}", vcpu.id, vcpu.state.label().to_lowercase());
         if !used.is_empty() {
             name += &format!(", {used}");
@@ -72,8 +79,13 @@ impl Tile {
         if self.used.label() != used {
             self.used.set_label(&used);
         }
-        self.button.update_property(&[gtk::accessible::Property::Label(&name)]);
-        let points = if vcpu.is_present() { usage.points(vcpu.id) } else { Vec::new() };
+        self.button
+            .update_property(&[gtk::accessible::Property::Label(&name)]);
+        let points = if vcpu.is_present() {
+            usage.points(vcpu.id)
+        } else {
+            Vec::new()
+        };
         self.line.set(points);
     }
 }

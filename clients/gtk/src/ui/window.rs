@@ -49,7 +49,15 @@ impl Window {
         let shortcuts = gtk::Builder::from_string(include_str!("shortcuts.ui"));
         let shortcuts: Option<gtk::ShortcutsWindow> = shortcuts.object("shortcuts");
         window.set_help_overlay(shortcuts.as_ref());
-        Self { window, toasts, stack, leaflet, sidebar, page, status }
+        Self {
+            window,
+            toasts,
+            stack,
+            leaflet,
+            sidebar,
+            page,
+            status,
+        }
     }
 
     /// Shows the machines, or why there are none.
@@ -76,7 +84,8 @@ impl Window {
     /// Returns whether the user can see the window.
     pub(super) fn is_visible(&self) -> bool {
         let surface = self.window.surface().and_downcast::<gdk::Toplevel>();
-        let is_minimized = |toplevel: gdk::Toplevel| toplevel.state().contains(gdk::ToplevelState::MINIMIZED);
+        let is_minimized =
+            |toplevel: gdk::Toplevel| toplevel.state().contains(gdk::ToplevelState::MINIMIZED);
         self.window.is_mapped() && !surface.is_some_and(is_minimized)
     }
 
@@ -95,7 +104,12 @@ impl Window {
 
     /// Shows a text for a short time.
     pub(super) fn show_note(&self, text: &str) {
-        self.toasts.add_toast(adw::Toast::builder().title(markup_escape_text(text)).timeout(3).build());
+        self.toasts.add_toast(
+            adw::Toast::builder()
+                .title(markup_escape_text(text))
+                .timeout(3)
+                .build(),
+        );
     }
 }
 
@@ -110,9 +124,18 @@ fn split(sidebar: &Sidebar, page: &Page) -> adw::Leaflet {
     back.set_tooltip_text(Some("Machines"));
     back.set_action_name(Some("win.back"));
     page.header().pack_start(&back);
-    leaflet.bind_property("folded", &back, "visible").sync_create().build();
-    for (header, property) in [(sidebar.header(), "show-end-title-buttons"), (page.header(), "show-start-title-buttons")] {
-        leaflet.bind_property("folded", header, property).sync_create().build();
+    leaflet
+        .bind_property("folded", &back, "visible")
+        .sync_create()
+        .build();
+    for (header, property) in [
+        (sidebar.header(), "show-end-title-buttons"),
+        (page.header(), "show-start-title-buttons"),
+    ] {
+        leaflet
+            .bind_property("folded", header, property)
+            .sync_create()
+            .build();
     }
     leaflet
 }

@@ -1,0 +1,147 @@
+# shellcheck shell=bash
+# A world for the application: a private bus with the real polkitd, vcpud and QEMU. Scripts that use it run as root, set
+# `project` to the directory of the repository, and call `end_world` at the end.
+
+stage='' # the directory of the world
+pids=()  # the processes, in the order of their start
+
+begin_world() {
+	stage=$(mktemp -d /tmp/vcpud-gtk.XXXXXX)
+	chmod 755 "$stage"
+	export DBUS_SYSTEM_BUS_ADDRESS=unix:path=$stage/bus RUNTIME_DIRECTORY=$stage/run
+	mkdir "$stage/actions" "$stage/rules"
+	cp /usr/share/polkit-1/actions/*.policy "$project"/polkit/*.policy "$stage/actions/"
+	write_bus_configuration
+}
+
+end_world() {
+	local i
+	# In reverse order, so that no process reports a lost peer.
+	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
+		kill "${pids[i]}" 2>/dev/null || :
+		wait "${pids[i]}" 2>/dev/null || :
+	done
+	[[ ! $stage ]] || rm -rf "$stage"
+}
+
+# Waits at most a minute until a command succeeds.
+until_true() {
+	local deadline=$((SECONDS + 60))
+	until "$@" >/dev/null 2>&1; do
+		if ((SECONDS > deadline)); then
+			echo "timed out waiting for: $*" >&2
+			return 1
+		fi
+		sleep 0.1
+	done
+}
+
+# `run NAME COMMAND…`: starts a process, and sets `pid_NAME`.
+run() {
+	local name=$1
+	"${@:2}" >"$stage/$name.log" 2>&1 &
+	pids+=($!)
+	declare -g "pid_${name//-/_}=$!"
+}
+
+# `halt NAME`: ends a process of `run`.
+halt() {
+	local variable=pid_${1//-/_}
+	kill "${!variable}" 2>/dev/null || :
+	wait "${!variable}" 2>/dev/null || :
+}
+
+owns() { busctl --address="$DBUS_SYSTEM_BUS_ADDRESS" status "$1"; }
+
+write_bus_configuration() {
+	cat >"$stage/bus.conf" <<-XML
+		<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+		        "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+		<busconfig>
+		  <type>system</type>
+		  <listen>$DBUS_SYSTEM_BUS_ADDRESS</listen>
+		  <policy context="default">
+		    <allow user="*"/>
+		    <deny own="*"/>
+		    <deny send_type="method_call"/>
+		    <allow send_type="signal"/>
+		    <allow send_requested_reply="true" send_type="method_return"/>
+		    <allow send_requested_reply="true" send_type="error"/>
+		    <allow receive_type="method_call"/>
+		    <allow receive_type="method_return"/>
+		    <allow receive_type="error"/>
+		    <allow receive_type="signal"/>
+		    <allow send_destination="org.freedesktop.DBus"/>
+		    <allow send_destination="org.freedesktop.PolicyKit1"/>
+		  </policy>
+		  <policy user="root"><allow own="org.freedesktop.PolicyKit1"/></policy>
+		  <policy user="polkitd"><allow own="org.freedesktop.PolicyKit1"/></policy>
+		  <include>$project/dbus/org.vcpud1.conf</include>
+		  <include>$project/dbus/org.vcpud1.Autoscale.conf</include>
+		</busconfig>
+	XML
+}
+
+start_bus() {
+	run bus dbus-daemon --config-file="$stage/bus.conf" --nofork --nopidfile
+	until_true owns org.freedesktop.DBus
+}
+
+# `start_polkitd RULES`: with rules in JavaScript, before those of the system.
+start_polkitd() {
+	local polkitd
+	for polkitd in /usr/lib/polkit-1/polkitd /usr/libexec/polkitd; do [[ ! -x $polkitd ]] || break; done
+	echo "$1" >"$stage/rules/10-test.rules"
+	# shellcheck disable=SC2016 # the other shell expands it
+	run polkitd unshare --mount --propagation private sh -c \
+		'mount --bind "$1" /usr/share/polkit-1/actions && mount --bind "$2" /etc/polkit-1/rules.d && exec "$3" --no-debug' \
+		- "$stage/actions" "$stage/rules" "$polkitd"
+	until_true owns org.freedesktop.PolicyKit1
+}
+
+start_vcpud() {
+	run vcpud "$project/target/debug/vcpud"
+	until_true owns org.vcpud1
+}
+
+start_autoscale() {
+	mkdir -p "$stage/autoscale-etc/autoscale.d" "$stage/autoscale-state"
+	echo 'host-cpus = 64' >"$stage/autoscale-etc/autoscale.toml"
+	run autoscale env CONFIGURATION_DIRECTORY="$stage/autoscale-etc" STATE_DIRECTORY="$stage/autoscale-state" \
+		"$project/target/debug/vcpud-autoscale"
+	until_true owns org.vcpud1.Autoscale
+}
+
+# `start_guest NAME SMP`: a QEMU with a small Linux, which obeys lines in the socket NAME.control.
+start_guest() {
+	local name=$1 accel options=(-accel tcg,thread=multi -cpu qemu64)
+	accel=$("$project/tests/guest-image/accel")
+	[[ $accel != kvm ]] || options=(-accel kvm -cpu host)
+	run "$name" "$project/target/guest/qemu" -name "$name,debug-threads=on" -machine q35 "${options[@]}" \
+		-smp "$2" -m 256 -kernel "$project/target/guest/vmlinuz" -initrd "$project/target/guest/initrd" \
+		-append "console=ttyS0 quiet panic=-1" -display none -nodefaults -no-user-config \
+		-serial "file:$stage/$name.serial" \
+		-serial "unix:$stage/$name.control,server=on,wait=off" \
+		-qmp "unix:$RUNTIME_DIRECTORY/qmp/$name.sock,server=on,wait=off"
+	until_true grep -q GUEST-READY "$stage/$name.serial"
+}
+
+# `tell_guest NAME COMMAND`: sends a line to the guest, and waits until it has obeyed.
+tell_guest() {
+	echo "$2" | socat - "UNIX-CONNECT:$stage/$1.control" >/dev/null
+	until_true grep -q "DONE $2" "$stage/$1.serial"
+}
+
+# `start_firmware NAME SMP`: a QEMU with a BIOS and no operating system.
+start_firmware() {
+	run "$1" "$project/target/guest/qemu" -name "$1,debug-threads=on" -machine q35 -accel tcg,thread=multi -cpu qemu64 \
+		-smp "$2" -m 64 -display none -nodefaults -no-user-config \
+		-qmp "unix:$RUNTIME_DIRECTORY/qmp/$1.sock,server=on,wait=off"
+}
+
+# `start_power NAME SMP`: a paused POWER server, which has slots of several vCPUs.
+start_power() {
+	run "$1" "$project/target/guest/qemu-ppc64" -name "$1,debug-threads=on" -machine pseries -S \
+		-smp "$2" -m 512 -display none -nodefaults -no-user-config \
+		-qmp "unix:$RUNTIME_DIRECTORY/qmp/$1.sock,server=on,wait=off"
+}
