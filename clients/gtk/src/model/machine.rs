@@ -23,9 +23,11 @@ pub(crate) struct Machine {
 }
 
 /// Run states of QEMU, and the texts for users.
-const STATES: [(&str, &str); 10] = [
+const STATES: [(&str, &str); 12] = [
     ("running", "Running"),
     ("paused", "Paused"),
+    ("prelaunch", "Not started"),
+    ("internal-error", "Error of QEMU"),
     ("suspended", "Suspended"),
     ("shutdown", "Shut down"),
     ("disconnected", "Not connected"),

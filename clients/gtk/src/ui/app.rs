@@ -102,13 +102,18 @@ fn openers(this: &Weak<App>) -> Openers {
 
 impl App {
     fn connect(self: &Rc<Self>) {
-        let this = Rc::downgrade(self);
-        self.window.sidebar.connect(move |path| {
-            if let Some(app) = this.upgrade() {
+        let (selecting, opening) = (Rc::downgrade(self), Rc::downgrade(self));
+        let select = move |path| {
+            if let Some(app) = selecting.upgrade() {
                 app.select(Some(path));
+            }
+        };
+        let open = move || {
+            if let Some(app) = opening.upgrade() {
                 app.window.open_page();
             }
-        });
+        };
+        self.window.sidebar.connect(select, open);
         let action = |name: &'static str, perform: fn(&App)| -> (&'static str, Box<dyn Fn()>) {
             let this = Rc::downgrade(self);
             let perform = move || {

@@ -31,9 +31,10 @@ impl Grid {
             .selection_mode(gtk::SelectionMode::None)
             .min_children_per_line(2)
             .max_children_per_line(8)
-            .row_spacing(6)
-            .column_spacing(6)
+            .row_spacing(10)
+            .column_spacing(10)
             .build();
+        flow.add_css_class("vcpu-grid");
         let group = adw::PreferencesGroup::builder()
             .title("vCPUs")
             .header_suffix(&total)

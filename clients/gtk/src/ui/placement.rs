@@ -60,15 +60,19 @@ impl Placement {
     /// Shows the placement of a machine.
     pub(super) fn show(&self, machine: &Machine) {
         let affinity = match (machine.affinity(), machine.effective_affinity()) {
-            (wanted, _) if !wanted.is_empty() => format!("vCPUs without a pin run on {wanted}"),
-            (_, actual) if !actual.is_empty() => {
-                format!("No choice; vCPUs without a pin run on {actual}")
+            (wanted, _) if !wanted.is_empty() => {
+                format!("vCPUs without a pin run on the host CPUs {wanted}")
             }
-            _ => "No choice; the vCPUs run on all host CPUs".to_owned(),
+            (_, actual) if !actual.is_empty() => {
+                format!("vCPUs without a pin run on the host CPUs {actual}")
+            }
+            _ => "vCPUs without a pin run on all host CPUs".to_owned(),
         };
         let limit = match machine.has_control_groups() {
             true => machine.bandwidth().text(),
-            false => "Not possible: the machine has no control groups of its own".to_owned(),
+            false => {
+                "Not possible, because the machine has no control groups of its own".to_owned()
+            }
         };
         let errors = machine.placement_errors().join("\n");
         let texts = vec![affinity, pins(&machine.vcpus), limit, errors];

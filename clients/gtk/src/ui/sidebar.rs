@@ -67,22 +67,25 @@ impl Sidebar {
         &self.header
     }
 
-    /// Calls `opened` when the user selects a machine.
-    pub(super) fn connect(self: &Rc<Self>, opened: impl Fn(Path) + 'static) {
+    /// Calls `selected` when the user selects a machine, and `opened` when the user activates it.
+    pub(super) fn connect(
+        self: &Rc<Self>,
+        selected: impl Fn(Path) + 'static,
+        opened: impl Fn() + 'static,
+    ) {
         let this = Rc::downgrade(self);
-        let opened = Rc::new(opened);
-        let open = move |row: &gtk::ListBoxRow| {
-            let Some(this) = this.upgrade().filter(|this| !this.is_setting.get()) else {
-                return;
-            };
-            let index = usize::try_from(row.index()).ok();
-            let path = index.and_then(|index| this.paths.borrow().get(index).cloned());
-            if let Some(path) = path {
-                opened(path);
+        self.list.connect_row_selected(move |_, row| {
+            let this = this.upgrade().filter(|this| !this.is_setting.get());
+            if let Some(path) = this.zip(row).and_then(|(this, row)| this.path(row)) {
+                selected(path);
             }
-        };
-        // A click on the selected row opens its page in a narrow window.
-        self.list.connect_row_activated(move |_, row| open(row));
+        });
+        self.list.connect_row_activated(move |_, _| opened());
+    }
+
+    fn path(&self, row: &gtk::ListBoxRow) -> Option<Path> {
+        let index = usize::try_from(row.index()).ok()?;
+        self.paths.borrow().get(index).cloned()
     }
 
     /// Shows all machines.
@@ -108,14 +111,13 @@ impl Sidebar {
         rows::set_title(row, &machine.name());
         rows::set_subtitle(row, &machine.summary());
         count.set_label(&format!("{} of {}", machine.present(), machine.max()));
-        let name = format!(
-            "{}, {}, {} of {} vCPUs",
-            machine.name(),
+        let text = format!(
+            "{}, {} of {} vCPUs",
             machine.summary(),
             machine.present(),
             machine.max()
         );
-        row.update_property(&[gtk::accessible::Property::Label(&name)]);
+        row.update_property(&[gtk::accessible::Property::Description(&text)]);
     }
 
     /// Marks the selected machine.

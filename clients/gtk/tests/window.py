@@ -1,0 +1,171 @@
+"""The window of the application, as assistive technologies see it. It must not know what a test expects."""
+
+import os
+import subprocess
+import time
+
+import gi
+
+gi.require_version("Atspi", "2.0")
+from gi.repository import Atspi, GLib  # noqa: E402
+
+LIMIT = float(os.environ.get("VCPUD_GTK_LIMIT", 60))  # seconds
+NAME = "vcpud-gtk"
+
+
+def world(command):
+    """Runs a shell command in the world, as root."""
+    with open("ask", "w", encoding="utf-8") as ask:
+        ask.write(command + "\n")
+    with open("answer", encoding="utf-8") as answer:
+        if answer.readline().strip() != "yes":
+            raise AssertionError(f"the world cannot: {command}")
+
+
+def wait(condition, text):
+    """Waits until a function returns something true, and returns that. Checks it after each event of the window."""
+    loop = GLib.MainLoop()
+    deadline = time.monotonic() + LIMIT
+    result = None
+
+    def check(*_):
+        nonlocal result
+        try:
+            result = condition()
+        except GLib.Error:
+            # A widget has gone in the meantime.
+            result = None
+        if result or time.monotonic() > deadline:
+            loop.quit()
+        return True
+
+    # Some changes have no event.
+    timer = GLib.timeout_add(200, check)
+    GLib.idle_add(lambda: check() and False)
+    loop.run()
+    GLib.source_remove(timer)
+    if not result:
+        raise AssertionError(f"timed out waiting for {text}")
+    return result
+
+
+class Window:
+    """A running application."""
+
+    def __init__(self):
+        self.log = open("application.log", "a", encoding="utf-8")
+        self.process = subprocess.Popen(["./vcpud-gtk"], stdout=self.log, stderr=self.log)
+        self.root = wait(self.find_application, "the application")
+
+    def find_application(self):
+        desktop = Atspi.get_desktop(0)
+        desktop.set_cache_mask(Atspi.Cache.NONE)
+        for index in range(desktop.get_child_count()):
+            child = desktop.get_child_at_index(index)
+            if not child or child.get_process_id() != self.process.pid:
+                continue
+            child.set_cache_mask(Atspi.Cache.NONE)
+            if child.get_child_count():
+                return child
+        return None
+
+    def close(self):
+        """Ends the application, and returns its exit status."""
+        self.process.terminate()
+        self.process.wait(LIMIT)
+        self.log.close()
+
+    def shown(self, name, role=None, parent=None):
+        """Returns the shown object with a name, or None."""
+        # GTK 4.8 repeats the label of a button.
+        names = (name, f"{name} {name}")
+        for node in self.nodes(parent or self.root):
+            same = node.get_name().replace("_", "") in names and role in (None, node.get_role())
+            if same and self.is_shown(node):
+                return node
+        return None
+
+    def nodes(self, node):
+        """Returns all objects below a node."""
+        for index in range(node.get_child_count()):
+            child = node.get_child_at_index(index)
+            if child is None:
+                continue
+            yield child
+            yield from self.nodes(child)
+
+    @staticmethod
+    def is_shown(node):
+        """Returns whether a node has a size. GTK 4.8 has no other sign of it."""
+        if "Component" not in node.get_interfaces():
+            return False
+        extents = node.get_extents(Atspi.CoordType.WINDOW)
+        return extents.width > 0 and extents.height > 0
+
+    def texts(self):
+        """Returns the names of all shown objects."""
+        nodes = (node for node in self.nodes(self.root) if node.get_name())
+        return [node.get_name() for node in nodes if self.is_shown(node)]
+
+    def see(self, name, role=None):
+        """Waits for a shown object with a name."""
+        try:
+            return wait(lambda: self.shown(name, role), f'"{name}"')
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the window has {self.texts()}") from None
+
+    def see_text(self, part):
+        """Waits for a text that contains a part."""
+        try:
+            return wait(lambda: next((text for text in self.texts() if part in text), None), f'"{part}"')
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the window has {self.texts()}") from None
+
+    def gone(self, name):
+        """Waits until no object with a name is shown."""
+        wait(lambda: not self.shown(name), f'the end of "{name}"')
+
+    def press(self, name):
+        """Waits for a button that can be pressed, and presses it."""
+
+        def button():
+            node = self.shown(name, BUTTON)
+            usable = node and node.get_state_set().contains(Atspi.StateType.SENSITIVE)
+            return node if usable else None
+
+        wait(button, f'the button "{name}"').do_action(0)
+
+    def set(self, name, value):
+        """Sets a spin button."""
+        wait(lambda: self.shown(name, Atspi.Role.SPIN_BUTTON), f'the spin button "{name}"').set_current_value(value)
+
+    def value(self, name):
+        """Returns the value of a spin button."""
+        return self.see(name, Atspi.Role.SPIN_BUTTON).get_current_value()
+
+    def type(self, name, text):
+        """Replaces the text of an entry."""
+        entry = wait(lambda: self.shown(name, Atspi.Role.TEXT), f'the entry "{name}"')
+        entry.set_text_contents(text)
+
+    def key(self, keys):
+        """Presses keys, such as ctrl+l."""
+        subprocess.run(["xdotool", "key", keys], check=True)
+
+    def open(self, machine):
+        """Selects a machine, and waits for its page."""
+        self.see(machine, ROW)
+        rows = self.see("Machines", Atspi.Role.LIST)
+        for index in range(rows.get_child_count()):
+            if rows.get_child_at_index(index).get_name() == machine:
+                rows.select_child(index)
+                return
+        raise AssertionError(f"no machine {machine} in {self.texts()}")
+
+    def picture(self, name):
+        """Takes a screenshot of the focused window."""
+        subprocess.run(["import", "-window", "root", name + ".png"], check=True)
+
+
+BUTTON = Atspi.Role.PUSH_BUTTON
+ROW = Atspi.Role.LIST_ITEM
