@@ -10,7 +10,7 @@ gi.require_version("Atspi", "2.0")
 from gi.repository import Atspi, GLib  # noqa: E402
 
 LIMIT = float(os.environ.get("VCPUD_GTK_LIMIT", 60))  # seconds
-NAME = "vcpud-gtk"
+TITLE = "Virtual CPUs"
 
 
 def world(command):
@@ -135,6 +135,30 @@ class Window:
 
         wait(button, f'the button "{name}"').do_action(0)
 
+    def press_in_dialog(self, name):
+        """Presses a button of the dialog, and waits for the end of the dialog."""
+
+        def button():
+            for top in self.toplevels()[1:]:
+                node = self.shown(name, BUTTON, top)
+                if node and node.get_state_set().contains(Atspi.StateType.SENSITIVE):
+                    return node
+            return None
+
+        wait(button, f'the button "{name}" of a dialog').do_action(0)
+        wait(lambda: len(self.toplevels()) == 1, "the end of the dialog")
+
+    def press_text(self, part):
+        """Presses a button whose name contains a part."""
+        named = lambda: next((node for node in self.nodes(self.root) if part in node.get_name()), None)
+        wait(named, f'"{part}"').do_action(0)
+
+    def toplevels(self):
+        """Returns the windows, the main one first."""
+        count = self.root.get_child_count()
+        tops = [self.root.get_child_at_index(index) for index in range(count)]
+        return sorted((top for top in tops if top), key=lambda top: top.get_name() != TITLE)
+
     def set(self, name, value):
         """Sets a spin button."""
         wait(lambda: self.shown(name, Atspi.Role.SPIN_BUTTON), f'the spin button "{name}"').set_current_value(value)
@@ -162,8 +186,37 @@ class Window:
                 return
         raise AssertionError(f"no machine {machine} in {self.texts()}")
 
+    def activate(self, machine):
+        """Selects a machine with the keyboard, which opens its page in a narrow window."""
+        self.see(machine, ROW).grab_focus()
+        self.key("Return")
+
+    def xdotool(self, *command):
+        """Runs xdotool for the main window."""
+        found = ["xdotool", "search", "--onlyvisible" if command[0] != "windowactivate" else "--all"]
+        found += ["--pid", str(self.process.pid), "--name", f"^{TITLE}$"]
+        subprocess.run([*found, *command], check=True, stdout=subprocess.DEVNULL)
+
+    def focus(self):
+        """Gives the main window the focus of the keyboard."""
+        self.xdotool("windowactivate", "--sync")
+
+    def minimize(self):
+        """Minimizes the main window."""
+        self.xdotool("windowminimize", "--sync")
+
+    def is_minimized(self):
+        """Returns whether the main window is not on the screen."""
+        search = ["xdotool", "search", "--onlyvisible", "--name", f"^{TITLE}$"]
+        return subprocess.run(search, stdout=subprocess.DEVNULL, check=False).returncode != 0
+
+    def resize(self, width, height):
+        """Sets the size of the main window."""
+        self.xdotool("windowsize", "--sync", str(width), str(height))
+
     def picture(self, name):
-        """Takes a screenshot of the focused window."""
+        """Takes a screenshot, without a tooltip."""
+        subprocess.run(["xdotool", "mousemove", "1279", "899"], check=True)
         subprocess.run(["import", "-window", "root", name + ".png"], check=True)
 
 

@@ -16,6 +16,8 @@ use crate::model::message::{Command, Event, Loss};
 use crate::model::numbers;
 use crate::model::scaling::Scaling;
 
+const GUEST_REFUSED: &str = "org.vcpud1.Error.GuestRefused";
+
 /// Reads all machines.
 pub(super) async fn machines(bus: &Connection) -> Event {
     match managed_objects(bus).await {
@@ -101,6 +103,8 @@ pub(super) async fn perform(bus: &Connection, command: Command) -> Vec<Event> {
             Command::Sample(path) => vec![Event::Sampled(path.clone(), Dict::new(), Vec::new())],
             // The machine has ended, and a signal follows.
             Command::List(_) => Vec::new(),
+            // VcpuRemovalFailed has named each vCPU and the reason.
+            Command::SetVcpus { .. } if reply(&error).0 == GUEST_REFUSED => Vec::new(),
             _ => vec![Event::Failed(failure(&error))],
         },
     };
@@ -172,11 +176,11 @@ async fn autoscale(bus: &Connection) -> zbus::Result<AutoscaleProxy<'_>> {
 async fn explain(bus: &Connection, path: &str, name: &str) -> zbus::Result<Vec<Event>> {
     let service = autoscale(bus).await?;
     let flags = MethodFlags::NO_AUTO_START;
-    let reply_: zbus::Result<Option<Dict>> = service
+    let explained: zbus::Result<Option<Dict>> = service
         .inner()
         .call_with_flags("Explain", flags, &(name,))
         .await;
-    let scaling = match reply_ {
+    let scaling = match explained {
         Ok(explanation) => Scaling::new(&explanation.unwrap_or_default()),
         Err(error) => match Scaling::from_error(&reply(&error).0) {
             Some(scaling) => scaling,
