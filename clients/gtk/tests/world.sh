@@ -11,11 +11,13 @@ begin_world() {
 	export DBUS_SYSTEM_BUS_ADDRESS=unix:path=$stage/bus RUNTIME_DIRECTORY=$stage/run
 	mkdir "$stage/actions" "$stage/rules"
 	cp /usr/share/polkit-1/actions/*.policy "$project"/polkit/*.policy "$stage/actions/"
+	offer_autoscale
 	write_bus_configuration
 }
 
 end_world() {
 	local i
+	[[ ! -s $stage/autoscale.pid ]] || kill "$(<"$stage/autoscale.pid")" 2>/dev/null || :
 	# In reverse order, so that no process reports a lost peer.
 	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
 		kill "${pids[i]}" 2>/dev/null || :
@@ -60,6 +62,7 @@ write_bus_configuration() {
 		<busconfig>
 		  <type>system</type>
 		  <listen>$DBUS_SYSTEM_BUS_ADDRESS</listen>
+		  <servicedir>$stage/services</servicedir>
 		  <policy context="default">
 		    <allow user="*"/>
 		    <deny own="*"/>
@@ -104,12 +107,23 @@ start_vcpud() {
 	until_true owns org.vcpud1
 }
 
-start_autoscale() {
-	mkdir -p "$stage/autoscale-etc/autoscale.d" "$stage/autoscale-state"
+# The bus starts vcpud-autoscale, which ends when there is nothing to scale.
+offer_autoscale() {
+	mkdir -p "$stage/services" "$stage/autoscale-etc/autoscale.d" "$stage/autoscale-state"
 	echo 'host-cpus = 64' >"$stage/autoscale-etc/autoscale.toml"
-	run autoscale env CONFIGURATION_DIRECTORY="$stage/autoscale-etc" STATE_DIRECTORY="$stage/autoscale-state" \
-		"$project/target/debug/vcpud-autoscale"
-	until_true owns org.vcpud1.Autoscale
+	cat >"$stage/start-autoscale" <<-EOT
+		#!/bin/bash
+		echo \$\$ >"$stage/autoscale.pid"
+		export CONFIGURATION_DIRECTORY="$stage/autoscale-etc" STATE_DIRECTORY="$stage/autoscale-state"
+		exec "$project/target/debug/vcpud-autoscale" 2>>"$stage/autoscale.log"
+	EOT
+	chmod +x "$stage/start-autoscale"
+	cat >"$stage/services/org.vcpud1.Autoscale.service" <<-EOT
+		[D-BUS Service]
+		Name=org.vcpud1.Autoscale
+		Exec=$stage/start-autoscale
+		User=root
+	EOT
 }
 
 # `start_guest NAME SMP`: a QEMU with a small Linux, which obeys lines in the socket NAME.control.
