@@ -56,6 +56,8 @@ class Window:
         self.log = open("application.log", "a", encoding="utf-8")
         self.process = subprocess.Popen(["./vcpud-gtk"], stdout=self.log, stderr=self.log)
         self.root = wait(self.find_application, "the application")
+        self.number = wait(self.find_window, "the window")
+        self.focus()
 
     def find_application(self):
         desktop = Atspi.get_desktop(0)
@@ -186,33 +188,34 @@ class Window:
                 return
         raise AssertionError(f"no machine {machine} in {self.texts()}")
 
-    def activate(self, machine):
-        """Selects a machine with the keyboard, which opens its page in a narrow window."""
-        self.see(machine, ROW).grab_focus()
-        self.key("Return")
+    def width(self, machine):
+        """Returns the width of the row of a machine."""
+        return self.see(machine, ROW).get_extents(Atspi.CoordType.WINDOW).width
 
-    def xdotool(self, *command):
-        """Runs xdotool for the main window."""
-        found = ["xdotool", "search", "--onlyvisible" if command[0] != "windowactivate" else "--all"]
-        found += ["--pid", str(self.process.pid), "--name", f"^{TITLE}$"]
-        subprocess.run([*found, *command], check=True, stdout=subprocess.DEVNULL)
+    def click(self, machine):
+        """Clicks the row of a machine, which opens its page in a narrow window."""
+        place = self.see(machine, ROW).get_extents(Atspi.CoordType.WINDOW)
+        middle = [str(place.x + place.width // 2), str(place.y + place.height // 2)]
+        subprocess.run(["xdotool", "mousemove", "--window", self.number, *middle, "click", "1"], check=True)
+
+    def find_window(self):
+        """Returns the number of the main window in the X server, or None."""
+        search = ["xdotool", "search", "--onlyvisible", "--pid", str(self.process.pid), "--name", f"^{TITLE}$"]
+        found = subprocess.run(search, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
+        return found[0] if found else None
 
     def focus(self):
         """Gives the main window the focus of the keyboard."""
-        self.xdotool("windowactivate", "--sync")
+        subprocess.run(["xdotool", "windowmap", self.number, "windowactivate", "--sync", self.number], check=True)
 
     def minimize(self):
         """Minimizes the main window."""
-        self.xdotool("windowminimize", "--sync")
-
-    def is_minimized(self):
-        """Returns whether the main window is not on the screen."""
-        search = ["xdotool", "search", "--onlyvisible", "--name", f"^{TITLE}$"]
-        return subprocess.run(search, stdout=subprocess.DEVNULL, check=False).returncode != 0
+        subprocess.run(["xdotool", "windowminimize", self.number], check=True)
+        wait(lambda: not self.find_window(), "the end of the window")
 
     def resize(self, width, height):
         """Sets the size of the main window."""
-        self.xdotool("windowsize", "--sync", str(width), str(height))
+        subprocess.run(["xdotool", "windowsize", self.number, str(width), str(height)], check=True)
 
     def picture(self, name):
         """Takes a screenshot, without a tooltip."""

@@ -136,6 +136,7 @@ start_guest() {
 		-append "console=ttyS0 quiet panic=-1" -display none -nodefaults -no-user-config \
 		-serial "file:$stage/$name.serial" \
 		-serial "unix:$stage/$name.control,server=on,wait=off" \
+		-qmp "unix:$stage/$name.qmp,server=on,wait=off" \
 		-qmp "unix:$RUNTIME_DIRECTORY/qmp/$name.sock,server=on,wait=off"
 	until_true grep -q GUEST-READY "$stage/$name.serial"
 }
@@ -144,6 +145,12 @@ start_guest() {
 tell_guest() {
 	echo "$2" | socat - "UNIX-CONNECT:$stage/$1.control" >/dev/null
 	until_true grep -q "DONE $2" "$stage/$1.serial"
+}
+
+# `tell_qemu NAME COMMAND`: sends a command of QMP without arguments to a QEMU of start_guest, beside vcpud.
+tell_qemu() {
+	printf '{"execute": "qmp_capabilities"}\n{"execute": "%s"}\n' "$2" |
+		socat -t 5 - "UNIX-CONNECT:$stage/$1.qmp" | grep -c return >/dev/null
 }
 
 # `start_firmware NAME SMP`: a QEMU with a BIOS and no operating system.

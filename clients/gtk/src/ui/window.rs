@@ -121,7 +121,7 @@ fn split(sidebar: &Sidebar, page: &Page) -> adw::Leaflet {
     leaflet.append(&separator).set_navigatable(false);
     leaflet.append(page.widget());
     let back = gtk::Button::from_icon_name("go-previous-symbolic");
-    back.set_tooltip_text(Some("Machines"));
+    back.set_tooltip_text(Some("Back to the machines"));
     back.set_action_name(Some("win.back"));
     page.header().pack_start(&back);
     leaflet
