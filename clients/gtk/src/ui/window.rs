@@ -122,6 +122,8 @@ fn split(sidebar: &Sidebar, page: &Page) -> adw::Leaflet {
     leaflet.append(page.widget());
     let back = gtk::Button::from_icon_name("go-previous-symbolic");
     back.set_tooltip_text(Some("Back to the machines"));
+    // A tooltip is not a name for assistive technologies.
+    back.update_property(&[gtk::accessible::Property::Label("Back to the machines")]);
     back.set_action_name(Some("win.back"));
     page.header().pack_start(&back);
     leaflet
@@ -145,10 +147,12 @@ fn menu_button() -> gtk::MenuButton {
     menu.append(Some("_Refresh"), Some("win.refresh"));
     menu.append(Some("_Keyboard Shortcuts"), Some("win.show-help-overlay"));
     menu.append(Some("_About Virtual CPUs"), Some("app.about"));
-    gtk::MenuButton::builder()
+    let button = gtk::MenuButton::builder()
         .icon_name("open-menu-symbolic")
         .menu_model(&menu)
         .tooltip_text("Main menu")
         .primary(true)
-        .build()
+        .build();
+    button.update_property(&[gtk::accessible::Property::Label("Main menu")]);
+    button
 }
