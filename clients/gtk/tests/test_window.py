@@ -75,7 +75,7 @@ class WindowTest(unittest.TestCase):
         window.see_text("vCPU 15, free")
         window.set("Number of vCPUs", 7)
         window.see("The machine cannot have this number of vCPUs")
-        window.see_text("Possible numbers: 4, 8")
+        window.see_text("the nearest numbers are 4 and 8")
         window.picture("impossible")
         window.set("Number of vCPUs", 4)
         window.key("ctrl+plus")

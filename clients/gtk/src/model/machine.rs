@@ -149,9 +149,10 @@ impl Machine {
     pub(crate) fn process(&self) -> String {
         let unit = text(&self.properties, "Unit");
         let process = format!("Process {}", self.number("Leader"));
-        match unit.is_empty() {
-            true => process,
-            false => format!("{process}, unit {unit}"),
+        if unit.is_empty() {
+            process
+        } else {
+            format!("{process}, unit {unit}")
         }
     }
 
@@ -164,7 +165,7 @@ impl Machine {
         }
         let pending = self.pending().len();
         if pending > 0 {
-            parts.push(format!("{pending} to remove"));
+            parts.push(format!("{pending} removing"));
         }
         parts.join(" · ")
     }
@@ -207,9 +208,9 @@ mod tests {
             ("StartedVcpus", 3_u32.into()),
             ("PendingRemovals", vec![3_u32].into()),
         ]));
-        assert_eq!(web.summary(), "Running · 1 not started · 1 to remove");
+        assert_eq!(web.summary(), "Running · 1 not started · 1 removing");
         web.change(dict([("State", "disconnected".into())]));
-        assert_eq!(web.summary(), "Not connected · 1 to remove");
+        assert_eq!(web.summary(), "Not connected · 1 removing");
         assert!(!web.is_connected());
         web.change(dict([("State", "colo".into())]));
         assert_eq!(web.state(), "colo");

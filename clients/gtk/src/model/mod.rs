@@ -10,5 +10,6 @@ pub(crate) mod message;
 pub(crate) mod numbers;
 pub(crate) mod plan;
 pub(crate) mod scaling;
+pub(crate) mod sentence;
 pub(crate) mod usage;
 pub(crate) mod vcpu;

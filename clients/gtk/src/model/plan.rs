@@ -3,6 +3,7 @@
 use super::dict::{Dict, get, text};
 use super::failure;
 use super::numbers;
+use super::sentence::sentence;
 
 /// A reply of `Plan`.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,16 +25,8 @@ impl Plan {
     pub(crate) fn new(reply: &Dict) -> Self {
         if let Some(error) = get::<String>(reply, "error") {
             let failure = failure::describe(&error, &text(reply, "reason"));
-            let nearest: Vec<u32> = get(reply, "nearest").unwrap_or_default();
-            let numbers: Vec<String> = nearest.iter().map(u32::to_string).collect();
-            let reason = match numbers.is_empty() {
-                true => failure.detail,
-                false => format!(
-                    "{}. Possible numbers: {}",
-                    failure.detail,
-                    numbers.join(", ")
-                ),
-            };
+            // The text names the nearest numbers that are possible.
+            let reason = sentence(&failure.detail);
             return Self::Impossible {
                 title: failure.title,
                 reason,
@@ -44,7 +37,8 @@ impl Plan {
         if added.is_empty() && removed.is_empty() {
             return Self::Unchanged;
         }
-        let warnings = get(reply, "warnings").unwrap_or_default();
+        let warnings: Vec<String> = get(reply, "warnings").unwrap_or_default();
+        let warnings = warnings.iter().map(|text| sentence(text)).collect();
         Self::Possible {
             added,
             removed,
@@ -57,22 +51,27 @@ impl Plan {
         matches!(self, Self::Possible { .. })
     }
 
-    /// Returns the title and the subtitle of the row.
-    pub(crate) fn text(&self) -> (String, String) {
+    /// Returns the title and the subtitle of the row. `pending` are the vCPUs whose removal is pending.
+    pub(crate) fn text(&self, pending: &[u32]) -> (String, String) {
         match self {
             Self::Unchanged => ("No change".to_owned(), String::new()),
             Self::Impossible { title, reason } => (title.clone(), reason.clone()),
             Self::Possible { added, removed, .. } => {
-                let part = |verb: &str, list: &[u32]| {
-                    (!list.is_empty()).then(|| format!("{verb} {}", numbers::named(list)))
+                let list = if removed.is_empty() { added } else { removed };
+                let is_pending =
+                    !removed.is_empty() && removed.iter().all(|id| pending.contains(id));
+                let verb = match (removed.is_empty(), is_pending) {
+                    (true, _) => "Add",
+                    (_, false) => "Remove",
+                    (_, true) => "Wait for the removal of",
                 };
-                let parts = [part("Add", added), part("Remove", removed)];
-                let title: Vec<String> = parts.into_iter().flatten().collect();
-                let subtitle = match removed.is_empty() {
-                    true => "The guest starts them when it notices them.",
-                    false => "The guest must release them, and can refuse.",
+                let it = if list.len() == 1 { "it" } else { "them" };
+                let subtitle = match (removed.is_empty(), is_pending) {
+                    (true, _) => format!("The guest starts {it} when it notices {it}."),
+                    (_, false) => format!("The guest must release {it}, and can refuse."),
+                    (_, true) => "QEMU has asked the guest, which has not answered.".to_owned(),
                 };
-                (title.join(", "), subtitle.to_owned())
+                (format!("{verb} {}", numbers::named(list)), subtitle)
             }
         }
     }
@@ -100,36 +99,35 @@ mod tests {
         ]);
         let plan = Plan::new(&reply);
         assert!(plan.is_possible());
-        assert_eq!(plan.text().0, "Add vCPUs 1–3");
-        assert_eq!(plan.warnings(), ["the guest may be booting"]);
-        let plan = Plan::new(&dict([("removed", vec![3_u32].into())]));
-        assert_eq!(
-            plan.text(),
-            (
-                "Remove vCPU 3".into(),
-                "The guest must release them, and can refuse.".into()
-            )
-        );
-        assert_eq!(
-            Plan::new(&dict([("added", Vec::<u32>::new().into())])),
-            Plan::Unchanged
-        );
+        assert_eq!(plan.text(&[]).0, "Add vCPUs 1–3");
+        assert_eq!(plan.warnings(), ["The guest may be booting"]);
+        let none = Plan::new(&dict([("added", Vec::<u32>::new().into())]));
+        assert_eq!(none, Plan::Unchanged);
     }
 
     #[test]
-    fn an_error_has_the_nearest_numbers() {
+    fn a_pending_removal_is_not_a_new_one() {
+        let plan = Plan::new(&dict([("removed", vec![3_u32].into())]));
+        let (title, subtitle) = plan.text(&[]);
+        assert_eq!(title, "Remove vCPU 3");
+        assert_eq!(subtitle, "The guest must release it, and can refuse.");
+        assert_eq!(plan.text(&[3]).0, "Wait for the removal of vCPU 3");
+    }
+
+    #[test]
+    fn an_error_is_a_title_and_a_sentence() {
         let reply = dict([
             ("error", "org.vcpud1.Error.OutOfRange".into()),
-            ("reason", "machine web: 3 is not a multiple of 2".into()),
+            (
+                "reason",
+                "machine web: 3 is not possible; the nearest numbers are 2 and 4".into(),
+            ),
             ("nearest", vec![2_u32, 4].into()),
         ]);
         let plan = Plan::new(&reply);
         assert!(!plan.is_possible());
-        let (title, reason) = plan.text();
+        let (title, reason) = plan.text(&[]);
         assert_eq!(title, "The machine cannot have this number of vCPUs");
-        assert_eq!(
-            reason,
-            "machine web: 3 is not a multiple of 2. Possible numbers: 2, 4"
-        );
+        assert_eq!(reason, "3 is not possible; the nearest numbers are 2 and 4");
     }
 }

@@ -1,6 +1,7 @@
 //! Owns what the application shows of automatic scaling. It must not decide about numbers of vCPUs.
 
 use super::dict::{Dict, get, text};
+use super::sentence::sentence;
 
 /// The scaling of one machine.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,11 +78,12 @@ impl Scaling {
                 if let Some(goal) = decision.goal {
                     title += &format!(", goal {goal}");
                 }
-                let subtitle = match decision.failure.is_empty() {
-                    true => &decision.reason,
-                    false => &decision.failure,
+                let subtitle = if decision.failure.is_empty() {
+                    &decision.reason
+                } else {
+                    &decision.failure
                 };
-                (title, subtitle.clone())
+                (title, sentence(subtitle))
             }
         }
     }
@@ -104,7 +106,7 @@ mod tests {
         let text = Scaling::new(&reply).text();
         assert_eq!(
             text,
-            ("On, 1 to 8, goal 4".into(), "the load is high".into())
+            ("On, 1 to 8, goal 4".into(), "The load is high".into())
         );
         assert_eq!(Scaling::new(&dict([("mode", "off".into())])), Scaling::Off);
     }

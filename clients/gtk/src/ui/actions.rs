@@ -36,8 +36,11 @@ pub(super) fn add_to_application(application: &adw::Application) {
     }
 }
 
-/// Adds actions to a window. Each has a name and a function.
-pub(super) fn add_to_window(window: &adw::ApplicationWindow, actions: Vec<(&str, Box<dyn Fn()>)>) {
+/// The name of an action, and what it does.
+pub(super) type Action = (&'static str, Box<dyn Fn()>);
+
+/// Adds actions to a window.
+pub(super) fn add_to_window(window: &adw::ApplicationWindow, actions: Vec<Action>) {
     for (name, perform) in actions {
         let entry =
             ActionEntry::builder(name).activate(move |_: &adw::ApplicationWindow, _, _| perform());

@@ -10,7 +10,7 @@ use gtk::{gdk, glib};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::Send;
-use super::actions;
+use super::actions::{self, Action};
 use super::dialogs::{self, Context};
 use super::page::Openers;
 use super::placement::Dialogs;
@@ -114,7 +114,7 @@ impl App {
             }
         };
         self.window.sidebar.connect(select, open);
-        let action = |name: &'static str, perform: fn(&App)| -> (&'static str, Box<dyn Fn()>) {
+        let action = |name: &'static str, perform: fn(&App)| -> Action {
             let this = Rc::downgrade(self);
             let perform = move || {
                 if let Some(app) = this.upgrade() {

@@ -157,7 +157,7 @@ impl Count {
                 "Waiting for the service and the guest".to_owned(),
                 String::new(),
             ),
-            (_, Some(plan)) => plan.text(),
+            (_, Some(plan)) => plan.text(&machine.pending()),
             (_, None) => ("Planning".to_owned(), String::new()),
         };
         rows::set_title(&self.plan, &title);

@@ -109,9 +109,10 @@ pub(super) fn open_pins(context: &Context<'_>) {
     vcpus.connect_changed(move |vcpus| {
         let is_list = numbers::parse(&vcpus.text(), max).is_some();
         checked.set_response_enabled(APPLY, is_list);
-        match is_list || vcpus.text().is_empty() {
-            true => vcpus.remove_css_class("error"),
-            false => vcpus.add_css_class("error"),
+        if is_list || vcpus.text().is_empty() {
+            vcpus.remove_css_class("error")
+        } else {
+            vcpus.add_css_class("error")
         }
     });
     pin_on_apply(context, &dialog, &cpus, move || {

@@ -8,6 +8,7 @@ use adw::prelude::*;
 
 use super::rows;
 use crate::model::machine::Machine;
+use crate::model::sentence::sentence;
 use crate::model::vcpu::Vcpu;
 
 /// The dialogs that the rows open.
@@ -68,14 +69,17 @@ impl Placement {
             }
             _ => "vCPUs without a pin run on all host CPUs".to_owned(),
         };
-        let limit = match machine.has_control_groups() {
-            true => machine.bandwidth().text(),
-            false => {
-                "Not possible, because the machine has no control groups of its own".to_owned()
-            }
+        let limit = if machine.has_control_groups() {
+            machine.bandwidth().text()
+        } else {
+            "Not possible, because the machine has no control groups of its own".to_owned()
         };
-        let errors = machine.placement_errors().join("\n");
-        let texts = vec![affinity, pins(&machine.vcpus), limit, errors];
+        let errors: Vec<String> = machine
+            .placement_errors()
+            .iter()
+            .map(|text| sentence(text))
+            .collect();
+        let texts = vec![affinity, pins(&machine.vcpus), limit, errors.join("\n")];
         if *self.last.borrow() == texts {
             return;
         }
@@ -95,8 +99,9 @@ fn pins(vcpus: &[Vcpu]) -> String {
     let pins: Vec<String> = pinned
         .map(|vcpu| format!("vCPU {} on {}", vcpu.id, vcpu.pin))
         .collect();
-    match pins.is_empty() {
-        true => "No vCPU has a pin of its own".to_owned(),
-        false => pins.join(", "),
+    if pins.is_empty() {
+        "No vCPU has a pin of its own".to_owned()
+    } else {
+        pins.join(", ")
     }
 }
