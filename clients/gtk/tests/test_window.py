@@ -10,7 +10,8 @@ class WindowTest(unittest.TestCase):
     """A new window for each test."""
 
     def setUp(self):
-        world("has_vcpus 2 0-1")
+        if "follows" not in self.id() and "denies" not in self.id():
+            world("has_vcpus 2 0-1")
         self.window = Window()
         self.addCleanup(self.window.close)
 
@@ -203,7 +204,24 @@ class WindowTest(unittest.TestCase):
         window.press("Try Again")
         window.see("vCPU 7, free")
 
-    def test_14_follows_machines(self):
+    def test_14_limits_the_cpu_time(self):
+        window = self.window
+        window.see("web", ROW)
+        world("start_scripted_service")
+        window.see("vCPU 1, free")
+        window.see("No limit")
+        window.key("ctrl+l")
+        window.press_switch("Limit the CPU time")
+        window.set("Percent of a host CPU", 50)
+        window.picture("limit")
+        window.press_in_dialog("Apply")
+        window.see("Limit of CPU time changed")
+        window.see("Each vCPU has at most 50 % of a host CPU")
+        world("halt scripted")
+        world("start_vcpud")
+        window.see("web", ROW)
+
+    def test_15_follows_machines(self):
         window = self.window
         window.see("web", ROW)
         for machine in ["web", "bare", "power"]:
@@ -212,6 +230,12 @@ class WindowTest(unittest.TestCase):
         window.picture("no-machines")
         world("start_firmware new 1,maxcpus=2")
         window.see("new", ROW)
+
+    def test_16_says_that_the_bus_denies_access(self):
+        window = self.window
+        world("deny_nobody")
+        window.see("Access Denied")
+        window.picture("access-denied")
 
 
 def calls():

@@ -155,6 +155,11 @@ class Window:
         named = lambda: next((node for node in self.nodes(self.root) if part in node.get_name()), None)
         wait(named, f'"{part}"').do_action(0)
 
+    def press_switch(self, name):
+        """Presses a switch."""
+        switch = wait(lambda: self.shown(name, Atspi.Role.TOGGLE_BUTTON), f'the switch "{name}"')
+        switch.do_action(0)
+
     def toplevels(self):
         """Returns the windows, the main one first."""
         count = self.root.get_child_count()

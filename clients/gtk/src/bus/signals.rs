@@ -5,7 +5,7 @@ use std::future::ready;
 use std::num::NonZero;
 
 use futures_util::stream::{Stream, StreamExt, once, select_all};
-use zbus::message::Type;
+use zbus::message::{Body, Type};
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath};
 
 use super::{AUTOSCALE, AUTOSCALE_PATH, MACHINE, ROOT, SERVICE};
@@ -55,26 +55,11 @@ pub(super) fn read(signal: &Message) -> Option<Signal> {
             }
             Event::Lost(Loss::Service("The service has ended.".to_owned()))
         }
-        "InterfacesAdded" => {
-            let (path, mut interfaces): (OwnedObjectPath, HashMap<String, Dict>) =
-                body.deserialize().ok()?;
-            Event::MachineAdded(path.to_string(), interfaces.remove(MACHINE)?)
+        "Decided" => {
+            let (machine, ..): (String, u32, u32, String, Dict) = body.deserialize().ok()?;
+            Event::Decided(machine)
         }
-        "InterfacesRemoved" => {
-            let (path, interfaces): (OwnedObjectPath, Vec<String>) = body.deserialize().ok()?;
-            if !interfaces.iter().any(|name| name == MACHINE) {
-                return None;
-            }
-            Event::MachineRemoved(path.to_string())
-        }
-        "PropertiesChanged" => {
-            let (interface, properties, _): (String, Dict, Vec<String>) =
-                body.deserialize().ok()?;
-            if interface != MACHINE {
-                return None;
-            }
-            Event::PropertiesChanged(path, properties)
-        }
+        "VcpuAdded" | "VcpuChanged" | "VcpuStarted" | "VcpuRemoved" => Event::VcpusChanged(path),
         "VcpuRemovalFailed" => {
             let (vcpu, _, reason, details): (u32, String, String, Dict) =
                 body.deserialize().ok()?;
@@ -86,12 +71,30 @@ pub(super) fn read(signal: &Message) -> Option<Signal> {
                 reason,
             }
         }
-        "VcpuAdded" | "VcpuChanged" | "VcpuStarted" | "VcpuRemoved" => Event::VcpusChanged(path),
-        "Decided" => {
-            let (machine, ..): (String, u32, u32, String, Dict) = body.deserialize().ok()?;
-            Event::Decided(machine)
-        }
-        _ => return None,
+        member => read_object(member, path, &body)?,
     };
     Some(Signal::Event(event))
+}
+
+/// Returns the event of a signal about objects and their properties.
+fn read_object(member: &str, path: String, body: &Body) -> Option<Event> {
+    match member {
+        "InterfacesAdded" => {
+            let (path, mut interfaces): (OwnedObjectPath, HashMap<String, Dict>) =
+                body.deserialize().ok()?;
+            let properties = interfaces.remove(MACHINE)?;
+            Some(Event::MachineAdded(path.to_string(), properties))
+        }
+        "InterfacesRemoved" => {
+            let (path, interfaces): (OwnedObjectPath, Vec<String>) = body.deserialize().ok()?;
+            let is_machine = interfaces.iter().any(|name| name == MACHINE);
+            is_machine.then(|| Event::MachineRemoved(path.to_string()))
+        }
+        "PropertiesChanged" => {
+            let (interface, properties, _): (String, Dict, Vec<String>) =
+                body.deserialize().ok()?;
+            (interface == MACHINE).then_some(Event::PropertiesChanged(path, properties))
+        }
+        _ => None,
+    }
 }
