@@ -157,8 +157,12 @@ class Window:
 
     def press_switch(self, name):
         """Presses a switch."""
-        switch = wait(lambda: self.shown(name, Atspi.Role.TOGGLE_BUTTON), f'the switch "{name}"')
-        switch.do_action(0)
+
+        def switch():
+            named = (node for node in self.nodes(self.root) if node.get_name() == name)
+            return next((node for node in named if node.get_role() in SWITCHES), None)
+
+        wait(switch, f'the switch "{name}"').do_action(0)
 
     def toplevels(self):
         """Returns the windows, the main one first."""
@@ -229,4 +233,5 @@ class Window:
 
 
 BUTTON = Atspi.Role.PUSH_BUTTON
+SWITCHES = (Atspi.Role.TOGGLE_BUTTON, Atspi.Role.CHECK_BOX)
 ROW = Atspi.Role.LIST_ITEM

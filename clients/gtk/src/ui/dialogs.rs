@@ -74,10 +74,10 @@ fn switch(list: &gtk::ListBox, title: &str, subtitle: &str, is_on: bool) -> gtk:
         .active(is_on)
         .valign(Align::Center)
         .build();
-    switch.update_property(&[gtk::accessible::Property::Label(title)]);
     let row = rows::row(title);
     row.set_subtitle(subtitle);
     row.add_suffix(&switch);
+    // This also names the switch for assistive technologies.
     row.set_activatable_widget(Some(&switch));
     list.append(&row);
     switch
