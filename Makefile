@@ -58,6 +58,10 @@ cockpit = $(PREFIX)/share/cockpit/vcpud
 source = $(firstword $(subst :, ,$(1)))
 place  = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 
+# The application for GNOME, which `all` does not build.
+gtk_id    = org.vcpud1.VirtualCpus
+gtk_icons = scalable/apps/$(gtk_id).svg symbolic/apps/$(gtk_id)-symbolic.svg
+
 # --- The targets ---
 
 all: $(manuals)
@@ -144,6 +148,17 @@ install: $(manuals)
 	$(foreach file,$(texts),$(install_text))
 	$(foreach file,$(completions),$(install_completion))
 
+gtk:
+	RUSTFLAGS='$(strip $(RUSTFLAGS) $(remap))' $(CARGO) build --release --locked --package vcpud-gtk
+
+install-gtk:
+	install -D -m 755 $(BUILD)/vcpud-gtk $(DESTDIR)$(PREFIX)/bin/vcpud-gtk
+	install -D -m 644 clients/gtk/data/$(gtk_id).desktop $(DESTDIR)$(PREFIX)/share/applications/$(gtk_id).desktop
+	install -D -m 644 clients/gtk/data/$(gtk_id).metainfo.xml $(DESTDIR)$(PREFIX)/share/metainfo/$(gtk_id).metainfo.xml
+	for icon in $(gtk_icons); do \
+		install -D -m 644 clients/gtk/data/icons/hicolor/$$icon $(DESTDIR)$(PREFIX)/share/icons/hicolor/$$icon || exit 1; \
+	done
+
 define install_program =
 install -D -m 755 $(call source,$(file)) $(call place,$(file))
 
@@ -174,4 +189,4 @@ uninstall:
 
 # A failed command leaves no target.
 .DELETE_ON_ERROR:
-.PHONY: all deb reproducible ansible cockpit install-cockpit uninstall-cockpit demo check lab check-lab fuzz audit bench bench-lab lint install uninstall
+.PHONY: all gtk install-gtk deb reproducible ansible cockpit install-cockpit uninstall-cockpit demo check lab check-lab fuzz audit bench bench-lab lint install uninstall

@@ -44,7 +44,7 @@ async fn managed_objects(bus: &Connection) -> zbus::Result<Vec<(String, Dict)>> 
 fn loss(error: &zbus::Error) -> Loss {
     let (name, text) = reply(error);
     match name.as_str() {
-        "org.freedesktop.DBus.Error.AccessDenied" => Loss::Denied(text),
+        "org.freedesktop.DBus.Error.AccessDenied" => Loss::Denied,
         "" => Loss::Bus(text),
         _ => Loss::Service(text),
     }

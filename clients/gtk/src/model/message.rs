@@ -87,6 +87,6 @@ pub(crate) enum Loss {
     Bus(String),
     /// The service does not run, or could not be started.
     Service(String),
-    /// The bus or the service does not serve this user.
-    Denied(String),
+    /// The policy of the bus does not allow this user to call the service.
+    Denied,
 }

@@ -99,11 +99,12 @@ fn texts(view: &View) -> (Option<&'static str>, &'static str, String, &'static s
             text.clone(),
             "Check that vcpud is installed. “systemctl status vcpud” prints the reason.",
         ),
-        View::Lost(Loss::Denied(text)) => (
+        View::Lost(Loss::Denied) => (
             Some("changes-prevent-symbolic"),
             "Access Denied",
-            text.clone(),
-            "An administrator can allow the access in the policy of the system bus.",
+            none,
+            "The policy of the system bus does not allow you to call vcpud. An administrator can \
+             change the policy.",
         ),
     }
 }
