@@ -15,7 +15,7 @@ use crate::model::message::{Event, Loss};
 /// The number of signals that can wait.
 const QUEUE: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(4095);
 
-/// What a signal means.
+/// The meaning of a signal.
 pub(super) enum Signal {
     Event(Event),
     /// The service has a new owner, so that all is to be read again.

@@ -7,7 +7,7 @@ use super::machine::Machine;
 use super::message::{Event, Loss, Path};
 use super::plan::Plan;
 
-/// What the main part of the window shows.
+/// The content of the main part of the window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum View {
     /// The service has not answered yet.
@@ -18,7 +18,7 @@ pub(crate) enum View {
     Lost(Loss),
 }
 
-/// What an event changes for the user.
+/// A change that an event causes for the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// The list of machines or the view.
@@ -63,7 +63,7 @@ impl Fleet {
         self.machines.get(path)
     }
 
-    /// Returns the machine at a path, to change what is known of it.
+    /// Returns the machine at a path, to change it.
     pub(crate) fn get_mut(&mut self, path: &str) -> Option<&mut Machine> {
         self.machines.get_mut(path)
     }

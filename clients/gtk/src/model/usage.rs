@@ -1,5 +1,5 @@
-//! Owns the use of host CPUs over the last minute, from the counters of `GetStatistics`. It must not read a clock: each
-//! sample has its time.
+//! Owns the use of host CPUs over the last minute, from the counters of `GetStatistics`. It must not read a clock: the
+//! service gives each sample a time.
 
 use std::collections::{HashMap, VecDeque};
 

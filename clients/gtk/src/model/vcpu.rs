@@ -70,7 +70,7 @@ impl State {
 pub(crate) struct Vcpu {
     pub(crate) id: u32,
     pub(crate) state: State,
-    /// What the guest agent reports.
+    /// The report of the guest agent.
     pub(crate) is_online: Option<bool>,
     pub(crate) is_removable: bool,
     /// The host CPUs of its own pin; empty without a pin.

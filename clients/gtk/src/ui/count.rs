@@ -29,7 +29,7 @@ pub(super) struct Count {
     is_setting: Cell<bool>,
 }
 
-/// What the group knows of the machine.
+/// The facts about the machine that the group needs.
 #[derive(Default)]
 struct State {
     path: Path,
@@ -195,7 +195,7 @@ impl Count {
         (self.send)(Command::Plan(path, chosen));
     }
 
-    /// Applies the chosen number, if the plan for it is possible.
+    /// Applies the chosen number, if its plan is possible.
     pub(super) fn apply(&self) {
         if !self.apply.is_sensitive() {
             return;

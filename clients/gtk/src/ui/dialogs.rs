@@ -16,7 +16,7 @@ use crate::model::vcpu::Vcpu;
 const APPLY: &str = "apply";
 const HOST_CPUS: &str = "Host CPUs, such as 0-3,8";
 
-/// What a dialog belongs to.
+/// The window and the machine of a dialog.
 pub(super) struct Context<'a> {
     pub(super) parent: &'a gtk::Window,
     pub(super) send: &'a Send,
@@ -121,7 +121,7 @@ pub(super) fn open_pins(context: &Context<'_>) {
     dialog.present();
 }
 
-/// Opens what is known of one vCPU, with its pin.
+/// Opens the details of one vCPU, with its pin.
 pub(super) fn open_vcpu(context: &Context<'_>, vcpu: &Vcpu) {
     let mut facts = vec![vcpu.state.explanation().to_owned()];
     if vcpu.is_present() {

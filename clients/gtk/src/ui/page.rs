@@ -14,7 +14,7 @@ use super::placement::{Dialogs, Placement};
 use super::scaling::ScalingGroup;
 use crate::model::machine::Machine;
 
-/// What the page opens.
+/// The functions that open dialogs.
 pub(super) struct Openers {
     pub(super) vcpu: Open,
     pub(super) placement: Dialogs,

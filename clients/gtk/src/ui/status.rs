@@ -56,7 +56,7 @@ impl Status {
         &self.content
     }
 
-    /// Shows why there are no machines.
+    /// Shows a view without machines.
     pub(super) fn show(&self, view: &View) {
         let (icon, title, text, advice) = texts(view);
         self.page.set_icon_name(icon);

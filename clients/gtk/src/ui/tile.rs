@@ -7,7 +7,7 @@ use super::sparkline::Sparkline;
 use crate::model::usage::Usage;
 use crate::model::vcpu::{State, Vcpu};
 
-/// A button with what is known of a vCPU.
+/// A button with the number, the state and the use of a vCPU.
 pub(super) struct Tile {
     button: gtk::Button,
     state: gtk::Label,

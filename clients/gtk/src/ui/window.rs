@@ -60,7 +60,7 @@ impl Window {
         }
     }
 
-    /// Shows the machines, or why there are none.
+    /// Shows the machines, or the page without machines.
     pub(super) fn show_view(&self, view: &View) {
         match view {
             View::Machines => self.stack.set_visible_child_name("machines"),
