@@ -84,7 +84,7 @@ reproducible: all
 
 # Builds Debian packages in target/deb. debian/README.source has the options.
 deb: export DEB_DIRECTORY = $(CURDIR)/target/deb
-deb: export DEB_BUILD_PROFILES += $(if $(COCKPIT),pkg.vcpud.cockpit)
+deb: export DEB_BUILD_PROFILES += $(if $(COCKPIT),pkg.vcpud.cockpit) $(if $(GTK),pkg.vcpud.gtk)
 deb:
 	rm -rf $(DEB_DIRECTORY)
 	mkdir -p $(DEB_DIRECTORY)
