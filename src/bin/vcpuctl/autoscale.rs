@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Write, stdout};
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 use vcpud::proxy::AutoscaleProxy;
 use zbus::proxy::CacheProperties;
 use zbus::{OwnedVariant, Variant};
@@ -11,6 +13,7 @@ use zbus::{OwnedVariant, Variant};
 use crate::cli::Autoscale;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::query::counted;
 use crate::render::{self, Table};
 
 type Dict = HashMap<String, OwnedVariant>;
@@ -21,10 +24,27 @@ pub(crate) async fn autoscale(client: &Client, request: &Autoscale) -> Result<()
     let Some(name) = &request.name else {
         return list(client, &service).await;
     };
+    let is_silent = client.json || client.quiet;
+    let mut result = format!("{name}: no longer scaled");
     if request.off {
-        return client.call(service.inner(), "Disable", &(name,)).await;
+        let _: () = client.call(service.inner(), "Disable", &(name,)).await?;
+    } else {
+        let was_sampled = !is_silent && limits(&service, name).await.is_some();
+        let arguments = (name, options(request));
+        let _: () = client.call(service.inner(), "Enable", &arguments).await?;
+        if !is_silent {
+            result = scaled(&service, name, request, was_sampled).await;
+        }
     }
-    let mut options: HashMap<&str, Variant<'_>> = HashMap::new();
+    if !is_silent {
+        writeln!(stdout(), "{}", render::printable(&result))?;
+    }
+    Ok(render::done(client.json)?)
+}
+
+/// Returns the options of the call. The mode is always one of them: the file for all machines can have another one.
+fn options(request: &Autoscale) -> HashMap<&'static str, Variant<'static>> {
+    let mut options: HashMap<&str, Variant<'_>> = HashMap::from([("mode", mode(request).into())]);
     let counts = [
         ("min", request.min),
         ("max", request.max),
@@ -33,23 +53,74 @@ pub(crate) async fn autoscale(client: &Client, request: &Autoscale) -> Result<()
         ("weight", request.weight),
     ];
     for (key, count) in counts {
-        if let Some(count) = count {
-            options.insert(key, count.into());
+        options.extend(count.map(|count| (key, count.into())));
+    }
+    let times = [
+        ("hold", request.hold),
+        ("up-window", request.up_window),
+        ("down-window", request.down_window),
+    ];
+    for (key, time) in times {
+        let time = time.map(|time| humantime::format_duration(time).to_string());
+        options.extend(time.map(|time| (key, time.into())));
+    }
+    options.extend(request.target.map(|target| ("target", target.into())));
+    let keep_pinned = request.keep_pinned;
+    options.extend(keep_pinned.map(|is_kept| ("keep-pinned", is_kept.into())));
+    options
+}
+
+fn mode(request: &Autoscale) -> &'static str {
+    if request.observe { "observe" } else { "on" }
+}
+
+/// How long the limits of a machine are awaited. The service takes a sample once a second.
+const LIMITS_WAIT: Duration = Duration::from_secs(3);
+/// The time between two questions.
+const LIMITS_PAUSE: Duration = Duration::from_millis(100);
+/// How long the service can return the limits before the call.
+const SAMPLE: Duration = Duration::from_millis(1200);
+
+/// Returns the settings of a machine in words. The service knows the limits of the machine after its next sample.
+async fn scaled(
+    service: &AutoscaleProxy<'_>,
+    name: &str,
+    request: &Autoscale,
+    was_sampled: bool,
+) -> String {
+    let mode = mode(request);
+    let is_new = |&(min, max): &(u64, u64)| {
+        let is =
+            |wanted: Option<u32>, limit| wanted.is_none_or(|wanted| u64::from(wanted) == limit);
+        is(request.min, min) && is(request.max, max)
+    };
+    if was_sampled && (request.min.is_none() || request.max.is_none()) {
+        sleep(SAMPLE).await;
+    }
+    let known = async {
+        loop {
+            match limits(service, name).await.filter(is_new) {
+                Some(limits) => return limits,
+                None => sleep(LIMITS_PAUSE).await,
+            }
+        }
+    };
+    match timeout(LIMITS_WAIT, known).await {
+        Ok((min, max)) => {
+            let plural = if max == 1 { "" } else { "s" };
+            format!("{name}: scaled from {min} to {max} vCPU{plural}, mode {mode}")
+        }
+        Err(_) => {
+            format!("{name}: scaled, mode {mode}; \"vcpuctl explain {name}\" shows the decisions")
         }
     }
-    if let Some(target) = request.target {
-        options.insert("target", target.into());
-    }
-    if let Some(hold) = request.hold {
-        let hold = humantime::format_duration(hold).to_string();
-        options.insert("hold", hold.into());
-    }
-    if request.observe {
-        options.insert("mode", "observe".into());
-    }
-    client
-        .call(service.inner(), "Enable", &(name, options))
-        .await
+}
+
+/// Returns the minimum and the maximum of a machine, if the service has sampled it.
+async fn limits(service: &AutoscaleProxy<'_>, name: &str) -> Option<(u64, u64)> {
+    let explanation = service.explain(name).await.ok()?;
+    let limit = |key: &str| render::number(explanation.get(key));
+    Some((limit("min")?, limit("max")?))
 }
 
 /// Prints the machines, and the errors of the configuration as warnings.
@@ -84,7 +155,12 @@ fn table(client: &Client, machines: &BTreeMap<String, Dict>) -> Result<(), Failu
         let cells = keys.map(|key| render::text(row.get(key)));
         table.row([render::printable(name)].into_iter().chain(cells));
     }
-    Ok(table.print(&mut stdout())?)
+    table.print(&mut stdout())?;
+    if client.legend {
+        let count = counted(machines.len(), "machine");
+        writeln!(stdout(), "\n{count} listed.")?;
+    }
+    Ok(())
 }
 
 /// The lines of "explain": the key and the heading.
@@ -131,4 +207,49 @@ async fn service(client: &Client) -> Result<AutoscaleProxy<'static>, Failure> {
     let builder = AutoscaleProxy::builder(&client.bus);
     let builder = builder.cache_properties(CacheProperties::No);
     Ok(builder.build().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Arguments, Command};
+
+    /// Returns the options of the call for a command line.
+    fn options_of(line: &str) -> HashMap<&'static str, Variant<'static>> {
+        let words = ["vcpuctl", "autoscale", "web"].into_iter();
+        let arguments = Arguments::try_parse_from(words.chain(line.split_whitespace())).unwrap();
+        let Some(Command::Autoscale(request)) = arguments.command else {
+            panic!("{line}");
+        };
+        options(&request)
+    }
+
+    #[test]
+    fn the_mode_is_always_an_option() {
+        assert_eq!(options_of(""), HashMap::from([("mode", "on".into())]));
+        let observe = HashMap::from([("mode", "observe".into())]);
+        assert_eq!(options_of("--observe"), observe);
+    }
+
+    #[test]
+    fn the_call_has_an_option_for_each_setting() {
+        let line = "--min 1 --max 4 --target 0.7 --step-up 2 --step-down 3 --weight 50 --hold 0.5 --up-window 5 \
+                    --down-window 1min --keep-pinned false";
+        let expected = HashMap::from([
+            ("mode", "on".into()),
+            ("min", 1_u32.into()),
+            ("max", 4_u32.into()),
+            ("target", 0.7.into()),
+            ("step-up", 2_u32.into()),
+            ("step-down", 3_u32.into()),
+            ("weight", 50_u32.into()),
+            ("hold", "500ms".into()),
+            ("up-window", "5s".into()),
+            ("down-window", "1m".into()),
+            ("keep-pinned", false.into()),
+        ]);
+        assert_eq!(options_of(line), expected);
+    }
 }

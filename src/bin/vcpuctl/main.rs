@@ -85,13 +85,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             manage::manage(&client, &manage).await?;
             Ok(render::done(json)?)
         }
-        Command::Autoscale(request) => {
-            autoscale::autoscale(&client, &request).await?;
-            if request.name.is_some() {
-                render::done(json)?;
-            }
-            Ok(())
-        }
+        Command::Autoscale(request) => autoscale::autoscale(&client, &request).await,
         Command::Explain { name } => autoscale::explain(&client, &name).await,
         Command::Monitor { name } => monitor::monitor(&client, name.as_deref()).await,
     }

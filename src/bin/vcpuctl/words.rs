@@ -1,8 +1,9 @@
-//! The words of this program for members of D-Bus in the texts of the service.
+//! The words of this program for members of D-Bus in the texts of the services.
 
 /// The words of the service for D-Bus callers, and those of this program. `NAME` is the name of the machine.
-const WORDS: [(&str, &str); 10] = [
+const WORDS: [(&str, &str); 11] = [
     ("call ListMachines", "run \"vcpuctl list\""),
+    ("call List to", "run \"vcpuctl autoscale\" to"),
     (
         "when the property State is not \"disconnected\"",
         "when \"vcpuctl status NAME\" shows another state",
@@ -45,14 +46,15 @@ pub(crate) fn in_own_words(text: &str, machine: Option<&str>) -> String {
 mod tests {
     use super::*;
 
-    /// The sources with the texts of the service.
-    const SOURCES: [&str; 6] = [
+    /// The sources with the texts of the services.
+    const SOURCES: [&str; 7] = [
         include_str!("../../machine/model/error.rs"),
         include_str!("../../machine/model/error_text.rs"),
         include_str!("../../inventory/plan.rs"),
         include_str!("../../placement/report.rs"),
         include_str!("../../registry/error.rs"),
         include_str!("../../bus/error.rs"),
+        include_str!("../vcpud-autoscale/interface.rs"),
     ];
 
     #[test]

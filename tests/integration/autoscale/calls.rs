@@ -102,6 +102,59 @@ async fn settings_survive_a_restart_and_precede_files() {
     );
 }
 
+/// Scripted QEMU, dbus-daemon, vcpuctl.
+#[tokio::test]
+async fn vcpuctl_prints_the_resulting_settings() {
+    let world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    // The command begins the scaling whatever the file says.
+    Autoscaler::configure(&world, "autoscale.toml", "mode = \"off\"\nhost-cpus = 64\n");
+    let autoscaler = Autoscaler::start(&world).await;
+    let shown = async |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let (status, printed, complaint) = world.vcpuctl(&arguments).await;
+        assert_eq!((status, complaint.as_str()), (0, ""), "{line}");
+        printed
+    };
+    let empty = shown("autoscale").await;
+    assert!(empty.ends_with("\n\n0 machines listed.\n"), "{empty}");
+    assert_eq!(
+        shown("autoscale web --min 2 --max 2 --observe").await,
+        "web: scaled from 2 to 2 vCPUs, mode observe\n"
+    );
+    // A call replaces the settings of the previous one.
+    assert_eq!(
+        shown("autoscale web --up-window 5 --down-window 1min --keep-pinned false").await,
+        "web: scaled from 1 to 4 vCPUs, mode on\n"
+    );
+    let file = Autoscaler::state_directory(&world).join("web.toml");
+    assert_eq!(
+        std::fs::read_to_string(file).unwrap(),
+        "mode = \"on\"\nup-window = \"5s\"\ndown-window = \"1m\"\nkeep-pinned = false\n"
+    );
+    assert!(
+        shown("autoscale")
+            .await
+            .ends_with("\n\n1 machine listed.\n")
+    );
+    assert_eq!(
+        shown("autoscale web --off").await,
+        "web: no longer scaled\n"
+    );
+    assert_eq!(autoscaler.proxy.list().await.unwrap().len(), 0);
+    let (status, _, complaint) = world.vcpuctl(&["autoscale", "web", "--off"]).await;
+    assert_eq!(
+        (status, complaint.as_str()),
+        (
+            6,
+            "vcpuctl: the vCPUs of machine web are not scaled; run \"vcpuctl autoscale\" to list the machines\n"
+        )
+    );
+    assert_eq!(shown("autoscale web --quiet").await, "");
+    assert_eq!(shown("autoscale web --json").await, "{}\n");
+}
+
 /// Scripted QEMU, dbus-daemon.
 #[tokio::test]
 async fn wrong_calls_are_explained() {

@@ -66,6 +66,16 @@ async fn shells_complete_names_and_vcpus() {
             ["--guest-online"],
             "{shell}"
         );
+        assert_eq!(
+            offered(&["autoscale", "web", "--up"]).await,
+            ["--up-window"],
+            "{shell}"
+        );
+        assert_eq!(
+            offered(&["autoscale", "web", "--keep-pinned", ""]).await,
+            ["true", "false"],
+            "{shell}"
+        );
         // Another host is not asked.
         assert!(
             !offered(&["-H", "db", "status", "w"])
