@@ -5,6 +5,7 @@
 //! `process`, `inventory`}. `ARCHITECTURE.md` describes the modules, and `tests/architecture` enforces
 //! their dependencies.
 
+pub mod arguments;
 pub mod audit;
 pub mod autoscale;
 mod blocking;

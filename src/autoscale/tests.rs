@@ -778,7 +778,7 @@ proptest! {
         let columns: String = (0..demands.len()).map(|index| format!(",m{index}")).collect();
         let values: String = demands.iter().map(|demand| format!(",{demand}")).collect();
         let text = format!("time,host{columns}\n0,{host}{values}\n7200,{host}{values}\n");
-        let trace = Trace::parse(&text).unwrap();
+        let trace = Trace::parse(text.as_bytes()).unwrap();
         let limits = Limits { target, ..Limits::new(min, min + more) };
         let report = simulate(&trace, Policy::Vcpud, &limits);
         let changes = report.decisions.iter().filter(|choice| choice.from != choice.to);

@@ -12,8 +12,9 @@ use std::path::Path;
 
 /// Which modules of the crate each module may name.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("arguments", &[]),
     ("audit", &["ids"]),
-    ("autoscale", &[]),
+    ("autoscale", &["names"]),
     ("blocking", &[]),
     (
         "bus",

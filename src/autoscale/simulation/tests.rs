@@ -8,7 +8,7 @@ use super::*;
 
 fn trace(name: &str) -> Trace {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/autoscaling/traces");
-    let text = fs::read_to_string(path.join(format!("{name}.csv"))).unwrap();
+    let text = fs::read(path.join(format!("{name}.csv"))).unwrap();
     Trace::parse(&text).unwrap()
 }
 

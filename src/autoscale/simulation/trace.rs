@@ -1,5 +1,16 @@
 //! Traces: the load of machines and the capacity of the host over time, as CSV. It must not read files.
 
+use std::collections::BTreeSet;
+
+use crate::names::MachineName;
+
+/// The longest time from the first line to the last, in seconds.
+const MAX_TIME: u64 = 31 * 24 * 60 * 60;
+/// The maximum number of columns.
+const MAX_COLUMNS: usize = 256;
+/// The maximum length of an error, in characters.
+const MAX_ERROR: usize = 200;
+
 /// The load of machines, and the capacity of their host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
@@ -40,12 +51,19 @@ pub struct TraceError {
 const OPTIONS: [&str; 3] = ["sample", "refuse", "boot"];
 
 impl Trace {
-    /// Parses a trace.
+    /// Parses a trace, which is UTF-8 with or without a byte order mark.
     ///
     /// # Errors
     ///
     /// Returns the first line that is wrong.
-    pub fn parse(text: &str) -> Result<Self, TraceError> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, TraceError> {
+        let text = str::from_utf8(bytes).map_err(|wrong| {
+            let before = &bytes[..wrong.valid_up_to()];
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            error(line, "the line is not UTF-8")
+        })?;
+        // Spreadsheets begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines = (1..).zip(text.lines());
         let mut lines = lines.filter(|(_, line)| !line.starts_with('#') && !line.trim().is_empty());
         let Some((number, header)) = lines.next() else {
@@ -62,6 +80,10 @@ impl Trace {
                     number,
                     "the time must be above that of the previous line",
                 ));
+            }
+            let start = rows.first().map_or(row.time, |first| first.time);
+            if row.time - start > MAX_TIME {
+                return Err(error(number, "the trace is longer than 31 days"));
             }
             rows.push(row);
             last = number;
@@ -88,20 +110,31 @@ impl Trace {
 }
 
 fn error(line: usize, text: impl Into<String>) -> TraceError {
-    let text = text.into();
+    // A value can be long.
+    let text = text.into().chars().take(MAX_ERROR).collect();
     TraceError { line, text }
 }
 
 /// Returns the columns that are machines.
 fn machines(columns: &[&str]) -> Result<Vec<String>, String> {
-    let [time, host, others @ ..] = columns else {
+    let ["time", "host", others @ ..] = columns else {
         return Err("the first columns must be \"time,host\"".to_owned());
     };
-    if (*time, *host) != ("time", "host") {
-        return Err("the first columns must be \"time,host\"".to_owned());
+    if columns.len() > MAX_COLUMNS {
+        let count = columns.len();
+        return Err(format!("{count} columns; the limit is {MAX_COLUMNS}"));
     }
-    let machines = others.iter().filter(|column| !OPTIONS.contains(column));
-    let machines: Vec<String> = machines.map(|&column| column.to_owned()).collect();
+    let mut known = BTreeSet::from(["time", "host"]);
+    let mut machines = Vec::new();
+    for column in others {
+        if !known.insert(column) {
+            return Err(format!("there are two columns {column:?}"));
+        }
+        if !OPTIONS.contains(column) {
+            let name: Result<MachineName, _> = column.parse();
+            machines.push(name.map_err(|error| error.to_string())?.to_string());
+        }
+    }
     if machines.is_empty() {
         return Err("a column with the demand of a machine is missing, such as \"web\"".to_owned());
     }
@@ -143,14 +176,14 @@ impl Row {
 fn number(value: &str) -> Result<f64, String> {
     let number = value.parse::<f64>().ok();
     let number = number.filter(|number| (0.0..=4096.0).contains(number));
-    number.ok_or_else(|| format!("\"{value}\" is not a number from 0 to 4096"))
+    number.ok_or_else(|| format!("{value:?} is not a number from 0 to 4096"))
 }
 
 fn flag(value: &str) -> Result<bool, String> {
     match value {
         "0" => Ok(false),
         "1" => Ok(true),
-        _ => Err(format!("\"{value}\" is neither 0 nor 1")),
+        _ => Err(format!("{value:?} is neither 0 nor 1")),
     }
 }
 
@@ -158,9 +191,13 @@ fn flag(value: &str) -> Result<bool, String> {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Trace, TraceError> {
+        Trace::parse(text.as_bytes())
+    }
+
     #[test]
     fn a_row_applies_until_the_next_one() {
-        let trace = Trace::parse("# Text\ntime,host,web,boot\n0,8,1.5,1\n\n2,4,3,0\n3,4,3,0\n");
+        let trace = Trace::parse(b"# Text\ntime,host,web,boot\n0,8,1.5,1\n\n2,4,3,0\n3,4,3,0\n");
         let trace = trace.unwrap();
         assert_eq!(trace.machines, ["web"]);
         assert_eq!(trace.host(), 8.0);
@@ -183,8 +220,52 @@ mod tests {
             ("time,host,web,sample\n0,8,1,2\n", 2),
             ("time,host,web\n5,8,1\n5,8,1\n", 3),
             ("time,host,web\n5,8,1\n", 2),
+            ("time,host,web,a b\n0,8,1,1\n1,8,1,1\n", 1),
+            ("time,host,web,\n0,8,1,1\n1,8,1,1\n", 1),
+            ("time,host,web,web\n0,8,1,1\n1,8,1,1\n", 1),
+            ("time,host,web,host\n0,8,1,1\n1,8,1,1\n", 1),
+            ("#\ntime,host,web,boot,boot\n", 2),
+            ("time,host,web\n0,8,1\n2678401,8,1\n", 3),
+            ("time,host,web\n0,8,1\n18446744073709551615,8,1\n", 3),
         ] {
-            assert_eq!(Trace::parse(text).unwrap_err().line, line, "{text}");
+            assert_eq!(parse(text).unwrap_err().line, line, "{text}");
         }
+    }
+
+    #[test]
+    fn a_trace_has_at_most_31_days_and_256_columns() {
+        let days = "time,host,web\n5,8,1\n2678405,8,1\n";
+        assert!(parse(days).is_ok());
+        let wide = |machines: usize| {
+            let names = (0..machines).map(|number| format!(",vm{number}"));
+            let row = |time: u8| format!("{time},8{}\n", ",1".repeat(machines));
+            let text = format!(
+                "time,host{}\n{}{}",
+                names.collect::<String>(),
+                row(0),
+                row(1)
+            );
+            parse(&text)
+        };
+        assert_eq!(wide(254).unwrap().machines.len(), 254);
+        let error = wide(255).unwrap_err();
+        assert_eq!(error.to_string(), "line 1: 257 columns; the limit is 256");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_ignored() {
+        let text = "time,host,web\n0,8,1\n1,8,1\n";
+        let marked = format!("\u{feff}{text}");
+        assert_eq!(parse(&marked), parse(text));
+    }
+
+    #[test]
+    fn an_error_of_wrong_bytes_has_the_line_and_is_short() {
+        let error = Trace::parse(b"time,host,web\n0,8,\xff\n").unwrap_err();
+        assert_eq!(error.to_string(), "line 2: the line is not UTF-8");
+        let long = format!("time,host,web\n0,8,\u{1b}{}\n", "x".repeat(100_000));
+        let error = parse(&long).unwrap_err();
+        assert_eq!((error.line, error.text.len()), (2, MAX_ERROR));
+        assert!(error.text.starts_with("\"\\u{1b}xxx"), "{error}");
     }
 }

@@ -51,7 +51,7 @@ async fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let _ = writeln!(stderr(), "vcpud-autoscale: {error}");
-                ExitCode::FAILURE
+                error.exit_code()
             }
         };
     }

@@ -1,17 +1,22 @@
 //! The command `simulate`: reads traces, and prints decisions and scores. The simulation is in
 //! `vcpud::autoscale::simulation`.
 
-use std::fs;
-use std::io::{self, Write, stdout};
+use std::fs::File;
+use std::io::{self, Read, Write, stdout};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use serde_json::{Value, json};
 use thiserror::Error;
+use vcpud::arguments::parse_time;
 use vcpud::autoscale::simulation::{self, Choice, Report, Score, Trace, TraceError};
 use vcpud::autoscale::{Limits, LimitsError};
+
+/// The maximum length of a trace, in bytes.
+const MAX_LENGTH: u64 = 16 << 20;
 
 /// Simulate a policy on traces of the load.
 ///
@@ -57,11 +62,11 @@ struct LimitArguments {
     /// The maximum number of vCPUs that one request removes.
     #[arg(long, value_name = "VCPUS", default_value_t = Limits::new(1, 1).step_down)]
     step_down: u32,
-    /// How long the load must be high.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "3s")]
+    /// How long the load must be high, in seconds or such as "1min".
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "3s")]
     up_window: Duration,
-    /// How long the load must be low.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "45s")]
+    /// How long the load must be low, in seconds or such as "1min".
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "45s")]
     down_window: Duration,
 }
 
@@ -105,12 +110,25 @@ impl From<Policy> for simulation::Policy {
 pub(crate) enum Failure {
     #[error("cannot read the trace \"{}\": {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
+    #[error("cannot read the trace \"{}\": it is longer than {} MiB", .0.display(), MAX_LENGTH >> 20)]
+    Long(PathBuf),
     #[error("the trace \"{}\" is wrong in {error}", path.display())]
     Trace { path: PathBuf, error: TraceError },
     #[error("the option --{0}")]
     Limits(#[from] LimitsError),
     #[error("cannot write the result: {0}")]
     Write(#[from] io::Error),
+}
+
+impl Failure {
+    /// Returns the exit status.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            // The command line is not valid, as for a wrong option.
+            Self::Limits(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
 }
 
 /// One trace with one policy.
@@ -160,11 +178,17 @@ fn print(runs: &[Run], arguments: &Arguments) -> io::Result<()> {
 }
 
 fn read(path: &Path) -> Result<Trace, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::Read {
+    let mut bytes = Vec::new();
+    let file = File::open(path);
+    let read = file.and_then(|file| file.take(MAX_LENGTH + 1).read_to_end(&mut bytes));
+    read.map_err(|error| Failure::Read {
         path: path.to_owned(),
         error,
     })?;
-    Trace::parse(&text).map_err(|error| Failure::Trace {
+    if bytes.len() as u64 > MAX_LENGTH {
+        return Err(Failure::Long(path.to_owned()));
+    }
+    Trace::parse(&bytes).map_err(|error| Failure::Trace {
         path: path.to_owned(),
         error,
     })
@@ -259,6 +283,8 @@ fn table(runs: &[Run]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser;
 
     use super::*;
@@ -278,6 +304,25 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_policy() {
         assert_eq!(limits(&[]), Ok(Limits::new(1, 16)));
+    }
+
+    #[test]
+    fn times_have_the_forms_of_vcpuctl() {
+        let limits = limits(&["--up-window=5", "--down-window=1min 30s"]).unwrap();
+        let second = Duration::from_secs;
+        assert_eq!(
+            (limits.up_window, limits.down_window),
+            (second(5), second(90))
+        );
+    }
+
+    #[test]
+    fn a_trace_without_end_is_refused() {
+        let error = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read the trace \"/dev/zero\": it is longer than 16 MiB"
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
+use vcpud::arguments::parse_time;
 
-use super::values::parse_time;
 use crate::completion::machines;
 
 /// The arguments of "autoscale".

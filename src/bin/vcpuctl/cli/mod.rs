@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use vcpud::arguments::parse_time;
 use vcpud::placement::VcpuList;
 
 use crate::completion::{all_vcpus, free_vcpus, machines, present_vcpus};
@@ -16,9 +17,7 @@ use crate::completion::{all_vcpus, free_vcpus, machines, present_vcpus};
 pub(crate) use autoscale::Autoscale;
 pub(crate) use subject::Subject;
 pub(crate) use values::{Count, Quota, Sort};
-use values::{
-    parse_cpus, parse_delay, parse_list, parse_quota, parse_setting, parse_time, parse_vcpus,
-};
+use values::{parse_cpus, parse_delay, parse_list, parse_quota, parse_setting, parse_vcpus};
 
 /// Add and remove virtual CPUs of running QEMU virtual machines.
 ///

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use vcpud::arguments::parse_time;
 use vcpud::placement::{ListError, VcpuList};
 
 /// An amount of CPU time; `None` is without limit.
@@ -15,17 +16,6 @@ pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
         "unlimited" => Ok(Quota(None)),
         text => Ok(Quota(Some(parse_time(text)?))),
     }
-}
-
-/// A time in seconds, or with units.
-pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_) => humantime::parse_duration(text).ok(),
-    }
-    .ok_or_else(|| {
-        "the argument is not a time, such as \"5\", \"500ms\" or \"1min 30s\"".to_owned()
-    })
 }
 
 /// A number of vCPUs, or a change of it.
