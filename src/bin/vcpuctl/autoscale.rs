@@ -29,11 +29,12 @@ pub(crate) async fn autoscale(client: &Client, request: &Autoscale) -> Result<()
     if request.off {
         let _: () = client.call(service.inner(), "Disable", &(name,)).await?;
     } else {
-        let was_sampled = !is_silent && limits(&service, name).await.is_some();
+        let has_default = request.min.is_none() || request.max.is_none();
+        let is_ambiguous = !is_silent && has_default && limits(&service, name).await.is_some();
         let arguments = (name, options(request));
         let _: () = client.call(service.inner(), "Enable", &arguments).await?;
         if !is_silent {
-            result = scaled(&service, name, request, was_sampled).await;
+            result = scaled(&service, name, request, is_ambiguous).await;
         }
     }
     if !is_silent {
@@ -81,12 +82,13 @@ const LIMITS_PAUSE: Duration = Duration::from_millis(100);
 /// How long the service can return the limits before the call.
 const SAMPLE: Duration = Duration::from_millis(1200);
 
-/// Returns the settings of a machine in words. The service knows the limits of the machine after its next sample.
+/// Returns the settings of a machine in words. The service knows the limits of the machine after its next sample. They
+/// are ambiguous if those before the call can look like the new ones.
 async fn scaled(
     service: &AutoscaleProxy<'_>,
     name: &str,
     request: &Autoscale,
-    was_sampled: bool,
+    is_ambiguous: bool,
 ) -> String {
     let mode = mode(request);
     let is_new = |&(min, max): &(u64, u64)| {
@@ -94,7 +96,7 @@ async fn scaled(
             |wanted: Option<u32>, limit| wanted.is_none_or(|wanted| u64::from(wanted) == limit);
         is(request.min, min) && is(request.max, max)
     };
-    if was_sampled && (request.min.is_none() || request.max.is_none()) {
+    if is_ambiguous {
         sleep(SAMPLE).await;
     }
     let known = async {
