@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Write, stdout};
-use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{sleep, timeout};
 use vcpud::proxy::AutoscaleProxy;
 use zbus::proxy::CacheProperties;
 use zbus::{OwnedVariant, Variant};
@@ -29,12 +27,10 @@ pub(crate) async fn autoscale(client: &Client, request: &Autoscale) -> Result<()
     if request.off {
         let _: () = client.call(service.inner(), "Disable", &(name,)).await?;
     } else {
-        let has_default = request.min.is_none() || request.max.is_none();
-        let is_ambiguous = !is_silent && has_default && limits(&service, name).await.is_some();
         let arguments = (name, options(request));
         let _: () = client.call(service.inner(), "Enable", &arguments).await?;
         if !is_silent {
-            result = scaled(&service, name, request, is_ambiguous).await;
+            result = scaled(&service, name, mode(request)).await;
         }
     }
     if !is_silent {
@@ -75,50 +71,20 @@ fn mode(request: &Autoscale) -> &'static str {
     if request.observe { "observe" } else { "on" }
 }
 
-/// How long the limits of a machine are awaited. The service takes a sample once a second.
-const LIMITS_WAIT: Duration = Duration::from_secs(3);
-/// The time between two questions.
-const LIMITS_PAUSE: Duration = Duration::from_millis(100);
-/// How long the service can return the limits before the call.
-const SAMPLE: Duration = Duration::from_millis(1200);
-
-/// Returns the settings of a machine in words. The service knows the limits of the machine after its next sample. They
-/// are ambiguous if those before the call can look like the new ones.
-async fn scaled(
-    service: &AutoscaleProxy<'_>,
-    name: &str,
-    request: &Autoscale,
-    is_ambiguous: bool,
-) -> String {
-    let mode = mode(request);
-    let is_new = |&(min, max): &(u64, u64)| {
-        let is =
-            |wanted: Option<u32>, limit| wanted.is_none_or(|wanted| u64::from(wanted) == limit);
-        is(request.min, min) && is(request.max, max)
-    };
-    if is_ambiguous {
-        sleep(SAMPLE).await;
-    }
-    let known = async {
-        loop {
-            match limits(service, name).await.filter(is_new) {
-                Some(limits) => return limits,
-                None => sleep(LIMITS_PAUSE).await,
-            }
-        }
-    };
-    match timeout(LIMITS_WAIT, known).await {
-        Ok((min, max)) => {
+/// Returns the settings of a machine in words.
+async fn scaled(service: &AutoscaleProxy<'_>, name: &str, mode: &str) -> String {
+    match limits(service, name).await {
+        Some((min, max)) => {
             let plural = if max == 1 { "" } else { "s" };
             format!("{name}: scaled from {min} to {max} vCPU{plural}, mode {mode}")
         }
-        Err(_) => {
+        None => {
             format!("{name}: scaled, mode {mode}; \"vcpuctl explain {name}\" shows the decisions")
         }
     }
 }
 
-/// Returns the minimum and the maximum of a machine, if the service has sampled it.
+/// Returns the minimum and the maximum of a machine, if QEMU has answered.
 async fn limits(service: &AutoscaleProxy<'_>, name: &str) -> Option<(u64, u64)> {
     let explanation = service.explain(name).await.ok()?;
     let limit = |key: &str| render::number(explanation.get(key));

@@ -119,17 +119,20 @@ impl Scaled {
         self.history.note_counts(&facts.counts, now);
         let sample = reading.sample(self.reading.as_ref(), facts.state);
         self.history.observe(sample, now);
-        let settings = self.settings.over(defaults);
-        let limits = settings.limits(reading.max).map(|limits| Limits {
-            slot: facts.slot,
-            ..limits
-        });
-        self.limits = Some(limits.map_err(|error| error.to_string()));
-        let pinned = facts.highest_pinned.filter(|_| settings.keeps_pinned());
+        self.limit(reading.max, facts.slot, defaults);
+        let keeps_pinned = self.settings.over(defaults).keeps_pinned();
+        let pinned = facts.highest_pinned.filter(|_| keeps_pinned);
         let floor = pinned.map_or(0, |vcpu| vcpu.saturating_add(1));
         self.bounds.floor = floor.min(reading.present);
         self.reading = Some(reading);
         self.facts = Some(facts);
+    }
+
+    /// Computes the limits of a machine that can have `max` vCPUs, in slots of `slot`.
+    fn limit(&mut self, max: u32, slot: u32, defaults: &Settings) {
+        let limits = self.settings.over(defaults).limits(max);
+        let limits = limits.map(|limits| Limits { slot, ..limits });
+        self.limits = Some(limits.map_err(|error| error.to_string()));
     }
 
     /// Begins a new history if the machine is another QEMU process.
@@ -204,6 +207,14 @@ impl Fleet {
             None => {
                 self.machines.insert(name, Scaled::new(settings, origin));
             }
+        }
+    }
+
+    /// Takes the maximum number of vCPUs of a machine, so that its limits are known before the next reading.
+    pub(crate) fn limit(&mut self, name: &MachineName, max: u32) {
+        if let Some(machine) = self.machines.get_mut(name) {
+            let slot = machine.facts.as_ref().map_or(1, |facts| facts.slot);
+            machine.limit(max, slot, &self.defaults);
         }
     }
 

@@ -273,6 +273,9 @@ impl Service {
         }
         self.save(name.clone(), Some(settings.clone())).await?;
         self.fleet.enable(name.clone(), settings, Origin::Call);
+        if let Some(max) = max_vcpus {
+            self.fleet.limit(&name, max);
+        }
         if let Some(machine) = self.fleet.machines.get(&name) {
             info!("{name}: scaled, mode {}", self.fleet.mode(machine).as_str());
         }
