@@ -52,7 +52,8 @@ export class AutoscaleLink {
     readonly refresh = (): void => void this.explain();
 
     private async explain(): Promise<void> {
-        if (!this.service) return;
+        // A call would start the service again.
+        if (!this.service || this.scaling.kind === 'absent') return;
         try {
             const [values] = await this.service.call(Autoscale, PATH, 'Explain', [this.machine]);
             const explanation = plain<Explanation>(values);
@@ -76,7 +77,10 @@ export class AutoscaleLink {
 
     private open(): Service {
         this.service ??= new Service(NAME, PATH, {
-            onOwner: owner => (owner ? this.refresh() : this.update({ kind: 'absent' })),
+            onOwner: owner => {
+                this.update({ kind: owner ? 'unknown' : 'absent' });
+                if (owner) this.refresh();
+            },
             onSignal: signal => {
                 if (signal.name === 'Decided' && signal.args[0] === this.machine) this.refresh();
             },

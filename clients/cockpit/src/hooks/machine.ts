@@ -7,7 +7,7 @@ import { isConnected } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
 import type { Vcpu } from '../model/vcpus';
 import type { Machine } from '../generated/interfaces';
-import { useEvery, usePage } from './page';
+import { useEvery, usePage, usePageState } from './page';
 
 /** Calls back with the events of a machine. */
 export function useEvents(path: string, onEvent: (event: VcpuEvent | 'changed') => void): void {
@@ -16,6 +16,9 @@ export function useEvents(path: string, onEvent: (event: VcpuEvent | 'changed') 
     useEffect(() => { latest.current = onEvent; });
     useEffect(() => store.onEvent(path, event => latest.current(event)), [store, path]);
 }
+
+/** Returns whether the service runs. A call to a service that an administrator stopped would start it again. */
+const useIsReady = (): boolean => usePageState().status.kind === 'ready';
 
 /** Runs one call at a time. Requests during a call lead to one further call. */
 function useOneAtATime(call: () => Promise<void>): () => void {
@@ -41,8 +44,10 @@ function useOneAtATime(call: () => Promise<void>): () => void {
 /** Returns the rows of ListVcpus(), or undefined before the first reply. They follow the signals. */
 export function useVcpus(machine: MachineState): { vcpus: Vcpu[] | undefined; refresh: () => void } {
     const { store } = usePage();
+    const isReady = useIsReady();
     const [vcpus, setVcpus] = useState<Vcpu[]>();
     const refresh = useOneAtATime(async () => {
+        if (!isReady) return;
         try {
             const [rows] = await store.machine(machine.path, 'ListVcpus', []);
             setVcpus(rows.map(row => plain<Vcpu>(row)));
@@ -50,7 +55,7 @@ export function useVcpus(machine: MachineState): { vcpus: Vcpu[] | undefined; re
             // The rows stay. The banner of the page reports a service that does not answer.
         }
     });
-    useEffect(refresh, [refresh, machine]);
+    useEffect(refresh, [refresh, machine, isReady]);
     // No signal reports the values of the kernel.
     useEvery(5, refresh);
     useEvents(machine.path, event => { if (event === 'changed') refresh(); });
@@ -70,8 +75,10 @@ export interface PlanState {
 /** Returns the plan for a number of vCPUs, or undefined while the service has not answered. */
 export function usePlan(machine: MachineState, count: number): PlanState | undefined {
     const { store } = usePage();
+    const isReady = useIsReady();
     const [state, setState] = useState<PlanState>();
     const ask = useOneAtATime(async () => {
+        if (!isReady) return;
         try {
             const [plan] = await store.machine(machine.path, 'Plan', [count, {}]);
             const [permission] = await store.machine(machine.path, 'CanSetVcpus', [count]);
@@ -82,6 +89,6 @@ export function usePlan(machine: MachineState, count: number): PlanState | undef
     });
     // The plan depends on these properties.
     const { Vcpus, StartedVcpus, State, PendingRemovals } = machine;
-    useEffect(ask, [ask, count, Vcpus, StartedVcpus, State, PendingRemovals]);
-    return isConnected(machine) && state?.count === count ? state : undefined;
+    useEffect(ask, [ask, isReady, count, Vcpus, StartedVcpus, State, PendingRemovals]);
+    return isReady && isConnected(machine) && state?.count === count ? state : undefined;
 }
