@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use vcpud::autoscale::Load;
 use vcpud::autoscale::simulation::{LoadAverage, Policy, Threshold};
-use vcpud::proxy::{ManagerProxy, Statistics};
-use zbus::{OwnedVariant, Variant};
+use vcpud::proxy::{ManagerProxy, Statistics, number};
+use zbus::Variant;
 
 use crate::harness::*;
 
@@ -71,14 +71,6 @@ impl Counters {
         }
         let free = self.idle.saturating_sub(before.idle) as f64 / micros;
         (micros / 1e6, load, free)
-    }
-}
-
-fn number(counters: &HashMap<String, OwnedVariant>, key: &str) -> Option<u64> {
-    match &**counters.get(key)? {
-        Variant::U32(number) => Some(u64::from(*number)),
-        Variant::U64(number) => Some(*number),
-        _ => None,
     }
 }
 
