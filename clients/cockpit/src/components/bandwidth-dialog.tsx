@@ -1,13 +1,13 @@
 // Owns the dialog that limits the CPU time of each vCPU of a machine.
 import { useState } from 'react';
 
-import { Button, Checkbox, Form, FormGroup, FormHelperText, HelperText, HelperTextItem, Modal, ModalBody, ModalFooter, ModalHeader, NumberInput, Stack } from '@patternfly/react-core';
+import { Checkbox, FormGroup, FormHelperText, HelperText, HelperTextItem, NumberInput } from '@patternfly/react-core';
 
 import { useCall, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { bandwidthFor, percentOf } from '../model/vcpus';
 import { _ } from '../text';
-import { ErrorAlert } from './parts';
+import { CallDialog } from './call-dialog';
 
 /** The period of the kernel's default, in microseconds. */
 const PERIOD = 100_000;
@@ -25,30 +25,17 @@ export function BandwidthDialog({ machine, onClose }: Props) {
         const limit = bandwidthFor(isLimited ? percent : undefined, periodUsec);
         return store.machine(machine.path, 'SetBandwidth', [limit.periodUsec, limit.quotaUsec, {}], access);
     });
-    const save = async (access?: 'administrator') => { if (await call.run(access)) onClose(); };
     return (
-        <Modal isOpen variant="small" onClose={onClose} aria-labelledby="bandwidth-title">
-            <ModalHeader title={_('Limit of the CPU time of each vCPU')} labelId="bandwidth-title" />
-            <ModalBody>
-                <Stack hasGutter>
-                    <Form onSubmit={event => { event.preventDefault(); void save(); }}>
-                        <Checkbox
-                            id="bandwidth-limited" label={_('Limit the CPU time')} isChecked={isLimited}
-                            onChange={(_event, checked) => setLimited(checked)}
-                        />
-                        {isLimited && <ShareInput percent={percent} isValid={isValid} onChange={setPercent} />}
-                    </Form>
-                    {call.error &&
-                        <ErrorAlert title={_('The limit is not changed')} error={call.error} onRetry={access => void save(access)} />}
-                </Stack>
-            </ModalBody>
-            <ModalFooter>
-                <Button variant="primary" isDisabled={!isValid || call.isBusy} isLoading={call.isBusy} onClick={() => void save()}>
-                    {_('Save')}
-                </Button>
-                <Button variant="link" onClick={onClose}>{_('Cancel')}</Button>
-            </ModalFooter>
-        </Modal>
+        <CallDialog
+            id="bandwidth" title={_('Limit of the CPU time of each vCPU')} failure={_('The limit is not changed')}
+            call={call} isValid={isValid} onClose={onClose}
+        >
+            <Checkbox
+                id="bandwidth-limited" label={_('Limit the CPU time')} isChecked={isLimited}
+                onChange={(_event, checked) => setLimited(checked)}
+            />
+            {isLimited && <ShareInput percent={percent} isValid={isValid} onChange={setPercent} />}
+        </CallDialog>
     );
 }
 

@@ -1,13 +1,13 @@
 // Owns the dialog that pins vCPUs to host CPUs. Without vCPUs, it sets the default of the machine.
 import { useState } from 'react';
 
-import { Button, Form, FormGroup, FormHelperText, HelperText, HelperTextItem, Modal, ModalBody, ModalFooter, ModalHeader, Stack, TextInput } from '@patternfly/react-core';
+import { FormGroup, FormHelperText, HelperText, HelperTextItem, TextInput } from '@patternfly/react-core';
 
 import { useCall, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { isCpuList } from '../model/vcpus';
 import { _, format, namesOf } from '../text';
-import { ErrorAlert } from './parts';
+import { CallDialog } from './call-dialog';
 
 interface Props { machine: MachineState; vcpus: number[]; current: string; onClose: () => void }
 
@@ -16,40 +16,27 @@ export function PinDialog({ machine, vcpus, current, onClose }: Props) {
     const [cpus, setCpus] = useState(current);
     const call = useCall(access => store.machine(machine.path, 'PinVcpus', [vcpus, cpus.trim(), {}], access));
     const isValid = cpus.trim() === '' || isCpuList(cpus.trim());
-    const save = async (access?: 'administrator') => { if (await call.run(access)) onClose(); };
     const title = vcpus.length > 0 ? format(_('Pin $0'), namesOf(vcpus)) : _('Host CPUs of vCPUs without a pin');
     return (
-        <Modal isOpen variant="small" onClose={onClose} aria-labelledby="pin-title">
-            <ModalHeader title={title} labelId="pin-title" />
-            <ModalBody>
-                <Stack hasGutter>
-                    <Form onSubmit={event => { event.preventDefault(); void save(); }}>
-                        <FormGroup label={_('Host CPUs')} fieldId="pin-cpus">
-                            <TextInput
-                                id="pin-cpus" value={cpus} onChange={(_event, value) => setCpus(value)}
-                                validated={isValid ? 'default' : 'error'} placeholder="0-3,8" aria-describedby="pin-help"
-                            />
-                            <FormHelperText>
-                                <HelperText id="pin-help">
-                                    <HelperTextItem variant={isValid ? 'default' : 'error'}>
-                                        {isValid
-                                            ? _('Numbers and ranges, such as 0-3,8. An empty field removes the pin.')
-                                            : _('Enter host CPUs as numbers and ranges, such as 0-3,8.')}
-                                    </HelperTextItem>
-                                </HelperText>
-                            </FormHelperText>
-                        </FormGroup>
-                    </Form>
-                    {call.error &&
-                        <ErrorAlert title={_('The pin is not changed')} error={call.error} onRetry={access => void save(access)} />}
-                </Stack>
-            </ModalBody>
-            <ModalFooter>
-                <Button variant="primary" isDisabled={!isValid || call.isBusy} isLoading={call.isBusy} onClick={() => void save()}>
-                    {_('Save')}
-                </Button>
-                <Button variant="link" onClick={onClose}>{_('Cancel')}</Button>
-            </ModalFooter>
-        </Modal>
+        <CallDialog
+            id="pin" title={title} failure={_('The pin is not changed')}
+            call={call} isValid={isValid} onClose={onClose}
+        >
+            <FormGroup label={_('Host CPUs')} fieldId="pin-cpus">
+                <TextInput
+                    id="pin-cpus" value={cpus} onChange={(_event, value) => setCpus(value)}
+                    validated={isValid ? 'default' : 'error'} placeholder="0-3,8" aria-describedby="pin-help"
+                />
+                <FormHelperText>
+                    <HelperText id="pin-help">
+                        <HelperTextItem variant={isValid ? 'default' : 'error'}>
+                            {isValid
+                                ? _('Numbers and ranges, such as 0-3,8. An empty field removes the pin.')
+                                : _('Enter host CPUs as numbers and ranges, such as 0-3,8.')}
+                        </HelperTextItem>
+                    </HelperText>
+                </FormHelperText>
+            </FormGroup>
+        </CallDialog>
     );
 }
