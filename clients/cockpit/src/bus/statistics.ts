@@ -30,7 +30,8 @@ export class Statistics {
     /** An idle service without machines can end, so that it is not asked. */
     private isWanted(): boolean {
         const { status, fleet } = this.store.current();
-        return !cockpit.hidden && status.kind === 'ready' && fleet.machines.size > 0;
+        const isRunning = status.kind === 'ready' || status.kind === 'silent';
+        return !cockpit.hidden && isRunning && fleet.machines.size > 0;
     }
 
     private readonly review = (): void => {

@@ -11,8 +11,14 @@ import type { Variant } from '../generated/interfaces';
 export const ROOT = '/org/vcpud1';
 const NAME = 'org.vcpud1';
 
-/** The connection to the service. After "stopped", the machines are those that the service had. */
-export type Status = { kind: 'connecting' | 'ready' | 'stopped' } | { kind: 'failed'; error: CallError };
+/**
+ * The connection to the service. "silent": the service runs, and has not answered a read in time. After "stopped" and
+ * "silent", the machines are those that the service had.
+ */
+export type Status = { kind: 'connecting' | 'ready' | 'silent' | 'stopped' } | { kind: 'failed'; error: CallError };
+
+/** How long a read can take before the service counts as silent, in milliseconds. */
+const PATIENCE = 5000;
 
 export interface State { status: Status; fleet: Fleet }
 
@@ -63,8 +69,12 @@ export class Store {
     ): Promise<Machine['methods'][M]['out']> =>
         await this.connected().call(Machine, path, method, args, access) as Machine['methods'][M]['out'];
 
-    readonly statistics = async (): Promise<Manager['methods']['GetStatistics']['out']> =>
-        await this.connected().call(Manager, ROOT, 'GetStatistics', [{}]);
+    /** Reads the counters of all machines. The calls also show whether the service answers. */
+    readonly statistics = async (): Promise<Manager['methods']['GetStatistics']['out']> => {
+        const values = await this.patiently(this.connected().call(Manager, ROOT, 'GetStatistics', [{}]));
+        if (this.state.status.kind === 'silent') this.update({ status: { kind: 'ready' } });
+        return values;
+    };
 
     /** Calls back with each event of the vCPUs of a machine, and with "changed" when ListVcpus() has other values. */
     onEvent(path: string, listener: EventListener): () => void {
@@ -78,14 +88,30 @@ export class Store {
         return this.service;
     }
 
+    /** Waits for a reply as long as it takes, and says in the meantime that there is none. */
+    private async patiently<T>(reply: Promise<T>): Promise<T> {
+        const timer = window.setTimeout(() => {
+            const { kind } = this.state.status;
+            if (kind === 'ready' || kind === 'connecting') this.update({ status: { kind: 'silent' } });
+        }, PATIENCE);
+        try {
+            return await reply;
+        } finally {
+            window.clearTimeout(timer);
+        }
+    }
+
     private async load(): Promise<void> {
         const service = this.connected();
         try {
-            const objects = await service.managedObjects(ROOT);
+            const objects = await this.patiently(service.managedObjects(ROOT));
+            if (service !== this.service) return;
             const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)] as const);
             this.update({ status: { kind: 'ready' }, fleet: fleetOf(values) });
         } catch (error) {
-            this.update({ status: { kind: 'failed', error: CallError.of(error) } });
+            if (service === this.service && this.state.status.kind !== 'stopped') {
+                this.update({ status: { kind: 'failed', error: CallError.of(error) } });
+            }
         }
     }
 

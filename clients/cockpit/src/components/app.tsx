@@ -1,5 +1,5 @@
 // Owns the frame of the page: the state of the connection, and which view the address selects.
-import { Alert, AlertActionLink, Button, EmptyState, EmptyStateActions, EmptyStateBody, EmptyStateFooter, Spinner, Stack } from '@patternfly/react-core';
+import { Alert, Button, EmptyState, EmptyStateActions, EmptyStateBody, EmptyStateFooter, Spinner, Stack } from '@patternfly/react-core';
 import { ExclamationCircleIcon } from '@patternfly/react-icons';
 
 import type { CallError } from '../bus/client';
@@ -9,6 +9,7 @@ import { isDenied } from '../model/errors';
 import { _ } from '../text';
 import { MachineList } from './machine-list';
 import { MachinePage } from './machine-page';
+import { ServiceNotice } from './service-notice';
 
 export function App() {
     const { status, fleet } = usePageState();
@@ -18,7 +19,8 @@ export function App() {
             <Stack hasGutter>
                 {status.kind === 'failed' && <Unavailable error={status.error} />}
                 {status.kind === 'connecting' && fleet.machines.size === 0 && <Connecting />}
-                <Notices status={status} errors={fleet.configurationErrors} hasMachines={fleet.machines.size > 0} />
+                {(fleet.machines.size > 0 || status.kind === 'silent') && <ServiceNotice />}
+                <ConfigurationNotice errors={fleet.configurationErrors} />
                 {isUsable(status, fleet.machines.size) &&
                     (view === 'machine' && name ? <MachinePage name={name} /> : <MachineList />)}
             </Stack>
@@ -27,7 +29,7 @@ export function App() {
 }
 
 const isUsable = (status: Status, machines: number): boolean =>
-    status.kind === 'ready' || status.kind === 'stopped' || (status.kind === 'connecting' && machines > 0);
+    status.kind === 'ready' || status.kind === 'stopped' || (status.kind !== 'failed' && machines > 0);
 
 function Connecting() {
     return <EmptyState titleText={_('Connecting to vcpud')} headingLevel="h1" icon={Spinner} />;
@@ -54,25 +56,12 @@ function Unavailable({ error }: { error: CallError }) {
     );
 }
 
-function Notices({ status, errors, hasMachines }: { status: Status; errors: string[]; hasMachines: boolean }) {
-    const { store } = usePage();
-    const isStopped = status.kind === 'stopped' && hasMachines;
-    if (!isStopped && errors.length === 0) return null;
+/** The lines of the configuration that the service ignores. */
+function ConfigurationNotice({ errors }: { errors: string[] }) {
+    if (errors.length === 0) return null;
     return (
-        <>
-            {isStopped && (
-                <Alert
-                    isInline isLiveRegion variant="warning" title={_('vcpud does not run')}
-                    actionLinks={<AlertActionLink onClick={store.open}>{_('Start the service')}</AlertActionLink>}
-                >
-                    {_('The values are the last known ones. The page follows again when the service starts.')}
-                </Alert>
-            )}
-            {errors.length > 0 && (
-                <Alert isInline isExpandable variant="warning" title={_('The configuration of vcpud has errors')}>
-                    <ul className="vcpud-plain-list">{errors.map(line => <li key={line}>{line}</li>)}</ul>
-                </Alert>
-            )}
-        </>
+        <Alert isInline isExpandable variant="warning" title={_('The configuration of vcpud has errors')}>
+            <ul className="vcpud-plain-list">{errors.map(line => <li key={line}>{line}</li>)}</ul>
+        </Alert>
     );
 }

@@ -1,18 +1,20 @@
 // Owns the card of automatic scaling: its settings, and the explanation of the last decision.
 import { useMemo, useState, useSyncExternalStore } from 'react';
 
-import { Alert, Button, Card, CardBody, CardFooter, CardTitle, Checkbox, Content, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Form, FormGroup, NumberInput, Spinner, Stack } from '@patternfly/react-core';
+import { Alert, Button, CardBody, CardFooter, Checkbox, Content, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Form, FormGroup, Spinner, Stack } from '@patternfly/react-core';
 
 import { AutoscaleLink } from '../bus/autoscale';
 import type { Scaling } from '../bus/autoscale';
 import type { Access } from '../bus/client';
 import { useCall, useEvery } from '../hooks/page';
 import type { Call } from '../hooks/page';
-import { areLimits, reasonOf } from '../model/autoscale';
+import { limitsOf, reasonOf } from '../model/autoscale';
 import type { Explanation } from '../model/autoscale';
 import type { MachineState } from '../model/fleet';
 import { cpus } from '../model/usage';
 import { _, countOf, format } from '../text';
+import { NumberField } from './number-field';
+import { PageCard } from './page-card';
 import { ErrorAlert } from './parts';
 
 export function AutoscaleCard({ machine }: { machine: MachineState }) {
@@ -21,12 +23,11 @@ export function AutoscaleCard({ machine }: { machine: MachineState }) {
     // The numbers of an explanation change without signals.
     useEvery(5, link.refresh);
     return (
-        <Card>
-            <CardTitle component="h2">{_('Automatic scaling')}</CardTitle>
+        <PageCard title={_('Automatic scaling')}>
             {scaling.kind === 'scaled'
                 ? <Scaled link={link} machine={machine.Name} explanation={scaling.explanation} />
                 : <NotScaled link={link} machine={machine} scaling={scaling} />}
-        </Card>
+        </PageCard>
     );
 }
 
@@ -41,7 +42,7 @@ function Scaled({ link, explanation }: ScaledProps) {
                 <Stack hasGutter>
                     <Content role="status">
                         <p><strong>{reasonOf(explanation)}</strong></p>
-                        {explanation.reason && <p className="vcpud-note">{explanation.reason}</p>}
+                        {explanation.reason && <p className="vcpud-note vcpud-sentence">{explanation.reason}</p>}
                         {mode === 'observe' && <p>{_('The service decides only. It makes no changes.')}</p>}
                     </Content>
                     <Numbers explanation={explanation} />
@@ -58,7 +59,7 @@ function Scaled({ link, explanation }: ScaledProps) {
                 </Stack>
             </CardBody>
             <CardFooter>
-                <Button variant="secondary" isDisabled={call.isBusy} isLoading={call.isBusy} onClick={() => void call.run()}>
+                <Button variant="secondary" isAriaDisabled={call.isBusy} isLoading={call.isBusy} onClick={() => void call.run()}>
                     {_('Turn off')}
                 </Button>
             </CardFooter>
@@ -93,12 +94,12 @@ function Numbers({ explanation }: { explanation: Explanation }) {
 interface NotScaledProps { link: AutoscaleLink; machine: MachineState; scaling: Scaling }
 
 function NotScaled({ link, machine, scaling }: NotScaledProps) {
-    const [min, setMin] = useState(1);
-    const [max, setMax] = useState(machine.MaxVcpus);
-    const [isObserved, setObserved] = useState(false);
-    const call = useCall((access: Access) => link.enable({ min, max, mode: isObserved ? 'observe' : 'on' }, access));
+    const [form, setForm] = useState({ min: '1', max: String(machine.MaxVcpus), isObserved: false });
+    const limits = limitsOf(form.min, form.max, machine.MaxVcpus);
+    const call = useCall(async (access: Access) => {
+        if (limits) await link.enable({ ...limits, mode: form.isObserved ? 'observe' : 'on' }, access);
+    });
     if (scaling.kind === 'unknown') return <CardBody><Spinner size="md" aria-label={_('Reading the settings')} /></CardBody>;
-    const isValid = areLimits(min, max, machine.MaxVcpus);
     return (
         <>
             <CardBody>
@@ -107,17 +108,8 @@ function NotScaled({ link, machine, scaling }: NotScaledProps) {
                         {_('The service vcpud-autoscale sets the number of vCPUs by the load of the machine. It is off for this machine.')}
                     </Content>
                     {scaling.kind === 'failed' && <ErrorAlert title={_('The settings cannot be read')} error={scaling.error} />}
-                    <Form onSubmit={event => event.preventDefault()}>
-                        <div className="vcpud-limits">
-                            <LimitInput id="autoscale-min" title={_('Minimum')} value={min} max={machine.MaxVcpus} onChange={setMin} />
-                            <LimitInput id="autoscale-max" title={_('Maximum')} value={max} max={machine.MaxVcpus} onChange={setMax} />
-                        </div>
-                        <Checkbox
-                            id="autoscale-observe" isChecked={isObserved} onChange={(_event, checked) => setObserved(checked)}
-                            label={_('Only observe')} description={_('The service decides and explains, and changes nothing.')}
-                        />
-                    </Form>
-                    {!isValid && (
+                    <SettingsForm form={form} max={machine.MaxVcpus} onChange={setForm} />
+                    {!limits && (
                         <Alert
                             isInline variant="warning"
                             title={format(_('Enter a minimum and a maximum from 1 to $0'), countOf(machine.MaxVcpus))}
@@ -128,7 +120,7 @@ function NotScaled({ link, machine, scaling }: NotScaledProps) {
             </CardBody>
             <CardFooter>
                 <Button
-                    variant="secondary" isDisabled={!isValid || call.isBusy} isLoading={call.isBusy}
+                    variant="secondary" isAriaDisabled={!limits || call.isBusy} isLoading={call.isBusy}
                     onClick={() => void call.run()}
                 >
                     {_('Turn on')}
@@ -138,17 +130,30 @@ function NotScaled({ link, machine, scaling }: NotScaledProps) {
     );
 }
 
-interface LimitInputProps { id: string; title: string; value: number; max: number; onChange: (value: number) => void }
+/** What the user has entered: texts, which can be no numbers. */
+interface SettingsTexts { min: string; max: string; isObserved: boolean }
 
-function LimitInput({ id, title, value, max, onChange }: LimitInputProps) {
+interface SettingsFormProps { form: SettingsTexts; max: number; onChange: (form: SettingsTexts) => void }
+
+function SettingsForm({ form, max, onChange }: SettingsFormProps) {
+    const limits = [['min', _('Minimum')], ['max', _('Maximum')]] as const;
     return (
-        <FormGroup label={title} fieldId={id}>
-            <NumberInput
-                value={value} min={1} max={max} widthChars={4} inputAriaLabel={title} inputProps={{ id }}
-                minusBtnAriaLabel={format(_('Decrease: $0'), title)} plusBtnAriaLabel={format(_('Increase: $0'), title)}
-                onMinus={() => onChange(value - 1)} onPlus={() => onChange(value + 1)}
-                onChange={event => onChange(Number(event.currentTarget.value))}
+        <Form onSubmit={event => event.preventDefault()}>
+            <div className="vcpud-limits">
+                {limits.map(([key, title]) => (
+                    <FormGroup key={key} label={title} fieldId={`autoscale-${key}`}>
+                        <NumberField
+                            id={`autoscale-${key}`} title={title} text={form[key]} min={1} max={max}
+                            onChange={text => onChange({ ...form, [key]: text })}
+                        />
+                    </FormGroup>
+                ))}
+            </div>
+            <Checkbox
+                id="autoscale-observe" isChecked={form.isObserved}
+                onChange={(_event, isObserved) => onChange({ ...form, isObserved })}
+                label={_('Only observe')} description={_('The service decides and explains, and changes nothing.')}
             />
-        </FormGroup>
+        </Form>
     );
 }

@@ -1,16 +1,21 @@
 // Owns the dialog that limits the CPU time of each vCPU of a machine.
 import { useState } from 'react';
 
-import { Checkbox, FormGroup, FormHelperText, HelperText, HelperTextItem, NumberInput } from '@patternfly/react-core';
+import { Checkbox, FormGroup } from '@patternfly/react-core';
 
 import { useCall, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
+import { numberIn } from '../model/plan';
 import { bandwidthFor, percentOf } from '../model/vcpus';
 import { _ } from '../text';
 import { CallDialog } from './call-dialog';
+import { NumberField } from './number-field';
 
 /** The period of the kernel's default, in microseconds. */
 const PERIOD = 100_000;
+
+/** The least and the greatest limit, in percent. */
+const SHARES = [1, 1000] as const;
 
 interface Props { machine: MachineState; onClose: () => void }
 
@@ -19,8 +24,9 @@ export function BandwidthDialog({ machine, onClose }: Props) {
     const periodUsec = machine.BandwidthPeriodUSec || PERIOD;
     const current = percentOf({ periodUsec, quotaUsec: machine.BandwidthQuotaUSec });
     const [isLimited, setLimited] = useState(current !== undefined);
-    const [percent, setPercent] = useState(current ?? 100);
-    const isValid = !isLimited || (percent >= 1 && percent <= 1000);
+    const [share, setShare] = useState(String(current ?? 100));
+    const percent = numberIn(share, ...SHARES);
+    const isValid = !isLimited || percent !== undefined;
     const call = useCall(access => {
         const limit = bandwidthFor(isLimited ? percent : undefined, periodUsec);
         return store.machine(machine.path, 'SetBandwidth', [limit.periodUsec, limit.quotaUsec, {}], access);
@@ -28,34 +34,20 @@ export function BandwidthDialog({ machine, onClose }: Props) {
     return (
         <CallDialog
             id="bandwidth" title={_('Limit of the CPU time of each vCPU')} failure={_('The limit is not changed')}
-            call={call} isValid={isValid} onClose={onClose}
+            focus="#bandwidth-limited" call={call} isValid={isValid} onClose={onClose}
         >
             <Checkbox
                 id="bandwidth-limited" label={_('Limit the CPU time')} isChecked={isLimited}
                 onChange={(_event, checked) => setLimited(checked)}
             />
-            {isLimited && <ShareInput percent={percent} isValid={isValid} onChange={setPercent} />}
-        </CallDialog>
-    );
-}
-
-interface ShareInputProps { percent: number; isValid: boolean; onChange: (percent: number) => void }
-
-function ShareInput({ percent, isValid, onChange }: ShareInputProps) {
-    return (
-        <FormGroup label={_('Share of a host CPU')} fieldId="bandwidth-share">
-            <NumberInput
-                value={percent} min={1} max={1000} unit="%" inputAriaLabel={_('Share of a host CPU')}
-                minusBtnAriaLabel={_('Fewer')} plusBtnAriaLabel={_('More')} widthChars={5}
-                inputProps={{ id: 'bandwidth-share' }}
-                onMinus={() => onChange(percent - 5)} onPlus={() => onChange(percent + 5)}
-                onChange={event => onChange(Number(event.currentTarget.value))}
-            />
-            {!isValid && (
-                <FormHelperText>
-                    <HelperText><HelperTextItem variant="error">{_('Enter a number from 1 to 1000.')}</HelperTextItem></HelperText>
-                </FormHelperText>
+            {isLimited && (
+                <FormGroup label={_('Share of a host CPU')} fieldId="bandwidth-share">
+                    <NumberField
+                        id="bandwidth-share" title={_('Share of a host CPU')} text={share} min={SHARES[0]} max={SHARES[1]} step={5}
+                        unit="%" onChange={setShare}
+                    />
+                </FormGroup>
             )}
-        </FormGroup>
+        </CallDialog>
     );
 }

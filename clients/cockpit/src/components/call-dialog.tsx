@@ -2,26 +2,37 @@
 import { Button, Form, Modal, ModalBody, ModalFooter, ModalHeader, Stack } from '@patternfly/react-core';
 import type { ReactNode } from 'react';
 
+import { useIsReady } from '../hooks/page';
 import type { Call } from '../hooks/page';
 import { _ } from '../text';
 import { ErrorAlert } from './parts';
+import { ServiceNotice } from './service-notice';
 
-interface Props { id: string; title: string; failure: string; call: Call; isValid: boolean; onClose: () => void; children: ReactNode }
+interface Props {
+    id: string; title: string; call: Call; isValid: boolean; onClose: () => void; children: ReactNode;
+    /** The title of the error. */
+    failure: string;
+    /** The selector of the element that has the focus at first. */
+    focus: string;
+}
 
-/** A dialog that closes when its call succeeds. `failure` is the title of the error. */
-export function CallDialog({ id, title, failure, call, isValid, onClose, children }: Props) {
+/** A dialog that closes when its call succeeds. */
+export function CallDialog({ id, title, failure, focus, call, isValid, onClose, children }: Props) {
+    const isReady = useIsReady();
+    const canSave = isReady && isValid && !call.isBusy;
     const save = async (access?: 'administrator') => { if (await call.run(access)) onClose(); };
     return (
-        <Modal isOpen variant="small" onClose={onClose} aria-labelledby={`${id}-title`}>
+        <Modal isOpen variant="small" onClose={onClose} aria-labelledby={`${id}-title`} elementToFocus={focus}>
             <ModalHeader title={title} labelId={`${id}-title`} />
             <ModalBody>
                 <Stack hasGutter>
-                    <Form onSubmit={event => { event.preventDefault(); void save(); }}>{children}</Form>
+                    <Form onSubmit={event => { event.preventDefault(); if (canSave) void save(); }}>{children}</Form>
+                    <ServiceNotice />
                     {call.error && <ErrorAlert title={failure} error={call.error} onRetry={access => void save(access)} />}
                 </Stack>
             </ModalBody>
             <ModalFooter>
-                <Button variant="primary" isDisabled={!isValid || call.isBusy} isLoading={call.isBusy} onClick={() => void save()}>
+                <Button variant="primary" isAriaDisabled={!canSave} isLoading={call.isBusy} onClick={() => void save()}>
                     {_('Save')}
                 </Button>
                 <Button variant="link" onClick={onClose}>{_('Cancel')}</Button>

@@ -1,40 +1,44 @@
 // Owns the card that changes the number of vCPUs: the slider, the plan, the request and its progress.
 import { useState } from 'react';
 
-import { Alert, Button, Card, CardBody, CardFooter, CardTitle, Checkbox, NumberInput, Slider, Stack } from '@patternfly/react-core';
+import { Alert, Button, CardBody, CardFooter, Checkbox, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Slider, Stack } from '@patternfly/react-core';
 
-import { number, truth } from '../bus/client';
+import { CallError, number, truth } from '../bus/client';
 import type { Access } from '../bus/client';
-import { usePlan, useEvents } from '../hooks/machine';
+import { useCanChange, useEvents, usePlan } from '../hooks/machine';
 import type { PlanState } from '../hooks/machine';
-import { usePage } from '../hooks/page';
-import { begun, observed } from '../model/change';
+import { usePage, useReturn } from '../hooks/page';
+import { begun, isOver, observed } from '../model/change';
 import type { Change } from '../model/change';
-import { isConnected } from '../model/fleet';
+import { isBusy, isLost } from '../model/errors';
 import type { MachineState } from '../model/fleet';
-import { nearestCount, wantedOf } from '../model/plan';
-import { CallError } from '../bus/client';
+import { nearestCount, numberIn, wantedOf } from '../model/plan';
 import { _, countOf, format } from '../text';
+import { NumberField } from './number-field';
+import { PageCard } from './page-card';
 import { PlanView } from './plan-view';
 import { PendingNotice, Progress } from './progress';
 
 export function ChangeCard({ machine }: { machine: MachineState }) {
-    const [wanted, setWanted] = useState<number>();
+    // What the user selected, as the text of the field.
+    const [draft, setDraft] = useState<string>();
     const [withAgent, setWithAgent] = useState(false);
-    const count = wanted ?? wantedOf(machine);
-    const plan = usePlan(machine, count);
-    const { change, apply, clear } = useChange(machine, () => setWanted(undefined));
-    const select = (next: number | undefined) => { setWanted(next); clear(); };
-    const request = (access: Access) => void apply(count, plan, withAgent, access);
-    const isChange = count !== wantedOf(machine);
+    const { MaxVcpus: max, VcpusPerSlot: slot } = machine;
+    const present = wantedOf(machine);
+    const count = draft === undefined ? present : numberIn(draft, slot, max, slot);
+    const plan = usePlan(machine, count ?? present);
+    const { change, apply, clear } = useChange(machine, () => setDraft(undefined));
+    const select = (next: string | undefined) => { setDraft(next); clear(); };
+    const isChange = count !== undefined && count !== present;
+    const request = (access: Access) => void (isChange && apply(count, plan, withAgent, access));
     return (
-        <Card>
-            <CardTitle component="h2">{_('Number of vCPUs')}</CardTitle>
+        <PageCard title={_('Number of vCPUs')}>
             <CardBody>
                 <Stack hasGutter>
-                    <CountInput machine={machine} count={count} onChange={select} />
+                    <CountInput machine={machine} text={draft ?? String(present)} count={count ?? present} onChange={select} />
+                    <Facts machine={machine} />
                     <PendingNotice machine={machine} />
-                    {isChange && <PlanView state={plan} onSelect={select} />}
+                    {isChange && <PlanView state={plan} onSelect={nearest => select(String(nearest))} />}
                     {isChange && (
                         <Checkbox
                             id="guest-agent" isChecked={withAgent} onChange={(_event, checked) => setWithAgent(checked)}
@@ -47,45 +51,39 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
             </CardBody>
             <CardFooter>
                 <ApplyButton
-                    machine={machine} count={count} plan={plan} isChange={isChange}
+                    machine={machine} count={count ?? present} plan={plan} isChange={isChange}
                     isBusy={change?.result === 'running'} onApply={request}
                 />
-                {wanted !== undefined && isChange && (
+                {draft !== undefined && count !== present && (
                     <Button variant="link" onClick={() => select(undefined)}>{_('Cancel')}</Button>
                 )}
             </CardFooter>
-        </Card>
+        </PageCard>
     );
 }
 
-interface CountInputProps { machine: MachineState; count: number; onChange: (count: number) => void }
+interface CountInputProps { machine: MachineState; text: string; count: number; onChange: (text: string) => void }
 
-function CountInput({ machine, count, onChange }: CountInputProps) {
+function CountInput({ machine, text, count, onChange }: CountInputProps) {
     const { MaxVcpus: max, VcpusPerSlot: slot } = machine;
-    const isDisabled = !isConnected(machine) || machine.HotplugMethod === 'none';
-    // A text that is not a possible number counts when the user has left the field.
-    const [draft, setDraft] = useState<string>();
-    const select = (value: number) => { setDraft(undefined); onChange(nearestCount(value, max, slot)); };
-    const type = (text: string) => {
-        if (text === String(nearestCount(Number(text), max, slot))) select(Number(text));
-        else setDraft(text);
+    const canChange = useCanChange(machine);
+    const isDisabled = !canChange || machine.HotplugMethod === 'none';
+    /** Makes a text with a number possible when the user leaves the field. */
+    const leave = () => {
+        const number = numberIn(text, -Infinity, Infinity);
+        if (number !== undefined) onChange(String(nearestCount(number, max, slot)));
     };
-    const leave = () => { if (draft !== undefined) select(draft === '' ? count : Number(draft)); };
     return (
         <>
             <div className="vcpud-count">
                 <Slider
-                    value={count} min={slot} max={max} step={slot} isDisabled={isDisabled}
-                    onChange={(_event, value) => select(value)}
-                    thumbAriaLabel={_('Number of vCPUs')} showTicks={false}
+                    value={count} min={slot} max={max} step={slot} isDisabled={isDisabled} showTicks={false}
+                    onChange={(_event, value) => onChange(String(nearestCount(value, max, slot)))}
+                    thumbAriaLabel={_('Number of vCPUs')}
                 />
-                <NumberInput
-                    // The input takes a text.
-                    value={(draft ?? count) as number} min={slot} max={max} isDisabled={isDisabled} widthChars={4}
-                    inputAriaLabel={_('Number of vCPUs')} minusBtnAriaLabel={_('Fewer')} plusBtnAriaLabel={_('More')}
-                    onMinus={() => select(count - slot)} onPlus={() => select(count + slot)}
-                    onChange={event => type(event.currentTarget.value)} onBlur={leave}
-                    inputProps={{ onKeyDown: (event: React.KeyboardEvent) => { if (event.key === 'Enter') leave(); } }}
+                <NumberField
+                    id="count" title={_('Number of vCPUs')} text={text} min={slot} max={max} step={slot}
+                    isDisabled={isDisabled} onChange={onChange} onLeave={leave}
                 />
             </div>
             {machine.HotplugMethod === 'none' && (
@@ -98,6 +96,25 @@ function CountInput({ machine, count, onChange }: CountInputProps) {
     );
 }
 
+/** What the machine has now, whatever the user selects. */
+function Facts({ machine }: { machine: MachineState }) {
+    const facts: [string, string | number][] = [
+        [_('Present'), machine.Vcpus],
+        [_('Started by the guest'), machine.StartedVcpus],
+        [_('Maximum'), machine.MaxVcpus],
+    ];
+    return (
+        <DescriptionList isCompact columnModifier={{ default: '3Col' }}>
+            {facts.map(([title, value]) => (
+                <DescriptionListGroup key={title}>
+                    <DescriptionListTerm>{title}</DescriptionListTerm>
+                    <DescriptionListDescription>{value}</DescriptionListDescription>
+                </DescriptionListGroup>
+            ))}
+        </DescriptionList>
+    );
+}
+
 interface ApplyButtonProps {
     machine: MachineState; count: number; plan: PlanState | undefined; isChange: boolean; isBusy: boolean;
     onApply: (access: Access) => void;
@@ -105,12 +122,12 @@ interface ApplyButtonProps {
 
 /** If polkit does not authorize the user, the button uses administrative access, and its text says so. */
 function ApplyButton({ machine, count, plan, isChange, isBusy, onApply }: ApplyButtonProps) {
-    const isPossible = isChange && plan?.plan.added !== undefined && isConnected(machine);
+    const isPossible = useCanChange(machine) && isChange && plan?.plan.added !== undefined;
     const isAuthorized = plan?.permission !== 'no' && plan?.permission !== 'challenge';
     const title = isAuthorized ? _('Set to $0') : _('Set to $0 with administrative access');
     return (
         <Button
-            variant="primary" isDisabled={!isPossible || isBusy} isLoading={isBusy}
+            variant="primary" isAriaDisabled={!isPossible || isBusy} isLoading={isBusy}
             onClick={() => onApply(isAuthorized ? 'user' : 'administrator')}
         >
             {format(title, countOf(count))}
@@ -125,6 +142,7 @@ function useChange(machine: MachineState, onAccepted: () => void) {
     useEvents(machine.path, event => {
         if (event !== 'changed') setChange(current => current && observed(current, event));
     });
+    useReturn(() => setChange(current => (hasLostCall(current) ? undefined : current)));
     const finish = (result: Change['result']) => setChange(current => current && { ...current, result });
     const apply = async (count: number, plan: PlanState | undefined, withAgent: boolean, access: Access) => {
         setChange(begun(count, plan?.plan.added ?? [], plan?.plan.removed ?? []));
@@ -134,10 +152,17 @@ function useChange(machine: MachineState, onAccepted: () => void) {
             finish('done');
             onAccepted();
         } catch (error) {
-            finish({ error: CallError.of(error) });
+            const now = store.current().fleet.machines.get(machine.path)?.Vcpus;
+            const isConflict = now !== undefined && now !== machine.Vcpus && isBusy(CallError.of(error).code);
+            finish({ error: isConflict ? new CallError('conflict', '') : CallError.of(error) });
         }
     };
     /** Forgets a change that has ended. */
     const clear = () => setChange(current => (current?.result === 'running' ? current : undefined));
-    return { change, apply, clear };
+    // The number can change again, by this or another client.
+    const shown = change && isOver(change) && wantedOf(machine) !== change.target ? undefined : change;
+    return { change: shown, apply, clear };
 }
+
+const hasLostCall = (change: Change | undefined): boolean =>
+    change !== undefined && typeof change.result === 'object' && isLost(change.result.error.code);

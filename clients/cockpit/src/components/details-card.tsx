@@ -1,9 +1,10 @@
 // Owns the card with the facts about the QEMU process.
-import { Card, CardBody, CardTitle, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm } from '@patternfly/react-core';
+import { CardBody, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm } from '@patternfly/react-core';
 
 import { NO_USER } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
 import { _, format } from '../text';
+import { PageCard } from './page-card';
 
 function originText(origin: string): string {
     switch (origin) {
@@ -27,8 +28,7 @@ export function DetailsCard({ machine }: { machine: MachineState }) {
         [_('UUID'), machine.Uuid],
     ];
     return (
-        <Card>
-            <CardTitle component="h2">{_('Details')}</CardTitle>
+        <PageCard title={_('Details')}>
             <CardBody>
                 <DescriptionList isCompact columnModifier={{ default: '1Col', md: '2Col', xl: '3Col' }}>
                     {facts.map(([title, value]) => value && (
@@ -39,6 +39,6 @@ export function DetailsCard({ machine }: { machine: MachineState }) {
                     ))}
                 </DescriptionList>
             </CardBody>
-        </Card>
+        </PageCard>
     );
 }

@@ -1,13 +1,14 @@
 // Owns the card with the last entries of the journal about the machine.
 import { useEffect, useState } from 'react';
 
-import { Button, Card, CardBody, CardTitle, Content, Stack } from '@patternfly/react-core';
+import { Button, CardBody, Content, Stack } from '@patternfly/react-core';
 
 import type { Access, CallError } from '../bus/client';
 import { followJournal } from '../bus/journal';
 import { withEntries } from '../model/journal';
 import type { Entry } from '../model/journal';
-import { _ } from '../text';
+import { _, format } from '../text';
+import { PageCard } from './page-card';
 import { ErrorAlert } from './parts';
 
 export function JournalCard({ name }: { name: string }) {
@@ -19,8 +20,7 @@ export function JournalCard({ name }: { name: string }) {
         [name, access],
     );
     return (
-        <Card>
-            <CardTitle component="h2">{_('What happened lately')}</CardTitle>
+        <PageCard title={_('What happened lately')}>
             <CardBody>
                 <Stack hasGutter>
                     {error && <ErrorAlert title={_('The journal cannot be read')} error={error} />}
@@ -38,7 +38,7 @@ export function JournalCard({ name }: { name: string }) {
                     )}
                 </Stack>
             </CardBody>
-        </Card>
+        </PageCard>
     );
 }
 
@@ -49,11 +49,15 @@ function Entries({ entries }: { entries: readonly Entry[] }) {
             {entries.map(entry => (
                 <li key={entry.cursor} className={entry.isProblem ? 'vcpud-problem' : ''}>
                     <time dateTime={new Date(entry.time).toISOString()}>{timeOf(entry.time, language)}</time>
-                    <span>{entry.isProblem && <strong>{_('Warning')}: </strong>}{entry.text}</span>
+                    <span>{entry.isProblem && <strong>{_('Warning')}: </strong>}{textOf(entry)}</span>
                 </li>
             ))}
         </ol>
     );
+}
+
+function textOf({ text, request }: Entry): string {
+    return request ? format(_('Request of uid $0: $1'), request.uid, `${request.operation} (${request.values})`) : text;
 }
 
 /** Returns the time of an entry, with the date if it is not from today. */

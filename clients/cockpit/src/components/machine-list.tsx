@@ -11,7 +11,7 @@ import type { MachineState } from '../model/fleet';
 import { cpus, latest } from '../model/usage';
 import { _, format, namesOf, ngettext } from '../text';
 import { Sparkline } from './chart';
-import { StateLabel } from './parts';
+import { StateLabel, ViewBegin } from './parts';
 
 export function MachineList() {
     const { fleet } = usePageState();
@@ -20,7 +20,7 @@ export function MachineList() {
     const shown = machines.filter(({ Name }) => Name.toLowerCase().includes(filter.toLowerCase()));
     return (
         <>
-            <Title headingLevel="h1">{_('Virtual CPUs of machines')}</Title>
+            <ViewBegin><Title headingLevel="h1">{_('Virtual CPUs of machines')}</Title></ViewBegin>
             <Card>
                 {machines.length === 0 ? <CardBody><NoMachines /></CardBody> : (
                     <>

@@ -11,7 +11,7 @@ import { AutoscaleCard } from './autoscale-card';
 import { ChangeCard } from './change-card';
 import { DetailsCard } from './details-card';
 import { JournalCard } from './journal-card';
-import { StateLabel } from './parts';
+import { StateLabel, ViewBegin } from './parts';
 import { PlacementCard } from './placement-card';
 import { UseCard } from './use-card';
 import { VcpusCard } from './vcpus-card';
@@ -32,10 +32,12 @@ export function MachinePage({ name }: { name: string }) {
 
 function Missing({ name }: { name: string }) {
     return (
-        <EmptyState titleText={format(_('Machine $0 does not run'), name)} headingLevel="h1" icon={SearchIcon}>
-            <EmptyStateBody>{_('Its QEMU process has ended, or it was unregistered. This page shows it again when it starts.')}</EmptyStateBody>
-            <EmptyStateFooter><a href="#/">{_('All machines')}</a></EmptyStateFooter>
-        </EmptyState>
+        <ViewBegin>
+            <EmptyState titleText={format(_('Machine $0 does not run'), name)} headingLevel="h1" icon={SearchIcon}>
+                <EmptyStateBody>{_('Its QEMU process has ended, or it was unregistered. This page shows it again when it starts.')}</EmptyStateBody>
+                <EmptyStateFooter><a href="#/">{_('All machines')}</a></EmptyStateFooter>
+            </EmptyState>
+        </ViewBegin>
     );
 }
 
@@ -44,7 +46,7 @@ function Machine({ machine }: { machine: MachineState }) {
     return (
         <>
             <Flex alignItems={{ default: 'alignItemsCenter' }}>
-                <Title headingLevel="h1">{machine.Name}</Title>
+                <ViewBegin><Title headingLevel="h1">{machine.Name}</Title></ViewBegin>
                 <StateLabel machine={machine} />
             </Flex>
             <MachineNotices machine={machine} />

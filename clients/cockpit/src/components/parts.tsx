@@ -1,11 +1,15 @@
-// Owns the small parts that several cards use: the state of a machine, and alerts about errors.
+// Owns the small parts that several cards use: the begin of a view, the state of a machine, and alerts about errors.
+import { useEffect, useRef } from 'react';
+import type { ReactNode } from 'react';
+
 import { Alert, AlertActionCloseButton, AlertActionLink, Label } from '@patternfly/react-core';
 
 import { CallError } from '../bus/client';
+import { useIsReady } from '../hooks/page';
 import type { Call } from '../hooks/page';
 import { adviceFor, isDenied, isProblem } from '../model/errors';
 import type { MachineState } from '../model/fleet';
-import { _ } from '../text';
+import { _, format } from '../text';
 
 /** Returns the run state of QEMU in words. The other states have the word of QEMU. */
 function stateText(state: string): string {
@@ -19,7 +23,17 @@ function stateText(state: string): string {
     }
 }
 
+/** The begin of a view, such as its title. It takes the focus that the link to the view had. */
+export function ViewBegin({ children }: { children: ReactNode }) {
+    const begin = useRef<HTMLDivElement>(null);
+    useEffect(() => { if (document.activeElement === document.body) begin.current?.focus(); }, []);
+    return <div ref={begin} tabIndex={-1}>{children}</div>;
+}
+
+/** The state of a machine. It has no colour if it is the last known one. */
 export function StateLabel({ machine }: { machine: MachineState }) {
+    const isReady = useIsReady();
+    if (!isReady) return <Label isCompact variant="outline">{format(_('last known: $0'), stateText(machine.State))}</Label>;
     const status = { running: 'success', disconnected: 'danger' } as const;
     const known = status[machine.State as keyof typeof status] ?? 'warning';
     return <Label isCompact variant="outline" status={known}>{stateText(machine.State)}</Label>;

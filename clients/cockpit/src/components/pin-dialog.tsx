@@ -5,7 +5,7 @@ import { FormGroup, FormHelperText, HelperText, HelperTextItem, TextInput } from
 
 import { useCall, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
-import { isCpuList } from '../model/vcpus';
+import { cpuListOf } from '../model/vcpus';
 import { _, format, namesOf } from '../text';
 import { CallDialog } from './call-dialog';
 
@@ -14,13 +14,14 @@ interface Props { machine: MachineState; vcpus: number[]; current: string; onClo
 export function PinDialog({ machine, vcpus, current, onClose }: Props) {
     const { store } = usePage();
     const [cpus, setCpus] = useState(current);
-    const call = useCall(access => store.machine(machine.path, 'PinVcpus', [vcpus, cpus.trim(), {}], access));
-    const isValid = cpus.trim() === '' || isCpuList(cpus.trim());
+    const list = cpus.trim() === '' ? '' : cpuListOf(cpus);
+    const call = useCall(access => store.machine(machine.path, 'PinVcpus', [vcpus, list ?? '', {}], access));
+    const isValid = list !== undefined;
     const title = vcpus.length > 0 ? format(_('Pin $0'), namesOf(vcpus)) : _('Host CPUs of vCPUs without a pin');
     return (
         <CallDialog
             id="pin" title={title} failure={_('The pin is not changed')}
-            call={call} isValid={isValid} onClose={onClose}
+            focus="#pin-cpus" call={call} isValid={isValid} onClose={onClose}
         >
             <FormGroup label={_('Host CPUs')} fieldId="pin-cpus">
                 <TextInput

@@ -1,16 +1,17 @@
 // Owns the card with the placement of the machine: the default host CPUs, the pins, and the limit of the CPU time.
 import { useEffect, useState } from 'react';
 
-import { Button, Card, CardBody, CardTitle, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Label } from '@patternfly/react-core';
+import { Button, CardBody, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Label } from '@patternfly/react-core';
 
 import { plain } from '../bus/client';
 import type { Machine } from '../generated/interfaces';
-import { useEvents } from '../hooks/machine';
-import { usePage } from '../hooks/page';
+import { useCanChange, useEvents } from '../hooks/machine';
+import { useIsReady, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { isSameList, percentOf } from '../model/vcpus';
 import { _, format, namesOf } from '../text';
 import { BandwidthDialog } from './bandwidth-dialog';
+import { PageCard } from './page-card';
 import { PinDialog } from './pin-dialog';
 
 type Tuning = Machine['keys']['GetTuning'];
@@ -20,18 +21,24 @@ interface Props { machine: MachineState; onChange: () => void }
 export function PlacementCard({ machine, onChange }: Props) {
     const [dialog, setDialog] = useState<'affinity' | 'bandwidth'>();
     const tuning = useTuning(machine);
+    const canChange = useCanChange(machine);
     const close = () => { setDialog(undefined); onChange(); };
     const differs = machine.Affinity && machine.EffectiveAffinity && !isSameList(machine.Affinity, machine.EffectiveAffinity);
     return (
-        <Card>
-            <CardTitle component="h2">{_('Placement')}</CardTitle>
+        <PageCard title={_('Placement')}>
             <CardBody>
                 <DescriptionList isHorizontal isFluid horizontalTermWidthModifier={{ default: '9rem' }}>
-                    <Entry title={_('Host CPUs')} onEdit={() => setDialog('affinity')} edit={_('Change the host CPUs')}>
+                    <Entry
+                        title={_('Host CPUs')} edit={_('Change the host CPUs')} canEdit={canChange}
+                        onEdit={() => setDialog('affinity')}
+                    >
                         {machine.EffectiveAffinity || machine.Affinity || _('all')}
                         {differs && <div><Label isCompact status="warning">{format(_('wanted: $0'), machine.Affinity)}</Label></div>}
                     </Entry>
-                    <Entry title={_('CPU time')} onEdit={() => setDialog('bandwidth')} edit={_('Change the limit of the CPU time')}>
+                    <Entry
+                        title={_('CPU time')} edit={_('Change the limit of the CPU time')} canEdit={canChange}
+                        {...(hasGroups(machine) && { onEdit: () => setDialog('bandwidth') })}
+                    >
                         <Limit machine={machine} />
                     </Entry>
                     <Entry title={_('Pins')}><Pins tuning={tuning} /></Entry>
@@ -40,9 +47,12 @@ export function PlacementCard({ machine, onChange }: Props) {
             </CardBody>
             {dialog === 'affinity' && <PinDialog machine={machine} vcpus={[]} current={machine.Affinity} onClose={close} />}
             {dialog === 'bandwidth' && <BandwidthDialog machine={machine} onClose={close} />}
-        </Card>
+        </PageCard>
     );
 }
+
+/** Returns whether the vCPUs have control groups, which limits of the CPU time need. */
+const hasGroups = ({ Placement }: MachineState): boolean => Placement === 'scope' || Placement === 'unit';
 
 function placementText(placement: string): string {
     switch (placement) {
@@ -52,15 +62,21 @@ function placementText(placement: string): string {
     }
 }
 
-interface EntryProps { title: string; children: React.ReactNode; onEdit?: () => void; edit?: string }
+interface EntryProps { title: string; children: React.ReactNode; onEdit?: () => void; edit?: string; canEdit?: boolean }
 
-function Entry({ title, children, onEdit, edit }: EntryProps) {
+function Entry({ title, children, onEdit, edit, canEdit = true }: EntryProps) {
     return (
         <DescriptionListGroup>
             <DescriptionListTerm>{title}</DescriptionListTerm>
             <DescriptionListDescription>
                 {children}
-                {onEdit && <div><Button variant="link" isInline onClick={onEdit} aria-label={edit ?? ''}>{_('Change')}</Button></div>}
+                {onEdit && (
+                    <div>
+                        <Button variant="link" isInline isAriaDisabled={!canEdit} onClick={onEdit} aria-label={edit ?? ''}>
+                            {_('Change')}
+                        </Button>
+                    </div>
+                )}
             </DescriptionListDescription>
         </DescriptionListGroup>
     );
@@ -97,16 +113,18 @@ function Pins({ tuning }: { tuning: Tuning | undefined }) {
 /** Returns the desired values, which follow the signals of the machine. */
 function useTuning(machine: MachineState): Tuning | undefined {
     const { store } = usePage();
+    const isReady = useIsReady();
     const [tuning, setTuning] = useState<Tuning>();
     const [version, setVersion] = useState(0);
     useEvents(machine.path, event => { if (event === 'changed') setVersion(current => current + 1); });
     useEffect(() => {
+        if (!isReady) return;
         let isCurrent = true;
         store.machine(machine.path, 'GetTuning', []).then(
             ([values]) => { if (isCurrent) setTuning(plain<Tuning>(values)); },
             () => undefined,
         );
         return () => { isCurrent = false; };
-    }, [store, machine, version]);
+    }, [store, machine, version, isReady]);
     return tuning;
 }

@@ -1,4 +1,6 @@
 // Owns the progress of a change, its end, and the notice about pending removals.
+import { useEffect, useState } from 'react';
+
 import { Alert, Progress as Bar, ProgressMeasureLocation, ProgressSize, Stack } from '@patternfly/react-core';
 
 import type { Access } from '../bus/client';
@@ -53,14 +55,29 @@ function ProgressBar({ title, value, max }: { title: string; value: number; max:
     );
 }
 
+/** How long a guest can take to start a vCPU before the page gives advice, in seconds. */
+const USUAL_START = 10;
+
 /** vCPUs are added, and the guest has not started all of them. */
 function NotStarted({ change }: { change: Change }) {
+    const isLate = useIsAfter(USUAL_START);
+    if (!isLate) return null;
     const missing = change.expected.added.filter(vcpu => !change.started.has(vcpu));
     return (
         <Alert isInline variant="info" title={format(_('The guest has not started $0 yet'), namesOf(missing))}>
             {_('The vCPUs are added. If the guest does not start them, bring them online in the guest.')}
         </Alert>
     );
+}
+
+/** Returns whether the component has been shown for some seconds. */
+function useIsAfter(seconds: number): boolean {
+    const [isAfter, setAfter] = useState(false);
+    useEffect(() => {
+        const timer = window.setTimeout(() => setAfter(true), seconds * 1000);
+        return () => window.clearTimeout(timer);
+    }, [seconds]);
+    return isAfter;
 }
 
 function Failure({ change, onRetry }: { change: Change; onRetry: (access: Access) => void }) {

@@ -1,11 +1,12 @@
 // Owns the card with the use of the machine in the last minutes.
-import { Card, CardBody, CardTitle, Content } from '@patternfly/react-core';
+import { CardBody, Content } from '@patternfly/react-core';
 
 import { useHistory } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { cpus, latest, spanOf } from '../model/usage';
 import { _, format, ngettext } from '../text';
 import { UseChart } from './chart';
+import { PageCard } from './page-card';
 
 export function UseCard({ machine }: { machine: MachineState }) {
     const history = useHistory(machine.path);
@@ -18,8 +19,7 @@ export function UseCard({ machine }: { machine: MachineState }) {
         ? format(_('The vCPUs use $0 host CPUs, and wait for $1.'), cpus(point.used, language), cpus(point.stolen, language))
         : _('No values yet');
     return (
-        <Card>
-            <CardTitle component="h2">{_('Use of host CPUs')}</CardTitle>
+        <PageCard title={_('Use of host CPUs')}>
             <CardBody>
                 <UseChart points={points} top={top} label={label} />
                 <div className="vcpud-times" aria-hidden="true">
@@ -35,7 +35,7 @@ export function UseCard({ machine }: { machine: MachineState }) {
                     {_('Steal is the time in which vCPUs waited for a host CPU. Throttled is the time in which the bandwidth limit stopped them.')}
                 </Content>
             </CardBody>
-        </Card>
+        </PageCard>
     );
 }
 

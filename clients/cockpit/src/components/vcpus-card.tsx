@@ -1,9 +1,10 @@
 // Owns the table of vCPUs: their state, their use, and the values in force against the desired ones.
 import { useState } from 'react';
 
-import { Button, Card, CardBody, CardHeader, CardTitle, Checkbox, EmptyState, Label, Spinner, Switch } from '@patternfly/react-core';
+import { Button, CardBody, Checkbox, EmptyState, Label, Spinner, Switch } from '@patternfly/react-core';
 import { Table, Tbody, Td, Th, Thead, Tr } from '@patternfly/react-table';
 
+import { useCanChange } from '../hooks/machine';
 import { useHistory } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { percent } from '../model/usage';
@@ -11,6 +12,7 @@ import type { VcpuUse } from '../model/usage';
 import { affinityOf, presenceOf, schedulerOf } from '../model/vcpus';
 import type { Setting, Vcpu } from '../model/vcpus';
 import { _, format, namesOf } from '../text';
+import { PageCard } from './page-card';
 import { PinDialog } from './pin-dialog';
 
 interface Props { machine: MachineState; vcpus: Vcpu[] | undefined; onChange: () => void }
@@ -19,6 +21,7 @@ export function VcpusCard({ machine, vcpus, onChange }: Props) {
     const [showsFree, setShowsFree] = useState(false);
     const [selected, setSelected] = useState<ReadonlySet<number>>(new Set());
     const [isPinning, setPinning] = useState(false);
+    const canChange = useCanChange(machine);
     const rows = vcpus?.filter(vcpu => showsFree || vcpu.present);
     const chosen = rows?.filter(vcpu => selected.has(vcpu.id ?? 0)).map(vcpu => vcpu.id ?? 0) ?? [];
     const select = (ids: number[], isSelected: boolean) => setSelected(current => {
@@ -26,22 +29,16 @@ export function VcpusCard({ machine, vcpus, onChange }: Props) {
         ids.forEach(id => (isSelected ? next.add(id) : next.delete(id)));
         return next;
     });
+    const actions = (
+        <div className="vcpud-actions">
+            <Switch label={_('Free vCPUs')} isChecked={showsFree} onChange={(_event, on) => setShowsFree(on)} id="free" />
+            <Button variant="secondary" isAriaDisabled={!canChange || chosen.length === 0} onClick={() => setPinning(true)}>
+                {_('Pin selected')}
+            </Button>
+        </div>
+    );
     return (
-        <Card>
-            <CardHeader actions={{
-                hasNoOffset: true,
-                actions: (
-                    <div className="vcpud-actions">
-                        <Switch label={_('Free vCPUs')} isChecked={showsFree} onChange={(_event, on) => setShowsFree(on)} id="free" />
-                        <Button variant="secondary" isDisabled={chosen.length === 0} onClick={() => setPinning(true)}>
-                            {_('Pin selected')}
-                        </Button>
-                    </div>
-                ),
-            }}
-            >
-                <CardTitle component="h2">{_('vCPUs')}</CardTitle>
-            </CardHeader>
+        <PageCard title={_('vCPUs')} actions={actions}>
             {rows ? <VcpuTable machine={machine} rows={rows} selected={selected} onSelect={select} />
                 : <CardBody><EmptyState titleText={_('Reading the vCPUs')} headingLevel="h3" icon={Spinner} variant="sm" /></CardBody>}
             {isPinning && (
@@ -50,7 +47,7 @@ export function VcpusCard({ machine, vcpus, onChange }: Props) {
                     onClose={() => { setPinning(false); onChange(); }}
                 />
             )}
-        </Card>
+        </PageCard>
     );
 }
 

@@ -7,7 +7,7 @@ import { isConnected } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
 import type { Vcpu } from '../model/vcpus';
 import type { Machine } from '../generated/interfaces';
-import { useEvery, usePage, usePageState } from './page';
+import { useEvery, useIsReady, usePage } from './page';
 
 /** Calls back with the events of a machine. */
 export function useEvents(path: string, onEvent: (event: VcpuEvent | 'changed') => void): void {
@@ -17,8 +17,8 @@ export function useEvents(path: string, onEvent: (event: VcpuEvent | 'changed') 
     useEffect(() => store.onEvent(path, event => latest.current(event)), [store, path]);
 }
 
-/** Returns whether the service runs. A call to a service that an administrator stopped would start it again. */
-const useIsReady = (): boolean => usePageState().status.kind === 'ready';
+/** Returns whether the service takes calls about a machine, and QEMU can perform them. */
+export const useCanChange = (machine: MachineState): boolean => useIsReady() && isConnected(machine);
 
 /** Runs one call at a time. Requests during a call lead to one further call. */
 function useOneAtATime(call: () => Promise<void>): () => void {

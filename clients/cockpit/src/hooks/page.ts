@@ -1,10 +1,11 @@
 // Owns the hooks that connect components with the state of the page.
-import { createContext, useCallback, useContext, useEffect, useState, useSyncExternalStore } from 'react';
+import { createContext, useCallback, useContext, useEffect, useRef, useState, useSyncExternalStore } from 'react';
 
 import type { Statistics } from '../bus/statistics';
 import type { State, Store } from '../bus/store';
 import { CallError } from '../bus/client';
 import type { Access } from '../bus/client';
+import { isLost } from '../model/errors';
 import type { History } from '../model/usage';
 
 export interface Page { store: Store; statistics: Statistics }
@@ -21,6 +22,9 @@ export function usePageState(): State {
     const { store } = usePage();
     return useSyncExternalStore(store.subscribe, store.current);
 }
+
+/** Returns whether the service runs. A call to a service that an administrator stopped would start it again. */
+export const useIsReady = (): boolean => usePageState().status.kind === 'ready';
 
 /** Returns the history of a machine, which is new after each sample. */
 export function useHistory(path: string): History | undefined {
@@ -47,10 +51,11 @@ export interface Call {
     clear: () => void;
 }
 
-/** Makes a call that changes something, and keeps its error for ErrorAlert. */
+/** Makes a call that changes something, and keeps its error for ErrorAlert until the service is there again. */
 export function useCall(call: (access: Access) => Promise<unknown>): Call {
     const [isBusy, setBusy] = useState(false);
     const [error, setError] = useState<CallError | null>(null);
+    useReturn(() => setError(current => (current && isLost(current.code) ? null : current)));
     const run = async (access: Access = 'user') => {
         setBusy(true);
         setError(null);
@@ -66,6 +71,14 @@ export function useCall(call: (access: Access) => Promise<unknown>): Call {
     };
     const clear = useCallback(() => setError(null), []);
     return { isBusy, error, run, clear };
+}
+
+/** Calls back when the service is ready again. */
+export function useReturn(callback: () => void): void {
+    const isReady = useIsReady();
+    const latest = useRef(callback);
+    useEffect(() => { latest.current = callback; });
+    useEffect(() => { if (isReady) latest.current(); }, [isReady]);
 }
 
 /** Calls back every few seconds while the page is visible. */

@@ -1,6 +1,7 @@
 // Owns the words about automatic scaling: from the codes of the reasons to explanations. Pure.
 import type { Autoscale } from '../generated/interfaces';
 import { N_, _ } from '../text';
+import { numberIn } from './plan';
 
 export type Explanation = Autoscale['keys']['List'] & Autoscale['keys']['Explain'];
 
@@ -44,6 +45,11 @@ export function reasonOf(explanation: Explanation): string {
 export const isScaled = (explanation: Explanation | undefined): explanation is Explanation =>
     explanation !== undefined && explanation.mode !== 'off';
 
-/** Returns whether limits are possible for a machine. */
-export const areLimits = (min: number, max: number, maxVcpus: number): boolean =>
-    Number.isInteger(min) && Number.isInteger(max) && min >= 1 && max >= min && max <= maxVcpus;
+export interface Limits { min: number; max: number }
+
+/** Returns the limits that two texts are, or undefined if they are not possible for a machine. */
+export function limitsOf(minimum: string, maximum: string, maxVcpus: number): Limits | undefined {
+    const min = numberIn(minimum, 1, maxVcpus, 1);
+    const max = numberIn(maximum, 1, maxVcpus, 1);
+    return min !== undefined && max !== undefined && min <= max ? { min, max } : undefined;
+}

@@ -52,6 +52,9 @@ function without(change: Change, vcpu: number): ReadonlyMap<number, Refusal> {
     return refused;
 }
 
+/** Returns whether the call has succeeded, so that the machine had the number. */
+export const isOver = (change: Change): boolean => change.result === 'done';
+
 /** The state of a change as a whole. */
 export type Phase = 'running' | 'starting' | 'pending' | 'complete' | 'failed';
 

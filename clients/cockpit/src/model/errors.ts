@@ -9,7 +9,7 @@ const ERRORS: Record<string, string> = {
     OutOfRange: N_('Select one of the possible numbers.'),
     NotRemovable: N_('Select a greater number. QEMU does not remove the boot CPU.'),
     NotSupported: N_('A restart of the VM with other options can be the alternative. The journal of vcpud has more details.'),
-    Busy: N_('The number of vCPUs changed in the meantime, or a removal is pending. Check the plan, and try again.'),
+    Busy: N_('Another change or a removal of vCPUs is in progress. Wait for its end, and try again.'),
     GuestRefused: N_('The guest still uses the vCPU. Reduce its load or its pins in the guest, and try again.'),
     GuestDidNotStart: N_('The vCPUs stay. Bring them online in the guest, or install the guest agent and use it for the change.'),
     RemovalPending: N_('The guest has not released the vCPUs yet. The removal stays pending, and this page reports its end.'),
@@ -22,6 +22,7 @@ const ERRORS: Record<string, string> = {
     InvalidArgs: N_('Correct the value, and try again.'),
     IOError: N_('Check whether the file system of /run is full. Nothing was changed.'),
     ServiceUnknown: N_('Install and start the service.'),
+    NoReply: N_('The service ended before it answered. Look at the state of the machine before you try again.'),
 };
 
 const PREFIXES = ['org.vcpud1.Error.', 'org.freedesktop.DBus.Error.'];
@@ -40,6 +41,14 @@ export const isDenied = (code: string): boolean => DENIED.includes(shortName(cod
 /** Returns whether Cockpit has no administrative access to give. */
 const isWithoutAdministrator = (code: string): boolean => code === 'access-denied';
 
+/** Returns whether something else is in progress. */
+export const isBusy = (code: string): boolean => shortName(code) === 'Busy';
+
+const LOST = ['NoReply', 'Timeout', 'Disconnected', 'ServiceUnknown', 'NameHasNoOwner', 'disconnected', 'terminated', 'not-found'];
+
+/** Returns whether a call has no result because the service does not run or does not answer. */
+export const isLost = (code: string): boolean => LOST.includes(shortName(code));
+
 /** Returns whether an error is a problem of Cockpit, which has no text of a service. */
 export const isProblem = (code: string): boolean => !code.includes('.');
 
@@ -49,6 +58,7 @@ export function adviceFor(code: string): string {
     if (isWithoutAdministrator(code)) {
         return _('Turn on administrative access at the top of Cockpit, and try again. Your account needs the right to become administrator.');
     }
+    if (code === 'conflict') return _('Another client changed the number of vCPUs in the meantime. Check the plan, and try again.');
     if (code === 'not-found') return _('The service is not installed, or it cannot start. Install its package, or read its journal.');
     if (code === 'disconnected' || code === 'terminated') return _('The connection to the host was lost. Log in to Cockpit again.');
     const advice = ERRORS[shortName(code)];

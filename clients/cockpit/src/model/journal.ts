@@ -7,6 +7,26 @@ export interface Entry {
     time: number;
     text: string;
     isProblem: boolean;
+    /** The call of a user that polkit authorized, if the entry is about one. */
+    request: Request | undefined;
+}
+
+/** A call: the operation, the user, and the arguments that say something, as "vcpus 4, until started". */
+export interface Request { operation: string; uid: number; values: string }
+
+/** The machine itself, which the page shows elsewhere. */
+const ABOUT_MACHINE = ['owner', 'uuid'];
+
+/** Returns the call that the fields of an entry describe: OPERATION, REQUEST_UID, and VALUES as KEY="VALUE" .... */
+function requestOf(fields: Record<string, unknown>): Request | undefined {
+    const [operation, values] = [textOf(fields.OPERATION), textOf(fields.VALUES)];
+    if (!operation || !values) return undefined;
+    const pairs = [...values.matchAll(/([\w-]+)="((?:[^"\\]|\\.)*)"/g)];
+    const shown = pairs.filter(([, key = '', value = '']) => !ABOUT_MACHINE.includes(key) && value !== '' && value !== 'false');
+    return {
+        operation, uid: Number(fields.REQUEST_UID),
+        values: shown.map(([, key, value]) => `${key} ${value}`).join(', '),
+    };
 }
 
 /** How many entries are kept. */
@@ -34,6 +54,7 @@ export function entryOf(line: string, machine: string): Entry | undefined {
         time: Number(fields.__REALTIME_TIMESTAMP) / 1000,
         text: message.startsWith(`${machine}: `) ? message.slice(machine.length + 2) : message,
         isProblem: Number(fields.PRIORITY) <= 4,
+        request: requestOf(fields),
     };
 }
 

@@ -39,8 +39,15 @@ function members(list: string): Set<number> {
     return cpus;
 }
 
-/** Returns whether a text has the form of a list of host CPUs. The service checks whether the host has them. */
-export const isCpuList = (text: string): boolean => /^\d+(-\d+)?(,\d+(-\d+)?)*$/.test(text);
+/**
+ * Returns a list of host CPUs without spaces, or undefined if a text is none. The service checks whether the host has the
+ * CPUs.
+ */
+export function cpuListOf(text: string): string | undefined {
+    const list = text.replace(/\s*([,-]|^|$)\s*/g, '$1');
+    const ranges = list.split(',').map(range => /^(\d+)(?:-(\d+))?$/.exec(range));
+    return ranges.every(range => range && Number(range[1]) <= Number(range[2] ?? range[1])) ? list : undefined;
+}
 
 export type Presence = 'free' | 'pending' | 'not-started' | 'offline' | 'present';
 

@@ -43,6 +43,7 @@ async function select(machine: string): Promise<Page> {
 test('a user whom polkit authorizes is the requester', async () => {
     const page = await select('db');
     await page.getByRole('button', { name: 'Set to 2 vCPUs', exact: true }).click();
+    // The guest is paused, so that it cannot start the vCPU.
     await page.getByText('The guest has not started vCPU 1 yet').waitFor();
     assert.match(world.log(), /db: vCPU 1 added.* request_uid=65534/);
     await page.context().close();

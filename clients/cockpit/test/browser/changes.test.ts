@@ -29,6 +29,10 @@ after(async () => {
 const count = () => page.getByRole('spinbutton', { name: 'Number of vCPUs' });
 const rows = () => page.getByRole('grid', { name: 'vCPUs' }).locator('tbody tr');
 
+/** Waits until the title of a card or the begin of a view has the focus. */
+const focused = (name: string) => page.waitForFunction(
+    text => document.activeElement !== document.body && document.activeElement?.textContent?.startsWith(text), name);
+
 test('adds vCPUs, and shows that the guest starts them', async () => {
     // With the keyboard only.
     await page.getByRole('slider', { name: 'Number of vCPUs' }).focus();
@@ -38,6 +42,7 @@ test('adds vCPUs, and shows that the guest starts them', async () => {
     await picture(page, 'plan');
     await page.getByRole('button', { name: 'Set to 4 vCPUs' }).press('Enter');
     await page.getByText('The machine has 4 vCPUs').waitFor();
+    assert.ok(await page.getByRole('button', { name: 'Set to 4 vCPUs' }).evaluate(button => button === document.activeElement));
     await rows().nth(3).getByText('Started').waitFor();
     await guest.online('0-3');
     assert.equal(await rows().count(), 4);
@@ -46,6 +51,7 @@ test('adds vCPUs, and shows that the guest starts them', async () => {
 test('shows the journal of the machine', async () => {
     const entries = page.getByRole('list', { name: 'Entries' });
     await entries.getByText('vCPU 3 added').waitFor();
+    await entries.getByText(/Request of uid 0: add \(.*vcpus 4/).waitFor();
     await entries.getByText('vCPU 3 started by the guest').waitFor();
 });
 
@@ -100,10 +106,51 @@ test('plans changes of a paused machine', async () => {
     await page.getByRole('button', { name: 'Set to 1 vCPU', exact: true }).waitFor();
 });
 
-test('follows changes of other clients', async () => {
+test('follows changes of other clients, and forgets a success that is over', async () => {
+    await count().fill('2');
+    await page.getByRole('button', { name: 'Set to 2 vCPUs' }).click();
+    await page.getByText('The machine has 2 vCPUs').waitFor();
+    await world.setVcpus('web', 1);
+    await page.getByText('The machine has 2 vCPUs').waitFor({ state: 'detached' });
     await world.setVcpus('web', 2);
     await rows().nth(1).waitFor();
     await page.getByRole('button', { name: 'Set to 2 vCPUs' }).waitFor();
+});
+
+test('keeps the text that the user types, and takes no impossible number', async () => {
+    const button = page.getByRole('button', { name: /^Set to / });
+    await count().press('Control+A');
+    await count().pressSequentially('99999');
+    await page.getByText('Enter a number from 1 to 16.').waitFor();
+    assert.equal(await count().inputValue(), '99999');
+    assert.equal(await button.getAttribute('aria-disabled'), 'true');
+    await count().press('Control+A');
+    await count().press('Delete');
+    await count().blur();
+    assert.equal(await count().inputValue(), '');
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    assert.equal(await count().inputValue(), '2');
+    const maximum = page.getByRole('spinbutton', { name: 'Maximum' });
+    await maximum.press('Control+A');
+    await maximum.pressSequentially('-5');
+    assert.equal(await maximum.inputValue(), '-5');
+    await page.getByText('Enter a minimum and a maximum from 1 to 16 vCPUs').waitFor();
+});
+
+test('keeps the focus in a card, and gives it to the title of a view', async () => {
+    await count().fill('3');
+    await page.getByRole('button', { name: 'Cancel' }).press('Enter');
+    await focused('Number of vCPUs');
+    await page.getByRole('link', { name: 'Machines' }).press('Enter');
+    await focused('Virtual CPUs of machines');
+    await page.getByRole('link', { name: 'web' }).press('Enter');
+    await focused('web');
+    await page.getByRole('button', { name: 'Change the host CPUs' }).press('Enter');
+    const dialog = page.getByRole('dialog', { name: 'Host CPUs of vCPUs without a pin' });
+    const field = dialog.getByRole('textbox', { name: 'Host CPUs' });
+    await field.press('3');
+    await dialog.getByRole('button', { name: 'Cancel' }).press('Enter');
+    await dialog.waitFor({ state: 'detached' });
 });
 
 test('pins vCPUs, and shows the host CPUs in force', async () => {
@@ -116,23 +163,18 @@ test('pins vCPUs, and shows the host CPUs in force', async () => {
     await field.fill('4095');
     await dialog.getByRole('button', { name: 'Save' }).click();
     await dialog.getByText('Select host CPUs that exist and are online.').waitFor();
-    await field.fill('0');
+    await field.fill(' 0 ');
     await field.press('Enter');
     await dialog.waitFor({ state: 'detached' });
     await rows().nth(1).locator('[data-label="Affinity"]').getByText('0', { exact: true }).waitFor();
     await page.getByText('vCPU 1: host CPUs 0').waitFor();
 });
 
-test('explains why a limit of the CPU time is not possible', async () => {
-    await page.getByRole('button', { name: 'Change the limit of the CPU time' }).click();
-    const dialog = page.getByRole('dialog', { name: 'Limit of the CPU time of each vCPU' });
-    await dialog.getByRole('checkbox', { name: 'Limit the CPU time' }).check();
-    await dialog.getByRole('spinbutton').fill('50');
-    await dialog.getByRole('button', { name: 'Save' }).click();
+test('offers no limit of the CPU time without control groups', async () => {
     // Without systemd, the machine has no control groups of its own.
-    await dialog.getByText('The limit is not changed').waitFor();
-    await page.keyboard.press('Escape');
-    await dialog.waitFor({ state: 'detached' });
+    await page.getByText('none; limits of the CPU time are not possible').waitFor();
+    await page.getByRole('button', { name: 'Change the host CPUs' }).waitFor();
+    assert.equal(await page.getByRole('button', { name: 'Change the limit of the CPU time' }).count(), 0);
 });
 
 test('turns automatic scaling on and off, and explains it', async () => {
@@ -152,8 +194,11 @@ test('turns automatic scaling on and off, and explains it', async () => {
 });
 
 test('says that a machine has ended', async () => {
+    await page.getByRole('button', { name: 'Change the host CPUs' }).press('Enter');
+    await page.getByRole('dialog').waitFor();
     await guest.stop();
     await page.getByText('Machine web does not run').waitFor();
+    await focused('Machine web does not run');
     await page.getByRole('link', { name: 'All machines' }).click();
     await page.getByRole('heading', { name: 'No machines' }).waitFor();
     await picture(page, 'empty');
@@ -163,7 +208,7 @@ test('changes whole slots', async () => {
     await world.startGuest('power', { linux: false, pseries: true });
     await page.getByRole('link', { name: 'power' }).click();
     await page.getByText('vCPUs change in groups of 4.').waitFor();
-    await page.getByRole('button', { name: 'More' }).click();
+    await page.getByRole('button', { name: 'Increase: Number of vCPUs' }).click();
     await page.getByText('Adds vCPUs 4-7.').waitFor();
     await count().press('Control+A');
     await count().pressSequentially('11');

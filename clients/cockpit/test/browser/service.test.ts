@@ -1,19 +1,30 @@
 // Owns the tests of what the page shows when the service or a machine comes and goes.
+import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 
 import type { Browser, Page } from 'playwright-core';
 
 import { ROOT, World } from '../world/world';
-import { open, startBrowser } from './session';
+import { open, picture, startBrowser } from './session';
 
 let world: World;
 let browser: Browser;
 let page: Page;
+let address: string;
 
 before(async () => {
     [world, browser] = await Promise.all([World.start(), startBrowser()]);
-    page = await open(browser, await world.startCockpit(ROOT));
+    address = await world.startCockpit(ROOT);
+    page = await open(browser, address);
 });
+
+/** Checks that the page offers no change while it only has the last known state of a machine. */
+async function withoutControls(state: string): Promise<void> {
+    await page.getByText(`last known: ${state}`).waitFor();
+    assert.ok(await page.getByRole('spinbutton', { name: 'Number of vCPUs' }).isDisabled());
+    assert.equal(await page.getByRole('button', { name: 'Change the host CPUs' }).getAttribute('aria-disabled'), 'true');
+    assert.equal(await page.getByRole('button', { name: /^Set to/ }).getAttribute('aria-disabled'), 'true');
+}
 
 after(async () => {
     await browser?.close();
@@ -45,10 +56,32 @@ test('keeps the page while the service restarts, and follows again', async () =>
     await world.stopService();
     await page.getByText('vcpud does not run').waitFor();
     await page.getByRole('heading', { name: 'web' }).waitFor();
+    await withoutControls('Not started yet');
     await world.startService();
     await page.getByText('vcpud does not run').waitFor({ state: 'detached' });
     await world.setVcpus('web', 3);
     await page.getByRole('grid', { name: 'vCPUs' }).locator('tbody tr').nth(2).waitFor();
+});
+
+test('says that the service does not answer, and goes on when it does', async () => {
+    const late = await open(browser, address, 'machine/web');
+    await late.getByRole('heading', { name: 'web' }).waitFor();
+    await page.getByRole('button', { name: 'Change the host CPUs' }).click();
+    world.signalService('SIGSTOP');
+    const dialog = page.getByRole('dialog');
+    await dialog.getByText('vcpud does not answer').waitFor();
+    assert.equal(await dialog.getByRole('button', { name: 'Save' }).getAttribute('aria-disabled'), 'true');
+    await dialog.getByRole('button', { name: 'Cancel' }).click();
+    await withoutControls('Not started yet');
+    await picture(page, 'silent');
+    await late.reload();
+    await late.getByText('vcpud does not answer').waitFor();
+    world.signalService('SIGCONT');
+    for (const one of [page, late]) {
+        await one.getByText('vcpud does not answer').waitFor({ state: 'detached' });
+        await one.getByText('Not started yet', { exact: true }).waitFor();
+    }
+    await late.context().close();
 });
 
 test('says that the service cannot be started, and connects when it starts later', async () => {

@@ -5,16 +5,16 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { CallError } from '../../src/bus/client';
-import { areLimits, reasonOf } from '../../src/model/autoscale';
+import { limitsOf, reasonOf } from '../../src/model/autoscale';
 import { begun, observed, phaseOf, REMOVAL_PENDING } from '../../src/model/change';
 import type { Change, VcpuEvent } from '../../src/model/change';
 import { adviceFor, explainRefusal, isDenied } from '../../src/model/errors';
 import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
 import { entryOf, lines, withEntries } from '../../src/model/journal';
-import { nearestCount } from '../../src/model/plan';
+import { nearestCount, numberIn } from '../../src/model/plan';
 import { extended, latest, spanOf, WINDOW } from '../../src/model/usage';
 import type { History } from '../../src/model/usage';
-import { affinityOf, bandwidthFor, isCpuList, isSameList, percentOf, presenceOf, schedulerOf } from '../../src/model/vcpus';
+import { affinityOf, bandwidthFor, cpuListOf, isSameList, percentOf, presenceOf, schedulerOf } from '../../src/model/vcpus';
 import { countOf, namesOf, ranges } from '../../src/text';
 
 test('numbers of vCPUs are ranges', () => {
@@ -114,8 +114,16 @@ test('limits of the CPU time are percents', () => {
 });
 
 test('lists of host CPUs are checked before a call', () => {
-    for (const list of ['0', '0-3', '0-3,8']) assert.ok(isCpuList(list), list);
-    for (const list of ['', 'all', '0-', '0,', '-1', '0 1']) assert.ok(!isCpuList(list), list);
+    for (const list of ['0', '0-3', '0-3,8', '3-3']) assert.equal(cpuListOf(list), list);
+    assert.equal(cpuListOf(' 0 , 2 - 3 '), '0,2-3');
+    for (const list of ['', 'all', '0-', '0,', '-1', '0 1', '3-1', '1-2-3']) assert.equal(cpuListOf(list), undefined, list);
+});
+
+test('a text is a number within its limits', () => {
+    assert.deepEqual(['8', ' 8', '1e1', '08'].map(text => numberIn(text, 4, 16)), [8, 8, 10, 8]);
+    assert.equal(numberIn('12.5', 1, 100), 12.5);
+    for (const text of ['', ' ', '-5', '3', '17', 'x', '1e']) assert.equal(numberIn(text, 4, 16), undefined, text);
+    assert.deepEqual(['8', '10', '4.5'].map(text => numberIn(text, 4, 16, 4)), [8, undefined, undefined]);
 });
 
 test('a number is a whole number of slots', () => {
@@ -130,7 +138,10 @@ test('entries of the journal are about one machine, the newest first', () => {
         JSON.stringify({ MESSAGE: text, __REALTIME_TIMESTAMP: `${time}000`, __CURSOR: text, PRIORITY: '6', ...more });
     const one = entryOf(line('web: vCPU 3 added', 1, { VM_NAME: 'web' }), 'web');
     const two = entryOf(line('web: disconnected: x', 2, { PRIORITY: '4' }), 'web');
-    assert.deepEqual(one, { cursor: 'web: vCPU 3 added', time: 1, text: 'vCPU 3 added', isProblem: false });
+    assert.deepEqual(one, { cursor: 'web: vCPU 3 added', time: 1, text: 'vCPU 3 added', isProblem: false, request: undefined });
+    const fields = { OPERATION: 'add', REQUEST_UID: '7', VALUES: 'vcpus="1,2" uuid="" async="false" reason="a \\"b"' };
+    assert.deepEqual(entryOf(line('web: operation', 1, fields), 'web')?.request,
+        { operation: 'add', uid: 7, values: 'vcpus 1,2, reason a \\"b' });
     assert.equal(two?.isProblem, true);
     assert.equal(entryOf(line('web2: vCPU 3 added', 1), 'web'), undefined);
     assert.equal(entryOf('no JSON', 'web'), undefined);
@@ -152,6 +163,8 @@ test('errors have advice', () => {
 test('automatic scaling has reasons and limits', () => {
     assert.equal(reasonOf({ 'reason-code': 'in-band', 'reason': 'x' }), 'The load fits the number of vCPUs.');
     assert.equal(reasonOf({ 'reason-code': 'later-version', 'reason': 'x' }), 'x');
-    assert.ok(areLimits(1, 4, 4));
-    assert.ok(!areLimits(0, 4, 4) && !areLimits(3, 2, 4) && !areLimits(1, 5, 4) && !areLimits(1.5, 2, 4));
+    assert.deepEqual(limitsOf('1', '4', 4), { min: 1, max: 4 });
+    for (const [min, max] of [['0', '4'], ['3', '2'], ['1', '5'], ['1.5', '2'], ['', '4']] as const) {
+        assert.equal(limitsOf(min, max, 4), undefined, `${min} ${max}`);
+    }
 });

@@ -10,7 +10,7 @@ try {
     await Promise.all([
         world.startAutoscaler(), world.startGuest('web', { vcpus: 2 }), world.startGuest('db', { max: 64 }),
     ]);
-    const address = await world.startCockpit(ROOT);
+    const address = await world.keepCockpit(ROOT);
     console.log(`The page is at ${address}/vcpud, until Ctrl+C.`);
     await Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM')]);
 } finally {

@@ -28,7 +28,8 @@ export class Process {
     readonly lines: string[] = [];
     private readonly child: ChildProcess;
     private readonly waiting = new Set<() => void>();
-    private readonly ended: Promise<void>;
+    /** Resolves when the process has ended, without a time limit. */
+    readonly ended: Promise<void>;
 
     constructor(readonly name: string, command: string, args: string[], options: SpawnOptions = {}) {
         this.child = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] });

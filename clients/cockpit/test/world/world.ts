@@ -27,6 +27,7 @@ export class World {
     readonly guests = new Map<string, Guest>();
     private readonly processes: Process[] = [];
     private vcpud: Process | undefined;
+    private isStopping = false;
     /** Where vcpud and Cockpit find a journal. */
     private journal: Bind[] = [];
 
@@ -79,6 +80,11 @@ export class World {
         await this.bus.owned('org.vcpud1');
     }
 
+    /** Sends a signal to vcpud. */
+    signalService(signal: NodeJS.Signals): void {
+        this.vcpud?.signal(signal);
+    }
+
     /** Ends vcpud with SIGTERM. */
     async stopService(): Promise<void> {
         await this.vcpud?.kill();
@@ -123,6 +129,22 @@ export class World {
     /** Starts cockpit-ws with a session of a user, and returns its address. */
     async startCockpit(user: User): Promise<string> {
         const port = await freePort();
+        await this.startCockpitAt(port, user);
+        return `http://127.0.0.1:${port}`;
+    }
+
+    /** Starts cockpit-ws again at the same address whenever it ends, which it does after its last page is closed. */
+    async keepCockpit(user: User): Promise<string> {
+        const port = await freePort();
+        const keep = async (cockpit: Process): Promise<void> => {
+            await cockpit.ended;
+            if (!this.isStopping) await keep(await this.startCockpitAt(port, user));
+        };
+        void keep(await this.startCockpitAt(port, user));
+        return `http://127.0.0.1:${port}`;
+    }
+
+    private async startCockpitAt(port: number, user: User): Promise<Process> {
         const home = this.directoryFor(`home-${user.uid}`);
         fs.chownSync(home, user.uid, user.gid);
         const rules = this.directoryFor('sudoers');
@@ -142,11 +164,12 @@ export class World {
         });
         this.processes.push(cockpit);
         await listening(port);
-        return `http://127.0.0.1:${port}`;
+        return cockpit;
     }
 
     /** Ends everything, and removes the files. */
     async stop(): Promise<void> {
+        this.isStopping = true;
         await Promise.all([...this.guests.values()].map(guest => guest.stop()));
         await this.stopService();
         for (const process of this.processes.reverse()) await process.kill();
