@@ -133,7 +133,7 @@ export class World {
         return `http://127.0.0.1:${port}`;
     }
 
-    /** Starts cockpit-ws again at the same address whenever it ends, which it does after its last page is closed. */
+    /** Starts cockpit-ws again at the same address whenever it ends. */
     async keepCockpit(user: User): Promise<string> {
         const port = await freePort();
         const keep = async (cockpit: Process): Promise<void> => {
@@ -149,9 +149,12 @@ export class World {
         fs.chownSync(home, user.uid, user.gid);
         const rules = this.directoryFor('sudoers');
         fs.writeFileSync(path.join(rules, 'world'), sudoers, { mode: 0o440 });
+        // The session ends some time after its last page is closed, and cockpit-ws begins no other one.
+        const session = path.join(this.directory, 'session');
+        fs.writeFileSync(session, '#!/bin/sh\ncockpit-bridge "$@"\nkill $PPID\n', { mode: 0o755 });
         const command = inside([...this.journal, [rules, '/etc/sudoers.d']],
             'setpriv', `--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups', '/usr/lib/cockpit/cockpit-ws',
-            '--no-tls', '--address=127.0.0.1', `--port=${port}`, '--local-session=cockpit-bridge');
+            '--no-tls', '--address=127.0.0.1', `--port=${port}`, `--local-session=${session}`);
         const cockpit = new Process('cockpit-ws', ...command, {
             cwd: home,
             env: {
