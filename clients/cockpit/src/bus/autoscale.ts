@@ -19,6 +19,7 @@ export type Scaling =
 export class AutoscaleLink {
     private scaling: Scaling = { kind: 'unknown' };
     private service: Service | null = null;
+    private isOwned = false;
     private readonly listeners = new Set<() => void>();
 
     private unwatch: (() => void) | null = null;
@@ -53,14 +54,19 @@ export class AutoscaleLink {
 
     private async explain(): Promise<void> {
         // A call would start the service again.
-        if (!this.service || this.scaling.kind === 'absent') return;
+        if (!this.service || !this.isOwned) return;
+        const scaling = await this.read(this.service);
+        if (this.isOwned) this.update(scaling);
+    }
+
+    private async read(service: Service): Promise<Scaling> {
         try {
-            const [values] = await this.service.call(Autoscale, PATH, 'Explain', [this.machine]);
+            const [values] = await service.call(Autoscale, PATH, 'Explain', [this.machine]);
             const explanation = plain<Explanation>(values);
-            this.update(explanation.mode === 'off' ? { kind: 'off' } : { kind: 'scaled', explanation });
+            return explanation.mode === 'off' ? { kind: 'off' } : { kind: 'scaled', explanation };
         } catch (caught) {
             const error = CallError.of(caught);
-            this.update(shortName(error.code) === 'NoSuchMachine' ? { kind: 'off' } : { kind: 'failed', error });
+            return shortName(error.code) === 'NoSuchMachine' ? { kind: 'off' } : { kind: 'failed', error };
         }
     }
 
@@ -78,14 +84,17 @@ export class AutoscaleLink {
     private open(): Service {
         this.service ??= new Service(NAME, PATH, {
             onOwner: owner => {
-                this.update({ kind: owner ? 'unknown' : 'absent' });
+                this.isOwned = owner !== null;
+                // The form for a service that starts stays, because the user can be typing.
                 if (owner) this.refresh();
+                else this.update({ kind: 'absent' });
             },
             onSignal: signal => {
                 if (signal.name === 'Decided' && signal.args[0] === this.machine) this.refresh();
             },
             onClose: () => {
                 this.service = null;
+                this.isOwned = false;
                 if (this.unwatch) this.update({ kind: 'absent' });
             },
         });
