@@ -100,7 +100,7 @@ function CountInput({ machine, text, count, onChange }: CountInputProps) {
 function Facts({ machine }: { machine: MachineState }) {
     const facts: [string, string | number][] = [
         [_('Present'), machine.Vcpus],
-        [_('Started by the guest'), machine.StartedVcpus],
+        [_('Started'), machine.StartedVcpus],
         [_('Maximum'), machine.MaxVcpus],
     ];
     return (
