@@ -277,7 +277,7 @@ fn process(held: &UnixStream) -> Process<'_> {
 const SCOPE: NewScope<'static> = NewScope {
     name: "vcpud-web.scope",
     slice: "machine.slice",
-    description: "Virtual machine web",
+    machine: "web",
     previous: "",
 };
 

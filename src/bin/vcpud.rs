@@ -1,14 +1,8 @@
 //! The system service. systemd starts it for the first call on the bus.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::format::debug_fn;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 use vcpud::config::{Configuration, Directories};
 use vcpud::daemon;
 
@@ -42,7 +36,7 @@ fn main() -> ExitCode {
     if arguments.check_config {
         return check(&directories);
     }
-    start_logging();
+    vcpud::log::start();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -80,36 +74,4 @@ fn check(directories: &Directories) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// Logs to the journal if systemd started the service, else to standard error.
-fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    let journal = if by_systemd {
-        let layer = tracing_journald::layer();
-        // The fields have the names VM_NAME, VCPU and MESSAGE_ID, without a prefix.
-        layer.ok().map(|layer| layer.with_field_prefix(None))
-    } else {
-        None
-    };
-    // Message ids are for journalctl.
-    let fields = debug_fn(|writer, field, value| match field.name() {
-        "message_id" => Ok(()),
-        "message" => write!(writer, "{value:?}"),
-        name => write!(writer, "{name}={value:?}"),
-    })
-    .delimited(" ");
-    let stderr = journal.is_none().then(|| {
-        tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .fmt_fields(fields)
-    });
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(journal)
-        .with(stderr)
-        .init();
 }

@@ -132,7 +132,11 @@ impl GuardedCall {
         let (prefix, operation) = (self.prefix(), self.name);
         let uid = uid.map_or("unknown".to_owned(), |uid| uid.to_string());
         let shown = self.values(MAX_SHOWN);
-        info!("{prefix}operation \"{operation}\" denied for uid {uid} ({shown}): {error}");
+        let vm_name = self.machine.as_ref().map(MachineName::as_str);
+        info!(
+            vm_name,
+            operation, "{prefix}operation \"{operation}\" denied for uid {uid} ({shown}): {error}"
+        );
         match error {
             Error::AccessDenied(text) => Error::AccessDenied(format!("{prefix}{text}")),
             other => other,

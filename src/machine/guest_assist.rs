@@ -228,8 +228,8 @@ impl Assist<'_> {
     /// machine tries again.
     async fn end(&self, mut held: Held, restored: Result<(), guest_agent::Error>) {
         if let Err(error) = &restored {
-            let (machine, cpus) = (self.machine.name(), &held.cpus);
-            warn!(%machine, ?cpus, %error, "{machine}: the CPUs {cpus:?} may still be offline in the guest: {error}");
+            let (vm_name, cpus) = (self.machine.name().as_str(), &held.cpus);
+            warn!(vm_name, ?cpus, %error, "{vm_name}: the CPUs {cpus:?} may still be offline in the guest: {error}");
         }
         let is_restored = restored.is_ok();
         self.machine.release_offline(held.take(), is_restored).await;

@@ -126,7 +126,7 @@ impl Journal {
 
     /// Logs an entry.
     pub(super) fn entry(&mut self, now: Instant, entry: LogEntry) {
-        let machine = &self.name;
+        let vm_name = self.name.as_str();
         match entry {
             LogEntry::Started(count) => self.write_audit(true, 0, count, None, true),
             LogEntry::Count {
@@ -143,11 +143,11 @@ impl Journal {
                 let vcpus: Vec<u32> = vcpus.into_iter().map(VcpuId::get).collect();
                 info!(
                     message_id = message_id::VCPU_REMOVAL_PENDING,
-                    vm_name = machine.as_str(),
+                    vm_name,
                     vm_uuid = self.snapshot.uuid.as_str(),
                     ?vcpus,
                     request_uid = uid.get(),
-                    "{machine}: vCPUs {vcpus:?} not removed in time, and still pending"
+                    "{vm_name}: vCPUs {vcpus:?} not removed in time, and still pending"
                 );
             }
             other => self.state_entry(other),
@@ -156,43 +156,43 @@ impl Journal {
 
     /// Logs an entry about the connection or the state file.
     fn state_entry(&self, entry: LogEntry) {
-        let (machine, endpoint) = (&self.name, &self.endpoint);
+        let (vm_name, endpoint) = (&self.name, &self.endpoint);
         match entry {
             LogEntry::Restored(removals) => {
-                info!(%machine, removals, "{machine}: restored the state of the previous instance")
+                info!(%vm_name, removals, "{vm_name}: restored the state of the previous instance")
             }
             LogEntry::NotRestored(error) => {
-                warn!(%machine, error, "{machine}: cannot read the persisted state: {error}")
+                warn!(%vm_name, error, "{vm_name}: cannot read the persisted state: {error}")
             }
             LogEntry::Connected(qemu, vcpus, max) => {
-                info!(%machine, %qemu, vcpus, max, "{machine}: connected to QEMU {qemu}, {vcpus} of {max} vCPUs present")
+                info!(%vm_name, %qemu, vcpus, max, "{vm_name}: connected to QEMU {qemu}, {vcpus} of {max} vCPUs present")
             }
             LogEntry::Disconnected(reason) => {
-                warn!(%machine, reason, "{machine}: disconnected: {reason}")
+                warn!(%vm_name, reason, "{vm_name}: disconnected: {reason}")
             }
             LogEntry::NotConnected(reason, true) => {
-                debug!(%machine, endpoint, reason, "{machine}: no machine at {endpoint}: {reason}")
+                debug!(%vm_name, endpoint, reason, "{vm_name}: no machine at {endpoint}: {reason}")
             }
             LogEntry::NotConnected(reason, false) => {
-                warn!(%machine, endpoint, reason, "{machine}: cannot connect to {endpoint}: {reason}")
+                warn!(%vm_name, endpoint, reason, "{vm_name}: cannot connect to {endpoint}: {reason}")
             }
-            LogEntry::Unresponsive(text) => warn!(%machine, "{machine}: {text}"),
-            LogEntry::Gone(reason) => info!(%machine, reason, "{machine}: gone: {reason}"),
+            LogEntry::Unresponsive(text) => warn!(%vm_name, "{vm_name}: {text}"),
+            LogEntry::Gone(reason) => info!(%vm_name, reason, "{vm_name}: gone: {reason}"),
             LogEntry::NotSaved(error) => {
-                warn!(%machine, error, "{machine}: cannot save the state: {error}; until it can be saved, requests are refused, and a restart of the service may emit signals again")
+                warn!(%vm_name, error, "{vm_name}: cannot save the state: {error}; until it can be saved, requests are refused, and a restart of the service may emit signals again")
             }
-            LogEntry::SavedAgain => info!(%machine, "{machine}: the state is saved again"),
+            LogEntry::SavedAgain => info!(%vm_name, "{vm_name}: the state is saved again"),
             LogEntry::NoGroups(Missing {
                 reason,
                 is_error: true,
             }) => {
-                warn!(%machine, reason, "{machine}: no control groups, only affinity and schedulers: {reason}")
+                warn!(%vm_name, reason, "{vm_name}: no control groups, only affinity and schedulers: {reason}")
             }
             LogEntry::NoGroups(Missing { reason, .. }) => {
-                info!(%machine, reason, "{machine}: no control groups, only affinity and schedulers: {reason}")
+                info!(%vm_name, reason, "{vm_name}: no control groups, only affinity and schedulers: {reason}")
             }
             LogEntry::GuestNotRestored(cpus, error) => {
-                warn!(%machine, ?cpus, error, "{machine}: cannot bring the CPUs {cpus:?} of the guest online again: {error}")
+                warn!(%vm_name, ?cpus, error, "{vm_name}: cannot bring the CPUs {cpus:?} of the guest online again: {error}")
             }
             LogEntry::Started(_) | LogEntry::Count { .. } | LogEntry::StillPending { .. } => {}
         }
@@ -200,7 +200,7 @@ impl Journal {
 
     /// Logs the failures and the drift of a placement pass that were not logged before.
     pub(super) fn placement(&mut self, now: Instant, report: &Report) {
-        let machine = &self.name;
+        let vm_name = self.name.as_str();
         let failures = report.failures();
         let failed: BTreeMap<(VcpuId, Step), StepError> = failures
             .map(|(vcpu, error)| ((vcpu, error.step), error.clone()))
@@ -209,14 +209,14 @@ impl Journal {
             let (vcpu, is_new) = (of.0, self.failed.get(of) != Some(error));
             if is_new && self.log_quota.take(now) {
                 let message_id = message_id::VCPU_NOT_PLACED;
-                let (vm_name, id) = (machine.as_str(), vcpu.get());
+                let id = vcpu.get();
                 warn!(message_id, vm_name, vcpu = id, %error, "{vm_name}: vCPU {vcpu} not placed as wanted: {error}");
             }
         }
         for (vcpu, outcome) in &report.vcpus {
             for step in &outcome.drifted {
                 if self.drifted.insert((*vcpu, *step)) && self.log_quota.take(now) {
-                    warn!(%machine, vcpu = vcpu.get(), %step, "{machine}: vCPU {vcpu} was changed by another program, and is placed again ({step})");
+                    warn!(vm_name, vcpu = vcpu.get(), %step, "{vm_name}: vCPU {vcpu} was changed by another program, and is placed again ({step})");
                 }
             }
         }
@@ -224,10 +224,13 @@ impl Journal {
             && self.emulator.as_ref() != Some(error)
             && self.log_quota.take(now)
         {
-            info!(%machine, %error, "{machine}: not all other threads are in the emulator's group: {error}");
+            info!(vm_name, %error, "{vm_name}: not all other threads are in the emulator's group: {error}");
         }
         if report.is_elsewhere && !self.is_elsewhere && self.log_quota.take(now) {
-            warn!(%machine, "{machine}: another program moved QEMU to another unit: searching its unit again");
+            warn!(
+                vm_name,
+                "{vm_name}: another program moved QEMU to another unit: searching its unit again"
+            );
         }
         self.is_elsewhere = report.is_elsewhere;
         self.failed = failed;

@@ -374,8 +374,8 @@ impl Performer {
         self.published_leader.send_replace(None);
         self.journal.forget_process();
         if let Err(error) = self.saver.file().remove().await {
-            let machine = &self.name;
-            warn!(%machine, %error, "{machine}: cannot remove the persisted state: {error}");
+            let vm_name = self.name.as_str();
+            warn!(vm_name, %error, "{vm_name}: cannot remove the persisted state: {error}");
         }
     }
 }

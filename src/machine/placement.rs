@@ -139,11 +139,11 @@ impl PlacementWorker {
 
     /// Asks systemd for the unit of `leader`, and for a scope if that is needed. Returns the masks before that.
     async fn search(&self, leader: &Arc<Leader>, config: &PlacementConfig) -> (Masks, Found) {
-        let (scope, description) = (self.name.scope(), format!("Virtual machine {}", self.name));
+        let scope = self.name.scope();
         let scope = NewScope {
             name: &scope,
             slice: &config.slice,
-            description: &description,
+            machine: self.name.as_str(),
             previous: "",
         };
         let request = ScopeRequest {
@@ -183,10 +183,11 @@ impl PlacementWorker {
 
     /// Creates the groups of vCPUs that are about to be added.
     pub(super) async fn prepare(self, vcpus: Vec<VcpuId>) {
+        let name = self.name.clone();
         self.run(move |placer| {
             // The same failure occurs when the threads exist, and is reported then.
             if let Err(error) = placer.prepare(&vcpus) {
-                info!(%error, "groups cannot be created before the vCPUs exist: {error}");
+                info!(vm_name = %name, %error, "{name}: groups cannot be created before the vCPUs exist: {error}");
             }
         })
         .await;
@@ -255,13 +256,14 @@ impl PlacementWorker {
     /// Ends the placement: if `leader` has exited its groups are removed, else everything stays.
     pub(super) async fn leave(&self, leader: Arc<Leader>) {
         let mut state = self.lock().await;
+        let name = self.name.clone();
         on_host(move || {
             if let Some(mut placer) = state.placer.take()
                 && leader.has_exited()
                 && let Err(error) = placer.dismantle()
             {
                 // systemd removes the rest with the unit.
-                info!(%error, "a group of the machine stays: {error}");
+                info!(vm_name = %name, %error, "{name}: a control group stays: {error}");
             }
         })
         .await;

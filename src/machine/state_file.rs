@@ -132,12 +132,12 @@ fn remove_others(directory: &Path, known: &BTreeSet<MachineName>) {
         return;
     };
     for path in files.flatten().map(|entry| entry.path()) {
-        let name = path.file_stem().and_then(OsStr::to_str);
-        if name.is_none_or(|name| !known.contains(name))
+        let vm_name = path.file_stem().and_then(OsStr::to_str);
+        if vm_name.is_none_or(|name| !known.contains(name))
             && let Err(error) = fs::remove_file(&path)
         {
             let file = path.display();
-            warn!(%file, %error, "cannot remove the persisted state {file}: {error}");
+            warn!(vm_name, %file, %error, "cannot remove the persisted state {file}: {error}");
         }
     }
 }

@@ -92,8 +92,8 @@ pub struct NewScope<'a> {
     pub name: &'a str,
     /// Its slice.
     pub slice: &'a str,
-    /// Its description for people.
-    pub description: &'a str,
+    /// The name of the machine, for the description and the log.
+    pub machine: &'a str,
     /// The unit that the process leaves, or empty. The scope takes its place in the order of the shutdown.
     pub previous: &'a str,
 }

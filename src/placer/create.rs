@@ -72,7 +72,7 @@ impl Placer {
             Err(error) => match Self::new(host.clone(), machine, without) {
                 Ok(placer) => made(placer, Some(error)),
                 Err(error) => {
-                    warn!(machine, %error, "{machine}: vCPUs are not placed: {error}");
+                    warn!(vm_name = machine, %error, "{machine}: vCPUs are not placed: {error}");
                     Created {
                         refused: Some(error),
                         ..Created::stays(None)

@@ -289,8 +289,8 @@ impl Placer {
     pub(super) fn abandon(mut self) -> BTreeMap<VcpuId, Box<AppliedVcpu>> {
         let applied = std::mem::take(&mut self.applied);
         if let Err(error) = self.dismantle() {
-            let machine = &self.machine;
-            tracing::debug!(machine, %error, "{machine}: a group in the previous unit stays: {error}");
+            let vm_name = self.machine.as_str();
+            tracing::debug!(vm_name, %error, "{vm_name}: a group in the previous unit stays: {error}");
         }
         applied
     }

@@ -98,7 +98,7 @@ pub async fn find_unit(
         Decision::Stay(kind) => (unit_placement(kind, facts), None),
         Decision::NewScope => {
             if let Some(group) = forgotten_scope(&facts, request.scope.name) {
-                release(host, group).await;
+                release(host, group, request.scope.machine).await;
             }
             let scope = NewScope {
                 previous: &facts.unit,
@@ -143,11 +143,11 @@ pub async fn is_still_shared(host: &Host, unit: &UnitPlacement, leader: &Arc<Lea
 
 /// Lets systemd start a scope whose control group exists with groups of vcpud. If the kernel refuses, systemd
 /// reports it.
-async fn release(host: &Host, group: &str) {
+async fn release(host: &Host, group: &str, vm_name: &str) {
     let (mounts, group) = (host.mounts.clone(), group.to_owned());
     let released = blocking(move || cgroup::release(&mounts, &group)).await;
     if let Err(error) = released {
-        tracing::info!(%error, "the control group of a previous scope cannot be used again: {error}");
+        tracing::info!(vm_name, %error, "{vm_name}: the control group of a previous scope cannot be used again: {error}");
     }
 }
 
@@ -245,7 +245,7 @@ mod tests {
         let scope = NewScope {
             name: "vcpud-web.scope",
             slice: "machine.slice",
-            description: "a test",
+            machine: "web",
             previous: "",
         };
         let request = ScopeRequest { mode, scope };

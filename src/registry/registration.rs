@@ -172,7 +172,7 @@ impl Supervisor {
     ) -> Result<(), SupervisorError> {
         let result = match self.claims.unregister(name) {
             Ok(decisions) => {
-                info!(machine = %name, "{name}: unregistered; the VM continues to run");
+                info!(vm_name = %name, "{name}: unregistered; the VM continues to run");
                 self.perform(decisions).await?;
                 Ok(())
             }

@@ -78,7 +78,7 @@ impl Registrations {
     pub(super) async fn commit(&self, name: &MachineName) {
         let (new, file) = (self.new_file(name), self.file(name));
         if let Err(error) = blocking(move || fs::rename(new, file)).await {
-            warn!(machine = %name, %error, "{name}: cannot persist the registration: {error}; it is lost when the service restarts");
+            warn!(vm_name = %name, %error, "{name}: cannot persist the registration: {error}; it is lost when the service restarts");
         }
     }
 
@@ -92,7 +92,7 @@ impl Registrations {
         });
         match removed.await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(machine = %name, %error, "{name}: cannot delete the registration: {error}");
+                warn!(vm_name = %name, %error, "{name}: cannot delete the registration: {error}");
             }
             _ => {}
         }
@@ -125,7 +125,7 @@ fn load(directory: &Path) -> Vec<(MachineName, Registered)> {
         match read(&file) {
             Ok(registered) => all.push((name, registered)),
             Err(error) => {
-                warn!(machine = %name, %error, "{name}: deleted a registration that cannot be read: {error}");
+                warn!(vm_name = %name, %error, "{name}: deleted a registration that cannot be read: {error}");
                 let _ = fs::remove_file(&file);
             }
         }

@@ -233,8 +233,8 @@ impl Systemd {
         let instance = self.instance().await?;
         let order = self.order(&instance, scope.previous).await;
         let mut order = order.unwrap_or_else(|error| {
-            let (scope, unit) = (scope.name, scope.previous);
-            tracing::info!(%error, "{scope} starts without the order of {unit}: {error}");
+            let (vm_name, scope, unit) = (scope.machine, scope.name, scope.previous);
+            tracing::info!(vm_name, %error, "{vm_name}: {scope} starts without the order of {unit}: {error}");
             Order::default()
         });
         // Before the call, because the job may be done before its reply is read.
@@ -249,8 +249,8 @@ impl Systemd {
                 }
                 answer => match answer.map_err(reason) {
                     Err(UnitError::Invalid(error)) if !order.is_empty() => {
-                        let scope = scope.name;
-                        tracing::info!(%error, "{scope} starts without an order: {error}");
+                        let (vm_name, scope) = (scope.machine, scope.name);
+                        tracing::info!(vm_name, %error, "{vm_name}: {scope} starts without an order: {error}");
                         order = Order::default();
                     }
                     answer => break answer?,
@@ -308,7 +308,10 @@ impl Systemd {
         processes: (&'static str, Variant<'static>),
     ) -> Result<zbus::Result<OwnedObjectPath>, UnitError> {
         let properties = [
-            ("Description", Variant::from(scope.description.to_owned())),
+            (
+                "Description",
+                format!("Virtual machine {}", scope.machine).into(),
+            ),
             ("Slice", Variant::from(scope.slice.to_owned())),
             ("Delegate", Variant::from(true)),
             ("CollectMode", Variant::from("inactive-or-failed")),

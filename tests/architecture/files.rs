@@ -124,6 +124,40 @@ impl<'ast> Visit<'ast> for Functions {
     }
 }
 
+/// The journal has the entries about a machine by the field `VM_NAME`.
+#[test]
+fn log_entries_that_begin_with_a_machine_have_its_name_as_a_field() {
+    let mut without = Vec::new();
+    for file in files() {
+        let mut entries = Entries::default();
+        entries.visit_file(&file.syntax);
+        let begins = |text: &String| {
+            let starts = ["{vm_name}: ", "{machine}: ", "{name}: ", "{prefix}"];
+            starts
+                .iter()
+                .any(|start| text.contains(&format!("\"{start}")))
+        };
+        let wrong = entries.0.iter().filter(|text| begins(text));
+        let wrong = wrong.filter(|text| !text.contains("vm_name ") && !text.contains("vm_name,"));
+        without.extend(wrong.map(|text| format!("{}: {text}", file.module)));
+    }
+    assert!(without.is_empty(), "without vm_name: {without:#?}");
+}
+
+/// The arguments of the macros that log.
+#[derive(Default)]
+struct Entries(Vec<String>);
+
+impl<'ast> Visit<'ast> for Entries {
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        let name = call.path.segments.last();
+        let name = name.map(|segment| segment.ident.to_string());
+        if matches!(name.as_deref(), Some("debug" | "info" | "warn" | "error")) {
+            self.0.push(call.tokens.to_string());
+        }
+    }
+}
+
 /// A module uses the files of the items that its `use` lines name, wherever a parent exports them from.
 /// A parent that exports the items of its children does not use them.
 #[test]

@@ -24,6 +24,7 @@ mod contract;
 mod edge;
 mod exporter;
 mod fake_qemu;
+mod journal;
 mod lifecycle;
 mod machine_types;
 mod malformed;

@@ -208,7 +208,8 @@ impl Service {
                 Mode::Observe | Mode::Off => "would set",
             };
             let plural = if to == 1 { "" } else { "s" };
-            info!("{name}: {what} {to} vCPU{plural} instead of {from}: {reason}");
+            let code = decision.reason.code();
+            info!(vm_name = %name, reason_code = code, "{name}: {what} {to} vCPU{plural} instead of {from}: {reason}");
         }
         let mut details = describe::numbers(decision);
         details.insert("mode", mode.as_str().into());
@@ -222,7 +223,7 @@ impl Service {
     /// Notes the result of a request.
     fn end(&mut self, name: &MachineName, result: Result<(), (Outcome, String)>) {
         if let Err((_, error)) = &result {
-            warn!("{name}: {error}");
+            warn!(vm_name = %name, "{name}: {error}");
         }
         self.fleet.note_result(name, result, monotonic());
     }
@@ -277,7 +278,7 @@ impl Service {
             self.fleet.limit(&name, max);
         }
         if let Some(machine) = self.fleet.machines.get(&name) {
-            info!("{name}: scaled, mode {}", self.fleet.mode(machine).as_str());
+            info!(vm_name = %name, "{name}: scaled, mode {}", self.fleet.mode(machine).as_str());
         }
         Ok(())
     }
@@ -295,7 +296,7 @@ impl Service {
             Some(off) => self.fleet.enable(name.clone(), off, Origin::Call),
             None => self.fleet.disable(name),
         }
-        info!("{name}: no longer scaled");
+        info!(vm_name = %name, "{name}: no longer scaled");
         Ok(())
     }
 

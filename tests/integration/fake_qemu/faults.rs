@@ -115,7 +115,7 @@ async fn break_everywhere(fault: Fault) {
     let log = world.service.as_ref().expect("it runs").log();
     for name in &names {
         assert_true(name, &told);
-        let machine = format!(" machine={name} ");
+        let machine = format!(" vm_name={name} ");
         let complaints = log.lines().filter(|line| {
             let is_one = line.contains(" disconnected ") || line.contains(" cannot connect ");
             is_one && line.contains(&machine)

@@ -55,7 +55,11 @@ impl Autoscaler {
 
     /// Returns the command that starts it.
     pub(crate) fn command(world: &World) -> Command {
-        let mut command = command(env!("CARGO_BIN_EXE_vcpud-autoscale"));
+        Self::with_environment(world, command(env!("CARGO_BIN_EXE_vcpud-autoscale")))
+    }
+
+    /// Returns `command` with the bus and the directories of `world`.
+    pub(crate) fn with_environment(world: &World, mut command: Command) -> Command {
         command
             .env("DBUS_SYSTEM_BUS_ADDRESS", world.bus.address())
             .env(

@@ -6,6 +6,7 @@ mod bus;
 mod exporter;
 mod guest;
 mod http;
+mod journal;
 mod json;
 mod machine;
 mod polkit;
@@ -29,6 +30,7 @@ pub(crate) use fake_qemu::{
 };
 pub(crate) use guest::{Boot, Hardware, MAX_VCPUS, Qemu};
 pub(crate) use http::{read_to_end, request};
+pub(crate) use journal::{Entry, Journal};
 pub(crate) use json::{Dict, dict};
 pub(crate) use machine::{Failure, Machine, Outcome, WITH_GUEST};
 pub(crate) use process::{Process, command, command_of_nobody, sleeper};
