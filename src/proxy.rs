@@ -142,6 +142,7 @@ pub trait Machine {
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<HashMap<String, OwnedVariant>>;
     fn can_set_vcpus(&self, count: u32) -> zbus::Result<String>;
+    fn can_tune(&self, operation: &str) -> zbus::Result<String>;
     fn get_tuning(&self) -> zbus::Result<HashMap<String, OwnedVariant>>;
     fn list_vcpus(&self) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
     fn get_statistics(&self, options: HashMap<&str, Variant<'_>>) -> zbus::Result<Statistics>;
@@ -245,8 +246,12 @@ pub trait Autoscale {
     fn enable(&self, machine: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn disable(&self, machine: &str) -> zbus::Result<()>;
+    fn can_manage(&self, machine: &str, operation: &str) -> zbus::Result<String>;
     fn list(&self) -> zbus::Result<BTreeMap<String, HashMap<String, OwnedVariant>>>;
     fn explain(&self, machine: &str) -> zbus::Result<HashMap<String, OwnedVariant>>;
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn features(&self) -> zbus::Result<Vec<String>>;
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn configuration_errors(&self) -> zbus::Result<Vec<String>>;

@@ -37,13 +37,7 @@ pub(crate) async fn check(
         .primary()
         .flags()
         .contains(Flags::ALLOW_INTERACTIVE_AUTH);
-    let uid = uid.to_string();
-    let details = HashMap::from([
-        ("machine", machine),
-        ("operation", operation),
-        ("uid", &uid),
-    ]);
-    let answer = ask(bus, header, &details, is_interactive).await;
+    let answer = answer(bus, header, uid, machine, operation, is_interactive).await;
     let answer = answer.map_err(|error| denied(&format!("polkit did not answer ({error})")))?;
     if answer.is_authorized {
         Ok(())
@@ -55,6 +49,44 @@ pub(crate) async fn check(
     } else {
         Err(denied("not authorized by polkit"))
     }
+}
+
+/// Returns whether the sender of a call, who is the user `uid`, is authorized: "yes", "no", or "challenge" if polkit
+/// would ask for a password. polkit asks no question.
+pub(crate) async fn permission(
+    bus: &Connection,
+    header: &Header<'_>,
+    uid: u32,
+    machine: &str,
+    operation: &str,
+) -> &'static str {
+    if uid == 0 {
+        return "yes";
+    }
+    match answer(bus, header, uid, machine, operation, false).await {
+        Ok(answer) if answer.is_authorized => "yes",
+        Ok(answer) if answer.is_challenge => "challenge",
+        // The call itself is denied too if polkit does not answer.
+        _ => "no",
+    }
+}
+
+/// Asks polkit about one operation, with its details.
+async fn answer(
+    bus: &Connection,
+    header: &Header<'_>,
+    uid: u32,
+    machine: &str,
+    operation: &str,
+    is_interactive: bool,
+) -> Result<AuthorizationResult, String> {
+    let uid = uid.to_string();
+    let details = HashMap::from([
+        ("machine", machine),
+        ("operation", operation),
+        ("uid", &uid),
+    ]);
+    ask(bus, header, &details, is_interactive).await
 }
 
 /// Asks polkit about the sender of a call.

@@ -24,6 +24,11 @@ impl Error {
         Self::new(error_name::NO_SUCH_MACHINE, text)
     }
 
+    /// Returns whether it is [`Error::no_such_machine`].
+    pub(crate) fn is_no_such_machine(&self) -> bool {
+        self.name == error_name::NO_SUCH_MACHINE
+    }
+
     /// An argument or option is not what the method takes.
     pub(crate) fn invalid_args(text: impl Into<String>) -> Self {
         Self::new(error_name::INVALID_ARGS, text)

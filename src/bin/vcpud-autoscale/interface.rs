@@ -12,7 +12,7 @@ use crate::admission::Admission;
 use crate::authority;
 use crate::describe::Dict;
 use crate::error::Error;
-use crate::link::max_vcpus;
+use crate::link::{has_machine, max_vcpus};
 use crate::settings::{Mode, Settings};
 
 /// The maximum number of options of a call.
@@ -102,6 +102,33 @@ impl Autoscale {
         self.ask(|reply| Command::Disable(name, reply)).await?
     }
 
+    #[zbus(out_args("result"))]
+    async fn can_manage(
+        &self,
+        machine: &str,
+        operation: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<&'static str, Error> {
+        let turn = self.admission.admit(bus, &header).await?;
+        let name = machine_name(machine)?;
+        let is_possible = match operation {
+            "enable" => has_machine(bus, &name).await?,
+            "disable" => {
+                let explanation = self.ask(|reply| Command::Explain(name, reply)).await?;
+                explanation.is_some()
+            }
+            _ => {
+                let text = "the operation is not one of enable, disable";
+                return Err(Error::invalid_args(text));
+            }
+        };
+        if !is_possible {
+            return Ok("na");
+        }
+        Ok(authority::permission(bus, &header, turn.uid, machine, operation).await)
+    }
+
     #[zbus(out_args("machines"))]
     async fn list(
         &self,
@@ -128,6 +155,11 @@ impl Autoscale {
     #[zbus(property(emits_changed_signal = "false"))]
     async fn configuration_errors(&self) -> Vec<String> {
         self.ask(Command::Errors).await.unwrap_or_default()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn features(&self) -> &'static [&'static str] {
+        &["can-manage"]
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -325,6 +325,18 @@ async fn highest_pinned(bus: &Connection, path: &str) -> zbus::Result<Option<u32
     Ok(pins.into_iter().flatten().map(|(vcpu, _)| vcpu).max())
 }
 
+/// Returns whether vcpud has the machine.
+///
+/// # Errors
+/// vcpud does not answer in time.
+pub(crate) async fn has_machine(bus: &Connection, name: &MachineName) -> Result<bool, Error> {
+    match max_vcpus(bus, name).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_no_such_machine() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Returns the maximum number of vCPUs of a machine, or `None` if vcpud does not know it yet.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use vcpud::names::error_name;
+use vcpud::names::{AUTOSCALE_NAME, AUTOSCALE_PATH, error_name};
 use vcpud::proxy::{AutoscaleProxy, error_reply};
 use zbus::Variant;
 use zbus::proxy::CacheProperties;
@@ -231,7 +231,8 @@ async fn a_user_has_eight_calls_at_a_time() {
         // The others wait for polkit.
         let first = error(calls.next().await.unwrap());
         let own = error(proxy.list().await.map(drop));
-        [first, own]
+        let question = error(proxy.can_manage("web", "enable").await.map(drop));
+        [first, own, question]
     });
     for (name, text) in refused.await {
         assert_eq!(name, error_name::LIMIT_EXCEEDED, "{text}");
@@ -254,14 +255,43 @@ async fn polkit_authorizes_who_may_scale() {
             return polkit.Result.NOT_HANDLED;
         });";
     let world = World::with_polkit(RULE).await;
-    let _peer = world.peer("web", Model::x86(1, 4));
+    let _peers = ["web", "db"].map(|name| world.peer(name, Model::x86(1, 4)));
     world.machine("web").await;
+    world.machine("db").await;
     let autoscaler = Autoscaler::start(&world).await;
     let nobody = async |arguments: &[&str]| world.vcpuctl_of_nobody(arguments).await;
     assert_eq!(nobody(&["autoscale", "web", "--observe"]).await.0, 0);
     assert_eq!(autoscaler.proxy.list().await.unwrap().len(), 1);
     let (status, _, complaint) = nobody(&["autoscale", "web", "--off", "--no-ask-password"]).await;
     assert_eq!(status, 3, "{complaint}");
+    // A question to polkit never asks for a password.
+    for (machine, operation, answer) in [
+        ("web", "enable", "yes"),
+        ("web", "disable", "challenge"),
+        ("db", "enable", "challenge"),
+        ("mail", "enable", "na"),
+        ("mail", "disable", "na"),
+    ] {
+        let call = [
+            AUTOSCALE_NAME,
+            AUTOSCALE_PATH,
+            AUTOSCALE_NAME,
+            "CanManage",
+            "ss",
+        ];
+        let call = [&call[..], &[machine, operation]].concat();
+        let permission = world.as_nobody(Interaction::Allowed, &call).await;
+        assert_eq!(
+            permission,
+            Ok(format!("s \"{answer}\"")),
+            "{operation} {machine}"
+        );
+    }
+    let root = autoscaler.proxy.can_manage("web", "disable").await;
+    assert_eq!(root.unwrap(), "yes");
+    let (name, text) = error(autoscaler.proxy.can_manage("web", "list").await.map(drop));
+    assert_eq!(name, error_name::INVALID_ARGS, "{text}");
+    assert_eq!(autoscaler.proxy.features().await.unwrap(), ["can-manage"]);
     // All users can read.
     let (status, printed, _) = nobody(&["explain", "web"]).await;
     assert_eq!(status, 0, "{printed}");
