@@ -96,7 +96,10 @@ pub(super) fn plan(snapshot: &Snapshot, plan: Plan) -> Dict {
     let mut dict = Dict::from([("added", vcpus(&plan.add)), ("removed", vcpus(&removed))]);
     let warnings = snapshot.warnings();
     if !plan.add.is_empty() && !warnings.is_empty() {
-        dict.insert("warnings", warnings.into());
+        let codes: Vec<&str> = warnings.iter().map(|it| it.code.as_str()).collect();
+        let texts: Vec<String> = warnings.into_iter().map(|it| it.text).collect();
+        dict.insert("warnings", texts.into());
+        dict.insert("warning-codes", codes.into());
     }
     dict
 }

@@ -151,20 +151,7 @@ impl MachineObject {
     #[zbus(out_args("plan"))]
     async fn plan(&self, count: u32, options: Options) -> Result<Dict, Error> {
         options::none(options)?;
-        self.machine.refresh().await;
-        let snapshot = self.machine.snapshot();
-        Ok(match snapshot.plan(&Target::Count(count)) {
-            Ok((plan, _)) => describe::plan(&snapshot, plan),
-            Err(error) => {
-                let error = self.failed(error);
-                let reason = error.to_string() + &snapshot.lower_limit(count);
-                Dict::from([
-                    ("error", error.dbus_name().into()),
-                    ("reason", reason.into()),
-                    ("nearest", snapshot.nearest(count).into()),
-                ])
-            }
-        })
+        Ok(self.planned(count).await)
     }
 
     #[zbus(name = "CanSetVcpus", out_args("result"))]
@@ -174,6 +161,15 @@ impl MachineObject {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<&'static str, Error> {
         self.can_set(&header, count).await
+    }
+
+    #[zbus(out_args("result"))]
+    async fn can_tune(
+        &self,
+        operation: &str,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<&'static str, Error> {
+        self.may_tune(&header, operation).await
     }
 
     #[zbus(out_args("tuning"))]

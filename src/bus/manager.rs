@@ -23,12 +23,14 @@ use crate::process::{SocketError, SocketFile, adopt, peer_user};
 use crate::registry::{self, Registrar, Registration};
 
 /// The capabilities that later versions can extend.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 11] = [
     "can-set-vcpus",
+    "can-tune",
     "current",
     "get-tuning",
     "guest-online",
     "partial-results",
+    "plan-codes",
     "reason-code",
     "statistics",
     "until",

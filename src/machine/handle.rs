@@ -11,7 +11,7 @@ use super::agent::Agent;
 use super::model::error::Error;
 use super::model::request::{Answer, AwaitStart, Command, OfflineCpu, Outcome, Request};
 use super::model::snapshot::{Snapshot, Subject};
-use super::model::tuning::TuningChange;
+use super::model::tuning::{TuningChange, TuningKind};
 use super::placement::on_host;
 use super::spec::{MachineConfig, MachineSpec, Origin};
 use super::statistics::Meter;
@@ -19,7 +19,7 @@ use super::tally::Tally;
 use crate::ids::{Uid, VcpuId};
 use crate::inventory::Inventory;
 use crate::names::MachineName;
-use crate::placer::{Mounts, Observed, observe};
+use crate::placer::{Host, Observed, observe};
 use crate::process::Leader;
 use crate::statistics::{Statistics, VcpuKvm};
 
@@ -42,7 +42,6 @@ pub struct Handle {
     leaders: watch::Receiver<Option<Arc<Leader>>>,
     agent: Agent,
     configs: watch::Receiver<MachineConfig>,
-    mounts: Arc<Mounts>,
     readers: Arc<Readers>,
 }
 
@@ -51,6 +50,7 @@ pub struct Handle {
 struct Readers {
     /// Locked by the reader for which QEMU is queried.
     refresh: Mutex<()>,
+    host: Host,
     meter: Meter,
 }
 
@@ -66,7 +66,7 @@ impl Handle {
         leaders: watch::Receiver<Option<Arc<Leader>>>,
         meter: Meter,
         configs: watch::Receiver<MachineConfig>,
-        mounts: Arc<Mounts>,
+        host: Host,
     ) -> Self {
         Self {
             name: spec.name.clone(),
@@ -76,9 +76,9 @@ impl Handle {
             leaders,
             agent: Agent::new(spec.agent.clone()),
             configs,
-            mounts,
             readers: Arc::new(Readers {
                 refresh: Mutex::default(),
+                host,
                 meter,
             }),
         }
@@ -126,6 +126,19 @@ impl Handle {
     /// the caller was authorized for.
     pub async fn tune(&self, change: TuningChange, subject: Subject) -> Result<(), Error> {
         self.ask(Command::Tune(change, subject)).await.map(drop)
+    }
+
+    /// Returns whether the machine and the host can have a change of `kind` now, as far as that is known without the
+    /// change.
+    pub async fn can_tune(&self, kind: TuningKind) -> bool {
+        if !self.snapshot().can_tune(kind) {
+            return false;
+        }
+        if kind != TuningKind::Cache {
+            return true;
+        }
+        let host = self.readers.host.clone();
+        on_host(move || host.has_resctrl()).await
     }
 
     /// Waits until the last configuration is applied and the changes are emitted. A machine that is not
@@ -195,7 +208,7 @@ impl Handle {
             return BTreeMap::new();
         };
         let inventory = self.snapshot().inventory.clone();
-        let mounts = self.mounts.clone();
+        let mounts = self.readers.host.mounts.clone();
         on_host(move || {
             let threads = inventory.vcpus();
             let threads = threads.filter_map(|vcpu| Some((vcpu.id, vcpu.thread?)));
@@ -217,7 +230,7 @@ impl Handle {
     /// Returns the counters of the machine and its vCPUs, with those of `kvm`.
     pub async fn statistics(&self, kvm: &[VcpuKvm]) -> Statistics {
         let leader = self.leaders.borrow().clone();
-        let (snapshot, mounts) = (self.snapshot(), &self.mounts);
+        let (snapshot, mounts) = (self.snapshot(), &self.readers.host.mounts);
         self.readers
             .meter
             .statistics(&snapshot, leader, mounts, kvm)

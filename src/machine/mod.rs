@@ -75,10 +75,11 @@ pub use guest_assist::{online, set_vcpus};
 pub use handle::Handle;
 pub use model::error::{Error, Report, TuningError};
 pub use model::event::{Cause, MachineEvent, VcpuChange};
+pub use model::plan_code::{PlanCode, Warning, WarningCode};
 pub use model::refusal::{Refusal, RefusalCode, RefusalReason};
 pub use model::request::{Outcome, Request, Until, Wait};
 pub use model::snapshot::{DISCONNECTED, Snapshot, Subject};
-pub use model::tuning::TuningChange;
+pub use model::tuning::{TuningChange, TuningKind};
 pub use processes::{Processes, SecondNames};
 pub use running::Running;
 pub use spec::{

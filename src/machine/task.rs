@@ -41,8 +41,8 @@ pub fn create(
     let (session, meter) = Meter::new();
     let (config_sender, configs) = watch::channel(spec.config.clone());
     let (ready_sender, ready) = oneshot::channel();
-    let mounts = services.host.mounts.clone();
-    let handle = Handle::new(&spec, sender, snapshots, leaders, meter, configs, mounts);
+    let host = services.host.clone();
+    let handle = Handle::new(&spec, sender, snapshots, leaders, meter, configs, host);
     let (stop, stops) = watch::channel(None);
     let over = CancellationToken::new();
     let review = Arc::new(Notify::new());

@@ -50,6 +50,11 @@ impl Host {
         self.cpus().ok().as_ref().map(HostCpus::default_cpus)
     }
 
+    /// Returns whether resctrl is mounted. Blocks.
+    pub fn has_resctrl(&self) -> bool {
+        self.resctrl().is_some()
+    }
+
     /// Returns the directory where resctrl is mounted, if it is. Administrators may mount and unmount it at
     /// any time, so the mounts are read again. Blocks.
     pub(super) fn resctrl(&self) -> Option<PathBuf> {

@@ -89,6 +89,62 @@ async fn a_user_can_ask_what_is_permitted() {
     assert_eq!(peer.changing_calls(), changes);
 }
 
+/// A rule that sees only the operations of calls that change the tuning.
+const TUNING_RULE: &str = r#"
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.vcpud1.tune-vcpus" && subject.user == "nobody" && !action.lookup("vcpus")) {
+        var operation = action.lookup("operation");
+        return operation == "pin" ? polkit.Result.YES : operation == "scheduler" ? polkit.Result.NO : null;
+    }
+});
+"#;
+
+/// Scripted QEMU, dbus-daemon, polkitd, busctl as nobody. A machine without a unit has no control groups.
+#[tokio::test]
+async fn a_user_can_ask_which_changes_of_the_tuning_are_permitted() {
+    let world = World::with_polkit(TUNING_RULE).await;
+    let peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let ask = async |operation| {
+        let call = [
+            "org.vcpud1",
+            machine.path(),
+            "org.vcpud1.Machine",
+            "CanTune",
+            "s",
+            operation,
+        ];
+        world.as_nobody(Interaction::Allowed, &call).await
+    };
+    for (operation, permission) in [("pin", "yes"), ("scheduler", "no"), ("bandwidth", "na")] {
+        let answer = ask(operation).await;
+        assert_eq!(answer, Ok(format!("s \"{permission}\"")), "{operation}");
+    }
+    let failure = ask("vcpus").await.unwrap_err();
+    failure.assert(
+        error_name::INVALID_ARGS,
+        &["pin, bandwidth, scheduler, cache"],
+    );
+    assert_eq!(machine.can_tune("scheduler").await.unwrap(), "yes", "root");
+
+    peer.hang_up();
+    machine.wait_for("State", "disconnected").await;
+    assert_eq!(ask("pin").await, Ok("s \"na\"".to_owned()));
+    let log = world.service.as_ref().unwrap().log();
+    assert!(!log.contains(" authorized for uid"), "{log}");
+}
+
+/// Scripted QEMU, dbus-daemon.
+#[tokio::test]
+async fn the_words_of_plans_and_permissions_are_features() {
+    let world = World::without_polkit().await;
+    let features = world.manager().await.features().await.unwrap();
+    for word in ["can-set-vcpus", "can-tune", "plan-codes"] {
+        assert!(features.contains(&word.to_owned()), "{features:?}");
+    }
+    assert!(features.is_sorted());
+}
+
 /// Scripted QEMUs, dbus-daemon.
 #[tokio::test]
 async fn a_machine_says_whose_it_is_and_why_it_is_known() {

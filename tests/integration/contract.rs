@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use vcpud::bus::Action;
+use vcpud::machine::{PlanCode, WarningCode};
 use vcpud::names::{AUTOSCALE_NAME, AUTOSCALE_PATH, error_name, message_id};
 use zbus::fdo::IntrospectableProxy;
 use zbus_xml::{Annotation, Arg, Interface, Node};
@@ -135,6 +136,25 @@ fn the_manual_explains_every_error() {
             "there is no {name}"
         );
     }
+}
+
+/// No part but the files.
+#[test]
+fn the_manual_explains_every_code_of_a_plan() {
+    let manual = file("dbus/org.vcpud1.xml");
+    let (_, plan) = manual
+        .split_once("      Plan:\n")
+        .expect("Plan is explained");
+    let (plan, _) = plan.split_once("-->").expect("a comment ends");
+    let codes = plan.lines().filter_map(|line| {
+        let (code, _) = line.trim().strip_prefix('"')?.split_once("\": ")?;
+        Some(code)
+    });
+    let explained: BTreeSet<&str> = codes.collect();
+    let reasons = PlanCode::ALL.iter().map(|code| code.as_str());
+    let warnings = WarningCode::ALL.iter().map(|code| code.as_str());
+    let known: BTreeSet<&str> = reasons.chain(warnings).collect();
+    assert_eq!(explained, known);
 }
 
 /// No part but the files.

@@ -17,8 +17,9 @@ use crate::names::error_name;
 use crate::process::PassedFds;
 
 /// Members that polkit is asked about.
-const CHANGES: [&str; 11] = [
+const CHANGES: [&str; 12] = [
     "CanSetVcpus",
+    "CanTune",
     "PinVcpus",
     "RegisterMachine",
     "RegisterMachineWithFd",

@@ -1,15 +1,16 @@
-//! The calls that change the number of vCPUs.
+//! The calls about the number of vCPUs.
 
 use zbus::message::Header;
 
 use super::{Changed, MachineObject, raw};
 use crate::bus::arguments::shown;
 use crate::bus::authority::Action;
+use crate::bus::describe::{self, Dict};
 use crate::bus::error::Error;
 use crate::bus::guarded_call::GuardedCall;
 use crate::bus::options::{self, Options, SetOptions};
 use crate::inventory::Target;
-use crate::machine::{self, Request, Snapshot, Wait};
+use crate::machine::{self, PlanCode, Request, Snapshot, Wait};
 
 impl MachineObject {
     /// Changes the vCPUs if the caller is authorized.
@@ -43,6 +44,28 @@ impl MachineObject {
         let outcome = result.map_err(|error| self.failed(error))?;
         let [added, removed, pending] = [outcome.added, outcome.removed, outcome.pending].map(raw);
         Ok((added, removed, pending))
+    }
+
+    /// Returns the plan for `count` vCPUs, or the error and its code.
+    pub(super) async fn planned(&self, count: u32) -> Dict {
+        self.machine.refresh().await;
+        let snapshot = self.machine.snapshot();
+        let error = match snapshot.plan(&Target::Count(count)) {
+            Ok((plan, _)) => return describe::plan(&snapshot, plan),
+            Err(error) => error,
+        };
+        let code = PlanCode::of(&error);
+        let error = self.failed(error);
+        let reason = error.to_string() + &snapshot.lower_limit(count);
+        let mut denied = Dict::from([
+            ("error", error.dbus_name().into()),
+            ("reason", reason.into()),
+            ("nearest", snapshot.nearest(count).into()),
+        ]);
+        if let Some(code) = code {
+            denied.insert("reason-code", code.as_str().into());
+        }
+        denied
     }
 
     /// Returns whether the caller may set the number of vCPUs to `count`, in the words of logind.

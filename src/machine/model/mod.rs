@@ -18,6 +18,7 @@ pub mod numbering;
 mod operation;
 mod phase;
 mod placement;
+pub mod plan_code;
 mod process;
 mod refresh;
 pub mod refusal;

@@ -320,8 +320,12 @@ impl PlacementState {
         }
     }
 
-    /// Completes `snapshot` with the missing parts of the placement.
+    /// Completes `snapshot` with the missing parts of the placement, and the changes that are possible without them.
     pub(super) fn describe_errors(&self, snapshot: &mut Snapshot) {
+        snapshot.can_place = self.can_place();
+        snapshot.can_limit = self.has_groups()
+            && !self.is_moving()
+            && !self.missing_controllers.contains(&Controller::Cpu);
         let reason = match &self.missing {
             _ if self.is_unknown() => Some("systemd has not answered yet"),
             None if self.report.is_elsewhere => Some(ELSEWHERE),
@@ -340,11 +344,13 @@ impl PlacementState {
 
     /// Returns whether the unit has groups, and no pass has moved the threads there.
     fn is_moving(&self) -> bool {
-        let has_groups = self
-            .unit
-            .as_ref()
-            .is_some_and(|unit| unit.kind != Kind::None);
-        has_groups && self.in_force != self.unit
+        self.has_groups() && self.in_force != self.unit
+    }
+
+    /// Returns whether the unit has control groups for the vCPUs.
+    fn has_groups(&self) -> bool {
+        let unit = self.unit.as_ref();
+        unit.is_some_and(|unit| unit.kind != Kind::None)
     }
 
     /// Returns the steps that failed in the last pass, except those that `has_reason` or the missing

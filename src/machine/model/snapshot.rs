@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::numbering::Numbering;
+use super::plan_code::{Warning, WarningCode};
+use super::tuning::TuningKind;
 use crate::ids::{Pid, SlotId, VcpuId};
 use crate::inventory::{
     HotplugMethod, Inventory, Plan, Target, Vcpu, count_after, name_vcpus, nearest, plan,
@@ -42,6 +44,10 @@ pub struct Snapshot {
     pub unit: Option<UnitPlacement>,
     /// The missing parts of the placement, with the reasons.
     pub placement_errors: Vec<String>,
+    /// Whether vCPUs can be placed on the host at all.
+    pub can_place: bool,
+    /// Whether the control groups in force can limit the CPU time of vCPUs.
+    pub can_limit: bool,
     /// The desired tuning of the vCPUs.
     pub tuning: Arc<Tuning>,
     /// The desired host CPUs of vCPUs that have no others of their own, as a list.
@@ -171,8 +177,8 @@ impl Snapshot {
         Err(Error::NoEvidence { asked })
     }
 
-    /// Returns what a caller should know before it adds vCPUs, as texts.
-    pub fn warnings(&self) -> Vec<String> {
+    /// Returns what a caller should know before it adds vCPUs.
+    pub fn warnings(&self) -> Vec<Warning> {
         let vcpus = self.inventory.vcpus();
         let awaited = vcpus.filter(|vcpu| self.is_started(vcpu) == Some(false));
         let awaited: Vec<VcpuId> = awaited.map(|vcpu| vcpu.id).collect();
@@ -180,13 +186,29 @@ impl Snapshot {
             return Vec::new();
         }
         let vcpus = name_vcpus(&awaited);
-        let stopped = self
-            .stopped()
-            .map(|state| format!("QEMU is in the state \"{state}\""));
-        let reason = stopped.unwrap_or_else(|| "it may be booting".to_owned());
-        vec![format!(
+        let (code, reason) = match self.stopped() {
+            Some(state) => {
+                let reason = format!("QEMU is in the state \"{state}\"");
+                (WarningCode::NotRunning, reason)
+            }
+            None => (WarningCode::NotStarted, "it may be booting".to_owned()),
+        };
+        let text = format!(
             "the guest has not started {vcpus}: {reason}, and may not notice a vCPU that is added now"
-        )]
+        );
+        vec![Warning { code, text }]
+    }
+
+    /// Returns whether a change of `kind` is possible now. The support of the host is not checked.
+    pub fn can_tune(&self, kind: TuningKind) -> bool {
+        let vcpus = self.inventory.vcpus();
+        let mut present = vcpus.filter(|vcpu| vcpu.slot.presence.is_some());
+        let has_thread = |vcpu: Vcpu<'_>| vcpu.thread.is_some();
+        let is_possible = match kind {
+            TuningKind::Bandwidth => self.can_limit && present.all(has_thread),
+            TuningKind::Pin | TuningKind::Scheduler | TuningKind::Cache => present.any(has_thread),
+        };
+        self.disconnected.is_none() && self.can_place && is_possible
     }
 
     /// Returns the vCPUs about which something changed since `before`, in ascending order.

@@ -22,7 +22,50 @@ pub enum TuningChange {
     Cache(BTreeSet<VcpuId>, Option<Schemata>),
 }
 
+/// The kind of a change of the tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TuningKind {
+    /// The host CPUs of vCPUs.
+    Pin,
+    /// The CPU time of vCPUs.
+    Bandwidth,
+    /// The scheduler of vCPUs.
+    Scheduler,
+    /// The caches of vCPUs.
+    Cache,
+}
+
+impl TuningKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Pin, Self::Bandwidth, Self::Scheduler, Self::Cache];
+
+    /// Returns the word for it: the detail `operation` of polkit, and the argument of `CanTune`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pin => "pin",
+            Self::Bandwidth => "bandwidth",
+            Self::Scheduler => "scheduler",
+            Self::Cache => "cache",
+        }
+    }
+
+    /// Returns the kind with this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
 impl TuningChange {
+    /// Returns its kind.
+    pub fn kind(&self) -> TuningKind {
+        match self {
+            Self::Pin(..) => TuningKind::Pin,
+            Self::Bandwidth(_) => TuningKind::Bandwidth,
+            Self::Scheduler(..) => TuningKind::Scheduler,
+            Self::Cache(..) => TuningKind::Cache,
+        }
+    }
+
     /// Returns the vCPUs that it names, if it is about single vCPUs.
     pub(in crate::machine) fn vcpus(&self) -> Option<&BTreeSet<VcpuId>> {
         match self {

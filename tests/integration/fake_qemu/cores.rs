@@ -1,5 +1,7 @@
 //! Machines where several vCPUs come and go together.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 use vcpud::names::error_name;
 
@@ -21,6 +23,9 @@ async fn vcpus_that_come_and_go_together_are_counted_and_told_one_by_one() {
         error_name::OUT_OF_RANGE,
         &["power", "groups of 4", "4 and 8"],
     );
+    let plan = async |count| dict(&machine.plan(count, HashMap::new()).await.unwrap());
+    assert_eq!(plan(6).await["reason-code"], "part-of-slot");
+    assert_eq!(plan(2).await["reason-code"], "boot-vcpu");
     let failure = machine.set(2).await.unwrap_err();
     assert_eq!(
         peer.count("device_add") + peer.count("device_del"),

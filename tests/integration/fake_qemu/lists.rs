@@ -98,18 +98,24 @@ async fn a_plan_is_what_would_be_done_and_changes_nothing() {
 
     let denied = plan(9).await;
     assert_eq!(denied["error"], error_name::OUT_OF_RANGE);
+    assert_eq!(denied["reason-code"], "above-maximum");
+    assert_eq!(plan(0).await["reason-code"], "below-minimum");
     assert!(
         denied["reason"].as_str().unwrap().contains("1 to 6"),
         "{denied:?}"
     );
     assert_eq!(denied["nearest"], json!([5]));
-    assert_eq!(plan(6).await["error"], error_name::BUSY);
+    let busy = plan(6).await;
+    assert_eq!(busy["error"], error_name::BUSY);
+    assert_eq!(busy["reason-code"], "removal-pending");
     assert_eq!(peer.count("device_add"), 0);
     assert_eq!(peer.count("device_del"), 1);
 
     peer.hang_up();
     machine.wait_for("State", "disconnected").await;
-    assert_eq!(plan(2).await["error"], error_name::DISCONNECTED);
+    let lost = plan(2).await;
+    assert_eq!(lost["error"], error_name::DISCONNECTED);
+    assert_eq!(lost["reason-code"], "disconnected");
 }
 
 /// Scripted QEMU, dbus-daemon. A QEMU with TCG aborts if it creates more vCPUs than the maximum in its life.
@@ -133,7 +139,9 @@ async fn a_plan_counts_the_vcpus_that_tcg_created() {
     let failure = machine.set(4).await.unwrap_err();
     failure.assert(error_name::NOT_SUPPORTED, &["web", "has added 3"]);
     let reason = failure.text;
-    let denied = json!({"error": failure.name, "reason": reason, "nearest": [3]});
+    let denied = json!({
+        "error": failure.name, "reason": reason, "reason-code": "tcg-limit", "nearest": [3]
+    });
     assert_eq!(plan(4).await, denied);
     let beyond = plan(5).await;
     let reason = beyond["reason"].as_str().unwrap();

@@ -70,6 +70,8 @@ async fn a_vcpu_that_the_guest_does_not_start_is_an_error_and_stays() {
         warnings[0].contains("has not started vCPUs 0-2"),
         "{warnings:?}"
     );
+    let codes = Vec::<String>::try_from(plan["warning-codes"].clone());
+    assert_eq!(codes.unwrap(), ["not-started"]);
     assert!(
         !machine
             .plan(2, Default::default())

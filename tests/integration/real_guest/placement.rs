@@ -137,6 +137,28 @@ async fn what_cannot_be_had_is_said_and_nothing_is_changed() {
     assert_eq!(rows().await, before);
 }
 
+/// Real QEMU with firmware only, a scripted systemd with control groups of the kernel if the test may create them,
+/// dbus-daemon.
+#[tokio::test]
+async fn a_limit_is_possible_with_control_groups() {
+    let mut world = World::without_service().await;
+    let units = Units::start(&world.bus).await;
+    world.serve().await;
+    let mut qemu = Qemu::start(&world, "web", &Boot::FIRMWARE).await;
+    let machine = world.machine("web").await;
+    machine.wait_for("Unit", "vcpud-web.scope").await;
+    machine.wait_for("Placement", units.placement()).await;
+    let is_possible = units.placement() == "scope";
+    let answer = machine.can_tune("bandwidth").await.unwrap();
+    assert_eq!(answer, if is_possible { "yes" } else { "na" });
+    let limited = machine.set_bandwidth(100_000, 50_000, HashMap::new()).await;
+    assert_eq!(limited.is_ok(), is_possible, "{limited:?}");
+    assert_eq!(machine.can_tune("pin").await.unwrap(), "yes");
+    // The host has no resctrl.
+    assert_eq!(machine.can_tune("cache").await.unwrap(), "na");
+    qemu.kill().await;
+}
+
 /// Real QEMU with firmware only, dbus-daemon.
 #[tokio::test]
 async fn a_vcpu_without_a_thread_of_its_own_cannot_be_pinned() {
@@ -148,6 +170,9 @@ async fn a_vcpu_without_a_thread_of_its_own_cannot_be_pinned() {
         error_name::NOT_SUPPORTED,
         &["web", "vCPU 1", "thread=single"],
     );
+    for operation in ["pin", "bandwidth", "scheduler", "cache"] {
+        assert_eq!(machine.can_tune(operation).await.unwrap(), "na");
+    }
 }
 
 /// Real QEMU with firmware only, in a PID namespace, dbus-daemon.

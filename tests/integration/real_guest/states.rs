@@ -169,6 +169,7 @@ async fn qemu_is_asked_for_no_vcpu_that_would_make_it_abort() {
     assert_eq!(plan["error"], error_name::NOT_SUPPORTED);
     assert_eq!(plan["reason"], failure.text);
     assert_eq!(plan["nearest"], json!([1]));
+    assert_eq!(plan["reason-code"], "tcg-limit");
     // So does the same QEMU when it is registered again.
     let manager = world.manager().await;
     manager.unregister_machine("web").await.unwrap();
