@@ -555,6 +555,30 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_possible_while_the_threads_are_in_groups_of_the_cpu_controller() {
+        let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
+        let possible = |state: &PlacementState| {
+            let mut snapshot = Snapshot::default();
+            state.describe(&mut snapshot);
+            (snapshot.can_place, snapshot.can_limit)
+        };
+        assert_eq!(possible(&state), (true, false), "the unit is not known");
+        state.found(now, found(Kind::Scope, Retry::Never));
+        assert_eq!(possible(&state), (true, false), "the threads are moved");
+        pass(&mut state, now, &Report::default());
+        assert_eq!(possible(&state), (true, true));
+        let mut without_cpu = found(Kind::Scope, Retry::Never);
+        without_cpu.missing_controllers = vec![Controller::Cpu];
+        state.found(now, without_cpu);
+        assert_eq!(possible(&state), (true, false));
+        state.found(now, found(Kind::None, Retry::Never));
+        pass(&mut state, now, &Report::default());
+        assert_eq!(possible(&state), (true, false));
+        state.found(now, UnitFound::default());
+        assert_eq!(possible(&state), (false, false), "there is no placer");
+    }
+
+    #[test]
     fn searches_the_unit_again_after_the_process_was_moved() {
         let (mut state, now) = (PlacementState::new(Tuning::default()), Instant::now());
         assert!(state.begin_search(now));

@@ -235,6 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn a_change_has_the_word_of_its_kind() {
+        for (change, word) in [
+            (TuningChange::Pin(BTreeSet::new(), None), "pin"),
+            (TuningChange::Bandwidth(Bandwidth::UNLIMITED), "bandwidth"),
+            (TuningChange::Scheduler(BTreeSet::new(), None), "scheduler"),
+            (TuningChange::Cache(BTreeSet::new(), None), "cache"),
+        ] {
+            assert_eq!(change.kind().as_str(), word);
+            assert_eq!(TuningKind::parse(word), Some(change.kind()));
+        }
+        assert_eq!(TuningKind::parse("Pin"), None);
+    }
+
+    #[test]
     fn only_a_limit_and_a_share_of_caches_need_support() {
         let limit = |quota| TuningChange::Bandwidth(Bandwidth::new(100_000, quota).unwrap());
         let cache = |share: Option<&str>| {
