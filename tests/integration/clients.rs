@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use vcpud::names::error_name;
+use vcpud::proxy::MachineProxy;
 use zbus::OwnedVariant;
+use zbus::proxy::CacheProperties;
 
 use crate::harness::*;
 
@@ -132,6 +135,30 @@ async fn a_user_can_ask_which_changes_of_the_tuning_are_permitted() {
     assert_eq!(ask("pin").await, Ok("s \"na\"".to_owned()));
     let log = world.service.as_ref().unwrap().log();
     assert!(!log.contains(" authorized for uid"), "{log}");
+}
+
+/// Scripted QEMU, dbus-daemon, polkitd that does not answer.
+#[tokio::test]
+async fn questions_about_permissions_have_the_limits_of_changes() {
+    let world = World::with_polkit("").await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    world.machine("web").await;
+    let polkit = world.polkit.as_ref().unwrap();
+    polkit.pause();
+    let refused = world.with_nobody(async |manager| {
+        let connection = manager.inner().connection();
+        let path = manager.get_machine("web").await.unwrap();
+        let machine = MachineProxy::builder(connection).path(path);
+        let machine = machine.cache_properties(CacheProperties::No);
+        let machine = machine.build().await.unwrap();
+        let asks = (0..65).map(|_| machine.can_tune("pin"));
+        let mut asks: FuturesUnordered<_> = asks.collect();
+        // polkit has the others.
+        within("a refusal", asks.next()).await.unwrap()
+    });
+    let failure = Failure::of(refused.await.unwrap_err());
+    failure.assert(error_name::LIMIT_EXCEEDED, &["64 calls of user 65534"]);
+    polkit.resume();
 }
 
 /// Scripted QEMU, dbus-daemon.
