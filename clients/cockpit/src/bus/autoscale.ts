@@ -2,6 +2,7 @@
 import { Autoscale } from '../generated/interfaces';
 import type { Explanation } from '../model/autoscale';
 import { shortName } from '../model/errors';
+import type { Permission } from '../model/permission';
 import { CallError, number, plain, Service, text, watchName } from './client';
 import type { Access } from './client';
 
@@ -12,8 +13,9 @@ export interface Settings { min: number; max: number; mode: 'on' | 'observe' }
 
 /** "absent": the service does not run. "off": it does not scale the machine. */
 export type Scaling =
-    | { kind: 'unknown' | 'absent' | 'off' }
-    | { kind: 'scaled'; explanation: Explanation }
+    | { kind: 'unknown' | 'absent' }
+    | { kind: 'off'; permission: Permission | undefined }
+    | { kind: 'scaled'; explanation: Explanation; permission: Permission | undefined }
     | { kind: 'failed'; error: CallError };
 
 export class AutoscaleLink {
@@ -63,10 +65,26 @@ export class AutoscaleLink {
         try {
             const [values] = await service.call(Autoscale, PATH, 'Explain', [this.machine]);
             const explanation = plain<Explanation>(values);
-            return explanation.mode === 'off' ? { kind: 'off' } : { kind: 'scaled', explanation };
+            if (explanation.mode === 'off') return { kind: 'off', permission: await this.can('enable', service) };
+            return { kind: 'scaled', explanation, permission: await this.can('disable', service) };
         } catch (caught) {
             const error = CallError.of(caught);
-            return shortName(error.code) === 'NoSuchMachine' ? { kind: 'off' } : { kind: 'failed', error };
+            if (shortName(error.code) !== 'NoSuchMachine') return { kind: 'failed', error };
+            return { kind: 'off', permission: await this.can('enable', service) };
+        }
+    }
+
+    /** Returns whether the user can turn scaling on or off. It is asked again when the other one is possible. */
+    private async can(operation: 'enable' | 'disable', service: Service): Promise<Permission | undefined> {
+        const { scaling } = this;
+        if ((scaling.kind === 'off' && operation === 'enable') || (scaling.kind === 'scaled' && operation === 'disable')) {
+            return scaling.permission;
+        }
+        try {
+            const [permission] = await service.call(Autoscale, PATH, 'CanManage', [this.machine, operation]);
+            return permission as Permission;
+        } catch {
+            return undefined;
         }
     }
 

@@ -11,6 +11,8 @@ import type { Call } from '../hooks/page';
 import { limitsOf, reasonOf } from '../model/autoscale';
 import type { Explanation } from '../model/autoscale';
 import type { MachineState } from '../model/fleet';
+import { needsAdministrator } from '../model/permission';
+import type { Permission } from '../model/permission';
 import { cpus } from '../model/usage';
 import { _, countOf, format } from '../text';
 import { NumberField } from './number-field';
@@ -25,15 +27,15 @@ export function AutoscaleCard({ machine }: { machine: MachineState }) {
     return (
         <PageCard title={_('Automatic scaling')}>
             {scaling.kind === 'scaled'
-                ? <Scaled link={link} machine={machine.Name} explanation={scaling.explanation} />
+                ? <Scaled link={link} explanation={scaling.explanation} permission={scaling.permission} />
                 : <NotScaled link={link} machine={machine} scaling={scaling} />}
         </PageCard>
     );
 }
 
-interface ScaledProps { link: AutoscaleLink; machine: string; explanation: Explanation }
+interface ScaledProps { link: AutoscaleLink; explanation: Explanation; permission: Permission | undefined }
 
-function Scaled({ link, explanation }: ScaledProps) {
+function Scaled({ link, explanation, permission }: ScaledProps) {
     const call = useCall(access => link.disable(access));
     const { mode, min, max, goal, failure } = explanation;
     return (
@@ -59,11 +61,29 @@ function Scaled({ link, explanation }: ScaledProps) {
                 </Stack>
             </CardBody>
             <CardFooter>
-                <Button variant="secondary" isAriaDisabled={call.isBusy} isLoading={call.isBusy} onClick={() => void call.run()}>
-                    {_('Turn off')}
-                </Button>
+                <SwitchButton
+                    titles={[_('Turn off'), _('Turn off with administrative access')]} permission={permission} call={call}
+                />
             </CardFooter>
         </>
+    );
+}
+
+interface SwitchButtonProps {
+    /** The title, and that with administrative access. */
+    titles: [string, string];
+    permission: Permission | undefined; call: Call; isPossible?: boolean;
+}
+
+function SwitchButton({ titles, permission, call, isPossible = true }: SwitchButtonProps) {
+    const isAdministrator = needsAdministrator(permission);
+    return (
+        <Button
+            variant="secondary" isAriaDisabled={!isPossible || call.isBusy} isLoading={call.isBusy}
+            onClick={() => void call.run(isAdministrator ? 'administrator' : 'user')}
+        >
+            {titles[isAdministrator ? 1 : 0]}
+        </Button>
     );
 }
 
@@ -119,12 +139,10 @@ function NotScaled({ link, machine, scaling }: NotScaledProps) {
                 </Stack>
             </CardBody>
             <CardFooter>
-                <Button
-                    variant="secondary" isAriaDisabled={!limits || call.isBusy} isLoading={call.isBusy}
-                    onClick={() => void call.run()}
-                >
-                    {_('Turn on')}
-                </Button>
+                <SwitchButton
+                    titles={[_('Turn on'), _('Turn on with administrative access')]} isPossible={limits !== undefined}
+                    permission={scaling.kind === 'off' ? scaling.permission : undefined} call={call}
+                />
             </CardFooter>
         </>
     );

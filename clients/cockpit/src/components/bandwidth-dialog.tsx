@@ -3,6 +3,7 @@ import { useState } from 'react';
 
 import { Checkbox, FormGroup } from '@patternfly/react-core';
 
+import { useCanTune } from '../hooks/machine';
 import { useCall, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { numberIn } from '../model/plan';
@@ -34,7 +35,7 @@ export function BandwidthDialog({ machine, onClose }: Props) {
     return (
         <CallDialog
             id="bandwidth" title={_('Limit of the CPU time of each vCPU')} failure={_('The limit is not changed')}
-            focus="#bandwidth-limited" call={call} isValid={isValid} onClose={onClose}
+            focus="#bandwidth-limited" call={call} permission={useCanTune(machine, 'bandwidth')} isValid={isValid} onClose={onClose}
         >
             <Checkbox
                 id="bandwidth-limited" label={_('Limit the CPU time')} isChecked={isLimited}

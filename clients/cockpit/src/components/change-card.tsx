@@ -12,6 +12,7 @@ import { begun, isOver, observed } from '../model/change';
 import type { Change } from '../model/change';
 import { isBusy, isLost } from '../model/errors';
 import type { MachineState } from '../model/fleet';
+import { needsAdministrator } from '../model/permission';
 import { nearestCount, numberIn, wantedOf } from '../model/plan';
 import { _, countOf, format } from '../text';
 import { NumberField } from './number-field';
@@ -123,7 +124,7 @@ interface ApplyButtonProps {
 /** If polkit does not authorize the user, the button uses administrative access, and its text says so. */
 function ApplyButton({ machine, count, plan, isChange, isBusy, onApply }: ApplyButtonProps) {
     const isPossible = useCanChange(machine) && isChange && plan?.plan.added !== undefined;
-    const isAuthorized = plan?.permission !== 'no' && plan?.permission !== 'challenge';
+    const isAuthorized = !needsAdministrator(plan?.permission);
     const title = isAuthorized ? _('Set to $0') : _('Set to $0 with administrative access');
     return (
         <Button

@@ -3,6 +3,7 @@ import { useState } from 'react';
 
 import { FormGroup, FormHelperText, HelperText, HelperTextItem, TextInput } from '@patternfly/react-core';
 
+import { useCanTune } from '../hooks/machine';
 import { useCall, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { cpuListOf } from '../model/vcpus';
@@ -21,7 +22,7 @@ export function PinDialog({ machine, vcpus, current, onClose }: Props) {
     return (
         <CallDialog
             id="pin" title={title} failure={_('The pin is not changed')}
-            focus="#pin-cpus" call={call} isValid={isValid} onClose={onClose}
+            focus="#pin-cpus" call={call} permission={useCanTune(machine, 'pin')} isValid={isValid} onClose={onClose}
         >
             <FormGroup label={_('Host CPUs')} fieldId="pin-cpus">
                 <TextInput

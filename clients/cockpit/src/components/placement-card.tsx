@@ -5,7 +5,7 @@ import { Button, CardBody, DescriptionList, DescriptionListDescription, Descript
 
 import { plain } from '../bus/client';
 import type { Machine } from '../generated/interfaces';
-import { useCanChange, useEvents } from '../hooks/machine';
+import { useCanChange, useCanTune, useEvents } from '../hooks/machine';
 import { useIsReady, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { isSameList, percentOf } from '../model/vcpus';
@@ -22,6 +22,8 @@ export function PlacementCard({ machine, onChange }: Props) {
     const [dialog, setDialog] = useState<'affinity' | 'bandwidth'>();
     const tuning = useTuning(machine);
     const canChange = useCanChange(machine);
+    // A limit that is in force can always be removed.
+    const hasLimits = useCanTune(machine, 'bandwidth') !== 'na' || machine.BandwidthQuotaUSec >= 0;
     const close = () => { setDialog(undefined); onChange(); };
     const differs = machine.Affinity && machine.EffectiveAffinity && !isSameList(machine.Affinity, machine.EffectiveAffinity);
     return (
@@ -37,7 +39,7 @@ export function PlacementCard({ machine, onChange }: Props) {
                     </Entry>
                     <Entry
                         title={_('CPU time')} edit={_('Change the limit of the CPU time')} canEdit={canChange}
-                        {...(hasGroups(machine) && { onEdit: () => setDialog('bandwidth') })}
+                        {...(hasLimits && { onEdit: () => setDialog('bandwidth') })}
                     >
                         <Limit machine={machine} />
                     </Entry>
@@ -50,9 +52,6 @@ export function PlacementCard({ machine, onChange }: Props) {
         </PageCard>
     );
 }
-
-/** Returns whether the vCPUs have control groups, which limits of the CPU time need. */
-const hasGroups = ({ Placement }: MachineState): boolean => Placement === 'scope' || Placement === 'unit';
 
 function placementText(placement: string): string {
     switch (placement) {

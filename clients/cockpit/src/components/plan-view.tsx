@@ -3,6 +3,7 @@ import { Alert, AlertActionLink, Spinner, Stack } from '@patternfly/react-core';
 
 import type { PlanState } from '../hooks/machine';
 import { adviceFor } from '../model/errors';
+import { planReason, planWarnings } from '../model/plan';
 import { _, countOf, format, namesOf } from '../text';
 import { ErrorAlert } from './parts';
 
@@ -21,7 +22,7 @@ export function PlanView({ state, onSelect }: Props) {
                     <p>{format(_('Removes $0. The guest can refuse the removal.'), namesOf(plan.removed))}</p>
                 )}
             </div>
-            {plan.warnings?.map(text => (
+            {planWarnings(plan).map(text => (
                 <Alert key={text} isInline variant="warning" title={_('The guest may not notice the change')}>{text}</Alert>
             ))}
             {permission === 'challenge' && (
@@ -51,7 +52,7 @@ function NotPossible({ state, onSelect }: { state: PlanState; onSelect: (count: 
             isInline isLiveRegion variant="warning" actionLinks={actionLinks}
             title={format(_('The machine cannot have $0 now'), countOf(count))}
         >
-            <p>{plan.reason}</p>
+            <p>{planReason(plan)}</p>
             {!plan.nearest?.length && <p>{adviceFor(plan.error ?? '')}</p>}
         </Alert>
     );

@@ -5,6 +5,7 @@ import { CallError, plain } from '../bus/client';
 import type { VcpuEvent } from '../model/change';
 import { isConnected } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
+import type { Permission } from '../model/permission';
 import type { Vcpu } from '../model/vcpus';
 import type { Machine } from '../generated/interfaces';
 import { useEvery, useIsReady, usePage } from './page';
@@ -62,8 +63,6 @@ export function useVcpus(machine: MachineState): { vcpus: Vcpu[] | undefined; re
     return { vcpus, refresh };
 }
 
-export type Permission = 'yes' | 'no' | 'challenge' | 'na';
-
 /** The plan for a number of vCPUs, and whether the user is authorized for it. */
 export interface PlanState {
     count: number;
@@ -91,4 +90,25 @@ export function usePlan(machine: MachineState, count: number): PlanState | undef
     const { Vcpus, StartedVcpus, State, PendingRemovals } = machine;
     useEffect(ask, [ask, isReady, count, Vcpus, StartedVcpus, State, PendingRemovals]);
     return isReady && isConnected(machine) && state?.count === count ? state : undefined;
+}
+
+/** Returns whether the user can change the placement of a machine, or undefined while the service has not answered. */
+export function useCanTune(machine: MachineState, operation: 'pin' | 'bandwidth'): Permission | undefined {
+    const { store } = usePage();
+    const isReady = useIsReady();
+    const [permission, setPermission] = useState<Permission>();
+    const ask = useOneAtATime(async () => {
+        if (!isReady) return;
+        try {
+            const [result] = await store.machine(machine.path, 'CanTune', [operation]);
+            setPermission(result as Permission);
+        } catch {
+            // The change itself shows what is wrong.
+            setPermission('yes');
+        }
+    });
+    // The answer depends on these properties.
+    const { State, Placement, PlacementErrors, Vcpus } = machine;
+    useEffect(ask, [ask, isReady, State, Placement, PlacementErrors, Vcpus]);
+    return permission;
 }

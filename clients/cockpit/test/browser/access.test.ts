@@ -74,21 +74,26 @@ test('without administrative access, says why the journal cannot be read', async
     await page.context().close();
 });
 
-test('a denied pin can be repeated with administrative access', async () => {
+test('says that a pin and automatic scaling need administrative access, and uses it', async () => {
     const page = await open(browser, address, 'machine/web');
     await page.getByRole('checkbox', { name: 'Select vCPU 0' }).check();
     await page.getByRole('button', { name: 'Pin selected' }).click();
     const dialog = page.getByRole('dialog', { name: 'Pin vCPU 0' });
     await dialog.getByRole('textbox', { name: 'Host CPUs' }).fill('0');
-    await dialog.getByRole('button', { name: 'Save' }).click();
+    const save = dialog.getByRole('button', { name: 'Save with administrative access' });
+    await save.click();
     await dialog.getByText('The pin is not changed').waitFor();
+    await dialog.getByText('Turn on administrative access at the top of Cockpit, and try again.').waitFor();
     await page.evaluate(async () => {
         // As the shell of Cockpit does at the button "Limited access".
         const bridge = cockpit.dbus(null, { bus: 'internal' as 'system' });
         await bridge.call('/superuser', 'cockpit.Superuser', 'Start', ['sudo'], { type: 's' });
     });
-    await dialog.getByRole('button', { name: 'Use administrative access' }).click();
+    await save.click();
     await dialog.waitFor({ state: 'detached' });
     await page.getByText('vCPU 0: host CPUs 0').waitFor();
+    await world.startAutoscaler();
+    await page.getByRole('button', { name: 'Turn on with administrative access' }).click();
+    await page.getByRole('button', { name: 'Turn off with administrative access' }).waitFor();
     await page.context().close();
 });

@@ -9,6 +9,7 @@ import { test } from 'node:test';
 import { languages, read, texts } from '../../scripts/po.js';
 import { reasonOf } from '../../src/model/autoscale';
 import { adviceFor, isDenied } from '../../src/model/errors';
+import { planReason, planWarnings } from '../../src/model/plan';
 
 const page = path.resolve(import.meta.dirname, '../..');
 const interfaces = ['org.vcpud1.xml', 'org.vcpud1.Autoscale.xml']
@@ -43,6 +44,16 @@ test('each reason of the autoscaler has an explanation', () => {
     const codes = [...description.matchAll(/^\| `([\w-]+)` \| (?:added|removed|none) \|/gm)].map(([, code]) => code);
     assert.ok(codes.length > 20);
     for (const code of codes) assert.ok(reasonOf({ 'reason-code': code }), code);
+});
+
+test('each code of a plan has a text', () => {
+    const [description] = /The codes of warnings are these[^]*?Errors:/.exec(interfaces) ?? [''];
+    const codes = [...description.matchAll(/^ +"([a-z-]+)": /gm)].map(([, code = '']) => code);
+    assert.ok(codes.length > 10);
+    for (const code of codes) {
+        const plan = { 'reason-code': code, 'warnings': [''], 'warning-codes': [code] };
+        assert.ok(planReason(plan) || planWarnings(plan)[0], code);
+    }
 });
 
 test('each file says what it owns', () => {

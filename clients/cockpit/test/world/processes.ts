@@ -38,7 +38,10 @@ export class Process {
         }
         this.ended = new Promise(resolve => {
             this.child.on('error', error => { this.receive(String(error)); resolve(); });
-            this.child.on('close', () => resolve());
+            this.child.on('close', (code, signal) => {
+                if (code !== 0) this.receive(`${name} ended: ${signal ?? code}`);
+                resolve();
+            });
         });
     }
 
