@@ -1,17 +1,19 @@
-//! Owns the connection to the bus: it is made, followed, and made again after its loss. It must not know what the
-//! commands and events mean.
+//! Owns the connection to the bus: it is made, followed, and made again after its loss. It takes replies to reads and
+//! signals from one stream, in the order of the bus. It must not know what the commands and events mean.
 
+use std::future::pending;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::time::sleep;
-use zbus::Connection;
+use tokio::time::{Instant, sleep, sleep_until};
+use zbus::{Connection, Message};
 
-use super::calls;
+use super::reads::{self, Reads};
 use super::signals::{self, Signal};
-use crate::model::message::{Command, Event, Loss};
+use super::{calls, errors};
+use crate::model::message::{Command, Event};
 
 /// The pause before a new attempt to connect.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -25,19 +27,24 @@ pub(crate) fn start(
     runtime.spawn(async move {
         while !events.is_closed() {
             if let Err(error) = follow(&mut commands, &events).await {
-                let _ = events.send(Event::Lost(Loss::Bus(error.to_string())));
+                send(&events, [Event::Lost(errors::loss(&error))]);
             }
-            wait(&mut commands).await;
+            wait(&mut commands, &events).await;
         }
     });
 }
 
-/// Waits for the next attempt to connect. Commands for the lost connection have no effect.
-async fn wait(commands: &mut UnboundedReceiver<Command>) {
+/// Waits for the next attempt to connect. Commands for the lost connection fail.
+async fn wait(commands: &mut UnboundedReceiver<Command>, events: &UnboundedSender<Event>) {
     let asked = async {
         while let Some(command) = commands.recv().await {
             if matches!(command, Command::Connect) {
                 return;
+            }
+            if !command.is_read() {
+                let error = "There is no connection to the system bus.".to_owned();
+                let events_of = calls::failed(command, &zbus::Error::Failure(error));
+                send(events, events_of);
             }
         }
     };
@@ -47,44 +54,77 @@ async fn wait(commands: &mut UnboundedReceiver<Command>) {
     }
 }
 
+/// Sends events. It has no effect if the window is closed, because the application ends.
+fn send(events: &UnboundedSender<Event>, new: impl IntoIterator<Item = Event>) {
+    for event in new {
+        let _ = events.send(event);
+    }
+}
+
 /// Follows one connection until its end.
 async fn follow(
     commands: &mut UnboundedReceiver<Command>,
     events: &UnboundedSender<Event>,
 ) -> zbus::Result<()> {
     let bus = Connection::system().await?;
-    let mut signals = signals::follow(&bus).await?;
-    spawn(&bus, events, Command::Connect);
+    let mut messages = signals::follow(&bus).await?;
+    let mut reads = Reads::default();
+    perform(&bus, &mut reads, events, Command::Connect).await?;
     loop {
+        let limit = reads.limit();
         tokio::select! {
-            signal = signals.next() => match signal {
-                None => {
+            message = messages.next() => {
+                let Some(message) = message else {
                     let text = "The connection to the system bus has ended.".to_owned();
                     return Err(zbus::Error::Failure(text));
+                };
+                if take(&mut reads, events, &message?) {
+                    perform(&bus, &mut reads, events, Command::Connect).await?;
                 }
-                Some(signal) => match signals::read(&signal?) {
-                    Some(Signal::ServiceStarted) => spawn(&bus, events, Command::Connect),
-                    Some(Signal::Event(event)) => {
-                        let _ = events.send(event);
-                    }
-                    None => {}
-                },
-            },
+            }
             command = commands.recv() => match command {
                 None => return Ok(()),
-                Some(command) => spawn(&bus, events, command),
+                Some(command) => perform(&bus, &mut reads, events, command).await?,
             },
+            () = until(limit) => send(events, reads.expire(Instant::now())),
         }
     }
 }
 
-/// Performs a command beside others: polkit can wait for the user for minutes.
-fn spawn(bus: &Connection, events: &UnboundedSender<Event>, command: Command) {
+async fn until(limit: Option<Instant>) {
+    match limit {
+        Some(limit) => sleep_until(limit).await,
+        None => pending().await,
+    }
+}
+
+/// Takes a message of the bus, and returns whether the machines are to be read again.
+fn take(reads: &mut Reads, events: &UnboundedSender<Event>, message: &Message) -> bool {
+    send(events, reads.answer(message, Instant::now()));
+    match signals::read(message) {
+        Some(Signal::ServiceStarted) => return true,
+        Some(Signal::Event(event)) => send(events, [event]),
+        None => {}
+    }
+    false
+}
+
+/// Sends a read. Performs another command beside others, because polkit can wait for the user for minutes.
+async fn perform(
+    bus: &Connection,
+    reads: &mut Reads,
+    events: &UnboundedSender<Event>,
+    command: Command,
+) -> zbus::Result<()> {
+    if let Some(message) = reads::message(&command)? {
+        reads.add(
+            message.primary_header().serial_num(),
+            command,
+            Instant::now(),
+        );
+        return bus.send(&message).await;
+    }
     let (bus, events) = (bus.clone(), events.clone());
-    tokio::spawn(async move {
-        for event in calls::perform(&bus, command).await {
-            // The window is closed, and the application ends.
-            let _ = events.send(event);
-        }
-    });
+    tokio::spawn(async move { send(&events, calls::perform(&bus, command).await) });
+    Ok(())
 }

@@ -2,7 +2,9 @@
 //! must not decide what they show.
 
 mod calls;
+mod errors;
 mod link;
+mod reads;
 mod signals;
 
 pub(crate) use link::start;

@@ -1,10 +1,10 @@
-//! Owns the signals of the services: which ones, and what event each of them is. It must not call methods.
+//! Owns the signals of the services: which ones, and what event each of them is. It must not call
+//! methods of them.
 
 use std::collections::HashMap;
-use std::future::ready;
 use std::num::NonZero;
 
-use futures_util::stream::{Stream, StreamExt, once, select_all};
+use zbus::fdo::DBusProxy;
 use zbus::message::{Body, Type};
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath};
 
@@ -12,7 +12,9 @@ use super::{AUTOSCALE, AUTOSCALE_PATH, MACHINE, ROOT, SERVICE};
 use crate::model::dict::{Dict, text};
 use crate::model::message::{Event, Loss};
 
-/// The number of signals that can wait.
+/// The bus itself.
+const DAEMON: &str = "org.freedesktop.DBus";
+/// The number of messages that can wait.
 const QUEUE: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(4095);
 
 /// The meaning of a signal.
@@ -22,38 +24,43 @@ pub(super) enum Signal {
     ServiceStarted,
 }
 
-/// Returns the signals of both services, and those of the bus about them. The end of the stream is the end of the
-/// connection.
-pub(super) async fn follow(
-    bus: &Connection,
-) -> zbus::Result<impl Stream<Item = zbus::Result<Message>> + Unpin + use<>> {
+/// Returns all messages that the bus sends, in their order: replies, the signals of both services, and those of the bus
+/// about their owners. The end of the stream is the end of the connection.
+pub(super) async fn follow(bus: &Connection) -> zbus::Result<MessageStream> {
+    let mut messages = MessageStream::from(bus);
+    messages.set_max_queued(QUEUE);
+    let daemon = DBusProxy::new(bus).await?;
     let signals = || MatchRule::builder().msg_type(Type::Signal);
-    let own = signals().sender(SERVICE).path_namespace(ROOT);
-    let owners = signals().sender("org.freedesktop.DBus");
-    let owners = owners.member("NameOwnerChanged").arg(0, SERVICE);
-    let autoscale = signals().sender(AUTOSCALE).path(AUTOSCALE_PATH);
-    let mut streams = Vec::new();
-    for rule in [own, owners, autoscale] {
-        let stream = MessageStream::for_match_rule(rule.build()?, bus, Some(QUEUE)).await?;
-        // The end of one stream ends all.
-        streams.push(Box::pin(stream.map(Some).chain(once(ready(None)))));
+    let owners = |name| {
+        signals()
+            .sender(DAEMON)
+            .member("NameOwnerChanged")
+            .arg(0, name)
+    };
+    let rules = [
+        signals().sender(SERVICE).path_namespace(ROOT),
+        signals().sender(AUTOSCALE).path(AUTOSCALE_PATH),
+        owners(SERVICE),
+        owners(AUTOSCALE),
+    ];
+    for rule in rules {
+        daemon.add_match_rule(rule.build()?).await?;
     }
-    let open = select_all(streams).take_while(|signal| ready(signal.is_some()));
-    Ok(open.filter_map(ready))
+    Ok(messages)
 }
 
-/// Returns what a signal means, or `None` if it means nothing to the application.
+/// Returns what a message means, or `None` if it is not a signal or means nothing to the application.
 pub(super) fn read(signal: &Message) -> Option<Signal> {
+    if signal.message_type() != Type::Signal {
+        return None;
+    }
     let header = signal.header();
     let path = header.path()?.to_string();
     let body = signal.body();
     let event = match header.member()?.as_str() {
         "NameOwnerChanged" => {
-            let (_, _, owner): (String, String, String) = body.deserialize().ok()?;
-            if !owner.is_empty() {
-                return Some(Signal::ServiceStarted);
-            }
-            Event::Lost(Loss::Service("The service has ended.".to_owned()))
+            let (name, _, owner): (String, String, String) = body.deserialize().ok()?;
+            return read_owner(&name, !owner.is_empty());
         }
         "Decided" => {
             let (machine, ..): (String, u32, u32, String, Dict) = body.deserialize().ok()?;
@@ -74,6 +81,19 @@ pub(super) fn read(signal: &Message) -> Option<Signal> {
         member => read_object(member, path, &body)?,
     };
     Some(Signal::Event(event))
+}
+
+/// Returns what the start or the end of a service means.
+fn read_owner(name: &str, is_running: bool) -> Option<Signal> {
+    match (name, is_running) {
+        (SERVICE, true) => Some(Signal::ServiceStarted),
+        (SERVICE, false) => {
+            let loss = Loss::Service("The service has ended.".to_owned());
+            Some(Signal::Event(Event::Lost(loss)))
+        }
+        (AUTOSCALE, _) => Some(Signal::Event(Event::Scaler(is_running))),
+        _ => None,
+    }
 }
 
 /// Returns the event of a signal about objects and their properties.

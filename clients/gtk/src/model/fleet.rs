@@ -6,6 +6,7 @@ use super::failure::{self, Failure};
 use super::machine::Machine;
 use super::message::{Event, Loss, Path};
 use super::plan::Plan;
+use super::scaling::Scaling;
 
 /// The content of the main part of the window.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub(crate) enum Effect {
 pub(crate) struct Fleet {
     machines: BTreeMap<Path, Machine>,
     loss: Option<Loss>,
+    is_silent: bool,
     is_listed: bool,
 }
 
@@ -52,6 +54,7 @@ impl Fleet {
             // The service exits if it has no machines, and starts when one appears.
             Some(Loss::Service(_)) if self.is_listed && self.machines.is_empty() => View::Empty,
             Some(loss) => View::Lost(loss.clone()),
+            None if self.is_silent => View::Lost(Loss::Silent),
             None if !self.is_listed => View::Connecting,
             None if self.machines.is_empty() => View::Empty,
             None => View::Machines,
@@ -85,8 +88,15 @@ impl Fleet {
             Event::Machines(machines) => self.list(machines),
             Event::Lost(loss) => {
                 self.loss = Some(loss);
+                // A service that starts again, or a new connection, has no open reads.
+                self.is_silent = false;
                 vec![Effect::Machines]
             }
+            Event::Silent(is_silent) => {
+                self.is_silent = is_silent;
+                vec![Effect::Machines]
+            }
+            Event::Scaler(is_running) => self.take_scaler(is_running),
             Event::MachineAdded(path, properties) => {
                 self.machines.insert(path, Machine::new(properties));
                 self.loss = None;
@@ -126,6 +136,22 @@ impl Fleet {
         vec![Effect::Machines]
     }
 
+    /// Takes the start or the end of the autoscaler.
+    fn take_scaler(&mut self, is_running: bool) -> Vec<Effect> {
+        if is_running {
+            return self
+                .machines
+                .keys()
+                .cloned()
+                .map(Effect::ReadScaling)
+                .collect();
+        }
+        for machine in self.machines.values_mut() {
+            machine.scaling.change(Scaling::NotRunning);
+        }
+        self.machines.keys().cloned().map(Effect::Machine).collect()
+    }
+
     fn apply_to_machine(&mut self, event: Event) -> Vec<Effect> {
         let (Event::PropertiesChanged(path, _)
         | Event::VcpusChanged(path)
@@ -134,6 +160,7 @@ impl Fleet {
         | Event::Sampled(path, ..)
         | Event::Planned(path, ..)
         | Event::Finished(path)
+        | Event::ScalingChanged(path)
         | Event::Explained(path, _)) = &event
         else {
             return Vec::new();
@@ -159,7 +186,8 @@ impl Fleet {
             }
             Event::Planned(_, count, reply) => machine.plan = Some((count, Plan::new(&reply))),
             Event::Finished(_) => machine.is_busy = false,
-            Event::Explained(_, scaling) => machine.scaling = scaling,
+            Event::ScalingChanged(_) => return vec![Effect::ReadScaling(path)],
+            Event::Explained(_, scaling) => machine.scaling.change(scaling),
             _ => {}
         }
         vec![Effect::Machine(path)]
@@ -189,6 +217,11 @@ mod tests {
         assert_eq!(fleet.view(), View::Machines);
         fleet.apply(Event::Lost(Loss::Service("it failed".into())));
         assert_eq!(fleet.view(), View::Lost(Loss::Service("it failed".into())));
+        fleet.apply(Event::Machines(vec![("/web".into(), properties("web"))]));
+        fleet.apply(Event::Silent(true));
+        assert_eq!(fleet.view(), View::Lost(Loss::Silent));
+        fleet.apply(Event::Silent(false));
+        assert_eq!(fleet.view(), View::Machines);
     }
 
     #[test]

@@ -47,6 +47,16 @@ pub(crate) enum Command {
     StopScaling { path: Path, name: String },
 }
 
+impl Command {
+    /// Returns whether the command changes nothing.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect | Self::List(_) | Self::Sample(_) | Self::Plan(..) | Self::Explain { .. }
+        )
+    }
+}
+
 /// A change that the edge reports.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -72,6 +82,12 @@ pub(crate) enum Event {
     /// A request of `SetVcpus` has ended.
     Finished(Path),
     Explained(Path, Scaling),
+    /// A request has changed the settings of the scaling.
+    ScalingChanged(Path),
+    /// The autoscaler has started (true) or ended.
+    Scaler(bool),
+    /// The service does not answer (true), or answers again.
+    Silent(bool),
     /// The autoscaler has decided about the machine with this name.
     Decided(String),
     /// A request has failed.
@@ -87,6 +103,8 @@ pub(crate) enum Loss {
     Bus(String),
     /// The service does not run, or could not be started.
     Service(String),
+    /// The service runs, and does not answer.
+    Silent,
     /// The policy of the bus does not allow this user to call the service.
     Denied,
 }

@@ -11,6 +11,10 @@ pub(crate) enum Scaling {
     Unknown,
     /// `vcpud-autoscale` does not run, so it scales no machine.
     NotRunning,
+    /// `vcpud-autoscale` has ended, and this was its last decision.
+    Stopped(Decision),
+    /// `vcpud-autoscale` runs, and does not answer.
+    NoAnswer,
     /// The machine has no settings.
     Off,
     /// The last decision.
@@ -60,13 +64,43 @@ impl Scaling {
         }
     }
 
+    /// Takes what the service says now. The last decision of a service that has ended stays, because its settings do.
+    pub(crate) fn change(&mut self, now: Self) {
+        *self = match (std::mem::take(self), now) {
+            (Self::On(decision) | Self::Stopped(decision), Self::NotRunning) => {
+                Self::Stopped(decision)
+            }
+            (_, now) => now,
+        };
+    }
+
+    /// Returns the last decision, if the machine has settings.
+    pub(crate) fn decision(&self) -> Option<&Decision> {
+        match self {
+            Self::On(decision) | Self::Stopped(decision) => Some(decision),
+            _ => None,
+        }
+    }
+
     /// Returns the title and the subtitle of the row.
     pub(crate) fn text(&self) -> (String, String) {
         match self {
-            Self::Unknown => ("Automatic scaling".to_owned(), "…".to_owned()),
+            Self::Unknown => (
+                "Unknown".to_owned(),
+                "Waiting for vcpud-autoscale".to_owned(),
+            ),
+            Self::NoAnswer => {
+                let text = "vcpud-autoscale does not answer";
+                ("Unknown".to_owned(), text.to_owned())
+            }
             Self::NotRunning | Self::Off => {
-                let advice = "vcpud-autoscale does not change the number of vCPUs.";
-                ("Off".to_owned(), advice.to_owned())
+                let text = "vcpud-autoscale does not change the number of vCPUs";
+                ("Off".to_owned(), text.to_owned())
+            }
+            Self::Stopped(Decision { min, max, .. }) => {
+                let title = format!("Stopped, {min} to {max}");
+                let text = "vcpud-autoscale has ended, and does not change the number of vCPUs until it runs again";
+                (title, text.to_owned())
             }
             Self::On(decision) => {
                 let mode = if decision.is_observed {
@@ -121,5 +155,21 @@ mod tests {
         assert_eq!(error("org.vcpud1.Error.NoSuchMachine"), Some(Scaling::Off));
         assert_eq!(error("org.vcpud1.Error.IOError"), None);
         assert_eq!(Scaling::Off.text().0, "Off");
+    }
+
+    #[test]
+    fn the_end_of_the_service_keeps_the_settings() {
+        let mut scaling = Scaling::On(Decision {
+            min: 1,
+            max: 6,
+            ..Decision::default()
+        });
+        scaling.change(Scaling::NotRunning);
+        scaling.change(Scaling::NotRunning);
+        assert_eq!(scaling.text().0, "Stopped, 1 to 6");
+        assert!(scaling.decision().is_some());
+        scaling.change(Scaling::Off);
+        scaling.change(Scaling::NotRunning);
+        assert_eq!(scaling, Scaling::NotRunning);
     }
 }

@@ -10,7 +10,6 @@ use crate::model::failure::Failure;
 use crate::model::machine::Machine;
 use crate::model::message::{Command, Path};
 use crate::model::numbers;
-use crate::model::scaling::Scaling;
 use crate::model::vcpu::Vcpu;
 
 const APPLY: &str = "apply";
@@ -207,9 +206,9 @@ pub(super) fn open_scaling(context: &Context<'_>) {
     let machine = context.machine;
     let body = "vcpud-autoscale sets the number of vCPUs by the load, and only if the host has CPU time for them.";
     let (dialog, list) = form(context, "Automatic Scaling", body);
-    let (min, max, is_observed) = match &machine.scaling {
-        Scaling::On(decision) => (decision.min, decision.max, decision.is_observed),
-        _ => (machine.min(), machine.max(), false),
+    let (min, max, is_observed) = match machine.scaling.decision() {
+        Some(decision) => (decision.min, decision.max, decision.is_observed),
+        None => (machine.min(), machine.max(), false),
     };
     let range = (machine.min(), machine.max());
     let step = machine.per_slot();

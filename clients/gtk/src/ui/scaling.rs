@@ -51,7 +51,7 @@ impl ScalingGroup {
         let (title, subtitle) = scaling.text();
         rows::set_title(&self.row, &title);
         rows::set_subtitle(&self.row, &subtitle);
-        let is_on = matches!(scaling, Scaling::On(_));
+        let is_on = scaling.decision().is_some();
         self.stop.set_visible(is_on);
         self.change
             .set_label(if is_on { "_Change…" } else { "_Turn On…" });

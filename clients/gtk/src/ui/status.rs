@@ -71,7 +71,8 @@ impl Status {
         let is_connecting = matches!(view, View::Connecting);
         self.spinner.set_visible(is_connecting);
         self.spinner.set_spinning(is_connecting);
-        self.again.set_visible(matches!(view, View::Lost(_)));
+        let can_try = matches!(view, View::Lost(loss) if *loss != Loss::Silent);
+        self.again.set_visible(can_try);
     }
 }
 
@@ -98,6 +99,13 @@ fn texts(view: &View) -> (Option<&'static str>, &'static str, String, &'static s
             "vcpud Is Not Running",
             text.clone(),
             "Check that vcpud is installed. “systemctl status vcpud” prints the reason.",
+        ),
+        View::Lost(Loss::Silent) => (
+            Some("dialog-warning-symbolic"),
+            "vcpud Does Not Answer",
+            none,
+            "The window shows the machines again as soon as vcpud answers. “journalctl -u vcpud” \
+             prints its messages.",
         ),
         View::Lost(Loss::Denied) => (
             Some("changes-prevent-symbolic"),

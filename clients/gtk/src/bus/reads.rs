@@ -1,0 +1,261 @@
+//! Owns the calls that only read: the message of each, the event of its reply, and its time limit. The caller sends the
+//! messages, and passes the replies in the order of the bus. It must not send or wait.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use zbus::message::{Flags, Type};
+use zbus::{Message, OwnedObjectPath, Variant};
+
+use super::errors;
+use super::{AUTOSCALE, AUTOSCALE_PATH, MACHINE, ROOT, SERVICE};
+use crate::model::dict::Dict;
+use crate::model::message::{Command, Event};
+use crate::model::scaling::Scaling;
+
+const MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
+
+/// A service that has not answered a read after this time hangs.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The reads without a reply.
+#[derive(Default)]
+pub(super) struct Reads {
+    waiting: HashMap<NonZero<u32>, Read>,
+    /// When vcpud has answered for the last time.
+    answered: Option<Instant>,
+    is_silent: bool,
+}
+
+/// A read that has been sent.
+struct Read {
+    command: Command,
+    sent: Instant,
+    is_late: bool,
+}
+
+impl Read {
+    /// Returns whether vcpud, and not the autoscaler, has to answer.
+    fn is_of_vcpud(&self) -> bool {
+        !matches!(self.command, Command::Explain { .. })
+    }
+}
+
+/// Returns the message of a command that only reads, or `None` if the command changes something.
+pub(super) fn message(command: &Command) -> zbus::Result<Option<Message>> {
+    let none: HashMap<&str, Variant<'_>> = HashMap::new();
+    let vcpud = |path, interface, method| {
+        let call = Message::method_call(path, method).destination(SERVICE);
+        call.interface(interface)
+    };
+    let message = match command {
+        Command::Connect => vcpud(ROOT, MANAGER, "GetManagedObjects").build(&()),
+        Command::List(path) => vcpud(path, MACHINE, "ListVcpus").build(&()),
+        Command::Sample(path) => vcpud(path, MACHINE, "GetStatistics").build(&none),
+        Command::Plan(path, count) => vcpud(path, MACHINE, "Plan").build(&(count, none)),
+        Command::Explain { name, .. } => {
+            let call = Message::method_call(AUTOSCALE_PATH, "Explain").destination(AUTOSCALE);
+            // A read alone is no reason to start the autoscaler.
+            let call = call.interface(AUTOSCALE).with_flags(Flags::NO_AUTO_START);
+            call.build(name)
+        }
+        _ => return Ok(None),
+    };
+    message.map(Some)
+}
+
+impl Reads {
+    /// Notes that the message of `command` with this serial number is sent `now`.
+    pub(super) fn add(&mut self, serial: NonZero<u32>, command: Command, now: Instant) {
+        let read = Read {
+            command,
+            sent: now,
+            is_late: false,
+        };
+        self.waiting.insert(serial, read);
+    }
+
+    /// Returns the events of a message, if it is the reply to a read. Late replies count, so that the application knows
+    /// when the service answers again.
+    pub(super) fn answer(&mut self, message: &Message, now: Instant) -> Vec<Event> {
+        let serial = message.header().reply_serial();
+        let Some(read) = serial.and_then(|serial| self.waiting.remove(&serial)) else {
+            return Vec::new();
+        };
+        let mut events = Vec::new();
+        if read.is_of_vcpud() {
+            self.answered = Some(now);
+            if std::mem::take(&mut self.is_silent) {
+                events.push(Event::Silent(false));
+            }
+        }
+        let event = match message.message_type() {
+            Type::Error => Err(message.clone().into()),
+            _ => event(&read.command, message),
+        };
+        events.extend(event.unwrap_or_else(|error| failed(&read.command, &error)));
+        events
+    }
+
+    /// Returns when the next time limit ends.
+    pub(super) fn limit(&self) -> Option<Instant> {
+        let open = self.waiting.values().filter(|read| !read.is_late);
+        open.map(|read| read.sent + LIMIT).min()
+    }
+
+    /// Returns the events of the time limits that have ended.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Event> {
+        let mut events = Vec::new();
+        for read in self.waiting.values_mut() {
+            if read.is_late || read.sent + LIMIT > now {
+                continue;
+            }
+            read.is_late = true;
+            if let Command::Explain { path, .. } = &read.command {
+                events.push(Event::Explained(path.clone(), Scaling::NoAnswer));
+            } else if self.answered.is_none_or(|answered| answered < read.sent) && !self.is_silent {
+                // Otherwise vcpud answers, and only this read takes long.
+                self.is_silent = true;
+                events.push(Event::Silent(true));
+            }
+        }
+        events
+    }
+}
+
+/// Returns the event of a reply.
+fn event(command: &Command, reply: &Message) -> zbus::Result<Vec<Event>> {
+    let body = reply.body();
+    let event = match command {
+        Command::Connect => Event::Machines(machines(body.deserialize()?)),
+        Command::List(path) => Event::Listed(path.clone(), body.deserialize()?),
+        Command::Sample(path) => {
+            let (own, vcpus) = body.deserialize()?;
+            Event::Sampled(path.clone(), own, vcpus)
+        }
+        Command::Plan(path, count) => Event::Planned(path.clone(), *count, body.deserialize()?),
+        Command::Explain { path, .. } => {
+            let explanation: Dict = body.deserialize()?;
+            Event::Explained(path.clone(), Scaling::new(&explanation))
+        }
+        _ => return Ok(Vec::new()),
+    };
+    Ok(vec![event])
+}
+
+fn machines(objects: HashMap<OwnedObjectPath, HashMap<String, Dict>>) -> Vec<(String, Dict)> {
+    let machine = |(path, mut interfaces): (OwnedObjectPath, HashMap<String, Dict>)| {
+        Some((path.to_string(), interfaces.remove(MACHINE)?))
+    };
+    objects.into_iter().filter_map(machine).collect()
+}
+
+/// Returns the events of an error.
+fn failed(command: &Command, error: &zbus::Error) -> Vec<Event> {
+    match command {
+        Command::Connect => vec![Event::Lost(errors::loss(error))],
+        // A sample that fails is a gap in the sparkline.
+        Command::Sample(path) => vec![Event::Sampled(path.clone(), Dict::new(), Vec::new())],
+        // The machine has ended, and a signal follows.
+        Command::List(_) => Vec::new(),
+        Command::Explain { path, .. } => {
+            let scaling = Scaling::from_error(&errors::name_and_text(error).0);
+            match scaling {
+                Some(scaling) => vec![Event::Explained(path.clone(), scaling)],
+                None => vec![Event::Failed(errors::failure(error))],
+            }
+        }
+        _ => vec![Event::Failed(errors::failure(error))],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bus::signals::{self, Signal};
+    use crate::model::dict::dict;
+    use crate::model::fleet::{Fleet, View};
+
+    const WEB: &str = "/org/vcpud1/machine/web";
+
+    /// Returns a sent call for a command.
+    fn sent(reads: &mut Reads, command: Command, now: Instant) -> Message {
+        let call = message(&command).unwrap().unwrap();
+        reads.add(call.primary_header().serial_num(), command, now);
+        call
+    }
+
+    fn machines_reply(call: &Message, vcpus: u32) -> Message {
+        let properties = dict([("Name", "web".into()), ("Vcpus", vcpus.into())]);
+        let path = OwnedObjectPath::try_from(WEB).unwrap();
+        let objects = HashMap::from([(path, HashMap::from([(MACHINE, properties)]))]);
+        let reply = Message::method_return(&call.header());
+        reply.build(&objects).unwrap()
+    }
+
+    fn vcpus_changed(vcpus: u32) -> Message {
+        let signal = Message::signal(WEB, "org.freedesktop.DBus.Properties", "PropertiesChanged");
+        let changed = dict([("Vcpus", vcpus.into())]);
+        signal
+            .build(&(MACHINE, changed, Vec::<String>::new()))
+            .unwrap()
+    }
+
+    /// Applies messages as the follow loop does.
+    fn apply(reads: &mut Reads, messages: &[Message]) -> Fleet {
+        let mut fleet = Fleet::default();
+        for message in messages {
+            let mut events = reads.answer(message, Instant::now());
+            if let Some(Signal::Event(event)) = signals::read(message) {
+                events.push(event);
+            }
+            for event in events {
+                fleet.apply(event);
+            }
+        }
+        fleet
+    }
+
+    #[test]
+    fn the_last_message_counts() {
+        let mut reads = Reads::default();
+        let call = sent(&mut reads, Command::Connect, Instant::now());
+        let fleet = apply(&mut reads, &[vcpus_changed(1), machines_reply(&call, 2)]);
+        assert_eq!(fleet.get(WEB).unwrap().present(), 2);
+        let call = sent(&mut reads, Command::Connect, Instant::now());
+        let fleet = apply(&mut reads, &[machines_reply(&call, 2), vcpus_changed(3)]);
+        assert_eq!(fleet.get(WEB).unwrap().present(), 3);
+    }
+
+    #[test]
+    fn a_read_without_a_reply_ends_with_a_late_reply() {
+        let (mut reads, mut fleet) = (Reads::default(), Fleet::default());
+        let start = Instant::now();
+        let call = sent(&mut reads, Command::Connect, start);
+        assert_eq!(reads.limit(), Some(start + LIMIT));
+        assert!(reads.expire(start + Duration::from_secs(1)).is_empty());
+        for event in reads.expire(start + LIMIT) {
+            fleet.apply(event);
+        }
+        assert!(matches!(fleet.view(), View::Lost(_)));
+        assert_eq!(reads.limit(), None, "one report is enough");
+        for event in reads.answer(&machines_reply(&call, 2), start + 2 * LIMIT) {
+            fleet.apply(event);
+        }
+        assert_eq!(fleet.view(), View::Machines);
+    }
+
+    #[test]
+    fn a_service_that_answers_other_reads_is_not_silent() {
+        let mut reads = Reads::default();
+        let start = Instant::now();
+        sent(&mut reads, Command::Plan(WEB.into(), 3), start);
+        let call = sent(&mut reads, Command::Connect, start);
+        reads.answer(&machines_reply(&call, 2), start + Duration::from_secs(4));
+        assert!(reads.expire(start + LIMIT).is_empty());
+    }
+}
