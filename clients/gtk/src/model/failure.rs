@@ -61,16 +61,19 @@ const TITLES: [(&str, &str); 24] = [
     ),
 ];
 
+/// The text of a conflict with another request.
+const CONFLICT: &str = "Another program has changed the machine, or the removal of these vCPUs is still pending. Nothing was changed. Look at the machine again, and repeat the change if you still want it.";
+
 /// Codes of refusals (`reason-code`), and their texts.
 const REFUSALS: [(&str, &str); 9] = [
-    ("not-supported", "it does not support the removal of vCPUs"),
-    ("in-use", "it uses the vCPU"),
-    ("busy", "it is busy with the vCPU; try again"),
     (
-        "dependency",
-        "another device of the guest depends on the vCPU",
+        "not-supported",
+        "the guest does not support the removal of vCPUs",
     ),
-    ("guest-failed", "it gives no reason"),
+    ("in-use", "the guest uses it"),
+    ("busy", "the guest is busy with it; try again"),
+    ("dependency", "another device of the guest depends on it"),
+    ("guest-failed", "the guest gives no reason"),
     (
         "no-guest",
         "no operating system of the guest has taken charge of the vCPUs; wait until it has booted",
@@ -80,7 +83,7 @@ const REFUSALS: [(&str, &str); 9] = [
         "the machine is migrating; try again after the migration",
     ),
     ("qemu-refused", "QEMU has refused"),
-    ("not-listed", "QEMU does not list the vCPU"),
+    ("not-listed", "QEMU does not list it"),
 ];
 
 /// Returns the texts of an error with a name and a text of the service.
@@ -88,9 +91,11 @@ pub(crate) fn describe(name: &str, text: &str) -> Failure {
     let short = name.strip_prefix("org.vcpud1.Error.").unwrap_or(name);
     let title = TITLES.iter().find(|(known, _)| *known == short);
     let title = title.map_or("The request has failed", |(_, title)| title);
+    // The text of the service is for programs: it names options, properties and signals.
+    let detail = if short == "Busy" { CONFLICT } else { text };
     Failure {
         title: title.to_owned(),
-        detail: text.to_owned(),
+        detail: detail.to_owned(),
     }
 }
 
@@ -99,9 +104,9 @@ pub(crate) fn refusal(machine: &str, vcpu: u32, code: &str, reason: &str) -> Fai
     let known = REFUSALS.iter().find(|(known, _)| *known == code);
     let why = known.map_or(reason, |(_, why)| why);
     Failure {
-        title: format!("{machine}: vCPU {vcpu} stays: {}", short(why)),
+        title: format!("vCPU {vcpu} of {machine} stays: {}", short(why)),
         detail: format!(
-            "The guest of the machine \"{machine}\" has not released vCPU {vcpu}: {why}.\n\nThe service reports: {reason}"
+            "vCPU {vcpu} of the machine “{machine}” was not removed: {why}.\n\nThe service reports: {reason}"
         ),
     }
 }
@@ -132,6 +137,8 @@ mod tests {
             let failure = describe(&format!("org.vcpud1.Error.{name}"), "why");
             assert_ne!(failure.title, "The request has failed", "{name}");
         }
+        let conflict = describe("org.vcpud1.Error.Busy", "the option \"current\"");
+        assert!(!conflict.detail.contains("current"));
         assert_eq!(
             describe("com.example.Other", "why").title,
             "The request has failed"
@@ -152,7 +159,10 @@ mod tests {
             assert!(REFUSALS.iter().any(|(known, _)| *known == code), "{code}");
         }
         let failure = refusal("web", 3, "busy", "device busy");
-        assert_eq!(failure.title, "web: vCPU 3 stays: it is busy with the vCPU");
+        assert_eq!(
+            failure.title,
+            "vCPU 3 of web stays: the guest is busy with it"
+        );
         assert!(
             refusal("web", 3, "later", "because")
                 .title

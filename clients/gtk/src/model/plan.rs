@@ -46,9 +46,19 @@ impl Plan {
         }
     }
 
-    /// Returns whether the change can be applied.
-    pub(crate) fn is_possible(&self) -> bool {
-        matches!(self, Self::Possible { .. })
+    /// Returns whether the change can be applied. `pending` are the vCPUs whose removal is pending.
+    pub(crate) fn is_possible(&self, pending: &[u32]) -> bool {
+        matches!(self, Self::Possible { .. }) && !self.is_begun(pending)
+    }
+
+    /// Returns whether QEMU has asked the guest for all of this already.
+    fn is_begun(&self, pending: &[u32]) -> bool {
+        match self {
+            Self::Possible { removed, .. } => {
+                !removed.is_empty() && removed.iter().all(|id| pending.contains(id))
+            }
+            _ => false,
+        }
     }
 
     /// Returns the title and the subtitle of the row. `pending` are the vCPUs whose removal is pending.
@@ -58,12 +68,11 @@ impl Plan {
             Self::Impossible { title, reason } => (title.clone(), reason.clone()),
             Self::Possible { added, removed, .. } => {
                 let list = if removed.is_empty() { added } else { removed };
-                let is_pending =
-                    !removed.is_empty() && removed.iter().all(|id| pending.contains(id));
+                let is_pending = self.is_begun(pending);
                 let verb = match (removed.is_empty(), is_pending) {
                     (true, _) => "Add",
                     (_, false) => "Remove",
-                    (_, true) => "Wait for the removal of",
+                    (_, true) => "Waiting for the removal of",
                 };
                 let it = if list.len() == 1 { "it" } else { "them" };
                 let subtitle = match (removed.is_empty(), is_pending) {
@@ -98,7 +107,7 @@ mod tests {
             ("warnings", vec!["the guest may be booting"].into()),
         ]);
         let plan = Plan::new(&reply);
-        assert!(plan.is_possible());
+        assert!(plan.is_possible(&[]));
         assert_eq!(plan.text(&[]).0, "Add vCPUs 1–3");
         assert_eq!(plan.warnings(), ["The guest may be booting"]);
         let none = Plan::new(&dict([("added", Vec::<u32>::new().into())]));
@@ -111,7 +120,8 @@ mod tests {
         let (title, subtitle) = plan.text(&[]);
         assert_eq!(title, "Remove vCPU 3");
         assert_eq!(subtitle, "The guest must release it, and can refuse.");
-        assert_eq!(plan.text(&[3]).0, "Wait for the removal of vCPU 3");
+        assert!(plan.is_possible(&[]) && !plan.is_possible(&[3]));
+        assert_eq!(plan.text(&[3]).0, "Waiting for the removal of vCPU 3");
     }
 
     #[test]
@@ -125,7 +135,7 @@ mod tests {
             ("nearest", vec![2_u32, 4].into()),
         ]);
         let plan = Plan::new(&reply);
-        assert!(!plan.is_possible());
+        assert!(!plan.is_possible(&[]));
         let (title, reason) = plan.text(&[]);
         assert_eq!(title, "The machine cannot have this number of vCPUs");
         assert_eq!(reason, "3 is not possible; the nearest numbers are 2 and 4");

@@ -331,6 +331,9 @@ impl App {
             }
             self.show_machine(path);
         }
+        if !command.is_read() {
+            self.window.dismiss();
+        }
         // The edge ends only with the application.
         let _ = self.commands.send(command);
     }

@@ -27,6 +27,8 @@ pub(super) struct Count {
     state: RefCell<State>,
     /// The program, and not the user, sets the spin button.
     is_setting: Cell<bool>,
+    /// A number has been applied, and its request has not ended.
+    is_applied: Cell<bool>,
 }
 
 /// The facts about the machine that the group needs.
@@ -73,17 +75,18 @@ impl Count {
             send,
             state: RefCell::default(),
             is_setting: Cell::new(false),
+            is_applied: Cell::new(false),
         });
         this.connect();
         this
     }
 
     fn connect(self: &Rc<Self>) {
-        self.spin.connect_value_changed(glib::clone!(
+        // Also while the user types.
+        self.spin.connect_changed(glib::clone!(
             #[weak(rename_to = this)]
             self,
-            move |_| if !this.is_setting.get() {
-                this.ask();
+            move |_| if !this.is_setting.get() && this.ask() {
                 this.show_change();
             }
         ));
@@ -101,7 +104,7 @@ impl Count {
     /// Shows a machine. A number that the user has chosen stays, unless it is another machine.
     pub(super) fn show(&self, path: &str, machine: &Machine) {
         let present = machine.present();
-        let is_edited = self.is_edited() && self.state.borrow().path == path;
+        let is_edited = (self.is_edited() || self.is_typed()) && self.state.borrow().path == path;
         let mut state = self.state.borrow_mut();
         if state.path != path {
             state.planned = None;
@@ -121,6 +124,15 @@ impl Count {
         if self.is_edited() && is_possible && !machine.is_busy {
             self.ask();
         }
+        if !machine.is_busy && self.is_applied.take() && self.has_lost_focus() {
+            self.spin.grab_focus();
+        }
+    }
+
+    /// Returns whether no widget of the window can take keys, because the button has become insensitive.
+    fn has_lost_focus(&self) -> bool {
+        let focus = self.group.root().and_then(|root| root.focus());
+        focus.is_none_or(|widget| !widget.is_sensitive())
     }
 
     fn set_range(&self, machine: &Machine) {
@@ -148,7 +160,7 @@ impl Count {
 
     fn show_plan(&self, machine: &Machine) {
         let plan = self.plan_of(machine);
-        let is_possible = plan.is_some_and(Plan::is_possible);
+        let is_possible = plan.is_some_and(|plan| plan.is_possible(&machine.pending()));
         self.apply
             .set_sensitive(is_possible && !machine.is_busy && machine.is_connected());
         self.plan.set_visible(self.is_edited());
@@ -181,18 +193,19 @@ impl Count {
         rows::set_subtitle(&self.plan, "");
     }
 
-    /// Asks for the plan, unless the last question was the same.
-    fn ask(&self) {
+    /// Asks for the plan, unless the last question was the same. Returns whether it has asked.
+    fn ask(&self) -> bool {
         let chosen = self.chosen();
         let mut state = self.state.borrow_mut();
         let question = Some((chosen, state.present));
         if state.planned == question {
-            return;
+            return false;
         }
         state.planned = question;
         let path = state.path.clone();
         drop(state);
         (self.send)(Command::Plan(path, chosen));
+        true
     }
 
     /// Applies the chosen number, if its plan is possible.
@@ -200,6 +213,7 @@ impl Count {
         if !self.apply.is_sensitive() {
             return;
         }
+        self.is_applied.set(true);
         let state = self.state.borrow();
         let (path, current) = (state.path.clone(), state.present);
         drop(state);
@@ -227,14 +241,26 @@ impl Count {
     }
 
     fn set(&self, count: u32) {
-        self.is_setting.set(true);
-        self.spin.set_value(f64::from(count));
-        self.is_setting.set(false);
+        // It rewrites the text, and moves the cursor, also if the value is the same.
+        if self.is_typed() || self.spin.value_as_int() != i32::try_from(count).unwrap_or(0) {
+            self.is_setting.set(true);
+            self.spin.set_value(f64::from(count));
+            self.is_setting.set(false);
+        }
         self.state.borrow_mut().planned = None;
     }
 
+    /// Returns the number in the spin button, also before its text is complete.
     fn chosen(&self) -> u32 {
-        u32::try_from(self.spin.value_as_int()).unwrap_or(1)
+        let (min, max) = self.spin.range();
+        let typed = self.spin.text().parse::<u32>().ok();
+        let typed = typed.filter(|number| (min..=max).contains(&f64::from(*number)));
+        typed.unwrap_or_else(|| u32::try_from(self.spin.value_as_int()).unwrap_or(1))
+    }
+
+    /// Returns whether the user has typed a text that the spin button has not taken.
+    fn is_typed(&self) -> bool {
+        self.spin.text() != self.spin.value_as_int().to_string()
     }
 
     fn is_edited(&self) -> bool {

@@ -52,6 +52,9 @@ impl ScalingGroup {
         rows::set_title(&self.row, &title);
         rows::set_subtitle(&self.row, &subtitle);
         let is_on = scaling.decision().is_some();
+        if self.stop.has_focus() && !is_on {
+            self.change.grab_focus();
+        }
         self.stop.set_visible(is_on);
         self.change
             .set_label(if is_on { "_Change…" } else { "_Turn On…" });

@@ -91,6 +91,7 @@ impl Sidebar {
     /// Shows all machines.
     pub(super) fn show(&self, fleet: &Fleet, selected: Option<&str>) {
         let paths = fleet.paths();
+        let has_focus = self.list.focus_child().is_some();
         if *self.paths.borrow() != paths {
             self.fill(&paths);
         }
@@ -100,6 +101,10 @@ impl Sidebar {
             }
         }
         self.select(selected);
+        // The new rows have no focus.
+        if let Some(row) = self.list.selected_row().filter(|_| has_focus) {
+            row.grab_focus();
+        }
     }
 
     /// Shows one machine.

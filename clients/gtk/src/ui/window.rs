@@ -1,5 +1,6 @@
 //! Owns the window: the split view, the page without machines, and the toasts. It must not decide what they show.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use adw::prelude::*;
@@ -19,6 +20,10 @@ use crate::model::fleet::View;
 pub(super) struct Window {
     pub(super) window: adw::ApplicationWindow,
     toasts: adw::ToastOverlay,
+    /// The toasts since the last request, also those that have gone.
+    shown: RefCell<Vec<adw::Toast>>,
+    /// The widget that had the focus before the machines could not be shown.
+    focused: RefCell<Option<gtk::Widget>>,
     stack: gtk::Stack,
     leaflet: adw::Leaflet,
     pub(super) sidebar: Rc<Sidebar>,
@@ -52,6 +57,8 @@ impl Window {
         Self {
             window,
             toasts,
+            shown: RefCell::default(),
+            focused: RefCell::default(),
             stack,
             leaflet,
             sidebar,
@@ -60,14 +67,24 @@ impl Window {
         }
     }
 
-    /// Shows the machines, or the page without machines.
+    /// Shows the machines, or the page without machines. Without machines, no key can change one.
     pub(super) fn show_view(&self, view: &View) {
-        match view {
-            View::Machines => self.stack.set_visible_child_name("machines"),
-            other => {
-                self.status.show(other);
-                self.stack.set_visible_child_name("status");
-            }
+        let (was_shown, is_shown) = (self.leaflet.is_sensitive(), *view == View::Machines);
+        if !is_shown {
+            self.status.show(view);
+        }
+        if was_shown == is_shown {
+            return;
+        }
+        self.dismiss();
+        if was_shown {
+            *self.focused.borrow_mut() = gtk::prelude::GtkWindowExt::focus(&self.window);
+        }
+        self.leaflet.set_sensitive(is_shown);
+        let page = if is_shown { "machines" } else { "status" };
+        self.stack.set_visible_child_name(page);
+        if is_shown && let Some(widget) = self.focused.take() {
+            widget.grab_focus();
         }
     }
 
@@ -99,17 +116,26 @@ impl Window {
             .build();
         let (window, failure) = (self.window.clone(), failure.clone());
         toast.connect_button_clicked(move |_| dialogs::open_failure(window.upcast_ref(), &failure));
-        self.toasts.add_toast(toast);
+        self.add(toast);
     }
 
     /// Shows a text for a short time.
     pub(super) fn show_note(&self, text: &str) {
-        self.toasts.add_toast(
-            adw::Toast::builder()
-                .title(markup_escape_text(text))
-                .timeout(3)
-                .build(),
-        );
+        let title = markup_escape_text(text);
+        self.add(adw::Toast::builder().title(title).timeout(3).build());
+    }
+
+    fn add(&self, toast: adw::Toast) {
+        self.shown.borrow_mut().push(toast.clone());
+        self.toasts.add_toast(toast);
+    }
+
+    /// Ends all toasts, because they are about the past.
+    pub(super) fn dismiss(&self) {
+        // A toast that ends can call back.
+        for toast in self.shown.take() {
+            toast.dismiss();
+        }
     }
 }
 
