@@ -153,6 +153,7 @@ gtk:
 
 install-gtk:
 	install -D -m 755 $(BUILD)/vcpud-gtk $(DESTDIR)$(PREFIX)/bin/vcpud-gtk
+	install -D -m 644 clients/gtk/data/vcpud-gtk.1 $(DESTDIR)$(PREFIX)/share/man/man1/vcpud-gtk.1
 	install -D -m 644 clients/gtk/data/$(gtk_id).desktop $(DESTDIR)$(PREFIX)/share/applications/$(gtk_id).desktop
 	install -D -m 644 clients/gtk/data/$(gtk_id).metainfo.xml $(DESTDIR)$(PREFIX)/share/metainfo/$(gtk_id).metainfo.xml
 	for icon in $(gtk_icons); do \

@@ -50,7 +50,16 @@ fn texts() -> Vec<PathBuf> {
         }
     }
     let mut files = markdown();
-    for folder in ["src", "man", "dbus", "doc", "polkit", "systemd", "ansible"] {
+    for folder in [
+        "src",
+        "man",
+        "dbus",
+        "doc",
+        "polkit",
+        "systemd",
+        "ansible",
+        "clients/gtk/data",
+    ] {
         add(&root().join(folder), &mut files);
     }
     files

@@ -4,6 +4,7 @@ mod bus;
 mod model;
 mod ui;
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use adw::prelude::*;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     };
     glib::set_application_name("Virtual CPUs");
     let application = adw::Application::builder().application_id(ID).build();
+    add_version(&application);
     application.connect_startup(ui::start);
     application.connect_activate(move |application| {
         if let Some(window) = application.active_window() {
@@ -44,4 +46,24 @@ fn main() -> ExitCode {
         glib::ExitCode::SUCCESS => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Adds the option that prints the version. The GLib of Debian 12 has none.
+#[expect(clippy::print_stdout, reason = "the option is for a terminal")]
+fn add_version(application: &adw::Application) {
+    application.add_main_option(
+        "version",
+        glib::Char::from(0),
+        glib::OptionFlags::NONE,
+        glib::OptionArg::None,
+        "Print the version",
+        None,
+    );
+    application.connect_handle_local_options(|_, options| {
+        if !options.contains("version") {
+            return ControlFlow::Continue(());
+        }
+        println!("vcpud-gtk {}", env!("CARGO_PKG_VERSION"));
+        ControlFlow::Break(glib::ExitCode::SUCCESS)
+    });
 }

@@ -47,7 +47,7 @@ class WindowTest(unittest.TestCase):
         window.set("Number of vCPUs", 3)
         window.see("Remove vCPU 3")
         window.press("Apply")
-        window.see_text("web: vCPU 3 stays")
+        window.see_text("vCPU 3 of web stays")
         window.picture("refused")
         window.press("Details")
         window.see_text("The service reports")
@@ -64,7 +64,7 @@ class WindowTest(unittest.TestCase):
         window.see_text("vCPU 0, started")
         window.set("Number of vCPUs", 2)
         window.press("Apply")
-        window.see("You are not authorized")
+        window.see("The request was not authorized")
         window.picture("denied")
         window.press("Details")
         window.see_text("polkit")
@@ -134,13 +134,18 @@ class WindowTest(unittest.TestCase):
         window.press_in_dialog("Apply")
         window.see_text("On, 1 to 6")
         window.picture("scaled")
+        world("end_autoscale")
+        window.see("Stopped, 1 to 6")
+        window.picture("scaling-stopped")
+        world("start_autoscale")
+        window.see_text("On, 1 to 6")
         window.press("Turn Off")
         window.see("Off")
         # polkit has no agent that could ask for the password. Without the flag for it, the title would be another one.
         window.open("bare")
         window.press("Turn On…")
         window.press_in_dialog("Apply")
-        window.see("You are not authorized")
+        window.see("The request was not authorized")
 
     def test_09_has_keys(self):
         window = self.window
@@ -165,7 +170,7 @@ class WindowTest(unittest.TestCase):
         # The list takes the place of both.
         wait(lambda: window.width("web") > wide + 50, "the narrow window")
         window.picture("narrow-list")
-        window.click("web")
+        window.click("web", ROW)
         window.see("Back to the machines")
         window.picture("narrow-page")
         window.key("alt+Left")
@@ -243,7 +248,3 @@ def calls():
     world("count_calls")
     with open("calls", encoding="utf-8") as file:
         return int(file.read())
-
-
-if __name__ == "__main__":
-    unittest.main(verbosity=2)

@@ -52,9 +52,10 @@ def wait(condition, text):
 class Window:
     """A running application."""
 
-    def __init__(self):
+    def __init__(self, **environment):
         self.log = open("application.log", "a", encoding="utf-8")
-        self.process = subprocess.Popen(["./vcpud-gtk"], stdout=self.log, stderr=self.log)
+        environment = {**os.environ, **environment}
+        self.process = subprocess.Popen(["./vcpud-gtk"], stdout=self.log, stderr=self.log, env=environment)
         self.root = wait(self.find_application, "the application")
         self.number = wait(self.find_window, "the window")
         self.focus()
@@ -127,15 +128,31 @@ class Window:
         """Waits until no object with a name is shown."""
         wait(lambda: not self.shown(name), f'the end of "{name}"')
 
+    def usable(self, name, role=None):
+        """Returns the object with a name if the user can use it, or None."""
+        node = self.shown(name, role)
+        return node if node and node.get_state_set().contains(Atspi.StateType.SENSITIVE) else None
+
     def press(self, name):
         """Waits for a button that can be pressed, and presses it."""
+        wait(lambda: self.usable(name, BUTTON), f'the button "{name}"').do_action(0)
 
-        def button():
-            node = self.shown(name, BUTTON)
-            usable = node and node.get_state_set().contains(Atspi.StateType.SENSITIVE)
-            return node if usable else None
+    def has_focus(self, name, role):
+        """Waits until an object, or a part of it, has the focus."""
+        focused = lambda node: node.get_state_set().contains(Atspi.StateType.FOCUSED)
 
-        wait(button, f'the button "{name}"').do_action(0)
+        def inside():
+            node = self.shown(name, role)
+            return node and (focused(node) or any(focused(part) for part in self.nodes(node)))
+
+        wait(inside, f'the focus of "{name}"')
+
+    def text(self, name, role):
+        """Returns the text that the user sees in an object."""
+        for node in [self.see(name, role), *self.nodes(self.see(name, role))]:
+            if "Text" in node.get_interfaces():
+                return node.get_text(0, -1)
+        raise AssertionError(f'"{name}" has no text')
 
     def press_in_dialog(self, name):
         """Presses a button of the dialog, and waits for the end of the dialog."""
@@ -201,11 +218,12 @@ class Window:
         """Returns the width of the row of a machine."""
         return self.see(machine, ROW).get_extents(Atspi.CoordType.WINDOW).width
 
-    def click(self, machine):
-        """Clicks the row of a machine, which opens its page in a narrow window."""
-        place = self.see(machine, ROW).get_extents(Atspi.CoordType.WINDOW)
-        middle = [str(place.x + place.width // 2), str(place.y + place.height // 2)]
-        subprocess.run(["xdotool", "mousemove", "--window", self.number, *middle, "click", "1"], check=True)
+    def click(self, name, role):
+        """Clicks an object with the mouse, which also moves the focus. GTK 4.8 has no other way for tests."""
+        place = wait(lambda: self.usable(name, role), f'"{name}"').get_extents(Atspi.CoordType.WINDOW)
+        # The right part of a spin button has other buttons.
+        inside = [str(place.x + min(place.width // 2, 20)), str(place.y + place.height // 2)]
+        subprocess.run(["xdotool", "mousemove", "--window", self.number, *inside, "click", "1"], check=True)
 
     def find_window(self):
         """Returns the number of the main window in the X server, or None."""
@@ -232,6 +250,7 @@ class Window:
         subprocess.run(["import", "-window", "root", name + ".png"], check=True)
 
 
+SPIN = Atspi.Role.SPIN_BUTTON
 BUTTON = Atspi.Role.PUSH_BUTTON
 SWITCHES = (Atspi.Role.TOGGLE_BUTTON, Atspi.Role.CHECK_BOX)
 ROW = Atspi.Role.LIST_ITEM

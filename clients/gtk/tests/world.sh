@@ -77,8 +77,14 @@ write_bus_configuration() {
 		    <allow send_destination="org.freedesktop.DBus"/>
 		    <allow send_destination="org.freedesktop.PolicyKit1"/>
 		  </policy>
-		  <policy user="root"><allow own="org.freedesktop.PolicyKit1"/></policy>
-		  <policy user="polkitd"><allow own="org.freedesktop.PolicyKit1"/></policy>
+		  <policy user="root">
+		    <allow own="org.freedesktop.PolicyKit1"/>
+		    <allow send_interface="org.freedesktop.PolicyKit1.AuthenticationAgent"/>
+		  </policy>
+		  <policy user="polkitd">
+		    <allow own="org.freedesktop.PolicyKit1"/>
+		    <allow send_interface="org.freedesktop.PolicyKit1.AuthenticationAgent"/>
+		  </policy>
 		  <include>$project/dbus/org.vcpud1.conf</include>
 		  <include>$project/dbus/org.vcpud1.Autoscale.conf</include>
 		</busconfig>

@@ -11,7 +11,7 @@ pub(crate) struct Failure {
 
 /// Names of errors, and their titles. A name without a dot is one of `org.vcpud1.Error`.
 const TITLES: [(&str, &str); 24] = [
-    ("Busy", "The machine has changed in the meantime"),
+    ("Busy", "In conflict with another change"),
     ("CpuUnavailable", "The host does not have these CPUs"),
     ("Disconnected", "The machine is not connected"),
     ("GuestDidNotStart", "The guest has not started the vCPUs"),
@@ -33,7 +33,7 @@ const TITLES: [(&str, &str); 24] = [
     ("RemovalPending", "The guest has not released the vCPUs yet"),
     (
         "org.freedesktop.DBus.Error.AccessDenied",
-        "You are not authorized",
+        "The request was not authorized",
     ),
     (
         "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",

@@ -166,8 +166,8 @@ impl Count {
         self.plan.set_visible(self.is_edited());
         let (title, subtitle) = match (machine.is_busy, plan) {
             (true, _) => (
-                "Waiting for the service and the guest".to_owned(),
-                String::new(),
+                "Applying the change".to_owned(),
+                "vcpud waits for the authorization, QEMU, or the guest.".to_owned(),
             ),
             (_, Some(plan)) => plan.text(&machine.pending()),
             (_, None) => ("Planning".to_owned(), String::new()),

@@ -27,6 +27,7 @@ impl ScalingGroup {
         };
         let (change, stop) = (button("_Turn On…", change), button("Turn _Off", stop));
         let end = gtk::Box::new(Orientation::Horizontal, 6);
+        end.set_margin_start(6);
         end.append(&stop);
         end.append(&change);
         row.add_suffix(&end);

@@ -38,8 +38,8 @@ impl Window {
         let status = Status::new(send, &menu_button());
         let leaflet = split(&sidebar, &page);
         let stack = gtk::Stack::new();
-        stack.add_named(status.widget(), Some("status"));
-        stack.add_named(&leaflet, Some("machines"));
+        stack.add_child(status.widget());
+        stack.add_child(&leaflet);
         let toasts = adw::ToastOverlay::new();
         toasts.set_child(Some(&stack));
         let window = adw::ApplicationWindow::builder()
@@ -81,8 +81,16 @@ impl Window {
             *self.focused.borrow_mut() = gtk::prelude::GtkWindowExt::focus(&self.window);
         }
         self.leaflet.set_sensitive(is_shown);
-        let page = if is_shown { "machines" } else { "status" };
-        self.stack.set_visible_child_name(page);
+        // Assistive technologies do not know which page a stack shows. An invisible page has no objects for them.
+        let (leaflet, status) = (self.leaflet.upcast_ref(), self.status.widget().upcast_ref());
+        let (new, old): (&gtk::Widget, &gtk::Widget) = if is_shown {
+            (leaflet, status)
+        } else {
+            (status, leaflet)
+        };
+        new.set_visible(true);
+        self.stack.set_visible_child(new);
+        old.set_visible(false);
         if is_shown && let Some(widget) = self.focused.take() {
             widget.grab_focus();
         }

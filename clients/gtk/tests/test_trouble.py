@@ -1,0 +1,137 @@
+"""Tests of the window when something takes long, fails or changes at the same time. They run in the order of their
+names."""
+
+import time
+import unittest
+
+from window import BUTTON, SPIN, Window, wait, world
+
+
+class TroubleTest(unittest.TestCase):
+    """A new window and a new guest for each test: QEMU without KVM adds only some vCPUs in its life."""
+
+    def setUp(self):
+        world("renew_guest")
+        self.window = Window()
+        self.addCleanup(self.window.close)
+
+    def test_01_says_that_the_service_does_not_answer(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        window.set("Number of vCPUs", 3)
+        window.see("Add vCPU 2")
+        window.click("Number of vCPUs", SPIN)
+        window.has_focus("Number of vCPUs", SPIN)
+        self.addCleanup(world, "kill -CONT $pid_vcpud")
+        world("kill -STOP $pid_vcpud")
+        window.see("vcpud Does Not Answer")
+        self.assertIsNone(window.usable("Apply", BUTTON))
+        window.picture("no-answer")
+        # The keys have no effect.
+        window.key("ctrl+plus")
+        window.key("ctrl+Return")
+        world("kill -CONT $pid_vcpud")
+        window.see("Add vCPU 2")
+        window.see("2 of 8")
+        window.has_focus("Number of vCPUs", SPIN)
+
+    def test_02_loses_no_change_of_a_service_that_starts(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        for count in [3, 2, 4, 2]:
+            world("halt vcpud")
+            window.see("vcpud Is Not Running")
+            self.assertIsNone(window.usable("Apply", BUTTON))
+            # The window reads all machines while the number changes.
+            world(f"start_vcpud && target/debug/vcpuctl --quiet set web {count}")
+            window.see(f"{count} of 8")
+
+    def test_03_does_not_disturb_the_user(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        window.click("Number of vCPUs", SPIN)
+        window.has_focus("Number of vCPUs", SPIN)
+        window.key("ctrl+a")
+        window.key("BackSpace")
+        wait(lambda: window.text("Number of vCPUs", SPIN) == "", "the empty text")
+        world("has_vcpus 3 0-2")
+        window.see("3 of 8")
+        window.see_text("vCPU 2, started")
+        self.assertEqual(window.text("Number of vCPUs", SPIN), "")
+        # The plan follows the text.
+        window.key("4")
+        window.see("Add vCPU 3")
+        window.click("Apply", BUTTON)
+        window.see("Added vCPU 3")
+        window.see("4 of 8")
+        window.has_focus("Number of vCPUs", SPIN)
+
+    def test_04_explains_a_conflict(self):
+        window = self.window
+        world("has_vcpus 3 0-2")
+        window.open("web")
+        window.see_text("vCPU 2, started")
+        window.set("Number of vCPUs", 4)
+        window.see("Add vCPU 3")
+        # The service answers neither request until both have arrived.
+        self.addCleanup(world, "kill -CONT $pid_vcpud")
+        world("kill -STOP $pid_vcpud")
+        world("run other call SetVcpus 'ua{sv}' 5 0")
+        window.press("Apply")
+        window.see("Applying the change")
+        world("kill -CONT $pid_vcpud")
+        window.see("In conflict with another change")
+        window.press("Details")
+        window.see_text("Another program has changed the machine")
+        window.picture("conflict")
+        window.press_in_dialog("Close")
+        # A new request ends the old message.
+        window.press("Apply")
+        window.see("Removed vCPU 4")
+        window.gone("In conflict with another change")
+
+    def test_05_is_dark(self):
+        self.window.close()
+        window = Window(ADW_DEBUG_COLOR_SCHEME="prefer-dark")
+        self.addCleanup(window.close)
+        world("tell_qemu web stop")
+        self.addCleanup(world, "tell_qemu web cont")
+        window.open("power")
+        window.see_text("vCPU 3, not started")
+        window.set("Number of vCPUs", 8)
+        window.see("The guest may not notice")
+        window.picture("dark-warning")
+        window.open("web")
+        window.see_text("host CPUs used")
+        window.set("Number of vCPUs", 1)
+        window.press("Apply")
+        window.see_text("vCPU 1, removing")
+        window.see("The guest has not released the vCPUs yet")
+        window.picture("dark")
+        window.key("ctrl+p")
+        window.type("vCPUs, such as 0-3", "9")
+        window.picture("dark-pins")
+
+    def test_06_waits_for_a_password(self):
+        window = self.window
+        world(f"start_agent {window.process.pid}")
+        self.addCleanup(world, "halt agent")
+        window.open("bare")
+        window.see_text("vCPU 0, started")
+        window.set("Number of vCPUs", 3)
+        window.press("Apply")
+        world("until_true grep 'asked org.vcpud1.set-vcpus' $stage/agent.log")
+        window.see("Applying the change")
+        # A call of D-Bus usually has a limit of 25 s.
+        end = time.monotonic() + 27
+        wait(lambda: time.monotonic() > end, "27 seconds")
+        self.assertIsNone(window.shown("The request was not authorized"))
+        window.see("Applying the change")
+        window.picture("password")
+        world("kill -USR1 $pid_agent")
+        window.see("The request was not authorized")
+        window.see("1 of 4")
+        window.see("Add vCPUs 1, 2")
