@@ -79,6 +79,7 @@ fn the_id_is_the_same_everywhere() {
     assert!(text("src/main.rs").contains(&format!("\"{id}\"")));
     assert!(text(&format!("data/{id}.desktop")).contains(&format!("Icon={id}\n")));
     assert!(text(&format!("data/{id}.metainfo.xml")).contains(&format!("<id>{id}</id>")));
+    assert!(text("data/vcpud-gtk.1").contains(id));
     for icon in ["scalable/apps/ID.svg", "symbolic/apps/ID-symbolic.svg"] {
         let icon = icon.replace("ID", id);
         assert!(

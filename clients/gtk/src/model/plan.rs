@@ -76,9 +76,9 @@ impl Plan {
                 };
                 let it = if list.len() == 1 { "it" } else { "them" };
                 let subtitle = match (removed.is_empty(), is_pending) {
-                    (true, _) => format!("The guest starts {it} when it notices {it}."),
-                    (_, false) => format!("The guest must release {it}, and can refuse."),
-                    (_, true) => "QEMU has asked the guest, which has not answered.".to_owned(),
+                    (true, _) => format!("The guest starts {it} when it notices {it}"),
+                    (_, false) => format!("The guest must release {it}, and can refuse"),
+                    (_, true) => "QEMU has asked the guest, which has not answered".to_owned(),
                 };
                 (format!("{verb} {}", numbers::named(list)), subtitle)
             }
@@ -119,7 +119,7 @@ mod tests {
         let plan = Plan::new(&dict([("removed", vec![3_u32].into())]));
         let (title, subtitle) = plan.text(&[]);
         assert_eq!(title, "Remove vCPU 3");
-        assert_eq!(subtitle, "The guest must release it, and can refuse.");
+        assert_eq!(subtitle, "The guest must release it, and can refuse");
         assert!(plan.is_possible(&[]) && !plan.is_possible(&[3]));
         assert_eq!(plan.text(&[3]).0, "Waiting for the removal of vCPU 3");
     }

@@ -53,7 +53,9 @@ impl State {
     pub(crate) fn explanation(self) -> &'static str {
         match self {
             Self::Free => "The machine can get this vCPU.",
-            Self::NotStarted => "The machine has this vCPU, but the guest has not run code on it.",
+            Self::NotStarted => {
+                "The machine has this vCPU, but the guest has not run code on it. If this stays so, bring the CPU online in the guest."
+            }
             Self::Present => {
                 "The machine has this vCPU. QEMU does not report whether the guest uses it."
             }

@@ -167,7 +167,7 @@ impl Count {
         let (title, subtitle) = match (machine.is_busy, plan) {
             (true, _) => (
                 "Applying the change".to_owned(),
-                "vcpud waits for the authorization, QEMU, or the guest.".to_owned(),
+                "vcpud waits for the authorization, QEMU, or the guest".to_owned(),
             ),
             (_, Some(plan)) => plan.text(&machine.pending()),
             (_, None) => ("Planning".to_owned(), String::new()),

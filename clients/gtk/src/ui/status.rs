@@ -103,9 +103,8 @@ fn texts(view: &View) -> (Option<&'static str>, &'static str, String, &'static s
         View::Lost(Loss::Silent) => (
             Some("dialog-warning-symbolic"),
             "vcpud Does Not Answer",
-            none,
-            "The window shows the machines again as soon as vcpud answers. “journalctl -u vcpud” \
-             prints its messages.",
+            "The window shows the machines again as soon as vcpud answers.".to_owned(),
+            "“journalctl -u vcpud” prints its messages.",
         ),
         View::Lost(Loss::Denied) => (
             Some("changes-prevent-symbolic"),
