@@ -3,7 +3,7 @@
 import time
 import unittest
 
-from window import ROW, Window, wait, world
+from window import ROW, SPIN, Window, wait, world
 
 
 class WindowTest(unittest.TestCase):
@@ -223,8 +223,12 @@ class WindowTest(unittest.TestCase):
         window.see("No limit")
         window.key("ctrl+l")
         window.press_switch("Limit the CPU time")
-        window.set("Percent of a host CPU", 50)
+        window.move_focus("Percent of a host CPU", SPIN)
+        window.key("ctrl+a")
+        window.key("5")
+        window.key("0")
         window.picture("limit")
+        # The spin button keeps the focus, and has not taken the text.
         window.press_in_dialog("Apply")
         window.see("Limit of CPU time changed")
         window.see("Each vCPU has at most 50 % of a host CPU")

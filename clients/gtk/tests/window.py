@@ -137,15 +137,20 @@ class Window:
         """Waits for a button that can be pressed, and presses it."""
         wait(lambda: self.usable(name, BUTTON), f'the button "{name}"').do_action(0)
 
+    def is_focused(self, name, role):
+        """Returns whether an object, or a part of it, has the focus."""
+        focused = lambda node: node.get_state_set().contains(Atspi.StateType.FOCUSED)
+        node = self.shown(name, role)
+        return node and (focused(node) or any(focused(part) for part in self.nodes(node)))
+
     def has_focus(self, name, role):
         """Waits until an object, or a part of it, has the focus."""
-        focused = lambda node: node.get_state_set().contains(Atspi.StateType.FOCUSED)
+        wait(lambda: self.is_focused(name, role), f'the focus of "{name}"')
 
-        def inside():
-            node = self.shown(name, role)
-            return node and (focused(node) or any(focused(part) for part in self.nodes(node)))
-
-        wait(inside, f'the focus of "{name}"')
+    def move_focus(self, name, role):
+        """Presses Tab until an object has the focus."""
+        self.see(name, role)
+        wait(lambda: self.is_focused(name, role) or self.key("Tab"), f'the focus of "{name}"')
 
     def text(self, name, role):
         """Returns the text that the user sees in an object."""

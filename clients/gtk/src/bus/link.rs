@@ -74,11 +74,11 @@ async fn follow(
         let limit = reads.limit();
         tokio::select! {
             message = messages.next() => {
-                let Some(message) = message else {
+                let Some(Ok(message)) = message else {
                     let text = "The connection to the system bus has ended.".to_owned();
                     return Err(zbus::Error::Failure(text));
                 };
-                if take(&mut reads, events, &message?) {
+                if take(&mut reads, events, &message) {
                     perform(&bus, &mut reads, events, Command::Connect).await?;
                 }
             }

@@ -68,6 +68,12 @@ fn spin(
     spin
 }
 
+/// Returns the number in a spin button, also if the user has not left it after typing.
+fn number(spin: &gtk::SpinButton) -> u32 {
+    spin.update();
+    u32::try_from(spin.value_as_int()).unwrap_or(1)
+}
+
 fn switch(list: &gtk::ListBox, title: &str, subtitle: &str, is_on: bool) -> gtk::Switch {
     let switch = gtk::Switch::builder()
         .active(is_on)
@@ -191,7 +197,7 @@ pub(super) fn open_limit(context: &Context<'_>) {
         .build();
     let (send, path) = (context.send.clone(), context.path.clone());
     dialog.connect_response(Some(APPLY), move |_, _| {
-        let percent = limited.is_active().then(|| percent.value());
+        let percent = limited.is_active().then(|| f64::from(number(&percent)));
         let bandwidth = bandwidth.with_percent(percent);
         send(Command::Limit {
             path: path.clone(),
@@ -227,7 +233,6 @@ pub(super) fn open_scaling(context: &Context<'_>) {
     max.connect_value_changed(move |max| lower.set_value(lower.value().min(max.value())));
     let (send, path, name) = (context.send.clone(), context.path.clone(), machine.name());
     dialog.connect_response(Some(APPLY), move |_, _| {
-        let number = |spin: &gtk::SpinButton| u32::try_from(spin.value_as_int()).unwrap_or(1);
         send(Command::Scale {
             path: path.clone(),
             name: name.clone(),
