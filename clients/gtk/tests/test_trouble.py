@@ -135,3 +135,15 @@ class TroubleTest(unittest.TestCase):
         window.see("The request was not authorized")
         window.see("1 of 4")
         window.see("Add vCPUs 1, 2")
+
+    def test_07_shows_many_vcpus(self):
+        window = self.window
+        world("start_firmware many 40,maxcpus=240")
+        self.addCleanup(world, "halt many")
+        window.open("many")
+        window.see_text("vCPU 239, free")
+        window.see_text("vCPU 0, started, 0 %")
+        grid = window.see("240 vCPUs")
+        # The other groups are not far below.
+        self.assertLess(window.size(grid).height, 1200)
+        window.picture("many")

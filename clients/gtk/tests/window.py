@@ -221,7 +221,12 @@ class Window:
 
     def width(self, machine):
         """Returns the width of the row of a machine."""
-        return self.see(machine, ROW).get_extents(Atspi.CoordType.WINDOW).width
+        return self.size(self.see(machine, ROW)).width
+
+    @staticmethod
+    def size(node):
+        """Returns the place and the size of an object in its window."""
+        return node.get_extents(Atspi.CoordType.WINDOW)
 
     def click(self, name, role):
         """Clicks an object with the mouse, which also moves the focus. GTK 4.8 has no other way for tests."""

@@ -10,6 +10,9 @@ use crate::model::machine::Machine;
 use crate::model::numbers;
 use crate::model::vcpu::State;
 
+/// A machine with more vCPUs has small tiles, so that the groups below the grid are not far away.
+const LARGE: usize = 48;
+
 /// Opens the details of the vCPU with a number.
 pub(super) type Open = Rc<dyn Fn(u32)>;
 
@@ -30,9 +33,6 @@ impl Grid {
             .homogeneous(true)
             .selection_mode(gtk::SelectionMode::None)
             .min_children_per_line(2)
-            .max_children_per_line(8)
-            .row_spacing(10)
-            .column_spacing(10)
             .build();
         flow.add_css_class("vcpu-grid");
         let group = adw::PreferencesGroup::builder()
@@ -90,8 +90,13 @@ impl Grid {
         while let Some(child) = self.flow.first_child() {
             self.flow.remove(&child);
         }
+        let is_large = machine.vcpus.len() > LARGE;
+        let (per_line, space) = if is_large { (16, 6) } else { (8, 10) };
+        self.flow.set_max_children_per_line(per_line);
+        self.flow.set_row_spacing(space);
+        self.flow.set_column_spacing(space);
         let tiles = machine.vcpus.iter().map(|vcpu| {
-            let tile = Tile::new(vcpu.id);
+            let tile = Tile::new(vcpu.id, is_large);
             let (open, id) = (Rc::clone(&self.open), vcpu.id);
             tile.button().connect_clicked(move |_| open(id));
             self.flow.insert(tile.button(), -1);

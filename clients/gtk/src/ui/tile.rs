@@ -16,8 +16,9 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Returns the tile of the vCPU `id`.
-    pub(super) fn new(id: u32) -> Self {
+    /// Returns the tile of the vCPU `id`. A small tile has only the number and the use; the colour, the tooltip and the
+    /// name for assistive technologies have the state.
+    pub(super) fn new(id: u32, is_small: bool) -> Self {
         let label = |class: &str, align| {
             let label = gtk::Label::builder().halign(align).build();
             label.add_css_class(class);
@@ -27,17 +28,27 @@ impl Tile {
         number.set_label(&id.to_string());
         let (state, used) = (label("state", Align::Start), label("use", Align::End));
         used.set_hexpand(true);
-        let top = gtk::Box::new(Orientation::Horizontal, 6);
+        let direction = if is_small {
+            Orientation::Vertical
+        } else {
+            Orientation::Horizontal
+        };
+        let top = gtk::Box::new(direction, if is_small { 0 } else { 6 });
         top.append(&number);
         top.append(&used);
         let line = Sparkline::new();
         let content = gtk::Box::new(Orientation::Vertical, 3);
         content.append(&top);
-        content.append(line.widget());
-        content.append(&state);
+        if !is_small {
+            content.append(line.widget());
+            content.append(&state);
+        }
         let button = gtk::Button::builder().child(&content).build();
         button.add_css_class("card");
         button.add_css_class("vcpu");
+        if is_small {
+            button.add_css_class("small");
+        }
         Self {
             button,
             state,
