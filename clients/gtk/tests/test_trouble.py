@@ -4,7 +4,7 @@ names."""
 import time
 import unittest
 
-from window import BUTTON, SPIN, Window, wait, world
+from window import BUTTON, ROW, SPIN, Window, wait, world
 
 
 class TroubleTest(unittest.TestCase):
@@ -138,8 +138,12 @@ class TroubleTest(unittest.TestCase):
 
     def test_07_shows_many_vcpus(self):
         window = self.window
+        window.open("web")
+        window.move_focus("web", ROW)
         world("start_firmware many 40,maxcpus=240")
         self.addCleanup(world, "halt many")
+        window.see("many", ROW)
+        window.has_focus("web", ROW)
         window.open("many")
         window.see_text("vCPU 239, free")
         window.see_text("vCPU 0, started, 0 %")

@@ -91,7 +91,6 @@ impl Sidebar {
     /// Shows all machines.
     pub(super) fn show(&self, fleet: &Fleet, selected: Option<&str>) {
         let paths = fleet.paths();
-        let has_focus = self.list.focus_child().is_some();
         if *self.paths.borrow() != paths {
             self.fill(&paths);
         }
@@ -101,10 +100,6 @@ impl Sidebar {
             }
         }
         self.select(selected);
-        // The new rows have no focus.
-        if let Some(row) = self.list.selected_row().filter(|_| has_focus) {
-            row.grab_focus();
-        }
     }
 
     /// Shows one machine.
@@ -134,16 +129,25 @@ impl Sidebar {
         self.is_setting.set(false);
     }
 
+    /// Adds and removes rows. Other rows stay, so that the focus stays. The name of a machine, and thus its place among
+    /// others, does not change.
     fn fill(&self, paths: &[Path]) {
-        let mut old = std::mem::take(&mut *self.rows.borrow_mut());
-        while let Some(child) = self.list.first_child() {
-            self.list.remove(&child);
+        let mut rows = self.rows.borrow_mut();
+        let old = std::mem::take(&mut *rows).into_iter();
+        let (stay, gone): (HashMap<Path, Row>, HashMap<Path, Row>) =
+            old.partition(|(path, _)| paths.contains(path));
+        *rows = stay;
+        for row in gone.values() {
+            self.list.remove(&row.row);
         }
-        for path in paths {
-            let row = old.remove(path).unwrap_or_else(Row::new);
-            self.list.append(&row.row);
-            self.rows.borrow_mut().insert(path.clone(), row);
+        for (place, path) in (0..).zip(paths) {
+            rows.entry(path.clone()).or_insert_with(|| {
+                let row = Row::new();
+                self.list.insert(&row.row, place);
+                row
+            });
         }
+        drop(rows);
         *self.paths.borrow_mut() = paths.to_vec();
     }
 }
