@@ -125,6 +125,9 @@ impl Answer {
                     "{action} needs authentication, and the call does not allow to ask for it"
                 )))
             }
+            Self::Polkit(answer) if is_dismissed(&answer) => {
+                Err(denied(action, "the authentication was dismissed"))
+            }
             Self::Polkit(_) => Err(denied(
                 action,
                 "not authorized by polkit; an administrator can authorize it with a rule, as vcpud(8) describes",
@@ -137,6 +140,12 @@ impl Answer {
             }
         }
     }
+}
+
+/// Returns whether the user closed the dialog for the password.
+fn is_dismissed(answer: &AuthorizationResult) -> bool {
+    let dismissed = answer.details.get("polkit.dismissed");
+    dismissed.is_some_and(|value| !value.is_empty())
 }
 
 /// Returns the error for a caller that is not authorized for `action`.

@@ -46,6 +46,8 @@ pub(crate) async fn check(
             "{} needs authentication, and the call does not allow to ask for it",
             action_id::MANAGE_AUTOSCALE
         )))
+    } else if answer.details.contains_key("polkit.dismissed") {
+        Err(denied("the authentication was dismissed"))
     } else {
         Err(denied("not authorized by polkit"))
     }
