@@ -133,6 +133,9 @@ class TroubleTest(unittest.TestCase):
         window.picture("password")
         world("kill -USR1 $pid_agent")
         window.see("The request was not authorized")
+        window.press("Details")
+        window.see_text("the authentication was dismissed")
+        window.press_in_dialog("Close")
         window.see("1 of 4")
         window.see("Add vCPUs 1, 2")
 

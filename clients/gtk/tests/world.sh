@@ -16,13 +16,12 @@ begin_world() {
 }
 
 end_world() {
-	local i
-	[[ ! -s $stage/autoscale.pid ]] || kill "$(<"$stage/autoscale.pid")" 2>/dev/null || :
+	local pid
+	# The bus has started it, and it can have ended before: its number can be that of another process.
+	pid=$(cat "$stage/autoscale.pid" 2>/dev/null || :)
+	[[ ! $pid || $(cat "/proc/$pid/comm" 2>/dev/null) != vcpud-autoscale ]] || kill "$pid"
 	# In reverse order, so that no process reports a lost peer.
-	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
-		kill "${pids[i]}" 2>/dev/null || :
-		wait "${pids[i]}" 2>/dev/null || :
-	done
+	while ((${#pids[@]} > 0)); do halt_process "${pids[-1]}"; done
 	[[ ! $stage ]] || rm -rf "$stage"
 }
 
@@ -49,8 +48,18 @@ run() {
 # `halt NAME`: ends a process of `run`.
 halt() {
 	local variable=pid_${1//-/_}
-	kill "${!variable}" 2>/dev/null || :
-	wait "${!variable}" 2>/dev/null || :
+	halt_process "${!variable}"
+}
+
+# Ends a process of `run` once, because its number can later be that of another process.
+halt_process() { # PID
+	local i
+	for i in "${!pids[@]}"; do
+		[[ ${pids[i]} == "$1" ]] || continue
+		unset "pids[i]"
+		kill "$1" 2>/dev/null || :
+		wait "$1" 2>/dev/null || :
+	done
 }
 
 owns() { busctl --address="$DBUS_SYSTEM_BUS_ADDRESS" status "$1"; }

@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn each_reason_of_the_interface_has_a_text() {
         let xml = include_str!("../../../../dbus/org.vcpud1.xml");
-        let (_, codes) = xml.split_once("\"reason-code\" (s)").unwrap();
-        let (codes, _) = codes.split_once("Errors have also").unwrap();
+        let (codes, _) = xml.split_once("Errors have also").unwrap();
+        let (_, codes) = codes.rsplit_once("\"reason-code\" (s)").unwrap();
         let codes = codes
             .lines()
             .filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));

@@ -24,12 +24,11 @@ impl Plan {
     /// Returns the plan of a reply of the method `Plan`.
     pub(crate) fn new(reply: &Dict) -> Self {
         if let Some(error) = get::<String>(reply, "error") {
-            let failure = failure::describe(&error, &text(reply, "reason"));
-            // The text names the nearest numbers that are possible.
-            let reason = sentence(&failure.detail);
+            let reason = text(reply, "reason");
             return Self::Impossible {
-                title: failure.title,
-                reason,
+                title: failure::describe(&error, &reason).title,
+                // The text names the nearest numbers that are possible.
+                reason: sentence(&reason),
             };
         }
         let added: Vec<u32> = get(reply, "added").unwrap_or_default();
