@@ -186,17 +186,21 @@ impl Snapshot {
             return Vec::new();
         }
         let vcpus = name_vcpus(&awaited);
-        let (code, reason) = match self.stopped() {
-            Some(state) => {
-                let reason = format!("QEMU is in the state \"{state}\"");
-                (WarningCode::NotRunning, reason)
-            }
-            None => (WarningCode::NotStarted, "it may be booting".to_owned()),
+        let warning = match self.stopped() {
+            Some(state) => Warning {
+                code: WarningCode::NotRunning,
+                text: format!(
+                    "the guest has not started {vcpus}, and does not run (QEMU is in the state \"{state}\"); it may not notice a vCPU that is added now"
+                ),
+            },
+            None => Warning {
+                code: WarningCode::NotStarted,
+                text: format!(
+                    "the guest has not started {vcpus}: it may be booting, and may not notice a vCPU that is added now"
+                ),
+            },
         };
-        let text = format!(
-            "the guest has not started {vcpus}: {reason}, and may not notice a vCPU that is added now"
-        );
-        vec![Warning { code, text }]
+        vec![warning]
     }
 
     /// Returns whether a change of `kind` is possible now. The support of the host is not checked.
