@@ -4,12 +4,12 @@ import type { Entry } from '../model/journal';
 import { CallError } from './client';
 import type { Access } from './client';
 
-/** The trusted fields of the journal show that vcpud, and not another program, wrote an entry. */
+/** The trusted fields of the journal show that the services, and not another program, wrote an entry. */
 function commandFor(machine: string): string[] {
-    const vcpud = ['_UID=0', 'SYSLOG_IDENTIFIER=vcpud'];
+    const about = `VM_NAME=${machine}`;
     return ['journalctl', '--output=json', '--follow', '--quiet', `--lines=${ENTRIES}`,
-        ...vcpud, `VM_NAME=${machine}`, '+', ...vcpud, `MACHINE=${machine}`,
-        '+', '_SYSTEMD_UNIT=vcpud-autoscale.service', `MACHINE=${machine}`];
+        '_UID=0', 'SYSLOG_IDENTIFIER=vcpud', about,
+        '+', '_SYSTEMD_UNIT=vcpud-autoscale.service', about];
 }
 
 /** Follows the journal. Returns a function that ends it. */

@@ -47,8 +47,7 @@ export function entryOf(line: string, machine: string): Entry | undefined {
         return undefined;
     }
     const message = textOf(fields.MESSAGE);
-    const name = textOf(fields.VM_NAME ?? fields.MACHINE);
-    if (name !== machine && !message.startsWith(`${machine}: `)) return undefined;
+    if (textOf(fields.VM_NAME) !== machine) return undefined;
     return {
         cursor: textOf(fields.__CURSOR),
         time: Number(fields.__REALTIME_TIMESTAMP) / 1000,

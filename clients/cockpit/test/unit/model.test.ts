@@ -135,17 +135,18 @@ test('a number is a whole number of slots', () => {
 
 test('entries of the journal are about one machine, the newest first', () => {
     const line = (text: string, time: number, more: object = {}) =>
-        JSON.stringify({ MESSAGE: text, __REALTIME_TIMESTAMP: `${time}000`, __CURSOR: text, PRIORITY: '6', ...more });
-    const one = entryOf(line('web: vCPU 3 added', 1, { VM_NAME: 'web' }), 'web');
+        JSON.stringify({ MESSAGE: text, __REALTIME_TIMESTAMP: `${time}000`, __CURSOR: text, PRIORITY: '6', VM_NAME: 'web', ...more });
+    const one = entryOf(line('web: vCPU 3 added', 1), 'web');
     const two = entryOf(line('web: disconnected: x', 2, { PRIORITY: '4' }), 'web');
     assert.deepEqual(one, { cursor: 'web: vCPU 3 added', time: 1, text: 'vCPU 3 added', isProblem: false, request: undefined });
     const fields = { OPERATION: 'add', REQUEST_UID: '7', VALUES: 'vcpus="1,2" uuid="" async="false" reason="a \\"b"' };
     assert.deepEqual(entryOf(line('web: operation', 1, fields), 'web')?.request,
         { operation: 'add', uid: 7, values: 'vcpus 1,2, reason a \\"b' });
     assert.equal(two?.isProblem, true);
-    assert.equal(entryOf(line('web2: vCPU 3 added', 1), 'web'), undefined);
+    assert.equal(entryOf(line('web: vCPU 3 added', 1, { VM_NAME: 'web2' }), 'web'), undefined);
+    assert.equal(entryOf(line('web: vCPU 3 added', 1, { VM_NAME: undefined }), 'web'), undefined);
     assert.equal(entryOf('no JSON', 'web'), undefined);
-    assert.equal(entryOf(line('', 1, { MESSAGE: [119, 58], VM_NAME: 'web' }), 'web')?.text, 'w:');
+    assert.equal(entryOf(line('', 1, { MESSAGE: [119, 58] }), 'web')?.text, 'w:');
     assert.ok(one && two);
     assert.deepEqual(withEntries([one], [two, one]).map(({ time }) => time), [2, 1]);
     assert.deepEqual(lines('a\nb\nc'), [['a', 'b'], 'c']);
