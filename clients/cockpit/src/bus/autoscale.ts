@@ -55,7 +55,6 @@ export class AutoscaleLink {
     readonly refresh = (): void => void this.explain();
 
     private async explain(): Promise<void> {
-        // A call would start the service again.
         if (!this.service || !this.isOwned) return;
         const scaling = await this.read(this.service);
         if (this.isOwned) this.update(scaling);

@@ -44,11 +44,18 @@ export interface Listener {
 /** A service on the system bus. The constructor starts it if the bus can. */
 export class Service {
     private readonly client: cockpit.DBusClient;
+    /** The process that owns the name. The bus does not start a service for calls of it. */
+    private process: cockpit.DBusClient | null = null;
     private administrator: cockpit.DBusClient | null = null;
 
     constructor(private readonly busName: string, path: string, listener: Listener) {
         this.client = cockpit.dbus(busName, { bus: 'system' });
-        this.client.addEventListener('owner', (_event, owner) => listener.onOwner(owner));
+        this.client.addEventListener('owner', (_event, owner) => {
+            const former = this.process;
+            this.process = owner ? cockpit.dbus(owner, { bus: 'system' }) : null;
+            listener.onOwner(owner);
+            former?.close('disconnected');
+        });
         this.client.addEventListener('close', (_event, { problem }) => {
             const code = problem ?? 'disconnected';
             listener.onClose(new CallError(code, code));
@@ -57,21 +64,26 @@ export class Service {
             listener.onSignal({ path: where, interface: iface, name, args: args ?? [] }));
     }
 
-    /** Calls a method. There is no time limit: the service has its own, and polkit waits for a password. */
+    /**
+     * Calls a method. A call without `access` is a question: it has the rights of the user, and fails if the service does
+     * not run. Other calls start the service. There is no time limit: the service has its own, and polkit waits for a
+     * password.
+     */
     async call<I extends AnyInterface, M extends keyof I['methods'] & string>(
-        description: Description<I>, path: string, method: M, args: Method<I, M>['in'], access: Access = 'user',
+        description: Description<I>, path: string, method: M, args: Method<I, M>['in'], access?: Access,
     ): Promise<Method<I, M>['out']> {
         const type = description.signatures[method];
         return await this.send(access, path, description.name, method, args, type);
     }
 
-    /** Returns all objects below a path with their properties. */
+    /** Returns all objects below a path with their properties, as a question. */
     async managedObjects(path: string): Promise<Record<string, Record<string, Dictionary>>> {
-        const [objects] = await this.send('user', path, 'org.freedesktop.DBus.ObjectManager', 'GetManagedObjects', [], '');
+        const iface = 'org.freedesktop.DBus.ObjectManager';
+        const [objects] = await this.send(undefined, path, iface, 'GetManagedObjects', [], '');
         return objects as Record<string, Record<string, Dictionary>>;
     }
 
-    private async send(access: Access, path: string, iface: string, method: string, args: unknown[], type: string) {
+    private async send(access: Access | undefined, path: string, iface: string, method: string, args: unknown[], type: string) {
         try {
             return await this.clientFor(access).call(path, iface, method, args, { type });
         } catch (error) {
@@ -79,8 +91,12 @@ export class Service {
         }
     }
 
-    private clientFor(access: Access): cockpit.DBusClient {
+    private clientFor(access: Access | undefined): cockpit.DBusClient {
         if (access === 'user') return this.client;
+        if (!access) {
+            if (this.process) return this.process;
+            throw new CallError('not-found', `${this.busName} does not run`);
+        }
         if (!this.administrator) {
             this.administrator = cockpit.dbus(this.busName, { bus: 'system', superuser: 'require' });
             // The user can get administrative access later, so that the next call opens it again.
@@ -91,6 +107,7 @@ export class Service {
 
     close(): void {
         this.client.close();
+        this.process?.close();
         this.administrator?.close();
     }
 }

@@ -64,6 +64,7 @@ export class Store {
         former?.close();
     };
 
+    /** Calls a method of a machine. Without `access`, the call is a question, which does not start the service. */
     readonly machine = async <M extends keyof Machine['methods']>(
         path: string, method: M, args: Machine['methods'][M]['in'], access?: Access,
     ): Promise<Machine['methods'][M]['out']> =>

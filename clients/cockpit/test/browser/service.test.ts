@@ -63,6 +63,13 @@ test('keeps the page while the service restarts, and follows again', async () =>
     await page.getByRole('grid', { name: 'vCPUs' }).locator('tbody tr').nth(2).waitFor();
 });
 
+test('does not start the service with its questions, which an administrator can have stopped', async () => {
+    const monitor = await world.monitor("type='method_call',interface='org.vcpud1.Machine',member='ListVcpus'");
+    const asked = await monitor.line(/member=ListVcpus/);
+    // The bus starts a service for its name, and not for the number of its connection.
+    assert.match(asked, /destination=:\d/);
+});
+
 test('says that the service does not answer, and goes on when it does', async () => {
     const late = await open(browser, address, 'machine/web');
     await late.getByRole('heading', { name: 'web' }).waitFor();
