@@ -6,7 +6,7 @@ import { CubesIcon } from '@patternfly/react-icons';
 import { Table, Tbody, Td, Th, Thead, Tr } from '@patternfly/react-table';
 
 import { useHistory, usePageState } from '../hooks/page';
-import { isConnected, sorted } from '../model/fleet';
+import { hasAnswered, isConnected, sorted } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
 import { cpus, latest } from '../model/usage';
 import { _, format, namesOf, ngettext } from '../text';
@@ -92,7 +92,7 @@ const Row = memo(function Row({ machine }: { machine: MachineState }) {
             <Td dataLabel={_('Name')}><a href={address}>{machine.Name}</a></Td>
             <Td dataLabel={_('State')}><div><StateLabel machine={machine} /></div></Td>
             <Td dataLabel={_('vCPUs')}>
-                {format(_('$0 of $1'), machine.Vcpus, machine.MaxVcpus)}
+                {hasAnswered(machine) ? format(_('$0 of $1'), machine.Vcpus, machine.MaxVcpus) : '–'}
                 {pending.length > 0 && <div className="vcpud-note">{format(_('$0 pending'), namesOf(pending))}</div>}
             </Td>
             <Td dataLabel={_('Used host CPUs')}><Use machine={machine} /></Td>

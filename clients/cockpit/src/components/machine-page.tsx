@@ -4,7 +4,7 @@ import { SearchIcon } from '@patternfly/react-icons';
 
 import { useVcpus } from '../hooks/machine';
 import { usePageState } from '../hooks/page';
-import { isConnected } from '../model/fleet';
+import { hasAnswered, isConnected } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
 import { _, format } from '../text';
 import { AutoscaleCard } from './autoscale-card';
@@ -42,7 +42,6 @@ function Missing({ name }: { name: string }) {
 }
 
 function Machine({ machine }: { machine: MachineState }) {
-    const { vcpus, refresh } = useVcpus(machine);
     return (
         <>
             <Flex alignItems={{ default: 'alignItemsCenter' }}>
@@ -50,6 +49,18 @@ function Machine({ machine }: { machine: MachineState }) {
                 <StateLabel machine={machine} />
             </Flex>
             <MachineNotices machine={machine} />
+            {hasAnswered(machine) && <VcpuCards machine={machine} />}
+            <JournalCard name={machine.Name} />
+            <DetailsCard machine={machine} />
+        </>
+    );
+}
+
+/** The cards about the vCPUs, which exist when QEMU has answered. */
+function VcpuCards({ machine }: { machine: MachineState }) {
+    const { vcpus, refresh } = useVcpus(machine);
+    return (
+        <>
             <Gallery hasGutter minWidths={{ default: '100%', lg: '26rem' }}>
                 <ChangeCard machine={machine} />
                 <UseCard machine={machine} />
@@ -59,8 +70,6 @@ function Machine({ machine }: { machine: MachineState }) {
                 <AutoscaleCard machine={machine} />
                 <PlacementCard machine={machine} onChange={refresh} />
             </Gallery>
-            <JournalCard name={machine.Name} />
-            <DetailsCard machine={machine} />
         </>
     );
 }
@@ -68,12 +77,17 @@ function Machine({ machine }: { machine: MachineState }) {
 function MachineNotices({ machine }: { machine: MachineState }) {
     return (
         <>
-            {!isConnected(machine) && (
+            {!hasAnswered(machine) && (
+                <Alert isInline isLiveRegion variant="warning" title={_('QEMU has not answered yet')}>
+                    {_('The page shows the vCPUs when QEMU answers. If this takes more than a minute, check that QEMU answers and that no other client uses its QMP socket.')}
+                </Alert>
+            )}
+            {hasAnswered(machine) && !isConnected(machine) && (
                 <Alert isInline isLiveRegion variant="danger" title={_('vcpud has no connection to QEMU')}>
                     {_('The values are the last known ones, and changes are not possible. vcpud connects again by itself. If this takes more than a minute, check that QEMU answers and that no other client uses its QMP socket.')}
                 </Alert>
             )}
-            {machine.PlacementErrors.length > 0 && (
+            {hasAnswered(machine) && machine.PlacementErrors.length > 0 && (
                 <Alert isInline isExpandable variant="warning" title={_('The placement of the vCPUs is not complete')}>
                     <ul className="vcpud-plain-list">
                         {machine.PlacementErrors.map(line => <li key={line}>{line}</li>)}

@@ -65,5 +65,8 @@ export function sorted(fleet: Fleet): MachineState[] {
 
 export const isConnected = (machine: MachineState): boolean => machine.State !== 'disconnected';
 
+/** Returns whether QEMU has answered since the service started. Before that, the numbers of vCPUs are 0. */
+export const hasAnswered = (machine: MachineState): boolean => machine.MaxVcpus > 0;
+
 /** The user id that stands for "not known". */
 export const NO_USER = 4294967295;

@@ -1,11 +1,13 @@
 // Owns the tests of what the page shows when the service or a machine comes and goes.
 import assert from 'node:assert/strict';
+import net from 'node:net';
+import path from 'node:path';
 import { after, before, test } from 'node:test';
 
 import type { Browser, Page } from 'playwright-core';
 
 import { ROOT, World } from '../world/world';
-import { open, picture, startBrowser } from './session';
+import { open, picture, startBrowser, violations } from './session';
 
 let world: World;
 let browser: Browser;
@@ -44,6 +46,22 @@ test('lists a machine when it starts', async () => {
     await page.getByRole('link', { name: 'web' }).click();
     await page.getByRole('heading', { name: 'web' }).waitFor();
     await page.getByText('Not started yet').waitFor();
+});
+
+test('shows a machine whose QEMU has not answered yet', async () => {
+    // A client of a socket waits for the answer of a program that only listens.
+    const qemu = net.createServer().listen(path.join(world.sockets, 'late.sock'));
+    const late = await open(browser, address);
+    await late.getByRole('row', { name: /late.*Disconnected/ }).waitFor();
+    await late.getByRole('link', { name: 'late' }).click();
+    await late.getByText('QEMU has not answered yet').waitFor();
+    await late.getByRole('heading', { name: 'Details' }).waitFor();
+    assert.equal(await late.getByRole('heading', { name: 'Number of vCPUs' }).count(), 0);
+    assert.deepEqual(await violations(late), []);
+    await picture(late, 'no-answer');
+    qemu.close();
+    await late.getByText('Machine late does not run').waitFor();
+    await late.context().close();
 });
 
 test('says that the autoscaler cannot be started', async () => {
