@@ -47,10 +47,18 @@ lap() {
 	[[ ! -d $run ]] || printf '%s\t%d.%d\n' "$1" $((tenths / 10)) $((tenths % 10)) >>"$run/times"
 }
 
-# `run_tests [NAME…]`: runs the tests for the running host, or those of them whose names contain a NAME. With
-# cgroups v1 and dbus-broker, these are the modules for them, and otherwise all modules except those of v1.
-# LAB_KILLS and LAB_SEED are forwarded (tests/lab/kills.rs).
+# `run_tests [NAME…]`: runs the tests for the running host, or those of them whose names contain a NAME. The name of
+# those of the page for Cockpit is `page`.
 run_tests() {
+	[[ $* == page ]] || run_tests_in_host "$@" || return
+	(($# == 0)) || [[ " $* " == *' page '* ]] || return 0
+	# The page needs no test with cgroups v1.
+	"$lab/sh" '[ ! -e /sys/fs/cgroup/cgroup.controllers ]' </dev/null || test_page
+}
+
+# With cgroups v1 and dbus-broker, these are the modules for them, and otherwise all modules except those of v1.
+# LAB_KILLS and LAB_SEED are forwarded (tests/lab/kills.rs).
+run_tests_in_host() { # [NAME…]
 	local variables
 	variables=$(env | sed -n 's/^LAB_\(KILLS\|SEED\)=[0-9]*$/export &;/p')
 	# shellcheck disable=SC2016 # the shell in the host expands it
@@ -66,4 +74,17 @@ run_tests() {
 			export LAB_KILLS="${LAB_KILLS:-5}"
 		fi
 		RUST_BACKTRACE=1 lab-tests --test-threads=1 "$@"' </dev/null
+}
+
+# Installs the page, and tests it with the running host. Returns 254 if the host is lost or a guest has stalled, as the
+# tests in the host.
+test_page() {
+	local status=0 stall
+	"$lab/sh" 'dpkg --install /usr/local/share/cockpit-vcpud.deb' </dev/null || return
+	"$project/clients/cockpit/check" --lab || status=$?
+	((status)) || return 0
+	stall=$("$lab/sh" 'journalctl --boot --output cat --grep "detected stalls on CPUs" _COMM=qemu-system-x86' </dev/null) ||
+		[[ $? == 1 ]] || return 254
+	[[ ! $stall ]] || { echo "the guest of the page has stalled: $stall" && return 254; }
+	return "$status"
 }

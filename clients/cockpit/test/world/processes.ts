@@ -30,6 +30,8 @@ export class Process {
     private readonly waiting = new Set<() => void>();
     /** Resolves when the process has ended, without a time limit. */
     readonly ended: Promise<void>;
+    /** The exit status, if it has ended by itself. */
+    status: number | null = null;
 
     constructor(readonly name: string, command: string, args: string[], options: SpawnOptions = {}) {
         this.child = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] });
@@ -39,6 +41,7 @@ export class Process {
         this.ended = new Promise(resolve => {
             this.child.on('error', error => { this.receive(String(error)); resolve(); });
             this.child.on('close', (code, signal) => {
+                this.status = code;
                 if (code !== 0) this.receive(`${name} ended: ${signal ?? code}`);
                 resolve();
             });
@@ -91,11 +94,13 @@ export class Process {
     }
 }
 
-/** Runs a command, and returns what it prints. */
+/** Runs a command, which must succeed, and returns what it prints. */
 export async function run(command: string, args: string[], options: SpawnOptions = {}): Promise<string> {
     const process = new Process(command, command, args, options);
     await process.end();
-    return process.lines.join('\n');
+    const output = process.lines.join('\n');
+    if (process.status !== 0) throw new Error(`${command} ${args.join(' ')} failed: ${output}`);
+    return output;
 }
 
 /** Waits until a file exists. Its directories can appear later than `root`. */

@@ -5,11 +5,12 @@ import os from 'node:os';
 import path from 'node:path';
 
 import { Bus, repository, startPolkit } from './bus';
+import { startWebServer } from './cockpit';
 import { Guest } from './guest';
 import type { Boot } from './guest';
 import { inside } from './namespace';
 import type { Bind } from './namespace';
-import { exists, freePort, listening, Process, run } from './processes';
+import { exists, freePort, Process, run } from './processes';
 
 /** The programs of vcpud, as `make` names their directory. */
 const programs = process.env.BUILD ?? path.join(process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target'), 'debug');
@@ -114,8 +115,7 @@ export class World {
 
     /** Sets the number of vCPUs of a machine with vcpuctl, another client than the page. */
     async setVcpus(machine: string, count: number): Promise<void> {
-        const output = await run(path.join(programs, 'vcpuctl'), ['set', machine, String(count)], { env: this.bus.env });
-        if (!output.startsWith(`${machine}: `)) throw new Error(output);
+        await run(path.join(programs, 'vcpuctl'), ['set', machine, String(count)], { env: this.bus.env });
     }
 
     /** Starts dbus-monitor, which prints the messages of the bus that match a rule. */
@@ -149,24 +149,13 @@ export class World {
         fs.chownSync(home, user.uid, user.gid);
         const rules = this.directoryFor('sudoers');
         fs.writeFileSync(path.join(rules, 'world'), sudoers, { mode: 0o440 });
-        // The session ends some time after its last page is closed, and cockpit-ws begins no other one.
-        const session = path.join(this.directory, 'session');
-        fs.writeFileSync(session, '#!/bin/sh\ncockpit-bridge "$@"\nkill $PPID\n', { mode: 0o755 });
-        const command = inside([...this.journal, [rules, '/etc/sudoers.d']],
-            'setpriv', `--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups', '/usr/lib/cockpit/cockpit-ws',
-            '--no-tls', '--address=127.0.0.1', `--port=${port}`, `--local-session=${session}`);
-        const cockpit = new Process('cockpit-ws', ...command, {
-            cwd: home,
-            env: {
-                ...this.bus.env,
-                HOME: home, XDG_RUNTIME_DIR: home, XDG_CONFIG_HOME: home,
-                XDG_DATA_HOME: path.join(this.directory, 'data'),
-                // No files of the machine's own Cockpit.
-                XDG_CONFIG_DIRS: home,
-            },
+        const asUser = (command: string, ...args: string[]) => inside([...this.journal, [rules, '/etc/sudoers.d']],
+            'setpriv', `--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups', command, ...args);
+        const cockpit = await startWebServer(port, {
+            bridge: 'cockpit-bridge "$@"', home, as: asUser,
+            env: { ...this.bus.env, XDG_DATA_HOME: path.join(this.directory, 'data') },
         });
         this.processes.push(cockpit);
-        await listening(port);
         return cockpit;
     }
 
