@@ -37,7 +37,7 @@ export function NumberField({ id, title, text, min, max, step = 1, unit, isDisab
                         isAriaDisabled={isDisabled || value === max} onClick={() => move(step)}
                     />
                 </InputGroupItem>
-                {unit && <InputGroupItem><InputGroupText isPlain>{unit}</InputGroupText></InputGroupItem>}
+                {unit && <InputGroupItem className="vcpud-unit"><InputGroupText isPlain>{unit}</InputGroupText></InputGroupItem>}
             </InputGroup>
             <FormHelperText>
                 <HelperText id={`${id}-range`} isLiveRegion>

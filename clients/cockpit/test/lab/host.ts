@@ -49,8 +49,11 @@ export class Host {
     async booted(name: string): Promise<void> {
         const journal = `journalctl --follow --quiet --output=cat --unit=guest-${name}`;
         const console = new Process(`the console of ${name}`, shell, [journal]);
-        await console.line(/^ONLINE 0$/);
-        await console.kill();
+        try {
+            await console.line(/^ONLINE 0$/);
+        } finally {
+            await console.kill();
+        }
     }
 
     /** Returns a file of the control group of a vCPU. */

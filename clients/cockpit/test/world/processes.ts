@@ -97,7 +97,12 @@ export class Process {
 /** Runs a command, which must succeed, and returns what it prints. */
 export async function run(command: string, args: string[], options: SpawnOptions = {}): Promise<string> {
     const process = new Process(command, command, args, options);
-    await process.end();
+    try {
+        await process.end();
+    } catch (error) {
+        process.signal('SIGKILL');
+        throw error;
+    }
     const output = process.lines.join('\n');
     if (process.status !== 0) throw new Error(`${command} ${args.join(' ')} failed: ${output}`);
     return output;
