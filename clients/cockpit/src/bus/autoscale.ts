@@ -1,9 +1,9 @@
 // Owns the conversation with vcpud-autoscale about one machine. Reading does not start that service; enable() does.
 import { Autoscale } from '../generated/interfaces';
-import type { Explanation } from '../model/autoscale';
+import type { Explanation, Limits } from '../model/autoscale';
 import { shortName } from '../model/errors';
 import type { Permission } from '../model/permission';
-import { CallError, number, plain, Service, text, watchName } from './client';
+import { CallError, number, patiently, plain, Service, text, watchName } from './client';
 import type { Access } from './client';
 
 const NAME = 'org.vcpud1.Autoscale';
@@ -11,9 +11,9 @@ const PATH = '/org/vcpud1/autoscale';
 
 export interface Settings { min: number; max: number; mode: 'on' | 'observe' }
 
-/** "absent": the service does not run. "off": it does not scale the machine. */
+/** "absent": the service does not run. "silent": it does not answer. "off": it does not scale the machine. */
 export type Scaling =
-    | { kind: 'unknown' | 'absent' }
+    | { kind: 'unknown' | 'absent' | 'silent' }
     | { kind: 'off'; permission: Permission | undefined }
     | { kind: 'scaled'; explanation: Explanation; permission: Permission | undefined }
     | { kind: 'failed'; error: CallError };
@@ -22,6 +22,11 @@ export class AutoscaleLink {
     private scaling: Scaling = { kind: 'unknown' };
     private service: Service | null = null;
     private isOwned = false;
+    /** Whether a read is in progress, and whether another one is to follow. */
+    private isReading = false;
+    private isWanted = false;
+    /** The last limits that the service had for the machine. */
+    limits: Limits | undefined;
     private readonly listeners = new Set<() => void>();
 
     private unwatch: (() => void) | null = null;
@@ -56,8 +61,16 @@ export class AutoscaleLink {
 
     private async explain(): Promise<void> {
         if (!this.service || !this.isOwned) return;
-        const scaling = await this.read(this.service);
-        if (this.isOwned) this.update(scaling);
+        this.isWanted = true;
+        if (this.isReading) return;
+        this.isReading = true;
+        const tellLate = () => { if (this.isOwned) this.update({ kind: 'silent' }); };
+        while (this.isWanted && this.isOwned) {
+            this.isWanted = false;
+            const scaling = await patiently(this.read(this.service), tellLate);
+            if (this.isOwned) this.update(scaling);
+        }
+        this.isReading = false;
     }
 
     private async read(service: Service): Promise<Scaling> {
@@ -119,6 +132,10 @@ export class AutoscaleLink {
     }
 
     private update(scaling: Scaling): void {
+        if (scaling.kind === 'scaled') {
+            const { min, max } = scaling.explanation;
+            if (min !== undefined && max !== undefined) this.limits = { min, max };
+        }
         this.scaling = scaling;
         this.listeners.forEach(listener => listener());
     }

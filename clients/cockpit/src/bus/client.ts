@@ -22,6 +22,19 @@ export class CallError extends Error {
     }
 }
 
+/** How long a service can take to answer a question, in milliseconds. */
+const PATIENCE = 5000;
+
+/** Waits for a reply as long as it takes, and says once that it is late. */
+export async function patiently<T>(reply: Promise<T>, onLate: () => void): Promise<T> {
+    const timer = window.setTimeout(onLate, PATIENCE);
+    try {
+        return await reply;
+    } finally {
+        window.clearTimeout(timer);
+    }
+}
+
 /** Returns the values of a dictionary without their signatures. */
 export function plain<T>(dictionary: Dictionary): T {
     return Object.fromEntries(Object.entries(dictionary).map(([key, variant]) => [key, variant.v])) as T;

@@ -29,6 +29,7 @@ export function followJournal(
     process.catch((error: unknown) => { if (!isClosed) onError(CallError.of(error)); });
     return () => {
         isClosed = true;
-        process.close();
+        // Without a reason, only its output is closed.
+        process.close('terminated');
     };
 }

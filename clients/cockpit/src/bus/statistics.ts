@@ -35,6 +35,7 @@ export class Statistics {
     }
 
     private readonly review = (): void => {
+        this.forget();
         if (!this.isWanted()) {
             window.clearTimeout(this.timer);
             this.timer = undefined;
@@ -42,6 +43,13 @@ export class Statistics {
             void this.ask();
         }
     };
+
+    /** Removes the histories of machines that have ended. Another one can have the same path later. */
+    private forget(): void {
+        const { machines } = this.store.current().fleet;
+        const kept = [...this.histories].filter(([path]) => machines.has(path));
+        if (kept.length < this.histories.size) this.histories = new Map(kept);
+    }
 
     private async ask(): Promise<void> {
         this.isAsking = true;

@@ -4,7 +4,7 @@ import { Machine, Manager } from '../generated/interfaces';
 import { added, changed, fleetOf, MACHINE, NO_MACHINES, removed } from '../model/fleet';
 import type { Fleet } from '../model/fleet';
 import type { VcpuEvent } from '../model/change';
-import { CallError, plain, Service, watchName } from './client';
+import { CallError, patiently, plain, Service, watchName } from './client';
 import type { Access, Signal } from './client';
 import type { Variant } from '../generated/interfaces';
 
@@ -17,9 +17,6 @@ const NAME = 'org.vcpud1';
  */
 export type Status = { kind: 'connecting' | 'ready' | 'silent' | 'stopped' } | { kind: 'failed'; error: CallError };
 
-/** How long a read can take before the service counts as silent, in milliseconds. */
-const PATIENCE = 5000;
-
 export interface State { status: Status; fleet: Fleet }
 
 type Dictionary = Record<string, Variant>;
@@ -29,12 +26,12 @@ type EventListener = (event: VcpuEvent | 'changed') => void;
 export class Store {
     private state: State = { status: { kind: 'connecting' }, fleet: NO_MACHINES };
     private service: Service | null = null;
+    private unwatch: (() => void) | null = null;
     private readonly listeners = new Set<() => void>();
     private readonly eventListeners = new Map<string, Set<EventListener>>();
 
     constructor() {
         this.open();
-        watchName(NAME, isOwned => { if (isOwned && !this.service) this.open(); });
     }
 
     readonly subscribe = (listener: () => void): (() => void) => {
@@ -46,6 +43,9 @@ export class Store {
 
     /** Starts the service if it does not run. */
     readonly open = (): void => {
+        // The former one ended if the connection to the bus was lost.
+        this.unwatch?.();
+        this.unwatch = watchName(NAME, isOwned => { if (isOwned && !this.service) this.open(); });
         const former = this.service;
         const isCurrent = () => this.service === service;
         const service: Service = new Service(NAME, ROOT, {
@@ -72,7 +72,7 @@ export class Store {
 
     /** Reads the counters of all machines. The calls also show whether the service answers. */
     readonly statistics = async (): Promise<Manager['methods']['GetStatistics']['out']> => {
-        const values = await this.patiently(this.connected().call(Manager, ROOT, 'GetStatistics', [{}]));
+        const values = await patiently(this.connected().call(Manager, ROOT, 'GetStatistics', [{}]), this.tellLate);
         if (this.state.status.kind === 'silent') this.update({ status: { kind: 'ready' } });
         return values;
     };
@@ -89,23 +89,15 @@ export class Store {
         return this.service;
     }
 
-    /** Waits for a reply as long as it takes, and says in the meantime that there is none. */
-    private async patiently<T>(reply: Promise<T>): Promise<T> {
-        const timer = window.setTimeout(() => {
-            const { kind } = this.state.status;
-            if (kind === 'ready' || kind === 'connecting') this.update({ status: { kind: 'silent' } });
-        }, PATIENCE);
-        try {
-            return await reply;
-        } finally {
-            window.clearTimeout(timer);
-        }
-    }
+    private readonly tellLate = (): void => {
+        const { kind } = this.state.status;
+        if (kind === 'ready' || kind === 'connecting') this.update({ status: { kind: 'silent' } });
+    };
 
     private async load(): Promise<void> {
         const service = this.connected();
         try {
-            const objects = await this.patiently(service.managedObjects(ROOT));
+            const objects = await patiently(service.managedObjects(ROOT), this.tellLate);
             if (service !== this.service) return;
             const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)] as const);
             this.update({ status: { kind: 'ready' }, fleet: fleetOf(values) });

@@ -8,13 +8,13 @@ import type { Scaling } from '../bus/autoscale';
 import type { Access } from '../bus/client';
 import { useCall, useEvery } from '../hooks/page';
 import type { Call } from '../hooks/page';
-import { limitsOf, reasonOf } from '../model/autoscale';
+import { areReversed, limitsOf, reasonOf } from '../model/autoscale';
 import type { Explanation } from '../model/autoscale';
 import type { MachineState } from '../model/fleet';
 import { needsAdministrator } from '../model/permission';
 import type { Permission } from '../model/permission';
 import { cpus } from '../model/usage';
-import { _, countOf, format } from '../text';
+import { _, format } from '../text';
 import { NumberField } from './number-field';
 import { PageCard } from './page-card';
 import { ErrorAlert } from './parts';
@@ -26,10 +26,28 @@ export function AutoscaleCard({ machine }: { machine: MachineState }) {
     useEvery(5, link.refresh);
     return (
         <PageCard title={_('Automatic scaling')}>
-            {scaling.kind === 'scaled'
-                ? <Scaled link={link} explanation={scaling.explanation} permission={scaling.permission} />
-                : <NotScaled link={link} machine={machine} scaling={scaling} />}
+            <Body link={link} machine={machine} scaling={scaling} />
         </PageCard>
+    );
+}
+
+interface BodyProps { link: AutoscaleLink; machine: MachineState; scaling: Scaling }
+
+function Body({ link, machine, scaling }: BodyProps) {
+    switch (scaling.kind) {
+    case 'silent': return <Silent />;
+    case 'scaled': return <Scaled link={link} explanation={scaling.explanation} permission={scaling.permission} />;
+    default: return <NotScaled link={link} machine={machine} scaling={scaling} />;
+    }
+}
+
+function Silent() {
+    return (
+        <CardBody>
+            <Alert isInline isLiveRegion variant="warning" title={_('vcpud-autoscale does not answer')}>
+                {_('The page goes on when it answers. If it does not, read its journal, journalctl -u vcpud-autoscale, and restart it.')}
+            </Alert>
+        </CardBody>
     );
 }
 
@@ -80,7 +98,8 @@ function SwitchButton({ titles, permission, call, isPossible = true }: SwitchBut
     return (
         <Button
             variant="secondary" isAriaDisabled={!isPossible || call.isBusy} isLoading={call.isBusy}
-            onClick={() => void call.run(isAdministrator ? 'administrator' : 'user')}
+            // The second click of a double click would undo what the first one did.
+            onClick={event => { if (event.detail < 2) void call.run(isAdministrator ? 'administrator' : 'user'); }}
         >
             {titles[isAdministrator ? 1 : 0]}
         </Button>
@@ -111,10 +130,11 @@ function Numbers({ explanation }: { explanation: Explanation }) {
     );
 }
 
-interface NotScaledProps { link: AutoscaleLink; machine: MachineState; scaling: Scaling }
-
-function NotScaled({ link, machine, scaling }: NotScaledProps) {
-    const [form, setForm] = useState({ min: '1', max: String(machine.MaxVcpus), isObserved: false });
+function NotScaled({ link, machine, scaling }: BodyProps) {
+    const [form, setForm] = useState(() => {
+        const { min, max } = link.limits ?? { min: 1, max: machine.MaxVcpus };
+        return { min: String(min), max: String(max), isObserved: false };
+    });
     const limits = limitsOf(form.min, form.max, machine.MaxVcpus);
     const call = useCall(async (access: Access) => {
         if (limits) await link.enable({ ...limits, mode: form.isObserved ? 'observe' : 'on' }, access);
@@ -124,15 +144,18 @@ function NotScaled({ link, machine, scaling }: NotScaledProps) {
         <>
             <CardBody>
                 <Stack hasGutter>
+                    <Content component="p">{_('The service vcpud-autoscale sets the number of vCPUs by the load of the machine.')}</Content>
                     <Content component="p">
-                        {_('The service vcpud-autoscale sets the number of vCPUs by the load of the machine. It is off for this machine.')}
+                        {scaling.kind === 'absent'
+                            ? _('The service does not run, so that it changes nothing. Its settings for this machine are not known.')
+                            : _('It is off for this machine.')}
                     </Content>
                     {scaling.kind === 'failed' && <ErrorAlert title={_('The settings cannot be read')} error={scaling.error} />}
                     <SettingsForm form={form} max={machine.MaxVcpus} onChange={setForm} />
-                    {!limits && (
+                    {areReversed(form.min, form.max) && (
                         <Alert
                             isInline variant="warning"
-                            title={format(_('Enter a minimum and a maximum from 1 to $0'), countOf(machine.MaxVcpus))}
+                            title={_('Enter a maximum that is not below the minimum')}
                         />
                     )}
                     <Denied call={call} title={_('Automatic scaling stays off')} />
@@ -161,7 +184,7 @@ function SettingsForm({ form, max, onChange }: SettingsFormProps) {
                 {limits.map(([key, title]) => (
                     <FormGroup key={key} label={title} fieldId={`autoscale-${key}`}>
                         <NumberField
-                            id={`autoscale-${key}`} title={title} text={form[key]} min={1} max={max}
+                            id={`autoscale-${key}`} title={title} text={form[key]} min={1} max={max} multiple={1}
                             onChange={text => onChange({ ...form, [key]: text })}
                         />
                     </FormGroup>

@@ -25,9 +25,11 @@ export function CallDialog({ id, title, failure, focus, call, permission, isVali
     const access = needsAdministrator(permission) ? 'administrator' : 'user';
     const isReady = useIsReady();
     const canSave = isReady && isValid && !call.isBusy;
+    // The result of a call must be seen.
+    const close = () => { if (!call.isBusy) onClose(); };
     const save = async (as: Access) => { if (await call.run(as)) onClose(); };
     return (
-        <Modal isOpen variant="small" onClose={onClose} aria-labelledby={`${id}-title`} elementToFocus={focus}>
+        <Modal isOpen variant="small" onClose={close} aria-labelledby={`${id}-title`} elementToFocus={focus}>
             <ModalHeader title={title} labelId={`${id}-title`} />
             <ModalBody>
                 <Stack hasGutter>
@@ -40,7 +42,7 @@ export function CallDialog({ id, title, failure, focus, call, permission, isVali
                 <Button variant="primary" isAriaDisabled={!canSave} isLoading={call.isBusy} onClick={() => void save(access)}>
                     {access === 'user' ? _('Save') : _('Save with administrative access')}
                 </Button>
-                <Button variant="link" onClick={onClose}>{_('Cancel')}</Button>
+                <Button variant="link" isAriaDisabled={call.isBusy} onClick={close}>{_('Cancel')}</Button>
             </ModalFooter>
         </Modal>
     );

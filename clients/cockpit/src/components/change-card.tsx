@@ -7,10 +7,10 @@ import { CallError, number, truth } from '../bus/client';
 import type { Access } from '../bus/client';
 import { useCanChange, useEvents, usePlan } from '../hooks/machine';
 import type { PlanState } from '../hooks/machine';
-import { usePage, useReturn } from '../hooks/page';
+import { usePage } from '../hooks/page';
 import { begun, isOver, observed } from '../model/change';
 import type { Change } from '../model/change';
-import { isBusy, isLost } from '../model/errors';
+import { isBusy } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { needsAdministrator } from '../model/permission';
 import { nearestCount, numberIn, wantedOf } from '../model/plan';
@@ -40,14 +40,14 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
                     <Facts machine={machine} />
                     <PendingNotice machine={machine} />
                     {isChange && <PlanView state={plan} onSelect={nearest => select(String(nearest))} />}
-                    {isChange && (
+                    {isChange && plan?.plan.added !== undefined && (
                         <Checkbox
                             id="guest-agent" isChecked={withAgent} onChange={(_event, checked) => setWithAgent(checked)}
                             label={_('Use the guest agent')}
                             description={_('The agent brings added vCPUs online in the guest, and takes vCPUs offline before their removal.')}
                         />
                     )}
-                    <Progress change={change} onRetry={request} />
+                    <Progress change={change} present={present} onRetry={request} />
                 </Stack>
             </CardBody>
             <CardFooter>
@@ -69,11 +69,6 @@ function CountInput({ machine, text, count, onChange }: CountInputProps) {
     const { MaxVcpus: max, VcpusPerSlot: slot } = machine;
     const canChange = useCanChange(machine);
     const isDisabled = !canChange || machine.HotplugMethod === 'none';
-    /** Makes a text with a number possible when the user leaves the field. */
-    const leave = () => {
-        const number = numberIn(text, -Infinity, Infinity);
-        if (number !== undefined) onChange(String(nearestCount(number, max, slot)));
-    };
     return (
         <>
             <div className="vcpud-count">
@@ -84,7 +79,7 @@ function CountInput({ machine, text, count, onChange }: CountInputProps) {
                 />
                 <NumberField
                     id="count" title={_('Number of vCPUs')} text={text} min={slot} max={max} step={slot}
-                    isDisabled={isDisabled} onChange={onChange} onLeave={leave}
+                    multiple={slot} isDisabled={isDisabled} onChange={onChange}
                 />
             </div>
             {machine.HotplugMethod === 'none' && (
@@ -143,7 +138,6 @@ function useChange(machine: MachineState, onAccepted: () => void) {
     useEvents(machine.path, event => {
         if (event !== 'changed') setChange(current => current && observed(current, event));
     });
-    useReturn(() => setChange(current => (hasLostCall(current) ? undefined : current)));
     const finish = (result: Change['result']) => setChange(current => current && { ...current, result });
     const apply = async (count: number, plan: PlanState | undefined, withAgent: boolean, access: Access) => {
         setChange(begun(count, plan?.plan.added ?? [], plan?.plan.removed ?? []));
@@ -164,6 +158,3 @@ function useChange(machine: MachineState, onAccepted: () => void) {
     const shown = change && isOver(change) && wantedOf(machine) !== change.target ? undefined : change;
     return { change: shown, apply, clear };
 }
-
-const hasLostCall = (change: Change | undefined): boolean =>
-    change !== undefined && typeof change.result === 'object' && isLost(change.result.error.code);

@@ -15,10 +15,12 @@ export function JournalCard({ name }: { name: string }) {
     const [access, setAccess] = useState<Access>('user');
     const [entries, setEntries] = useState<readonly Entry[]>([]);
     const [error, setError] = useState<CallError | null>(null);
+    const [attempts, setAttempts] = useState(0);
     useEffect(
         () => followJournal(name, access, added => setEntries(current => withEntries(current, added)), setError),
-        [name, access],
+        [name, access, attempts],
     );
+    const follow = (as: Access) => { setError(null); setAccess(as); setAttempts(current => current + 1); };
     return (
         <PageCard title={_('What happened lately')}>
             <CardBody>
@@ -29,17 +31,17 @@ export function JournalCard({ name }: { name: string }) {
                             {_('The journal has no entries about this machine, or your account cannot read it. The group systemd-journal can read it.')}
                         </Content>
                     )}
-                    {entries.length === 0 && access === 'user' && (
-                        <div>
-                            <Button variant="link" isInline onClick={() => { setError(null); setAccess('administrator'); }}>
-                                {_('Read it with administrative access')}
-                            </Button>
-                        </div>
-                    )}
+                    {error && <Link title={_('Try again')} onClick={() => follow(access)} />}
+                    {!error && entries.length === 0 && access === 'user' &&
+                        <Link title={_('Read it with administrative access')} onClick={() => follow('administrator')} />}
                 </Stack>
             </CardBody>
         </PageCard>
     );
+}
+
+function Link({ title, onClick }: { title: string; onClick: () => void }) {
+    return <div><Button variant="link" isInline onClick={onClick}>{title}</Button></div>;
 }
 
 function Entries({ entries }: { entries: readonly Entry[] }) {

@@ -1,5 +1,5 @@
 // Owns the list of machines.
-import { memo, useState } from 'react';
+import { memo } from 'react';
 
 import { Card, CardBody, EmptyState, EmptyStateBody, SearchInput, Title, Toolbar, ToolbarContent, ToolbarItem } from '@patternfly/react-core';
 import { CubesIcon } from '@patternfly/react-icons';
@@ -13,9 +13,10 @@ import { _, format, namesOf, ngettext } from '../text';
 import { Sparkline } from './chart';
 import { StateLabel, ViewBegin } from './parts';
 
-export function MachineList() {
+interface ListProps { filter: string; onFilter: (filter: string) => void }
+
+export function MachineList({ filter, onFilter }: ListProps) {
     const { fleet } = usePageState();
-    const [filter, setFilter] = useState('');
     const machines = sorted(fleet);
     const shown = machines.filter(({ Name }) => Name.toLowerCase().includes(filter.toLowerCase()));
     return (
@@ -29,7 +30,7 @@ export function MachineList() {
                                 <ToolbarItem>
                                     <SearchInput
                                         aria-label={_('Filter by name')} placeholder={_('Filter by name')} value={filter}
-                                        onChange={(_event, value) => setFilter(value)} onClear={() => setFilter('')}
+                                        onChange={(_event, value) => onFilter(value)} onClear={() => onFilter('')}
                                         resetButtonLabel={_('Clear the filter')}
                                     />
                                 </ToolbarItem>

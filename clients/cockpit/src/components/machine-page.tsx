@@ -1,5 +1,5 @@
 // Owns the page of one machine: its header, its notices, and the order of its cards.
-import { Alert, Breadcrumb, BreadcrumbItem, EmptyState, EmptyStateBody, EmptyStateFooter, Flex, Gallery, Title } from '@patternfly/react-core';
+import { Alert, Breadcrumb, BreadcrumbItem, EmptyState, EmptyStateBody, EmptyStateFooter, Flex, Title } from '@patternfly/react-core';
 import { SearchIcon } from '@patternfly/react-icons';
 
 import { useVcpus } from '../hooks/machine';
@@ -61,15 +61,15 @@ function VcpuCards({ machine }: { machine: MachineState }) {
     const { vcpus, refresh } = useVcpus(machine);
     return (
         <>
-            <Gallery hasGutter minWidths={{ default: '100%', lg: '26rem' }}>
+            <div className="vcpud-columns">
                 <ChangeCard machine={machine} />
                 <UseCard machine={machine} />
-            </Gallery>
+            </div>
             <VcpusCard machine={machine} vcpus={vcpus} onChange={refresh} />
-            <Gallery hasGutter minWidths={{ default: '100%', lg: '26rem' }}>
+            <div className="vcpud-columns">
                 <AutoscaleCard machine={machine} />
                 <PlacementCard machine={machine} onChange={refresh} />
-            </Gallery>
+            </div>
         </>
     );
 }

@@ -7,13 +7,22 @@ import { numberIn } from '../model/plan';
 import { _, format } from '../text';
 
 interface Props {
-    id: string; title: string; text: string; min: number; max: number; step?: number; unit?: string;
-    isDisabled?: boolean; onChange: (text: string) => void; onLeave?: () => void;
+    id: string; title: string; text: string; min: number; max: number; unit?: string; isDisabled?: boolean;
+    /** By how much the buttons change the number. */
+    step?: number;
+    /** The number must be a multiple of this one. */
+    multiple?: number;
+    onChange: (text: string) => void;
 }
 
-export function NumberField({ id, title, text, min, max, step = 1, unit, isDisabled = false, onChange, onLeave }: Props) {
-    const value = numberIn(text, min, max);
-    const move = (by: number) => onChange(String(Math.min(max, Math.max(min, (value ?? min) + by))));
+export function NumberField({ id, title, text, min, max, unit, isDisabled = false, step = 1, multiple, onChange }: Props) {
+    const value = numberIn(text, min, max, multiple);
+    const move = (by: number) => {
+        const present = numberIn(text, -Infinity, Infinity) ?? min;
+        const round = by > 0 ? Math.floor : Math.ceil;
+        const whole = multiple === undefined ? present : round(present / multiple) * multiple;
+        onChange(String(Math.min(max, Math.max(min, whole + by))));
+    };
     return (
         <>
             <InputGroup className="vcpud-number-field">
@@ -27,8 +36,7 @@ export function NumberField({ id, title, text, min, max, step = 1, unit, isDisab
                     <TextInput
                         id={id} type="number" min={min} max={max} step={step} aria-label={title} aria-describedby={`${id}-range`}
                         value={text} validated={value === undefined ? 'error' : 'default'} isDisabled={isDisabled}
-                        onChange={(_event, next) => onChange(next)} onBlur={onLeave}
-                        onKeyDown={event => { if (event.key === 'Enter') onLeave?.(); }}
+                        onChange={(_event, next) => onChange(next)}
                     />
                 </InputGroupItem>
                 <InputGroupItem>
@@ -42,10 +50,17 @@ export function NumberField({ id, title, text, min, max, step = 1, unit, isDisab
             <FormHelperText>
                 <HelperText id={`${id}-range`} isLiveRegion>
                     {value === undefined && (
-                        <HelperTextItem variant="error">{format(_('Enter a number from $0 to $1.'), min, max)}</HelperTextItem>
+                        <HelperTextItem variant="error">{ruleOf(min, max, multiple)}</HelperTextItem>
                     )}
                 </HelperText>
             </FormHelperText>
         </>
     );
+}
+
+/** Returns which numbers are possible. */
+function ruleOf(min: number, max: number, multiple: number | undefined): string {
+    if (multiple === undefined) return format(_('Enter a number from $0 to $1.'), min, max);
+    if (multiple === 1) return format(_('Enter a whole number from $0 to $1.'), min, max);
+    return format(_('Enter a multiple of $2 from $0 to $1.'), min, max, multiple);
 }

@@ -27,12 +27,12 @@ export function PlanView({ state, onSelect }: Props) {
             ))}
             {permission === 'challenge' && (
                 <Alert isInline variant="info" title={_('This change needs administrative access')}>
-                    {_('polkit asks for the password of an administrator. With administrative access, the requester is root.')}
+                    {_('With the administrative access of Cockpit, the requester is root.')}
                 </Alert>
             )}
             {permission === 'no' && (
                 <Alert isInline variant="warning" title={_('Your account is not authorized for this change')}>
-                    {_('A rule of polkit denies it. Select another number, use administrative access, or ask an administrator for a rule.')}
+                    {_('polkit denies it. Select another number, use administrative access, or ask an administrator for a rule.')}
                 </Alert>
             )}
         </Stack>

@@ -6,14 +6,19 @@ import { Alert, Progress as Bar, ProgressMeasureLocation, ProgressSize, Stack } 
 import type { Access } from '../bus/client';
 import { phaseOf } from '../model/change';
 import type { Change } from '../model/change';
-import { explainRefusal } from '../model/errors';
+import { explainRefusal, isInterrupted } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { _, countOf, format, namesOf } from '../text';
 import { ErrorAlert } from './parts';
 
-interface Props { change: Change | undefined; onRetry: (access: Access) => void }
+interface Props {
+    change: Change | undefined;
+    /** The number of vCPUs that the machine has now. */
+    present: number;
+    onRetry: (access: Access) => void;
+}
 
-export function Progress({ change, onRetry }: Props) {
+export function Progress({ change, present, onRetry }: Props) {
     if (!change) return null;
     const phase = phaseOf(change);
     return (
@@ -22,9 +27,9 @@ export function Progress({ change, onRetry }: Props) {
                 {phase === 'complete' && (
                     <Alert isInline variant="success" title={format(_('The machine has $0'), countOf(change.target))} />
                 )}
-                {phase === 'starting' && <NotStarted change={change} />}
+                {phase === 'starting' && <NotStarted key={change.started.size} change={change} />}
                 {phase !== 'complete' && phase !== 'failed' && <Bars change={change} />}
-                <Failure change={change} onRetry={onRetry} />
+                <Failure change={change} present={present} onRetry={onRetry} />
             </Stack>
         </div>
     );
@@ -55,7 +60,7 @@ function ProgressBar({ title, value, max }: { title: string; value: number; max:
     );
 }
 
-/** How long a guest can take to start a vCPU before the page gives advice, in seconds. */
+/** How long a guest can take to start one more vCPU before the page gives advice, in seconds. */
 const USUAL_START = 10;
 
 /** vCPUs are added, and the guest has not started all of them. */
@@ -80,12 +85,25 @@ function useIsAfter(seconds: number): boolean {
     return isAfter;
 }
 
-function Failure({ change, onRetry }: { change: Change; onRetry: (access: Access) => void }) {
+interface FailureProps { change: Change; present: number; onRetry: (access: Access) => void }
+
+function Failure({ change, present, onRetry }: FailureProps) {
     const { result, refused } = change;
     if (result === 'running' || result === 'done' || phaseOf(change) !== 'failed') return null;
     if (refused.size > 0) return <Refusals change={change} />;
+    if (isInterrupted(result.error.code)) return <Interruption target={change.target} present={present} />;
     const title = format(_('The change to $0 failed'), countOf(change.target));
     return <ErrorAlert title={title} error={result.error} onRetry={onRetry} />;
+}
+
+/** The service ended during the change. What the machine has is known when the service runs again. */
+function Interruption({ target, present }: { target: number; present: number }) {
+    return (
+        <Alert isInline isLiveRegion variant="danger" title={format(_('The change to $0 was interrupted'), countOf(target))}>
+            <p>{_('vcpud ended, or the connection to it, before the change was complete.')}</p>
+            <p>{format(_('The machine has $0 now.'), countOf(present))}</p>
+        </Alert>
+    );
 }
 
 function Refusals({ change }: { change: Change }) {

@@ -39,7 +39,7 @@ export function VcpusCard({ machine, vcpus, onChange }: Props) {
     );
     return (
         <PageCard title={_('vCPUs')} actions={actions}>
-            {rows ? <VcpuTable machine={machine} rows={rows} selected={selected} onSelect={select} />
+            {rows ? <div className="vcpud-rows"><VcpuTable machine={machine} rows={rows} selected={selected} onSelect={select} /></div>
                 : <CardBody><EmptyState titleText={_('Reading the vCPUs')} headingLevel="h3" icon={Spinner} variant="sm" /></CardBody>}
             {isPinning && (
                 <PinDialog
@@ -65,7 +65,7 @@ function VcpuTable({ machine, rows, selected, onSelect }: TableProps) {
     const use = useHistory(machine.path)?.vcpus;
     const all = rows.map(row => row.id ?? 0);
     return (
-        <Table variant="compact" gridBreakPoint="grid-lg" aria-label={_('vCPUs')}>
+        <Table variant="compact" isStickyHeader gridBreakPoint="grid-lg" aria-label={_('vCPUs')}>
             <Thead>
                 <Tr>
                     <Th modifier="fitContent">

@@ -5,7 +5,7 @@ import type { Statistics } from '../bus/statistics';
 import type { State, Store } from '../bus/store';
 import { CallError } from '../bus/client';
 import type { Access } from '../bus/client';
-import { isLost } from '../model/errors';
+import { isAbsent } from '../model/errors';
 import type { History } from '../model/usage';
 
 export interface Page { store: Store; statistics: Statistics }
@@ -51,11 +51,11 @@ export interface Call {
     clear: () => void;
 }
 
-/** Makes a call that changes something, and keeps its error for ErrorAlert until the service is there again. */
+/** Makes a call that changes something, and keeps its error for ErrorAlert. */
 export function useCall(call: (access: Access) => Promise<unknown>): Call {
     const [isBusy, setBusy] = useState(false);
     const [error, setError] = useState<CallError | null>(null);
-    useReturn(() => setError(current => (current && isLost(current.code) ? null : current)));
+    useReturn(() => setError(current => (current && isAbsent(current.code) ? null : current)));
     const run = async (access: Access = 'user') => {
         setBusy(true);
         setError(null);
@@ -74,7 +74,7 @@ export function useCall(call: (access: Access) => Promise<unknown>): Call {
 }
 
 /** Calls back when the service is ready again. */
-export function useReturn(callback: () => void): void {
+function useReturn(callback: () => void): void {
     const isReady = useIsReady();
     const latest = useRef(callback);
     useEffect(() => { latest.current = callback; });

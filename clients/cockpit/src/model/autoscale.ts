@@ -53,3 +53,6 @@ export function limitsOf(minimum: string, maximum: string, maxVcpus: number): Li
     const max = numberIn(maximum, 1, maxVcpus, 1);
     return min !== undefined && max !== undefined && min <= max ? { min, max } : undefined;
 }
+
+/** Returns whether two texts are numbers in the wrong order. */
+export const areReversed = (minimum: string, maximum: string): boolean => Number(minimum) > Number(maximum) && maximum.trim() !== '';

@@ -44,10 +44,15 @@ const isWithoutAdministrator = (code: string): boolean => code === 'access-denie
 /** Returns whether something else is in progress. */
 export const isBusy = (code: string): boolean => shortName(code) === 'Busy';
 
-const LOST = ['NoReply', 'Timeout', 'Disconnected', 'ServiceUnknown', 'NameHasNoOwner', 'disconnected', 'terminated', 'not-found'];
+const ABSENT = ['ServiceUnknown', 'NameHasNoOwner', 'not-found'];
 
-/** Returns whether a call has no result because the service does not run or does not answer. */
-export const isLost = (code: string): boolean => LOST.includes(shortName(code));
+/** Returns whether a call changed nothing, because no service took it. */
+export const isAbsent = (code: string): boolean => ABSENT.includes(shortName(code));
+
+const INTERRUPTED = ['NoReply', 'Timeout', 'Disconnected', 'disconnected', 'terminated'];
+
+/** Returns whether the result of a call is not known, because the service ended, or the connection to it. */
+export const isInterrupted = (code: string): boolean => INTERRUPTED.includes(shortName(code));
 
 /** Returns whether an error is a problem of Cockpit, which has no text of a service. */
 export const isProblem = (code: string): boolean => !code.includes('.');

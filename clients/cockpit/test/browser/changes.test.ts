@@ -4,6 +4,7 @@ import { after, before, test } from 'node:test';
 
 import type { Browser, Page } from 'playwright-core';
 
+import { commandLines, until } from '../world/processes';
 import { ROOT, World } from '../world/world';
 import type { Guest } from '../world/guest';
 import { open, picture, startBrowser } from './session';
@@ -121,7 +122,7 @@ test('keeps the text that the user types, and takes no impossible number', async
     const button = page.getByRole('button', { name: /^Set to / });
     await count().press('Control+A');
     await count().pressSequentially('99999');
-    await page.getByText('Enter a number from 1 to 16.').waitFor();
+    await page.getByText('Enter a whole number from 1 to 16.').waitFor();
     assert.equal(await count().inputValue(), '99999');
     assert.equal(await button.getAttribute('aria-disabled'), 'true');
     await count().press('Control+A');
@@ -134,7 +135,10 @@ test('keeps the text that the user types, and takes no impossible number', async
     await maximum.press('Control+A');
     await maximum.pressSequentially('-5');
     assert.equal(await maximum.inputValue(), '-5');
-    await page.getByText('Enter a minimum and a maximum from 1 to 16 vCPUs').waitFor();
+    await page.getByText('Enter a whole number from 1 to 16.').waitFor();
+    await page.getByRole('spinbutton', { name: 'Minimum' }).fill('9');
+    await maximum.fill('6');
+    await page.getByText('Enter a maximum that is not below the minimum').waitFor();
 });
 
 test('keeps the focus in a card, and gives it to the title of a view', async () => {
@@ -143,6 +147,8 @@ test('keeps the focus in a card, and gives it to the title of a view', async () 
     await focused('Number of vCPUs');
     await page.getByRole('link', { name: 'Machines' }).press('Enter');
     await focused('Virtual CPUs of machines');
+    // Nothing reads the journal for a page that is not shown.
+    await until('the end of journalctl', () => !commandLines().some(line => line.includes('--follow') && line.includes('VM_NAME=web ')));
     await page.getByRole('link', { name: 'web' }).press('Enter');
     await focused('web');
     await page.getByRole('button', { name: 'Change the host CPUs' }).press('Enter');
@@ -178,19 +184,26 @@ test('offers no limit of the CPU time without control groups', async () => {
 });
 
 test('turns automatic scaling on and off, and explains it', async () => {
-    await world.startAutoscaler();
+    await page.getByText('The service does not run, so that it changes nothing.').waitFor();
+    const autoscaler = await world.startAutoscaler();
+    await page.getByText('It is off for this machine.').waitFor();
     await page.getByRole('spinbutton', { name: 'Minimum' }).fill('2');
     await page.getByRole('spinbutton', { name: 'Maximum' }).fill('4');
     await page.getByRole('checkbox', { name: 'Only observe' }).check();
-    await page.getByRole('button', { name: 'Turn on' }).click();
+    await page.getByRole('button', { name: 'Turn on' }).dblclick();
     await page.getByText('The limits are 2 and 4 vCPUs.').waitFor();
     await page.getByText('The service decides only. It makes no changes.').waitFor();
     // The explanation has the numbers that led to it.
     await page.getByText(/complete data is needed for 45 s/).waitFor();
     await page.locator('dl').filter({ hasText: 'Throttled' }).getByText('0.0').last().waitFor();
     await picture(page, 'machine', true);
+    autoscaler.signal('SIGSTOP');
+    await page.getByText('vcpud-autoscale does not answer').waitFor();
+    autoscaler.signal('SIGCONT');
     await page.getByRole('button', { name: 'Turn off' }).click();
     await page.getByText('It is off for this machine.').waitFor();
+    // The limits are there for the next time.
+    assert.equal(await page.getByRole('spinbutton', { name: 'Minimum' }).inputValue(), '2');
 });
 
 test('says that a machine has ended', async () => {
@@ -212,7 +225,8 @@ test('changes whole slots', async () => {
     await page.getByText('Adds vCPUs 4-7.').waitFor();
     await count().press('Control+A');
     await count().pressSequentially('11');
-    await count().press('Enter');
+    await page.getByText('Enter a multiple of 4 from 4 to 16.').waitFor();
+    await page.getByRole('button', { name: 'Increase: Number of vCPUs' }).click();
     await page.getByText('Adds vCPUs 4-11.').waitFor();
     await page.getByRole('button', { name: 'Set to 12 vCPUs' }).click();
     await rows().nth(11).waitFor();

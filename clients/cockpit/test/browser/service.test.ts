@@ -109,6 +109,33 @@ test('says that the service does not answer, and goes on when it does', async ()
     await late.context().close();
 });
 
+test('does not lose the result of a call that takes long', async () => {
+    await page.getByRole('button', { name: 'Change the host CPUs' }).click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByRole('textbox').fill('0');
+    world.signalService('SIGSTOP');
+    await dialog.getByRole('textbox').press('Enter');
+    await page.keyboard.press('Escape');
+    await dialog.getByText('vcpud does not answer').waitFor();
+    world.signalService('SIGCONT');
+    await dialog.waitFor({ state: 'detached' });
+    await page.getByText('Not started yet', { exact: true }).waitFor();
+});
+
+test('says that a change was interrupted, and what the machine has', async () => {
+    await page.getByRole('spinbutton', { name: 'Number of vCPUs' }).fill('5');
+    await page.getByText('Adds vCPUs 3-4.').waitFor();
+    world.signalService('SIGSTOP');
+    await page.getByRole('button', { name: 'Set to 5 vCPUs' }).click();
+    await page.getByText('Added', { exact: true }).waitFor();
+    await world.stopService('SIGKILL');
+    await world.startService();
+    await page.getByText('The change to 5 vCPUs was interrupted').waitFor();
+    await page.getByText('The machine has 3 vCPUs now.').waitFor();
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await page.getByText('The change to 5 vCPUs was interrupted').waitFor({ state: 'detached' });
+});
+
 test('says that the service cannot be started, and connects when it starts later', async () => {
     await world.stopService();
     // The private bus starts no services.

@@ -8,7 +8,7 @@ try {
     await world.startJournal();
     await world.startService();
     await Promise.all([
-        world.startAutoscaler(), world.startGuest('web', { vcpus: 2 }), world.startGuest('db', { max: 64 }),
+        world.keepAutoscaler(), world.startGuest('web', { vcpus: 2 }), world.startGuest('db', { max: 64 }),
     ]);
     const address = await world.keepCockpit(ROOT);
     console.log(`The page is at ${address}/vcpud, until Ctrl+C.`);

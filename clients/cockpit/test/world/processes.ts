@@ -135,12 +135,28 @@ export async function freePort(): Promise<number> {
 /** Waits until a program listens on a TCP port, which the kernel reports in a file without events. */
 export async function listening(port: number): Promise<void> {
     const address = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')} 00000000:0000 0A`;
+    await until(`a listener on port ${port}`, () => fs.readFileSync('/proc/net/tcp', 'utf8').includes(address));
+}
+
+/** Waits for something in /proc, which has no events. */
+export async function until(what: string, isTrue: () => boolean): Promise<void> {
     const found = new Promise<void>(resolve => {
         const timer = setInterval(() => {
-            if (!fs.readFileSync('/proc/net/tcp', 'utf8').includes(address)) return;
+            if (!isTrue()) return;
             clearInterval(timer);
             resolve();
         }, 20);
     });
-    await within(`a listener on port ${port}`, found);
+    await within(what, found);
+}
+
+/** Returns the command lines of all processes. */
+export function commandLines(): string[] {
+    return fs.readdirSync('/proc').filter(name => /^\d+$/.test(name)).flatMap(pid => {
+        try {
+            return [fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')];
+        } catch {
+            return []; // It has ended.
+        }
+    });
 }

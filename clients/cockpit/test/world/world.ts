@@ -86,24 +86,36 @@ export class World {
         this.vcpud?.signal(signal);
     }
 
-    /** Ends vcpud with SIGTERM. */
-    async stopService(): Promise<void> {
-        await this.vcpud?.kill();
+    /** Ends vcpud. */
+    async stopService(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+        await this.vcpud?.kill(signal);
         this.vcpud = undefined;
     }
 
-    async startAutoscaler(): Promise<void> {
+    /** Starts vcpud-autoscale again whenever it ends, which it does without a machine. */
+    async keepAutoscaler(): Promise<void> {
+        await this.keep(() => this.startAutoscaler());
+    }
+
+    private async keep(start: () => Promise<Process>): Promise<void> {
+        const process = await start();
+        void process.ended.then(() => { if (!this.isStopping) void this.keep(start); });
+    }
+
+    async startAutoscaler(): Promise<Process> {
         const configuration = this.directoryFor('autoscale');
         fs.writeFileSync(path.join(configuration, 'autoscale.toml'), 'host-cpus = 64\n');
         fs.mkdirSync(path.join(configuration, 'autoscale.d'), { recursive: true });
-        this.processes.push(new Process('vcpud-autoscale', path.join(programs, 'vcpud-autoscale'), [], {
+        const autoscaler = new Process('vcpud-autoscale', path.join(programs, 'vcpud-autoscale'), [], {
             env: {
                 ...this.bus.env,
                 CONFIGURATION_DIRECTORY: configuration,
                 STATE_DIRECTORY: this.directoryFor('autoscale-state'),
             },
-        }));
+        });
+        this.processes.push(autoscaler);
         await this.bus.owned('org.vcpud1.Autoscale');
+        return autoscaler;
     }
 
     async startGuest(name: string, boot: Boot = {}): Promise<Guest> {
@@ -136,11 +148,7 @@ export class World {
     /** Starts cockpit-ws again at the same address whenever it ends. */
     async keepCockpit(user: User): Promise<string> {
         const port = await freePort();
-        const keep = async (cockpit: Process): Promise<void> => {
-            await cockpit.ended;
-            if (!this.isStopping) await keep(await this.startCockpitAt(port, user));
-        };
-        void keep(await this.startCockpitAt(port, user));
+        await this.keep(() => this.startCockpitAt(port, user));
         return `http://127.0.0.1:${port}`;
     }
 
