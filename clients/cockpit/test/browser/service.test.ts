@@ -132,6 +132,8 @@ test('says that a change was interrupted, and what the machine has', async () =>
     await world.startService();
     await page.getByText('The change to 5 vCPUs was interrupted').waitFor();
     await page.getByText('The machine has 3 vCPUs now.').waitFor();
+    // The plan moves the button.
+    await page.getByText('Adds vCPUs 3-4.').waitFor();
     await page.getByRole('button', { name: 'Cancel' }).click();
     await page.getByText('The change to 5 vCPUs was interrupted').waitFor({ state: 'detached' });
 });
