@@ -43,7 +43,7 @@ export class Store {
 
     /** Starts the service if it does not run. */
     readonly open = (): void => {
-        // The former one ended if the connection to the bus was lost.
+        // The previous one has ended if the connection to the bus was lost.
         this.unwatch?.();
         this.unwatch = watchName(NAME, isOwned => { if (isOwned && !this.service) this.open(); });
         const former = this.service;

@@ -2,7 +2,7 @@
 import { Alert, Breadcrumb, BreadcrumbItem, EmptyState, EmptyStateBody, EmptyStateFooter, Flex, Title } from '@patternfly/react-core';
 import { SearchIcon } from '@patternfly/react-icons';
 
-import { useVcpus } from '../hooks/machine';
+import { useTuning, useVcpus } from '../hooks/machine';
 import { usePageState } from '../hooks/page';
 import { hasAnswered, isConnected } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
@@ -59,16 +59,17 @@ function Machine({ machine }: { machine: MachineState }) {
 /** The cards about the vCPUs, which exist when QEMU has answered. */
 function VcpuCards({ machine }: { machine: MachineState }) {
     const { vcpus, refresh } = useVcpus(machine);
+    const tuning = useTuning(machine);
     return (
         <>
             <div className="vcpud-columns">
                 <ChangeCard machine={machine} />
                 <UseCard machine={machine} />
             </div>
-            <VcpusCard machine={machine} vcpus={vcpus} onChange={refresh} />
+            <VcpusCard machine={machine} vcpus={vcpus} tuning={tuning} onChange={refresh} />
             <div className="vcpud-columns">
                 <AutoscaleCard machine={machine} />
-                <PlacementCard machine={machine} onChange={refresh} />
+                <PlacementCard machine={machine} tuning={tuning} onChange={refresh} />
             </div>
         </>
     );

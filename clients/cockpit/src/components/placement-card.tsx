@@ -1,12 +1,10 @@
 // Owns the card with the placement of the machine: the default host CPUs, the pins, and the limit of the CPU time.
-import { useEffect, useState } from 'react';
+import { useState } from 'react';
 
 import { Button, CardBody, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Label } from '@patternfly/react-core';
 
-import { plain } from '../bus/client';
-import type { Machine } from '../generated/interfaces';
-import { useCanChange, useCanTune, useEvents } from '../hooks/machine';
-import { useIsReady, usePage } from '../hooks/page';
+import { useCanChange, useCanTune } from '../hooks/machine';
+import type { Tuning } from '../hooks/machine';
 import type { MachineState } from '../model/fleet';
 import { isSameList, percentOf } from '../model/vcpus';
 import { _, format, namesOf } from '../text';
@@ -14,13 +12,10 @@ import { BandwidthDialog } from './bandwidth-dialog';
 import { PageCard } from './page-card';
 import { PinDialog } from './pin-dialog';
 
-type Tuning = Machine['keys']['GetTuning'];
+interface Props { machine: MachineState; tuning: Tuning | undefined; onChange: () => void }
 
-interface Props { machine: MachineState; onChange: () => void }
-
-export function PlacementCard({ machine, onChange }: Props) {
+export function PlacementCard({ machine, tuning, onChange }: Props) {
     const [dialog, setDialog] = useState<'affinity' | 'bandwidth'>();
-    const tuning = useTuning(machine);
     const canChange = useCanChange(machine);
     // A limit that is in force can always be removed.
     const hasLimits = useCanTune(machine, 'bandwidth') !== 'na' || machine.BandwidthQuotaUSec >= 0;
@@ -47,7 +42,7 @@ export function PlacementCard({ machine, onChange }: Props) {
                     <Entry title={_('Control groups')}>{placementText(machine.Placement)}</Entry>
                 </DescriptionList>
             </CardBody>
-            {dialog === 'affinity' && <PinDialog machine={machine} vcpus={[]} current={machine.Affinity} onClose={close} />}
+            {dialog === 'affinity' && <PinDialog machine={machine} vcpus={[]} current={tuning?.affinity ?? ''} onClose={close} />}
             {dialog === 'bandwidth' && <BandwidthDialog machine={machine} onClose={close} />}
         </PageCard>
     );
@@ -107,23 +102,4 @@ function Pins({ tuning }: { tuning: Tuning | undefined }) {
                 <li key={cpus}>{format(_('$0: host CPUs $1'), namesOf(vcpus), cpus)}</li>)}
         </ul>
     );
-}
-
-/** Returns the desired values, which follow the signals of the machine. */
-function useTuning(machine: MachineState): Tuning | undefined {
-    const { store } = usePage();
-    const isReady = useIsReady();
-    const [tuning, setTuning] = useState<Tuning>();
-    const [version, setVersion] = useState(0);
-    useEvents(machine.path, event => { if (event === 'changed') setVersion(current => current + 1); });
-    useEffect(() => {
-        if (!isReady) return;
-        let isCurrent = true;
-        store.machine(machine.path, 'GetTuning', []).then(
-            ([values]) => { if (isCurrent) setTuning(plain<Tuning>(values)); },
-            () => undefined,
-        );
-        return () => { isCurrent = false; };
-    }, [store, machine, version, isReady]);
-    return tuning;
 }

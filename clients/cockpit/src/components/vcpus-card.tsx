@@ -5,6 +5,7 @@ import { Button, CardBody, Checkbox, EmptyState, Label, Spinner, Switch } from '
 import { Table, Tbody, Td, Th, Thead, Tr } from '@patternfly/react-table';
 
 import { useCanChange } from '../hooks/machine';
+import type { Tuning } from '../hooks/machine';
 import { useHistory } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { percent } from '../model/usage';
@@ -15,9 +16,11 @@ import { _, format, namesOf } from '../text';
 import { PageCard } from './page-card';
 import { PinDialog } from './pin-dialog';
 
-interface Props { machine: MachineState; vcpus: Vcpu[] | undefined; onChange: () => void }
+interface Props {
+    machine: MachineState; vcpus: Vcpu[] | undefined; tuning: Tuning | undefined; onChange: () => void;
+}
 
-export function VcpusCard({ machine, vcpus, onChange }: Props) {
+export function VcpusCard({ machine, vcpus, tuning, onChange }: Props) {
     const [showsFree, setShowsFree] = useState(false);
     const [selected, setSelected] = useState<ReadonlySet<number>>(new Set());
     const [isPinning, setPinning] = useState(false);
@@ -43,7 +46,7 @@ export function VcpusCard({ machine, vcpus, onChange }: Props) {
                 : <CardBody><EmptyState titleText={_('Reading the vCPUs')} headingLevel="h3" icon={Spinner} variant="sm" /></CardBody>}
             {isPinning && (
                 <PinDialog
-                    machine={machine} vcpus={chosen} current={commonPin(rows ?? [], chosen)}
+                    machine={machine} vcpus={chosen} current={commonPin(tuning, chosen)}
                     onClose={() => { setPinning(false); onChange(); }}
                 />
             )}
@@ -51,8 +54,10 @@ export function VcpusCard({ machine, vcpus, onChange }: Props) {
     );
 }
 
-function commonPin(rows: Vcpu[], chosen: number[]): string {
-    const pins = new Set(rows.filter(row => chosen.includes(row.id ?? 0)).map(row => row['desired-affinity'] ?? ''));
+/** Returns the pin that all chosen vCPUs have. The affinity of a vCPU without a pin is not one. */
+function commonPin(tuning: Tuning | undefined, chosen: number[]): string {
+    const own = new Map(tuning?.pins);
+    const pins = new Set(chosen.map(id => own.get(id) ?? ''));
     return pins.size === 1 ? [...pins][0] ?? '' : '';
 }
 

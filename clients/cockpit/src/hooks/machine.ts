@@ -112,3 +112,24 @@ export function useCanTune(machine: MachineState, operation: 'pin' | 'bandwidth'
     useEffect(ask, [ask, isReady, State, Placement, PlacementErrors, Vcpus]);
     return permission;
 }
+
+export type Tuning = Machine['keys']['GetTuning'];
+
+/** Returns the desired values, which follow the signals of the machine. */
+export function useTuning(machine: MachineState): Tuning | undefined {
+    const { store } = usePage();
+    const isReady = useIsReady();
+    const [tuning, setTuning] = useState<Tuning>();
+    const [version, setVersion] = useState(0);
+    useEvents(machine.path, event => { if (event === 'changed') setVersion(current => current + 1); });
+    useEffect(() => {
+        if (!isReady) return;
+        let isCurrent = true;
+        store.machine(machine.path, 'GetTuning', []).then(
+            ([values]) => { if (isCurrent) setTuning(plain<Tuning>(values)); },
+            () => undefined,
+        );
+        return () => { isCurrent = false; };
+    }, [store, machine, version, isReady]);
+    return tuning;
+}
