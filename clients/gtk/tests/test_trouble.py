@@ -4,7 +4,7 @@ names."""
 import time
 import unittest
 
-from window import BUTTON, ROW, SPIN, Window, wait, world
+from window import BUTTON, ROW, SPIN, Atspi, Window, wait, world
 
 
 class TroubleTest(unittest.TestCase):
@@ -138,6 +138,50 @@ class TroubleTest(unittest.TestCase):
         window.press_in_dialog("Close")
         window.see("1 of 4")
         window.see("Add vCPUs 1, 2")
+
+    def test_08_changes_no_pin_without_the_user(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        # The vCPUs without a pin have these host CPUs too.
+        world("call PinVcpus 'ausa{sv}' 1 0 0-1 0")
+        window.see_text("vCPU 0 on 0-1")
+        window.press_text("vCPU 0, started")
+        window.see("vCPU 0 of web")
+        window.see_text("Host thread")
+        window.press_in_dialog("Apply")
+        window.open("bare")
+        window.open("web")
+        window.see_text("vCPU 0 on 0-1")
+        world("call GetTuning | grep 'a(us) 1 0 .0-1' >&2")
+
+    def test_09_closes_the_dialog_of_a_machine_that_has_ended(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        window.key("ctrl+p")
+        window.see("Pin vCPUs of web")
+        self.addCleanup(world, "renew_guest")
+        world("halt web")
+        window.no_dialog()
+        self.assertIsNone(window.shown("Pin vCPUs of web"))
+
+    def test_10_applies_no_number_that_is_not_possible(self):
+        window = self.window
+        window.open("web")
+        window.see("Off")
+        window.key("ctrl+s")
+        window.see("Automatic Scaling of web")
+        window.move_focus("Maximum number of vCPUs", SPIN)
+        for key in ("ctrl+a", "9", "9"):
+            window.key(key)
+        applied = lambda: window.shown("Apply", BUTTON, window.toplevels()[1])
+        is_usable = lambda: applied().get_state_set().contains(Atspi.StateType.SENSITIVE)
+        wait(lambda: not is_usable(), "the insensitive button")
+        window.picture("impossible-limit")
+        for key in ("ctrl+a", "6"):
+            window.key(key)
+        wait(is_usable, "the button")
 
     def test_07_shows_many_vcpus(self):
         window = self.window

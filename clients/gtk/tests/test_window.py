@@ -115,7 +115,7 @@ class WindowTest(unittest.TestCase):
         window.type("Host CPUs, such as 0-3,8", "0")
         window.picture("pins")
         window.press_in_dialog("Apply")
-        window.see("Host CPUs changed")
+        window.see("Pin changed")
         window.see("vCPU 1 on 0")
         window.press_text("vCPU 0, started")
         window.see_text("Host thread")
@@ -179,6 +179,18 @@ class WindowTest(unittest.TestCase):
         window.click("web", ROW)
         window.see("Back to the machines")
         window.picture("narrow-page")
+        # A key changes nothing that is not shown.
+        window.set("Number of vCPUs", 1)
+        window.see_text("Remove vCPU")
+        window.key("alt+Left")
+        wait(lambda: window.width("web") > wide + 50, "the list")
+        window.key("ctrl+Return")
+        window.key("ctrl+plus")
+        window.click("web", ROW)
+        window.see("Back to the machines")
+        self.assertEqual(window.value("Number of vCPUs"), 1)
+        self.assertIsNone(window.shown("Applying the change"))
+        window.key("ctrl+0")
         window.key("alt+Left")
 
     def test_11_samples_only_while_it_is_visible(self):

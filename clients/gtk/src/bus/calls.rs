@@ -57,7 +57,7 @@ async fn change(bus: &Connection, command: &Command) -> zbus::Result<Option<Even
         Command::Pin { path, vcpus, cpus } => {
             let machine = machine(bus, path).await?;
             machine.pin_vcpus(vcpus, cpus, HashMap::new()).await?;
-            Event::Done("Host CPUs changed".to_owned())
+            Event::Done(pinned(vcpus).to_owned())
         }
         Command::Limit {
             path,
@@ -101,6 +101,13 @@ async fn autoscale(bus: &Connection) -> zbus::Result<AutoscaleProxy<'_>> {
         .destination(AUTOSCALE)
         .path(AUTOSCALE_PATH);
     proxy.cache_properties(CacheProperties::No).build().await
+}
+
+fn pinned(vcpus: &[u32]) -> &'static str {
+    match vcpus {
+        [] => "Host CPUs changed",
+        _ => "Pin changed",
+    }
 }
 
 fn changed(added: &[u32], removed: &[u32]) -> String {

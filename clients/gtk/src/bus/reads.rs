@@ -53,6 +53,7 @@ pub(super) fn message(command: &Command) -> zbus::Result<Option<Message>> {
     let message = match command {
         Command::Connect => vcpud(ROOT, MANAGER, "GetManagedObjects").build(&()),
         Command::List(path) => vcpud(path, MACHINE, "ListVcpus").build(&()),
+        Command::Tuning(path) => vcpud(path, MACHINE, "GetTuning").build(&()),
         Command::Sample(path) => vcpud(path, MACHINE, "GetStatistics").build(&none),
         Command::Plan(path, count) => vcpud(path, MACHINE, "Plan").build(&(count, none)),
         Command::Explain { name, .. } => {
@@ -131,6 +132,7 @@ fn event(command: &Command, reply: &Message) -> zbus::Result<Vec<Event>> {
     let event = match command {
         Command::Connect => Event::Machines(machines(body.deserialize()?)),
         Command::List(path) => Event::Listed(path.clone(), body.deserialize()?),
+        Command::Tuning(path) => Event::Tuned(path.clone(), body.deserialize()?),
         Command::Sample(path) => {
             let (own, vcpus) = body.deserialize()?;
             Event::Sampled(path.clone(), own, vcpus)
@@ -159,7 +161,7 @@ fn failed(command: &Command, error: &zbus::Error) -> Vec<Event> {
         // A sample that fails is a gap in the sparkline.
         Command::Sample(path) => vec![Event::Sampled(path.clone(), Dict::new(), Vec::new())],
         // The machine has ended, and a signal follows.
-        Command::List(_) => Vec::new(),
+        Command::List(_) | Command::Tuning(_) => Vec::new(),
         Command::Explain { path, .. } => {
             let scaling = Scaling::from_error(&errors::name_and_text(error).0);
             match scaling {

@@ -1,5 +1,7 @@
 //! Owns the texts of errors: a short title for users, and the text of the service. It must not decide what to do.
 
+use super::numbers;
+
 /// An error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -10,7 +12,7 @@ pub(crate) struct Failure {
 }
 
 /// Names of errors, and their titles. A name without a dot is one of `org.vcpud1.Error`.
-const TITLES: [(&str, &str); 24] = [
+const TITLES: [(&str, &str); 26] = [
     ("Busy", "In conflict with another change"),
     ("CpuUnavailable", "The host does not have these CPUs"),
     ("Disconnected", "The machine is not connected"),
@@ -21,6 +23,14 @@ const TITLES: [(&str, &str); 24] = [
     ("LimitExceeded", "Too many requests"),
     ("MachineExists", "The machine exists"),
     ("NoSuchMachine", "The machine has ended"),
+    (
+        "org.freedesktop.DBus.Error.UnknownMethod",
+        "The machine has ended",
+    ),
+    (
+        "org.freedesktop.DBus.Error.UnknownObject",
+        "The machine has ended",
+    ),
     ("NotRemovable", "A vCPU cannot be removed"),
     (
         "NotSupported",
@@ -64,6 +74,9 @@ const TITLES: [(&str, &str); 24] = [
 /// The text of a conflict with another request.
 const CONFLICT: &str = "Another program has changed the machine, or the removal of these vCPUs is still pending. Nothing was changed. Look at the machine again, and repeat the change if you still want it.";
 
+/// How many refusals a dialog shows.
+const SHOWN: usize = 5;
+
 /// Codes of refusals (`reason-code`), and their texts.
 const REFUSALS: [(&str, &str); 9] = [
     (
@@ -99,15 +112,48 @@ pub(crate) fn describe(name: &str, text: &str) -> Failure {
     }
 }
 
-/// Returns the texts of a refused removal. `machine` is the name of the machine.
-pub(crate) fn refusal(machine: &str, vcpu: u32, code: &str, reason: &str) -> Failure {
-    let known = REFUSALS.iter().find(|(known, _)| *known == code);
-    let why = known.map_or(reason, |(_, why)| why);
+/// A vCPU whose removal was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) vcpu: u32,
+    /// The reason, for users.
+    why: String,
+    /// The text of the service.
+    reason: String,
+}
+
+impl Refusal {
+    /// Returns the refusal of a signal, with its code and its text.
+    pub(crate) fn new(vcpu: u32, code: &str, reason: String) -> Self {
+        let known = REFUSALS.iter().find(|(known, _)| *known == code);
+        let why = known.map_or(reason.as_str(), |(_, why)| why).to_owned();
+        Self { vcpu, why, reason }
+    }
+
+    /// Returns the reason without the advice.
+    pub(crate) fn short(&self) -> &str {
+        short(&self.why)
+    }
+}
+
+/// Returns the texts of refused removals, at least one. `machine` is the name of the machine.
+pub(crate) fn refused(machine: &str, refusals: &[Refusal]) -> Failure {
+    let vcpus: Vec<u32> = refusals.iter().map(|refusal| refusal.vcpu).collect();
+    let verb = if vcpus.len() == 1 { "stays" } else { "stay" };
+    let why = refusals.first().map_or("", Refusal::short);
+    let line = |refusal: &Refusal| {
+        format!(
+            "vCPU {} of the machine “{machine}” was not removed: {}.\nThe service reports: {}",
+            refusal.vcpu, refusal.why, refusal.reason
+        )
+    };
+    let mut lines: Vec<String> = refusals.iter().take(SHOWN).map(line).collect();
+    if refusals.len() > SHOWN {
+        lines.push(format!("And {} more.", refusals.len() - SHOWN));
+    }
     Failure {
-        title: format!("vCPU {vcpu} of {machine} stays: {}", short(why)),
-        detail: format!(
-            "vCPU {vcpu} of the machine “{machine}” was not removed: {why}.\n\nThe service reports: {reason}"
-        ),
+        title: format!("{} of {machine} {verb}: {why}", numbers::named(&vcpus)),
+        detail: lines.join("\n\n"),
     }
 }
 
@@ -158,15 +204,22 @@ mod tests {
         for code in codes {
             assert!(REFUSALS.iter().any(|(known, _)| *known == code), "{code}");
         }
-        let failure = refusal("web", 3, "busy", "device busy");
+        let busy = Refusal::new(3, "busy", "device busy".to_owned());
+        let later = Refusal::new(4, "later", "because".to_owned());
+        assert_eq!(later.short(), "because");
         assert_eq!(
-            failure.title,
+            refused("web", std::slice::from_ref(&busy)).title,
             "vCPU 3 of web stays: the guest is busy with it"
         );
+        let failure = refused("web", &[busy, later]);
+        assert_eq!(
+            failure.title,
+            "vCPUs 3, 4 of web stay: the guest is busy with it"
+        );
         assert!(
-            refusal("web", 3, "later", "because")
-                .title
-                .ends_with("because")
+            failure
+                .detail
+                .contains("vCPU 4 of the machine “web” was not removed: because.")
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::failure::{self, Failure};
+use super::failure::{self, Failure, Refusal};
 use super::machine::Machine;
 use super::message::{Event, Loss, Path};
 use super::plan::Plan;
@@ -32,6 +32,8 @@ pub(crate) enum Effect {
     ReadVcpus(Path),
     /// The scaling of the machine is old.
     ReadScaling(Path),
+    /// The refusals of a machine, to show instead of the previous ones.
+    Refusal(Failure),
     /// A failure to show.
     Failure(Failure),
     /// A text to show.
@@ -157,6 +159,7 @@ impl Fleet {
         | Event::VcpusChanged(path)
         | Event::RemovalFailed { path, .. }
         | Event::Listed(path, _)
+        | Event::Tuned(path, _)
         | Event::Sampled(path, ..)
         | Event::Planned(path, ..)
         | Event::Finished(path)
@@ -176,10 +179,13 @@ impl Fleet {
             Event::RemovalFailed {
                 vcpu, code, reason, ..
             } => {
-                let failure = failure::refusal(&machine.name(), vcpu, &code, &reason);
-                return vec![Effect::Failure(failure)];
+                machine.refusals.retain(|refusal| refusal.vcpu != vcpu);
+                machine.refusals.push(Refusal::new(vcpu, &code, reason));
+                let failure = failure::refused(&machine.name(), &machine.refusals);
+                return vec![Effect::Refusal(failure), Effect::Machine(path)];
             }
             Event::Listed(_, rows) => machine.list(&rows),
+            Event::Tuned(_, tuning) => machine.tune(&tuning),
             Event::Sampled(_, own, rows) => {
                 machine.usage.add(&own, &rows);
                 return vec![Effect::Usage(path)];
@@ -276,6 +282,10 @@ mod tests {
             code: "busy".into(),
             reason: "busy".into(),
         };
-        assert!(matches!(&fleet.apply(refused)[..], [Effect::Failure(_)]));
+        assert!(matches!(
+            &fleet.apply(refused)[..],
+            [Effect::Refusal(_), Effect::Machine(_)]
+        ));
+        assert_eq!(fleet.get("/web").unwrap().refusals.len(), 1);
     }
 }

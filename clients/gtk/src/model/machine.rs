@@ -1,8 +1,11 @@
 //! Owns what the application knows of one machine: its properties, its vCPUs, their use and its scaling. It must not
 //! know other machines.
 
+use std::collections::BTreeMap;
+
 use super::bandwidth::Bandwidth;
 use super::dict::{Dict, get, text};
+use super::failure::Refusal;
 use super::plan::Plan;
 use super::scaling::Scaling;
 use super::usage::Usage;
@@ -18,6 +21,12 @@ pub(crate) struct Machine {
     pub(crate) scaling: Scaling,
     /// The plan for a number of vCPUs.
     pub(crate) plan: Option<(u32, Plan)>,
+    /// The host CPUs of vCPUs without a pin of their own, if they are set; else empty.
+    pub(crate) default_pin: String,
+    /// The host CPUs of vCPUs with a pin of their own.
+    pins: BTreeMap<u32, String>,
+    /// The refused removals since the last request.
+    pub(crate) refusals: Vec<Refusal>,
     /// Whether a request of this application is in progress.
     pub(crate) is_busy: bool,
 }
@@ -54,9 +63,22 @@ impl Machine {
 
     /// Takes the rows of `ListVcpus`.
     pub(crate) fn list(&mut self, rows: &[Dict]) {
-        let default = self.affinity();
-        let vcpus = rows.iter().filter_map(|row| Vcpu::new(row, &default));
-        self.vcpus = vcpus.collect();
+        self.vcpus = rows.iter().filter_map(Vcpu::new).collect();
+        self.show_pins();
+    }
+
+    /// Takes the reply of `GetTuning`.
+    pub(crate) fn tune(&mut self, tuning: &Dict) {
+        self.default_pin = text(tuning, "affinity");
+        let pins: Vec<(u32, String)> = get(tuning, "pins").unwrap_or_default();
+        self.pins = pins.into_iter().collect();
+        self.show_pins();
+    }
+
+    fn show_pins(&mut self) {
+        for vcpu in &mut self.vcpus {
+            vcpu.pin = self.pins.get(&vcpu.id).cloned().unwrap_or_default();
+        }
     }
 
     pub(crate) fn name(&self) -> String {
@@ -109,7 +131,7 @@ impl Machine {
         get(&self.properties, "PendingRemovals").unwrap_or_default()
     }
 
-    /// Returns the desired host CPUs of vCPUs without a pin of their own; empty for the default of the host.
+    /// Returns the host CPUs that vCPUs without a pin of their own are to use, which are all if none are set.
     pub(crate) fn affinity(&self) -> String {
         text(&self.properties, "Affinity")
     }
@@ -221,6 +243,18 @@ mod tests {
         let empty = Machine::new(Dict::new());
         assert_eq!((empty.min(), empty.max(), empty.per_slot()), (1, 1, 1));
         assert!(empty.vcpus.is_empty() && !empty.has_control_groups());
+    }
+
+    #[test]
+    fn a_pin_can_be_that_of_the_others() {
+        let mut web = machine("web", 2, 4);
+        web.list(&[dict([("id", 0_u32.into())]), dict([("id", 1_u32.into())])]);
+        let pins = vec![(1_u32, "0-1")];
+        web.tune(&dict([("affinity", "0-1".into()), ("pins", pins.into())]));
+        let shown: Vec<&str> = web.vcpus.iter().map(|vcpu| vcpu.pin.as_str()).collect();
+        assert_eq!((shown, web.default_pin.as_str()), (vec!["", "0-1"], "0-1"));
+        web.tune(&dict([]));
+        assert!(web.vcpus.iter().all(|vcpu| vcpu.pin.is_empty()) && web.default_pin.is_empty());
     }
 
     #[test]

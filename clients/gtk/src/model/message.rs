@@ -15,6 +15,8 @@ pub(crate) enum Command {
     Connect,
     /// Read the vCPUs of a machine.
     List(Path),
+    /// Read the desired placement of a machine.
+    Tuning(Path),
     /// Read the counters of a machine.
     Sample(Path),
     /// Plan a number of vCPUs.
@@ -52,7 +54,12 @@ impl Command {
     pub(crate) fn is_read(&self) -> bool {
         matches!(
             self,
-            Self::Connect | Self::List(_) | Self::Sample(_) | Self::Plan(..) | Self::Explain { .. }
+            Self::Connect
+                | Self::List(_)
+                | Self::Tuning(_)
+                | Self::Sample(_)
+                | Self::Plan(..)
+                | Self::Explain { .. }
         )
     }
 }
@@ -77,6 +84,8 @@ pub(crate) enum Event {
         reason: String,
     },
     Listed(Path, Vec<Dict>),
+    /// The reply of `GetTuning`.
+    Tuned(Path, Dict),
     Sampled(Path, Dict, Vec<Dict>),
     Planned(Path, u32, Dict),
     /// A request of `SetVcpus` has ended.

@@ -1,7 +1,7 @@
 //! Owns the texts of a plan: the changes of a number of vCPUs, or why it is not possible. It must not plan.
 
 use super::dict::{Dict, get, text};
-use super::failure;
+use super::failure::{self, Refusal};
 use super::numbers;
 use super::sentence::sentence;
 
@@ -60,8 +60,9 @@ impl Plan {
         }
     }
 
-    /// Returns the title and the subtitle of the row. `pending` are the vCPUs whose removal is pending.
-    pub(crate) fn text(&self, pending: &[u32]) -> (String, String) {
+    /// Returns the title and the subtitle of the row. `pending` are the vCPUs whose removal is pending, and `refusals`
+    /// those of the last request.
+    pub(crate) fn text(&self, pending: &[u32], refusals: &[Refusal]) -> (String, String) {
         match self {
             Self::Unchanged => ("No change".to_owned(), String::new()),
             Self::Impossible { title, reason } => (title.clone(), reason.clone()),
@@ -74,10 +75,16 @@ impl Plan {
                     (_, true) => "Waiting for the removal of",
                 };
                 let it = if list.len() == 1 { "it" } else { "them" };
-                let subtitle = match (removed.is_empty(), is_pending) {
-                    (true, _) => format!("The guest starts {it} when it notices {it}"),
-                    (_, false) => format!("The guest must release {it}, and can refuse"),
-                    (_, true) => "QEMU has asked the guest, which has not answered".to_owned(),
+                let refused = refusals
+                    .iter()
+                    .find(|refusal| removed.contains(&refusal.vcpu));
+                let subtitle = match (removed.is_empty(), is_pending, refused) {
+                    (true, ..) => format!("The guest then starts {it}"),
+                    (_, true, _) => "QEMU has asked the guest, which has not answered".to_owned(),
+                    (_, _, Some(refusal)) => {
+                        format!("The last request was refused: {}", refusal.short())
+                    }
+                    (_, _, None) => format!("The guest must release {it}, and can refuse"),
                 };
                 (format!("{verb} {}", numbers::named(list)), subtitle)
             }
@@ -107,7 +114,7 @@ mod tests {
         ]);
         let plan = Plan::new(&reply);
         assert!(plan.is_possible(&[]));
-        assert_eq!(plan.text(&[]).0, "Add vCPUs 1–3");
+        assert_eq!(plan.text(&[], &[]).0, "Add vCPUs 1–3");
         assert_eq!(plan.warnings(), ["The guest may be booting"]);
         let none = Plan::new(&dict([("added", Vec::<u32>::new().into())]));
         assert_eq!(none, Plan::Unchanged);
@@ -116,11 +123,17 @@ mod tests {
     #[test]
     fn a_pending_removal_is_not_a_new_one() {
         let plan = Plan::new(&dict([("removed", vec![3_u32].into())]));
-        let (title, subtitle) = plan.text(&[]);
+        let (title, subtitle) = plan.text(&[], &[]);
         assert_eq!(title, "Remove vCPU 3");
         assert_eq!(subtitle, "The guest must release it, and can refuse");
         assert!(plan.is_possible(&[]) && !plan.is_possible(&[3]));
-        assert_eq!(plan.text(&[3]).0, "Waiting for the removal of vCPU 3");
+        let refusal = Refusal::new(3, "busy", String::new());
+        let (_, subtitle) = plan.text(&[], &[refusal]);
+        assert_eq!(
+            subtitle,
+            "The last request was refused: the guest is busy with it"
+        );
+        assert_eq!(plan.text(&[3], &[]).0, "Waiting for the removal of vCPU 3");
     }
 
     #[test]
@@ -135,7 +148,7 @@ mod tests {
         ]);
         let plan = Plan::new(&reply);
         assert!(!plan.is_possible(&[]));
-        let (title, reason) = plan.text(&[]);
+        let (title, reason) = plan.text(&[], &[]);
         assert_eq!(title, "The machine cannot have this number of vCPUs");
         assert_eq!(reason, "3 is not possible; the nearest numbers are 2 and 4");
     }

@@ -82,6 +82,11 @@ impl Scaling {
         }
     }
 
+    /// Returns whether its settings can be changed, because they are known or absent.
+    pub(crate) fn is_known(&self) -> bool {
+        !matches!(self, Self::Unknown | Self::NoAnswer)
+    }
+
     /// Returns the title and the subtitle of the row.
     pub(crate) fn text(&self) -> (String, String) {
         match self {
@@ -93,8 +98,13 @@ impl Scaling {
                 let text = "vcpud-autoscale does not answer";
                 ("Unknown".to_owned(), text.to_owned())
             }
-            Self::NotRunning | Self::Off => {
+            Self::Off => {
                 let text = "vcpud-autoscale does not change the number of vCPUs";
+                ("Off".to_owned(), text.to_owned())
+            }
+            Self::NotRunning => {
+                let text =
+                    "vcpud-autoscale is not running, and does not change the number of vCPUs";
                 ("Off".to_owned(), text.to_owned())
             }
             Self::Stopped(Decision { min, max, .. }) => {

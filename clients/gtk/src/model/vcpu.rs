@@ -99,9 +99,9 @@ const TOPOLOGY: [(&str, &str); 9] = [
 ];
 
 impl Vcpu {
-    /// Returns the vCPU of a row, or `None` if the row has no number. `default_pin` is the desired affinity of vCPUs
-    /// without a pin of their own.
-    pub(crate) fn new(row: &Dict, default_pin: &str) -> Option<Self> {
+    /// Returns the vCPU of a row, or `None` if the row has no number. The row does not say whether the vCPU has a pin of
+    /// its own.
+    pub(crate) fn new(row: &Dict) -> Option<Self> {
         let flag = |key| get::<bool>(row, key);
         let state = match (flag("present"), flag("pending"), flag("started")) {
             (Some(true), Some(true), _) => State::Pending,
@@ -115,17 +115,12 @@ impl Vcpu {
             Some(format!("{noun} {number}"))
         };
         let topology: Vec<String> = TOPOLOGY.into_iter().filter_map(part).collect();
-        let pin = text(row, "desired-affinity");
         Some(Self {
             id: get(row, "id")?,
             state,
             is_online: flag("online"),
             is_removable: flag("removable").unwrap_or(false),
-            pin: if pin == default_pin {
-                String::new()
-            } else {
-                pin
-            },
+            pin: String::new(),
             affinity: text(row, "affinity"),
             topology: topology.join(", "),
             thread: get(row, "thread-id").unwrap_or(0),
@@ -150,7 +145,7 @@ mod tests {
             for (key, value) in entries {
                 row.extend(dict([(*key, (*value).into())]));
             }
-            Vcpu::new(&row, "").unwrap().state
+            Vcpu::new(&row).unwrap().state
         };
         assert_eq!(state(&[("present", false)]), State::Free);
         assert_eq!(state(&[("present", true)]), State::Present);
@@ -164,21 +159,12 @@ mod tests {
         );
         let pending = [("present", true), ("started", true), ("pending", true)];
         assert_eq!(state(&pending), State::Pending);
-        assert_eq!(Vcpu::new(&dict([]), ""), None);
+        assert_eq!(Vcpu::new(&dict([])), None);
     }
 
     #[test]
-    fn the_default_is_not_a_pin() {
-        let row = dict([
-            ("id", 0_u32.into()),
-            ("desired-affinity", "0-3".into()),
-            ("core-id", 2_i64.into()),
-        ]);
-        assert_eq!(Vcpu::new(&row, "0-3").unwrap().pin, "");
-        let vcpu = Vcpu::new(&row, "").unwrap();
-        assert_eq!(
-            (vcpu.pin.as_str(), vcpu.topology.as_str()),
-            ("0-3", "core 2")
-        );
+    fn the_topology_is_a_text() {
+        let row = dict([("id", 0_u32.into()), ("core-id", 2_i64.into())]);
+        assert_eq!(Vcpu::new(&row).unwrap().topology, "core 2");
     }
 }

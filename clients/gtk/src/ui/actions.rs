@@ -40,7 +40,10 @@ pub(super) fn add_to_application(application: &adw::Application) {
 pub(super) type Action = (&'static str, Box<dyn Fn()>);
 
 /// Adds actions to a window.
-pub(super) fn add_to_window(window: &adw::ApplicationWindow, actions: Vec<Action>) {
+pub(super) fn add_to_window(
+    window: &adw::ApplicationWindow,
+    actions: impl IntoIterator<Item = Action>,
+) {
     for (name, perform) in actions {
         let entry =
             ActionEntry::builder(name).activate(move |_: &adw::ApplicationWindow, _, _| perform());

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use adw::prelude::*;
-use gtk::{gdk, glib};
+use gtk::glib;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::Send;
@@ -14,14 +14,41 @@ use super::actions::{self, Action};
 use super::dialogs::{self, Context};
 use super::page::Openers;
 use super::placement::Dialogs;
+use super::pulse::{self, Beat};
 use super::window::Window;
 use crate::model::fleet::{Effect, Fleet, View};
 use crate::model::message::{Command, Event, Path};
+use crate::model::scaling::Scaling;
 
-/// The pause between two samples of the use of host CPUs.
-const SAMPLE: Duration = Duration::from_secs(1);
+/// The number of seconds between two reads of the scaling.
+const SCALING: u32 = 5;
 /// Signals about vCPUs within this time lead to one call of `ListVcpus`.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// Where an action works.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On the page of a machine: no key changes a machine that a narrow window does not show.
+    Page,
+    Window,
+}
+
+/// The name of an action, where it works, and what it does.
+type PlacedAction = (&'static str, Place, fn(&App));
+
+const ACTIONS: [PlacedAction; 11] = [
+    ("more", Place::Page, |app| app.window.page.count.step(1)),
+    ("fewer", Place::Page, |app| app.window.page.count.step(-1)),
+    ("reset", Place::Page, |app| app.window.page.count.reset()),
+    ("apply", Place::Page, |app| app.window.page.count.apply()),
+    ("limit", Place::Page, App::open_limit),
+    ("pin", Place::Page, |app| app.open(dialogs::open_pins)),
+    ("scale", Place::Page, |app| app.open(dialogs::open_scaling)),
+    ("next", Place::Window, |app| app.move_selection(1)),
+    ("previous", Place::Window, |app| app.move_selection(-1)),
+    ("back", Place::Window, |app| app.window.open_list()),
+    ("refresh", Place::Window, App::refresh),
+];
 
 /// One window, with all that it shows.
 struct App {
@@ -31,7 +58,6 @@ struct App {
     /// What dialogs send with.
     sender: Send,
     commands: UnboundedSender<Command>,
-    is_sampling: Cell<bool>,
     /// A sample has been requested and not received.
     is_sample_due: Cell<bool>,
     is_reading: Cell<bool>,
@@ -49,7 +75,6 @@ pub(crate) fn open(
         window: Window::new(application, &sender(this), openers(this)),
         sender: sender(this),
         commands,
-        is_sampling: Cell::new(false),
         is_sample_due: Cell::new(false),
         is_reading: Cell::new(false),
     });
@@ -114,76 +139,46 @@ impl App {
             }
         };
         self.window.sidebar.connect(select, open);
-        let action = |name: &'static str, perform: fn(&App)| -> Action {
+        let actions = ACTIONS.map(|(name, place, perform)| -> Action {
             let this = Rc::downgrade(self);
             let perform = move || {
-                if let Some(app) = this.upgrade() {
+                if let Some(app) = this.upgrade()
+                    && (place == Place::Window || app.window.is_page_shown())
+                {
                     perform(&app);
                 }
             };
             (name, Box::new(perform))
-        };
-        let actions = vec![
-            action("more", |app| app.window.page.count.step(1)),
-            action("fewer", |app| app.window.page.count.step(-1)),
-            action("reset", |app| app.window.page.count.reset()),
-            action("apply", |app| app.window.page.count.apply()),
-            action("limit", App::open_limit),
-            action("pin", |app| app.open(dialogs::open_pins)),
-            action("scale", |app| app.open(dialogs::open_scaling)),
-            action("next", |app| app.move_selection(1)),
-            action("previous", |app| app.move_selection(-1)),
-            action("back", |app| app.window.open_list()),
-            action("refresh", App::refresh),
-        ];
+        });
         actions::add_to_window(&self.window.window, actions);
-        self.connect_visibility();
-    }
-
-    /// Samples whenever the window becomes visible.
-    fn connect_visibility(self: &Rc<Self>) {
-        let this = Rc::downgrade(self);
-        self.window.window.connect_map(move |window| {
-            let Some(app) = this.upgrade() else { return };
-            app.start_sampling();
-            if let Some(toplevel) = window.surface().and_downcast::<gdk::Toplevel>() {
-                let this = this.clone();
-                toplevel.connect_state_notify(move |_| {
-                    if let Some(app) = this.upgrade() {
-                        app.start_sampling();
-                    }
-                });
+        let beating = Rc::downgrade(self);
+        pulse::connect(&self.window.window, move |beat| {
+            if let Some(app) = beating.upgrade() {
+                app.beat(beat);
             }
         });
     }
 
-    /// Samples the selected machine once a second, until the window is not visible.
-    fn start_sampling(self: &Rc<Self>) {
-        if self.is_sampling.get() || !self.window.is_visible() {
+    /// Reads the use of the selected machine each second, and its scaling sometimes: its numbers change without a signal.
+    fn beat(&self, beat: Beat) {
+        let selected = self.selected.borrow().clone();
+        let Beat::Second(second) = beat else {
+            return self.pause(selected.as_deref());
+        };
+        let Some(path) = selected.filter(|_| self.fleet.borrow().view() == View::Machines) else {
             return;
+        };
+        let is_scaled = self
+            .fleet
+            .borrow()
+            .get(&path)
+            .is_some_and(|machine| matches!(machine.scaling, Scaling::On(_)));
+        if is_scaled && second.is_multiple_of(SCALING) {
+            self.read_scaling();
         }
-        self.is_sampling.set(true);
-        let this = Rc::downgrade(self);
-        glib::timeout_add_local(SAMPLE, move || match this.upgrade() {
-            Some(app) => app.sample(),
-            None => glib::ControlFlow::Break,
-        });
-    }
-
-    fn sample(&self) -> glib::ControlFlow {
-        let path = self.selected.borrow().clone();
-        if !self.window.is_visible() {
-            self.is_sampling.set(false);
-            self.pause(path.as_deref());
-            return glib::ControlFlow::Break;
-        }
-        if let Some(path) = path
-            && self.fleet.borrow().view() == View::Machines
-            && !self.is_sample_due.replace(true)
-        {
+        if !self.is_sample_due.replace(true) {
             self.send(Command::Sample(path));
         }
-        glib::ControlFlow::Continue
     }
 
     /// Notes that the use of a machine is not sampled for some time.
@@ -225,7 +220,10 @@ impl App {
             Effect::ReadVcpus(path) if is_selected(&path) => self.read_vcpus_soon(),
             Effect::ReadScaling(path) if is_selected(&path) => self.read_scaling(),
             Effect::Usage(_) | Effect::ReadVcpus(_) | Effect::ReadScaling(_) => {}
-            Effect::Failure(failure) => self.window.show_failure(&failure),
+            Effect::Refusal(failure) => self.window.show_refusal(&failure),
+            Effect::Failure(failure) => {
+                self.window.show_failure(&failure);
+            }
             Effect::Note(text) => self.window.show_note(&text),
         }
     }
@@ -239,7 +237,8 @@ impl App {
         let selected = self.selected.borrow().clone();
         let selected = selected.filter(|path| paths.contains(path));
         if selected.is_none() && view == View::Machines {
-            // The selected machine has ended.
+            // The selected machine has ended, and its dialog would be about another one.
+            self.window.close_dialogs();
             self.select(paths.first().cloned());
         }
         let selected = self.selected.borrow().clone();
@@ -293,7 +292,8 @@ impl App {
     /// Reads what signals do not have.
     fn read_selected(&self) {
         if let Some(path) = self.selected.borrow().clone() {
-            self.send(Command::List(path));
+            self.send(Command::List(path.clone()));
+            self.send(Command::Tuning(path));
             self.read_scaling();
         }
     }
@@ -315,7 +315,8 @@ impl App {
             let Some(app) = this.upgrade() else { return };
             app.is_reading.set(false);
             if let Some(path) = app.selected.borrow().clone() {
-                app.send(Command::List(path));
+                app.send(Command::List(path.clone()));
+                app.send(Command::Tuning(path));
             }
         });
     }
@@ -328,6 +329,7 @@ impl App {
         if let Command::SetVcpus { path, .. } = &command {
             if let Some(machine) = self.fleet.borrow_mut().get_mut(path) {
                 machine.is_busy = true;
+                machine.refusals.clear();
             }
             self.show_machine(path);
         }

@@ -169,7 +169,7 @@ impl Count {
                 "Applying the change".to_owned(),
                 "vcpud waits for the authorization, QEMU, or the guest".to_owned(),
             ),
-            (_, Some(plan)) => plan.text(&machine.pending()),
+            (_, Some(plan)) => plan.text(&machine.pending(), &machine.refusals),
             (_, None) => ("Planning".to_owned(), String::new()),
         };
         rows::set_title(&self.plan, &title);

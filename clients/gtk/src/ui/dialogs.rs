@@ -1,6 +1,8 @@
 //! Owns the dialogs: pins, the limit of CPU time, automatic scaling, and failures. They check what the user types, as far
 //! as the application can know it.
 
+use std::rc::Rc;
+
 use adw::prelude::*;
 use gtk::Align;
 
@@ -23,9 +25,10 @@ pub(super) struct Context<'a> {
     pub(super) machine: &'a Machine,
 }
 
-/// Returns a dialog with a list of rows, and buttons to cancel and to apply.
+/// Returns a dialog with a list of rows, and buttons to cancel and to apply. The heading names the machine.
 fn form(context: &Context<'_>, heading: &str, body: &str) -> (adw::MessageDialog, gtk::ListBox) {
-    let dialog = adw::MessageDialog::new(Some(context.parent), Some(heading), Some(body));
+    let heading = format!("{heading} of {}", context.machine.name());
+    let dialog = adw::MessageDialog::new(Some(context.parent), Some(&heading), Some(body));
     dialog.add_response("cancel", "_Cancel");
     dialog.add_response(APPLY, "_Apply");
     dialog.set_response_appearance(APPLY, adw::ResponseAppearance::Suggested);
@@ -35,7 +38,7 @@ fn form(context: &Context<'_>, heading: &str, body: &str) -> (adw::MessageDialog
         .selection_mode(gtk::SelectionMode::None)
         .build();
     list.add_css_class("boxed-list");
-    list.set_width_request(360);
+    list.set_width_request(280);
     dialog.set_extra_child(Some(&list));
     (dialog, list)
 }
@@ -60,6 +63,7 @@ fn spin(
     let (min, max) = (f64::from(range.0), f64::from(range.1));
     let spin = gtk::SpinButton::with_range(min, max, f64::from(step));
     spin.set_value(f64::from(value));
+    spin.set_numeric(true);
     spin.set_valign(Align::Center);
     spin.update_property(&[gtk::accessible::Property::Label(title)]);
     let row = rows::row(title);
@@ -72,6 +76,34 @@ fn spin(
 fn number(spin: &gtk::SpinButton) -> u32 {
     spin.update();
     u32::try_from(spin.value_as_int()).unwrap_or(1)
+}
+
+/// Returns whether the text of a spin button is a number in its range. One that cannot be used counts as right.
+fn is_number(spin: &gtk::SpinButton) -> bool {
+    let (min, max) = spin.range();
+    let typed = spin.text().parse::<u32>();
+    !spin.is_sensitive() || typed.is_ok_and(|number| (min..=max).contains(&f64::from(number)))
+}
+
+/// Lets the user apply only numbers that the spin buttons show.
+fn check(dialog: &adw::MessageDialog, spins: &[&gtk::SpinButton]) {
+    let all: Vec<gtk::SpinButton> = spins.iter().map(|spin| (*spin).clone()).collect();
+    let dialog = dialog.clone();
+    let check: Rc<dyn Fn()> = Rc::new(move || {
+        for spin in &all {
+            if is_number(spin) {
+                spin.remove_css_class("error");
+            } else {
+                spin.add_css_class("error");
+            }
+        }
+        dialog.set_response_enabled(APPLY, all.iter().all(is_number));
+    });
+    for spin in spins {
+        let (changed, usable) = (check.clone(), check.clone());
+        spin.connect_changed(move |_| changed());
+        spin.connect_sensitive_notify(move |_| usable());
+    }
 }
 
 fn switch(list: &gtk::ListBox, title: &str, subtitle: &str, is_on: bool) -> gtk::Switch {
@@ -92,9 +124,9 @@ fn switch(list: &gtk::ListBox, title: &str, subtitle: &str, is_on: bool) -> gtk:
 pub(super) fn open_default(context: &Context<'_>) {
     let body = "vCPUs without a pin of their own run on these host CPUs. If the list is empty, they run on all of them.";
     let (dialog, list) = form(context, "Host CPUs", body);
-    let cpus = entry(HOST_CPUS, &context.machine.affinity());
+    let cpus = entry(HOST_CPUS, &context.machine.default_pin);
     list.append(&cpus);
-    pin_on_apply(context, &dialog, &cpus, Vec::new);
+    pin_on_apply(context, &dialog, &cpus, false, Vec::new);
     dialog.present();
 }
 
@@ -120,7 +152,7 @@ pub(super) fn open_pins(context: &Context<'_>) {
             vcpus.add_css_class("error")
         }
     });
-    pin_on_apply(context, &dialog, &cpus, move || {
+    pin_on_apply(context, &dialog, &cpus, true, move || {
         numbers::parse(&vcpus.text(), max).unwrap_or_default()
     });
     dialog.present();
@@ -155,22 +187,30 @@ pub(super) fn open_vcpu(context: &Context<'_>, vcpu: &Vcpu) {
     let cpus = entry("Pin to host CPUs, such as 0-3,8", &vcpu.pin);
     list.append(&cpus);
     let id = vcpu.id;
-    pin_on_apply(context, &dialog, &cpus, move || vec![id]);
+    pin_on_apply(context, &dialog, &cpus, false, move || vec![id]);
     dialog.present();
 }
 
+/// Pins when the user applies the dialog. A text that the user has not changed sets nothing, unless the vCPUs are typed
+/// too.
 fn pin_on_apply(
     context: &Context<'_>,
     dialog: &adw::MessageDialog,
     cpus: &adw::EntryRow,
+    is_typed: bool,
     vcpus: impl Fn() -> Vec<u32> + 'static,
 ) {
     let (send, path, cpus) = (context.send.clone(), context.path.clone(), cpus.clone());
+    let shown = cpus.text();
     dialog.connect_response(Some(APPLY), move |_, _| {
+        if cpus.text() == shown && !is_typed {
+            return;
+        }
+        let vcpus = vcpus();
         let cpus = cpus.text().trim().to_owned();
         send(Command::Pin {
             path: path.clone(),
-            vcpus: vcpus(),
+            vcpus,
             cpus,
         });
     });
@@ -191,6 +231,7 @@ pub(super) fn open_limit(context: &Context<'_>) {
         .percent()
         .map_or(100, |percent| percent.round() as u32);
     let percent = spin(&list, "Percent of a host CPU", (1, 100), 5, percent);
+    check(&dialog, &[&percent]);
     limited
         .bind_property("active", &percent, "sensitive")
         .sync_create()
@@ -220,6 +261,7 @@ pub(super) fn open_scaling(context: &Context<'_>) {
     let step = machine.per_slot();
     let min = spin(&list, "Minimum number of vCPUs", range, step, min);
     let max = spin(&list, "Maximum number of vCPUs", range, step, max);
+    check(&dialog, &[&min, &max]);
     let observed = switch(
         &list,
         "Observe only",

@@ -8,6 +8,7 @@ mod dialogs;
 mod grid;
 mod page;
 mod placement;
+mod pulse;
 mod rows;
 mod scaling;
 mod sidebar;

@@ -57,6 +57,7 @@ impl ScalingGroup {
             self.change.grab_focus();
         }
         self.stop.set_visible(is_on);
+        self.change.set_sensitive(scaling.is_known());
         self.change
             .set_label(if is_on { "_Change…" } else { "_Turn On…" });
     }

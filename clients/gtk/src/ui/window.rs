@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use adw::prelude::*;
-use gtk::gdk;
 use gtk::gio;
 use gtk::glib::markup_escape_text;
 
@@ -22,6 +21,8 @@ pub(super) struct Window {
     toasts: adw::ToastOverlay,
     /// The toasts since the last request, also those that have gone.
     shown: RefCell<Vec<adw::Toast>>,
+    /// The toast of the last refusals.
+    refusal: RefCell<Option<adw::Toast>>,
     /// The widget that had the focus before the machines could not be shown.
     focused: RefCell<Option<gtk::Widget>>,
     stack: gtk::Stack,
@@ -58,6 +59,7 @@ impl Window {
             window,
             toasts,
             shown: RefCell::default(),
+            refusal: RefCell::default(),
             focused: RefCell::default(),
             stack,
             leaflet,
@@ -76,7 +78,6 @@ impl Window {
         if was_shown == is_shown {
             return;
         }
-        self.dismiss();
         if was_shown {
             *self.focused.borrow_mut() = gtk::prelude::GtkWindowExt::focus(&self.window);
         }
@@ -106,16 +107,31 @@ impl Window {
         self.leaflet.navigate(adw::NavigationDirection::Back);
     }
 
-    /// Returns whether the user can see the window.
-    pub(super) fn is_visible(&self) -> bool {
-        let surface = self.window.surface().and_downcast::<gdk::Toplevel>();
-        let is_minimized =
-            |toplevel: gdk::Toplevel| toplevel.state().contains(gdk::ToplevelState::MINIMIZED);
-        self.window.is_mapped() && !surface.is_some_and(is_minimized)
+    /// Returns whether the user sees the page of the machine, which a narrow window shows instead of the list.
+    pub(super) fn is_page_shown(&self) -> bool {
+        let page: &gtk::Widget = self.page.widget().upcast_ref();
+        !self.leaflet.is_folded() || self.leaflet.visible_child().as_ref() == Some(page)
+    }
+
+    /// Closes the dialogs of the window, without a change.
+    pub(super) fn close_dialogs(&self) {
+        for dialog in gtk::Window::list_toplevels() {
+            if let Some(dialog) = dialog.downcast_ref::<adw::MessageDialog>() {
+                dialog.close();
+            }
+        }
+    }
+
+    /// Shows the refusals of a machine instead of the previous ones.
+    pub(super) fn show_refusal(&self, failure: &Failure) {
+        if let Some(former) = self.refusal.take() {
+            former.dismiss();
+        }
+        *self.refusal.borrow_mut() = Some(self.show_failure(failure));
     }
 
     /// Shows a failure, with a button for its complete text.
-    pub(super) fn show_failure(&self, failure: &Failure) {
+    pub(super) fn show_failure(&self, failure: &Failure) -> adw::Toast {
         let toast = adw::Toast::builder()
             .title(markup_escape_text(&failure.title))
             .button_label("_Details")
@@ -124,7 +140,8 @@ impl Window {
             .build();
         let (window, failure) = (self.window.clone(), failure.clone());
         toast.connect_button_clicked(move |_| dialogs::open_failure(window.upcast_ref(), &failure));
-        self.add(toast);
+        self.add(toast.clone());
+        toast
     }
 
     /// Shows a text for a short time.
