@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::failure::{self, Failure, Refusal};
 use super::machine::Machine;
 use super::message::{Event, Loss, Path};
+use super::numbers;
 use super::plan::Plan;
 use super::scaling::Scaling;
 
@@ -73,12 +74,12 @@ impl Fleet {
         self.machines.get_mut(path)
     }
 
-    /// Returns the paths of the machines, sorted by name.
+    /// Returns the paths of the machines, sorted by name. "web10" follows "web9".
     pub(crate) fn paths(&self) -> Vec<Path> {
         let mut paths: Vec<(String, &Path)> = self
             .machines
             .iter()
-            .map(|(path, machine)| (machine.name(), path))
+            .map(|(path, machine)| (numbers::padded(&machine.name()), path))
             .collect();
         paths.sort();
         paths.into_iter().map(|(_, path)| path.clone()).collect()
@@ -245,6 +246,10 @@ mod tests {
         fleet.apply(Event::Machines(machines));
         assert_eq!(fleet.get("/web").unwrap().vcpus.len(), 1);
         assert_eq!(fleet.paths(), ["/db", "/web"]);
+        for name in ["web10", "web9"] {
+            fleet.apply(Event::MachineAdded(format!("/{name}"), properties(name)));
+        }
+        assert_eq!(fleet.paths(), ["/db", "/web", "/web9", "/web10"]);
         assert!(fleet.get_mut("/db").unwrap().vcpus.is_empty());
     }
 

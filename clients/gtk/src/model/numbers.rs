@@ -39,6 +39,20 @@ pub(crate) fn parse(text: &str, limit: u32) -> Option<Vec<u32>> {
     Some(numbers)
 }
 
+/// Returns a text with zeros before its numbers, so that texts with numbers of up to ten digits sort by these numbers.
+pub(crate) fn padded(text: &str) -> String {
+    let mut padded = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(|letter: char| letter.is_ascii_digit()) {
+        let (before, from) = rest.split_at(start);
+        let end = from.find(|letter: char| !letter.is_ascii_digit());
+        let (number, after) = from.split_at(end.unwrap_or(from.len()));
+        padded += &format!("{before}{number:0>10}");
+        rest = after;
+    }
+    padded + rest
+}
+
 /// Returns `1 vCPU`, or `2 vCPUs`.
 pub(crate) fn count(number: usize) -> String {
     format!("{number} {}", noun(number))
@@ -76,5 +90,12 @@ mod tests {
         for wrong in ["", "x", "3-1", "8", "0-4294967295", "1,,2"] {
             assert_eq!(parse(wrong, 8), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn texts_sort_by_their_numbers() {
+        assert_eq!(padded("web9-1"), "web0000000009-0000000001");
+        assert_eq!((padded(""), padded("web")), (String::new(), "web".into()));
+        assert!(padded("web9") < padded("web10"));
     }
 }
