@@ -2,6 +2,7 @@
 import { Autoscale } from '../generated/interfaces';
 import type { Explanation, Limits } from '../model/autoscale';
 import { shortName } from '../model/errors';
+import { oneAtATime } from '../model/one-at-a-time';
 import type { Permission } from '../model/permission';
 import { CallError, number, patiently, plain, Service, text, watchName } from './client';
 import type { Access } from './client';
@@ -22,9 +23,6 @@ export class AutoscaleLink {
     private scaling: Scaling = { kind: 'unknown' };
     private service: Service | null = null;
     private isOwned = false;
-    /** Whether a read is in progress, and whether another one is to follow. */
-    private isReading = false;
-    private isWanted = false;
     /** The last limits that the service had for the machine. */
     limits: Limits | undefined;
     private readonly listeners = new Set<() => void>();
@@ -59,19 +57,12 @@ export class AutoscaleLink {
     /** Reads the last decision again. */
     readonly refresh = (): void => void this.explain();
 
-    private async explain(): Promise<void> {
+    private readonly explain = oneAtATime(async () => {
         if (!this.service || !this.isOwned) return;
-        this.isWanted = true;
-        if (this.isReading) return;
-        this.isReading = true;
         const tellLate = () => { if (this.isOwned) this.update({ kind: 'silent' }); };
-        while (this.isWanted && this.isOwned) {
-            this.isWanted = false;
-            const scaling = await patiently(this.read(this.service), tellLate);
-            if (this.isOwned) this.update(scaling);
-        }
-        this.isReading = false;
-    }
+        const scaling = await patiently(this.read(this.service), tellLate);
+        if (this.isOwned) this.update(scaling);
+    });
 
     private async read(service: Service): Promise<Scaling> {
         try {

@@ -1,7 +1,7 @@
 // Owns the card of automatic scaling: its settings, and the explanation of the last decision.
 import { useMemo, useState, useSyncExternalStore } from 'react';
 
-import { Alert, Button, CardBody, CardFooter, Checkbox, Content, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Form, FormGroup, Spinner, Stack } from '@patternfly/react-core';
+import { Alert, Button, CardBody, CardFooter, Checkbox, Content, Form, FormGroup, Spinner, Stack } from '@patternfly/react-core';
 
 import { AutoscaleLink } from '../bus/autoscale';
 import type { Scaling } from '../bus/autoscale';
@@ -17,7 +17,8 @@ import { cpus } from '../model/usage';
 import { _, format } from '../text';
 import { NumberField } from './number-field';
 import { PageCard } from './page-card';
-import { ErrorAlert } from './parts';
+import { ErrorAlert, FactList } from './parts';
+import type { Fact } from './parts';
 
 export function AutoscaleCard({ machine }: { machine: MachineState }) {
     const link = useMemo(() => new AutoscaleLink(machine.Name), [machine.Name]);
@@ -112,22 +113,14 @@ function Denied({ call, title }: { call: Call; title: string }) {
 
 function Numbers({ explanation }: { explanation: Explanation }) {
     const language = cockpit.language.replace('_', '-');
-    const values: [string, number | undefined][] = [
-        [_('Used'), explanation.used],
-        [_('Steal'), explanation.stolen],
-        [_('Throttled'), explanation.throttled],
-        [_('Needed vCPUs'), explanation.needed],
+    const shown = (value: number | undefined) => value !== undefined && cpus(value, language);
+    const facts: Fact[] = [
+        [_('Used'), shown(explanation.used)],
+        [_('Steal'), shown(explanation.stolen)],
+        [_('Throttled'), shown(explanation.throttled)],
+        [_('Needed vCPUs'), shown(explanation.needed)],
     ];
-    return (
-        <DescriptionList isCompact columnModifier={{ default: '2Col' }}>
-            {values.map(([title, value]) => value !== undefined && (
-                <DescriptionListGroup key={title}>
-                    <DescriptionListTerm>{title}</DescriptionListTerm>
-                    <DescriptionListDescription>{cpus(value, language)}</DescriptionListDescription>
-                </DescriptionListGroup>
-            ))}
-        </DescriptionList>
-    );
+    return <FactList facts={facts} columns={{ default: '2Col' }} />;
 }
 
 function NotScaled({ link, machine, scaling }: BodyProps) {

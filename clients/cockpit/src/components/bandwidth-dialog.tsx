@@ -3,9 +3,9 @@ import { useState } from 'react';
 
 import { Checkbox, FormGroup } from '@patternfly/react-core';
 
-import { useCanTune } from '../hooks/machine';
 import { useCall, usePage } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
+import type { Permission } from '../model/permission';
 import { numberIn } from '../model/plan';
 import { bandwidthFor, percentOf } from '../model/vcpus';
 import { _ } from '../text';
@@ -18,9 +18,9 @@ const PERIOD = 100_000;
 /** The least and the greatest limit, in percent. */
 const SHARES = [1, 1000] as const;
 
-interface Props { machine: MachineState; onClose: () => void }
+interface Props { machine: MachineState; permission: Permission | undefined; onClose: () => void }
 
-export function BandwidthDialog({ machine, onClose }: Props) {
+export function BandwidthDialog({ machine, permission, onClose }: Props) {
     const { store } = usePage();
     const periodUsec = machine.BandwidthPeriodUSec || PERIOD;
     const current = percentOf({ periodUsec, quotaUsec: machine.BandwidthQuotaUSec });
@@ -35,7 +35,7 @@ export function BandwidthDialog({ machine, onClose }: Props) {
     return (
         <CallDialog
             id="bandwidth" title={_('Limit of the CPU time of each vCPU')} failure={_('The limit is not changed')}
-            focus="#bandwidth-limited" call={call} permission={useCanTune(machine, 'bandwidth')} isValid={isValid} onClose={onClose}
+            focus="#bandwidth-limited" call={call} permission={permission} isValid={isValid} onClose={onClose}
         >
             <Checkbox
                 id="bandwidth-limited" label={_('Limit the CPU time')} isChecked={isLimited}

@@ -1,7 +1,7 @@
 // Owns the card that changes the number of vCPUs: the slider, the plan, the request and its progress.
 import { useState } from 'react';
 
-import { Alert, Button, CardBody, CardFooter, Checkbox, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Slider, Stack } from '@patternfly/react-core';
+import { Alert, Button, CardBody, CardFooter, Checkbox, Slider, Stack } from '@patternfly/react-core';
 
 import { CallError, number, truth } from '../bus/client';
 import type { Access } from '../bus/client';
@@ -17,6 +17,8 @@ import { nearestCount, numberIn, wantedOf } from '../model/plan';
 import { _, countOf, format } from '../text';
 import { NumberField } from './number-field';
 import { PageCard } from './page-card';
+import { FactList } from './parts';
+import type { Fact } from './parts';
 import { PlanView } from './plan-view';
 import { PendingNotice, Progress } from './progress';
 
@@ -94,21 +96,12 @@ function CountInput({ machine, text, count, onChange }: CountInputProps) {
 
 /** What the machine has now, whatever the user selects. */
 function Facts({ machine }: { machine: MachineState }) {
-    const facts: [string, string | number][] = [
+    const facts: Fact[] = [
         [_('Present'), machine.Vcpus],
         [_('Started'), machine.StartedVcpus],
         [_('Maximum'), machine.MaxVcpus],
     ];
-    return (
-        <DescriptionList isCompact columnModifier={{ default: '3Col' }}>
-            {facts.map(([title, value]) => (
-                <DescriptionListGroup key={title}>
-                    <DescriptionListTerm>{title}</DescriptionListTerm>
-                    <DescriptionListDescription>{value}</DescriptionListDescription>
-                </DescriptionListGroup>
-            ))}
-        </DescriptionList>
-    );
+    return <FactList facts={facts} columns={{ default: '3Col' }} />;
 }
 
 interface ApplyButtonProps {

@@ -1,10 +1,12 @@
 // Owns the card with the facts about the QEMU process.
-import { CardBody, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm } from '@patternfly/react-core';
+import { CardBody } from '@patternfly/react-core';
 
 import { NO_USER } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
 import { _, format } from '../text';
 import { PageCard } from './page-card';
+import { FactList } from './parts';
+import type { Fact } from './parts';
 
 function originText(origin: string): string {
     switch (origin) {
@@ -17,7 +19,7 @@ function originText(origin: string): string {
 
 export function DetailsCard({ machine }: { machine: MachineState }) {
     const since = machine.Since > 0 && new Date(machine.Since / 1000).toLocaleString(cockpit.language.replace('_', '-'));
-    const facts: [string, string | number | false][] = [
+    const facts: Fact[] = [
         [_('QEMU'), [machine.QemuVersion, machine.Architecture, machine.Accelerator].filter(Boolean).join(', ')],
         [_('Process'), machine.Leader > 0 && machine.Leader],
         [_('Running since'), since],
@@ -30,14 +32,7 @@ export function DetailsCard({ machine }: { machine: MachineState }) {
     return (
         <PageCard title={_('Details')}>
             <CardBody>
-                <DescriptionList isCompact columnModifier={{ default: '1Col', md: '2Col', xl: '3Col' }}>
-                    {facts.map(([title, value]) => value && (
-                        <DescriptionListGroup key={title}>
-                            <DescriptionListTerm>{title}</DescriptionListTerm>
-                            <DescriptionListDescription className="vcpud-break">{value}</DescriptionListDescription>
-                        </DescriptionListGroup>
-                    ))}
-                </DescriptionList>
+                <FactList facts={facts} columns={{ default: '1Col', md: '2Col', xl: '3Col' }} />
             </CardBody>
         </PageCard>
     );

@@ -1,8 +1,9 @@
-// Owns the small parts that several cards use: the begin of a view, the state of a machine, and alerts about errors.
+// Owns the small parts that several cards use: the begin of a view, facts, the state of a machine, and alerts about errors.
 import { useEffect, useRef } from 'react';
 import type { ReactNode } from 'react';
 
-import { Alert, AlertActionCloseButton, AlertActionLink, Label } from '@patternfly/react-core';
+import { Alert, AlertActionCloseButton, AlertActionLink, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Label } from '@patternfly/react-core';
+import type { DescriptionListProps } from '@patternfly/react-core';
 
 import { CallError } from '../bus/client';
 import { useIsReady } from '../hooks/page';
@@ -37,6 +38,23 @@ export function StateLabel({ machine }: { machine: MachineState }) {
     const status = { running: 'success', disconnected: 'danger' } as const;
     const known = status[machine.State as keyof typeof status] ?? 'warning';
     return <Label isCompact variant="outline" status={known}>{stateText(machine.State)}</Label>;
+}
+
+/** A term and its value. Without a value, it is not shown. */
+export type Fact = [string, string | number | false | undefined];
+
+/** A list of facts, in as many columns as DescriptionList can have at a width. */
+export function FactList({ facts, columns }: { facts: Fact[]; columns: DescriptionListProps['columnModifier'] }) {
+    return (
+        <DescriptionList isCompact columnModifier={columns}>
+            {facts.map(([title, value]) => value !== undefined && value !== false && value !== '' && (
+                <DescriptionListGroup key={title}>
+                    <DescriptionListTerm>{title}</DescriptionListTerm>
+                    <DescriptionListDescription className="vcpud-break">{value}</DescriptionListDescription>
+                </DescriptionListGroup>
+            ))}
+        </DescriptionList>
+    );
 }
 
 interface ErrorAlertProps { title: string; error: CallError; call?: Call; onRetry?: (access: 'administrator') => void }

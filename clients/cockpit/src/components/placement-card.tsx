@@ -18,7 +18,8 @@ export function PlacementCard({ machine, tuning, onChange }: Props) {
     const [dialog, setDialog] = useState<'affinity' | 'bandwidth'>();
     const canChange = useCanChange(machine);
     // A limit that is in force can always be removed.
-    const hasLimits = useCanTune(machine, 'bandwidth') !== 'na' || machine.BandwidthQuotaUSec >= 0;
+    const permission = useCanTune(machine, 'bandwidth');
+    const hasLimits = permission !== 'na' || machine.BandwidthQuotaUSec >= 0;
     const close = () => { setDialog(undefined); onChange(); };
     const differs = machine.Affinity && machine.EffectiveAffinity && !isSameList(machine.Affinity, machine.EffectiveAffinity);
     return (
@@ -43,7 +44,7 @@ export function PlacementCard({ machine, tuning, onChange }: Props) {
                 </DescriptionList>
             </CardBody>
             {dialog === 'affinity' && <PinDialog machine={machine} vcpus={[]} current={tuning?.affinity ?? ''} onClose={close} />}
-            {dialog === 'bandwidth' && <BandwidthDialog machine={machine} onClose={close} />}
+            {dialog === 'bandwidth' && <BandwidthDialog machine={machine} permission={permission} onClose={close} />}
         </PageCard>
     );
 }

@@ -5,6 +5,7 @@ import { CallError, plain } from '../bus/client';
 import type { VcpuEvent } from '../model/change';
 import { isConnected } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
+import { oneAtATime } from '../model/one-at-a-time';
 import type { Permission } from '../model/permission';
 import type { Vcpu } from '../model/vcpus';
 import type { Machine } from '../generated/interfaces';
@@ -21,24 +22,14 @@ export function useEvents(path: string, onEvent: (event: VcpuEvent | 'changed') 
 /** Returns whether the service takes calls about a machine, and QEMU can perform them. */
 export const useCanChange = (machine: MachineState): boolean => useIsReady() && isConnected(machine);
 
-/** Runs one call at a time. Requests during a call lead to one further call. */
+/** Runs one call at a time, with the values of the last render. */
 function useOneAtATime(call: () => Promise<void>): () => void {
-    const state = useRef({ isRunning: false, isWanted: false });
     const latest = useRef(call);
     useEffect(() => { latest.current = call; });
+    const ask = useRef<() => Promise<void>>(undefined);
     return useCallback(() => {
-        const current = state.current;
-        current.isWanted = true;
-        if (current.isRunning) return;
-        const loop = async () => {
-            current.isRunning = true;
-            while (current.isWanted) {
-                current.isWanted = false;
-                await latest.current();
-            }
-            current.isRunning = false;
-        };
-        void loop();
+        ask.current ??= oneAtATime(() => latest.current());
+        void ask.current();
     }, []);
 }
 

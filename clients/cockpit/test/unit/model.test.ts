@@ -11,6 +11,7 @@ import type { Change, VcpuEvent } from '../../src/model/change';
 import { adviceFor, explainRefusal, isDenied } from '../../src/model/errors';
 import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
 import { entryOf, lines, withEntries } from '../../src/model/journal';
+import { oneAtATime } from '../../src/model/one-at-a-time';
 import { nearestCount, numberIn } from '../../src/model/plan';
 import { extended, latest, spanOf, WINDOW } from '../../src/model/usage';
 import type { History } from '../../src/model/usage';
@@ -168,4 +169,19 @@ test('automatic scaling has reasons and limits', () => {
     for (const [min, max] of [['0', '4'], ['3', '2'], ['1', '5'], ['1.5', '2'], ['', '4']] as const) {
         assert.equal(limitsOf(min, max, 4), undefined, `${min} ${max}`);
     }
+});
+
+test('calls of the same thing do not overlap, and the last request counts', async () => {
+    const ends: (() => void)[] = [];
+    const ask = oneAtATime(() => new Promise(resolve => { ends.push(resolve); }));
+    const all = Promise.all([ask(), ask(), ask()]);
+    assert.equal(ends.length, 1);
+    ends[0]?.();
+    await Promise.resolve();
+    assert.equal(ends.length, 2);
+    ends[1]?.();
+    await all;
+    assert.equal(ends.length, 2);
+    void ask();
+    assert.equal(ends.length, 3);
 });
