@@ -292,10 +292,14 @@ impl App {
     /// Reads what signals do not have.
     fn read_selected(&self) {
         if let Some(path) = self.selected.borrow().clone() {
-            self.send(Command::List(path.clone()));
-            self.send(Command::Tuning(path));
+            self.read_vcpus(path);
             self.read_scaling();
         }
+    }
+
+    fn read_vcpus(&self, path: Path) {
+        self.send(Command::List(path.clone()));
+        self.send(Command::Tuning(path));
     }
 
     fn read_scaling(&self) {
@@ -315,8 +319,7 @@ impl App {
             let Some(app) = this.upgrade() else { return };
             app.is_reading.set(false);
             if let Some(path) = app.selected.borrow().clone() {
-                app.send(Command::List(path.clone()));
-                app.send(Command::Tuning(path));
+                app.read_vcpus(path);
             }
         });
     }
