@@ -143,6 +143,7 @@ class TroubleTest(unittest.TestCase):
         window = self.window
         window.open("web")
         window.see_text("vCPU 1, started")
+        self.addCleanup(world, "renew_guest")
         # The vCPUs without a pin have these host CPUs too.
         world("call PinVcpus 'ausa{sv}' 1 0 0-1 0")
         window.see_text("vCPU 0 on 0-1")
