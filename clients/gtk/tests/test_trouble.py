@@ -200,3 +200,30 @@ class TroubleTest(unittest.TestCase):
         # The other groups are not far below.
         self.assertLess(window.size(grid).height, 1200)
         window.picture("many")
+
+    def test_11_searches_machines(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        window.key("ctrl+f")
+        window.has_focus("Search machines", Atspi.Role.ENTRY)
+        window.key("O")
+        window.key("w")
+        window.gone("bare")
+        window.see("power", ROW)
+        window.picture("search")
+        # The search does not change what the page shows.
+        window.see_text("vCPU 1, started")
+        window.key("Return")
+        window.see_text("in steps of 4")
+        window.key("ctrl+f")
+        window.key("x")
+        window.see("No machine has this name")
+        window.key("Escape")
+        window.see("bare", ROW)
+        # Typing in the list starts the search.
+        window.move_focus("web", ROW)
+        window.key("b")
+        window.key("a")
+        window.see("bare", ROW)
+        window.gone("power")

@@ -4,7 +4,7 @@ use adw::prelude::*;
 use gtk::gio::ActionEntry;
 
 /// The keys of each action. `shortcuts.ui` shows them.
-const KEYS: [(&str, &[&str]); 14] = [
+const KEYS: [(&str, &[&str]); 15] = [
     (
         "win.more",
         &["<Control>plus", "<Control>KP_Add", "<Control>equal"],
@@ -18,6 +18,7 @@ const KEYS: [(&str, &[&str]); 14] = [
     ("win.next", &["<Control>Page_Down"]),
     ("win.previous", &["<Control>Page_Up"]),
     ("win.back", &["<Alt>Left"]),
+    ("win.search", &["<Control>f"]),
     ("win.refresh", &["<Control>r", "F5"]),
     ("win.show-help-overlay", &["<Control>question"]),
     ("window.close", &["<Control>w"]),

@@ -36,7 +36,7 @@ enum Place {
 /// The name of an action, where it works, and what it does.
 type PlacedAction = (&'static str, Place, fn(&App));
 
-const ACTIONS: [PlacedAction; 11] = [
+const ACTIONS: [PlacedAction; 12] = [
     ("more", Place::Page, |app| app.window.page.count.step(1)),
     ("fewer", Place::Page, |app| app.window.page.count.step(-1)),
     ("reset", Place::Page, |app| app.window.page.count.reset()),
@@ -47,6 +47,7 @@ const ACTIONS: [PlacedAction; 11] = [
     ("next", Place::Window, |app| app.move_selection(1)),
     ("previous", Place::Window, |app| app.move_selection(-1)),
     ("back", Place::Window, |app| app.window.open_list()),
+    ("search", Place::Window, |app| app.window.open_search()),
     ("refresh", Place::Window, App::refresh),
 ];
 
@@ -278,14 +279,10 @@ impl App {
 
     /// Selects a neighbour in the list.
     fn move_selection(&self, step: isize) {
-        let paths = self.fleet.borrow().paths();
         let selected = self.selected.borrow().clone();
-        let place = paths
-            .iter()
-            .position(|path| Some(path) == selected.as_ref());
-        let next = place.and_then(|place| place.checked_add_signed(step));
-        if let Some(path) = next.and_then(|next| paths.get(next)) {
-            self.select(Some(path.clone()));
+        let neighbour = |path: Path| self.window.sidebar.neighbour(&path, step);
+        if let Some(path) = selected.and_then(neighbour) {
+            self.select(Some(path));
         }
     }
 

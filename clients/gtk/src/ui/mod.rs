@@ -11,6 +11,7 @@ mod placement;
 mod pulse;
 mod rows;
 mod scaling;
+mod search;
 mod sidebar;
 mod sparkline;
 mod status;

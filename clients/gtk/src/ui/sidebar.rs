@@ -8,6 +8,7 @@ use adw::prelude::*;
 use gtk::{Align, Orientation};
 
 use super::rows;
+use super::search::{Search, shown_rows};
 use crate::model::fleet::Fleet;
 use crate::model::machine::Machine;
 use crate::model::message::Path;
@@ -17,6 +18,7 @@ pub(super) struct Sidebar {
     content: gtk::Box,
     header: adw::HeaderBar,
     list: gtk::ListBox,
+    search: Search,
     rows: RefCell<HashMap<Path, Row>>,
     /// The order of the rows.
     paths: RefCell<Vec<Path>>,
@@ -45,14 +47,20 @@ impl Sidebar {
         let title = adw::WindowTitle::new("Machines", "");
         let header = adw::HeaderBar::builder().title_widget(&title).build();
         header.pack_end(menu);
+        let search = Search::new(&list);
+        header.pack_start(search.button());
         let content = gtk::Box::new(Orientation::Vertical, 0);
         content.set_width_request(260);
+        // The entry of the search would expand it.
+        content.set_hexpand(false);
         content.append(&header);
+        content.append(search.bar());
         content.append(&scrolled);
         Self {
             content,
             header,
             list,
+            search,
             rows: RefCell::default(),
             paths: RefCell::default(),
             is_setting: Cell::new(false),
@@ -83,6 +91,21 @@ impl Sidebar {
         self.list.connect_row_activated(move |_, _| opened());
     }
 
+    /// Opens the search for a machine.
+    pub(super) fn open_search(&self) {
+        self.search.open();
+    }
+
+    /// Returns the machine that is shown some rows below a machine, or above it.
+    pub(super) fn neighbour(&self, path: &str, step: isize) -> Option<Path> {
+        let shown: Vec<Path> = shown_rows(&self.list)
+            .filter_map(|row| self.path(&row))
+            .collect();
+        let place = shown.iter().position(|shown| shown == path);
+        let next = place.map_or(Some(0), |place| place.checked_add_signed(step))?;
+        shown.get(next).cloned()
+    }
+
     fn path(&self, row: &gtk::ListBoxRow) -> Option<Path> {
         let index = usize::try_from(row.index()).ok()?;
         self.paths.borrow().get(index).cloned()
@@ -108,7 +131,10 @@ impl Sidebar {
         let Some(Row { row, count }) = rows.get(path) else {
             return;
         };
-        rows::set_title(row, &machine.name());
+        if row.title() != machine.name() {
+            row.set_title(&machine.name());
+            self.search.apply(row);
+        }
         rows::set_subtitle(row, &machine.summary());
         count.set_label(&format!("{} of {}", machine.present(), machine.max()));
         let text = format!(

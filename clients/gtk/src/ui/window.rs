@@ -107,6 +107,12 @@ impl Window {
         self.leaflet.navigate(adw::NavigationDirection::Back);
     }
 
+    /// Opens the search for a machine, also in a narrow window.
+    pub(super) fn open_search(&self) {
+        self.open_list();
+        self.sidebar.open_search();
+    }
+
     /// Returns whether the user sees the page of the machine, which a narrow window shows instead of the list.
     pub(super) fn is_page_shown(&self) -> bool {
         let page: &gtk::Widget = self.page.widget().upcast_ref();
