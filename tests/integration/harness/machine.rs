@@ -210,7 +210,7 @@ impl Machine {
 
     /// `PendingRemovals`.
     pub(crate) async fn pending(&self) -> Vec<u32> {
-        let pending = self.proxy.pending_removals().await;
+        let pending = within("PendingRemovals", self.proxy.pending_removals()).await;
         pending.expect("the property is there")
     }
 

@@ -148,7 +148,8 @@ impl Signals {
             "GetId",
             &(),
         );
-        let answer = call.await.expect("the bus answers");
+        let answer = within("the answer of the bus", call).await;
+        let answer = answer.expect("the bus answers");
         self.all_before(answer.recv_position()).await
     }
 
