@@ -170,7 +170,7 @@ class TroubleTest(unittest.TestCase):
     def test_10_applies_no_number_that_is_not_possible(self):
         window = self.window
         window.open("web")
-        window.see("Off")
+        window.see("Not running")
         window.key("ctrl+s")
         window.see("Automatic Scaling of web")
         window.move_focus("Maximum number of vCPUs", SPIN)

@@ -127,7 +127,7 @@ class WindowTest(unittest.TestCase):
     def test_08_scales_automatically(self):
         window = self.window
         window.open("web")
-        window.see("Off")
+        window.see("Not running")
         window.press("Turn On…")
         window.set("Maximum number of vCPUs", 6)
         window.picture("scaling")

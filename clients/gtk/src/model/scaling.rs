@@ -103,9 +103,8 @@ impl Scaling {
                 ("Off".to_owned(), text.to_owned())
             }
             Self::NotRunning => {
-                let text =
-                    "vcpud-autoscale is not running, and does not change the number of vCPUs";
-                ("Off".to_owned(), text.to_owned())
+                let text = "vcpud-autoscale does not change the number of vCPUs";
+                ("Not running".to_owned(), text.to_owned())
             }
             Self::Stopped(Decision { min, max, .. }) => {
                 let title = format!("Stopped, {min} to {max}");
@@ -165,6 +164,8 @@ mod tests {
         assert_eq!(error("org.vcpud1.Error.NoSuchMachine"), Some(Scaling::Off));
         assert_eq!(error("org.vcpud1.Error.IOError"), None);
         assert_eq!(Scaling::Off.text().0, "Off");
+        // It may have settings.
+        assert_eq!(Scaling::NotRunning.text().0, "Not running");
     }
 
     #[test]
