@@ -1,5 +1,6 @@
 // Owns the card that changes the number of vCPUs: the slider, the plan, the request and its progress.
 import { useState } from 'react';
+import type { KeyboardEvent } from 'react';
 
 import { Alert, Button, CardBody, CardFooter, Checkbox, Slider, Stack } from '@patternfly/react-core';
 
@@ -13,7 +14,7 @@ import type { Change } from '../model/change';
 import { isBusy } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { needsAdministrator } from '../model/permission';
-import { nearestCount, numberIn, wantedOf } from '../model/plan';
+import { countOfKey, nearestCount, numberIn, wantedOf } from '../model/plan';
 import { _, countOf, format } from '../text';
 import { NumberField } from './number-field';
 import { PageCard } from './page-card';
@@ -71,12 +72,22 @@ function CountInput({ machine, text, count, onChange }: CountInputProps) {
     const { MaxVcpus: max, VcpusPerSlot: slot } = machine;
     const canChange = useCanChange(machine);
     const isDisabled = !canChange || machine.HotplugMethod === 'none';
+    /** PatternFly's slider has two keys, and loses a change that comes soon after another one. */
+    const press = (event: KeyboardEvent<HTMLElement>) => {
+        const isRightToLeft = getComputedStyle(event.currentTarget).direction === 'rtl';
+        const selected = countOfKey(event.key, count, max, slot, isRightToLeft);
+        if (isDisabled || selected === undefined) return;
+        event.preventDefault();
+        event.stopPropagation();
+        onChange(String(selected));
+    };
     return (
         <>
             <div className="vcpud-count">
                 <Slider
                     value={count} min={slot} max={max} step={slot} isDisabled={isDisabled} showTicks={false}
                     onChange={(_event, value) => onChange(String(nearestCount(value, max, slot)))}
+                    onKeyDownCapture={press}
                     thumbAriaLabel={_('Number of vCPUs')}
                 />
                 <NumberField

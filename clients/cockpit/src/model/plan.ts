@@ -52,3 +52,14 @@ export function nearestCount(value: number, max: number, slot: number): number {
     if (!Number.isFinite(value)) return slot;
     return Math.min(Math.max(Math.round(value / slot) * slot, slot), max);
 }
+
+/** Returns the number that a key of a slider selects, or undefined for any other key. */
+export function countOfKey(key: string, count: number, max: number, slot: number, isRightToLeft = false): number | undefined {
+    const page = Math.max(max / 10, slot);
+    const right = isRightToLeft ? -slot : slot;
+    const steps: Record<string, number> = {
+        Home: -max, End: max, ArrowUp: slot, ArrowDown: -slot, ArrowRight: right, ArrowLeft: -right, PageUp: page, PageDown: -page,
+    };
+    const step = steps[key];
+    return step === undefined ? undefined : nearestCount(count + step, max, slot);
+}

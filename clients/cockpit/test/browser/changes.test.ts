@@ -37,8 +37,14 @@ const focused = (name: string) => page.waitForFunction(
 test('adds vCPUs, and shows that the guest starts them', async () => {
     // With the keyboard only.
     await page.getByRole('slider', { name: 'Number of vCPUs' }).focus();
+    await page.keyboard.press('End');
+    await page.getByText('Adds vCPUs 2-15.').waitFor();
+    await page.keyboard.press('Home');
+    await page.getByText('Removes vCPU 1. The guest can refuse the removal.').waitFor();
+    await page.keyboard.press('PageUp');
+    await page.keyboard.press('ArrowUp');
     await page.keyboard.press('ArrowRight');
-    await page.keyboard.press('ArrowRight');
+    await page.keyboard.press('ArrowDown');
     await page.getByText('Adds vCPUs 2-3.').waitFor();
     await picture(page, 'plan');
     await page.getByRole('button', { name: 'Set to 4 vCPUs' }).press('Enter');

@@ -12,7 +12,7 @@ import { adviceFor, explainRefusal, isDenied } from '../../src/model/errors';
 import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
 import { entryOf, lines, withEntries } from '../../src/model/journal';
 import { oneAtATime } from '../../src/model/one-at-a-time';
-import { nearestCount, numberIn } from '../../src/model/plan';
+import { countOfKey, nearestCount, numberIn } from '../../src/model/plan';
 import { extended, latest, spanOf, WINDOW } from '../../src/model/usage';
 import type { History } from '../../src/model/usage';
 import { affinityOf, bandwidthFor, cpuListOf, isSameList, percentOf, presenceOf, schedulerOf } from '../../src/model/vcpus';
@@ -132,6 +132,15 @@ test('a number is a whole number of slots', () => {
     assert.equal(nearestCount(0, 16, 4), 4);
     assert.equal(nearestCount(99, 16, 1), 16);
     assert.equal(nearestCount(NaN, 16, 1), 1);
+});
+
+test('the keys of a slider select possible numbers', () => {
+    const select = (key: string) => countOfKey(key, 8, 64, 2);
+    assert.deepEqual(['Home', 'End', 'PageUp', 'PageDown'].map(select), [2, 64, 14, 2]);
+    assert.deepEqual(['ArrowUp', 'ArrowDown', 'ArrowRight', 'ArrowLeft'].map(select), [10, 6, 10, 6]);
+    assert.equal(countOfKey('ArrowRight', 8, 64, 2, true), 6);
+    assert.equal(countOfKey('PageUp', 1, 4, 1), 2);
+    assert.equal(select('x'), undefined);
 });
 
 test('entries of the journal are about one machine, the newest first', () => {
