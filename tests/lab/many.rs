@@ -13,10 +13,10 @@ use crate::harness::*;
 
 /// The number of real QEMUs. Each needs some 25 MiB of the host, and without KVM the lab needs about three seconds
 /// to start one.
-const QEMUS: usize = 20;
+const QEMUS: usize = 10;
 /// The number of fake QEMUs, unless the environment variable [`FAKES_VARIABLE`] has another one. Without KVM, the start
 /// of an unoptimized vcpud takes half a second for each.
-const FAKES: usize = 40;
+const FAKES: usize = 30;
 const FAKES_VARIABLE: &str = "LAB_FAKE_QEMUS";
 const SOCKETS: &str = "/run/vcpud/qmp";
 
