@@ -67,7 +67,7 @@ fn connect(entry: &gtk::SearchEntry, list: &gtk::ListBox) {
     entry.connect_search_changed(move |entry| show_rows(&changed, &entry.text()));
     let list = list.clone();
     entry.connect_activate(move |entry| {
-        // The entry waits a moment before it tells of a change.
+        // The entry reports a change with a delay.
         show_rows(&list, &entry.text());
         if let Some(row) = shown_rows(&list).next() {
             list.select_row(Some(&row));
