@@ -72,13 +72,14 @@ function CountInput({ machine, text, count, onChange }: CountInputProps) {
     const { MaxVcpus: max, VcpusPerSlot: slot } = machine;
     const canChange = useCanChange(machine);
     const isDisabled = !canChange || machine.HotplugMethod === 'none';
-    /** PatternFly's slider has two keys, and loses a change that comes soon after another one. */
+    /** PatternFly's slider has two keys, also with Alt, and loses a change that comes soon after another one. */
     const press = (event: KeyboardEvent<HTMLElement>) => {
         const isRightToLeft = getComputedStyle(event.currentTarget).direction === 'rtl';
         const selected = countOfKey(event.key, count, max, slot, isRightToLeft);
-        if (isDisabled || selected === undefined) return;
-        event.preventDefault();
+        if (selected === undefined) return;
         event.stopPropagation();
+        if (isDisabled || event.altKey || event.ctrlKey || event.metaKey) return;
+        event.preventDefault();
         onChange(String(selected));
     };
     return (
