@@ -58,7 +58,8 @@ export function countOfKey(key: string, count: number, max: number, slot: number
     const page = Math.max(max / 10, slot);
     const right = isRightToLeft ? -slot : slot;
     const steps: Record<string, number> = {
-        Home: -max, End: max, ArrowUp: slot, ArrowDown: -slot, ArrowRight: right, ArrowLeft: -right, PageUp: page, PageDown: -page,
+        Home: -max, End: max, PageUp: page, PageDown: -page,
+        ArrowUp: slot, ArrowDown: -slot, ArrowRight: right, ArrowLeft: -right,
     };
     const step = steps[key];
     return step === undefined ? undefined : nearestCount(count + step, max, slot);

@@ -96,7 +96,8 @@ impl Sidebar {
         self.search.open();
     }
 
-    /// Returns the machine some rows below a machine, or above it. If the search hides that machine, this is the first one.
+    /// Returns the machine some rows below a machine, or above it. If the search hides that machine, this is the first
+    /// one.
     pub(super) fn neighbour(&self, path: &str, step: isize) -> Option<Path> {
         let shown: Vec<Path> = shown_rows(&self.list)
             .filter_map(|row| self.path(&row))
