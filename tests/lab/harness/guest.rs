@@ -38,6 +38,8 @@ pub(crate) struct Guest {
     /// A second QMP monitor, without the service.
     pub(crate) monitor: Monitor,
     console: watch::Receiver<Vec<String>>,
+    /// The number of lines of the console when the test began to wait for the CPUs of the guest.
+    waits_since: Option<usize>,
     directory: TempDir,
     socket: PathBuf,
 }
@@ -174,6 +176,7 @@ impl Guest {
             pid,
             monitor,
             console: follow(stdout),
+            waits_since: None,
             directory,
             socket,
         }
@@ -250,6 +253,7 @@ impl Guest {
     /// Waits until the guest uses the CPUs `list`, such as `0-3`, and no others.
     pub(crate) async fn online(&mut self, list: &str) {
         let wanted = format!("ONLINE {list}");
+        self.waits_since = Some(self.console.borrow().len());
         let is_there = |lines: &Vec<String>| {
             let last = lines.iter().rfind(|line| line.starts_with("ONLINE"));
             last.is_some_and(|last| *last == wanted)
@@ -257,6 +261,7 @@ impl Guest {
         let found = self.console.wait_for(is_there);
         let found = within(format!("{wanted:?} of the guest"), found).await;
         drop(found.expect("QEMU runs"));
+        self.waits_since = None;
     }
 
     /// Returns the numbers of the vCPUs that have a thread, from the names of the threads.
@@ -301,12 +306,11 @@ impl Guest {
         all
     }
 
-    /// Ends the tests if the kernel of the guest reports a stall, which happens in an emulated host.
-    /// `tests/lab/check` starts them again.
+    /// Ends the tests if the guest has stalled or crashed, which happens in an emulated host. `tests/lab/check` starts
+    /// them again, at most four times, so that a fault of vcpud which has this effect is found nevertheless.
     fn end_tests_if_stalled(&self) {
         let console = self.console.borrow();
-        let is_stall = |line: &&String| line.contains("detected stalls on CPUs");
-        if let Some(stall) = console.iter().find(is_stall) {
+        if let Some(stall) = stall(&console, self.waits_since) {
             let socket = self.socket.display();
             let console = console.join("\n");
             // An exit discards what the macros print, because libtest captures it.
@@ -337,6 +341,19 @@ impl Drop for Guest {
         self.end();
         // A QEMU that is killed does not remove its sockets.
         let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Returns why the guest with this console does not work, if the console shows it. `waits_since` is the number of lines
+/// when a test began to wait for the guest.
+fn stall(console: &[String], waits_since: Option<usize>) -> Option<&str> {
+    let is_stall = |line: &&String| line.contains("detected stalls on CPUs");
+    let starts = console.iter().filter(|line| *line == "GUEST-READY").count();
+    match console.iter().find(is_stall) {
+        Some(line) => Some(line),
+        None if starts > 1 => Some("it has started again"),
+        None if waits_since == Some(console.len()) => Some("it prints nothing"),
+        None => None,
     }
 }
 
