@@ -42,9 +42,9 @@ impl Search {
         &self.button
     }
 
-    /// Shows a row that has a new title, or hides it.
+    /// Shows a row if the search finds its title, and otherwise hides it.
     pub(super) fn apply(&self, row: &adw::ActionRow) {
-        row.set_visible(is_match(&row.title(), &self.entry.text()));
+        show_row(row, &self.entry.text());
     }
 
     /// Shows the entry, and moves the focus there.
@@ -76,11 +76,16 @@ fn connect(entry: &gtk::SearchEntry, list: &gtk::ListBox) {
     });
 }
 
-/// Shows the rows whose titles contain a text. Assistive technologies would see rows that a filter of the list hides.
+/// Shows the rows whose titles contain a text.
 fn show_rows(list: &gtk::ListBox, text: &str) {
     for row in rows(list).filter_map(|row| row.downcast::<adw::ActionRow>().ok()) {
-        row.set_visible(is_match(&row.title(), text));
+        show_row(&row, text);
     }
+}
+
+/// Shows or hides a row. Assistive technologies would see a row that a filter of the list hides.
+fn show_row(row: &adw::ActionRow, text: &str) {
+    row.set_visible(is_match(&row.title(), text));
 }
 
 /// Returns the rows that the search shows.

@@ -132,10 +132,8 @@ impl Sidebar {
         let Some(Row { row, count }) = rows.get(path) else {
             return;
         };
-        if row.title() != machine.name() {
-            row.set_title(&machine.name());
-            self.search.apply(row);
-        }
+        rows::set_title(row, &machine.name());
+        self.search.apply(row);
         rows::set_subtitle(row, &machine.summary());
         count.set_label(&format!("{} of {}", machine.present(), machine.max()));
         let text = format!(
