@@ -1,9 +1,9 @@
 // Owns the card with the facts about the QEMU process.
 import { CardBody } from '@patternfly/react-core';
 
-import { NO_USER } from '../model/fleet';
+import { useUser } from '../hooks/user';
 import type { MachineState } from '../model/fleet';
-import { _, format } from '../text';
+import { _ } from '../text';
 import { PageCard } from './page-card';
 import { FactList } from './parts';
 import type { Fact } from './parts';
@@ -19,12 +19,13 @@ function originText(origin: string): string {
 
 export function DetailsCard({ machine }: { machine: MachineState }) {
     const since = machine.Since > 0 && new Date(machine.Since / 1000).toLocaleString(cockpit.language.replace('_', '-'));
+    const [owner, registrant] = [useUser(machine.Owner), useUser(machine.Registrant)];
     const facts: Fact[] = [
         [_('QEMU'), [machine.QemuVersion, machine.Architecture, machine.Accelerator].filter(Boolean).join(', ')],
         [_('Process'), machine.Leader > 0 && machine.Leader],
         [_('Running since'), since],
-        [_('User'), machine.Owner !== NO_USER && format(_('uid $0'), machine.Owner)],
-        [_('Registered by'), machine.Registrant !== NO_USER && format(_('uid $0'), machine.Registrant)],
+        [_('User'), owner],
+        [_('Registered by'), registrant],
         [_('Known from'), originText(machine.Origin)],
         [_('Unit'), machine.Unit],
         [_('UUID'), machine.Uuid],

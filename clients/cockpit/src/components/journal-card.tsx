@@ -5,8 +5,9 @@ import { Button, CardBody, Content, Stack } from '@patternfly/react-core';
 
 import type { Access, CallError } from '../bus/client';
 import { followJournal } from '../bus/journal';
+import { useUser } from '../hooks/user';
 import { withEntries } from '../model/journal';
-import type { Entry } from '../model/journal';
+import type { Entry, Request } from '../model/journal';
 import { _, format } from '../text';
 import { PageCard } from './page-card';
 import { ErrorAlert } from './parts';
@@ -51,15 +52,15 @@ function Entries({ entries }: { entries: readonly Entry[] }) {
             {entries.map(entry => (
                 <li key={entry.cursor} className={entry.isProblem ? 'vcpud-problem' : ''}>
                     <time dateTime={new Date(entry.time).toISOString()}>{timeOf(entry.time, language)}</time>
-                    <span>{entry.isProblem && <strong>{_('Warning')}: </strong>}{textOf(entry)}</span>
+                    <span>{entry.isProblem && <strong>{_('Warning')}: </strong>}{entry.request ? <RequestText request={entry.request} /> : entry.text}</span>
                 </li>
             ))}
         </ol>
     );
 }
 
-function textOf({ text, request }: Entry): string {
-    return request ? format(_('Request of uid $0: $1'), request.uid, `${request.operation} (${request.values})`) : text;
+function RequestText({ request: { operation, uid, values } }: { request: Request }) {
+    return <>{format(_('Request of $0: $1'), useUser(uid), `${operation} (${values})`)}</>;
 }
 
 /** Returns the time of an entry, with the date if it is not from today. */

@@ -58,7 +58,7 @@ test('adds vCPUs, and shows that the guest starts them', async () => {
 test('shows the journal of the machine', async () => {
     const entries = page.getByRole('list', { name: 'Entries' });
     await entries.getByText('vCPU 3 added').waitFor();
-    await entries.getByText(/Request of uid 0: add \(.*vcpus 4/).waitFor();
+    await entries.getByText(/Request of root \(uid 0\): add \(.*vcpus 4/).waitFor();
     await entries.getByText('vCPU 3 started by the guest').waitFor();
 });
 
