@@ -15,7 +15,7 @@ impl Details {
     pub(super) fn new() -> Self {
         let version = rows::row("");
         let group = adw::PreferencesGroup::builder()
-            .title("Virtual machine")
+            .title("Virtual Machine")
             .build();
         group.add(&version);
         Self { group, version }

@@ -32,7 +32,7 @@ impl ScalingGroup {
         end.append(&change);
         row.add_suffix(&end);
         let group = adw::PreferencesGroup::builder()
-            .title("Automatic scaling")
+            .title("Automatic Scaling")
             .build();
         group.add(&row);
         Self {
