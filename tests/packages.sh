@@ -7,16 +7,18 @@ as_root() {
 
 has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
 
+# `apt_get COMMAND…`: runs apt-get as root or with sudo, after other scripts that do.
+apt_get() { as_root flock /var/lib/apt env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 "$@" </dev/null >/dev/null; }
+
 # `install_packages PACKAGE…`: installs packages as root or with sudo, and prints their names.
 install_packages() {
 	(($#)) || return 0
 	say "installing: $*"
-	local install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2
-		--no-install-recommends --no-remove "$@")
+	local install=(install --yes --no-install-recommends --no-remove "$@")
 	# apt's list of packages may be missing or too old.
-	as_root "${install[@]}" </dev/null &>/dev/null && return
-	as_root apt-get update --quiet=2 </dev/null
-	as_root "${install[@]}" </dev/null >/dev/null || die "cannot install: $*"
+	apt_get "${install[@]}" 2>/dev/null && return
+	apt_get update
+	apt_get "${install[@]}" || die "cannot install: $*"
 }
 
 # `archive Debian`, `archive Ubuntu`: prints the address from which apt gets the packages.
@@ -24,7 +26,7 @@ archive() {
 	local address
 	address=$(archive_in_use "$1")
 	if [[ ! $address ]]; then
-		as_root apt-get update --quiet=2 </dev/null >/dev/null
+		apt_get update
 		address=$(archive_in_use "$1")
 	fi
 	[[ $address ]] || die "apt has no source of $1 packages"
