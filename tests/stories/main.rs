@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use simulation::{Setup, Step, Story};
 
-/// The number of stories of a run that takes seconds.
-const STORIES: u32 = 100_000;
+/// The number of stories of a run that takes half a minute.
+const STORIES: u32 = 40_000;
 /// The longest story.
 const STEPS: usize = 40;
 
