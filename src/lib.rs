@@ -27,6 +27,7 @@ pub mod process;
 pub mod proxy;
 pub mod qmp;
 pub mod registry;
+pub mod signals;
 mod state_file;
 pub mod statistics;
 pub mod systemd;

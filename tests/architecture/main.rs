@@ -97,6 +97,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "state_file",
         ],
     ),
+    ("signals", &["names"]),
     ("state_file", &[]),
     ("statistics", &["ids", "inventory", "limited", "text"]),
     ("systemd", &["fd_store", "placement", "process", "proxy"]),
@@ -104,7 +105,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// The only modules that may know D-Bus.
-const KNOW_DBUS: &[&str] = &["bus", "daemon", "proxy", "systemd"];
+const KNOW_DBUS: &[&str] = &["bus", "daemon", "proxy", "signals", "systemd"];
 
 /// All source text of each top-level module of the library.
 fn modules() -> BTreeMap<String, String> {

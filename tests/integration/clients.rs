@@ -6,8 +6,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use vcpud::names::error_name;
 use vcpud::proxy::MachineProxy;
-use zbus::OwnedVariant;
+use vcpud::signals::Signals as VcpudSignals;
+use zbus::names::UniqueName;
 use zbus::proxy::CacheProperties;
+use zbus::{Message, OwnedVariant, Variant};
 
 use crate::harness::*;
 
@@ -222,4 +224,56 @@ async fn what_was_set_can_be_read_and_watched() {
         let change = within("the signal", changes.next()).await.unwrap();
         changed.extend(change.args().unwrap().vcpus);
     }
+}
+
+/// Returns the sender of the next signal with the name `member`.
+async fn sender_of(signals: &mut VcpudSignals, member: &str) -> UniqueName<'static> {
+    let found = async {
+        loop {
+            let signal = signals.next().await.unwrap().unwrap();
+            let header = signal.header();
+            if header.member().is_some_and(|found| found == member) {
+                return header.sender().unwrap().to_owned();
+            }
+        }
+    };
+    within(member, found).await
+}
+
+/// Scripted QEMU, dbus-daemon, a raw client as nobody that sends signals to the client alone.
+#[tokio::test]
+async fn clients_ignore_signals_that_other_users_send_to_them() {
+    let mut world = World::without_polkit().await;
+    let _peer = world.peer("web", Model::x86(1, 4));
+    let machine = world.machine("web").await;
+    let client = world.bus.connect().await;
+    let mut signals = VcpudSignals::subscribe(&client, None).await.unwrap();
+
+    let bus = "org.freedesktop.DBus";
+    let own = client.unique_name().unwrap().as_str();
+    let mut nobody = RawClient::nobody(&world.bus).await;
+    let owner = Message::signal("/org/freedesktop/DBus", bus, "NameOwnerChanged");
+    let name = nobody.name.to_string();
+    nobody
+        .call(owner.destination(own), &("org.vcpud1", "", name))
+        .await;
+    let removed = Message::signal(machine.path(), "org.vcpud1.Machine", "VcpuRemoved");
+    let body = (7u32, "vcpu7", HashMap::<&str, Variant<'_>>::new());
+    nobody.call(removed.destination(own), &body).await;
+    // The bus has delivered the signals when it answers.
+    let get_id = Message::method_call("/", "GetId").destination(bus);
+    let call = nobody.call(get_id, &()).await;
+    nobody.reply(call).await;
+
+    machine.set(2).await.unwrap();
+    machine.set_patiently(1).await.unwrap();
+    let service = sender_of(&mut signals, "VcpuRemoved").await;
+    assert_ne!(service, *nobody.name);
+    world.service.take().unwrap().kill().await;
+    world.serve().await;
+    let sender = sender_of(&mut signals, "NameOwnerChanged").await;
+    assert_eq!(sender, bus);
+    world.machine("web").await.set(2).await.unwrap();
+    let next = sender_of(&mut signals, "VcpuAdded").await;
+    assert!(next != service && next != *nobody.name, "{next}");
 }

@@ -4,17 +4,13 @@ use std::collections::HashMap;
 use std::io::{Write, stdout};
 use std::time::SystemTime;
 
-use futures_util::StreamExt;
-use futures_util::stream::select;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
-use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MACHINE_PATH_PREFIX, MANAGER_INTERFACE};
-use vcpud::names::{ROOT_PATH, unescape_label};
-use zbus::message::Type;
-use zbus::{MatchRule, Message, MessageStream};
-use zbus::{OwnedObjectPath, OwnedVariant};
+use vcpud::names::{MACHINE_INTERFACE, MACHINE_PATH_PREFIX, MANAGER_INTERFACE, unescape_label};
+use vcpud::signals::Signals;
+use zbus::{Message, OwnedObjectPath, OwnedVariant};
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -25,14 +21,7 @@ type Dict = HashMap<String, OwnedVariant>;
 
 /// Prints signals until standard output is closed.
 pub(crate) async fn monitor(client: &Client, only: Option<&str>) -> Result<(), Failure> {
-    let signals = || MatchRule::builder().msg_type(Type::Signal);
-    let own = signals().sender(BUS_NAME).path_namespace(ROOT_PATH);
-    let restarts = signals().sender("org.freedesktop.DBus");
-    let restarts = restarts.member("NameOwnerChanged").arg(0, BUS_NAME);
-    let mut signals = select(
-        MessageStream::for_match_rule(own.build()?, &client.bus, None).await?,
-        MessageStream::for_match_rule(restarts.build()?, &client.bus, None).await?,
-    );
+    let mut signals = Signals::subscribe(&client.bus, None).await?;
     let mut start = Box::pin(start(client, only));
     let mut is_started = false;
     let mut sentences = Sentences::new(client.is_local);

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 
-use futures_util::stream::{Select, select};
-use futures_util::{FutureExt, StreamExt};
-use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MANAGER_INTERFACE, ROOT_PATH};
+use futures_util::FutureExt;
+use vcpud::names::{MACHINE_INTERFACE, MANAGER_INTERFACE};
 use vcpud::proxy::MachineProxy;
-use zbus::message::Type;
-use zbus::{MatchRule, Message, MessageStream, OwnedVariant};
+use vcpud::signals::Signals;
+use zbus::{Message, OwnedVariant};
 
 use crate::client::Client;
 use crate::failure::{Failure, Refused};
@@ -23,7 +22,7 @@ const QUEUE: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(1023);
 pub(crate) struct Watch {
     machine: MachineProxy<'static>,
     name: String,
-    signals: Select<MessageStream, MessageStream>,
+    signals: Signals,
     pub(crate) pending: Vec<u32>,
     pub(crate) removed: Vec<u32>,
     pub(crate) refused: Vec<Refused>,
@@ -33,15 +32,7 @@ impl Watch {
     /// Starts to follow the machine `name`.
     pub(crate) async fn new(client: &Client, name: &str) -> Result<Self, Failure> {
         let machine = client.machine(name).await?;
-        let signals = || MatchRule::builder().msg_type(Type::Signal);
-        let own = signals().sender(BUS_NAME).path_namespace(ROOT_PATH);
-        let restarts = signals().sender("org.freedesktop.DBus");
-        let restarts = restarts.member("NameOwnerChanged").arg(0, BUS_NAME);
-        let (own, restarts) = (own.build()?, restarts.build()?);
-        let signals = select(
-            MessageStream::for_match_rule(own, &client.bus, Some(QUEUE)).await?,
-            MessageStream::for_match_rule(restarts, &client.bus, Some(QUEUE)).await?,
-        );
+        let signals = Signals::subscribe(&client.bus, Some(QUEUE)).await?;
         Ok(Self {
             pending: machine.pending_removals().await?,
             machine,

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt, select_all};
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vcpud::autoscale::Outcome;
 use vcpud::names::{BUS_NAME, MACHINE_INTERFACE, MachineName, ROOT_PATH, error_name, name_of};
 use vcpud::proxy::{MachineProxy, ManagerProxy, Statistics, error_reply};
-use zbus::message::Type;
+use vcpud::signals::Signals;
 use zbus::proxy::{CacheProperties, MethodFlags};
-use zbus::{
-    Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Proxy, Variant,
-};
+use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant, Proxy, Variant};
 
 use crate::counters::{Reading, state};
 use crate::error::Error;
@@ -67,26 +65,13 @@ pub(crate) struct Link {
 impl Link {
     /// Subscribes to the signals of vcpud.
     pub(crate) async fn new(bus: Connection) -> zbus::Result<Self> {
-        let rule = || MatchRule::builder().msg_type(Type::Signal);
-        let own = || rule().sender(BUS_NAME).path_namespace(ROOT_PATH);
-        let restarts = rule().sender("org.freedesktop.DBus");
-        let rules = [
-            own().member("PropertiesChanged"),
-            own().member("VcpuChanged"),
-            own().interface("org.freedesktop.DBus.ObjectManager"),
-            restarts.member("NameOwnerChanged").arg(0, BUS_NAME),
-        ];
-        let mut streams = Vec::new();
-        for rule in rules {
-            streams.push(MessageStream::for_match_rule(rule.build()?, &bus, None).await?);
-        }
-        let mut streams = select_all(streams);
+        let mut all = Signals::subscribe(&bus, None).await?;
         let (sender, signals) = mpsc::channel(MAX_SIGNALS);
         let has_lost = Arc::new(AtomicBool::new(false));
         let lost = Arc::clone(&has_lost);
         let mut taker = JoinSet::new();
         taker.spawn(async move {
-            while let Some(signal) = streams.next().await {
+            while let Some(signal) = all.next().await {
                 let is_kept = signal.is_ok_and(|signal| sender.try_send(signal).is_ok());
                 lost.fetch_or(!is_kept, Ordering::Relaxed);
             }
@@ -146,7 +131,8 @@ impl Link {
             "VcpuChanged" => {
                 self.unread_pins.insert(header.path()?.to_string());
             }
-            _ => self.is_outdated = true,
+            "InterfacesAdded" | "InterfacesRemoved" | "NameOwnerChanged" => self.is_outdated = true,
+            _ => {}
         }
         Some(())
     }

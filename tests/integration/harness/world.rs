@@ -14,6 +14,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use vcpud::proxy::ManagerProxy;
 use zbus::Connection;
+use zbus::fdo::DBusProxy;
 use zbus::proxy::CacheProperties;
 
 use super::bus::{self, Bus};
@@ -96,6 +97,15 @@ impl World {
     pub(crate) async fn serve_under(&mut self, systemd: &Systemd) {
         self.service = Some(Service::start_under(&self.bus, systemd));
         bus::owned(&self.connection, "org.vcpud1").await;
+    }
+
+    /// The unique names of all connections to the bus.
+    pub(crate) async fn unique_names(&self) -> Vec<String> {
+        let bus = DBusProxy::new(&self.connection).await;
+        let names = bus.expect("a proxy").list_names().await;
+        let names = names.expect("the bus answers").into_iter();
+        let names = names.map(|name| name.to_string());
+        names.filter(|name| name.starts_with(':')).collect()
     }
 
     /// Connects the test to the bus again, which was restarted.

@@ -51,13 +51,19 @@ async fn the_monitor_shows_what_the_service_tells_and_nothing_else() {
         machine.set_patiently(1).await.unwrap();
     }
 
-    let mut forged = command_of_nobody("busctl");
-    forged
-        .arg(format!("--address={}", world.bus.address()))
-        .args(["emit", machine.path(), "org.vcpud1.Machine", "VcpuRemoved"])
-        .args(["usa{sv}", "7", "vcpu7", "1", "cause", "s", "guest"]);
-    let emitted = within("busctl", forged.status()).await;
-    assert!(emitted.unwrap().success());
+    // To all connections that have a match rule for it, and to each connection.
+    let to_each = world.unique_names().await.into_iter();
+    let to_each = to_each.map(|name| Some(format!("--destination={name}")));
+    for destination in to_each.chain([None]) {
+        let mut forged = command_of_nobody("busctl");
+        forged
+            .arg(format!("--address={}", world.bus.address()))
+            .args(destination)
+            .args(["emit", machine.path(), "org.vcpud1.Machine", "VcpuRemoved"])
+            .args(["usa{sv}", "7", "vcpu7", "1", "cause", "s", "guest"]);
+        let emitted = within("busctl", forged.status()).await;
+        assert!(emitted.unwrap().success());
+    }
     machine.set(2).await.unwrap();
     other.set(2).await.unwrap();
     let lines = [

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use vcpud::names::{BUS_NAME, ROOT_PATH, name_of};
+use vcpud::names::name_of;
 use vcpud::proxy::{ManagerProxy, error_reply};
-use zbus::message::Type;
-use zbus::{Connection, MatchRule, MessageStream};
+use vcpud::signals::Signals;
+use zbus::Connection;
 
 use super::sample::{Machine, Sample};
 use crate::cli::Global;
@@ -69,21 +68,7 @@ impl Link {
     async fn new(arguments: &Global) -> Result<Self, Failure> {
         let bus = client::connect(arguments).await?;
         let is_outdated = Arc::new(AtomicBool::new(true));
-        let changes = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(BUS_NAME)
-            .path_namespace(ROOT_PATH)
-            .build()?;
-        let restarts = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender("org.freedesktop.DBus")
-            .member("NameOwnerChanged")
-            .arg(0, BUS_NAME)
-            .build()?;
-        let mut signals = stream::select(
-            MessageStream::for_match_rule(changes, &bus, None).await?,
-            MessageStream::for_match_rule(restarts, &bus, None).await?,
-        );
+        let mut signals = Signals::subscribe(&bus, None).await?;
         let mut task = JoinSet::new();
         let flag = Arc::clone(&is_outdated);
         // A signal only says that the properties are to be read again, so a burst of them costs one call.
