@@ -13,6 +13,7 @@ use super::errors;
 use super::{AUTOSCALE, AUTOSCALE_PATH, MACHINE, ROOT, SERVICE};
 use crate::model::dict::Dict;
 use crate::model::message::{Command, Event};
+use crate::model::plan::Plan;
 use crate::model::scaling::Scaling;
 
 const MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
@@ -55,7 +56,9 @@ pub(super) fn message(command: &Command) -> zbus::Result<Option<Message>> {
         Command::List(path) => vcpud(path, MACHINE, "ListVcpus").build(&()),
         Command::Tuning(path) => vcpud(path, MACHINE, "GetTuning").build(&()),
         Command::Sample(path) => vcpud(path, MACHINE, "GetStatistics").build(&none),
-        Command::Plan(path, count) => vcpud(path, MACHINE, "Plan").build(&(count, none)),
+        Command::Plan(path, question) => {
+            vcpud(path, MACHINE, "Plan").build(&(question.count, none))
+        }
         Command::Explain { name, .. } => {
             let call = Message::method_call(AUTOSCALE_PATH, "Explain").destination(AUTOSCALE);
             // A read alone is no reason to start the autoscaler.
@@ -137,7 +140,10 @@ fn event(command: &Command, reply: &Message) -> zbus::Result<Vec<Event>> {
             let (own, vcpus) = body.deserialize()?;
             Event::Sampled(path.clone(), own, vcpus)
         }
-        Command::Plan(path, count) => Event::Planned(path.clone(), *count, body.deserialize()?),
+        Command::Plan(path, question) => {
+            let plan = Plan::new(&body.deserialize()?);
+            Event::Planned(path.clone(), *question, plan)
+        }
         Command::Explain { path, .. } => {
             let explanation: Dict = body.deserialize()?;
             Event::Explained(path.clone(), Scaling::new(&explanation))
@@ -158,6 +164,10 @@ fn machines(objects: HashMap<OwnedObjectPath, HashMap<String, Dict>>) -> Vec<(St
 fn failed(command: &Command, error: &zbus::Error) -> Vec<Event> {
     match command {
         Command::Connect => vec![Event::Lost(errors::loss(error))],
+        Command::Plan(path, question) => {
+            let plan = Plan::Failed(errors::failure(error));
+            vec![Event::Planned(path.clone(), *question, plan)]
+        }
         // A sample that fails is a gap in the sparkline.
         Command::Sample(path) => vec![Event::Sampled(path.clone(), Dict::new(), Vec::new())],
         // The machine has ended, and a signal follows.
@@ -179,6 +189,7 @@ mod tests {
 
     use super::*;
     use crate::bus::signals::{self, Signal};
+    use crate::model::choice::Question;
     use crate::model::dict::dict;
     use crate::model::fleet::{Fleet, View};
 
@@ -255,7 +266,11 @@ mod tests {
     fn a_service_that_answers_other_reads_is_not_silent() {
         let mut reads = Reads::default();
         let start = Instant::now();
-        sent(&mut reads, Command::Plan(WEB.into(), 3), start);
+        let question = Question {
+            count: 3,
+            version: 0,
+        };
+        sent(&mut reads, Command::Plan(WEB.into(), question), start);
         let call = sent(&mut reads, Command::Connect, start);
         reads.answer(&machines_reply(&call, 2), start + Duration::from_secs(4));
         assert!(reads.expire(start + LIMIT).is_empty());

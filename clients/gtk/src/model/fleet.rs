@@ -6,7 +6,6 @@ use super::failure::{self, Failure, Refusal};
 use super::machine::Machine;
 use super::message::{Event, Loss, Path};
 use super::numbers;
-use super::plan::Plan;
 use super::scaling::Scaling;
 
 /// The content of the main part of the window.
@@ -48,6 +47,8 @@ pub(crate) struct Fleet {
     loss: Option<Loss>,
     is_silent: bool,
     is_listed: bool,
+    /// The number of events.
+    events: u64,
 }
 
 impl Fleet {
@@ -87,6 +88,7 @@ impl Fleet {
 
     /// Takes an event, and returns what it changes.
     pub(crate) fn apply(&mut self, event: Event) -> Vec<Effect> {
+        self.events += 1;
         match event {
             Event::Machines(machines) => self.list(machines),
             Event::Lost(loss) => {
@@ -101,7 +103,9 @@ impl Fleet {
             }
             Event::Scaler(is_running) => self.take_scaler(is_running),
             Event::MachineAdded(path, properties) => {
-                self.machines.insert(path, Machine::new(properties));
+                let mut machine = Machine::new(properties);
+                machine.version = self.events;
+                self.machines.insert(path, machine);
                 self.loss = None;
                 self.is_listed = true;
                 vec![Effect::Machines]
@@ -132,6 +136,8 @@ impl Fleet {
             let mut machine = old.remove(&path).unwrap_or_default();
             machine.change(properties);
             machine.usage.pause();
+            // A question of the old connection has no answer.
+            machine.version = self.events;
             self.machines.insert(path, machine);
         }
         self.loss = None;
@@ -175,8 +181,14 @@ impl Fleet {
             return Vec::new();
         };
         match event {
-            Event::PropertiesChanged(_, properties) => machine.change(properties),
-            Event::VcpusChanged(_) => return vec![Effect::ReadVcpus(path)],
+            Event::PropertiesChanged(_, properties) => {
+                machine.change(properties);
+                machine.version = self.events;
+            }
+            Event::VcpusChanged(_) => {
+                machine.version = self.events;
+                return vec![Effect::ReadVcpus(path.clone()), Effect::Machine(path)];
+            }
             Event::RemovalFailed {
                 vcpu, code, reason, ..
             } => {
@@ -191,7 +203,7 @@ impl Fleet {
                 machine.usage.add(&own, &rows);
                 return vec![Effect::Usage(path)];
             }
-            Event::Planned(_, count, reply) => machine.plan = Some((count, Plan::new(&reply))),
+            Event::Planned(_, question, plan) => machine.plan = Some((question, plan)),
             Event::Finished(_) => machine.is_busy = false,
             Event::ScalingChanged(_) => return vec![Effect::ReadScaling(path)],
             Event::Explained(_, scaling) => machine.scaling.change(scaling),
@@ -270,6 +282,31 @@ mod tests {
         assert_eq!(fleet.get("/web").unwrap().present(), 3);
         fleet.apply(Event::MachineRemoved("/web".into()));
         assert!(fleet.get("/web").is_none());
+    }
+
+    #[test]
+    fn what_a_plan_depends_on_makes_it_old() {
+        let mut fleet = Fleet::default();
+        fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
+        let mut last = fleet.get("/web").unwrap().version;
+        let changes = [
+            Event::PropertiesChanged("/web".into(), dict([("State", "paused".into())])),
+            Event::VcpusChanged("/web".into()),
+            Event::Machines(vec![("/web".into(), properties("web"))]),
+            Event::MachineAdded("/web".into(), properties("web")),
+        ];
+        for change in changes {
+            let text = format!("{change:?}");
+            let effects = fleet.apply(change);
+            let is_shown =
+                |effect: &Effect| matches!(effect, Effect::Machine(_) | Effect::Machines);
+            assert!(effects.iter().any(is_shown), "{text}");
+            let now = fleet.get("/web").unwrap().version;
+            assert_ne!(now, last, "{text}");
+            last = now;
+        }
+        fleet.apply(Event::Listed("/web".into(), Vec::new()));
+        assert_eq!(fleet.get("/web").unwrap().version, last);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::bandwidth::Bandwidth;
+use super::choice::Question;
 use super::dict::{Dict, get, text};
 use super::failure::Refusal;
 use super::plan::Plan;
@@ -19,8 +20,10 @@ pub(crate) struct Machine {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) usage: Usage,
     pub(crate) scaling: Scaling,
-    /// The plan for a number of vCPUs.
-    pub(crate) plan: Option<(u32, Plan)>,
+    /// The last plan, and its question.
+    pub(crate) plan: Option<(Question, Plan)>,
+    /// A number that changes with each change of the machine that a plan can depend on.
+    pub(crate) version: u64,
     /// The host CPUs of vCPUs without a pin of their own, if they are set; else empty.
     pub(crate) default_pin: String,
     /// The host CPUs of vCPUs with a pin of their own.
@@ -102,6 +105,11 @@ impl Machine {
         text(&self.properties, "HotplugMethod") != "none"
     }
 
+    /// Returns whether the service can change the number of vCPUs now.
+    pub(crate) fn can_change(&self) -> bool {
+        self.is_connected() && self.is_hotpluggable()
+    }
+
     /// Returns the number of present vCPUs.
     pub(crate) fn present(&self) -> u32 {
         self.number("Vcpus")
@@ -124,6 +132,20 @@ impl Machine {
     /// Returns the smallest number of vCPUs that the spin button offers: one slot.
     pub(crate) fn min(&self) -> u32 {
         self.per_slot().min(self.max())
+    }
+
+    /// Returns the possible numbers of vCPUs as text, or why the number cannot change.
+    pub(crate) fn range(&self) -> String {
+        let (min, max, step) = (self.min(), self.max(), self.per_slot());
+        match (self.is_connected(), self.is_hotpluggable(), step) {
+            // The service can know the method only with a connection.
+            (false, ..) => {
+                "vcpud has no connection to QEMU, and connects again by itself".to_owned()
+            }
+            (_, false, _) => "QEMU cannot change the number of vCPUs of this machine".to_owned(),
+            (_, _, 1) => format!("{min} to {max}"),
+            _ => format!("{min} to {max}, in steps of {step}"),
+        }
     }
 
     /// Returns the vCPUs whose removal is pending.
@@ -255,6 +277,18 @@ mod tests {
         assert_eq!((shown, web.default_pin.as_str()), (vec!["", "0-1"], "0-1"));
         web.tune(&dict([]));
         assert!(web.vcpus.iter().all(|vcpu| vcpu.pin.is_empty()) && web.default_pin.is_empty());
+    }
+
+    #[test]
+    fn the_connection_is_the_first_reason() {
+        let mut web = machine("web", 0, 0);
+        web.change(dict([
+            ("State", "disconnected".into()),
+            ("HotplugMethod", "none".into()),
+        ]));
+        assert!(web.range().contains("no connection") && !web.can_change());
+        web.change(dict([("State", "running".into())]));
+        assert!(web.range().contains("cannot change") && !web.can_change());
     }
 
     #[test]

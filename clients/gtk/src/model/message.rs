@@ -1,8 +1,10 @@
 //! Owns the messages between the widgets and the edge to D-Bus. It must not know how either works.
 
 use super::bandwidth::Bandwidth;
+use super::choice::Question;
 use super::dict::Dict;
 use super::failure::Failure;
+use super::plan::Plan;
 use super::scaling::Scaling;
 
 /// The object path of a machine.
@@ -20,7 +22,7 @@ pub(crate) enum Command {
     /// Read the counters of a machine.
     Sample(Path),
     /// Plan a number of vCPUs.
-    Plan(Path, u32),
+    Plan(Path, Question),
     /// Set the number of vCPUs from `current` to `count`.
     SetVcpus {
         path: Path,
@@ -87,7 +89,8 @@ pub(crate) enum Event {
     /// The reply of `GetTuning`.
     Tuned(Path, Dict),
     Sampled(Path, Dict, Vec<Dict>),
-    Planned(Path, u32, Dict),
+    /// The plan, or why there is none.
+    Planned(Path, Question, Plan),
     /// A request of `SetVcpus` has ended.
     Finished(Path),
     Explained(Path, Scaling),

@@ -2,6 +2,7 @@
 //! GTK, a connection or a clock.
 
 pub(crate) mod bandwidth;
+pub(crate) mod choice;
 pub(crate) mod dict;
 pub(crate) mod failure;
 pub(crate) mod fleet;

@@ -1,7 +1,7 @@
 //! Owns the texts of a plan: the changes of a number of vCPUs, or why it is not possible. It must not plan.
 
 use super::dict::{Dict, get, text};
-use super::failure::{self, Refusal};
+use super::failure::{self, Failure, Refusal};
 use super::numbers;
 use super::sentence::sentence;
 
@@ -18,6 +18,8 @@ pub(crate) enum Plan {
     },
     /// The title and the reason.
     Impossible { title: String, reason: String },
+    /// The service has not planned.
+    Failed(Failure),
 }
 
 impl Plan {
@@ -66,6 +68,7 @@ impl Plan {
         match self {
             Self::Unchanged => ("No change".to_owned(), String::new()),
             Self::Impossible { title, reason } => (title.clone(), reason.clone()),
+            Self::Failed(failure) => (failure.title.clone(), sentence(&failure.detail)),
             Self::Possible { added, removed, .. } => {
                 let list = if removed.is_empty() { added } else { removed };
                 let is_pending = self.is_begun(pending);

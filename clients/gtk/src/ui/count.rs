@@ -9,8 +9,9 @@ use gtk::{Align, Orientation};
 
 use super::Send;
 use super::rows;
+use crate::model::choice::Choice;
 use crate::model::machine::Machine;
-use crate::model::message::{Command, Path};
+use crate::model::message::Command;
 use crate::model::plan::Plan;
 
 /// The group with the number of vCPUs of a machine.
@@ -24,20 +25,11 @@ pub(super) struct Count {
     icon: gtk::Image,
     warning: adw::ActionRow,
     send: Send,
-    state: RefCell<State>,
+    choice: RefCell<Choice>,
     /// The program, and not the user, sets the spin button.
     is_setting: Cell<bool>,
     /// A number has been applied, and its request has not ended.
     is_applied: Cell<bool>,
-}
-
-/// The facts about the machine that the group needs.
-#[derive(Default)]
-struct State {
-    path: Path,
-    present: u32,
-    /// The number and the present number of the last plan.
-    planned: Option<(u32, u32)>,
 }
 
 impl Count {
@@ -73,7 +65,7 @@ impl Count {
             icon,
             warning,
             send,
-            state: RefCell::default(),
+            choice: RefCell::default(),
             is_setting: Cell::new(false),
             is_applied: Cell::new(false),
         });
@@ -86,8 +78,8 @@ impl Count {
         self.spin.connect_changed(glib::clone!(
             #[weak(rename_to = this)]
             self,
-            move |_| if !this.is_setting.get() && this.ask() {
-                this.show_change();
+            move |_| if !this.is_setting.get() {
+                this.choose();
             }
         ));
         self.apply.connect_clicked(glib::clone!(
@@ -101,31 +93,27 @@ impl Count {
         &self.group
     }
 
-    /// Shows a machine. A number that the user has chosen stays, unless it is another machine.
+    /// Shows a machine. What the user has chosen stays, unless it is another machine.
     pub(super) fn show(&self, path: &str, machine: &Machine) {
-        let present = machine.present();
-        let is_edited = (self.is_edited() || self.is_typed()) && self.state.borrow().path == path;
-        let mut state = self.state.borrow_mut();
-        if state.path != path {
-            state.planned = None;
+        let is_other = self.choice.borrow_mut().follow(path, machine);
+        // A machine that vcpud has not asked yet has no numbers.
+        if is_other || machine.is_connected() {
+            self.set_range(machine);
+            if !self.choice.borrow().is_made() {
+                self.set(machine.present());
+            }
         }
-        path.clone_into(&mut state.path);
-        state.present = present;
-        drop(state);
-        self.set_range(machine);
-        if !is_edited {
-            self.set(present);
-        }
+        rows::set_subtitle(&self.row, &machine.range());
         self.show_plan(machine);
-        let is_possible = machine.is_connected() && machine.is_hotpluggable();
-        self.spin.set_sensitive(is_possible && !machine.is_busy);
+        self.spin
+            .set_sensitive(machine.can_change() && !machine.is_busy);
         self.spinner.set_visible(machine.is_busy);
         self.spinner.set_spinning(machine.is_busy);
-        if self.is_edited() && is_possible && !machine.is_busy {
+        if !machine.is_busy {
             self.ask();
-        }
-        if !machine.is_busy && self.is_applied.take() && self.has_lost_focus() {
-            self.spin.grab_focus();
+            if self.is_applied.take() && self.has_lost_focus() {
+                self.spin.grab_focus();
+            }
         }
     }
 
@@ -141,29 +129,15 @@ impl Count {
         self.spin.set_range(f64::from(min), f64::from(max));
         self.spin.set_increments(f64::from(step), f64::from(step));
         self.is_setting.set(false);
-        let text = match (machine.is_hotpluggable(), machine.is_connected(), step) {
-            (false, ..) => "QEMU cannot change the number of vCPUs of this machine".to_owned(),
-            (_, false, _) => {
-                "vcpud has no connection to QEMU, and connects again by itself".to_owned()
-            }
-            (_, _, 1) => format!("{min} to {max}"),
-            _ => format!("{min} to {max}, in steps of {step}"),
-        };
-        rows::set_subtitle(&self.row, &text);
-    }
-
-    /// Returns the plan if it is for the chosen number.
-    fn plan_of<'a>(&self, machine: &'a Machine) -> Option<&'a Plan> {
-        let (count, plan) = machine.plan.as_ref()?;
-        (*count == self.chosen() && self.is_edited()).then_some(plan)
     }
 
     fn show_plan(&self, machine: &Machine) {
-        let plan = self.plan_of(machine);
+        let choice = self.choice.borrow();
+        let plan = choice.plan(machine);
         let is_possible = plan.is_some_and(|plan| plan.is_possible(&machine.pending()));
-        self.apply
-            .set_sensitive(is_possible && !machine.is_busy && machine.is_connected());
-        self.plan.set_visible(self.is_edited());
+        self.enable(is_possible && !machine.is_busy);
+        self.plan
+            .set_visible(machine.is_busy || choice.number().is_some());
         let (title, subtitle) = match (machine.is_busy, plan) {
             (true, _) => (
                 "Applying the change".to_owned(),
@@ -175,7 +149,7 @@ impl Count {
         rows::set_title(&self.plan, &title);
         rows::set_subtitle(&self.plan, &subtitle);
         let icon = match plan {
-            Some(Plan::Impossible { .. }) => "dialog-error-symbolic",
+            Some(Plan::Impossible { .. } | Plan::Failed(_)) => "dialog-error-symbolic",
             _ => "emblem-system-symbolic",
         };
         self.icon.set_icon_name(Some(icon));
@@ -184,42 +158,47 @@ impl Count {
         rows::set_subtitle(&self.warning, &warnings.join("\n"));
     }
 
-    /// Shows that the number has changed, before the plan arrives.
-    fn show_change(&self) {
-        self.apply.set_sensitive(false);
+    /// Takes what the user has chosen, and shows that the plan is not known yet.
+    fn choose(&self) {
+        self.choice.borrow_mut().choose(self.number());
+        self.enable(false);
         self.warning.set_visible(false);
-        self.plan.set_visible(self.is_edited());
+        self.plan
+            .set_visible(self.choice.borrow().number().is_some());
         rows::set_title(&self.plan, "Planning");
         rows::set_subtitle(&self.plan, "");
+        self.ask();
     }
 
-    /// Asks for the plan, unless the last question was the same. Returns whether it has asked.
-    fn ask(&self) -> bool {
-        let chosen = self.chosen();
-        let mut state = self.state.borrow_mut();
-        let question = Some((chosen, state.present));
-        if state.planned == question {
-            return false;
+    /// Asks for the plan, unless the last question was the same.
+    fn ask(&self) {
+        let question = self.choice.borrow_mut().ask();
+        if let Some(question) = question {
+            let path = self.choice.borrow().path().to_owned();
+            (self.send)(Command::Plan(path, question));
         }
-        state.planned = question;
-        let path = state.path.clone();
-        drop(state);
-        (self.send)(Command::Plan(path, chosen));
-        true
+    }
+
+    /// Lets the user apply the number, or not. The focus stays in the group.
+    fn enable(&self, is_enabled: bool) {
+        if !is_enabled && self.apply.has_focus() {
+            self.spin.grab_focus();
+        }
+        self.apply.set_sensitive(is_enabled);
     }
 
     /// Applies the chosen number, if its plan is possible.
     pub(super) fn apply(&self) {
-        if !self.apply.is_sensitive() {
+        let choice = self.choice.borrow();
+        let Some(count) = choice.number().filter(|_| self.apply.is_sensitive()) else {
             return;
-        }
+        };
+        let (path, current) = (choice.path().to_owned(), choice.present());
+        drop(choice);
         self.is_applied.set(true);
-        let state = self.state.borrow();
-        let (path, current) = (state.path.clone(), state.present);
-        drop(state);
         (self.send)(Command::SetVcpus {
             path,
-            count: self.chosen(),
+            count,
             current,
         });
     }
@@ -235,35 +214,27 @@ impl Count {
 
     /// Chooses the present number.
     pub(super) fn reset(&self) {
-        let present = self.state.borrow().present;
-        self.set(present);
-        self.show_change();
+        if self.spin.is_sensitive() {
+            let present = self.choice.borrow().present();
+            self.set(present);
+            self.choose();
+        }
     }
 
     fn set(&self, count: u32) {
         // It rewrites the text, and moves the cursor, also if the value is the same.
-        if self.is_typed() || self.spin.value_as_int() != i32::try_from(count).unwrap_or(0) {
+        if self.number() != Some(count) {
             self.is_setting.set(true);
             self.spin.set_value(f64::from(count));
             self.is_setting.set(false);
         }
-        self.state.borrow_mut().planned = None;
     }
 
-    /// Returns the number in the spin button, also before its text is complete.
-    fn chosen(&self) -> u32 {
+    /// Returns the number that the user sees, also before the spin button has taken its text. It is `None` if the text is
+    /// not a number in the range.
+    fn number(&self) -> Option<u32> {
         let (min, max) = self.spin.range();
         let typed = self.spin.text().parse::<u32>().ok();
-        let typed = typed.filter(|number| (min..=max).contains(&f64::from(*number)));
-        typed.unwrap_or_else(|| u32::try_from(self.spin.value_as_int()).unwrap_or(1))
-    }
-
-    /// Returns whether the user has typed a text that the spin button has not taken.
-    fn is_typed(&self) -> bool {
-        self.spin.text() != self.spin.value_as_int().to_string()
-    }
-
-    fn is_edited(&self) -> bool {
-        self.chosen() != self.state.borrow().present
+        typed.filter(|number| (min..=max).contains(&f64::from(*number)))
     }
 }
