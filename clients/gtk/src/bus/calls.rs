@@ -12,6 +12,7 @@ use super::{AUTOSCALE, AUTOSCALE_PATH, SERVICE};
 use crate::model::bandwidth::Bandwidth;
 use crate::model::message::{Command, Event};
 use crate::model::numbers;
+use crate::model::scaling::Settings;
 
 const GUEST_REFUSED: &str = "org.vcpud1.Error.GuestRefused";
 
@@ -72,13 +73,10 @@ async fn change(bus: &Connection, command: &Command) -> zbus::Result<Option<Even
         Command::Scale {
             path,
             name,
-            min,
-            max,
-            is_observed,
+            settings,
         } => {
-            let mode = if *is_observed { "observe" } else { "on" };
-            let (min, max, mode) = (Variant::from(min), Variant::from(max), Variant::from(mode));
-            let options = HashMap::from([("min", &min), ("max", &max), ("mode", &mode)]);
+            let options = options(settings);
+            let options = options.iter().map(|(key, value)| (*key, value)).collect();
             autoscale(bus).await?.enable(name, options).await?;
             Event::ScalingChanged(path.clone())
         }
@@ -101,6 +99,23 @@ async fn autoscale(bus: &Connection) -> zbus::Result<AutoscaleProxy<'_>> {
         .destination(AUTOSCALE)
         .path(AUTOSCALE_PATH);
     proxy.cache_properties(CacheProperties::No).build().await
+}
+
+/// Returns the options of `Enable`.
+fn options(settings: &Settings) -> Vec<(&'static str, Variant<'static>)> {
+    let mode = if settings.is_observed {
+        "observe"
+    } else {
+        "on"
+    };
+    let mut options = vec![
+        ("min", settings.min.into()),
+        ("max", settings.max.into()),
+        ("mode", mode.into()),
+    ];
+    options.extend(settings.target.map(|target| ("target", target.into())));
+    options.extend(settings.weight.map(|weight| ("weight", weight.into())));
+    options
 }
 
 fn pinned(vcpus: &[u32]) -> &'static str {

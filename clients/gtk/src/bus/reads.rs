@@ -40,7 +40,10 @@ struct Read {
 impl Read {
     /// Returns whether vcpud, and not the autoscaler, has to answer.
     fn is_of_vcpud(&self) -> bool {
-        !matches!(self.command, Command::Explain { .. })
+        !matches!(
+            self.command,
+            Command::Explain { .. } | Command::Settings { .. }
+        )
     }
 }
 
@@ -64,6 +67,10 @@ pub(super) fn message(command: &Command) -> zbus::Result<Option<Message>> {
             // A read alone is no reason to start the autoscaler.
             let call = call.interface(AUTOSCALE).with_flags(Flags::NO_AUTO_START);
             call.build(name)
+        }
+        Command::Settings { name, .. } => {
+            let call = Message::method_call(AUTOSCALE_PATH, "Explain").destination(AUTOSCALE);
+            call.interface(AUTOSCALE).build(name)
         }
         _ => return Ok(None),
     };
@@ -117,7 +124,7 @@ impl Reads {
                 continue;
             }
             read.is_late = true;
-            if let Command::Explain { path, .. } = &read.command {
+            if let Command::Explain { path, .. } | Command::Settings { path, .. } = &read.command {
                 events.push(Event::Explained(path.clone(), Scaling::NoAnswer));
             } else if self.answered.is_none_or(|answered| answered < read.sent) && !self.is_silent {
                 // Otherwise vcpud answers, and only this read takes long.
@@ -148,6 +155,9 @@ fn event(command: &Command, reply: &Message) -> zbus::Result<Vec<Event>> {
             let explanation: Dict = body.deserialize()?;
             Event::Explained(path.clone(), Scaling::new(&explanation))
         }
+        Command::Settings { path, .. } => {
+            Event::SettingsRead(path.clone(), Scaling::new(&body.deserialize()?))
+        }
         _ => return Ok(Vec::new()),
     };
     Ok(vec![event])
@@ -177,6 +187,13 @@ fn failed(command: &Command, error: &zbus::Error) -> Vec<Event> {
             match scaling {
                 Some(scaling) => vec![Event::Explained(path.clone(), scaling)],
                 None => vec![Event::Failed(errors::failure(error))],
+            }
+        }
+        Command::Settings { path, .. } => {
+            let scaling = Scaling::from_error(&errors::name_and_text(error).0);
+            match scaling {
+                Some(Scaling::Off) => vec![Event::SettingsRead(path.clone(), Scaling::Off)],
+                _ => vec![Event::Failed(errors::failure(error))],
             }
         }
         _ => vec![Event::Failed(errors::failure(error))],

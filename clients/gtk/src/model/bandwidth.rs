@@ -38,11 +38,27 @@ impl Bandwidth {
         Self { period, quota }
     }
 
+    /// Returns the percent for a field of whole numbers from 1 to 100, which is 100 without a limit.
+    pub(crate) fn whole_percent(self) -> u32 {
+        self.percent()
+            .map_or(100, |percent| percent.round().clamp(1.0, 100.0) as u32)
+    }
+
+    /// Returns the limit with a value of that field, or without one, or `None` if the user has changed nothing.
+    pub(crate) fn changed(self, percent: Option<u32>) -> Option<Self> {
+        let shown = self.percent().map(|_| self.whole_percent());
+        (percent != shown).then(|| self.with_percent(percent.map(f64::from)))
+    }
+
     /// Returns the text for users.
     pub(crate) fn text(self) -> String {
         match self.percent() {
             None => "No limit".to_owned(),
-            Some(percent) => format!("Each vCPU has at most {percent:.0} % of a host CPU"),
+            Some(percent) => {
+                // The kernel accepts no limit below 0.1 %.
+                let percent = (percent * 10.0).round().max(1.0) / 10.0;
+                format!("Each vCPU has at most {percent} % of a host CPU")
+            }
         }
     }
 }
@@ -68,6 +84,26 @@ mod tests {
         );
         assert_eq!(half.text(), "Each vCPU has at most 50 % of a host CPU");
         assert_eq!(half.with_percent(None), none);
+    }
+
+    #[test]
+    fn a_limit_that_the_user_does_not_change_stays() {
+        let limit = |quota| Bandwidth {
+            period: 1_000_000,
+            quota,
+        };
+        let shown = [(123_000, 12), (1_000, 1), (2_500_000, 100)];
+        for (quota, percent) in shown {
+            assert_eq!(limit(quota).whole_percent(), percent);
+            assert_eq!(limit(quota).changed(Some(percent)), None, "{quota}");
+            assert_eq!(limit(quota).changed(None), Some(limit(-1)), "{quota}");
+        }
+        assert_eq!(limit(-1).changed(None), None);
+        assert_eq!(limit(-1).changed(Some(100)), Some(limit(1_000_000)));
+        assert_eq!(limit(123_000).changed(Some(13)), Some(limit(130_000)));
+        let texts = [123_000, 1_000, 2_500_000].map(|quota| limit(quota).text());
+        let of = |percent: &str| format!("Each vCPU has at most {percent} % of a host CPU");
+        assert_eq!(texts, ["12.3", "0.1", "250"].map(of));
     }
 
     #[test]

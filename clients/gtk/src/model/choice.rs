@@ -69,11 +69,6 @@ impl Choice {
         };
     }
 
-    /// Chooses the present number.
-    pub(crate) fn reset(&mut self) {
-        self.chosen = Chosen::Present;
-    }
-
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
@@ -173,7 +168,7 @@ mod tests {
         choice.choose(None);
         choice.follow("/db", &machine("db", 2, 16));
         assert!(choice.is_made() && choice.number().is_none());
-        choice.reset();
+        choice.choose(Some(2));
         assert!(!choice.is_made());
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Effect {
     ReadVcpus(Path),
     /// The scaling of the machine is old.
     ReadScaling(Path),
+    /// The user can change the settings of the scaling of the machine.
+    OpenScaling(Path),
     /// The refusals of a machine, to show instead of the previous ones.
     Refusal(Failure),
     /// A failure to show.
@@ -171,7 +173,8 @@ impl Fleet {
         | Event::Planned(path, ..)
         | Event::Finished(path)
         | Event::ScalingChanged(path)
-        | Event::Explained(path, _)) = &event
+        | Event::Explained(path, _)
+        | Event::SettingsRead(path, _)) = &event
         else {
             return Vec::new();
         };
@@ -207,6 +210,10 @@ impl Fleet {
             Event::Finished(_) => machine.is_busy = false,
             Event::ScalingChanged(_) => return vec![Effect::ReadScaling(path)],
             Event::Explained(_, scaling) => machine.scaling.change(scaling),
+            Event::SettingsRead(_, scaling) => {
+                machine.scaling.change(scaling);
+                return vec![Effect::Machine(path.clone()), Effect::OpenScaling(path)];
+            }
             _ => {}
         }
         vec![Effect::Machine(path)]

@@ -5,7 +5,7 @@ use super::choice::Question;
 use super::dict::Dict;
 use super::failure::Failure;
 use super::plan::Plan;
-use super::scaling::Scaling;
+use super::scaling::{Scaling, Settings};
 
 /// The object path of a machine.
 pub(crate) type Path = String;
@@ -39,13 +39,13 @@ pub(crate) enum Command {
     Limit { path: Path, bandwidth: Bandwidth },
     /// Read the scaling of the machine with this name.
     Explain { path: Path, name: String },
+    /// Read the scaling of the machine with this name before the user changes it. The bus starts the autoscaler.
+    Settings { path: Path, name: String },
     /// Begin to scale, or change the settings.
     Scale {
         path: Path,
         name: String,
-        min: u32,
-        max: u32,
-        is_observed: bool,
+        settings: Settings,
     },
     /// End the scaling.
     StopScaling { path: Path, name: String },
@@ -62,6 +62,7 @@ impl Command {
                 | Self::Sample(_)
                 | Self::Plan(..)
                 | Self::Explain { .. }
+                | Self::Settings { .. }
         )
     }
 }
@@ -94,6 +95,8 @@ pub(crate) enum Event {
     /// A request of `SetVcpus` has ended.
     Finished(Path),
     Explained(Path, Scaling),
+    /// The scaling that the user wants to change.
+    SettingsRead(Path, Scaling),
     /// A request has changed the settings of the scaling.
     ScalingChanged(Path),
     /// The autoscaler has started (true) or ended.

@@ -21,13 +21,23 @@ pub(crate) enum Scaling {
     On(Decision),
 }
 
-/// A reply of `Explain`.
+/// The settings of a machine that the application knows. `Enable` gives all others their defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Decision {
+pub(crate) struct Settings {
     /// It decides only, and changes nothing.
     pub(crate) is_observed: bool,
     pub(crate) min: u32,
+    /// 0 if it is not known.
     pub(crate) max: u32,
+    /// The wanted use of each vCPU.
+    pub(crate) target: Option<f64>,
+    pub(crate) weight: Option<u32>,
+}
+
+/// A reply of `Explain`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Decision {
+    pub(crate) settings: Settings,
     pub(crate) goal: Option<u32>,
     pub(crate) reason: String,
     /// The error of the last request or sample.
@@ -42,9 +52,13 @@ impl Scaling {
         }
         let failure = ["failure", "sampling-error"].map(|key| text(reply, key));
         Self::On(Decision {
-            is_observed: text(reply, "mode") == "observe",
-            min: get(reply, "min").unwrap_or(1),
-            max: get(reply, "max").unwrap_or(0),
+            settings: Settings {
+                is_observed: text(reply, "mode") == "observe",
+                min: get(reply, "min").unwrap_or(1),
+                max: get(reply, "max").unwrap_or(0),
+                target: get(reply, "target"),
+                weight: get(reply, "weight"),
+            },
             goal: get(reply, "goal"),
             reason: text(reply, "reason"),
             failure: failure
@@ -87,6 +101,28 @@ impl Scaling {
         !matches!(self, Self::Unknown | Self::NoAnswer)
     }
 
+    /// Returns whether the machine can have settings that only a running `vcpud-autoscale` reports.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self, Self::NotRunning | Self::Stopped(_))
+    }
+
+    /// Returns the settings to begin with, for a machine that can have `min` to `max` vCPUs.
+    pub(crate) fn settings(&self, min: u32, max: u32) -> Settings {
+        let Some(Decision { settings, .. }) = self.decision() else {
+            return Settings {
+                min,
+                max,
+                ..Settings::default()
+            };
+        };
+        let most = if settings.max == 0 { max } else { settings.max };
+        Settings {
+            min: settings.min.clamp(min, max),
+            max: most.clamp(min, max),
+            ..settings.clone()
+        }
+    }
+
     /// Returns the title and the subtitle of the row.
     pub(crate) fn text(&self) -> (String, String) {
         match self {
@@ -106,18 +142,19 @@ impl Scaling {
                 let text = "vcpud-autoscale does not change the number of vCPUs";
                 ("Not running".to_owned(), text.to_owned())
             }
-            Self::Stopped(Decision { min, max, .. }) => {
-                let title = format!("Stopped, {min} to {max}");
+            Self::Stopped(Decision { settings, .. }) => {
+                let title = format!("Stopped, {} to {}", settings.min, settings.max);
                 let text = "vcpud-autoscale has ended, and does not change the number of vCPUs until it runs again";
                 (title, text.to_owned())
             }
             Self::On(decision) => {
-                let mode = if decision.is_observed {
+                let settings = &decision.settings;
+                let mode = if settings.is_observed {
                     "Observe only"
                 } else {
                     "On"
                 };
-                let mut title = format!("{mode}, {} to {}", decision.min, decision.max);
+                let mut title = format!("{mode}, {} to {}", settings.min, settings.max);
                 if let Some(goal) = decision.goal {
                     title += &format!(", goal {goal}");
                 }
@@ -155,6 +192,30 @@ mod tests {
     }
 
     #[test]
+    fn a_change_keeps_the_settings_that_are_known() {
+        let reply = dict([
+            ("mode", "observe".into()),
+            ("min", 1_u32.into()),
+            ("max", 64_u32.into()),
+            ("target", 0.5.into()),
+            ("weight", 200_u32.into()),
+        ]);
+        let expected = Settings {
+            is_observed: true,
+            min: 4,
+            max: 16,
+            target: Some(0.5),
+            weight: Some(200),
+        };
+        // The machine can have 4 to 16 vCPUs.
+        assert_eq!(Scaling::new(&reply).settings(4, 16), expected);
+        let new = Scaling::Off.settings(4, 16);
+        assert_eq!((new.min, new.max, new.target), (4, 16, None));
+        let unknown = Scaling::new(&dict([("mode", "on".into())]));
+        assert_eq!(unknown.settings(1, 8).max, 8);
+    }
+
+    #[test]
     fn a_service_that_does_not_run_scales_nothing() {
         let error = |name: &str| Scaling::from_error(name);
         assert_eq!(
@@ -170,15 +231,20 @@ mod tests {
 
     #[test]
     fn the_end_of_the_service_keeps_the_settings() {
-        let mut scaling = Scaling::On(Decision {
+        let settings = Settings {
             min: 1,
             max: 6,
+            ..Settings::default()
+        };
+        let mut scaling = Scaling::On(Decision {
+            settings,
             ..Decision::default()
         });
+        assert!(!scaling.is_stopped());
         scaling.change(Scaling::NotRunning);
         scaling.change(Scaling::NotRunning);
         assert_eq!(scaling.text().0, "Stopped, 1 to 6");
-        assert!(scaling.decision().is_some());
+        assert!(scaling.decision().is_some() && scaling.is_stopped());
         scaling.change(Scaling::Off);
         scaling.change(Scaling::NotRunning);
         assert_eq!(scaling, Scaling::NotRunning);

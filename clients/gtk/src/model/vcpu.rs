@@ -127,6 +127,29 @@ impl Vcpu {
         })
     }
 
+    /// Returns what is known of the vCPU, as text for its dialog.
+    pub(crate) fn details(&self) -> String {
+        let mut facts = vec![self.state.explanation()];
+        if self.is_present() {
+            facts.extend(self.is_online.map(|is_online| match is_online {
+                true => "The guest agent reports that the guest uses it.",
+                false => "The guest agent reports that the guest does not use it.",
+            }));
+            if !self.is_removable {
+                facts.push("QEMU cannot remove it now.");
+            }
+        }
+        let mut lines = vec![facts.join(" ")];
+        if !self.topology.is_empty() {
+            lines.push(format!("Topology: {}", self.topology));
+        }
+        if self.thread != 0 {
+            let (thread, affinity) = (self.thread, &self.affinity);
+            lines.push(format!("Host thread: {thread}, on host CPUs {affinity}"));
+        }
+        lines.join("\n")
+    }
+
     /// Returns whether the machine has the vCPU.
     pub(crate) fn is_present(&self) -> bool {
         self.state != State::Free
@@ -160,6 +183,25 @@ mod tests {
         let pending = [("present", true), ("started", true), ("pending", true)];
         assert_eq!(state(&pending), State::Pending);
         assert_eq!(Vcpu::new(&dict([])), None);
+    }
+
+    #[test]
+    fn the_details_have_what_the_guest_agent_reports() {
+        let details = |online: bool| {
+            let row = dict([
+                ("id", 1_u32.into()),
+                ("present", true.into()),
+                ("started", true.into()),
+                ("removable", true.into()),
+                ("online", online.into()),
+                ("thread-id", 42_u32.into()),
+                ("affinity", "0-1".into()),
+            ]);
+            Vcpu::new(&row).unwrap().details()
+        };
+        assert!(details(true).contains("the guest uses it."));
+        assert!(details(false).contains("the guest does not use it."));
+        assert!(details(true).ends_with("\nHost thread: 42, on host CPUs 0-1"));
     }
 
     #[test]

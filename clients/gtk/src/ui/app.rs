@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::Send;
 use super::actions::{self, Action};
-use super::dialogs::{self, Context};
+use super::opener::{Dialog, Opener};
 use super::page::Openers;
 use super::placement::Dialogs;
 use super::pulse::{self, Beat};
@@ -41,9 +41,9 @@ const ACTIONS: [PlacedAction; 12] = [
     ("fewer", Place::Page, |app| app.window.page.count.step(-1)),
     ("reset", Place::Page, |app| app.window.page.count.reset()),
     ("apply", Place::Page, |app| app.window.page.count.apply()),
-    ("limit", Place::Page, App::open_limit),
-    ("pin", Place::Page, |app| app.open(dialogs::open_pins)),
-    ("scale", Place::Page, |app| app.open(dialogs::open_scaling)),
+    ("limit", Place::Page, |app| app.open(Dialog::Limit)),
+    ("pin", Place::Page, |app| app.open(Dialog::Pins)),
+    ("scale", Place::Page, |app| app.open(Dialog::Scaling)),
     ("next", Place::Window, |app| app.move_selection(1)),
     ("previous", Place::Window, |app| app.move_selection(-1)),
     ("back", Place::Window, |app| app.window.open_list()),
@@ -56,8 +56,7 @@ struct App {
     fleet: RefCell<Fleet>,
     selected: RefCell<Option<Path>>,
     window: Window,
-    /// What dialogs send with.
-    sender: Send,
+    opener: Opener,
     commands: UnboundedSender<Command>,
     /// A sample has been requested and not received.
     is_sample_due: Cell<bool>,
@@ -70,14 +69,18 @@ pub(crate) fn open(
     commands: UnboundedSender<Command>,
     mut events: UnboundedReceiver<Event>,
 ) {
-    let app = Rc::new_cyclic(|this: &Weak<App>| App {
-        fleet: RefCell::default(),
-        selected: RefCell::default(),
-        window: Window::new(application, &sender(this), openers(this)),
-        sender: sender(this),
-        commands,
-        is_sample_due: Cell::new(false),
-        is_reading: Cell::new(false),
+    let app = Rc::new_cyclic(|this: &Weak<App>| {
+        let window = Window::new(application, &sender(this), openers(this));
+        let parent = window.window.clone().upcast();
+        App {
+            fleet: RefCell::default(),
+            selected: RefCell::default(),
+            window,
+            opener: Opener::new(parent, sender(this)),
+            commands,
+            is_sample_due: Cell::new(false),
+            is_reading: Cell::new(false),
+        }
     });
     app.connect();
     app.window.show_view(&View::Connecting);
@@ -113,15 +116,15 @@ fn openers(this: &Weak<App>) -> Openers {
     Openers {
         vcpu: Rc::new(move |id| {
             if let Some(app) = vcpu.upgrade() {
-                app.open_vcpu(id);
+                app.open(Dialog::Vcpu(id));
             }
         }),
         placement: Dialogs {
-            default: on_app(|app| app.open(dialogs::open_default)),
-            pins: on_app(|app| app.open(dialogs::open_pins)),
-            limit: on_app(App::open_limit),
+            default: on_app(|app| app.open(Dialog::Default)),
+            pins: on_app(|app| app.open(Dialog::Pins)),
+            limit: on_app(|app| app.open(Dialog::Limit)),
         },
-        scaling: on_app(|app| app.open(dialogs::open_scaling)),
+        scaling: on_app(|app| app.open(Dialog::Scaling)),
         stop_scaling: on_app(App::stop_scaling),
     }
 }
@@ -220,7 +223,11 @@ impl App {
             }
             Effect::ReadVcpus(path) if is_selected(&path) => self.read_vcpus_soon(),
             Effect::ReadScaling(path) if is_selected(&path) => self.read_scaling(),
-            Effect::Usage(_) | Effect::ReadVcpus(_) | Effect::ReadScaling(_) => {}
+            Effect::OpenScaling(path) if is_selected(&path) => self.open(Dialog::Scaling),
+            Effect::Usage(_)
+            | Effect::ReadVcpus(_)
+            | Effect::ReadScaling(_)
+            | Effect::OpenScaling(_) => {}
             Effect::Refusal(failure) => self.window.show_refusal(&failure),
             Effect::Failure(failure) => {
                 self.window.show_failure(&failure);
@@ -259,6 +266,7 @@ impl App {
         self.window.sidebar.show_machine(path, machine);
         if self.selected.borrow().as_deref() == Some(path) {
             self.window.page.show(path, machine);
+            self.opener.show(path, machine);
         }
     }
 
@@ -300,11 +308,16 @@ impl App {
     }
 
     fn read_scaling(&self) {
-        let path = self.selected.borrow().clone();
-        let named = path.and_then(|path| Some((self.fleet.borrow().get(&path)?.name(), path)));
-        if let Some((name, path)) = named {
+        if let Some((path, name)) = self.named() {
             self.send(Command::Explain { path, name });
         }
+    }
+
+    /// Returns the path and the name of the selected machine.
+    fn named(&self) -> Option<(Path, String)> {
+        let path = self.selected.borrow().clone()?;
+        let name = self.fleet.borrow().get(&path)?.name();
+        Some((path, name))
     }
 
     fn read_vcpus_soon(self: &Rc<Self>) {
@@ -341,56 +354,19 @@ impl App {
     }
 
     /// Opens a dialog of the selected machine.
-    fn open(&self, dialog: fn(&Context<'_>)) {
-        let fleet = self.fleet.borrow();
-        let selected = self.selected.borrow().clone();
-        let machine = selected.as_ref().and_then(|path| fleet.get(path));
-        if let Some((path, machine)) = selected.clone().zip(machine)
+    fn open(&self, dialog: Dialog) {
+        let (fleet, selected) = (self.fleet.borrow(), self.selected.borrow());
+        if let Some(path) = &*selected
+            && let Some(machine) = fleet.get(path)
             && fleet.view() == View::Machines
         {
-            let parent = self.window.window.upcast_ref();
-            dialog(&Context {
-                parent,
-                send: &self.sender,
-                path,
-                machine,
-            });
-        }
-    }
-
-    fn open_limit(&self) {
-        self.open(|context| {
-            if context.machine.has_control_groups() {
-                dialogs::open_limit(context);
-            }
-        });
-    }
-
-    fn open_vcpu(&self, id: u32) {
-        let fleet = self.fleet.borrow();
-        let selected = self.selected.borrow().clone();
-        let Some(path) = selected else { return };
-        let Some(machine) = fleet.get(&path) else {
-            return;
-        };
-        if let Some(vcpu) = machine.vcpus.iter().find(|vcpu| vcpu.id == id) {
-            let parent = self.window.window.upcast_ref();
-            dialogs::open_vcpu(
-                &Context {
-                    parent,
-                    send: &self.sender,
-                    path,
-                    machine,
-                },
-                vcpu,
-            );
+            self.opener.open(dialog, path, machine);
         }
     }
 
     fn stop_scaling(&self) {
-        self.open(|context| {
-            let (path, name) = (context.path.clone(), context.machine.name());
-            (context.send)(Command::StopScaling { path, name });
-        });
+        if let Some((path, name)) = self.named() {
+            self.send(Command::StopScaling { path, name });
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::model::failure::Failure;
 use crate::model::machine::Machine;
 use crate::model::message::{Command, Path};
 use crate::model::numbers;
+use crate::model::scaling::Settings;
 use crate::model::vcpu::Vcpu;
 
 const APPLY: &str = "apply";
@@ -159,36 +160,14 @@ pub(super) fn open_pins(context: &Context<'_>) {
 }
 
 /// Opens the details of one vCPU, with its pin.
-pub(super) fn open_vcpu(context: &Context<'_>, vcpu: &Vcpu) {
-    let mut facts = vec![vcpu.state.explanation().to_owned()];
-    if vcpu.is_present() {
-        match vcpu.is_online {
-            Some(true) => facts.push("The guest agent reports that the guest uses it.".to_owned()),
-            Some(false) => {
-                facts.push("The guest agent reports that the guest does not use it.".to_owned())
-            }
-            None => {}
-        }
-        if !vcpu.is_removable {
-            facts.push("QEMU cannot remove it now.".to_owned());
-        }
-    }
-    let mut lines = vec![facts.join(" ")];
-    if !vcpu.topology.is_empty() {
-        lines.push(format!("Topology: {}", vcpu.topology));
-    }
-    if vcpu.thread != 0 {
-        lines.push(format!(
-            "Host thread: {}, on host CPUs {}",
-            vcpu.thread, vcpu.affinity
-        ));
-    }
-    let (dialog, list) = form(context, &format!("vCPU {}", vcpu.id), &lines.join("\n"));
+pub(super) fn open_vcpu(context: &Context<'_>, vcpu: &Vcpu) -> adw::MessageDialog {
+    let (dialog, list) = form(context, &format!("vCPU {}", vcpu.id), &vcpu.details());
     let cpus = entry("Pin to host CPUs, such as 0-3,8", &vcpu.pin);
     list.append(&cpus);
     let id = vcpu.id;
     pin_on_apply(context, &dialog, &cpus, false, move || vec![id]);
     dialog.present();
+    dialog
 }
 
 /// Pins when the user applies the dialog. A text that the user has not changed sets nothing, unless the vCPUs are typed
@@ -219,17 +198,19 @@ fn pin_on_apply(
 /// Opens the dialog for the limit of CPU time.
 pub(super) fn open_limit(context: &Context<'_>) {
     let bandwidth = context.machine.bandwidth();
-    let body = "The limit is for each vCPU, including those that are added later.";
-    let (dialog, list) = form(context, "Limit of CPU Time", body);
+    let mut body = "The limit is for each vCPU, including those that are added later.".to_owned();
+    if bandwidth.percent().is_some() {
+        // The field has whole numbers only.
+        body += &format!("\nNow: {}", bandwidth.text());
+    }
+    let (dialog, list) = form(context, "Limit of CPU Time", &body);
     let limited = switch(
         &list,
         "Limit the CPU time",
         "",
         bandwidth.percent().is_some(),
     );
-    let percent = bandwidth
-        .percent()
-        .map_or(100, |percent| percent.round() as u32);
+    let percent = bandwidth.whole_percent();
     let percent = spin(&list, "Percent of a host CPU", (1, 100), 5, percent);
     check(&dialog, &[&percent]);
     limited
@@ -238,12 +219,13 @@ pub(super) fn open_limit(context: &Context<'_>) {
         .build();
     let (send, path) = (context.send.clone(), context.path.clone());
     dialog.connect_response(Some(APPLY), move |_, _| {
-        let percent = limited.is_active().then(|| f64::from(number(&percent)));
-        let bandwidth = bandwidth.with_percent(percent);
-        send(Command::Limit {
-            path: path.clone(),
-            bandwidth,
-        });
+        let percent = limited.is_active().then(|| number(&percent));
+        if let Some(bandwidth) = bandwidth.changed(percent) {
+            send(Command::Limit {
+                path: path.clone(),
+                bandwidth,
+            });
+        }
     });
     dialog.present();
 }
@@ -251,22 +233,23 @@ pub(super) fn open_limit(context: &Context<'_>) {
 /// Opens the settings of automatic scaling.
 pub(super) fn open_scaling(context: &Context<'_>) {
     let machine = context.machine;
-    let body = "vcpud-autoscale sets the number of vCPUs by the load, and only if the host has CPU time for them.";
-    let (dialog, list) = form(context, "Automatic Scaling", body);
-    let (min, max, is_observed) = match machine.scaling.decision() {
-        Some(decision) => (decision.min, decision.max, decision.is_observed),
-        None => (machine.min(), machine.max(), false),
-    };
+    let is_on = machine.scaling.decision().is_some();
+    let mut body = "vcpud-autoscale sets the number of vCPUs by the load, and only if the host has CPU time for them.".to_owned();
+    if is_on {
+        body += "\nA change keeps the target and the weight. All other settings get their default values.";
+    }
+    let (dialog, list) = form(context, "Automatic Scaling", &body);
     let range = (machine.min(), machine.max());
+    let shown = machine.scaling.settings(range.0, range.1);
     let step = machine.per_slot();
-    let min = spin(&list, "Minimum number of vCPUs", range, step, min);
-    let max = spin(&list, "Maximum number of vCPUs", range, step, max);
+    let min = spin(&list, "Minimum number of vCPUs", range, step, shown.min);
+    let max = spin(&list, "Maximum number of vCPUs", range, step, shown.max);
     check(&dialog, &[&min, &max]);
     let observed = switch(
         &list,
         "Observe only",
         "Decide, and change nothing",
-        is_observed,
+        shown.is_observed,
     );
     // The minimum is never above the maximum.
     let upper = max.clone();
@@ -275,13 +258,20 @@ pub(super) fn open_scaling(context: &Context<'_>) {
     max.connect_value_changed(move |max| lower.set_value(lower.value().min(max.value())));
     let (send, path, name) = (context.send.clone(), context.path.clone(), machine.name());
     dialog.connect_response(Some(APPLY), move |_, _| {
-        send(Command::Scale {
-            path: path.clone(),
-            name: name.clone(),
+        let settings = Settings {
             min: number(&min),
             max: number(&max),
             is_observed: observed.is_active(),
-        });
+            ..shown.clone()
+        };
+        // A change would reset the settings that the dialog does not show.
+        if !is_on || settings != shown {
+            send(Command::Scale {
+                path: path.clone(),
+                name: name.clone(),
+                settings,
+            });
+        }
     });
     dialog.present();
 }

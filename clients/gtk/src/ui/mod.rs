@@ -6,6 +6,7 @@ mod count;
 mod details;
 mod dialogs;
 mod grid;
+mod opener;
 mod page;
 mod placement;
 mod pulse;
