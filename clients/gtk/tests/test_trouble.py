@@ -65,7 +65,7 @@ class TroubleTest(unittest.TestCase):
         window.key("4")
         window.see("Add vCPU 3")
         window.click("Apply", BUTTON)
-        window.see("Added vCPU 3")
+        window.see("web: Added vCPU 3")
         window.see("4 of 8")
         window.has_focus("Number of vCPUs", SPIN)
 
@@ -83,15 +83,15 @@ class TroubleTest(unittest.TestCase):
         window.press("Apply")
         window.see("Applying the change")
         world("kill -CONT $pid_vcpud")
-        window.see("In conflict with another change")
+        window.see("web: In conflict with another change")
         window.press("Details")
         window.see_text("Another program has changed the machine")
         window.picture("conflict")
         window.press_in_dialog("Close")
         # A new request ends the old message.
         window.press("Apply")
-        window.see("Removed vCPU 4")
-        window.gone("In conflict with another change")
+        window.see("web: Removed vCPU 4")
+        window.gone("web: In conflict with another change")
 
     def test_05_is_dark(self):
         self.window.close()
@@ -109,7 +109,7 @@ class TroubleTest(unittest.TestCase):
         window.set("Number of vCPUs", 1)
         window.press("Apply")
         window.see_text("vCPU 1, removing")
-        window.see("The guest has not released the vCPUs yet")
+        window.see("web: The guest has not released the vCPUs yet")
         window.picture("dark")
         window.key("ctrl+p")
         window.type("vCPUs, such as 0-3", "9")
@@ -128,11 +128,11 @@ class TroubleTest(unittest.TestCase):
         # A call of D-Bus usually has a limit of 25 s.
         end = time.monotonic() + 27
         wait(lambda: time.monotonic() > end, "27 seconds")
-        self.assertIsNone(window.shown("The request was not authorized"))
+        self.assertIsNone(window.shown("bare: The request was not authorized"))
         window.see("Applying the change")
         window.picture("password")
         world("kill -USR1 $pid_agent")
-        window.see("The request was not authorized")
+        window.see("bare: The request was not authorized")
         window.press("Details")
         window.see_text("the authentication was dismissed")
         window.press_in_dialog("Close")
@@ -200,6 +200,58 @@ class TroubleTest(unittest.TestCase):
         # The other groups are not far below.
         self.assertLess(window.size(grid).height, 1200)
         window.picture("many")
+
+    def test_12_chooses_no_number_while_qemu_does_not_answer(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        # Without a choice, and with one.
+        for chosen in (2, 3):
+            self.addCleanup(world, "kill -CONT $pid_web")
+            world("halt vcpud && kill -STOP $pid_web && start_vcpud")
+            window.see_text("vcpud has no connection to QEMU")
+            window.see("0 of 1")
+            self.assertIsNone(window.shown("Planning"))
+            window.picture(f"no-qemu-{chosen}")
+            world("kill -CONT $pid_web")
+            window.see("2 of 8")
+            window.see_text("1 to 8")
+            wait(lambda value=chosen: window.value("Number of vCPUs") == value, "the number")
+            if chosen == 2:
+                self.assertIsNone(window.usable("Apply", BUTTON))
+                self.assertIsNone(next((text for text in window.texts() if text.startswith("Remove")), None))
+                window.set("Number of vCPUs", 3)
+            window.see("Add vCPU 2")
+        window.key("ctrl+0")
+        window.gone("Add vCPU 2")
+
+    def test_13_follows_the_plan(self):
+        window = self.window
+        world("tell_qemu web stop")
+        self.addCleanup(world, "tell_qemu web cont")
+        window.open("web")
+        window.see("Paused")
+        window.set("Number of vCPUs", 3)
+        window.see("The guest may not notice")
+        world("tell_qemu web cont")
+        window.gone("The guest may not notice")
+        window.see("Add vCPU 2")
+
+    def test_14_sees_a_vcpu_that_starts_late(self):
+        window = self.window
+        # Its guest does not bring new CPUs online by itself.
+        world("start_guest late 1,maxcpus=4 guest.no-online")
+        self.addCleanup(world, "halt late")
+        world("target/debug/vcpuctl --quiet set late 2")
+        window.open("late")
+        window.see_text("vCPU 1, not started")
+        # vcpud looks for a minute without a call.
+        for _ in range(2):
+            end = time.monotonic() + 35
+            wait(lambda limit=end: time.monotonic() > limit, "35 seconds")
+        self.assertIsNone(next((text for text in window.texts() if "vCPU 1, started" in text), None))
+        world('tell_guest late "online 1"')
+        window.see_text("vCPU 1, started")
 
     def test_11_searches_machines(self):
         window = self.window

@@ -34,7 +34,7 @@ class WindowTest(unittest.TestCase):
         window.see("Add vCPUs 2, 3")
         window.picture("plan")
         window.press("Apply")
-        window.see("Added vCPUs 2, 3")
+        window.see("web: Added vCPUs 2, 3")
         window.see_text("vCPU 3, started")
         window.see("4 of 8")
         window.picture("added")
@@ -55,7 +55,7 @@ class WindowTest(unittest.TestCase):
         window.press_in_dialog("Close")
         world('tell_guest web "unrefuse 3"')
         window.press("Apply")
-        window.see("Removed vCPU 3")
+        window.see("web: Removed vCPU 3")
         window.see("vCPU 3, free")
 
     def test_04_says_that_the_user_is_not_authorized(self):
@@ -64,7 +64,7 @@ class WindowTest(unittest.TestCase):
         window.see_text("vCPU 0, started")
         window.set("Number of vCPUs", 2)
         window.press("Apply")
-        window.see("The request was not authorized")
+        window.see("bare: The request was not authorized")
         window.picture("denied")
         window.press("Details")
         window.see_text("polkit")
@@ -84,11 +84,11 @@ class WindowTest(unittest.TestCase):
         window.see("The guest may not notice")
         window.picture("warning")
         window.press("Apply")
-        window.see("Added vCPUs 4–7")
+        window.see("power: Added vCPUs 4–7")
         window.see_text("vCPU 7, not started")
         window.set("Number of vCPUs", 4)
         window.press("Apply")
-        window.see("Removed vCPUs 4–7")
+        window.see("power: Removed vCPUs 4–7")
 
     def test_06_shows_pending_removals(self):
         window = self.window
@@ -99,7 +99,7 @@ class WindowTest(unittest.TestCase):
         window.see("Paused")
         window.set("Number of vCPUs", 1)
         window.press("Apply")
-        window.see("The guest has not released the vCPUs yet")
+        window.see("web: The guest has not released the vCPUs yet")
         window.see_text("vCPU 1, removing")
         window.picture("pending")
         world("tell_qemu web cont")
@@ -115,14 +115,14 @@ class WindowTest(unittest.TestCase):
         window.type("Host CPUs, such as 0-3,8", "0")
         window.picture("pins")
         window.press_in_dialog("Apply")
-        window.see("Pin changed")
+        window.see("web: Pin changed")
         window.see("vCPU 1 on 0")
         window.press_text("vCPU 0, started")
         window.see_text("Host thread")
         window.type("Pin to host CPUs, such as 0-3,8", "4000")
         window.picture("vcpu")
         window.press_in_dialog("Apply")
-        window.see("The host does not have these CPUs")
+        window.see("web: The host does not have these CPUs")
 
     def test_08_scales_automatically(self):
         window = self.window
@@ -151,7 +151,7 @@ class WindowTest(unittest.TestCase):
         window.open("bare")
         window.press("Turn On…")
         window.press_in_dialog("Apply")
-        window.see("The request was not authorized")
+        window.see("bare: The request was not authorized")
 
     def test_09_has_keys(self):
         window = self.window
@@ -242,7 +242,7 @@ class WindowTest(unittest.TestCase):
         window.picture("limit")
         # The spin button keeps the focus, and has not taken the text.
         window.press_in_dialog("Apply")
-        window.see("Limit of CPU time changed")
+        window.see("scripted: Limit of CPU time changed")
         window.see("Each vCPU has at most 50 % of a host CPU")
         world("halt scripted")
         world("start_vcpud")

@@ -141,14 +141,15 @@ offer_autoscale() {
 	EOT
 }
 
-# `start_guest NAME SMP`: a QEMU with a small Linux, which obeys lines in the socket NAME.control.
+# `start_guest NAME SMP [OPTION…]`: a QEMU with a small Linux, which obeys lines in the socket NAME.control. The options are
+# for Linux.
 start_guest() {
 	local name=$1 accel options=(-accel tcg,thread=multi -cpu qemu64)
 	accel=$("$project/tests/guest-image/accel")
 	[[ $accel != kvm ]] || options=(-accel kvm -cpu host)
 	run "$name" "$project/target/guest/qemu" -name "$name,debug-threads=on" -machine q35 "${options[@]}" \
 		-smp "$2" -m 256 -kernel "$project/target/guest/vmlinuz" -initrd "$project/target/guest/initrd" \
-		-append "console=ttyS0 quiet panic=-1" -display none -nodefaults -no-user-config \
+		-append "console=ttyS0 quiet panic=-1 ${*:3}" -display none -nodefaults -no-user-config \
 		-serial "file:$stage/$name.serial" \
 		-serial "unix:$stage/$name.control,server=on,wait=off" \
 		-qmp "unix:$stage/$name.qmp,server=on,wait=off" \

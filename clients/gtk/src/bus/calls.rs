@@ -19,74 +19,88 @@ const GUEST_REFUSED: &str = "org.vcpud1.Error.GuestRefused";
 /// Performs a command that changes something, and returns its events.
 pub(super) async fn perform(bus: &Connection, command: Command) -> Vec<Event> {
     match change(bus, &command).await {
-        Ok(event) => finished(command, event),
+        Ok(text) => done(&command, text),
         Err(error) => failed(command, &error),
     }
+}
+
+/// Returns the events of a command that has succeeded. Without a text, it has changed the scaling.
+fn done(command: &Command, text: Option<String>) -> Vec<Event> {
+    let Some((path, name)) = command.target() else {
+        return Vec::new();
+    };
+    let event = match text {
+        Some(text) => Event::Done(path, name, text),
+        None => Event::ScalingChanged(path),
+    };
+    finished(command, Some(event))
 }
 
 /// Returns the events of a command that has failed.
 pub(super) fn failed(command: Command, error: &zbus::Error) -> Vec<Event> {
     // VcpuRemovalFailed has named each vCPU and the reason.
     let is_known = errors::name_and_text(error).0 == GUEST_REFUSED;
-    let event = match command {
+    let target = match command {
         Command::SetVcpus { .. } if is_known => None,
-        _ => Some(Event::Failed(errors::failure(error))),
+        _ => command.target(),
     };
-    finished(command, event)
+    let event = target.map(|(path, name)| Event::Failed(path, name, errors::failure(error)));
+    finished(&command, event)
 }
 
-fn finished(command: Command, event: Option<Event>) -> Vec<Event> {
+fn finished(command: &Command, event: Option<Event>) -> Vec<Event> {
     let end = match command {
-        Command::SetVcpus { path, .. } => Some(Event::Finished(path)),
+        Command::SetVcpus { path, .. } => Some(Event::Finished(path.clone())),
         _ => None,
     };
     event.into_iter().chain(end).collect()
 }
 
-async fn change(bus: &Connection, command: &Command) -> zbus::Result<Option<Event>> {
-    let event = match command {
+/// Performs a command, and returns what is different, or `None` if a decision of the autoscaler says it.
+async fn change(bus: &Connection, command: &Command) -> zbus::Result<Option<String>> {
+    let text = match command {
         Command::SetVcpus {
             path,
             count,
             current,
+            ..
         } => {
             let current = Variant::from(*current);
             let options = HashMap::from([("current", &current)]);
             let (added, removed, _) = machine(bus, path).await?.set_vcpus(*count, options).await?;
-            Event::Done(changed(&added, &removed))
+            Some(changed(&added, &removed))
         }
-        Command::Pin { path, vcpus, cpus } => {
+        Command::Pin {
+            path, vcpus, cpus, ..
+        } => {
             let machine = machine(bus, path).await?;
             machine.pin_vcpus(vcpus, cpus, HashMap::new()).await?;
-            Event::Done(pinned(vcpus).to_owned())
+            Some(pinned(vcpus).to_owned())
         }
         Command::Limit {
             path,
             bandwidth: Bandwidth { period, quota },
+            ..
         } => {
             let machine = machine(bus, path).await?;
             machine
                 .set_bandwidth(*period, *quota, HashMap::new())
                 .await?;
-            Event::Done("Limit of CPU time changed".to_owned())
+            Some("Limit of CPU time changed".to_owned())
         }
-        Command::Scale {
-            path,
-            name,
-            settings,
-        } => {
+        Command::Scale { name, settings, .. } => {
             let options = options(settings);
             let options = options.iter().map(|(key, value)| (*key, value)).collect();
             autoscale(bus).await?.enable(name, options).await?;
-            Event::ScalingChanged(path.clone())
+            None
         }
-        Command::StopScaling { path, name } => {
+        Command::StopScaling { name, .. } => {
             autoscale(bus).await?.disable(name).await?;
-            Event::ScalingChanged(path.clone())
+            None
         }
-        _ => return Ok(None),
+        _ => None,
     };
-    Ok(Some(event))
+    Ok(text)
 }
 
 async fn machine<'a>(bus: &'a Connection, path: &'a str) -> zbus::Result<MachineProxy<'a>> {

@@ -180,23 +180,28 @@ fn failed(command: &Command, error: &zbus::Error) -> Vec<Event> {
         }
         // A sample that fails is a gap in the sparkline.
         Command::Sample(path) => vec![Event::Sampled(path.clone(), Dict::new(), Vec::new())],
-        // The machine has ended, and a signal follows.
-        Command::List(_) | Command::Tuning(_) => Vec::new(),
-        Command::Explain { path, .. } => {
+        Command::Explain { path, name } => {
             let scaling = Scaling::from_error(&errors::name_and_text(error).0);
             match scaling {
                 Some(scaling) => vec![Event::Explained(path.clone(), scaling)],
-                None => vec![Event::Failed(errors::failure(error))],
+                None => {
+                    let failure = errors::failure(error);
+                    vec![Event::Failed(path.clone(), name.clone(), failure)]
+                }
             }
         }
-        Command::Settings { path, .. } => {
+        Command::Settings { path, name } => {
             let scaling = Scaling::from_error(&errors::name_and_text(error).0);
             match scaling {
                 Some(Scaling::Off) => vec![Event::SettingsRead(path.clone(), Scaling::Off)],
-                _ => vec![Event::Failed(errors::failure(error))],
+                _ => {
+                    let failure = errors::failure(error);
+                    vec![Event::Failed(path.clone(), name.clone(), failure)]
+                }
             }
         }
-        _ => vec![Event::Failed(errors::failure(error))],
+        // The machine has ended, and a signal follows.
+        _ => Vec::new(),
     }
 }
 

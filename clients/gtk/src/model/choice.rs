@@ -28,6 +28,7 @@ enum Chosen {
 #[derive(Default)]
 pub(crate) struct Choice {
     path: Path,
+    name: String,
     present: u32,
     version: u64,
     can_change: bool,
@@ -45,6 +46,7 @@ impl Choice {
         if is_other {
             *self = Self {
                 path: path.to_owned(),
+                name: machine.name(),
                 ..Self::default()
             };
         }
@@ -71,6 +73,11 @@ impl Choice {
 
     pub(crate) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Returns the name of the machine.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the number of present vCPUs.

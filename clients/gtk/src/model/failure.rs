@@ -11,6 +11,16 @@ pub(crate) struct Failure {
     pub(crate) detail: String,
 }
 
+impl Failure {
+    /// Returns the failure with the name of its machine in the title.
+    pub(crate) fn of(self, machine: &str) -> Self {
+        Self {
+            title: format!("{machine}: {}", self.title),
+            ..self
+        }
+    }
+}
+
 /// Names of errors, and their titles. A name without a dot is one of `org.vcpud1.Error`.
 const TITLES: [(&str, &str); 26] = [
     ("Busy", "In conflict with another change"),

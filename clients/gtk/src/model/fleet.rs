@@ -34,12 +34,12 @@ pub(crate) enum Effect {
     ReadScaling(Path),
     /// The user can change the settings of the scaling of the machine.
     OpenScaling(Path),
-    /// The refusals of a machine, to show instead of the previous ones.
-    Refusal(Failure),
+    /// The refusals of a machine, to show instead of its previous ones.
+    Refusal(Path, Failure),
     /// A failure to show.
-    Failure(Failure),
+    Failure(Path, Failure),
     /// A text to show.
-    Note(String),
+    Note(Path, String),
 }
 
 /// All machines.
@@ -116,8 +116,8 @@ impl Fleet {
                 self.machines.remove(&path);
                 vec![Effect::Machines]
             }
-            Event::Failed(failure) => vec![Effect::Failure(failure)],
-            Event::Done(text) => vec![Effect::Note(text)],
+            Event::Failed(path, name, failure) => vec![Effect::Failure(path, failure.of(&name))],
+            Event::Done(path, name, text) => vec![Effect::Note(path, format!("{name}: {text}"))],
             Event::Decided(name) => {
                 let of_name = self
                     .machines
@@ -198,7 +198,10 @@ impl Fleet {
                 machine.refusals.retain(|refusal| refusal.vcpu != vcpu);
                 machine.refusals.push(Refusal::new(vcpu, &code, reason));
                 let failure = failure::refused(&machine.name(), &machine.refusals);
-                return vec![Effect::Refusal(failure), Effect::Machine(path)];
+                return vec![
+                    Effect::Refusal(path.clone(), failure),
+                    Effect::Machine(path),
+                ];
             }
             Event::Listed(_, rows) => machine.list(&rows),
             Event::Tuned(_, tuning) => machine.tune(&tuning),
@@ -292,6 +295,23 @@ mod tests {
     }
 
     #[test]
+    fn a_message_names_its_machine() {
+        let mut fleet = Fleet::default();
+        // The machine has ended before the reply.
+        let failure = failure::describe("org.vcpud1.Error.NoSuchMachine", "why");
+        let failed = fleet.apply(Event::Failed("/web".into(), "web".into(), failure));
+        assert!(matches!(
+            &failed[..],
+            [Effect::Failure(path, failure)] if path == "/web" && failure.title == "web: The machine has ended"
+        ));
+        let done = Event::Done("/web".into(), "web".into(), "Added vCPU 2".into());
+        assert_eq!(
+            fleet.apply(done),
+            [Effect::Note("/web".into(), "web: Added vCPU 2".into())]
+        );
+    }
+
+    #[test]
     fn what_a_plan_depends_on_makes_it_old() {
         let mut fleet = Fleet::default();
         fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
@@ -333,7 +353,7 @@ mod tests {
         };
         assert!(matches!(
             &fleet.apply(refused)[..],
-            [Effect::Refusal(_), Effect::Machine(_)]
+            [Effect::Refusal(..), Effect::Machine(_)]
         ));
         assert_eq!(fleet.get("/web").unwrap().refusals.len(), 1);
     }

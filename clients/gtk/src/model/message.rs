@@ -26,17 +26,23 @@ pub(crate) enum Command {
     /// Set the number of vCPUs from `current` to `count`.
     SetVcpus {
         path: Path,
+        name: String,
         count: u32,
         current: u32,
     },
     /// Pin vCPUs to host CPUs. Without vCPUs, the default; without host CPUs, no pin.
     Pin {
         path: Path,
+        name: String,
         vcpus: Vec<u32>,
         cpus: String,
     },
     /// Limit the CPU time of each vCPU.
-    Limit { path: Path, bandwidth: Bandwidth },
+    Limit {
+        path: Path,
+        name: String,
+        bandwidth: Bandwidth,
+    },
     /// Read the scaling of the machine with this name.
     Explain { path: Path, name: String },
     /// Read the scaling of the machine with this name before the user changes it. The bus starts the autoscaler.
@@ -54,16 +60,25 @@ pub(crate) enum Command {
 impl Command {
     /// Returns whether the command changes nothing.
     pub(crate) fn is_read(&self) -> bool {
-        matches!(
-            self,
+        self.target().is_none()
+    }
+
+    /// Returns the path and the name of the machine that the command changes, or `None` if it changes nothing.
+    pub(crate) fn target(&self) -> Option<(Path, String)> {
+        match self {
+            Self::SetVcpus { path, name, .. }
+            | Self::Pin { path, name, .. }
+            | Self::Limit { path, name, .. }
+            | Self::Scale { path, name, .. }
+            | Self::StopScaling { path, name } => Some((path.clone(), name.clone())),
             Self::Connect
-                | Self::List(_)
-                | Self::Tuning(_)
-                | Self::Sample(_)
-                | Self::Plan(..)
-                | Self::Explain { .. }
-                | Self::Settings { .. }
-        )
+            | Self::List(_)
+            | Self::Tuning(_)
+            | Self::Sample(_)
+            | Self::Plan(..)
+            | Self::Explain { .. }
+            | Self::Settings { .. } => None,
+        }
     }
 }
 
@@ -105,10 +120,10 @@ pub(crate) enum Event {
     Silent(bool),
     /// The autoscaler has decided about the machine with this name.
     Decided(String),
-    /// A request has failed.
-    Failed(Failure),
-    /// A request has succeeded; the text says what is different.
-    Done(String),
+    /// A request about the machine with this path and this name has failed. The machine can have ended.
+    Failed(Path, String, Failure),
+    /// A request has succeeded; the second text says what is different.
+    Done(Path, String, String),
 }
 
 /// Why the application cannot show machines.

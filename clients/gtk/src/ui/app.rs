@@ -228,11 +228,9 @@ impl App {
             | Effect::ReadVcpus(_)
             | Effect::ReadScaling(_)
             | Effect::OpenScaling(_) => {}
-            Effect::Refusal(failure) => self.window.show_refusal(&failure),
-            Effect::Failure(failure) => {
-                self.window.show_failure(&failure);
-            }
-            Effect::Note(text) => self.window.show_note(&text),
+            Effect::Refusal(path, failure) => self.window.toasts.show_refusal(path, &failure),
+            Effect::Failure(path, failure) => self.window.toasts.show_failure(path, &failure),
+            Effect::Note(path, text) => self.window.toasts.show_note(path, &text),
         }
     }
 
@@ -346,8 +344,8 @@ impl App {
             }
             self.show_machine(path);
         }
-        if !command.is_read() {
-            self.window.dismiss();
+        if let Some((path, _)) = command.target() {
+            self.window.toasts.dismiss(&path);
         }
         // The edge ends only with the application.
         let _ = self.commands.send(command);

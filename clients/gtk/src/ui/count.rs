@@ -193,11 +193,13 @@ impl Count {
         let Some(count) = choice.number().filter(|_| self.apply.is_sensitive()) else {
             return;
         };
-        let (path, current) = (choice.path().to_owned(), choice.present());
+        let (path, name) = (choice.path().to_owned(), choice.name().to_owned());
+        let current = choice.present();
         drop(choice);
         self.is_applied.set(true);
         (self.send)(Command::SetVcpus {
             path,
+            name,
             count,
             current,
         });

@@ -180,7 +180,7 @@ fn pin_on_apply(
     vcpus: impl Fn() -> Vec<u32> + 'static,
 ) {
     let (send, path, cpus) = (context.send.clone(), context.path.clone(), cpus.clone());
-    let shown = cpus.text();
+    let (shown, name) = (cpus.text(), context.machine.name());
     dialog.connect_response(Some(APPLY), move |_, _| {
         if cpus.text() == shown && !is_typed {
             return;
@@ -189,6 +189,7 @@ fn pin_on_apply(
         let cpus = cpus.text().trim().to_owned();
         send(Command::Pin {
             path: path.clone(),
+            name: name.clone(),
             vcpus,
             cpus,
         });
@@ -218,11 +219,13 @@ pub(super) fn open_limit(context: &Context<'_>) {
         .sync_create()
         .build();
     let (send, path) = (context.send.clone(), context.path.clone());
+    let name = context.machine.name();
     dialog.connect_response(Some(APPLY), move |_, _| {
         let percent = limited.is_active().then(|| number(&percent));
         if let Some(bandwidth) = bandwidth.changed(percent) {
             send(Command::Limit {
                 path: path.clone(),
+                name: name.clone(),
                 bandwidth,
             });
         }

@@ -17,6 +17,7 @@ mod sidebar;
 mod sparkline;
 mod status;
 mod tile;
+mod toasts;
 mod window;
 
 use std::rc::Rc;

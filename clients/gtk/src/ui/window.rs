@@ -1,28 +1,22 @@
-//! Owns the window: the split view, the page without machines, and the toasts. It must not decide what they show.
+//! Owns the window: the split view, and the page without machines. It must not decide what they show.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use adw::prelude::*;
 use gtk::gio;
-use gtk::glib::markup_escape_text;
 
 use super::Send;
-use super::dialogs;
 use super::page::{Openers, Page};
 use super::sidebar::Sidebar;
 use super::status::Status;
-use crate::model::failure::Failure;
+use super::toasts::Toasts;
 use crate::model::fleet::View;
 
 /// The window and its parts.
 pub(super) struct Window {
     pub(super) window: adw::ApplicationWindow,
-    toasts: adw::ToastOverlay,
-    /// The toasts since the last request, also those that have gone.
-    shown: RefCell<Vec<adw::Toast>>,
-    /// The toast of the last refusals.
-    refusal: RefCell<Option<adw::Toast>>,
+    pub(super) toasts: Toasts,
     /// The widget that had the focus before the machines could not be shown.
     focused: RefCell<Option<gtk::Widget>>,
     stack: gtk::Stack,
@@ -41,8 +35,7 @@ impl Window {
         let stack = gtk::Stack::new();
         stack.add_child(status.widget());
         stack.add_child(&leaflet);
-        let toasts = adw::ToastOverlay::new();
-        toasts.set_child(Some(&stack));
+        let toasts = Toasts::new(&stack);
         let window = adw::ApplicationWindow::builder()
             .application(application)
             .title("Virtual CPUs")
@@ -50,7 +43,7 @@ impl Window {
             .default_height(720)
             .width_request(360)
             .height_request(294)
-            .content(&toasts)
+            .content(toasts.widget())
             .build();
         let shortcuts = gtk::Builder::from_string(include_str!("shortcuts.ui"));
         let shortcuts: Option<gtk::ShortcutsWindow> = shortcuts.object("shortcuts");
@@ -58,8 +51,6 @@ impl Window {
         Self {
             window,
             toasts,
-            shown: RefCell::default(),
-            refusal: RefCell::default(),
             focused: RefCell::default(),
             stack,
             leaflet,
@@ -125,47 +116,6 @@ impl Window {
             if let Some(dialog) = dialog.downcast_ref::<adw::MessageDialog>() {
                 dialog.close();
             }
-        }
-    }
-
-    /// Shows the refusals of a machine instead of the previous ones.
-    pub(super) fn show_refusal(&self, failure: &Failure) {
-        if let Some(former) = self.refusal.take() {
-            former.dismiss();
-        }
-        *self.refusal.borrow_mut() = Some(self.show_failure(failure));
-    }
-
-    /// Shows a failure, with a button for its complete text.
-    pub(super) fn show_failure(&self, failure: &Failure) -> adw::Toast {
-        let toast = adw::Toast::builder()
-            .title(markup_escape_text(&failure.title))
-            .button_label("_Details")
-            .timeout(10)
-            .priority(adw::ToastPriority::High)
-            .build();
-        let (window, failure) = (self.window.clone(), failure.clone());
-        toast.connect_button_clicked(move |_| dialogs::open_failure(window.upcast_ref(), &failure));
-        self.add(toast.clone());
-        toast
-    }
-
-    /// Shows a text for a short time.
-    pub(super) fn show_note(&self, text: &str) {
-        let title = markup_escape_text(text);
-        self.add(adw::Toast::builder().title(title).timeout(3).build());
-    }
-
-    fn add(&self, toast: adw::Toast) {
-        self.shown.borrow_mut().push(toast.clone());
-        self.toasts.add_toast(toast);
-    }
-
-    /// Ends all toasts, because they are about the past.
-    pub(super) fn dismiss(&self) {
-        // A toast that ends can call back.
-        for toast in self.shown.take() {
-            toast.dismiss();
         }
     }
 }
