@@ -6,6 +6,7 @@ use super::failure::{self, Failure, Refusal};
 use super::machine::Machine;
 use super::message::{Event, Loss, Path};
 use super::numbers;
+use super::plan::Plan;
 use super::scaling::Scaling;
 
 /// The content of the main part of the window.
@@ -75,6 +76,20 @@ impl Fleet {
     /// Returns the machine at a path, to change it.
     pub(crate) fn get_mut(&mut self, path: &str) -> Option<&mut Machine> {
         self.machines.get_mut(path)
+    }
+
+    /// Makes the plan of a machine old if the service has not planned, so that the application asks again. Returns whether
+    /// it has done so.
+    pub(crate) fn forget_failed_plan(&mut self, path: &str) -> bool {
+        self.events += 1;
+        let machine = self.machines.get_mut(path);
+        let failed = machine.filter(|machine| matches!(machine.plan, Some((_, Plan::Failed(_)))));
+        let Some(machine) = failed else {
+            return false;
+        };
+        machine.plan = None;
+        machine.version = self.events;
+        true
     }
 
     /// Returns the paths of the machines, sorted by name. "web10" follows "web9".
@@ -226,6 +241,7 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::choice::Question;
     use crate::model::dict::{Dict, dict};
 
     fn properties(name: &str) -> Dict {
@@ -334,6 +350,23 @@ mod tests {
         }
         fleet.apply(Event::Listed("/web".into(), Vec::new()));
         assert_eq!(fleet.get("/web").unwrap().version, last);
+    }
+
+    #[test]
+    fn a_plan_that_failed_is_asked_again() {
+        let mut fleet = Fleet::default();
+        fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
+        assert!(!fleet.forget_failed_plan("/web"));
+        let version = fleet.get("/web").unwrap().version;
+        let question = Question { count: 3, version };
+        let failure = failure::describe("org.vcpud1.Error.LimitExceeded", "too many");
+        let plan = Plan::Failed(failure);
+        assert!(!plan.is_possible(&[]));
+        assert_eq!(plan.text(&[], &[]).0, "Too many requests");
+        fleet.apply(Event::Planned("/web".into(), question, plan));
+        assert!(fleet.forget_failed_plan("/web"));
+        assert_ne!(fleet.get("/web").unwrap().version, version);
+        assert!(!fleet.forget_failed_plan("/web"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::failure::Refusal;
 use super::plan::Plan;
 use super::scaling::Scaling;
 use super::usage::Usage;
-use super::vcpu::Vcpu;
+use super::vcpu::{State, Vcpu};
 
 /// A machine on the bus.
 #[derive(Default)]
@@ -200,6 +200,13 @@ impl Machine {
         }
     }
 
+    /// Returns whether a vCPU can start without a signal: the service then looks only when it is asked.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.vcpus
+            .iter()
+            .any(|vcpu| vcpu.state == State::NotStarted)
+    }
+
     /// Returns the line below the name: the state and the numbers of vCPUs.
     pub(crate) fn summary(&self) -> String {
         let mut parts = vec![self.state()];
@@ -265,6 +272,26 @@ mod tests {
         let empty = Machine::new(Dict::new());
         assert_eq!((empty.min(), empty.max(), empty.per_slot()), (1, 1, 1));
         assert!(empty.vcpus.is_empty() && !empty.has_control_groups());
+    }
+
+    #[test]
+    fn a_vcpu_can_start_late() {
+        let mut web = machine("web", 1, 2);
+        let row = |present: bool, started: bool| {
+            dict([
+                ("id", 0_u32.into()),
+                ("present", present.into()),
+                ("started", started.into()),
+            ])
+        };
+        for (present, started, is_starting) in [
+            (true, false, true),
+            (true, true, false),
+            (false, false, false),
+        ] {
+            web.list(&[row(present, started)]);
+            assert_eq!(web.is_starting(), is_starting);
+        }
     }
 
     #[test]

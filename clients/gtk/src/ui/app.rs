@@ -20,8 +20,8 @@ use crate::model::fleet::{Effect, Fleet, View};
 use crate::model::message::{Command, Event, Path};
 use crate::model::scaling::Scaling;
 
-/// The number of seconds between two reads of the scaling.
-const SCALING: u32 = 5;
+/// The number of seconds between two reads of what changes slowly.
+const SLOW: u32 = 5;
 /// Signals about vCPUs within this time lead to one call of `ListVcpus`.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -163,25 +163,43 @@ impl App {
         });
     }
 
-    /// Reads the use of the selected machine each second, and its scaling sometimes: its numbers change without a signal.
+    /// Reads the use of the selected machine each second, and sometimes what changes without a signal.
     fn beat(&self, beat: Beat) {
         let selected = self.selected.borrow().clone();
-        let Beat::Second(second) = beat else {
-            return self.pause(selected.as_deref());
-        };
+        if matches!(beat, Beat::End) {
+            self.pause(selected.as_deref());
+        }
         let Some(path) = selected.filter(|_| self.fleet.borrow().view() == View::Machines) else {
             return;
         };
-        let is_scaled = self
-            .fleet
-            .borrow()
-            .get(&path)
-            .is_some_and(|machine| matches!(machine.scaling, Scaling::On(_)));
-        if is_scaled && second.is_multiple_of(SCALING) {
-            self.read_scaling();
+        match beat {
+            Beat::End => return,
+            Beat::Start => return self.read_selected(),
+            Beat::Second(second) if second.is_multiple_of(SLOW) => self.read_slowly(&path),
+            Beat::Second(_) => {}
         }
         if !self.is_sample_due.replace(true) {
             self.send(Command::Sample(path));
+        }
+    }
+
+    /// Reads what changes without a signal, and does not change each second.
+    fn read_slowly(&self, path: &str) {
+        let (is_scaled, is_starting) = match self.fleet.borrow().get(path) {
+            Some(machine) => (
+                matches!(machine.scaling, Scaling::On(_)),
+                machine.is_starting(),
+            ),
+            None => return,
+        };
+        if is_scaled {
+            self.read_scaling();
+        }
+        if is_starting {
+            self.send(Command::List(path.to_owned()));
+        }
+        if self.fleet.borrow_mut().forget_failed_plan(path) {
+            self.show_machine(path);
         }
     }
 

@@ -12,6 +12,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A call of the pulse.
 pub(super) enum Beat {
+    /// The user sees the window again.
+    Start,
     /// One more second; its number.
     Second(u32),
     /// The user no longer sees the window.
@@ -45,6 +47,7 @@ pub(super) fn connect(window: &adw::ApplicationWindow, perform: impl Fn(Beat) + 
 impl Pulse {
     fn start(self: &Rc<Self>) {
         if self.is_visible() && !self.is_beating.replace(true) {
+            (self.perform)(Beat::Start);
             let this = self.clone();
             glib::timeout_add_local(SECOND, move || this.beat());
         }
