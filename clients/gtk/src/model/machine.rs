@@ -192,7 +192,10 @@ impl Machine {
     /// Returns the process of QEMU and its unit.
     pub(crate) fn process(&self) -> String {
         let unit = text(&self.properties, "Unit");
-        let process = format!("Process {}", self.number("Leader"));
+        let process = match self.number("Leader") {
+            0 => "Process not known".to_owned(),
+            leader => format!("Process {leader}"),
+        };
         if unit.is_empty() {
             process
         } else {
@@ -272,6 +275,7 @@ mod tests {
         let empty = Machine::new(Dict::new());
         assert_eq!((empty.min(), empty.max(), empty.per_slot()), (1, 1, 1));
         assert!(empty.vcpus.is_empty() && !empty.has_control_groups());
+        assert_eq!(empty.process(), "Process not known");
     }
 
     #[test]

@@ -38,6 +38,15 @@ impl State {
         }
     }
 
+    /// Returns a sign for small tiles, if the state is not a usual one; else an empty text.
+    pub(crate) fn sign(self) -> &'static str {
+        match self {
+            Self::NotStarted => "!",
+            Self::Pending => "−",
+            Self::Free | Self::Present | Self::Started => "",
+        }
+    }
+
     /// Returns the CSS class of its tile.
     pub(crate) fn class(self) -> &'static str {
         match self {

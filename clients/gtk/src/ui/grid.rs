@@ -60,7 +60,7 @@ impl Grid {
             self.fill(machine);
         }
         for (tile, vcpu) in self.tiles.borrow().iter().zip(&machine.vcpus) {
-            tile.show(vcpu, &machine.usage);
+            tile.show(vcpu);
         }
         let count = |state: State| {
             let number = machine

@@ -70,8 +70,15 @@ impl Pulse {
             return false;
         };
         let surface = window.surface().and_downcast::<gdk::Toplevel>();
-        let is_minimized =
-            |toplevel: gdk::Toplevel| toplevel.state().contains(gdk::ToplevelState::MINIMIZED);
-        window.is_mapped() && !surface.is_some_and(is_minimized)
+        window.is_mapped() && !surface.is_some_and(|toplevel| is_hidden(&toplevel))
     }
+}
+
+/// Returns whether the window is minimized, or not visible at all, which Wayland reports for both.
+fn is_hidden(toplevel: &gdk::Toplevel) -> bool {
+    let state = toplevel.property_value("state");
+    // GTK 4.12 has this state, and the bindings of GTK 4.8 have no name for it.
+    let is_suspended = glib::FlagsClass::with_type(state.type_())
+        .is_some_and(|states| states.is_set_by_nick(&state, "suspended"));
+    is_suspended || toplevel.state().contains(gdk::ToplevelState::MINIMIZED)
 }

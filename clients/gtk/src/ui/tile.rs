@@ -1,5 +1,7 @@
 //! Owns the tile of one vCPU: its number, state and use. It must not know other vCPUs.
 
+use std::cell::{Cell, RefCell};
+
 use gtk::prelude::*;
 use gtk::{Align, Orientation};
 
@@ -13,11 +15,15 @@ pub(super) struct Tile {
     state: gtk::Label,
     used: gtk::Label,
     line: Sparkline,
+    is_small: bool,
+    shown: Cell<Option<State>>,
+    /// The name for assistive technologies.
+    name: RefCell<String>,
 }
 
 impl Tile {
-    /// Returns the tile of the vCPU `id`. A small tile has only the number and the use; the colour, the tooltip and the
-    /// name for assistive technologies have the state.
+    /// Returns the tile of the vCPU `id`. A small tile has only the number, the use, and a sign for an unusual state; the
+    /// colour, the tooltip and the name for assistive technologies have the state.
     pub(super) fn new(id: u32, is_small: bool) -> Self {
         let label = |class: &str, align| {
             let label = gtk::Label::builder().halign(align).build();
@@ -28,18 +34,16 @@ impl Tile {
         number.set_label(&id.to_string());
         let (state, used) = (label("state", Align::Start), label("use", Align::End));
         used.set_hexpand(true);
-        let direction = if is_small {
-            Orientation::Vertical
-        } else {
-            Orientation::Horizontal
-        };
-        let top = gtk::Box::new(direction, if is_small { 0 } else { 6 });
-        top.append(&number);
-        top.append(&used);
         let line = Sparkline::new();
-        let content = gtk::Box::new(Orientation::Vertical, 3);
+        let top = gtk::Box::new(Orientation::Horizontal, 6);
+        top.append(&number);
+        let content = gtk::Box::new(Orientation::Vertical, if is_small { 0 } else { 3 });
         content.append(&top);
-        if !is_small {
+        if is_small {
+            top.append(&state);
+            content.append(&used);
+        } else {
+            top.append(&used);
             content.append(line.widget());
             content.append(&state);
         }
@@ -54,6 +58,9 @@ impl Tile {
             state,
             used,
             line,
+            is_small,
+            shown: Cell::default(),
+            name: RefCell::default(),
         }
     }
 
@@ -61,20 +68,23 @@ impl Tile {
         &self.button
     }
 
-    /// Shows the state and the use of a vCPU.
-    pub(super) fn show(&self, vcpu: &Vcpu, usage: &Usage) {
-        for state in State::ALL {
-            if state == vcpu.state {
-                self.button.add_css_class(state.class());
-            } else {
-                self.button.remove_css_class(state.class());
-            }
+    /// Shows the state of a vCPU.
+    pub(super) fn show(&self, vcpu: &Vcpu) {
+        let old = self.shown.replace(Some(vcpu.state));
+        if old == Some(vcpu.state) {
+            return;
         }
-        if self.state.label() != vcpu.state.label() {
-            self.state.set_label(vcpu.state.label());
-            self.button.set_tooltip_text(Some(vcpu.state.explanation()));
+        if let Some(old) = old {
+            self.button.remove_css_class(old.class());
         }
-        self.show_use(vcpu, usage);
+        self.button.add_css_class(vcpu.state.class());
+        let text = if self.is_small {
+            vcpu.state.sign()
+        } else {
+            vcpu.state.label()
+        };
+        self.state.set_label(text);
+        self.button.set_tooltip_text(Some(vcpu.state.explanation()));
     }
 
     /// Shows the use of a vCPU.
@@ -90,8 +100,11 @@ impl Tile {
         if self.used.label() != used {
             self.used.set_label(&used);
         }
-        self.button
-            .update_property(&[gtk::accessible::Property::Label(&name)]);
+        if *self.name.borrow() != name {
+            self.button
+                .update_property(&[gtk::accessible::Property::Label(&name)]);
+            *self.name.borrow_mut() = name;
+        }
         let points = if vcpu.is_present() {
             usage.points(vcpu.id)
         } else {

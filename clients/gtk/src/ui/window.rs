@@ -157,9 +157,9 @@ fn menu_button() -> gtk::MenuButton {
     let button = gtk::MenuButton::builder()
         .icon_name("open-menu-symbolic")
         .menu_model(&menu)
-        .tooltip_text("Main menu")
+        .tooltip_text("Main Menu")
         .primary(true)
         .build();
-    button.update_property(&[gtk::accessible::Property::Label("Main menu")]);
+    button.update_property(&[gtk::accessible::Property::Label("Main Menu")]);
     button
 }
