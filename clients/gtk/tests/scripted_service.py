@@ -19,7 +19,7 @@ properties = {
     "Placement": GLib.Variant("s", "scope"),
     "Unit": GLib.Variant("s", "vcpud-scripted.scope"),
     "BandwidthPeriodUSec": GLib.Variant("t", 100000),
-    "BandwidthQuotaUSec": GLib.Variant("x", -1),
+    "BandwidthQuotaUSec": GLib.Variant("x", 12300),
     "Vcpus": GLib.Variant("u", 1),
     "StartedVcpus": GLib.Variant("u", 1),
     "MaxVcpus": GLib.Variant("u", 2),
@@ -40,6 +40,7 @@ def called(bus, _sender, _path, _interface, method, arguments, invocation):
         reply = GLib.Variant("(aa{sv})", ([vcpu(0, True), vcpu(1, False)],))
     elif method == "SetBandwidth":
         period, quota, _ = arguments.unpack()
+        print(f"SetBandwidth {period} {quota}", flush=True)
         changed = {"BandwidthPeriodUSec": GLib.Variant("t", period), "BandwidthQuotaUSec": GLib.Variant("x", quota)}
         properties.update(changed)
         body = GLib.Variant("(sa{sv}as)", (MACHINE, changed, []))

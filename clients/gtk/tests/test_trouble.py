@@ -131,13 +131,15 @@ class TroubleTest(unittest.TestCase):
         self.assertIsNone(window.shown("bare: The request was not authorized"))
         window.see("Applying the change")
         window.picture("password")
+        # The message names its machine, and not the one on the page.
+        window.open("web")
+        window.see_text("vCPU 1, started")
         world("kill -USR1 $pid_agent")
         window.see("bare: The request was not authorized")
         window.press("Details")
         window.see_text("the authentication was dismissed")
         window.press_in_dialog("Close")
         window.see("1 of 4")
-        window.see("Add vCPUs 1, 2")
 
     def test_08_changes_no_pin_without_the_user(self):
         window = self.window
@@ -172,7 +174,9 @@ class TroubleTest(unittest.TestCase):
         window.open("web")
         window.see("Not running")
         window.key("ctrl+s")
+        # The bus starts vcpud-autoscale, which knows whether the machine has settings.
         window.see("Automatic Scaling of web")
+        self.addCleanup(world, "end_autoscale")
         window.move_focus("Maximum number of vCPUs", SPIN)
         for key in ("ctrl+a", "9", "9"):
             window.key(key)
@@ -228,7 +232,7 @@ class TroubleTest(unittest.TestCase):
     def open_late(self):
         """Starts a guest that does not bring new CPUs online by itself, adds vCPU 1, and opens the machine."""
         world("start_guest late 1,maxcpus=4 guest.no-online")
-        self.addCleanup(world, "halt late")
+        self.addCleanup(world, "halt late && rm $stage/late.serial")
         world("target/debug/vcpuctl --quiet set late 2")
         self.window.open("late")
         self.window.see_text("vCPU 1, not started")

@@ -291,6 +291,7 @@ mod tests {
         let question = Question {
             count: 3,
             version: 0,
+            serial: 1,
         };
         sent(&mut reads, Command::Plan(WEB.into(), question), start);
         let call = sent(&mut reads, Command::Connect, start);

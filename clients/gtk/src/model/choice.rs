@@ -11,6 +11,8 @@ pub(crate) struct Question {
     pub(crate) count: u32,
     /// The version of the machine: see [`Machine::version`].
     pub(crate) version: u64,
+    /// Greater than that of each question before it, because answers can arrive in another order.
+    pub(crate) serial: u64,
 }
 
 /// What the user has chosen for a machine.
@@ -33,8 +35,10 @@ pub(crate) struct Choice {
     version: u64,
     can_change: bool,
     chosen: Chosen,
-    /// The last question.
+    /// The question whose answer is the present plan.
     asked: Option<Question>,
+    /// The number of questions.
+    questions: u64,
 }
 
 impl Choice {
@@ -47,6 +51,7 @@ impl Choice {
             *self = Self {
                 path: path.to_owned(),
                 name: machine.name(),
+                questions: self.questions,
                 ..Self::default()
             };
         }
@@ -98,26 +103,35 @@ impl Choice {
         }
     }
 
-    /// Returns the question whose answer is the present plan.
-    fn question(&self) -> Option<Question> {
-        let version = self.version;
-        self.number().map(|count| Question { count, version })
-    }
-
     /// Returns the question for the plan, unless it has been asked.
     pub(crate) fn ask(&mut self) -> Option<Question> {
-        let question = self.question();
-        if question == self.asked {
+        let Some(count) = self.number() else {
+            self.asked = None;
+            return None;
+        };
+        if self.is_asked(count) {
             return None;
         }
-        self.asked = question;
-        question
+        self.questions += 1;
+        self.asked = Some(Question {
+            count,
+            version: self.version,
+            serial: self.questions,
+        });
+        self.asked
+    }
+
+    /// Returns whether the last question is about this number and the present state of the machine.
+    fn is_asked(&self, count: u32) -> bool {
+        let asked = self.asked.as_ref();
+        asked.is_some_and(|asked| (asked.count, asked.version) == (count, self.version))
     }
 
     /// Returns the plan, unless it is about another number or another state of the machine.
     pub(crate) fn plan<'a>(&self, machine: &'a Machine) -> Option<&'a Plan> {
         let (question, plan) = machine.plan.as_ref()?;
-        (Some(*question) == self.question()).then_some(plan)
+        let is_last = self.asked.as_ref() == Some(question);
+        (is_last && self.is_asked(self.number()?)).then_some(plan)
     }
 }
 

@@ -224,7 +224,7 @@ impl Fleet {
                 machine.usage.add(&own, &rows);
                 return vec![Effect::Usage(path)];
             }
-            Event::Planned(_, question, plan) => machine.plan = Some((question, plan)),
+            Event::Planned(_, question, plan) => machine.take_plan(question, plan),
             Event::Finished(_) => machine.is_busy = false,
             Event::ScalingChanged(_) => return vec![Effect::ReadScaling(path)],
             Event::Explained(_, scaling) => machine.scaling.change(scaling),
@@ -358,7 +358,11 @@ mod tests {
         fleet.apply(Event::MachineAdded("/web".into(), properties("web")));
         assert!(!fleet.forget_failed_plan("/web"));
         let version = fleet.get("/web").unwrap().version;
-        let question = Question { count: 3, version };
+        let question = Question {
+            count: 3,
+            version,
+            serial: 1,
+        };
         let failure = failure::describe("org.vcpud1.Error.LimitExceeded", "too many");
         let plan = Plan::Failed(failure);
         assert!(!plan.is_possible(&[]));

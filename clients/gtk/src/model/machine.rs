@@ -64,6 +64,14 @@ impl Machine {
         self.properties.extend(properties);
     }
 
+    /// Takes the answer to a question for a plan, unless a later one has an answer.
+    pub(crate) fn take_plan(&mut self, question: Question, plan: Plan) {
+        let old = self.plan.as_ref().map_or(0, |(old, _)| old.serial);
+        if question.serial >= old {
+            self.plan = Some((question, plan));
+        }
+    }
+
     /// Takes the rows of `ListVcpus`.
     pub(crate) fn list(&mut self, rows: &[Dict]) {
         self.vcpus = rows.iter().filter_map(Vcpu::new).collect();
@@ -296,6 +304,21 @@ mod tests {
             web.list(&[row(present, started)]);
             assert_eq!(web.is_starting(), is_starting);
         }
+    }
+
+    #[test]
+    fn the_answer_to_the_last_question_is_the_plan() {
+        let mut web = machine("web", 1, 4);
+        let question = |count, serial| Question {
+            count,
+            version: 0,
+            serial,
+        };
+        web.take_plan(question(3, 2), Plan::Unchanged);
+        web.take_plan(question(2, 1), Plan::Unchanged);
+        assert_eq!(web.plan, Some((question(3, 2), Plan::Unchanged)));
+        web.take_plan(question(4, 3), Plan::Unchanged);
+        assert_eq!(web.plan, Some((question(4, 3), Plan::Unchanged)));
     }
 
     #[test]
