@@ -15,7 +15,7 @@ pub(crate) struct Question {
     pub(crate) serial: u64,
 }
 
-/// What the user has chosen for a machine.
+/// A choice of the user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Chosen {
     /// Nothing, so that the present number is shown.
@@ -169,7 +169,10 @@ mod tests {
         assert!(choice.is_made() && choice.number().is_none() && choice.ask().is_none());
         choice.follow("/web", &machine("web", 4, 16));
         assert_eq!(choice.number(), Some(6));
-        assert!(choice.ask().is_some(), "the plan is asked again");
+        assert!(
+            choice.ask().is_some(),
+            "the old question is about another state"
+        );
     }
 
     #[test]

@@ -78,8 +78,8 @@ impl Fleet {
         self.machines.get_mut(path)
     }
 
-    /// Makes the plan of a machine old if the service has not planned, so that the application asks again. Returns whether
-    /// it has done so.
+    /// Makes the plan of a machine old if the service has not planned, so that the application repeats the question.
+    /// Returns whether it has done so.
     pub(crate) fn forget_failed_plan(&mut self, path: &str) -> bool {
         self.events += 1;
         let machine = self.machines.get_mut(path);
@@ -179,21 +179,9 @@ impl Fleet {
     }
 
     fn apply_to_machine(&mut self, event: Event) -> Vec<Effect> {
-        let (Event::PropertiesChanged(path, _)
-        | Event::VcpusChanged(path)
-        | Event::RemovalFailed { path, .. }
-        | Event::Listed(path, _)
-        | Event::Tuned(path, _)
-        | Event::Sampled(path, ..)
-        | Event::Planned(path, ..)
-        | Event::Finished(path)
-        | Event::ScalingChanged(path)
-        | Event::Explained(path, _)
-        | Event::SettingsRead(path, _)) = &event
-        else {
+        let Some(path) = event.path().cloned() else {
             return Vec::new();
         };
-        let path = path.clone();
         // The machine can end before a reply about it arrives.
         let Some(machine) = self.machines.get_mut(&path) else {
             return Vec::new();

@@ -105,7 +105,7 @@ pub(crate) enum Event {
     /// The reply of `GetTuning`.
     Tuned(Path, Dict),
     Sampled(Path, Dict, Vec<Dict>),
-    /// The plan, or why there is none.
+    /// The plan, or the failure of `Plan`.
     Planned(Path, Question, Plan),
     /// A request of `SetVcpus` has ended.
     Finished(Path),
@@ -124,6 +124,26 @@ pub(crate) enum Event {
     Failed(Path, String, Failure),
     /// A request has succeeded; the second text says what is different.
     Done(Path, String, String),
+}
+
+impl Event {
+    /// Returns the path of the machine that the event changes, if it changes one machine of the list.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::PropertiesChanged(path, _)
+            | Self::VcpusChanged(path)
+            | Self::RemovalFailed { path, .. }
+            | Self::Listed(path, _)
+            | Self::Tuned(path, _)
+            | Self::Sampled(path, ..)
+            | Self::Planned(path, ..)
+            | Self::Finished(path)
+            | Self::ScalingChanged(path)
+            | Self::Explained(path, _)
+            | Self::SettingsRead(path, _) => Some(path),
+            _ => None,
+        }
+    }
 }
 
 /// Why the application cannot show machines.

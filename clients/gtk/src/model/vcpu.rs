@@ -136,7 +136,7 @@ impl Vcpu {
         })
     }
 
-    /// Returns what is known of the vCPU, as text for its dialog.
+    /// Returns the facts about the vCPU, as text for its dialog.
     pub(crate) fn details(&self) -> String {
         let mut facts = vec![self.state.explanation()];
         if self.is_present() {

@@ -93,7 +93,7 @@ impl Count {
         &self.group
     }
 
-    /// Shows a machine. What the user has chosen stays, unless it is another machine.
+    /// Shows a machine. The choice of the user stays, unless it is another machine.
     pub(super) fn show(&self, path: &str, machine: &Machine) {
         let is_other = self.choice.borrow_mut().follow(path, machine);
         // A machine that vcpud has not asked yet has no numbers.
@@ -158,25 +158,31 @@ impl Count {
         rows::set_subtitle(&self.warning, &warnings.join("\n"));
     }
 
-    /// Takes what the user has chosen, and shows that the plan is not known yet.
+    /// Takes the choice of the user, and shows that its plan is not known yet.
     fn choose(&self) {
         self.choice.borrow_mut().choose(self.number());
+        let has_asked = self.ask();
+        let is_chosen = self.choice.borrow().number().is_some();
+        // Another text for the same number changes nothing.
+        if is_chosen && !has_asked {
+            return;
+        }
         self.enable(false);
         self.warning.set_visible(false);
-        self.plan
-            .set_visible(self.choice.borrow().number().is_some());
+        self.plan.set_visible(is_chosen);
         rows::set_title(&self.plan, "Planning");
         rows::set_subtitle(&self.plan, "");
-        self.ask();
     }
 
-    /// Asks for the plan, unless the last question was the same.
-    fn ask(&self) {
+    /// Asks for the plan, unless the last question was the same. Returns whether it has asked.
+    fn ask(&self) -> bool {
         let question = self.choice.borrow_mut().ask();
-        if let Some(question) = question {
-            let path = self.choice.borrow().path().to_owned();
-            (self.send)(Command::Plan(path, question));
-        }
+        let Some(question) = question else {
+            return false;
+        };
+        let path = self.choice.borrow().path().to_owned();
+        (self.send)(Command::Plan(path, question));
+        true
     }
 
     /// Lets the user apply the number, or not. The focus stays in the group.
