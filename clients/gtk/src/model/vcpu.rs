@@ -140,10 +140,13 @@ impl Vcpu {
     pub(crate) fn details(&self) -> String {
         let mut facts = vec![self.state.explanation()];
         if self.is_present() {
-            facts.extend(self.is_online.map(|is_online| match is_online {
-                true => "The guest agent reports that the guest uses it.",
-                false => "The guest agent reports that the guest does not use it.",
-            }));
+            match self.is_online {
+                Some(true) => facts.push("The guest agent reports that the guest uses it."),
+                Some(false) => {
+                    facts.push("The guest agent reports that the guest does not use it.");
+                }
+                None => {}
+            }
             if !self.is_removable {
                 facts.push("QEMU cannot remove it now.");
             }
