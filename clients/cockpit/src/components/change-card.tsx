@@ -34,7 +34,8 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
     const { change, apply, clear } = useChange(machine, () => setDraft(undefined));
     const select = (next: string | undefined) => { setDraft(next); clear(); };
     const isChange = count !== undefined && count !== present;
-    const request = (access: Access) => void (isChange && apply(count, plan, withAgent, access));
+    const possible = isChange && plan?.plan.added ? plan : undefined;
+    const request = possible && ((access: Access) => void apply(possible, withAgent, access));
     return (
         <PageCard title={_('Number of vCPUs')}>
             <CardBody>
@@ -43,7 +44,7 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
                     <Facts machine={machine} />
                     <PendingNotice machine={machine} />
                     {isChange && <PlanView state={plan} onSelect={nearest => select(String(nearest))} />}
-                    {isChange && plan?.plan.added !== undefined && (
+                    {possible && (
                         <Checkbox
                             id="guest-agent" isChecked={withAgent} onChange={(_event, checked) => setWithAgent(checked)}
                             label={_('Use the guest agent')}
@@ -55,7 +56,7 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
             </CardBody>
             <CardFooter>
                 <ApplyButton
-                    machine={machine} count={count ?? present} plan={plan} isChange={isChange}
+                    machine={machine} count={count ?? present} plan={possible}
                     isBusy={change?.result === 'running'} onApply={request}
                 />
                 {draft !== undefined && count !== present && (
@@ -117,19 +118,20 @@ function Facts({ machine }: { machine: MachineState }) {
 }
 
 interface ApplyButtonProps {
-    machine: MachineState; count: number; plan: PlanState | undefined; isChange: boolean; isBusy: boolean;
-    onApply: (access: Access) => void;
+    machine: MachineState; count: number; /** The plan of a change that is possible. */
+    plan: PlanState | undefined; isBusy: boolean;
+    onApply: ((access: Access) => void) | undefined;
 }
 
 /** If polkit does not authorize the user, the button uses administrative access, and its text says so. */
-function ApplyButton({ machine, count, plan, isChange, isBusy, onApply }: ApplyButtonProps) {
-    const isPossible = useCanChange(machine) && isChange && plan?.plan.added !== undefined;
+function ApplyButton({ machine, count, plan, isBusy, onApply }: ApplyButtonProps) {
+    const isPossible = useCanChange(machine) && plan !== undefined;
     const isAuthorized = !needsAdministrator(plan?.permission);
     const title = isAuthorized ? _('Set to $0') : _('Set to $0 with administrative access');
     return (
         <Button
             variant="primary" isAriaDisabled={!isPossible || isBusy} isLoading={isBusy}
-            onClick={() => onApply(isAuthorized ? 'user' : 'administrator')}
+            onClick={() => onApply?.(isAuthorized ? 'user' : 'administrator')}
         >
             {format(title, countOf(count))}
         </Button>
@@ -144,16 +146,17 @@ function useChange(machine: MachineState, onAccepted: () => void) {
         if (event !== 'changed') setChange(current => current && observed(current, event));
     });
     const finish = (result: Change['result']) => setChange(current => current && { ...current, result });
-    const apply = async (count: number, plan: PlanState | undefined, withAgent: boolean, access: Access) => {
-        setChange(begun(count, plan?.plan.added ?? [], plan?.plan.removed ?? []));
-        const options = { current: number(machine.Vcpus), ...(withAgent && { 'guest-online': truth(true) }) };
+    const apply = async ({ question: { count, vcpus }, plan }: PlanState, withAgent: boolean, access: Access) => {
+        setChange(begun(count, plan.added ?? [], plan.removed ?? []));
+        // The service refuses if the plan that the user has seen is not the present one.
+        const options = { current: number(vcpus), ...(withAgent && { 'guest-online': truth(true) }) };
         try {
             await store.machine(machine.path, 'SetVcpus', [count, options], access);
             finish('done');
             onAccepted();
         } catch (error) {
             const now = store.current().fleet.machines.get(machine.path)?.Vcpus;
-            const isConflict = now !== undefined && now !== machine.Vcpus && isBusy(CallError.of(error).code);
+            const isConflict = now !== undefined && now !== vcpus && isBusy(CallError.of(error).code);
             finish({ error: isConflict ? new CallError('conflict', '') : CallError.of(error) });
         }
     };

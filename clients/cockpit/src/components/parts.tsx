@@ -57,7 +57,7 @@ export function FactList({ facts, columns }: { facts: Fact[]; columns: Descripti
     );
 }
 
-interface ErrorAlertProps { title: string; error: CallError; call?: Call; onRetry?: (access: 'administrator') => void }
+interface ErrorAlertProps { title: string; error: CallError; call?: Call; onRetry?: ((access: 'administrator') => void) | undefined }
 
 /** An error of a call, with advice. If polkit denied the call, the user can repeat it as administrator. */
 export function ErrorAlert({ title, error, call, onRetry }: ErrorAlertProps) {

@@ -41,7 +41,7 @@ export function PlanView({ state, onSelect }: Props) {
 
 /** A change that is not possible, with the nearest numbers that are. */
 function NotPossible({ state, onSelect }: { state: PlanState; onSelect: (count: number) => void }) {
-    const { plan, count } = state;
+    const { plan, question: { count } } = state;
     const actionLinks = plan.nearest?.map(nearest => (
         <AlertActionLink key={nearest} onClick={() => onSelect(nearest)}>
             {format(_('Select $0'), countOf(nearest))}

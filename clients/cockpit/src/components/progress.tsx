@@ -15,7 +15,8 @@ interface Props {
     change: Change | undefined;
     /** The number of vCPUs that the machine has now. */
     present: number;
-    onRetry: (access: Access) => void;
+    /** Makes the request again. It is undefined while there is no plan. */
+    onRetry: ((access: Access) => void) | undefined;
 }
 
 export function Progress({ change, present, onRetry }: Props) {
@@ -85,7 +86,7 @@ function useIsAfter(seconds: number): boolean {
     return isAfter;
 }
 
-interface FailureProps { change: Change; present: number; onRetry: (access: Access) => void }
+type FailureProps = Props & { change: Change };
 
 function Failure({ change, present, onRetry }: FailureProps) {
     const { result, refused } = change;

@@ -7,6 +7,8 @@ import { isConnected } from '../model/fleet';
 import type { MachineState } from '../model/fleet';
 import { oneAtATime } from '../model/one-at-a-time';
 import type { Permission } from '../model/permission';
+import { isSameQuestion, questionFor } from '../model/plan';
+import type { Question } from '../model/plan';
 import type { Vcpu } from '../model/vcpus';
 import type { Machine } from '../generated/interfaces';
 import { useEvery, useIsReady, usePage } from './page';
@@ -56,31 +58,35 @@ export function useVcpus(machine: MachineState): { vcpus: Vcpu[] | undefined; re
 
 /** The plan for a number of vCPUs, and whether the user is authorized for it. */
 export interface PlanState {
-    count: number;
+    question: Question;
     plan: Machine['keys']['Plan'];
     permission: Permission;
     error: CallError | null;
 }
 
-/** Returns the plan for a number of vCPUs, or undefined while the service has not answered. */
+/**
+ * Returns the plan for a number of vCPUs, or undefined while the service has not answered. The plan of a machine that had
+ * other vCPUs is none.
+ */
 export function usePlan(machine: MachineState, count: number): PlanState | undefined {
     const { store } = usePage();
     const isReady = useIsReady();
     const [state, setState] = useState<PlanState>();
+    const question = questionFor(machine, count);
     const ask = useOneAtATime(async () => {
         if (!isReady) return;
         try {
             const [plan] = await store.machine(machine.path, 'Plan', [count, {}]);
             const [permission] = await store.machine(machine.path, 'CanSetVcpus', [count]);
-            setState({ count, plan: plain(plan), permission: permission as Permission, error: null });
+            setState({ question, plan: plain(plan), permission: permission as Permission, error: null });
         } catch (caught) {
-            setState({ count, plan: {}, permission: 'na', error: CallError.of(caught) });
+            setState({ question, plan: {}, permission: 'na', error: CallError.of(caught) });
         }
     });
     // The plan depends on these properties.
     const { Vcpus, StartedVcpus, State, PendingRemovals } = machine;
     useEffect(ask, [ask, isReady, count, Vcpus, StartedVcpus, State, PendingRemovals]);
-    return isReady && isConnected(machine) && state?.count === count ? state : undefined;
+    return isReady && isConnected(machine) && state && isSameQuestion(state.question, question) ? state : undefined;
 }
 
 /** Returns whether the user can change the placement of a machine, or undefined while the service has not answered. */

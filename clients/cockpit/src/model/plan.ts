@@ -37,6 +37,20 @@ export function planWarnings(plan: Plan): string[] {
     });
 }
 
+/** A question for a plan: the number, and the vCPUs that the machine had. */
+export interface Question { count: number; vcpus: number; pending: readonly number[] }
+
+/** Returns the question for the plan of a number of vCPUs now. */
+export const questionFor = ({ Vcpus, PendingRemovals }: MachineState, count: number): Question =>
+    ({ count, vcpus: Vcpus, pending: PendingRemovals });
+
+/** Returns whether two questions have the same answer, so that the machine has not changed since the first one. */
+export function isSameQuestion(a: Question, b: Question): boolean {
+    const pending = new Set(a.pending);
+    return a.count === b.count && a.vcpus === b.vcpus
+        && pending.size === b.pending.length && b.pending.every(vcpu => pending.has(vcpu));
+}
+
 /** Returns the number of vCPUs that the machine has or will have: those whose removal is pending do not count. */
 export const wantedOf = (machine: MachineState): number => machine.Vcpus - machine.PendingRemovals.length;
 

@@ -12,7 +12,7 @@ import { adviceFor, explainRefusal, isDenied } from '../../src/model/errors';
 import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
 import { entryOf, lines, withEntries } from '../../src/model/journal';
 import { oneAtATime } from '../../src/model/one-at-a-time';
-import { countOfKey, nearestCount, numberIn } from '../../src/model/plan';
+import { countOfKey, isSameQuestion, nearestCount, numberIn } from '../../src/model/plan';
 import { extended, latest, spanOf, WINDOW } from '../../src/model/usage';
 import type { History } from '../../src/model/usage';
 import { affinityOf, bandwidthFor, cpuListOf, isSameList, percentOf, presenceOf, schedulerOf } from '../../src/model/vcpus';
@@ -125,6 +125,15 @@ test('a text is a number within its limits', () => {
     assert.equal(numberIn('12.5', 1, 100), 12.5);
     for (const text of ['', ' ', '-5', '3', '17', 'x', '1e']) assert.equal(numberIn(text, 4, 16), undefined, text);
     assert.deepEqual(['8', '10', '4.5'].map(text => numberIn(text, 4, 16, 4)), [8, undefined, undefined]);
+});
+
+test('a plan is one of the vCPUs that the machine has', () => {
+    const question = { count: 4, vcpus: 3, pending: [1, 2] };
+    assert.ok(isSameQuestion(question, { ...question, pending: [2, 1] }));
+    assert.ok(!isSameQuestion(question, { ...question, count: 5 }));
+    assert.ok(!isSameQuestion(question, { ...question, vcpus: 6 }));
+    assert.ok(!isSameQuestion(question, { ...question, pending: [1] }));
+    assert.ok(!isSameQuestion(question, { ...question, pending: [1, 3] }));
 });
 
 test('a number is a whole number of slots', () => {
