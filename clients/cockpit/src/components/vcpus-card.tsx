@@ -23,7 +23,8 @@ interface Props {
 export function VcpusCard({ machine, vcpus, tuning, onChange }: Props) {
     const [showsFree, setShowsFree] = useState(false);
     const [selected, setSelected] = useState<ReadonlySet<number>>(new Set());
-    const [isPinning, setPinning] = useState(false);
+    // Without vCPUs, PinVcpus() sets the default of the machine. Therefore, the list of an open dialog does not change.
+    const [pinned, setPinned] = useState<{ vcpus: number[]; current: string }>();
     const canChange = useCanChange(machine);
     const rows = vcpus?.filter(vcpu => showsFree || vcpu.present);
     const chosen = rows?.filter(vcpu => selected.has(vcpu.id ?? 0)).map(vcpu => vcpu.id ?? 0) ?? [];
@@ -32,10 +33,11 @@ export function VcpusCard({ machine, vcpus, tuning, onChange }: Props) {
         ids.forEach(id => (isSelected ? next.add(id) : next.delete(id)));
         return next;
     });
+    const pin = () => setPinned({ vcpus: chosen, current: commonPin(tuning, chosen) });
     const actions = (
         <div className="vcpud-actions">
             <Switch label={_('Free vCPUs')} isChecked={showsFree} onChange={(_event, on) => setShowsFree(on)} id="free" />
-            <Button variant="secondary" isAriaDisabled={!canChange || chosen.length === 0} onClick={() => setPinning(true)}>
+            <Button variant="secondary" isAriaDisabled={!canChange || chosen.length === 0} onClick={pin}>
                 {_('Pin selected')}
             </Button>
         </div>
@@ -44,10 +46,10 @@ export function VcpusCard({ machine, vcpus, tuning, onChange }: Props) {
         <PageCard title={_('vCPUs')} actions={actions}>
             {rows ? <div className="vcpud-rows"><VcpuTable machine={machine} rows={rows} selected={selected} onSelect={select} /></div>
                 : <CardBody><EmptyState titleText={_('Reading the vCPUs')} headingLevel="h3" icon={Spinner} variant="sm" /></CardBody>}
-            {isPinning && (
+            {pinned && (
                 <PinDialog
-                    machine={machine} vcpus={chosen} current={commonPin(tuning, chosen)}
-                    onClose={() => { setPinning(false); onChange(); }}
+                    machine={machine} vcpus={pinned.vcpus} current={pinned.current}
+                    onClose={() => { setPinned(undefined); onChange(); }}
                 />
             )}
         </PageCard>

@@ -109,7 +109,7 @@ test('plans changes of a paused machine', async () => {
     await page.getByText('Adds vCPUs 1-2.').waitFor();
     await page.getByRole('button', { name: 'Cancel' }).click();
     await guest.execute('cont');
-    await page.getByText('Running').waitFor();
+    await page.getByText('Running', { exact: true }).waitFor();
     await page.getByRole('button', { name: 'Set to 1 vCPU', exact: true }).waitFor();
 });
 
@@ -182,6 +182,21 @@ test('pins vCPUs, and shows the host CPUs in force', async () => {
     await dialog.waitFor({ state: 'detached' });
     await rows().nth(1).locator('[data-label="Affinity"]').getByText('0', { exact: true }).waitFor();
     await page.getByText('vCPU 1: host CPUs 0').waitFor();
+});
+
+test('pins the vCPUs that were selected when the dialog was opened', async () => {
+    await page.getByRole('button', { name: 'Pin selected' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Pin vCPU 1' });
+    await dialog.getByRole('textbox', { name: 'Host CPUs' }).fill('0');
+    await world.setVcpus('web', 1);
+    await rows().nth(1).waitFor({ state: 'detached' });
+    const monitor = await world.monitor("type='method_call',member='PinVcpus'");
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    // A call without vCPUs would set the default of the machine.
+    await monitor.line(/uint32 1$/);
+    await dialog.waitFor({ state: 'detached' });
+    await world.setVcpus('web', 2);
+    await rows().nth(1).waitFor();
 });
 
 test('offers no limit of the CPU time without control groups', async () => {
