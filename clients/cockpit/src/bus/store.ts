@@ -1,8 +1,8 @@
 // Owns the state of the page: the connection to the service, the machines, and the events of their vCPUs. It follows the
 // signals of the service. Components read it with the hooks in hooks/.
 import { Machine, Manager } from '../generated/interfaces';
-import { added, changed, fleetOf, MACHINE, NO_MACHINES, removed } from '../model/fleet';
-import type { Fleet } from '../model/fleet';
+import { after, fleetOf, MACHINE, NO_MACHINES } from '../model/fleet';
+import type { Fleet, ObjectEvent } from '../model/fleet';
 import type { VcpuEvent } from '../model/change';
 import { CallError, patiently, plain, Service, watchName } from './client';
 import type { Access, Signal } from './client';
@@ -27,6 +27,8 @@ export class Store {
     private state: State = { status: { kind: 'connecting' }, fleet: NO_MACHINES };
     private service: Service | null = null;
     private unwatch: (() => void) | null = null;
+    /** The events since the service was asked for all objects. Its reply can be older than them when it is applied. */
+    private early: ObjectEvent[] | null = null;
     private readonly listeners = new Set<() => void>();
     private readonly eventListeners = new Map<string, Set<EventListener>>();
 
@@ -50,12 +52,13 @@ export class Store {
         const isCurrent = () => this.service === service;
         const service: Service = new Service(NAME, ROOT, {
             onOwner: owner => {
-                if (isCurrent()) void (owner ? this.load() : this.update({ status: { kind: 'stopped' } }));
+                if (isCurrent()) void (owner ? this.load() : this.stop());
             },
             onSignal: signal => { if (isCurrent()) this.receive(signal); },
             onClose: error => {
                 if (!isCurrent()) return;
                 this.service = null;
+                this.early = null;
                 this.update({ status: { kind: 'failed', error } });
             },
         });
@@ -96,29 +99,31 @@ export class Store {
 
     private async load(): Promise<void> {
         const service = this.connected();
+        const early: ObjectEvent[] = [];
+        this.early = early;
         try {
             const objects = await patiently(service.managedObjects(ROOT), this.tellLate);
-            if (service !== this.service) return;
+            if (early !== this.early) return;
             const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)] as const);
-            this.update({ status: { kind: 'ready' }, fleet: fleetOf(values) });
+            this.early = null;
+            this.update({ status: { kind: 'ready' }, fleet: early.reduce(after, fleetOf(values)) });
         } catch (error) {
-            if (service === this.service && this.state.status.kind !== 'stopped') {
-                this.update({ status: { kind: 'failed', error: CallError.of(error) } });
-            }
+            if (early !== this.early) return;
+            this.early = null;
+            this.update({ status: { kind: 'failed', error: CallError.of(error) } });
         }
     }
 
+    private stop(): void {
+        this.early = null;
+        this.update({ status: { kind: 'stopped' } });
+    }
+
     private receive(signal: Signal): void {
-        const { fleet } = this.state;
-        if (signal.name === 'PropertiesChanged') {
-            const [iface, values] = signal.args as [string, Dictionary];
-            this.update({ fleet: changed(fleet, signal.path, iface, plain(values)) });
-        } else if (signal.name === 'InterfacesAdded') {
-            const [path, interfaces] = signal.args as [string, Record<string, Dictionary>];
-            this.update({ fleet: added(fleet, path, plainInterfaces(interfaces)) });
-        } else if (signal.name === 'InterfacesRemoved') {
-            const [path, interfaces] = signal.args as [string, string[]];
-            this.update({ fleet: removed(fleet, path, interfaces) });
+        const change = objectEventOf(signal);
+        if (change) {
+            this.early?.push(change);
+            this.update({ fleet: after(this.state.fleet, change) });
         } else if (signal.interface === MACHINE) {
             const event = eventOf(signal);
             if (event) this.eventListeners.get(signal.path)?.forEach(listener => listener(event));
@@ -133,6 +138,25 @@ export class Store {
 
 function plainInterfaces(interfaces: Record<string, Dictionary>): Record<string, Record<string, unknown>> {
     return Object.fromEntries(Object.entries(interfaces).map(([name, values]) => [name, plain(values)]));
+}
+
+/** Returns the event of an object that a signal reports. */
+function objectEventOf(signal: Signal): ObjectEvent | undefined {
+    switch (signal.name) {
+    case 'PropertiesChanged': {
+        const [iface, values] = signal.args as [string, Dictionary];
+        return { kind: 'changed', path: signal.path, iface, values: plain(values) };
+    }
+    case 'InterfacesAdded': {
+        const [path, interfaces] = signal.args as [string, Record<string, Dictionary>];
+        return { kind: 'added', path, interfaces: plainInterfaces(interfaces) };
+    }
+    case 'InterfacesRemoved': {
+        const [path, interfaces] = signal.args as [string, string[]];
+        return { kind: 'removed', path, interfaces };
+    }
+    default: return undefined;
+    }
 }
 
 type Details = Machine['keys']['VcpuAdded'] & Machine['keys']['VcpuRemovalFailed'];

@@ -57,6 +57,21 @@ export function changed(fleet: Fleet, path: string, iface: string, values: Value
     return { ...fleet, machines: new Map(fleet.machines).set(path, { ...machine, ...values }) };
 }
 
+/** What a signal of the service says about its objects. */
+export type ObjectEvent =
+    | { kind: 'added'; path: string; interfaces: Record<string, Values> }
+    | { kind: 'removed'; path: string; interfaces: string[] }
+    | { kind: 'changed'; path: string; iface: string; values: Values };
+
+/** Returns the fleet after an event. */
+export function after(fleet: Fleet, event: ObjectEvent): Fleet {
+    switch (event.kind) {
+    case 'added': return added(fleet, event.path, event.interfaces);
+    case 'removed': return removed(fleet, event.path, event.interfaces);
+    case 'changed': return changed(fleet, event.path, event.iface, event.values);
+    }
+}
+
 /** Returns the machines in the order of their names, where "web10" follows "web9". */
 export function sorted(fleet: Fleet): MachineState[] {
     const order = new Intl.Collator('en', { numeric: true });
