@@ -8,9 +8,12 @@ import type { Store } from './store';
 /** The time between two samples, in milliseconds. */
 const INTERVAL = 1000;
 
-/** The histories of all machines, by object path. */
+/** The samples of all machines. */
 export class Statistics {
+    /** The histories by object path. */
     private histories: ReadonlyMap<string, History> = new Map();
+    /** The generations of the machines that the histories belong to. */
+    private generations: ReadonlyMap<string, number> = new Map();
     private timer: number | undefined;
     private isAsking = false;
     private readonly listeners = new Set<() => void>();
@@ -47,7 +50,8 @@ export class Statistics {
     /** Removes the histories of machines that have ended. Another one can have the same path later. */
     private forget(): void {
         const { machines } = this.store.current().fleet;
-        const kept = [...this.histories].filter(([path]) => machines.has(path));
+        const kept = [...this.histories].filter(([path]) =>
+            machines.has(path) && machines.get(path)?.generation === this.generations.get(path));
         if (kept.length < this.histories.size) this.histories = new Map(kept);
     }
 
@@ -61,6 +65,8 @@ export class Statistics {
                 return [path, extended(this.histories.get(path), sample)];
             });
             this.histories = new Map(samples);
+            const { machines: known } = this.store.current().fleet;
+            this.generations = new Map([...known].map(([path, { generation }]) => [path, generation]));
             this.listeners.forEach(listener => listener());
         } catch {
             // The state of the connection reports a service that does not answer. The next sample comes in a second.

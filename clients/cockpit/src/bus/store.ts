@@ -106,7 +106,7 @@ export class Store {
             if (early !== this.early) return;
             const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)] as const);
             this.early = null;
-            this.update({ status: { kind: 'ready' }, fleet: early.reduce(after, fleetOf(values)) });
+            this.update({ status: { kind: 'ready' }, fleet: early.reduce(after, fleetOf(values, this.state.fleet)) });
         } catch (error) {
             if (early !== this.early) return;
             this.early = null;

@@ -5,13 +5,27 @@ import type { Machine, Manager } from '../generated/interfaces';
 export type Properties = Machine['properties'];
 
 /** A machine and its object path. */
-export interface MachineState extends Properties { path: string }
+export interface MachineState extends Properties {
+    path: string;
+    /** The number of the QEMU process among those that the page has seen. A VM with the same name has another number. */
+    generation: number;
+    /** The last known identity of this process. The properties are empty until vcpud has found the process. */
+    process: Identity;
+}
+
+/**
+ * What distinguishes a QEMU process from another one at the same path. Since does not: another instance of vcpud can
+ * calculate another time for the same process.
+ */
+export interface Identity { leader: number; uuid: string }
 
 /** The service as the page knows it. Each change makes a new value. */
 export interface Fleet {
     version: string;
     configurationErrors: string[];
     machines: ReadonlyMap<string, MachineState>;
+    /** How many QEMU processes the page has seen. */
+    generations: number;
 }
 
 type Values = Record<string, unknown>;
@@ -19,10 +33,14 @@ type Values = Record<string, unknown>;
 export const MACHINE = 'org.vcpud1.Machine';
 export const MANAGER = 'org.vcpud1.Manager';
 
-export const NO_MACHINES: Fleet = { version: '', configurationErrors: [], machines: new Map() };
+export const NO_MACHINES: Fleet = { version: '', configurationErrors: [], machines: new Map(), generations: 0 };
 
-export function fleetOf(objects: (readonly [string, Record<string, Values>])[]): Fleet {
-    return objects.reduce((fleet, [path, interfaces]) => added(fleet, path, interfaces), NO_MACHINES);
+/** Returns the fleet of all objects of the service. A machine that `former` has stays the same one. */
+export function fleetOf(objects: (readonly [string, Record<string, Values>])[], former = NO_MACHINES): Fleet {
+    const paths = new Set(objects.filter(([, interfaces]) => interfaces[MACHINE]).map(([path]) => path));
+    const machines = new Map([...former.machines].filter(([path]) => paths.has(path)));
+    const kept: Fleet = { ...former, machines };
+    return objects.reduce((fleet, [path, interfaces]) => added(fleet, path, interfaces), kept);
 }
 
 /** Returns the fleet with an object that was added. */
@@ -30,8 +48,19 @@ export function added(fleet: Fleet, path: string, interfaces: Record<string, Val
     const manager = interfaces[MANAGER] ? changed(fleet, path, MANAGER, interfaces[MANAGER]) : fleet;
     const properties = interfaces[MACHINE];
     if (!properties) return manager;
-    const machine = { ...properties, path } as unknown as MachineState;
-    return { ...manager, machines: new Map(manager.machines).set(path, machine) };
+    return withMachine(manager, path, properties as unknown as Properties);
+}
+
+/** Returns the fleet with a machine. It is another one if its process is known to be another one. */
+function withMachine(fleet: Fleet, path: string, properties: Properties): Fleet {
+    const former = fleet.machines.get(path);
+    const { Leader: leader, Uuid: uuid } = properties;
+    const differs = (a: unknown, b: unknown) => Boolean(a && b && a !== b);
+    const isSame = former && !differs(former.process.leader, leader) && !differs(former.process.uuid, uuid);
+    const process = isSame ? { leader: leader || former.process.leader, uuid: uuid || former.process.uuid } : { leader, uuid };
+    const generations = isSame ? fleet.generations : fleet.generations + 1;
+    const machine = { ...properties, path, process, generation: isSame ? former.generation : generations };
+    return { ...fleet, generations, machines: new Map(fleet.machines).set(path, machine) };
 }
 
 /** Returns the fleet without an object that was removed. */
@@ -54,7 +83,7 @@ export function changed(fleet: Fleet, path: string, iface: string, values: Value
     }
     const machine = fleet.machines.get(path);
     if (iface !== MACHINE || !machine) return fleet;
-    return { ...fleet, machines: new Map(fleet.machines).set(path, { ...machine, ...values }) };
+    return withMachine(fleet, path, { ...machine, ...values });
 }
 
 /** What a signal of the service says about its objects. */
