@@ -4,17 +4,13 @@ import type { KeyboardEvent } from 'react';
 
 import { Alert, Button, CardBody, CardFooter, Checkbox, Slider, Stack } from '@patternfly/react-core';
 
-import { CallError, number, truth } from '../bus/client';
 import type { Access } from '../bus/client';
-import { useCanChange, useEvents, usePlan } from '../hooks/machine';
+import type { Selection } from '../hooks/change';
+import { useCanChange, usePlan } from '../hooks/machine';
 import type { PlanState } from '../hooks/machine';
-import { usePage } from '../hooks/page';
-import { begun, isOver, observed } from '../model/change';
-import type { Change } from '../model/change';
-import { isBusy } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { needsAdministrator } from '../model/permission';
-import { countOfKey, nearestCount, numberIn, wantedOf } from '../model/plan';
+import { countOfKey, nearestCount, wantedOf } from '../model/plan';
 import { _, countOf, format } from '../text';
 import { NumberField } from './number-field';
 import { PageCard } from './page-card';
@@ -23,16 +19,13 @@ import type { Fact } from './parts';
 import { PlanView } from './plan-view';
 import { PendingNotice, Progress } from './progress';
 
-export function ChangeCard({ machine }: { machine: MachineState }) {
-    // What the user selected, as the text of the field.
-    const [draft, setDraft] = useState<string>();
+interface Props { machine: MachineState; selection: Selection }
+
+export function ChangeCard({ machine, selection }: Props) {
+    const { draft, count, change, select, apply } = selection;
     const [withAgent, setWithAgent] = useState(false);
-    const { MaxVcpus: max, VcpusPerSlot: slot } = machine;
     const present = wantedOf(machine);
-    const count = draft === undefined ? present : numberIn(draft, slot, max, slot);
     const plan = usePlan(machine, count ?? present);
-    const { change, apply, clear } = useChange(machine, () => setDraft(undefined));
-    const select = (next: string | undefined) => { setDraft(next); clear(); };
     const isChange = count !== undefined && count !== present;
     const possible = isChange && plan?.plan.added ? plan : undefined;
     const request = possible && ((access: Access) => void apply(possible, withAgent, access));
@@ -51,7 +44,7 @@ export function ChangeCard({ machine }: { machine: MachineState }) {
                             description={_('The agent brings added vCPUs online in the guest, and takes vCPUs offline before their removal.')}
                         />
                     )}
-                    <Progress change={change} present={present} onRetry={request} />
+                    <Progress machine={machine} change={change} onRetry={request} />
                 </Stack>
             </CardBody>
             <CardFooter>
@@ -136,33 +129,4 @@ function ApplyButton({ machine, count, plan, isBusy, onApply }: ApplyButtonProps
             {format(title, countOf(count))}
         </Button>
     );
-}
-
-/** Makes a request, and follows it with the signals of the machine. */
-function useChange(machine: MachineState, onAccepted: () => void) {
-    const { store } = usePage();
-    const [change, setChange] = useState<Change>();
-    useEvents(machine.path, event => {
-        if (event !== 'changed') setChange(current => current && observed(current, event));
-    });
-    const finish = (result: Change['result']) => setChange(current => current && { ...current, result });
-    const apply = async ({ question: { count, vcpus }, plan }: PlanState, withAgent: boolean, access: Access) => {
-        setChange(begun(count, plan.added ?? [], plan.removed ?? []));
-        // The service refuses if the plan that the user has seen is not the present one.
-        const options = { current: number(vcpus), ...(withAgent && { 'guest-online': truth(true) }) };
-        try {
-            await store.machine(machine.path, 'SetVcpus', [count, options], access);
-            finish('done');
-            onAccepted();
-        } catch (error) {
-            const now = store.current().fleet.machines.get(machine.path)?.Vcpus;
-            const isConflict = now !== undefined && now !== vcpus && isBusy(CallError.of(error).code);
-            finish({ error: isConflict ? new CallError('conflict', '') : CallError.of(error) });
-        }
-    };
-    /** Forgets a change that has ended. */
-    const clear = () => setChange(current => (current?.result === 'running' ? current : undefined));
-    // The number can change again, by this or another client.
-    const shown = change && isOver(change) && wantedOf(machine) !== change.target ? undefined : change;
-    return { change: shown, apply, clear };
 }

@@ -2,6 +2,8 @@
 import { Alert, Breadcrumb, BreadcrumbItem, EmptyState, EmptyStateBody, EmptyStateFooter, Flex, Title } from '@patternfly/react-core';
 import { SearchIcon } from '@patternfly/react-icons';
 
+import { useSelection } from '../hooks/change';
+import type { Selection } from '../hooks/change';
 import { useTuning, useVcpus } from '../hooks/machine';
 import { usePageState } from '../hooks/page';
 import { hasAnswered, isConnected } from '../model/fleet';
@@ -13,6 +15,7 @@ import { DetailsCard } from './details-card';
 import { JournalCard } from './journal-card';
 import { StateLabel, ViewBegin } from './parts';
 import { PlacementCard } from './placement-card';
+import { Progress } from './progress';
 import { UseCard } from './use-card';
 import { VcpusCard } from './vcpus-card';
 
@@ -25,7 +28,7 @@ export function MachinePage({ name }: { name: string }) {
                 <BreadcrumbItem to="#/">{_('Machines')}</BreadcrumbItem>
                 <BreadcrumbItem isActive>{name}</BreadcrumbItem>
             </Breadcrumb>
-            {machine ? <Machine key={machine.path} machine={machine} /> : <Missing name={name} />}
+            {machine ? <Machine key={machine.generation} machine={machine} /> : <Missing name={name} />}
         </>
     );
 }
@@ -42,6 +45,7 @@ function Missing({ name }: { name: string }) {
 }
 
 function Machine({ machine }: { machine: MachineState }) {
+    const selection = useSelection(machine);
     return (
         <>
             <Flex alignItems={{ default: 'alignItemsCenter' }}>
@@ -49,7 +53,9 @@ function Machine({ machine }: { machine: MachineState }) {
                 <StateLabel machine={machine} />
             </Flex>
             <MachineNotices machine={machine} />
-            {hasAnswered(machine) && <VcpuCards machine={machine} />}
+            {hasAnswered(machine)
+                ? <VcpuCards machine={machine} selection={selection} />
+                : <Progress machine={machine} change={selection.change} onRetry={undefined} />}
             <JournalCard name={machine.Name} />
             <DetailsCard machine={machine} />
         </>
@@ -57,13 +63,13 @@ function Machine({ machine }: { machine: MachineState }) {
 }
 
 /** The cards about the vCPUs, which exist when QEMU has answered. */
-function VcpuCards({ machine }: { machine: MachineState }) {
+function VcpuCards({ machine, selection }: { machine: MachineState; selection: Selection }) {
     const { vcpus, refresh } = useVcpus(machine);
     const tuning = useTuning(machine);
     return (
         <>
             <div className="vcpud-columns">
-                <ChangeCard machine={machine} />
+                <ChangeCard machine={machine} selection={selection} />
                 <UseCard machine={machine} />
             </div>
             <VcpusCard machine={machine} vcpus={vcpus} tuning={tuning} onChange={refresh} />

@@ -4,22 +4,22 @@ import { useEffect, useState } from 'react';
 import { Alert, Progress as Bar, ProgressMeasureLocation, ProgressSize, Stack } from '@patternfly/react-core';
 
 import type { Access } from '../bus/client';
+import { useCanChange } from '../hooks/machine';
 import { phaseOf } from '../model/change';
 import type { Change } from '../model/change';
 import { explainRefusal, isInterrupted } from '../model/errors';
 import type { MachineState } from '../model/fleet';
+import { wantedOf } from '../model/plan';
 import { _, countOf, format, namesOf } from '../text';
 import { ErrorAlert } from './parts';
 
 interface Props {
-    change: Change | undefined;
-    /** The number of vCPUs that the machine has now. */
-    present: number;
+    machine: MachineState; change: Change | undefined;
     /** Makes the request again. It is undefined while there is no plan. */
     onRetry: ((access: Access) => void) | undefined;
 }
 
-export function Progress({ change, present, onRetry }: Props) {
+export function Progress({ machine, change, onRetry }: Props) {
     if (!change) return null;
     const phase = phaseOf(change);
     return (
@@ -30,7 +30,7 @@ export function Progress({ change, present, onRetry }: Props) {
                 )}
                 {phase === 'starting' && <NotStarted key={change.started.size} change={change} />}
                 {phase !== 'complete' && phase !== 'failed' && <Bars change={change} />}
-                <Failure change={change} present={present} onRetry={onRetry} />
+                <Failure machine={machine} change={change} onRetry={onRetry} />
             </Stack>
         </div>
     );
@@ -88,21 +88,22 @@ function useIsAfter(seconds: number): boolean {
 
 type FailureProps = Props & { change: Change };
 
-function Failure({ change, present, onRetry }: FailureProps) {
+function Failure({ machine, change, onRetry }: FailureProps) {
     const { result, refused } = change;
     if (result === 'running' || result === 'done' || phaseOf(change) !== 'failed') return null;
     if (refused.size > 0) return <Refusals change={change} />;
-    if (isInterrupted(result.error.code)) return <Interruption target={change.target} present={present} />;
+    if (isInterrupted(result.error.code)) return <Interruption machine={machine} target={change.target} />;
     const title = format(_('The change to $0 failed'), countOf(change.target));
     return <ErrorAlert title={title} error={result.error} onRetry={onRetry} />;
 }
 
-/** The service ended during the change. What the machine has is known when the service runs again. */
-function Interruption({ target, present }: { target: number; present: number }) {
+/** The service ended during the change. What the machine has is known when the service and QEMU answer again. */
+function Interruption({ machine, target }: { machine: MachineState; target: number }) {
+    const isKnown = useCanChange(machine);
     return (
         <Alert isInline isLiveRegion variant="danger" title={format(_('The change to $0 was interrupted'), countOf(target))}>
             <p>{_('vcpud ended, or the connection to it, before the change was complete.')}</p>
-            <p>{format(_('The machine has $0 now.'), countOf(present))}</p>
+            {isKnown && <p>{format(_('The machine has $0 now.'), countOf(wantedOf(machine)))}</p>}
         </Alert>
     );
 }

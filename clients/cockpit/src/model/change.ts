@@ -52,9 +52,6 @@ function without(change: Change, vcpu: number): ReadonlyMap<number, Refusal> {
     return refused;
 }
 
-/** Returns whether the call has succeeded, so that the machine had the number. */
-export const isOver = (change: Change): boolean => change.result === 'done';
-
 /** The state of a change as a whole. */
 export type Phase = 'running' | 'starting' | 'pending' | 'complete' | 'failed';
 
@@ -71,3 +68,7 @@ export function phaseOf(change: Change): Phase {
     }
     return expected.added.every(vcpu => change.started.has(vcpu)) ? 'complete' : 'starting';
 }
+
+/** Returns whether the machine had the number of a change, and has or will have another one. */
+export const isOutdated = (change: Change, wanted: number): boolean =>
+    ['starting', 'complete'].includes(phaseOf(change)) && wanted !== change.target;

@@ -49,10 +49,16 @@ const ABSENT = ['ServiceUnknown', 'NameHasNoOwner', 'not-found'];
 /** Returns whether a call changed nothing, because no service took it. */
 export const isAbsent = (code: string): boolean => ABSENT.includes(shortName(code));
 
-const INTERRUPTED = ['NoReply', 'Timeout', 'Disconnected', 'disconnected', 'terminated'];
+const INTERRUPTED = [
+    ...['NoReply', 'Timeout', 'TimedOut', 'Disconnected'].map(name => `org.freedesktop.DBus.Error.${name}`),
+    'disconnected', 'terminated',
+];
 
-/** Returns whether the result of a call is not known, because the service ended, or the connection to it. */
-export const isInterrupted = (code: string): boolean => INTERRUPTED.includes(shortName(code));
+/**
+ * Returns whether the result of a call is not known, because the service ended, or the connection
+ * to it. org.vcpud1.Error.Disconnected is none: the service runs, and QEMU does not answer.
+ */
+export const isInterrupted = (code: string): boolean => INTERRUPTED.includes(code);
 
 /** Returns whether an error is a problem of Cockpit, which has no text of a service. */
 export const isProblem = (code: string): boolean => !code.includes('.');

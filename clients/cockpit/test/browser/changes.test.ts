@@ -122,6 +122,37 @@ test('follows changes of other clients, and forgets a success that is over', asy
     await world.setVcpus('web', 2);
     await rows().nth(1).waitFor();
     await page.getByRole('button', { name: 'Set to 2 vCPUs' }).waitFor();
+    assert.equal(await page.getByText('The machine has 2 vCPUs').count(), 0);
+});
+
+test('forgets a removal that ended late, and offers no change that nobody selected', async () => {
+    await guest.execute('stop');
+    await page.getByText('Paused').waitFor();
+    await count().fill('1');
+    await page.getByRole('button', { name: 'Set to 1 vCPU', exact: true }).click();
+    await page.getByText('The removal of vCPU 1 is pending').waitFor();
+    await page.getByRole('button', { name: 'Cancel' }).waitFor({ state: 'detached' });
+    await guest.execute('cont');
+    await page.getByText('The machine has 1 vCPU', { exact: true }).waitFor();
+    await world.setVcpus('web', 2);
+    await page.getByText('The machine has 1 vCPU', { exact: true }).waitFor({ state: 'detached' });
+    await page.getByRole('button', { name: 'Set to 2 vCPUs' }).waitFor();
+    assert.equal(await count().inputValue(), '2');
+});
+
+test('keeps a number that the user selects during a change', async () => {
+    await count().fill('3');
+    await page.getByText('Adds vCPU 2.').waitFor();
+    world.signalService('SIGSTOP');
+    await page.getByRole('button', { name: 'Set to 3 vCPUs' }).click();
+    await page.getByText('Added', { exact: true }).waitFor();
+    await count().fill('4');
+    world.signalService('SIGCONT');
+    await page.getByText('Adds vCPU 3.').waitFor();
+    assert.equal(await count().inputValue(), '4');
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await world.setVcpus('web', 2);
+    await page.getByRole('button', { name: 'Set to 2 vCPUs' }).waitFor();
 });
 
 test('keeps the text that the user types, and takes no impossible number', async () => {

@@ -1,5 +1,6 @@
 // Owns the tests of what the page shows when the service or a machine comes and goes.
 import assert from 'node:assert/strict';
+import fs from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
@@ -155,4 +156,36 @@ test('reports a machine without a connection, and its return', async () => {
     await page.getByText('vcpud has no connection to QEMU').waitFor();
     guest?.process.signal('SIGCONT');
     await page.getByText('vcpud has no connection to QEMU').waitFor({ state: 'detached' });
+});
+
+test('keeps the report of a change while QEMU does not answer to a new instance of the service', async () => {
+    const guest = world.guests.get('web');
+    await page.getByRole('spinbutton', { name: 'Number of vCPUs' }).fill('7');
+    await page.getByText(/^Adds vCPUs \d-6\.$/).waitFor();
+    guest?.process.signal('SIGSTOP');
+    await page.getByRole('button', { name: 'Set to 7 vCPUs' }).click();
+    await page.getByText('Added', { exact: true }).waitFor();
+    await world.stopService('SIGKILL');
+    await world.startService();
+    await page.getByText('QEMU has not answered yet').waitFor();
+    await page.getByText('The change to 7 vCPUs was interrupted').waitFor();
+    assert.equal(await page.getByText(/^The machine has \d vCPUs now\.$/).count(), 0);
+    guest?.process.signal('SIGCONT');
+    await page.getByText(/^The machine has \d vCPUs now\.$/).waitFor();
+    await page.getByText('The change to 7 vCPUs was interrupted').waitFor();
+});
+
+test('shows nothing of a machine that ended while the service did not run', async () => {
+    const count = page.getByRole('spinbutton', { name: 'Number of vCPUs' });
+    await count.fill('9');
+    await page.getByText(/^Adds vCPUs \d-8\.$/).waitFor();
+    await page.getByRole('checkbox', { name: 'Select vCPU 0' }).check();
+    await world.stopService();
+    await world.guests.get('web')?.stop();
+    fs.rmSync(path.join(world.sockets, 'web.sock'));
+    await world.startGuest('web', { linux: false });
+    await world.startService();
+    await page.getByRole('button', { name: 'Set to 1 vCPU', exact: true }).waitFor();
+    assert.equal(await count.inputValue(), '1');
+    assert.equal(await page.getByRole('checkbox', { name: 'Select vCPU 0' }).isChecked(), false);
 });

@@ -6,9 +6,9 @@ import { test } from 'node:test';
 
 import { CallError } from '../../src/bus/client';
 import { limitsOf, reasonOf } from '../../src/model/autoscale';
-import { begun, observed, phaseOf, REMOVAL_PENDING } from '../../src/model/change';
+import { begun, isOutdated, observed, phaseOf, REMOVAL_PENDING } from '../../src/model/change';
 import type { Change, VcpuEvent } from '../../src/model/change';
-import { adviceFor, explainRefusal, isDenied } from '../../src/model/errors';
+import { adviceFor, explainRefusal, isDenied, isInterrupted } from '../../src/model/errors';
 import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
 import { entryOf, lines, withEntries } from '../../src/model/journal';
 import { oneAtATime } from '../../src/model/one-at-a-time';
@@ -37,6 +37,21 @@ test('the machines follow the signals', () => {
     assert.deepEqual([fleet.version, fleet.configurationErrors], ['1', ['x']]);
     assert.deepEqual(sorted(removed(fleet, '/a', [MACHINE])).map(({ path }) => path), ['/b']);
     assert.equal(removed(fleet, '/a', ['org.example']), fleet);
+});
+
+test('a machine with another QEMU process is another machine', () => {
+    const objects = (values: object) => [['/a', { [MACHINE]: { Name: 'web', Leader: 7, Uuid: 'u', ...values } }]] as const;
+    const first = fleetOf([...objects({})]);
+    const generation = (fleet = first) => fleet.machines.get('/a')?.generation;
+    // vcpud starts again, and finds the process later.
+    const again = fleetOf([...objects({ Leader: 0, Uuid: '' })], first);
+    assert.equal(generation(again), generation());
+    assert.equal(generation(changed(again, '/a', MACHINE, { Leader: 7 })), generation());
+    assert.notEqual(generation(changed(again, '/a', MACHINE, { Leader: 8 })), generation());
+    assert.notEqual(generation(fleetOf([...objects({ Uuid: 'v' })], first)), generation());
+    assert.equal(generation(added(first, ...objects({})[0])), generation());
+    assert.notEqual(generation(added(removed(first, '/a', [MACHINE]), ...objects({})[0])), generation());
+    assert.deepEqual([...fleetOf([], first).machines], []);
 });
 
 /** Returns a sample at a time in seconds, with the used and stolen seconds of one vCPU. */
@@ -87,6 +102,17 @@ test('a removal can end after the call, or be refused', () => {
     assert.equal(phaseOf(after(pending, event('removed', 1), event('removed', 2))), 'complete');
     assert.equal(phaseOf(after(pending, event('removed', 1), refusal)), 'failed');
     assert.equal(phaseOf(after(pending, refusal, event('removed', 1), event('removed', 2))), 'complete');
+});
+
+test('a success is over when the machine has another number', () => {
+    const change = begun(4, [2, 3], []);
+    assert.ok(!isOutdated(change, 2));
+    assert.ok(!isOutdated({ ...change, result: 'done' }, 4));
+    assert.ok(isOutdated({ ...change, result: 'done' }, 6));
+    const pending = { ...begun(1, [], [1]), result: { error: new CallError(REMOVAL_PENDING, '') } };
+    assert.ok(!isOutdated(pending, 5));
+    assert.ok(isOutdated(after(pending, event('removed', 1)), 5));
+    assert.ok(!isOutdated({ ...change, result: { error: new CallError('failed', '') } }, 2));
 });
 
 test('values in force differ from the desired ones only if they mean something else', () => {
@@ -174,6 +200,8 @@ test('entries of the journal are about one machine, the newest first', () => {
 test('errors have advice', () => {
     assert.ok(isDenied('org.freedesktop.DBus.Error.AccessDenied'));
     assert.match(adviceFor('org.vcpud1.Error.Busy'), /try again/);
+    assert.ok(isInterrupted('org.freedesktop.DBus.Error.NoReply'));
+    assert.ok(!isInterrupted('org.vcpud1.Error.Disconnected'));
     assert.match(adviceFor('access-denied'), /administrative access/);
     assert.equal(adviceFor('org.vcpud1.Error.Unknown'), '');
     assert.match(explainRefusal({ reason: 'x', code: 'busy' }), /busy with the CPU/);
