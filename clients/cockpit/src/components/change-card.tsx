@@ -8,9 +8,11 @@ import type { Access } from '../bus/client';
 import type { Selection } from '../hooks/change';
 import { useCanChange, usePlan } from '../hooks/machine';
 import type { PlanState } from '../hooks/machine';
+import { informed } from '../model/change';
 import type { MachineState } from '../model/fleet';
 import { needsAdministrator } from '../model/permission';
 import { countOfKey, nearestCount, wantedOf } from '../model/plan';
+import type { Vcpu } from '../model/vcpus';
 import { _, countOf, format } from '../text';
 import { NumberField } from './number-field';
 import { PageCard } from './page-card';
@@ -19,9 +21,9 @@ import type { Fact } from './parts';
 import { PlanView } from './plan-view';
 import { PendingNotice, Progress } from './progress';
 
-interface Props { machine: MachineState; selection: Selection }
+interface Props { machine: MachineState; selection: Selection; vcpus: Vcpu[] | undefined }
 
-export function ChangeCard({ machine, selection }: Props) {
+export function ChangeCard({ machine, selection, vcpus }: Props) {
     const { draft, count, change, select, apply } = selection;
     const [withAgent, setWithAgent] = useState(false);
     const present = wantedOf(machine);
@@ -44,7 +46,7 @@ export function ChangeCard({ machine, selection }: Props) {
                             description={_('The agent brings added vCPUs online in the guest, and takes vCPUs offline before their removal.')}
                         />
                     )}
-                    <Progress machine={machine} change={change} onRetry={request} />
+                    <Progress machine={machine} change={change && informed(change, vcpus ?? [])} onRetry={request} />
                 </Stack>
             </CardBody>
             <CardFooter>

@@ -4,7 +4,7 @@ import type { Point } from '../model/usage';
 
 const WIDTH = 600;
 
-type Value = (point: Point) => number;
+type Value = (point: Point) => number | undefined;
 
 /** Returns the points of a line. The newest point is at the right edge. */
 function line(points: readonly Point[], value: Value, top: number, height: number): string {
@@ -12,7 +12,7 @@ function line(points: readonly Point[], value: Value, top: number, height: numbe
     const span = spanOf(points);
     return points.map(point => {
         const x = WIDTH * (1 - (end - point.time) / span);
-        const y = height * (1 - Math.min(value(point), top) / top);
+        const y = height * (1 - Math.min(value(point) ?? 0, top) / top);
         return `${x.toFixed(1)},${y.toFixed(1)}`;
     }).join(' ');
 }

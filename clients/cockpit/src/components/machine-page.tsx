@@ -69,7 +69,7 @@ function VcpuCards({ machine, selection }: { machine: MachineState; selection: S
     return (
         <>
             <div className="vcpud-columns">
-                <ChangeCard machine={machine} selection={selection} />
+                <ChangeCard machine={machine} selection={selection} vcpus={vcpus} />
                 <UseCard machine={machine} />
             </div>
             <VcpusCard machine={machine} vcpus={vcpus} tuning={tuning} onChange={refresh} />

@@ -27,7 +27,7 @@ export function PlacementCard({ machine, tuning, onChange }: Props) {
             <CardBody>
                 <DescriptionList isHorizontal isFluid horizontalTermWidthModifier={{ default: '9rem' }}>
                     <Entry
-                        title={_('Host CPUs')} edit={_('Change the host CPUs')} canEdit={canChange}
+                        title={_('Host CPUs')} edit={_('Change the host CPUs')} canEdit={canChange && tuning !== undefined}
                         onEdit={() => setDialog('affinity')}
                     >
                         {machine.EffectiveAffinity || machine.Affinity || _('all')}
@@ -43,7 +43,7 @@ export function PlacementCard({ machine, tuning, onChange }: Props) {
                     <Entry title={_('Control groups')}>{placementText(machine.Placement)}</Entry>
                 </DescriptionList>
             </CardBody>
-            {dialog === 'affinity' && <PinDialog machine={machine} vcpus={[]} current={tuning?.affinity ?? ''} onClose={close} />}
+            {dialog === 'affinity' && tuning && <PinDialog machine={machine} vcpus={[]} current={tuning.affinity ?? ''} onClose={close} />}
             {dialog === 'bandwidth' && <BandwidthDialog machine={machine} permission={permission} onClose={close} />}
         </PageCard>
     );
@@ -93,7 +93,8 @@ function Limit({ machine }: { machine: MachineState }) {
 }
 
 function Pins({ tuning }: { tuning: Tuning | undefined }) {
-    const pins = tuning?.pins ?? [];
+    if (!tuning) return <>{'–'}</>;
+    const pins = tuning.pins ?? [];
     if (pins.length === 0) return <>{_('none')}</>;
     const byCpus = new Map<string, number[]>();
     for (const [vcpu, cpus] of pins) byCpus.set(cpus, [...byCpus.get(cpus) ?? [], vcpu]);

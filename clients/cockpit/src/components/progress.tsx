@@ -37,13 +37,14 @@ export function Progress({ machine, change, onRetry }: Props) {
 }
 
 function Bars({ change }: { change: Change }) {
-    const { expected, added, started, removed } = change;
+    const { expected, added, started, unknown, removed } = change;
+    const startable = expected.added.length - unknown.size;
     return (
         <>
             {expected.added.length > 0 && (
                 <>
                     <ProgressBar title={_('Added')} value={added.size} max={expected.added.length} />
-                    <ProgressBar title={_('Started by the guest')} value={started.size} max={expected.added.length} />
+                    {startable > 0 && <ProgressBar title={_('Started by the guest')} value={started.size} max={startable} />}
                 </>
             )}
             {expected.removed.length > 0 &&
@@ -68,7 +69,7 @@ const USUAL_START = 10;
 function NotStarted({ change }: { change: Change }) {
     const isLate = useIsAfter(USUAL_START);
     if (!isLate) return null;
-    const missing = change.expected.added.filter(vcpu => !change.started.has(vcpu));
+    const missing = change.expected.added.filter(vcpu => !change.started.has(vcpu) && !change.unknown.has(vcpu));
     return (
         <Alert isInline variant="info" title={format(_('The guest has not started $0 yet'), namesOf(missing))}>
             {_('The vCPUs are added. If the guest does not start them, bring them online in the guest.')}

@@ -12,7 +12,7 @@ export function UseCard({ machine }: { machine: MachineState }) {
     const history = useHistory(machine.path);
     const point = latest(history);
     const points = history?.points ?? [];
-    const top = Math.max(1, ...points.map(one => Math.ceil(Math.max(one.vcpus, one.used))));
+    const top = Math.max(1, ...points.map(one => Math.ceil(Math.max(one.vcpus, one.used ?? 0))));
     const minutes = spanOf(points) / 60;
     const language = cockpit.language.replace('_', '-');
     const label = point

@@ -10,7 +10,7 @@ import { useHistory } from '../hooks/page';
 import type { MachineState } from '../model/fleet';
 import { percent } from '../model/usage';
 import type { VcpuUse } from '../model/usage';
-import { affinityOf, presenceOf, schedulerOf } from '../model/vcpus';
+import { affinityOf, commonPin, presenceOf, schedulerOf } from '../model/vcpus';
 import type { Setting, Vcpu } from '../model/vcpus';
 import { _, format, namesOf } from '../text';
 import { PageCard } from './page-card';
@@ -24,7 +24,7 @@ export function VcpusCard({ machine, vcpus, tuning, onChange }: Props) {
     const [showsFree, setShowsFree] = useState(false);
     const [selected, setSelected] = useState<ReadonlySet<number>>(new Set());
     // Without vCPUs, PinVcpus() sets the default of the machine. Therefore, the list of an open dialog does not change.
-    const [pinned, setPinned] = useState<{ vcpus: number[]; current: string }>();
+    const [pinned, setPinned] = useState<{ vcpus: number[]; current: string | undefined }>();
     const canChange = useCanChange(machine);
     const rows = vcpus?.filter(vcpu => showsFree || vcpu.present);
     const chosen = rows?.filter(vcpu => selected.has(vcpu.id ?? 0)).map(vcpu => vcpu.id ?? 0) ?? [];
@@ -33,11 +33,12 @@ export function VcpusCard({ machine, vcpus, tuning, onChange }: Props) {
         ids.forEach(id => (isSelected ? next.add(id) : next.delete(id)));
         return next;
     });
-    const pin = () => setPinned({ vcpus: chosen, current: commonPin(tuning, chosen) });
+    const canPin = canChange && tuning !== undefined && chosen.length > 0;
+    const pin = () => tuning && setPinned({ vcpus: chosen, current: commonPin(tuning.pins ?? [], chosen) });
     const actions = (
         <div className="vcpud-actions">
             <Switch label={_('Free vCPUs')} isChecked={showsFree} onChange={(_event, on) => setShowsFree(on)} id="free" />
-            <Button variant="secondary" isAriaDisabled={!canChange || chosen.length === 0} onClick={pin}>
+            <Button variant="secondary" isAriaDisabled={!canPin} onClick={pin}>
                 {_('Pin selected')}
             </Button>
         </div>
@@ -54,13 +55,6 @@ export function VcpusCard({ machine, vcpus, tuning, onChange }: Props) {
             )}
         </PageCard>
     );
-}
-
-/** Returns the pin that all chosen vCPUs have. The affinity of a vCPU without a pin is not one. */
-function commonPin(tuning: Tuning | undefined, chosen: number[]): string {
-    const own = new Map(tuning?.pins);
-    const pins = new Set(chosen.map(id => own.get(id) ?? ''));
-    return pins.size === 1 ? [...pins][0] ?? '' : '';
 }
 
 interface TableProps {
@@ -111,6 +105,7 @@ interface RowProps {
 function Row({ row, use, isSelected, onSelect }: RowProps) {
     const id = row.id ?? 0;
     const hasUse = row.present && use;
+    const language = cockpit.language.replace('_', '-');
     return (
         <Tr>
             <Td modifier="fitContent">
@@ -121,9 +116,9 @@ function Row({ row, use, isSelected, onSelect }: RowProps) {
             </Td>
             <Td dataLabel={_('vCPU')}>{id}</Td>
             <Td dataLabel={_('State')}><div><Presence vcpu={row} /></div></Td>
-            <Td dataLabel={_('Use')}>{hasUse ? percent(use.used) : '–'}</Td>
-            <Td dataLabel={_('Steal')}>{hasUse ? percent(use.stolen) : '–'}</Td>
-            <Td dataLabel={_('Host CPU')}>{(hasUse && use.hostCpu) ?? '–'}</Td>
+            <Td dataLabel={_('Use')}>{hasUse ? percent(use.used, language) : '–'}</Td>
+            <Td dataLabel={_('Steal')}>{hasUse ? percent(use.stolen, language) : '–'}</Td>
+            <Td dataLabel={_('Host CPU')}>{hasUse ? use.hostCpu ?? '–' : '–'}</Td>
             <Td dataLabel={_('Affinity')}><Value setting={affinityOf(row)} /></Td>
             <Td dataLabel={_('Scheduler')}><Value setting={schedulerOf(row)} /></Td>
         </Tr>

@@ -1,5 +1,6 @@
 // Owns the progress of one change of the number of vCPUs: the plan, and the events that signals report. Pure.
 import type { CallError } from '../bus/client';
+import type { Vcpu } from './vcpus';
 
 export interface Refusal { reason: string; code: string }
 
@@ -16,6 +17,8 @@ export interface Change {
     expected: { added: readonly number[]; removed: readonly number[] };
     added: ReadonlySet<number>;
     started: ReadonlySet<number>;
+    /** The added vCPUs of which nothing shows whether the guest has started them. */
+    unknown: ReadonlySet<number>;
     removed: ReadonlySet<number>;
     refused: ReadonlyMap<number, Refusal>;
     result: Result;
@@ -24,7 +27,7 @@ export interface Change {
 export function begun(target: number, added: readonly number[], removed: readonly number[]): Change {
     const none: ReadonlySet<number> = new Set();
     return {
-        target, expected: { added, removed }, added: none, started: none, removed: none, refused: new Map(),
+        target, expected: { added, removed }, added: none, started: none, unknown: none, removed: none, refused: new Map(),
         result: 'running',
     };
 }
@@ -44,6 +47,12 @@ export function observed(change: Change, event: VcpuEvent): Change {
         if (!removed.includes(event.vcpu)) return change;
         return { ...change, refused: new Map(change.refused).set(event.vcpu, event.refusal) };
     }
+}
+
+/** Returns the change with what the rows of ListVcpus() show: present vCPUs without the key `started` have no evidence. */
+export function informed(change: Change, rows: readonly Vcpu[]): Change {
+    const unknown = rows.filter(row => row.present && row.started === undefined).map(row => row.id ?? 0);
+    return { ...change, unknown: new Set(unknown.filter(vcpu => change.expected.added.includes(vcpu))) };
 }
 
 function without(change: Change, vcpu: number): ReadonlyMap<number, Refusal> {
@@ -66,7 +75,7 @@ export function phaseOf(change: Change): Phase {
         const isPending = result.error.code === REMOVAL_PENDING && change.refused.size === 0;
         return !isPending ? 'failed' : isRemoved ? 'complete' : 'pending';
     }
-    return expected.added.every(vcpu => change.started.has(vcpu)) ? 'complete' : 'starting';
+    return expected.added.every(vcpu => change.started.has(vcpu) || change.unknown.has(vcpu)) ? 'complete' : 'starting';
 }
 
 /** Returns whether the machine had the number of a change, and has or will have another one. */

@@ -6,8 +6,11 @@ export type Counters = Machine['keys']['GetStatistics'];
 /** One sample of a machine. */
 export interface Sample { machine: Counters; vcpus: Counters[] }
 
-/** The use between two samples, in host CPUs: 1 is one host CPU all of the time. */
-export interface Use { used: number; stolen: number; throttled: number }
+/**
+ * The use between two samples, in host CPUs: 1 is one host CPU all of the time. A value is undefined if the service has
+ * not both counters.
+ */
+export interface Use { used: number | undefined; stolen: number | undefined; throttled: number | undefined }
 
 /** A point of the charts. */
 export interface Point extends Use {
@@ -28,7 +31,7 @@ export interface History {
 /** How long points are kept, in seconds. */
 export const WINDOW = 300;
 
-const NO_USE: Use = { used: 0, stolen: 0, throttled: 0 };
+const UNKNOWN: Use = { used: undefined, stolen: undefined, throttled: undefined };
 
 /** Returns the history with a further sample. A sample that is not later than the last one changes nothing. */
 export function extended(history: History | undefined, sample: Sample): History {
@@ -41,24 +44,29 @@ export function extended(history: History | undefined, sample: Sample): History 
         const use = useBetween(before.get(counters.id), counters, elapsed);
         return [counters.id ?? 0, { ...use, hostCpu: counters['host-cpu'] }];
     }));
-    const total = [...vcpus.values()].reduce<Use>(sum, NO_USE);
+    const total = [...vcpus.values()].reduce<Use>(sum, UNKNOWN);
     const point = { ...total, time, vcpus: sample.machine.vcpus ?? vcpus.size };
     return { last: sample, points: [...history.points.filter(old => old.time > time - WINDOW), point], vcpus };
 }
 
 function* hostCpus(sample: Sample): Generator<[number, VcpuUse]> {
-    for (const counters of sample.vcpus) yield [counters.id ?? 0, { ...NO_USE, hostCpu: counters['host-cpu'] }];
+    for (const counters of sample.vcpus) yield [counters.id ?? 0, { ...UNKNOWN, hostCpu: counters['host-cpu'] }];
 }
 
 const seconds = (sample: Sample): number => (sample.machine['timestamp-usec'] ?? 0) / 1e6;
 
-const sum = (a: Use, b: Use): Use =>
-    ({ used: a.used + b.used, stolen: a.stolen + b.stolen, throttled: a.throttled + b.throttled });
+/** Returns the sum of the known values. */
+function sum(a: Use, b: Use): Use {
+    const add = (x: number | undefined, y: number | undefined) => (x === undefined ? y : x + (y ?? 0));
+    return { used: add(a.used, b.used), stolen: add(a.stolen, b.stolen), throttled: add(a.throttled, b.throttled) };
+}
 
 function useBetween(before: Counters | undefined, after: Counters, elapsed: number): Use {
     // A counter that decreased belongs to a new thread.
-    const share = (key: 'usage-usec' | 'wait-usec' | 'throttled-usec') =>
-        before?.[key] === undefined ? 0 : Math.max(0, ((after[key] ?? 0) - before[key]) / 1e6 / elapsed);
+    const share = (key: 'usage-usec' | 'wait-usec' | 'throttled-usec') => {
+        const [first, last] = [before?.[key], after[key]];
+        return first === undefined || last === undefined ? undefined : Math.max(0, (last - first) / 1e6 / elapsed);
+    };
     return { used: share('usage-usec'), stolen: share('wait-usec'), throttled: share('throttled-usec') };
 }
 
@@ -72,8 +80,9 @@ export function spanOf(points: readonly Point[]): number {
 export const latest = (history: History | undefined): Point | undefined => history?.points.at(-1);
 
 /** Returns a share of one host CPU in percent, without decimals. */
-export const percent = (share: number): string => `${Math.round(share * 100)} %`;
+export const percent = (share: number | undefined, language: string): string =>
+    (share === undefined ? '–' : `${Math.round(share * 100).toLocaleString(language)} %`);
 
 /** Returns a number of host CPUs with one decimal. */
-export const cpus = (share: number, language: string): string =>
-    share.toLocaleString(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+export const cpus = (share: number | undefined, language: string): string =>
+    share?.toLocaleString(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 }) ?? '–';

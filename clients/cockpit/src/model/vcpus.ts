@@ -49,6 +49,16 @@ export function cpuListOf(text: string): string | undefined {
     return ranges.every(range => range && Number(range[1]) <= Number(range[2] ?? range[1])) ? list : undefined;
 }
 
+/**
+ * Returns the pin that all chosen vCPUs have, which is empty without one, or undefined if they have different ones. The
+ * affinity of a vCPU without a pin is not one.
+ */
+export function commonPin(pins: readonly [number, string][], chosen: readonly number[]): string | undefined {
+    const own = new Map(pins);
+    const [first = '', ...others] = new Set(chosen.map(id => own.get(id) ?? ''));
+    return others.length === 0 ? first : undefined;
+}
+
 export type Presence = 'free' | 'pending' | 'not-started' | 'offline' | 'present';
 
 /** Returns the state of a vCPU for the table. */

@@ -6,16 +6,16 @@ import { test } from 'node:test';
 
 import { CallError } from '../../src/bus/client';
 import { limitsOf, reasonOf } from '../../src/model/autoscale';
-import { begun, isOutdated, observed, phaseOf, REMOVAL_PENDING } from '../../src/model/change';
+import { begun, informed, isOutdated, observed, phaseOf, REMOVAL_PENDING } from '../../src/model/change';
 import type { Change, VcpuEvent } from '../../src/model/change';
 import { adviceFor, explainRefusal, isDenied, isInterrupted } from '../../src/model/errors';
 import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
 import { entryOf, lines, withEntries } from '../../src/model/journal';
 import { oneAtATime } from '../../src/model/one-at-a-time';
 import { countOfKey, isSameQuestion, nearestCount, numberIn } from '../../src/model/plan';
-import { extended, latest, spanOf, WINDOW } from '../../src/model/usage';
+import { cpus, extended, latest, percent, spanOf, WINDOW } from '../../src/model/usage';
 import type { History } from '../../src/model/usage';
-import { affinityOf, bandwidthFor, cpuListOf, isSameList, percentOf, presenceOf, schedulerOf } from '../../src/model/vcpus';
+import { affinityOf, bandwidthFor, commonPin, cpuListOf, isSameList, percentOf, presenceOf, schedulerOf } from '../../src/model/vcpus';
 import { countOf, namesOf, ranges } from '../../src/text';
 
 test('numbers of vCPUs are ranges', () => {
@@ -64,7 +64,7 @@ test('two samples are the use of host CPUs', () => {
     const first = extended(undefined, sample(10, 5));
     assert.equal(latest(first), undefined);
     const history = extended(first, sample(12, 6, 0.5));
-    assert.deepEqual(latest(history), { time: 12, vcpus: 1, used: 0.5, stolen: 0.25, throttled: 0 });
+    assert.deepEqual(latest(history), { time: 12, vcpus: 1, used: 0.5, stolen: 0.25, throttled: undefined });
     assert.equal(history.vcpus.get(0)?.hostCpu, 3);
     assert.equal(extended(history, sample(12, 7)), history);
 });
@@ -72,7 +72,17 @@ test('two samples are the use of host CPUs', () => {
 test('a counter that begins again is no negative use', () => {
     const history = extended(extended(undefined, sample(1, 50)), sample(2, 0));
     assert.equal(latest(history)?.used, 0);
-    assert.equal(latest(extended(history, sample(3, 100, 0, 1)))?.used, 0);
+    // Another vCPU has only one sample.
+    assert.equal(latest(extended(history, sample(3, 100, 0, 1)))?.used, undefined);
+});
+
+test('a counter that the service does not have is no use of 0', () => {
+    const without = (time: number) => ({ machine: { 'timestamp-usec': time * 1e6 }, vcpus: [{ id: 1 }, ...sample(time, time).vcpus] });
+    const history = extended(extended(undefined, without(1)), without(2));
+    assert.deepEqual(history.vcpus.get(1), { used: undefined, stolen: undefined, throttled: undefined, hostCpu: undefined });
+    assert.equal(latest(history)?.used, 1);
+    assert.deepEqual([percent(undefined, 'en'), percent(0.126, 'en')], ['–', '13 %']);
+    assert.deepEqual([cpus(undefined, 'en'), cpus(1.25, 'de')], ['–', '1,3']);
 });
 
 test('old points are dropped, and the chart shows whole minutes', () => {
@@ -94,6 +104,13 @@ test('an addition is complete when the guest has started the vCPUs', () => {
     assert.equal(phaseOf(change), 'running');
     assert.equal(phaseOf({ ...change, result: 'done' }), 'starting');
     assert.equal(phaseOf({ ...after(change, event('started', 3)), result: 'done' }), 'complete');
+});
+
+test('an addition without evidence of a start is complete with the call', () => {
+    const change = { ...begun(4, [2, 3], []), result: 'done' } as const;
+    assert.equal(phaseOf(informed(change, [{ id: 2, present: false }, { id: 3, present: true }])), 'starting');
+    assert.equal(phaseOf(informed(change, [{ id: 2, present: true, started: false }, { id: 3, present: true }])), 'starting');
+    assert.equal(phaseOf(informed(change, [{ id: 2, present: true }, { id: 3, present: true }])), 'complete');
 });
 
 test('a removal can end after the call, or be refused', () => {
@@ -122,6 +139,14 @@ test('values in force differ from the desired ones only if they mean something e
     assert.deepEqual(affinityOf({ 'desired-affinity': '1' }), { actual: '1', desired: undefined });
     const scheduler = { 'scheduler': 'other', 'priority': 0, 'desired-scheduler': 'fifo', 'desired-priority': 5 };
     assert.deepEqual(schedulerOf(scheduler), { actual: 'other', desired: 'fifo 5' });
+});
+
+test('vCPUs with different pins have no common one', () => {
+    const pins: [number, string][] = [[1, '0-1'], [2, '0-1'], [3, '4']];
+    assert.equal(commonPin(pins, [1, 2]), '0-1');
+    assert.equal(commonPin(pins, [0, 5]), '');
+    assert.equal(commonPin(pins, [0, 1]), undefined);
+    assert.equal(commonPin(pins, [2, 3]), undefined);
 });
 
 test('vCPUs have states', () => {
