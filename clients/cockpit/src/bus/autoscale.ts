@@ -12,15 +12,18 @@ const PATH = '/org/vcpud1/autoscale';
 
 export interface Settings { min: number; max: number; mode: 'on' | 'observe' }
 
-/** "absent": the service does not run. "silent": it does not answer. "off": it does not scale the machine. */
+/** "absent": the service does not run. "off": it does not scale the machine. */
 export type Scaling =
-    | { kind: 'unknown' | 'absent' | 'silent' }
+    | { kind: 'unknown' | 'absent' }
     | { kind: 'off'; permission: Permission | undefined }
     | { kind: 'scaled'; explanation: Explanation; permission: Permission | undefined }
     | { kind: 'failed'; error: CallError };
 
+/** While the service does not answer, the scaling is the last known one. */
+export interface ScalingState { scaling: Scaling; isSilent: boolean }
+
 export class AutoscaleLink {
-    private scaling: Scaling = { kind: 'unknown' };
+    private state: ScalingState = { scaling: { kind: 'unknown' }, isSilent: false };
     private service: Service | null = null;
     private isOwned = false;
     /** The last limits that the service had for the machine. */
@@ -52,14 +55,14 @@ export class AutoscaleLink {
         this.service = null;
     }
 
-    readonly current = (): Scaling => this.scaling;
+    readonly current = (): ScalingState => this.state;
 
     /** Reads the last decision again. */
     readonly refresh = (): void => void this.explain();
 
     private readonly explain = oneAtATime(async () => {
         if (!this.service || !this.isOwned) return;
-        const tellLate = () => { if (this.isOwned) this.update({ kind: 'silent' }); };
+        const tellLate = () => { if (this.isOwned) this.set({ ...this.state, isSilent: true }); };
         const scaling = await patiently(this.read(this.service), tellLate);
         if (this.isOwned) this.update(scaling);
     });
@@ -79,7 +82,7 @@ export class AutoscaleLink {
 
     /** Returns whether the user can turn scaling on or off. It is asked again when the other one is possible. */
     private async can(operation: 'enable' | 'disable', service: Service): Promise<Permission | undefined> {
-        const { scaling } = this;
+        const { scaling } = this.state;
         if ((scaling.kind === 'off' && operation === 'enable') || (scaling.kind === 'scaled' && operation === 'disable')) {
             return scaling.permission;
         }
@@ -127,7 +130,11 @@ export class AutoscaleLink {
             const { min, max } = scaling.explanation;
             if (min !== undefined && max !== undefined) this.limits = { min, max };
         }
-        this.scaling = scaling;
+        this.set({ scaling, isSilent: false });
+    }
+
+    private set(state: ScalingState): void {
+        this.state = state;
         this.listeners.forEach(listener => listener());
     }
 }

@@ -4,8 +4,7 @@ import { useMemo, useState, useSyncExternalStore } from 'react';
 import { Alert, Button, CardBody, CardFooter, Checkbox, Content, Form, FormGroup, Spinner, Stack } from '@patternfly/react-core';
 
 import { AutoscaleLink } from '../bus/autoscale';
-import type { Scaling } from '../bus/autoscale';
-import type { Access } from '../bus/client';
+import type { Scaling, Settings } from '../bus/autoscale';
 import { useCall, useEvery } from '../hooks/page';
 import type { Call } from '../hooks/page';
 import { areReversed, limitsOf, reasonOf } from '../model/autoscale';
@@ -22,40 +21,57 @@ import type { Fact } from './parts';
 
 export function AutoscaleCard({ machine }: { machine: MachineState }) {
     const link = useMemo(() => new AutoscaleLink(machine.Name), [machine.Name]);
-    const scaling = useSyncExternalStore(link.subscribe, link.current);
+    const { scaling, isSilent } = useSyncExternalStore(link.subscribe, link.current);
     // The numbers of an explanation change without signals.
     useEvery(5, link.refresh);
+    const settings = useSettings(link, machine);
+    // Their results outlive the content of the card, which can change before the reply.
+    const enable = useCall(async access => {
+        if (!settings.limits) return;
+        await link.enable(settings.limits, access);
+        settings.onChange(undefined);
+    });
+    const disable = useCall(access => link.disable(access));
+    // A new request makes the result of the other one old.
+    const calls = { enable: following(enable, disable), disable: following(disable, enable) };
     return (
         <PageCard title={_('Automatic scaling')}>
-            <Body link={link} machine={machine} scaling={scaling} />
+            {(isSilent || enable.error || disable.error) && (
+                <CardBody>
+                    <Stack hasGutter>
+                        {isSilent && <Silent />}
+                        <Failure call={calls.enable} title={_('The request to turn on automatic scaling failed')} />
+                        <Failure call={calls.disable} title={_('The request to turn off automatic scaling failed')} />
+                    </Stack>
+                </CardBody>
+            )}
+            {scaling.kind === 'scaled'
+                ? <Scaled explanation={scaling.explanation} permission={scaling.permission} isSilent={isSilent} call={calls.disable} />
+                : <NotScaled scaling={scaling} machine={machine} isSilent={isSilent} settings={settings} call={calls.enable} />}
         </PageCard>
     );
 }
 
-interface BodyProps { link: AutoscaleLink; machine: MachineState; scaling: Scaling }
-
-function Body({ link, machine, scaling }: BodyProps) {
-    switch (scaling.kind) {
-    case 'silent': return <Silent />;
-    case 'scaled': return <Scaled link={link} explanation={scaling.explanation} permission={scaling.permission} />;
-    default: return <NotScaled link={link} machine={machine} scaling={scaling} />;
-    }
-}
+/** Returns a call that clears the result of another one. */
+const following = (call: Call, other: Call): Call => ({
+    ...call,
+    run: access => {
+        other.clear();
+        return call.run(access);
+    },
+});
 
 function Silent() {
     return (
-        <CardBody>
-            <Alert isInline isLiveRegion variant="warning" title={_('vcpud-autoscale does not answer')}>
-                {_('The page goes on when it answers. If it does not, read its journal, journalctl -u vcpud-autoscale, and restart it.')}
-            </Alert>
-        </CardBody>
+        <Alert isInline isLiveRegion variant="warning" title={_('vcpud-autoscale does not answer')}>
+            {_('The page goes on when it answers. If it does not, read its journal, journalctl -u vcpud-autoscale, and restart it.')}
+        </Alert>
     );
 }
 
-interface ScaledProps { link: AutoscaleLink; explanation: Explanation; permission: Permission | undefined }
+interface ScaledProps { explanation: Explanation; permission: Permission | undefined; isSilent: boolean; call: Call }
 
-function Scaled({ link, explanation, permission }: ScaledProps) {
-    const call = useCall(access => link.disable(access));
+function Scaled({ explanation, permission, isSilent, call }: ScaledProps) {
     const { mode, min, max, goal, failure } = explanation;
     return (
         <>
@@ -76,12 +92,12 @@ function Scaled({ link, explanation, permission }: ScaledProps) {
                     <Content component="small">
                         {format(_('The limits are $0 and $1 vCPUs. The goal is $2.'), min ?? 1, max ?? '–', goal ?? '–')}
                     </Content>
-                    <Denied call={call} title={_('Automatic scaling stays on')} />
                 </Stack>
             </CardBody>
             <CardFooter>
                 <SwitchButton
-                    titles={[_('Turn off'), _('Turn off with administrative access')]} permission={permission} call={call}
+                    titles={[_('Turn off'), _('Turn off with administrative access')]} permission={permission}
+                    isPossible={!isSilent} call={call}
                 />
             </CardFooter>
         </>
@@ -91,10 +107,10 @@ function Scaled({ link, explanation, permission }: ScaledProps) {
 interface SwitchButtonProps {
     /** The title, and that with administrative access. */
     titles: [string, string];
-    permission: Permission | undefined; call: Call; isPossible?: boolean;
+    permission: Permission | undefined; call: Call; isPossible: boolean;
 }
 
-function SwitchButton({ titles, permission, call, isPossible = true }: SwitchButtonProps) {
+function SwitchButton({ titles, permission, call, isPossible }: SwitchButtonProps) {
     const isAdministrator = needsAdministrator(permission);
     return (
         <Button
@@ -107,8 +123,9 @@ function SwitchButton({ titles, permission, call, isPossible = true }: SwitchBut
     );
 }
 
-function Denied({ call, title }: { call: Call; title: string }) {
-    return call.error && <ErrorAlert title={title} error={call.error} onRetry={access => void call.run(access)} />;
+/** The error of a call. The user can close it, because the state of the service can have changed since then. */
+function Failure({ call, title }: { call: Call; title: string }) {
+    return call.error && <ErrorAlert title={title} error={call.error} call={call} onRetry={access => void call.run(access)} />;
 }
 
 function Numbers({ explanation }: { explanation: Explanation }) {
@@ -123,15 +140,24 @@ function Numbers({ explanation }: { explanation: Explanation }) {
     return <FactList facts={facts} columns={{ default: '2Col' }} />;
 }
 
-function NotScaled({ link, machine, scaling }: BodyProps) {
-    const [form, setForm] = useState(() => {
-        const { min, max } = link.limits ?? { min: 1, max: machine.MaxVcpus };
-        return { min: String(min), max: String(max), isObserved: false };
-    });
+/** What the user has entered, and the limits if they are possible. */
+interface SettingsState { form: SettingsTexts; limits: Settings | undefined; onChange: (form: SettingsTexts | undefined) => void }
+
+/** Returns the settings in the form. Until the user changes them, they are the last known ones of the machine. */
+function useSettings(link: AutoscaleLink, machine: MachineState): SettingsState {
+    const [texts, setTexts] = useState<SettingsTexts>();
+    const { min, max } = link.limits ?? { min: 1, max: machine.MaxVcpus };
+    const form = texts ?? { min: String(min), max: String(max), isObserved: false };
     const limits = limitsOf(form.min, form.max, machine.MaxVcpus);
-    const call = useCall(async (access: Access) => {
-        if (limits) await link.enable({ ...limits, mode: form.isObserved ? 'observe' : 'on' }, access);
-    });
+    return { form, limits: limits && { ...limits, mode: form.isObserved ? 'observe' : 'on' }, onChange: setTexts };
+}
+
+interface NotScaledProps {
+    scaling: Scaling; machine: MachineState; isSilent: boolean; settings: SettingsState; call: Call;
+}
+
+function NotScaled({ scaling, machine, isSilent, settings, call }: NotScaledProps) {
+    const { form, limits, onChange } = settings;
     if (scaling.kind === 'unknown') return <CardBody><Spinner size="md" aria-label={_('Reading the settings')} /></CardBody>;
     return (
         <>
@@ -144,19 +170,18 @@ function NotScaled({ link, machine, scaling }: BodyProps) {
                             : _('It is off for this machine.')}
                     </Content>
                     {scaling.kind === 'failed' && <ErrorAlert title={_('The settings cannot be read')} error={scaling.error} />}
-                    <SettingsForm form={form} max={machine.MaxVcpus} onChange={setForm} />
+                    <SettingsForm form={form} max={machine.MaxVcpus} onChange={onChange} />
                     {areReversed(form.min, form.max) && (
                         <Alert
                             isInline variant="warning"
                             title={_('Enter a maximum that is not below the minimum')}
                         />
                     )}
-                    <Denied call={call} title={_('Automatic scaling stays off')} />
                 </Stack>
             </CardBody>
             <CardFooter>
                 <SwitchButton
-                    titles={[_('Turn on'), _('Turn on with administrative access')]} isPossible={limits !== undefined}
+                    titles={[_('Turn on'), _('Turn on with administrative access')]} isPossible={limits !== undefined && !isSilent}
                     permission={scaling.kind === 'off' ? scaling.permission : undefined} call={call}
                 />
             </CardFooter>

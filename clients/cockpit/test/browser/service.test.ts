@@ -67,7 +67,7 @@ test('shows a machine whose QEMU has not answered yet', async () => {
 
 test('says that the autoscaler cannot be started', async () => {
     await page.getByRole('button', { name: 'Turn on' }).click();
-    await page.getByText('Automatic scaling stays off').waitFor();
+    await page.getByText('The request to turn on automatic scaling failed').waitFor();
     await page.getByText('The service is not installed, or it cannot start.').waitFor();
 });
 
