@@ -17,14 +17,18 @@ const NAME = 'org.vcpud1';
  */
 export type Status = { kind: 'connecting' | 'ready' | 'silent' | 'stopped' } | { kind: 'failed'; error: CallError };
 
-export interface State { status: Status; fleet: Fleet }
+export interface State {
+    status: Status; fleet: Fleet;
+    /** Whether the service has told its machines at least once. */
+    isRead: boolean;
+}
 
 type Dictionary = Record<string, Variant>;
 type EventListener = (event: VcpuEvent | 'changed') => void;
 
 /** The state of the page. There is one for its life. */
 export class Store {
-    private state: State = { status: { kind: 'connecting' }, fleet: NO_MACHINES };
+    private state: State = { status: { kind: 'connecting' }, fleet: NO_MACHINES, isRead: false };
     private service: Service | null = null;
     private unwatch: (() => void) | null = null;
     /** The events since the service was asked for all objects. Its reply can be older than them when it is applied. */
@@ -106,7 +110,7 @@ export class Store {
             if (early !== this.early) return;
             const values = Object.entries(objects).map(([path, interfaces]) => [path, plainInterfaces(interfaces)] as const);
             this.early = null;
-            this.update({ status: { kind: 'ready' }, fleet: early.reduce(after, fleetOf(values, this.state.fleet)) });
+            this.update({ status: { kind: 'ready' }, isRead: true, fleet: early.reduce(after, fleetOf(values, this.state.fleet)) });
         } catch (error) {
             if (early !== this.early) return;
             this.early = null;

@@ -5,16 +5,17 @@ import { Alert, Button, EmptyState, EmptyStateActions, EmptyStateBody, EmptyStat
 import { ExclamationCircleIcon } from '@patternfly/react-icons';
 
 import type { CallError } from '../bus/client';
-import type { Status } from '../bus/store';
+import type { State } from '../bus/store';
 import { usePage, usePageState, useRoute } from '../hooks/page';
-import { adviceFor, isDenied, isInterrupted } from '../model/errors';
+import { causeOf } from '../model/errors';
 import { _ } from '../text';
 import { MachineList } from './machine-list';
 import { MachinePage } from './machine-page';
 import { ServiceNotice } from './service-notice';
 
 export function App() {
-    const { status, fleet } = usePageState();
+    const state = usePageState();
+    const { status, fleet } = state;
     const [view, name] = useRoute();
     // The list is not there while a machine is shown.
     const [filter, setFilter] = useState('');
@@ -23,28 +24,21 @@ export function App() {
             <Stack hasGutter>
                 {status.kind === 'failed' && <Unavailable error={status.error} />}
                 {status.kind === 'connecting' && fleet.machines.size === 0 && <Connecting />}
-                {(fleet.machines.size > 0 || status.kind === 'silent') && <ServiceNotice />}
+                <ServiceNotice />
                 <ConfigurationNotice errors={fleet.configurationErrors} />
-                {isUsable(status, fleet.machines.size) &&
+                {isUsable(state) &&
                     (view === 'machine' && name ? <MachinePage name={name} /> : <MachineList filter={filter} onFilter={setFilter} />)}
             </Stack>
         </main>
     );
 }
 
-const isUsable = (status: Status, machines: number): boolean =>
-    status.kind === 'ready' || status.kind === 'stopped' || (status.kind !== 'failed' && machines > 0);
+/** Returns whether the machines are known, or were known when the service ended. */
+const isUsable = ({ status, fleet, isRead }: State): boolean =>
+    isRead && (status.kind === 'ready' || status.kind === 'stopped' || (status.kind !== 'failed' && fleet.machines.size > 0));
 
 function Connecting() {
     return <EmptyState titleText={_('Connecting to vcpud')} headingLevel="h1" icon={Spinner} />;
-}
-
-function causeOf(code: string): string {
-    if (isInterrupted(code)) return adviceFor('disconnected');
-    if (isDenied(code) || code === 'access-denied') {
-        return _('The system bus does not let your account call vcpud. Check the files of the bus policy: /usr/share/dbus-1/system.d/org.vcpud1.conf must be installed.');
-    }
-    return _('The service is not installed, or it cannot start. Install the package vcpud, or read its journal: journalctl -u vcpud');
 }
 
 /** The state without a service. The page connects by itself when the service starts. */

@@ -1,12 +1,14 @@
-// Owns the notice that the service does not run or does not answer, for the page and its dialogs.
+// Owns the notice that the service is not running or does not answer, for the page and its dialogs.
 import { Alert, AlertActionLink } from '@patternfly/react-core';
 
+import type { State } from '../bus/store';
 import { usePage, usePageState } from '../hooks/page';
 import { _ } from '../text';
 
 export function ServiceNotice() {
     const { store } = usePage();
-    const { status } = usePageState();
+    const state = usePageState();
+    const { status } = state;
     if (status.kind === 'silent') {
         return (
             <Alert isInline isLiveRegion variant="warning" title={_('vcpud does not answer')}>
@@ -15,12 +17,20 @@ export function ServiceNotice() {
         );
     }
     if (status.kind !== 'stopped') return null;
+    // A service without machines ends by itself, so that this is no reason for a warning.
+    const isIdle = state.isRead && state.fleet.machines.size === 0;
     return (
         <Alert
-            isInline isLiveRegion variant="warning" title={_('vcpud does not run')}
+            isInline isLiveRegion variant={isIdle ? 'info' : 'warning'} title={_('vcpud is not running')}
             actionLinks={<AlertActionLink onClick={store.open}>{_('Start the service')}</AlertActionLink>}
         >
-            {_('The values are the last known ones. The page follows again when the service starts.')}
+            {stoppedText(state)}
         </Alert>
     );
+}
+
+function stoppedText({ isRead, fleet }: State): string {
+    if (!isRead) return _('The machines are not known. The page shows them when the service starts.');
+    if (fleet.machines.size === 0) return _('vcpud had no machines when it ended. The page shows machines when the service starts again.');
+    return _('The values are the last known ones. The page follows again when the service starts.');
 }

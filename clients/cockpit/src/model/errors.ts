@@ -76,6 +76,19 @@ export function adviceFor(code: string): string {
     return advice ? _(advice) : '';
 }
 
+/** Returns why the first read of the machines failed, and what the user can do. */
+export function causeOf(code: string): string {
+    if (code === 'disconnected' || code === 'terminated') return adviceFor(code);
+    if (isDenied(code) || isWithoutAdministrator(code)) {
+        return _('The system bus does not let your account call vcpud. Check the files of the bus policy: /usr/share/dbus-1/system.d/org.vcpud1.conf must be installed.');
+    }
+    if (isAbsent(code) || code.includes('.Spawn.')) {
+        return _('The service is not installed, or it cannot start. Install the package vcpud, or read its journal: journalctl -u vcpud');
+    }
+    if (isInterrupted(code)) return _('vcpud ended before it answered. Try again, or read its journal: journalctl -u vcpud');
+    return adviceFor(code) || _('vcpud runs, and the page cannot read its machines. Try again, or read its journal: journalctl -u vcpud');
+}
+
 const REASONS: Record<string, string> = {
     'not-supported': N_('The guest or QEMU does not support the removal. The guest needs support for hot-unplug of CPUs.'),
     'in-use': N_('The guest uses the CPU. End or move the programs that are bound to it in the guest, and try again.'),

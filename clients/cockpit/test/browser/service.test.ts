@@ -42,6 +42,15 @@ test('says that the service is not available, and connects when it starts', asyn
     await page.getByRole('heading', { name: 'No machines' }).waitFor();
 });
 
+test('says that a service without machines is not running', async () => {
+    await world.stopService();
+    await page.getByText('vcpud is not running').waitFor();
+    await page.getByText('vcpud had no machines when it ended.').waitFor();
+    await world.startService();
+    await page.getByText('vcpud is not running').waitFor({ state: 'detached' });
+    await page.getByRole('heading', { name: 'No machines' }).waitFor();
+});
+
 test('lists a machine when it starts', async () => {
     await world.startGuest('web', { linux: false });
     await page.getByRole('link', { name: 'web' }).click();
@@ -73,11 +82,11 @@ test('says that the autoscaler cannot be started', async () => {
 
 test('keeps the page while the service restarts, and follows again', async () => {
     await world.stopService();
-    await page.getByText('vcpud does not run').waitFor();
+    await page.getByText('vcpud is not running').waitFor();
     await page.getByRole('heading', { name: 'web' }).waitFor();
     await withoutControls('Not started yet');
     await world.startService();
-    await page.getByText('vcpud does not run').waitFor({ state: 'detached' });
+    await page.getByText('vcpud is not running').waitFor({ state: 'detached' });
     await world.setVcpus('web', 3);
     await page.getByRole('grid', { name: 'vCPUs' }).locator('tbody tr').nth(2).waitFor();
 });

@@ -42,11 +42,11 @@ test('starts the service when the page opens, and with a button after an adminis
     await page.getByRole('heading', { name, exact: true }).waitFor();
     assert.match(await host.stateOf('vcpud.service'), isStarted);
     await host.run('systemctl stop vcpud');
-    await page.getByText('vcpud does not run').waitFor();
+    await page.getByText('vcpud is not running').waitFor();
     await picture(page, 'lab-stopped');
     assert.equal(await host.stateOf('vcpud.service'), 'inactive');
     await page.getByRole('button', { name: 'Start the service' }).click();
-    await page.getByText('vcpud does not run').waitFor({ state: 'detached' });
+    await page.getByText('vcpud is not running').waitFor({ state: 'detached' });
     assert.match(await host.stateOf('vcpud.service'), isStarted);
 });
 

@@ -8,7 +8,7 @@ import { CallError } from '../../src/bus/client';
 import { limitsOf, reasonOf } from '../../src/model/autoscale';
 import { begun, informed, isOutdated, observed, phaseOf, REMOVAL_PENDING } from '../../src/model/change';
 import type { Change, VcpuEvent } from '../../src/model/change';
-import { adviceFor, explainRefusal, isDenied, isInterrupted } from '../../src/model/errors';
+import { adviceFor, causeOf, explainRefusal, isDenied, isInterrupted } from '../../src/model/errors';
 import { added, changed, fleetOf, MACHINE, MANAGER, removed, sorted } from '../../src/model/fleet';
 import { entryOf, lines, withEntries } from '../../src/model/journal';
 import { oneAtATime } from '../../src/model/one-at-a-time';
@@ -231,6 +231,15 @@ test('errors have advice', () => {
     assert.equal(adviceFor('org.vcpud1.Error.Unknown'), '');
     assert.match(explainRefusal({ reason: 'x', code: 'busy' }), /busy with the CPU/);
     assert.equal(explainRefusal({ reason: 'x', code: 'later-version' }), 'x');
+});
+
+test('a failed first read has a cause', () => {
+    for (const code of ['not-found', 'org.freedesktop.DBus.Error.Spawn.ChildExited']) assert.match(causeOf(code), /cannot start/);
+    assert.match(causeOf('org.freedesktop.DBus.Error.AccessDenied'), /bus policy/);
+    assert.match(causeOf('org.freedesktop.DBus.Error.NoReply'), /vcpud ended/);
+    assert.match(causeOf('disconnected'), /connection to the host/);
+    assert.match(causeOf('org.vcpud1.Error.LimitExceeded'), /Too many calls/);
+    assert.match(causeOf('org.example.Error'), /cannot read/);
 });
 
 test('automatic scaling has reasons and limits', () => {
