@@ -9,6 +9,7 @@ import { CallError } from '../bus/client';
 import { useIsReady } from '../hooks/page';
 import type { Call } from '../hooks/page';
 import { adviceFor, isDenied, isProblem } from '../model/errors';
+import type { Direction } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { _, format } from '../text';
 
@@ -57,11 +58,14 @@ export function FactList({ facts, columns }: { facts: Fact[]; columns: Descripti
     );
 }
 
-interface ErrorAlertProps { title: string; error: CallError; call?: Call; onRetry?: ((access: 'administrator') => void) | undefined }
+interface ErrorAlertProps {
+    title: string; error: CallError; call?: Call; direction?: Direction;
+    onRetry?: ((access: 'administrator') => void) | undefined;
+}
 
 /** An error of a call, with advice. If polkit denied the call, the user can repeat it as administrator. */
-export function ErrorAlert({ title, error, call, onRetry }: ErrorAlertProps) {
-    const advice = adviceFor(error.code);
+export function ErrorAlert({ title, error, call, direction, onRetry }: ErrorAlertProps) {
+    const advice = adviceFor(error.code, direction);
     const actionLinks = isDenied(error.code) && onRetry && (
         <AlertActionLink onClick={() => onRetry('administrator')}>{_('Use administrative access')}</AlertActionLink>
     );

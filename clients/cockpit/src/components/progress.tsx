@@ -10,7 +10,7 @@ import type { Change } from '../model/change';
 import { explainRefusal, isInterrupted } from '../model/errors';
 import type { MachineState } from '../model/fleet';
 import { wantedOf } from '../model/plan';
-import { _, countOf, format, namesOf } from '../text';
+import { _, countOf, format, namesOf, ngettext } from '../text';
 import { ErrorAlert } from './parts';
 
 interface Props {
@@ -95,7 +95,8 @@ function Failure({ machine, change, onRetry }: FailureProps) {
     if (refused.size > 0) return <Refusals change={change} />;
     if (isInterrupted(result.error.code)) return <Interruption machine={machine} target={change.target} />;
     const title = format(_('The change to $0 failed'), countOf(change.target));
-    return <ErrorAlert title={title} error={result.error} onRetry={onRetry} />;
+    const direction = change.expected.added.length > 0 ? 'add' : 'remove';
+    return <ErrorAlert title={title} error={result.error} direction={direction} onRetry={onRetry} />;
 }
 
 /** The service ended during the change. What the machine has is known when the service and QEMU answer again. */
@@ -111,7 +112,8 @@ function Interruption({ machine, target }: { machine: MachineState; target: numb
 
 function Refusals({ change }: { change: Change }) {
     const refused = [...change.refused];
-    const title = format(_('The guest refused to release $0'), namesOf(refused.map(([vcpu]) => vcpu)));
+    // The guest or QEMU refused.
+    const title = format(ngettext('$0 was not released', '$0 were not released', refused.length), namesOf([...change.refused.keys()]));
     return (
         <Alert isInline isLiveRegion variant="danger" title={title}>
             <ul className="vcpud-plain-list" aria-label={_('Refusals')}>

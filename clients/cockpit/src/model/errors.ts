@@ -10,10 +10,10 @@ const ERRORS: Record<string, string> = {
     NotRemovable: N_('Select a greater number. QEMU does not remove the boot CPU.'),
     NotSupported: N_('A restart of the VM with other options can be the alternative. The journal of vcpud has more details.'),
     Busy: N_('Another change or a removal of vCPUs is in progress. Wait for its end, and try again.'),
-    GuestRefused: N_('The guest still uses the vCPU. Reduce its load or its pins in the guest, and try again.'),
+    GuestRefused: N_('Check that the guest agent runs in the guest, and try again.'),
     GuestDidNotStart: N_('The vCPUs stay. Bring them online in the guest, or install the guest agent and use it for the change.'),
     RemovalPending: N_('The guest has not released the vCPUs yet. The removal stays pending, and this page reports its end.'),
-    PlacementFailed: N_('The vCPUs stay, but the kernel refused a setting. Correct the setting, and try again.'),
+    PlacementFailed: N_('The kernel refused the setting. Correct the setting, and try again.'),
     InvalidCpuList: N_('Enter host CPUs as numbers and ranges, such as 0-3,8.'),
     CpuUnavailable: N_('Select host CPUs that exist and are online.'),
     LimitExceeded: N_('Too many calls are in progress. Wait for one to end, and try again.'),
@@ -24,6 +24,20 @@ const ERRORS: Record<string, string> = {
     ServiceUnknown: N_('Install and start the service.'),
     NoReply: N_('The service ended before it answered. Look at the state of the machine before you try again.'),
 };
+
+/** The advice for errors of a change that adds or removes vCPUs, where it differs. */
+const CHANGES: Record<'add' | 'remove', Record<string, string>> = {
+    add: {
+        GuestRefused: N_('Added vCPUs stay. Check that the guest agent runs, and bring the vCPUs online in the guest.'),
+        PlacementFailed: N_('The vCPUs stay, but the kernel refused a setting. Correct the setting, and try again.'),
+    },
+    remove: {
+        GuestRefused: N_('The guest still uses the vCPU, or its agent does not answer. Reduce the load or the pins of the vCPU in the guest, check the agent, and try again.'),
+    },
+};
+
+/** What a call was to do with vCPUs. */
+export type Direction = keyof typeof CHANGES;
 
 const PREFIXES = ['org.vcpud1.Error.', 'org.freedesktop.DBus.Error.'];
 
@@ -63,8 +77,8 @@ export const isInterrupted = (code: string): boolean => INTERRUPTED.includes(cod
 /** Returns whether an error is a problem of Cockpit, which has no text of a service. */
 export const isProblem = (code: string): boolean => !code.includes('.');
 
-/** Returns the advice for an error, or an empty text. */
-export function adviceFor(code: string): string {
+/** Returns the advice for an error, or an empty text. A change of the number of vCPUs has a direction. */
+export function adviceFor(code: string, direction?: Direction): string {
     if (isDenied(code)) return _('Use administrative access, or ask an administrator for a rule of polkit.');
     if (isWithoutAdministrator(code)) {
         return _('Turn on administrative access at the top of Cockpit, and try again. Your account needs the right to become administrator.');
@@ -72,7 +86,8 @@ export function adviceFor(code: string): string {
     if (code === 'conflict') return _('Another client changed the number of vCPUs in the meantime. Check the plan, and try again.');
     if (code === 'not-found') return _('The service is not installed, or it cannot start. Install its package, or read its journal.');
     if (code === 'disconnected' || code === 'terminated') return _('The connection to the host was lost. Log in to Cockpit again.');
-    const advice = ERRORS[shortName(code)];
+    const name = shortName(code);
+    const advice = (direction && CHANGES[direction][name]) ?? ERRORS[name];
     return advice ? _(advice) : '';
 }
 

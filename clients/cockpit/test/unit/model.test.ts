@@ -227,6 +227,11 @@ test('errors have advice', () => {
     assert.match(adviceFor('org.vcpud1.Error.Busy'), /try again/);
     assert.ok(isInterrupted('org.freedesktop.DBus.Error.NoReply'));
     assert.ok(!isInterrupted('org.vcpud1.Error.Disconnected'));
+    const refused = 'org.vcpud1.Error.GuestRefused';
+    assert.match(adviceFor(refused, 'add'), /bring the vCPUs online/);
+    assert.match(adviceFor(refused, 'remove'), /still uses the vCPU/);
+    assert.match(adviceFor('org.vcpud1.Error.PlacementFailed', 'add'), /vCPUs stay/);
+    assert.doesNotMatch(adviceFor('org.vcpud1.Error.PlacementFailed'), /vCPUs stay/);
     assert.match(adviceFor('access-denied'), /administrative access/);
     assert.equal(adviceFor('org.vcpud1.Error.Unknown'), '');
     assert.match(explainRefusal({ reason: 'x', code: 'busy' }), /busy with the CPU/);
