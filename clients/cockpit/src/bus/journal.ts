@@ -14,7 +14,8 @@ function commandFor(machine: string): string[] {
 
 /** Follows the journal. Returns a function that ends it. */
 export function followJournal(
-    machine: string, access: Access, onEntries: (entries: Entry[]) => void, onError: (error: CallError) => void,
+    machine: string, access: Access, onEntries: (entries: Entry[]) => void,
+    onEnd: (error: CallError | null) => void,
 ): () => void {
     let buffer = '';
     let isClosed = false;
@@ -26,7 +27,8 @@ export function followJournal(
         const entries = complete.map(line => entryOf(line, machine)).filter(entry => entry !== undefined);
         if (entries.length) onEntries(entries);
     });
-    process.catch((error: unknown) => { if (!isClosed) onError(CallError.of(error)); });
+    const end = (error: CallError | null) => { if (!isClosed) onEnd(error); };
+    process.then(() => end(null), (error: unknown) => end(CallError.of(error)));
     return () => {
         isClosed = true;
         // Without a reason, only its output is closed.

@@ -1,7 +1,8 @@
 // Owns the card with the last entries of the journal about the machine.
 import { useEffect, useState } from 'react';
 
-import { Button, CardBody, Content, Stack } from '@patternfly/react-core';
+import { Button, CardBody, Content, Spinner, Stack } from '@patternfly/react-core';
+import type { ReactNode } from 'react';
 
 import type { Access, CallError } from '../bus/client';
 import { followJournal } from '../bus/journal';
@@ -12,31 +13,51 @@ import { _, format } from '../text';
 import { PageCard } from './page-card';
 import { ErrorAlert } from './parts';
 
+/** How long journalctl usually takes to print the first entry, in milliseconds. */
+const USUAL_DELAY = 1000;
+
 export function JournalCard({ name }: { name: string }) {
     const [access, setAccess] = useState<Access>('user');
     const [entries, setEntries] = useState<readonly Entry[]>([]);
     const [error, setError] = useState<CallError | null>(null);
+    const [isReading, setReading] = useState(true);
     const [attempts, setAttempts] = useState(0);
-    useEffect(
-        () => followJournal(name, access, added => setEntries(current => withEntries(current, added)), setError),
-        [name, access, attempts],
+    useEffect(() => {
+        // journalctl does not say that there are no entries so far.
+        const timer = window.setTimeout(() => setReading(false), USUAL_DELAY);
+        const end = (reason: CallError | null) => { setError(reason); setReading(false); };
+        const close = followJournal(name, access, added => setEntries(current => withEntries(current, added)), end);
+        return () => { window.clearTimeout(timer); close(); };
+    }, [name, access, attempts]);
+    const follow = (as: Access) => {
+        setError(null);
+        setReading(true);
+        setAccess(as);
+        setAttempts(current => current + 1);
+    };
+    const isEmpty = entries.length === 0;
+    if (isEmpty && isReading) {
+        return <Frame><Spinner size="md" aria-label={_('Reading the journal')} /></Frame>;
+    }
+    return (
+        <Frame>
+            {error && <ErrorAlert title={_('The journal cannot be read')} error={error} />}
+            {!isEmpty ? <Entries entries={entries} /> : !error && (
+                <Content component="p">
+                    {_('The journal has no entries about this machine, or your account cannot read it. The group systemd-journal can read it.')}
+                </Content>
+            )}
+            {error && <Link title={_('Try again')} onClick={() => follow(access)} />}
+            {isEmpty && access === 'user' &&
+                <Link title={_('Read it with administrative access')} onClick={() => follow('administrator')} />}
+        </Frame>
     );
-    const follow = (as: Access) => { setError(null); setAccess(as); setAttempts(current => current + 1); };
+}
+
+function Frame({ children }: { children: ReactNode }) {
     return (
         <PageCard title={_('What happened lately')}>
-            <CardBody>
-                <Stack hasGutter>
-                    {error && <ErrorAlert title={_('The journal cannot be read')} error={error} />}
-                    {entries.length > 0 ? <Entries entries={entries} /> : !error && (
-                        <Content component="p">
-                            {_('The journal has no entries about this machine, or your account cannot read it. The group systemd-journal can read it.')}
-                        </Content>
-                    )}
-                    {error && <Link title={_('Try again')} onClick={() => follow(access)} />}
-                    {!error && entries.length === 0 && access === 'user' &&
-                        <Link title={_('Read it with administrative access')} onClick={() => follow('administrator')} />}
-                </Stack>
-            </CardBody>
+            <CardBody><Stack hasGutter>{children}</Stack></CardBody>
         </PageCard>
     );
 }
