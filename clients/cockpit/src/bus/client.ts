@@ -108,7 +108,7 @@ export class Service {
         if (access === 'user') return this.client;
         if (!access) {
             if (this.process) return this.process;
-            throw new CallError('not-found', `${this.busName} does not run`);
+            throw new CallError('not-found', `${this.busName} is not running`);
         }
         if (!this.administrator) {
             this.administrator = cockpit.dbus(this.busName, { bus: 'system', superuser: 'require' });

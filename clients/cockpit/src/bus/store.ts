@@ -92,7 +92,7 @@ export class Store {
     }
 
     private connected(): Service {
-        if (!this.service) throw new CallError('not-found', 'vcpud does not run');
+        if (!this.service) throw new CallError('not-found', 'vcpud is not running');
         return this.service;
     }
 

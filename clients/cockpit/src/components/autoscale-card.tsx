@@ -166,7 +166,7 @@ function NotScaled({ scaling, machine, isSilent, settings, call }: NotScaledProp
                     <Content component="p">{_('The service vcpud-autoscale sets the number of vCPUs by the load of the machine.')}</Content>
                     <Content component="p">
                         {scaling.kind === 'absent'
-                            ? _('The service does not run, so that it changes nothing. Its settings for this machine are not known.')
+                            ? _('The service is not running, so that it changes nothing. Its settings for this machine are not known.')
                             : _('It is off for this machine.')}
                     </Content>
                     {scaling.kind === 'failed' && <ErrorAlert title={_('The settings cannot be read')} error={scaling.error} />}

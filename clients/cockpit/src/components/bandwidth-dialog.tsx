@@ -28,9 +28,12 @@ export function BandwidthDialog({ machine, permission, onClose }: Props) {
     const [share, setShare] = useState(String(current ?? 100));
     const percent = numberIn(share, ...SHARES);
     const isValid = !isLimited || percent !== undefined;
-    const call = useCall(access => {
+    // An unchanged share is a rounded one.
+    const isChanged = (isLimited ? percent : undefined) !== current;
+    const call = useCall(async access => {
+        if (!isChanged) return;
         const limit = bandwidthFor(isLimited ? percent : undefined, periodUsec);
-        return store.machine(machine.path, 'SetBandwidth', [limit.periodUsec, limit.quotaUsec, {}], access);
+        await store.machine(machine.path, 'SetBandwidth', [limit.periodUsec, limit.quotaUsec, {}], access);
     });
     return (
         <CallDialog

@@ -81,12 +81,14 @@ function CountInput({ machine, text, count, onChange }: CountInputProps) {
     return (
         <>
             <div className="vcpud-count">
-                <Slider
-                    value={count} min={slot} max={max} step={slot} isDisabled={isDisabled} showTicks={false}
-                    onChange={(_event, value) => onChange(String(nearestCount(value, max, slot)))}
-                    onKeyDownCapture={press}
-                    thumbAriaLabel={_('Number of vCPUs')}
-                />
+                {max > slot && (
+                    <Slider
+                        value={count} min={slot} max={max} step={slot} isDisabled={isDisabled} showTicks={false}
+                        onChange={(_event, value) => onChange(String(nearestCount(value, max, slot)))}
+                        onKeyDownCapture={press}
+                        thumbAriaLabel={_('Number of vCPUs')}
+                    />
+                )}
                 <NumberField
                     id="count" title={_('Number of vCPUs')} text={text} min={slot} max={max} step={slot}
                     multiple={slot} isDisabled={isDisabled} onChange={onChange}

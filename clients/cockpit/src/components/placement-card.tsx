@@ -82,8 +82,9 @@ function Limit({ machine }: { machine: MachineState }) {
     const actual = percentOf({
         periodUsec: machine.EffectiveBandwidthPeriodUSec, quotaUsec: machine.EffectiveBandwidthQuotaUSec,
     });
+    const language = cockpit.language.replace('_', '-');
     const words = (share: number | undefined) =>
-        (share === undefined ? _('no limit') : format(_('$0 % of a host CPU for each vCPU'), share));
+        (share === undefined ? _('no limit') : format(_('$0 % of a host CPU for each vCPU'), share.toLocaleString(language)));
     return (
         <>
             {words(actual)}

@@ -10,12 +10,17 @@ import { ErrorAlert } from './parts';
 interface Props { state: PlanState | undefined; onSelect: (count: number) => void }
 
 export function PlanView({ state, onSelect }: Props) {
+    // A screen reader announces what changes in an element that was there before.
+    return <div role="status" aria-label={_('Plan')}><Content state={state} onSelect={onSelect} /></div>;
+}
+
+function Content({ state, onSelect }: Props) {
     if (!state) return <Spinner size="md" aria-label={_('Reading the plan')} />;
     const { plan, error, permission } = state;
     if (error) return <ErrorAlert title={_('The plan cannot be read')} error={error} />;
     if (plan.error) return <NotPossible state={state} onSelect={onSelect} />;
     return (
-        <Stack hasGutter role="status" aria-label={_('Plan')}>
+        <Stack hasGutter>
             <div>
                 {!!plan.added?.length && <p>{format(_('Adds $0.'), namesOf(plan.added))}</p>}
                 {!!plan.removed?.length && (

@@ -41,10 +41,6 @@ export function reasonOf(explanation: Explanation): string {
     return known ? _(known) : explanation.reason ?? '';
 }
 
-/** Returns whether the machine is scaled. */
-export const isScaled = (explanation: Explanation | undefined): explanation is Explanation =>
-    explanation !== undefined && explanation.mode !== 'off';
-
 export interface Limits { min: number; max: number }
 
 /** Returns the limits that two texts are, or undefined if they are not possible for a machine. */

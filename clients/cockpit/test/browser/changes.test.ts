@@ -238,7 +238,7 @@ test('offers no limit of the CPU time without control groups', async () => {
 });
 
 test('turns automatic scaling on and off, and explains it', async () => {
-    await page.getByText('The service does not run, so that it changes nothing.').waitFor();
+    await page.getByText('The service is not running, so that it changes nothing.').waitFor();
     const autoscaler = await world.startAutoscaler();
     await page.getByText('It is off for this machine.').waitFor();
     await page.getByRole('spinbutton', { name: 'Minimum' }).fill('2');
