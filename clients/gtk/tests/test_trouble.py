@@ -4,6 +4,8 @@ names."""
 import time
 import unittest
 
+from forgery import Forger
+from gi.repository import GLib
 from window import BUTTON, ROW, SPIN, Atspi, Window, wait, world
 
 
@@ -284,3 +286,26 @@ class TroubleTest(unittest.TestCase):
         window.key("a")
         window.see("bare", ROW)
         window.gone("power")
+
+    def test_12_ignores_signals_of_other_users(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        forger = Forger(window.process.pid)
+        self.addCleanup(forger.close)
+        web, interface = "/org/vcpud1/machine/web", "org.vcpud1.Machine"
+        properties = {"Name": GLib.Variant("s", "forged"), "State": GLib.Variant("s", "running")}
+        manager = ("/org/vcpud1", "org.freedesktop.DBus.ObjectManager")
+        added = ("/org/vcpud1/machine/forged", {interface: properties})
+        forger.emit(*manager, "InterfacesAdded", "(oa{sa{sv}})", *added)
+        changed = (interface, {"MaxVcpus": GLib.Variant("u", 99)}, [])
+        forger.emit(web, "org.freedesktop.DBus.Properties", "PropertiesChanged", "(sa{sv}as)", *changed)
+        forger.emit(web, interface, "VcpuRemovalFailed", "(ussa{sv})", 1, "vcpu1", "forged", {})
+        forger.emit(*manager, "InterfacesRemoved", "(oas)", "/org/vcpud1/machine/bare", [interface])
+        ended = ("org.vcpud1", ":1.1", "")
+        forger.emit("/org/freedesktop/DBus", "org.freedesktop.DBus", "NameOwnerChanged", "(sss)", *ended)
+        # The signals of the service arrive after the forged ones.
+        world("has_vcpus 3 0-2")
+        window.see("3 of 8")
+        window.see("bare", ROW)
+        self.assertEqual([text for text in window.texts() if "forged" in text or "stays" in text], [])

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep, sleep_until};
 use zbus::{Connection, Message};
 
+use super::owners::Owners;
 use super::reads::{self, Reads};
 use super::signals::{self, Signal};
 use super::{calls, errors};
@@ -67,7 +68,7 @@ async fn follow(
     events: &UnboundedSender<Event>,
 ) -> zbus::Result<()> {
     let bus = Connection::system().await?;
-    let mut messages = signals::follow(&bus).await?;
+    let (mut messages, mut owners) = signals::follow(&bus).await?;
     let mut reads = Reads::default();
     perform(&bus, &mut reads, events, Command::Connect).await?;
     loop {
@@ -78,7 +79,7 @@ async fn follow(
                     let text = "The connection to the system bus has ended.".to_owned();
                     return Err(zbus::Error::Failure(text));
                 };
-                if take(&mut reads, events, &message) {
+                if take(&mut reads, &mut owners, events, &message) {
                     perform(&bus, &mut reads, events, Command::Connect).await?;
                 }
             }
@@ -99,9 +100,14 @@ async fn until(limit: Option<Instant>) {
 }
 
 /// Takes a message of the bus, and returns whether the machines are to be read again.
-fn take(reads: &mut Reads, events: &UnboundedSender<Event>, message: &Message) -> bool {
+fn take(
+    reads: &mut Reads,
+    owners: &mut Owners,
+    events: &UnboundedSender<Event>,
+    message: &Message,
+) -> bool {
     send(events, reads.answer(message, Instant::now()));
-    match signals::read(message) {
+    match signals::read(message, owners) {
         Some(Signal::ServiceStarted) => return true,
         Some(Signal::Event(event)) => send(events, [event]),
         None => {}

@@ -4,6 +4,7 @@
 mod calls;
 mod errors;
 mod link;
+mod owners;
 mod reads;
 mod signals;
 

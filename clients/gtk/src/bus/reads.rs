@@ -91,6 +91,11 @@ impl Reads {
     /// Returns the events of a message, if it is the reply to a read. Late replies count, so that the application knows
     /// when the service answers again.
     pub(super) fn answer(&mut self, message: &Message, now: Instant) -> Vec<Event> {
+        // Every user can send a signal, also one that has the serial number of a call. The bus delivers a reply only from
+        // the process that was called.
+        if !matches!(message.message_type(), Type::MethodReturn | Type::Error) {
+            return Vec::new();
+        }
         let serial = message.header().reply_serial();
         let Some(read) = serial.and_then(|serial| self.waiting.remove(&serial)) else {
             return Vec::new();
@@ -210,12 +215,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::bus::owners::Owners;
     use crate::bus::signals::{self, Signal};
     use crate::model::choice::Question;
     use crate::model::dict::dict;
     use crate::model::fleet::{Fleet, View};
 
     const WEB: &str = "/org/vcpud1/machine/web";
+    const OWNER: &str = ":1.5";
 
     /// Returns a sent call for a command.
     fn sent(reads: &mut Reads, command: Command, now: Instant) -> Message {
@@ -234,6 +241,7 @@ mod tests {
 
     fn vcpus_changed(vcpus: u32) -> Message {
         let signal = Message::signal(WEB, "org.freedesktop.DBus.Properties", "PropertiesChanged");
+        let signal = signal.sender(OWNER);
         let changed = dict([("Vcpus", vcpus.into())]);
         signal
             .build(&(MACHINE, changed, Vec::<String>::new()))
@@ -242,10 +250,11 @@ mod tests {
 
     /// Applies messages as the follow loop does.
     fn apply(reads: &mut Reads, messages: &[Message]) -> Fleet {
-        let mut fleet = Fleet::default();
+        let (mut fleet, mut owners) = (Fleet::default(), Owners::default());
+        owners.change(SERVICE, OWNER);
         for message in messages {
             let mut events = reads.answer(message, Instant::now());
-            if let Some(Signal::Event(event)) = signals::read(message) {
+            if let Some(Signal::Event(event)) = signals::read(message, &mut owners) {
                 events.push(event);
             }
             for event in events {
@@ -264,6 +273,17 @@ mod tests {
         let call = sent(&mut reads, Command::Connect, Instant::now());
         let fleet = apply(&mut reads, &[machines_reply(&call, 2), vcpus_changed(3)]);
         assert_eq!(fleet.get(WEB).unwrap().present(), 3);
+    }
+
+    #[test]
+    fn a_signal_is_not_a_reply() {
+        let mut reads = Reads::default();
+        let call = sent(&mut reads, Command::List(WEB.into()), Instant::now());
+        let forged = Message::signal(WEB, MACHINE, "Reply")
+            .reply_serial(Some(call.primary_header().serial_num()));
+        let forged = forged.build(&Vec::<Dict>::new()).unwrap();
+        assert!(reads.answer(&forged, Instant::now()).is_empty());
+        assert!(reads.limit().is_some(), "the call waits for its reply");
     }
 
     #[test]
