@@ -309,3 +309,42 @@ class TroubleTest(unittest.TestCase):
         window.see("3 of 8")
         window.see("bare", ROW)
         self.assertEqual([text for text in window.texts() if "forged" in text or "stays" in text], [])
+
+    def test_13_gives_nothing_of_a_machine_to_another_one(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        window.set("Number of vCPUs", 5)
+        window.see("Add vCPUs 2–4")
+        window.key("ctrl+p")
+        window.see("Pin vCPUs of web")
+        # The service reports the new machine of this name without the end of the old one.
+        world("halt vcpud")
+        window.see("vcpud Is Not Running")
+        world("halt web && rm $stage/web.serial && start_guest web 1,maxcpus=6")
+        self.addCleanup(world, "renew_guest")
+        world("start_vcpud")
+        window.no_dialog()
+        window.see("1 of 6")
+        window.see_text("vCPU 5, free")
+        self.assertEqual(window.value("Number of vCPUs"), 1)
+
+    def test_14_reads_a_machine_that_comes_again(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        for machine in ("bare", "power"):
+            world(f"halt {machine}")
+        self.addCleanup(world, "start_firmware bare 1,maxcpus=4 && start_power power 4,threads=4,maxcpus=16")
+        window.gone("power")
+        window.set("Number of vCPUs", 5)
+        window.see("Add vCPUs 2–4")
+        window.key("ctrl+p")
+        window.see("Pin vCPUs of web")
+        world("halt web")
+        window.see("No Machines")
+        window.no_dialog()
+        world("renew_guest")
+        window.see_text("vCPU 1, started")
+        window.see("Not running")
+        self.assertEqual(window.value("Number of vCPUs"), 2)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::dict::Dict;
 use super::failure::{self, Failure, Refusal};
 use super::machine::Machine;
 use super::message::{Event, Loss, Path};
@@ -27,6 +28,8 @@ pub(crate) enum Effect {
     Machines,
     /// The texts of one machine.
     Machine(Path),
+    /// A machine has ended. Another one can have its path now.
+    Ended(Path),
     /// The use of host CPUs of one machine.
     Usage(Path),
     /// The rows of vCPUs of the machine are old.
@@ -119,17 +122,10 @@ impl Fleet {
                 vec![Effect::Machines]
             }
             Event::Scaler(is_running) => self.take_scaler(is_running),
-            Event::MachineAdded(path, properties) => {
-                let mut machine = Machine::new(properties);
-                machine.version = self.events;
-                self.machines.insert(path, machine);
-                self.loss = None;
-                self.is_listed = true;
-                vec![Effect::Machines]
-            }
+            Event::MachineAdded(path, properties) => self.add(path, properties),
             Event::MachineRemoved(path) => {
                 self.machines.remove(&path);
-                vec![Effect::Machines]
+                vec![Effect::Ended(path), Effect::Machines]
             }
             Event::Failed(path, name, failure) => vec![Effect::Failure(path, failure.of(&name))],
             Event::Done(path, name, text) => vec![Effect::Note(path, format!("{name}: {text}"))],
@@ -146,20 +142,52 @@ impl Fleet {
         }
     }
 
-    /// Takes all machines of the service. Machines that stay keep the use of their vCPUs.
-    fn list(&mut self, machines: Vec<(Path, super::dict::Dict)>) -> Vec<Effect> {
-        let mut old = std::mem::take(&mut self.machines);
-        for (path, properties) in machines {
-            let mut machine = old.remove(&path).unwrap_or_default();
-            machine.change(properties);
-            machine.usage.pause();
-            // A question of the old connection has no answer.
-            machine.version = self.events;
-            self.machines.insert(path, machine);
-        }
+    /// Takes a new machine, which can be in the list of the service already.
+    fn add(&mut self, path: Path, properties: Dict) -> Vec<Effect> {
+        let old = self.machines.remove(&path);
+        let mut effects = self.renew(path.clone(), old, properties);
         self.loss = None;
         self.is_listed = true;
-        vec![Effect::Machines]
+        effects.extend([
+            Effect::Machines,
+            Effect::ReadVcpus(path.clone()),
+            Effect::ReadScaling(path),
+        ]);
+        effects
+    }
+
+    /// Takes all machines of the service.
+    fn list(&mut self, machines: Vec<(Path, Dict)>) -> Vec<Effect> {
+        let mut old = std::mem::take(&mut self.machines);
+        let mut effects = Vec::new();
+        for (path, properties) in machines {
+            let machine = old.remove(&path);
+            effects.extend(self.renew(path, machine, properties));
+        }
+        effects.extend(old.into_keys().map(Effect::Ended));
+        self.loss = None;
+        self.is_listed = true;
+        effects.push(Effect::Machines);
+        effects
+    }
+
+    /// Takes a machine whose path `old` had. The same machine keeps what the properties do not have.
+    fn renew(&mut self, path: Path, old: Option<Machine>, properties: Dict) -> Vec<Effect> {
+        let (mut machine, is_other) = match old {
+            Some(mut machine) if machine.is_same(&properties) => {
+                machine.change(properties);
+                machine.usage.pause();
+                (machine, false)
+            }
+            old => (Machine::new(properties), old.is_some()),
+        };
+        // A question of the old connection has no answer.
+        machine.version = self.events;
+        self.machines.insert(path.clone(), machine);
+        is_other
+            .then_some(Effect::Ended(path))
+            .into_iter()
+            .collect()
     }
 
     /// Takes the start or the end of the autoscaler.
@@ -230,7 +258,7 @@ impl Fleet {
 mod tests {
     use super::*;
     use crate::model::choice::Question;
-    use crate::model::dict::{Dict, dict};
+    use crate::model::dict::dict;
 
     fn properties(name: &str) -> Dict {
         dict([("Name", name.into()), ("Vcpus", 2_u32.into())])
@@ -277,6 +305,55 @@ mod tests {
         }
         assert_eq!(fleet.paths(), ["/db", "/web", "/web9", "/web10"]);
         assert!(fleet.get_mut("/db").unwrap().vcpus.is_empty());
+    }
+
+    fn process(leader: u32, since: u64) -> Dict {
+        let mut properties = properties("web");
+        properties.extend(dict([("Leader", leader.into()), ("Since", since.into())]));
+        properties
+    }
+
+    /// Returns machines with one that has a row.
+    fn listed(properties: Dict) -> Fleet {
+        let mut fleet = Fleet::default();
+        fleet.apply(Event::Machines(vec![("/web".into(), properties)]));
+        let rows = vec![dict([("id", 0_u32.into())])];
+        fleet.apply(Event::Listed("/web".into(), rows));
+        fleet
+    }
+
+    #[test]
+    fn another_machine_with_the_same_name_inherits_nothing() {
+        let ended = Effect::Ended("/web".into());
+        for (leader, since) in [(8, 1), (7, 2)] {
+            let mut fleet = listed(process(7, 1));
+            let machines = vec![("/web".into(), process(leader, since))];
+            let effects = fleet.apply(Event::Machines(machines));
+            assert_eq!(effects, [Effect::Ended("/web".into()), Effect::Machines]);
+            assert!(fleet.get("/web").unwrap().vcpus.is_empty());
+            let mut fleet = listed(process(7, 1));
+            let added = Event::MachineAdded("/web".into(), process(leader, since));
+            assert!(fleet.apply(added).contains(&ended));
+            assert!(fleet.get("/web").unwrap().vcpus.is_empty());
+        }
+        let mut fleet = listed(process(7, 1));
+        assert!(fleet.apply(Event::Machines(Vec::new())).contains(&ended));
+        let mut fleet = listed(process(7, 1));
+        let removed = Event::MachineRemoved("/web".into());
+        assert!(fleet.apply(removed).contains(&ended));
+    }
+
+    #[test]
+    fn a_machine_that_is_added_after_the_list_stays() {
+        let mut fleet = listed(process(7, 1));
+        let effects = fleet.apply(Event::MachineAdded("/web".into(), process(7, 1)));
+        let read = [
+            Effect::Machines,
+            Effect::ReadVcpus("/web".into()),
+            Effect::ReadScaling("/web".into()),
+        ];
+        assert_eq!(effects, read);
+        assert_eq!(fleet.get("/web").unwrap().vcpus.len(), 1);
     }
 
     #[test]

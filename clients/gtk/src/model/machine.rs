@@ -59,6 +59,15 @@ impl Machine {
         }
     }
 
+    /// Returns whether these properties are those of the same QEMU process. Another machine can have the same name later.
+    pub(crate) fn is_same(&self, properties: &Dict) -> bool {
+        let process = |properties: &Dict| {
+            let started: Option<u64> = get(properties, "Since");
+            (get::<u32>(properties, "Leader"), started)
+        };
+        process(&self.properties) == process(properties)
+    }
+
     /// Takes the properties of `PropertiesChanged`.
     pub(crate) fn change(&mut self, properties: Dict) {
         self.properties.extend(properties);

@@ -48,7 +48,7 @@ const ACTIONS: [PlacedAction; 12] = [
     ("previous", Place::Window, |app| app.move_selection(-1)),
     ("back", Place::Window, |app| app.window.open_list()),
     ("search", Place::Window, |app| app.window.open_search()),
-    ("refresh", Place::Window, App::refresh),
+    ("refresh", Place::Window, |app| app.send(Command::Connect)),
 ];
 
 /// One window, with all that it shows.
@@ -234,6 +234,7 @@ impl App {
         match effect {
             Effect::Machines => self.show_machines(),
             Effect::Machine(path) => self.show_machine(&path),
+            Effect::Ended(path) if is_selected(&path) => self.end_selected(),
             Effect::Usage(path) if is_selected(&path) => {
                 if let Some(machine) = self.fleet.borrow().get(&path) {
                     self.window.page.show_use(machine);
@@ -253,16 +254,11 @@ impl App {
     }
 
     fn show_machines(&self) {
-        let (view, paths) = {
-            let fleet = self.fleet.borrow();
-            (fleet.view(), fleet.paths())
-        };
+        let (view, paths) = (self.fleet.borrow().view(), self.fleet.borrow().paths());
         self.window.show_view(&view);
         let selected = self.selected.borrow().clone();
         let selected = selected.filter(|path| paths.contains(path));
-        if selected.is_none() && view == View::Machines {
-            // The selected machine has ended, and its dialog would be about another one.
-            self.window.close_dialogs();
+        if selected.is_none() {
             self.select(paths.first().cloned());
         }
         let selected = self.selected.borrow().clone();
@@ -272,6 +268,12 @@ impl App {
         if let Some(path) = selected {
             self.show_machine(&path);
         }
+    }
+
+    /// Ends what the user does with the selected machine: its dialog and its number would be about another one.
+    fn end_selected(&self) {
+        self.window.close_dialogs();
+        self.window.page.count.reset();
     }
 
     fn show_machine(&self, path: &str) {
@@ -348,10 +350,6 @@ impl App {
                 app.read_vcpus(path);
             }
         });
-    }
-
-    fn refresh(&self) {
-        self.send(Command::Connect);
     }
 
     fn send(&self, command: Command) {
