@@ -213,8 +213,10 @@ class WindowTest(unittest.TestCase):
         world("halt vcpud")
         window.see("vcpud Is Not Running")
         window.picture("no-service")
+        # A key selects no other machine.
+        window.key("ctrl+Prior")
         world("start_vcpud")
-        window.see("vCPU 7, free")
+        window.see_text("2 started, 6 free")
 
     def test_13_survives_the_end_of_the_bus(self):
         window = self.window

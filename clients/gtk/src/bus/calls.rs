@@ -44,7 +44,11 @@ pub(super) fn failed(command: Command, error: &zbus::Error) -> Vec<Event> {
         Command::SetVcpus { .. } if is_known => None,
         _ => command.target(),
     };
-    let event = target.map(|(path, name)| Event::Failed(path, name, errors::failure(error)));
+    let failure = match command {
+        Command::Scale { .. } | Command::StopScaling { .. } => errors::failure_of_autoscaler(error),
+        _ => errors::failure(error),
+    };
+    let event = target.map(|(path, name)| Event::Failed(path, name, failure));
     finished(&command, event)
 }
 

@@ -50,27 +50,27 @@ impl Read {
 /// Returns the message of a command that only reads, or `None` if the command changes something.
 pub(super) fn message(command: &Command) -> zbus::Result<Option<Message>> {
     let none: HashMap<&str, Variant<'_>> = HashMap::new();
-    let vcpud = |path, interface, method| {
-        let call = Message::method_call(path, method).destination(SERVICE);
+    let call = |service, path, interface, method| {
+        let call = Message::method_call(path, method).destination(service);
         call.interface(interface)
     };
+    // A read alone is no reason to start a service, which an administrator may have stopped.
+    let machine = |path, method| {
+        let call = call(SERVICE, path, MACHINE, method);
+        call.with_flags(Flags::NO_AUTO_START)
+    };
     let message = match command {
-        Command::Connect => vcpud(ROOT, MANAGER, "GetManagedObjects").build(&()),
-        Command::List(path) => vcpud(path, MACHINE, "ListVcpus").build(&()),
-        Command::Tuning(path) => vcpud(path, MACHINE, "GetTuning").build(&()),
-        Command::Sample(path) => vcpud(path, MACHINE, "GetStatistics").build(&none),
-        Command::Plan(path, question) => {
-            vcpud(path, MACHINE, "Plan").build(&(question.count, none))
-        }
+        Command::Connect => call(SERVICE, ROOT, MANAGER, "GetManagedObjects").build(&()),
+        Command::List(path) => machine(path, "ListVcpus").build(&()),
+        Command::Tuning(path) => machine(path, "GetTuning").build(&()),
+        Command::Sample(path) => machine(path, "GetStatistics").build(&none),
+        Command::Plan(path, question) => machine(path, "Plan").build(&(question.count, none)),
         Command::Explain { name, .. } => {
-            let call = Message::method_call(AUTOSCALE_PATH, "Explain").destination(AUTOSCALE);
-            // A read alone is no reason to start the autoscaler.
-            let call = call.interface(AUTOSCALE).with_flags(Flags::NO_AUTO_START);
-            call.build(name)
+            let call = call(AUTOSCALE, AUTOSCALE_PATH, AUTOSCALE, "Explain");
+            call.with_flags(Flags::NO_AUTO_START).build(name)
         }
         Command::Settings { name, .. } => {
-            let call = Message::method_call(AUTOSCALE_PATH, "Explain").destination(AUTOSCALE);
-            call.interface(AUTOSCALE).build(name)
+            call(AUTOSCALE, AUTOSCALE_PATH, AUTOSCALE, "Explain").build(name)
         }
         _ => return Ok(None),
     };
@@ -185,22 +185,17 @@ fn failed(command: &Command, error: &zbus::Error) -> Vec<Event> {
         }
         // A sample that fails is a gap in the sparkline.
         Command::Sample(path) => vec![Event::Sampled(path.clone(), Dict::new(), Vec::new())],
-        Command::Explain { path, name } => {
-            let scaling = Scaling::from_error(&errors::name_and_text(error).0);
-            match scaling {
-                Some(scaling) => vec![Event::Explained(path.clone(), scaling)],
-                None => {
-                    let failure = errors::failure(error);
-                    vec![Event::Failed(path.clone(), name.clone(), failure)]
-                }
-            }
+        Command::Explain { path, .. } => {
+            let (name, text) = errors::name_and_text(error);
+            let scaling = Scaling::from_error(&name, text);
+            vec![Event::Explained(path.clone(), scaling)]
         }
         Command::Settings { path, name } => {
-            let scaling = Scaling::from_error(&errors::name_and_text(error).0);
-            match scaling {
-                Some(Scaling::Off) => vec![Event::SettingsRead(path.clone(), Scaling::Off)],
+            let (error_name, text) = errors::name_and_text(error);
+            match Scaling::from_error(&error_name, text) {
+                Scaling::Off => vec![Event::SettingsRead(path.clone(), Scaling::Off)],
                 _ => {
-                    let failure = errors::failure(error);
+                    let failure = errors::failure_of_autoscaler(error);
                     vec![Event::Failed(path.clone(), name.clone(), failure)]
                 }
             }
@@ -273,6 +268,26 @@ mod tests {
         let call = sent(&mut reads, Command::Connect, Instant::now());
         let fleet = apply(&mut reads, &[machines_reply(&call, 2), vcpus_changed(3)]);
         assert_eq!(fleet.get(WEB).unwrap().present(), 3);
+    }
+
+    #[test]
+    fn only_a_new_connection_starts_the_service() {
+        let (path, name) = (WEB.to_owned(), "web".to_owned());
+        let reads = [
+            Command::List(path.clone()),
+            Command::Tuning(path.clone()),
+            Command::Sample(path.clone()),
+            Command::Plan(path.clone(), 3),
+            Command::Explain { path, name },
+        ];
+        let starts = |command: &Command| {
+            let call = message(command).unwrap().unwrap();
+            !call.primary_header().flags().contains(Flags::NO_AUTO_START)
+        };
+        assert!(starts(&Command::Connect));
+        for read in reads {
+            assert!(read.is_read() && !starts(&read), "{read:?}");
+        }
     }
 
     #[test]

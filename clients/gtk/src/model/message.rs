@@ -153,6 +153,8 @@ pub(crate) enum Loss {
     Bus(String),
     /// The service does not run, or could not be started.
     Service(String),
+    /// The service runs, and does not list the machines.
+    Refused(String),
     /// The service runs, and does not answer.
     Silent,
     /// The policy of the bus does not allow this user to call the service.

@@ -15,6 +15,8 @@ pub(crate) enum Scaling {
     Stopped(Decision),
     /// `vcpud-autoscale` runs, and does not answer.
     NoAnswer,
+    /// `vcpud-autoscale` has answered with this error.
+    Failed(String),
     /// The machine has no settings.
     Off,
     /// The last decision.
@@ -68,22 +70,27 @@ impl Scaling {
         })
     }
 
-    /// Returns the scaling for an error of `Explain` with this name, or `None` if the error says nothing about it.
-    pub(crate) fn from_error(name: &str) -> Option<Self> {
+    /// Returns the scaling for an error of `Explain` with this name and this text.
+    pub(crate) fn from_error(name: &str, text: String) -> Self {
         match name {
-            "org.vcpud1.Error.NoSuchMachine" => Some(Self::Off),
+            "org.vcpud1.Error.NoSuchMachine" => Self::Off,
             "org.freedesktop.DBus.Error.ServiceUnknown"
-            | "org.freedesktop.DBus.Error.NameHasNoOwner" => Some(Self::NotRunning),
-            _ => None,
+            | "org.freedesktop.DBus.Error.NameHasNoOwner" => Self::NotRunning,
+            _ => Self::Failed(text),
         }
     }
 
-    /// Takes what the service says now. The last decision of a service that has ended stays, because its settings do.
+    /// Takes what the service says now. The last decision stays if the service has ended, because its settings do, and
+    /// if the service cannot explain it.
     pub(crate) fn change(&mut self, now: Self) {
         *self = match (std::mem::take(self), now) {
             (Self::On(decision) | Self::Stopped(decision), Self::NotRunning) => {
                 Self::Stopped(decision)
             }
+            (Self::On(decision), Self::Failed(failure)) => Self::On(Decision {
+                failure,
+                ..decision
+            }),
             (_, now) => now,
         };
     }
@@ -96,9 +103,14 @@ impl Scaling {
         }
     }
 
+    /// Returns whether it can change without a signal.
+    pub(crate) fn is_changing(&self) -> bool {
+        matches!(self, Self::On(_) | Self::Failed(_))
+    }
+
     /// Returns whether its settings can be changed, because they are known or absent.
     pub(crate) fn is_known(&self) -> bool {
-        !matches!(self, Self::Unknown | Self::NoAnswer)
+        !matches!(self, Self::Unknown | Self::NoAnswer | Self::Failed(_))
     }
 
     /// Returns whether the machine can have settings that only a running `vcpud-autoscale` reports.
@@ -134,6 +146,7 @@ impl Scaling {
                 let text = "vcpud-autoscale does not answer";
                 ("Unknown".to_owned(), text.to_owned())
             }
+            Self::Failed(text) => ("Unknown".to_owned(), sentence(text)),
             Self::Off => {
                 let text = "vcpud-autoscale does not change the number of vCPUs";
                 ("Off".to_owned(), text.to_owned())
@@ -217,16 +230,35 @@ mod tests {
 
     #[test]
     fn a_service_that_does_not_run_scales_nothing() {
-        let error = |name: &str| Scaling::from_error(name);
+        let error = |name: &str| Scaling::from_error(name, "why".to_owned());
         assert_eq!(
             error("org.freedesktop.DBus.Error.NameHasNoOwner"),
-            Some(Scaling::NotRunning)
+            Scaling::NotRunning
         );
-        assert_eq!(error("org.vcpud1.Error.NoSuchMachine"), Some(Scaling::Off));
-        assert_eq!(error("org.vcpud1.Error.IOError"), None);
+        assert_eq!(error("org.vcpud1.Error.NoSuchMachine"), Scaling::Off);
         assert_eq!(Scaling::Off.text().0, "Off");
         // It may have settings.
         assert_eq!(Scaling::NotRunning.text().0, "Not running");
+    }
+
+    #[test]
+    fn an_error_keeps_the_decision() {
+        let error =
+            || Scaling::from_error("org.vcpud1.Error.LimitExceeded", "too many calls".into());
+        let mut scaling = Scaling::default();
+        scaling.change(error());
+        assert_eq!(scaling.text(), ("Unknown".into(), "Too many calls".into()));
+        assert!(scaling.is_changing() && !scaling.is_known());
+        scaling = Scaling::On(Decision {
+            min: 1,
+            max: 6,
+            ..Decision::default()
+        });
+        scaling.change(error());
+        assert_eq!(
+            scaling.text(),
+            ("On, 1 to 6".into(), "Too many calls".into())
+        );
     }
 
     #[test]

@@ -18,7 +18,6 @@ use super::pulse::{self, Beat};
 use super::window::Window;
 use crate::model::fleet::{Effect, Fleet, View};
 use crate::model::message::{Command, Event, Path};
-use crate::model::scaling::Scaling;
 
 /// The number of seconds between two reads of what changes slowly.
 const SLOW: u32 = 5;
@@ -187,7 +186,7 @@ impl App {
     fn read_slowly(&self, path: &str) {
         let (is_scaled, is_starting) = match self.fleet.borrow().get(path) {
             Some(machine) => (
-                matches!(machine.scaling, Scaling::On(_)),
+                machine.scaling.is_changing(),
                 machine.is_starting(),
             ),
             None => return,
@@ -305,7 +304,8 @@ impl App {
 
     /// Selects a neighbour in the list.
     fn move_selection(&self, step: isize) {
-        let selected = self.selected.borrow().clone();
+        let is_shown = self.fleet.borrow().view() == View::Machines;
+        let selected = self.selected.borrow().clone().filter(|_| is_shown);
         let neighbour = |path: Path| self.window.sidebar.neighbour(&path, step);
         if let Some(path) = selected.and_then(neighbour) {
             self.select(Some(path));

@@ -100,6 +100,12 @@ fn texts(view: &View) -> (Option<&'static str>, &'static str, String, &'static s
             text.clone(),
             "Check that vcpud is installed. “systemctl status vcpud” prints the reason.",
         ),
+        View::Lost(Loss::Refused(text)) => (
+            Some("dialog-warning-symbolic"),
+            "vcpud Does Not List the Machines",
+            text.clone(),
+            "“journalctl -u vcpud” prints its messages.",
+        ),
         View::Lost(Loss::Silent) => (
             Some("dialog-warning-symbolic"),
             "vcpud Does Not Answer",
