@@ -151,6 +151,11 @@ pub(crate) fn refused(machine: &str, refusals: &[Refusal]) -> Failure {
     let vcpus: Vec<u32> = refusals.iter().map(|refusal| refusal.vcpu).collect();
     let verb = if vcpus.len() == 1 { "stays" } else { "stay" };
     let why = refusals.first().map_or("", Refusal::short);
+    let why = if refusals.iter().all(|refusal| refusal.short() == why) {
+        format!(": {why}")
+    } else {
+        ", for different reasons".to_owned()
+    };
     let line = |refusal: &Refusal| {
         format!(
             "vCPU {} of the machine “{machine}” was not removed: {}.\nThe service reports: {}",
@@ -162,7 +167,7 @@ pub(crate) fn refused(machine: &str, refusals: &[Refusal]) -> Failure {
         lines.push(format!("And {} more.", refusals.len() - SHOWN));
     }
     Failure {
-        title: format!("{} of {machine} {verb}: {why}", numbers::named(&vcpus)),
+        title: format!("{} of {machine} {verb}{why}", numbers::named(&vcpus)),
         detail: lines.join("\n\n"),
     }
 }
@@ -221,10 +226,18 @@ mod tests {
             refused("web", std::slice::from_ref(&busy)).title,
             "vCPU 3 of web stays: the guest is busy with it"
         );
+        let both = refused(
+            "web",
+            &[busy.clone(), Refusal::new(4, "busy", String::new())],
+        );
+        assert_eq!(
+            both.title,
+            "vCPUs 3, 4 of web stay: the guest is busy with it"
+        );
         let failure = refused("web", &[busy, later]);
         assert_eq!(
             failure.title,
-            "vCPUs 3, 4 of web stay: the guest is busy with it"
+            "vCPUs 3, 4 of web stay, for different reasons"
         );
         assert!(
             failure

@@ -28,7 +28,7 @@ pub(crate) struct Machine {
     pub(crate) default_pin: String,
     /// The host CPUs of vCPUs with a pin of their own.
     pins: BTreeMap<u32, String>,
-    /// The refused removals since the last request.
+    /// The refused removals since the last request. A vCPU that is free or has a new request has no refusal.
     pub(crate) refusals: Vec<Refusal>,
     /// Whether a request of this application is in progress.
     pub(crate) is_busy: bool,
@@ -70,7 +70,11 @@ impl Machine {
 
     /// Takes the properties of `PropertiesChanged`.
     pub(crate) fn change(&mut self, properties: Dict) {
+        let before = self.pending();
         self.properties.extend(properties);
+        let now = self.pending();
+        let is_new = |id: &u32| now.contains(id) && !before.contains(id);
+        self.refusals.retain(|refusal| !is_new(&refusal.vcpu));
     }
 
     /// Takes the answer to a question for a plan, unless a later one has an answer.
@@ -84,6 +88,12 @@ impl Machine {
     /// Takes the rows of `ListVcpus`.
     pub(crate) fn list(&mut self, rows: &[Dict]) {
         self.vcpus = rows.iter().filter_map(Vcpu::new).collect();
+        let is_present = |id| {
+            self.vcpus
+                .iter()
+                .any(|vcpu| vcpu.id == id && vcpu.is_present())
+        };
+        self.refusals.retain(|refusal| is_present(refusal.vcpu));
         self.show_pins();
     }
 
@@ -352,6 +362,30 @@ mod tests {
         assert!(web.range().contains("no connection") && !web.can_change());
         web.change(dict([("State", "running".into())]));
         assert!(web.range().contains("cannot change") && !web.can_change());
+    }
+
+    #[test]
+    fn a_refusal_ends_with_a_new_request_and_with_the_vcpu() {
+        let mut web = machine("web", 4, 4);
+        let row =
+            |id: u32, is_present: bool| dict([("id", id.into()), ("present", is_present.into())]);
+        let refused = |web: &Machine| {
+            let vcpus = web.refusals.iter().map(|refusal| refusal.vcpu);
+            vcpus.collect::<Vec<u32>>()
+        };
+        web.refusals = [1, 2, 3]
+            .map(|vcpu| Refusal::new(vcpu, "busy", String::new()))
+            .into();
+        web.list(&[row(1, true), row(2, true), row(3, true)]);
+        assert_eq!(refused(&web), [1, 2, 3]);
+        web.change(dict([("PendingRemovals", vec![2_u32].into())]));
+        assert_eq!(refused(&web), [1, 3]);
+        // The signal of a refusal arrives before the new list.
+        web.refusals.push(Refusal::new(2, "busy", String::new()));
+        web.change(dict([("State", "running".into())]));
+        assert_eq!(refused(&web), [1, 3, 2]);
+        web.list(&[row(1, true), row(2, true), row(3, false)]);
+        assert_eq!(refused(&web), [1, 2]);
     }
 
     #[test]
