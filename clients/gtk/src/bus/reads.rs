@@ -183,7 +183,7 @@ fn failed(command: &Command, error: &zbus::Error) -> Vec<Event> {
             let plan = Plan::Failed(errors::failure(error));
             vec![Event::Planned(path.clone(), *question, plan)]
         }
-        // A sample that fails is a gap in the sparkline.
+        // After a sample that fails, the use is not known.
         Command::Sample(path) => vec![Event::Sampled(path.clone(), Dict::new(), Vec::new())],
         Command::Explain { path, .. } => {
             let (name, text) = errors::name_and_text(error);

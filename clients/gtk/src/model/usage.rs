@@ -17,10 +17,11 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Adds a sample. vCPUs that are not in it lose their points.
+    /// Adds a sample. vCPUs that are not in it lose their points, and so do all of a sample without a time, which has
+    /// failed.
     pub(crate) fn add(&mut self, machine: &Dict, vcpus: &[Dict]) {
         let Some(time) = get::<u64>(machine, "timestamp-usec") else {
-            return;
+            return self.pause();
         };
         let counter = |row: &Dict| Some((get(row, "id")?, get(row, "usage-usec")?));
         let counters: HashMap<u32, u64> = vcpus.iter().filter_map(counter).collect();
@@ -44,9 +45,10 @@ impl Usage {
         self.last = Some((time, counters));
     }
 
-    /// Forgets the last counters, so that a pause is not a point.
+    /// Forgets the last counters and all points: points before and after a pause are not those of one minute.
     pub(crate) fn pause(&mut self) {
         self.last = None;
+        self.points.clear();
     }
 
     /// Returns the points of a vCPU, the oldest first.
@@ -121,5 +123,18 @@ mod tests {
             sample(&mut usage, second * 1_000_000, &[(0, 9)]);
         }
         assert_eq!(usage.points(0).len(), POINTS);
+        usage.pause();
+        assert_eq!((usage.of(0), usage.total()), (None, None));
+    }
+
+    #[test]
+    fn a_failed_sample_ends_the_use() {
+        let mut usage = Usage::default();
+        sample(&mut usage, 1_000_000, &[(0, 0)]);
+        sample(&mut usage, 2_000_000, &[(0, 500_000)]);
+        usage.add(&Dict::new(), &[]);
+        assert_eq!((usage.of(0), usage.total()), (None, None));
+        sample(&mut usage, 9_000_000, &[(0, 900_000)]);
+        assert_eq!(usage.of(0), None, "the time without samples is not a point");
     }
 }
