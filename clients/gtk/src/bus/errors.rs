@@ -14,7 +14,7 @@ const ENDED: [&str; 6] = [
     "org.freedesktop.systemd1.",
 ];
 
-/// The names of errors about an object that does not exist, or cannot do what was asked.
+/// The names of errors about an object or a method that does not exist.
 const MISSING: [&str; 2] = [
     "org.freedesktop.DBus.Error.UnknownMethod",
     "org.freedesktop.DBus.Error.UnknownObject",
