@@ -216,8 +216,8 @@ impl Fleet {
         };
         match event {
             Event::PropertiesChanged(_, properties) => {
-                machine.change(properties);
                 machine.version = self.events;
+                return change(machine, path.clone(), properties);
             }
             Event::VcpusChanged(_) => {
                 machine.version = self.events;
@@ -252,6 +252,22 @@ impl Fleet {
         }
         vec![Effect::Machine(path)]
     }
+}
+
+/// Takes changed properties. Another QEMU process at the path of the machine inherits only the properties.
+fn change(machine: &mut Machine, path: Path, properties: Dict) -> Vec<Effect> {
+    let is_same = machine.is_same(&properties);
+    machine.change(properties);
+    if is_same {
+        return vec![Effect::Machine(path)];
+    }
+    machine.forget();
+    vec![
+        Effect::Ended(path.clone()),
+        Effect::Machine(path.clone()),
+        Effect::ReadVcpus(path.clone()),
+        Effect::ReadScaling(path),
+    ]
 }
 
 #[cfg(test)]
@@ -305,55 +321,6 @@ mod tests {
         }
         assert_eq!(fleet.paths(), ["/db", "/web", "/web9", "/web10"]);
         assert!(fleet.get_mut("/db").unwrap().vcpus.is_empty());
-    }
-
-    fn process(leader: u32, since: u64) -> Dict {
-        let mut properties = properties("web");
-        properties.extend(dict([("Leader", leader.into()), ("Since", since.into())]));
-        properties
-    }
-
-    /// Returns machines with one that has a row.
-    fn listed(properties: Dict) -> Fleet {
-        let mut fleet = Fleet::default();
-        fleet.apply(Event::Machines(vec![("/web".into(), properties)]));
-        let rows = vec![dict([("id", 0_u32.into())])];
-        fleet.apply(Event::Listed("/web".into(), rows));
-        fleet
-    }
-
-    #[test]
-    fn another_machine_with_the_same_name_inherits_nothing() {
-        let ended = Effect::Ended("/web".into());
-        for (leader, since) in [(8, 1), (7, 2)] {
-            let mut fleet = listed(process(7, 1));
-            let machines = vec![("/web".into(), process(leader, since))];
-            let effects = fleet.apply(Event::Machines(machines));
-            assert_eq!(effects, [Effect::Ended("/web".into()), Effect::Machines]);
-            assert!(fleet.get("/web").unwrap().vcpus.is_empty());
-            let mut fleet = listed(process(7, 1));
-            let added = Event::MachineAdded("/web".into(), process(leader, since));
-            assert!(fleet.apply(added).contains(&ended));
-            assert!(fleet.get("/web").unwrap().vcpus.is_empty());
-        }
-        let mut fleet = listed(process(7, 1));
-        assert!(fleet.apply(Event::Machines(Vec::new())).contains(&ended));
-        let mut fleet = listed(process(7, 1));
-        let removed = Event::MachineRemoved("/web".into());
-        assert!(fleet.apply(removed).contains(&ended));
-    }
-
-    #[test]
-    fn a_machine_that_is_added_after_the_list_stays() {
-        let mut fleet = listed(process(7, 1));
-        let effects = fleet.apply(Event::MachineAdded("/web".into(), process(7, 1)));
-        let read = [
-            Effect::Machines,
-            Effect::ReadVcpus("/web".into()),
-            Effect::ReadScaling("/web".into()),
-        ];
-        assert_eq!(effects, read);
-        assert_eq!(fleet.get("/web").unwrap().vcpus.len(), 1);
     }
 
     #[test]

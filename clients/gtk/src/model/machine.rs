@@ -12,10 +12,16 @@ use super::scaling::Scaling;
 use super::usage::Usage;
 use super::vcpu::{State, Vcpu};
 
+/// The difference between two times of the start of the same process, in microseconds, is less than this. The service
+/// calculates the time from the clock of the host, which can change between two instances of the service.
+const SAME_START: u64 = 1_000_000;
+
 /// A machine on the bus.
 #[derive(Default)]
 pub(crate) struct Machine {
     properties: Dict,
+    /// The last known process of QEMU and the time of its start. The service does not know it without a connection.
+    process: Option<(u32, u64)>,
     /// The rows of `ListVcpus`; empty until they are read.
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) usage: Usage,
@@ -54,6 +60,7 @@ impl Machine {
     /// Returns a machine with the properties of `InterfacesAdded`.
     pub(crate) fn new(properties: Dict) -> Self {
         Self {
+            process: process(&properties, &Dict::new()),
             properties,
             ..Self::default()
         }
@@ -61,17 +68,28 @@ impl Machine {
 
     /// Returns whether these properties are those of the same QEMU process. Another machine can have the same name later.
     pub(crate) fn is_same(&self, properties: &Dict) -> bool {
-        let process = |properties: &Dict| {
-            let started: Option<u64> = get(properties, "Since");
-            (get::<u32>(properties, "Leader"), started)
+        match (self.process, process(properties, &self.properties)) {
+            (Some((old, since)), Some((new, started))) => {
+                let is_close = since.abs_diff(started) < SAME_START;
+                old == new && (is_close || since == 0 || started == 0)
+            }
+            _ => true,
+        }
+    }
+
+    /// Forgets all but the properties.
+    pub(crate) fn forget(&mut self) {
+        *self = Self {
+            version: self.version,
+            ..Self::new(std::mem::take(&mut self.properties))
         };
-        process(&self.properties) == process(properties)
     }
 
     /// Takes the properties of `PropertiesChanged`.
     pub(crate) fn change(&mut self, properties: Dict) {
         let before = self.pending();
         self.properties.extend(properties);
+        self.process = process(&self.properties, &Dict::new()).or(self.process);
         let now = self.pending();
         let is_new = |id: &u32| now.contains(id) && !before.contains(id);
         self.refusals.retain(|refusal| !is_new(&refusal.vcpu));
@@ -259,6 +277,15 @@ impl Machine {
     fn number(&self, key: &str) -> u32 {
         get(&self.properties, key).unwrap_or(0)
     }
+}
+
+/// Returns the process of QEMU and the time of its start, or `None` if the service does not know it. `others` has the
+/// properties that `properties` does not have.
+fn process(properties: &Dict, others: &Dict) -> Option<(u32, u64)> {
+    let leader = get(properties, "Leader").or_else(|| get(others, "Leader"));
+    let since = get(properties, "Since").or_else(|| get(others, "Since"));
+    let leader = leader.filter(|leader| *leader != 0)?;
+    Some((leader, since.unwrap_or(0)))
 }
 
 /// Returns a machine for a test.
