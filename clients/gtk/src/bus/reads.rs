@@ -273,11 +273,16 @@ mod tests {
     #[test]
     fn only_a_new_connection_starts_the_service() {
         let (path, name) = (WEB.to_owned(), "web".to_owned());
+        let question = Question {
+            count: 3,
+            version: 1,
+            serial: 1,
+        };
         let reads = [
             Command::List(path.clone()),
             Command::Tuning(path.clone()),
             Command::Sample(path.clone()),
-            Command::Plan(path.clone(), 3),
+            Command::Plan(path.clone(), question),
             Command::Explain { path, name },
         ];
         let starts = |command: &Command| {

@@ -6,8 +6,7 @@ pub(crate) mod choice;
 pub(crate) mod dict;
 pub(crate) mod failure;
 pub(crate) mod fleet;
-#[cfg(test)]
-mod identity_tests;
+pub(crate) mod identity;
 pub(crate) mod machine;
 pub(crate) mod message;
 pub(crate) mod numbers;

@@ -250,8 +250,11 @@ mod tests {
         assert_eq!(scaling.text(), ("Unknown".into(), "Too many calls".into()));
         assert!(scaling.is_changing() && !scaling.is_known());
         scaling = Scaling::On(Decision {
-            min: 1,
-            max: 6,
+            settings: Settings {
+                min: 1,
+                max: 6,
+                ..Settings::default()
+            },
             ..Decision::default()
         });
         scaling.change(error());

@@ -185,10 +185,7 @@ impl App {
     /// Reads what changes without a signal, and does not change each second.
     fn read_slowly(&self, path: &str) {
         let (is_scaled, is_starting) = match self.fleet.borrow().get(path) {
-            Some(machine) => (
-                machine.scaling.is_changing(),
-                machine.is_starting(),
-            ),
+            Some(machine) => (machine.scaling.is_changing(), machine.is_starting()),
             None => return,
         };
         if is_scaled {
@@ -242,7 +239,8 @@ impl App {
             Effect::ReadVcpus(path) if is_selected(&path) => self.read_vcpus_soon(),
             Effect::ReadScaling(path) if is_selected(&path) => self.read_scaling(),
             Effect::OpenScaling(path) if is_selected(&path) => self.open(Dialog::Scaling),
-            Effect::Usage(_)
+            Effect::Ended(_)
+            | Effect::Usage(_)
             | Effect::ReadVcpus(_)
             | Effect::ReadScaling(_)
             | Effect::OpenScaling(_) => {}
