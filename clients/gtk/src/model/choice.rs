@@ -48,12 +48,9 @@ impl Choice {
     pub(crate) fn follow(&mut self, path: &str, machine: &Machine) -> bool {
         let is_other = self.path != path;
         if is_other {
-            *self = Self {
-                path: path.to_owned(),
-                name: machine.name(),
-                questions: self.questions,
-                ..Self::default()
-            };
+            self.forget();
+            self.path = path.to_owned();
+            self.name = machine.name();
         }
         self.present = machine.present();
         self.version = machine.version;
@@ -65,6 +62,14 @@ impl Choice {
             self.chosen = Chosen::Present;
         }
         is_other
+    }
+
+    /// Forgets the machine and the choice, because another machine can have the path now.
+    pub(crate) fn forget(&mut self) {
+        *self = Self {
+            questions: self.questions,
+            ..Self::default()
+        };
     }
 
     /// Takes what the user has chosen or typed; `None` if the text is not a number of the machine.
@@ -194,6 +199,9 @@ mod tests {
         assert!(choice.is_made() && choice.number().is_none());
         choice.choose(Some(2));
         assert!(!choice.is_made());
+        choice.choose(Some(3));
+        choice.forget();
+        assert!(choice.follow("/db", &disconnected()) && !choice.is_made());
     }
 
     #[test]

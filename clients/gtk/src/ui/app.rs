@@ -270,7 +270,7 @@ impl App {
     /// Ends what the user does with the selected machine: its dialog and its number would be about another one.
     fn end_selected(&self) {
         self.window.close_dialogs();
-        self.window.page.count.reset();
+        self.window.page.count.forget();
     }
 
     fn show_machine(&self, path: &str) {

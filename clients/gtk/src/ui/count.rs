@@ -229,6 +229,11 @@ impl Count {
         }
     }
 
+    /// Forgets the machine and the choice. Without a connection, the number cannot be set.
+    pub(super) fn forget(&self) {
+        self.choice.borrow_mut().forget();
+    }
+
     fn set(&self, count: u32) {
         // It rewrites the text, and moves the cursor, also if the value is the same.
         if self.number() != Some(count) {
