@@ -160,7 +160,7 @@ test('says that the service cannot be started, and connects when it starts later
 test('reports a machine without a connection, and its return', async () => {
     const guest = world.guests.get('web');
     // The call below asks QEMU only if vcpud is connected to it.
-    await page.getByText('Running', { exact: true }).waitFor();
+    await page.getByText('Not started yet', { exact: true }).waitFor();
     guest?.process.signal('SIGSTOP');
     // vcpud notices a QEMU that does not answer when it is asked something.
     void world.setVcpus('web', 4).catch(() => undefined);
