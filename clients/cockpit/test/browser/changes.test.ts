@@ -46,6 +46,8 @@ test('adds vCPUs, and shows that the guest starts them', async () => {
     await page.keyboard.press('ArrowRight');
     await page.keyboard.press('ArrowDown');
     await page.getByText('Adds vCPUs 2-3.').waitFor();
+    // The use is known after two samples.
+    await page.getByRole('row', { name: /Started \d+ %/ }).first().waitFor();
     await picture(page, 'plan');
     await page.getByRole('button', { name: 'Set to 4 vCPUs' }).press('Enter');
     await page.getByText('The machine has 4 vCPUs').waitFor();
