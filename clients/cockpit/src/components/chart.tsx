@@ -6,14 +6,16 @@ const WIDTH = 600;
 
 type Value = (point: Point) => number | undefined;
 
-/** Returns the points of a line. The newest point is at the right edge. */
+/** Returns the points of a line, without those whose value is not known. The newest point is at the right edge. */
 function line(points: readonly Point[], value: Value, top: number, height: number): string {
     const end = points.at(-1)?.time ?? 0;
     const span = spanOf(points);
-    return points.map(point => {
+    return points.flatMap(point => {
+        const known = value(point);
+        if (known === undefined) return [];
         const x = WIDTH * (1 - (end - point.time) / span);
-        const y = height * (1 - Math.min(value(point) ?? 0, top) / top);
-        return `${x.toFixed(1)},${y.toFixed(1)}`;
+        const y = height * (1 - Math.min(known, top) / top);
+        return [`${x.toFixed(1)},${y.toFixed(1)}`];
     }).join(' ');
 }
 
@@ -28,7 +30,7 @@ function steps(points: readonly Point[], value: Value, top: number, height: numb
 
 function area(points: readonly Point[], value: Value, top: number, height: number): string {
     const end = points.at(-1)?.time ?? 0;
-    const begin = points[0]?.time ?? 0;
+    const begin = points.find(point => value(point) !== undefined)?.time ?? end;
     const left = WIDTH * (1 - (end - begin) / spanOf(points));
     return `${left.toFixed(1)},${height} ${line(points, value, top, height)} ${WIDTH},${height}`;
 }
