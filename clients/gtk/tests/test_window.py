@@ -3,7 +3,7 @@
 import time
 import unittest
 
-from window import ROW, SPIN, Window, wait, world
+from window import ROW, SPIN, Window, calls, wait, world
 
 
 class WindowTest(unittest.TestCase):
@@ -196,7 +196,8 @@ class WindowTest(unittest.TestCase):
     def test_11_samples_only_while_it_is_visible(self):
         window = self.window
         window.see("web", ROW)
-        world("record_calls")
+        world("record_calls GetStatistics")
+        self.addCleanup(world, "halt monitor")
         wait(lambda: calls() >= 2, "samples")
         window.minimize()
         before, end = calls(), time.monotonic() + 4
@@ -273,10 +274,3 @@ class WindowTest(unittest.TestCase):
         world("deny_nobody")
         window.see("Access Denied")
         window.picture("access-denied")
-
-
-def calls():
-    """Returns the number of calls of GetStatistics."""
-    world("count_calls")
-    with open("calls", encoding="utf-8") as file:
-        return int(file.read())

@@ -271,3 +271,10 @@ SPIN = Atspi.Role.SPIN_BUTTON
 BUTTON = Atspi.Role.PUSH_BUTTON
 SWITCHES = (Atspi.Role.TOGGLE_BUTTON, Atspi.Role.CHECK_BOX)
 ROW = Atspi.Role.LIST_ITEM
+
+
+def calls():
+    """Returns the number of calls since `record_calls`."""
+    world("count_calls")
+    with open("calls", encoding="utf-8") as file:
+        return int(file.read())
