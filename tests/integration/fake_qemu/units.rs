@@ -80,11 +80,12 @@ impl Storm {
 
     /// Checks that the service answers, and that its machines can be used, without a unit.
     async fn assert_served(&self, reason: &str) {
-        within("ListMachines", self.world.names()).await;
         // The file of a socket exists before its process listens, and vcpud can look in between.
-        for number in 1..self.qemus.len() {
+        for number in 0..self.qemus.len() {
             self.world.machine(&format!("vm{number}")).await;
         }
+        let machines = within("ListMachines", self.world.names()).await;
+        assert_eq!(machines.len(), self.qemus.len());
         let machine = self.world.machine("vm0").await;
         machine.wait_for("State", "running").await;
         assert_eq!(machine.placement().await.unwrap(), "none");
