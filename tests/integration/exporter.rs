@@ -55,14 +55,17 @@ impl Prometheus {
         let mut process = Process::spawn("prometheus", &mut command);
         let stderr = process.child.stderr.take().unwrap();
         let mut lines = BufReader::new(stderr).lines();
+        // The two lines come in any order.
         let ready = async {
             let mut listening = None;
+            let mut is_ready = false;
             while let Some(line) = lines.next_line().await.unwrap() {
                 if let Some((_, address)) = line.split_once("msg=\"Listening on\" address=") {
                     listening = Some(address.parse().unwrap());
                 }
-                if line.contains("Server is ready") {
-                    return listening.unwrap();
+                is_ready |= line.contains("Server is ready");
+                if let Some(address) = listening.filter(|_| is_ready) {
+                    return address;
                 }
             }
             panic!("Prometheus did not start");
