@@ -11,7 +11,7 @@ import { isSameQuestion, questionFor } from '../model/plan';
 import type { Question } from '../model/plan';
 import type { Vcpu } from '../model/vcpus';
 import type { Machine } from '../generated/interfaces';
-import { useEvery, useIsReady, usePage } from './page';
+import { useCanRead, useEvery, useIsReady, usePage } from './page';
 
 /** Calls back with the events of a machine. */
 export function useEvents(path: string, onEvent: (event: VcpuEvent | 'changed') => void): void {
@@ -38,10 +38,10 @@ function useOneAtATime(call: () => Promise<void>): () => void {
 /** Returns the rows of ListVcpus(), or undefined before the first reply. They follow the signals. */
 export function useVcpus(machine: MachineState): { vcpus: Vcpu[] | undefined; refresh: () => void } {
     const { store } = usePage();
-    const isReady = useIsReady();
+    const canRead = useCanRead();
     const [vcpus, setVcpus] = useState<Vcpu[]>();
     const refresh = useOneAtATime(async () => {
-        if (!isReady) return;
+        if (!canRead) return;
         try {
             const [rows] = await store.machine(machine.path, 'ListVcpus', []);
             setVcpus(rows.map(row => plain<Vcpu>(row)));
@@ -49,7 +49,7 @@ export function useVcpus(machine: MachineState): { vcpus: Vcpu[] | undefined; re
             // The rows stay. The banner of the page reports a service that does not answer.
         }
     });
-    useEffect(refresh, [refresh, machine, isReady]);
+    useEffect(refresh, [refresh, machine, canRead]);
     // No signal reports the values of the kernel.
     useEvery(5, refresh);
     useEvents(machine.path, event => { if (event === 'changed') refresh(); });
@@ -71,10 +71,11 @@ export interface PlanState {
 export function usePlan(machine: MachineState, count: number): PlanState | undefined {
     const { store } = usePage();
     const isReady = useIsReady();
+    const canRead = useCanRead();
     const [state, setState] = useState<PlanState>();
     const question = questionFor(machine, count);
     const ask = useOneAtATime(async () => {
-        if (!isReady) return;
+        if (!canRead) return;
         try {
             const [plan] = await store.machine(machine.path, 'Plan', [count, {}]);
             const [permission] = await store.machine(machine.path, 'CanSetVcpus', [count]);
@@ -85,17 +86,17 @@ export function usePlan(machine: MachineState, count: number): PlanState | undef
     });
     // The plan depends on these properties.
     const { Vcpus, StartedVcpus, State, PendingRemovals } = machine;
-    useEffect(ask, [ask, isReady, count, Vcpus, StartedVcpus, State, PendingRemovals]);
+    useEffect(ask, [ask, canRead, count, Vcpus, StartedVcpus, State, PendingRemovals]);
     return isReady && isConnected(machine) && state && isSameQuestion(state.question, question) ? state : undefined;
 }
 
 /** Returns whether the user can change the placement of a machine, or undefined while the service has not answered. */
 export function useCanTune(machine: MachineState, operation: 'pin' | 'bandwidth'): Permission | undefined {
     const { store } = usePage();
-    const isReady = useIsReady();
+    const canRead = useCanRead();
     const [permission, setPermission] = useState<Permission>();
     const ask = useOneAtATime(async () => {
-        if (!isReady) return;
+        if (!canRead) return;
         try {
             const [result] = await store.machine(machine.path, 'CanTune', [operation]);
             setPermission(result as Permission);
@@ -106,7 +107,7 @@ export function useCanTune(machine: MachineState, operation: 'pin' | 'bandwidth'
     });
     // The answer depends on these properties.
     const { State, Placement, PlacementErrors, Vcpus } = machine;
-    useEffect(ask, [ask, isReady, State, Placement, PlacementErrors, Vcpus]);
+    useEffect(ask, [ask, canRead, State, Placement, PlacementErrors, Vcpus]);
     return permission;
 }
 
@@ -115,18 +116,18 @@ export type Tuning = Machine['keys']['GetTuning'];
 /** Returns the desired values, which follow the signals of the machine. */
 export function useTuning(machine: MachineState): Tuning | undefined {
     const { store } = usePage();
-    const isReady = useIsReady();
+    const canRead = useCanRead();
     const [tuning, setTuning] = useState<Tuning>();
     const [version, setVersion] = useState(0);
     useEvents(machine.path, event => { if (event === 'changed') setVersion(current => current + 1); });
     useEffect(() => {
-        if (!isReady) return;
+        if (!canRead) return;
         let isCurrent = true;
         store.machine(machine.path, 'GetTuning', []).then(
             ([values]) => { if (isCurrent) setTuning(plain<Tuning>(values)); },
             () => undefined,
         );
         return () => { isCurrent = false; };
-    }, [store, machine, version, isReady]);
+    }, [store, machine, version, canRead]);
     return tuning;
 }

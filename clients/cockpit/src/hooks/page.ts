@@ -26,6 +26,19 @@ export function usePageState(): State {
 /** Returns whether the service runs. A call to a service that an administrator stopped would start it again. */
 export const useIsReady = (): boolean => usePageState().status.kind === 'ready';
 
+/** Returns whether the page reads: the service runs, and the page is visible. A page reads again when it is shown. */
+export const useCanRead = (): boolean => {
+    const isVisible = useIsVisible();
+    return useIsReady() && isVisible;
+};
+
+const useIsVisible = (): boolean => useSyncExternalStore(followVisibility, () => !cockpit.hidden);
+
+function followVisibility(listener: () => void): () => void {
+    cockpit.addEventListener('visibilitychange', listener);
+    return () => cockpit.removeEventListener('visibilitychange', listener);
+}
+
 /** Returns the history of a machine, which is new after each sample. */
 export function useHistory(path: string): History | undefined {
     const { statistics } = usePage();
@@ -83,8 +96,10 @@ function useReturn(callback: () => void): void {
 
 /** Calls back every few seconds while the page is visible. */
 export function useEvery(seconds: number, callback: () => void): void {
+    const isVisible = useIsVisible();
     useEffect(() => {
-        const timer = window.setInterval(() => { if (!cockpit.hidden) callback(); }, seconds * 1000);
+        if (!isVisible) return;
+        const timer = window.setInterval(callback, seconds * 1000);
         return () => window.clearInterval(timer);
-    }, [seconds, callback]);
+    }, [seconds, callback, isVisible]);
 }

@@ -10,6 +10,9 @@ import { picture, startBrowser } from './session';
 
 const MACHINES = 200;
 
+/** A line of dbus-monitor about a call that only reads. */
+const READS = /member=(GetStatistics|ListVcpus|Plan|CanSetVcpus|CanTune|GetTuning)$/;
+
 let world: World;
 let browser: Browser;
 let page: Page;
@@ -44,17 +47,14 @@ test('lists 200 machines while they start', async () => {
 });
 
 test('answers the user with 200 machines', async () => {
-    const begin = performance.now();
     await frame.getByRole('textbox', { name: 'Filter by name' }).fill('vm142');
     await frame.getByText('1 machine', { exact: true }).waitFor();
     await frame.getByRole('link', { name: 'vm142' }).click();
     await frame.getByRole('heading', { name: 'vm142' }).waitFor();
-    const elapsed = performance.now() - begin;
-    assert.ok(elapsed < 5000, `it took ${elapsed} ms`);
 });
 
-test('reads statistics only while the page is visible', async () => {
-    const monitor = await world.monitor("type='method_call',interface='org.vcpud1.Manager',member='GetStatistics'");
+test('reads only while the page is visible', async () => {
+    const monitor = await world.monitor("type='method_call',path_namespace='/org/vcpud1'");
     await monitor.line(/GetStatistics/);
     // Another page of Cockpit hides the frame.
     await page.getByRole('link', { name: 'Services' }).click();
@@ -63,13 +63,18 @@ test('reads statistics only while the page is visible', async () => {
         const own = document.querySelector<HTMLIFrameElement>('iframe[name="cockpit1:localhost/vcpud"]');
         return (own?.contentWindow as typeof window & { cockpit: typeof cockpit }).cockpit.hidden;
     });
-    // A change shows that the page follows the signals, and that time has passed without a sample.
+    const present = frame.locator('dl div', { has: frame.getByText('Present', { exact: true }) }).locator('dd');
+    const set = async (count: number) => {
+        await world.setVcpus('vm142', count);
+        await present.filter({ hasText: String(count) }).waitFor({ state: 'attached' });
+    };
+    // What was read before this change has arrived. Later changes show that time has passed without a read.
+    await set(2);
     const from = monitor.lines.length;
-    await world.setVcpus('vm142', 2);
-    await world.setVcpus('vm142', 3);
-    await frame.locator('table[aria-label="vCPUs"] tbody tr').nth(2).waitFor({ state: 'attached' });
-    const hidden = monitor.lines.slice(from).filter(line => line.includes('GetStatistics')).length;
-    assert.equal(hidden, 0);
+    for (const count of [3, 4, 5]) await set(count);
+    const reads = monitor.lines.slice(from).filter(line => READS.test(line));
+    assert.deepEqual(reads, []);
     await page.getByRole('link', { name: 'Virtual CPUs' }).click();
+    await frame.locator('table[aria-label="vCPUs"] tbody tr').nth(4).waitFor();
     await monitor.line(/GetStatistics/, monitor.lines.length);
 });
