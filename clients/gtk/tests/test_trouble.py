@@ -47,7 +47,7 @@ class TroubleTest(unittest.TestCase):
             window.see("vcpud Is Not Running")
             self.assertIsNone(window.usable("Apply", BUTTON))
             # The window reads all machines while the number changes.
-            world(f"start_vcpud && target/debug/vcpuctl --quiet set web {count}")
+            world(f"start_vcpud && until_true target/debug/vcpuctl --quiet set --timeout 50s web {count}")
             window.see(f"{count} of 8")
 
     def test_03_does_not_disturb_the_user(self):
@@ -78,18 +78,22 @@ class TroubleTest(unittest.TestCase):
         window.see_text("vCPU 2, started")
         window.set("Number of vCPUs", 4)
         window.see("Add vCPU 3")
-        # The service answers neither request until both have arrived.
+        world("record_calls SetVcpus")
+        self.addCleanup(world, "halt monitor")
+        # The service answers neither request until both have arrived, that of the other program first.
         self.addCleanup(world, "kill -CONT $pid_vcpud")
         world("kill -STOP $pid_vcpud")
         world("run other call SetVcpus 'ua{sv}' 5 0")
+        wait(lambda: calls() == 1, "the call of the other program")
         window.press("Apply")
-        window.see("Applying the change")
+        wait(lambda: calls() == 2, "the call of the application")
         world("kill -CONT $pid_vcpud")
         window.see("web: In conflict with another change")
         window.press("Details")
         window.see_text("Another program has changed the machine")
         window.picture("conflict")
         window.press_in_dialog("Close")
+        window.see_text("vCPU 4, started")
         # A new request ends the old message.
         window.press("Apply")
         window.see("web: Removed vCPU 4")
@@ -341,8 +345,8 @@ class TroubleTest(unittest.TestCase):
         window.key("ctrl+p")
         window.see("Pin vCPUs of web")
         world("halt web")
-        window.see("No Machines")
         window.no_dialog()
+        window.see("No Machines")
         world("renew_guest")
         window.see_text("vCPU 1, started")
         window.see("Not running")

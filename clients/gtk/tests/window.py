@@ -133,9 +133,14 @@ class Window:
         node = self.shown(name, role)
         return node if node and node.get_state_set().contains(Atspi.StateType.SENSITIVE) else None
 
+    def press_usable(self, name):
+        """Presses a button if the user can use it. Returns whether it was pressed."""
+        button = self.usable(name, BUTTON)
+        return button is not None and button.do_action(0)
+
     def press(self, name):
         """Waits for a button that can be pressed, and presses it."""
-        wait(lambda: self.usable(name, BUTTON), f'the button "{name}"').do_action(0)
+        wait(lambda: self.press_usable(name), f'the button "{name}"')
 
     def is_focused(self, name, role):
         """Returns whether an object, or a part of it, has the focus."""

@@ -40,7 +40,9 @@ until_true() {
 # `run NAME COMMAND…`: starts a process, and sets `pid_NAME`.
 run() {
 	local name=$1
-	"${@:2}" >"$stage/$name.log" 2>&1 &
+	# The lines of a former process of this name are gone before the process starts.
+	: >"$stage/$name.log"
+	"${@:2}" >>"$stage/$name.log" 2>&1 &
 	pids+=($!)
 	declare -g "pid_${name//-/_}=$!"
 }

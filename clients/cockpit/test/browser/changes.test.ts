@@ -145,13 +145,15 @@ test('forgets a removal that ended late, and offers no change that nobody select
 test('keeps a number that the user selects during a change', async () => {
     await count().fill('3');
     await page.getByText('Adds vCPU 2.').waitFor();
-    world.signalService('SIGSTOP');
+    guest.process.signal('SIGSTOP');
     await page.getByRole('button', { name: 'Set to 3 vCPUs' }).click();
     await page.getByText('Added', { exact: true }).waitFor();
     await count().fill('4');
-    world.signalService('SIGCONT');
+    guest.process.signal('SIGCONT');
     await page.getByText('Adds vCPU 3.').waitFor();
     assert.equal(await count().inputValue(), '4');
+    // The guest has started the vCPU. The end of the progress moves the button.
+    await page.getByText('The machine has 3 vCPUs').waitFor();
     await page.getByRole('button', { name: 'Cancel' }).click();
     await world.setVcpus('web', 2);
     await page.getByRole('button', { name: 'Set to 2 vCPUs' }).waitFor();

@@ -70,6 +70,7 @@ test('reads only while the page is visible', async () => {
     };
     // What was read before this change has arrived. Later changes show that time has passed without a read.
     await set(2);
+    await monitor.line(/member=SetVcpus$/);
     const from = monitor.lines.length;
     for (const count of [3, 4, 5]) await set(count);
     const reads = monitor.lines.slice(from).filter(line => READS.test(line));

@@ -87,6 +87,8 @@ test('keeps the page while the service restarts, and follows again', async () =>
     await withoutControls('Not started yet');
     await world.startService();
     await page.getByText('vcpud is not running').waitFor({ state: 'detached' });
+    // QEMU has answered to the new instance.
+    await page.getByText('Not started yet', { exact: true }).waitFor();
     await world.setVcpus('web', 3);
     await page.getByRole('grid', { name: 'vCPUs' }).locator('tbody tr').nth(2).waitFor();
 });

@@ -127,7 +127,7 @@ export class World {
 
     /** Sets the number of vCPUs of a machine with vcpuctl, another client than the page. */
     async setVcpus(machine: string, count: number): Promise<void> {
-        await run(path.join(programs, 'vcpuctl'), ['set', machine, String(count)], { env: this.bus.env });
+        await run(path.join(programs, 'vcpuctl'), ['set', '--timeout=50s', machine, String(count)], { env: this.bus.env });
     }
 
     /** Starts dbus-monitor, which prints the messages of the bus that match a rule. */

@@ -48,9 +48,7 @@ impl Toasts {
 
     /// Shows a text for a short time.
     pub(super) fn show_note(&self, path: Path, text: &str) {
-        let title = markup_escape_text(text);
-        let toast = adw::Toast::builder().title(title).timeout(3).build();
-        self.add(path, false, toast);
+        self.add(path, false, adw::Toast::new(&markup_escape_text(text)));
     }
 
     /// Ends the toasts of a machine, because they are about the past.
