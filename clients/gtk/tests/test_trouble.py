@@ -17,6 +17,14 @@ class TroubleTest(unittest.TestCase):
         self.window = Window()
         self.addCleanup(self.window.close)
 
+    def open_late(self):
+        """Starts a guest that does not bring new CPUs online by itself, adds vCPU 1, and opens the machine."""
+        world("start_guest late 1,maxcpus=4 guest.no-online")
+        self.addCleanup(world, "halt late && rm $stage/late.serial")
+        world("target/debug/vcpuctl --quiet set late 2")
+        self.window.open("late")
+        self.window.see_text("vCPU 1, not started")
+
     def test_01_says_that_the_service_does_not_answer(self):
         window = self.window
         window.open("web")
@@ -147,6 +155,23 @@ class TroubleTest(unittest.TestCase):
         window.press_in_dialog("Close")
         window.see("1 of 4")
 
+    def test_07_shows_many_vcpus(self):
+        window = self.window
+        window.open("web")
+        window.move_focus("web", ROW)
+        world("start_firmware many 40,maxcpus=240")
+        self.addCleanup(world, "halt many")
+        window.see("many", ROW)
+        window.has_focus("web", ROW)
+        window.open("many")
+        window.see_text("vCPU 239, free")
+        # Its use follows.
+        window.see_text("vCPU 0, started, ")
+        grid = window.see("240 vCPUs")
+        # The other groups are not far below.
+        self.assertLess(window.size(grid).height, 1200)
+        window.picture("many")
+
     def test_08_changes_no_pin_without_the_user(self):
         window = self.window
         window.open("web")
@@ -194,75 +219,6 @@ class TroubleTest(unittest.TestCase):
             window.key(key)
         wait(is_usable, "the button")
 
-    def test_07_shows_many_vcpus(self):
-        window = self.window
-        window.open("web")
-        window.move_focus("web", ROW)
-        world("start_firmware many 40,maxcpus=240")
-        self.addCleanup(world, "halt many")
-        window.see("many", ROW)
-        window.has_focus("web", ROW)
-        window.open("many")
-        window.see_text("vCPU 239, free")
-        # Its use follows.
-        window.see_text("vCPU 0, started, ")
-        grid = window.see("240 vCPUs")
-        # The other groups are not far below.
-        self.assertLess(window.size(grid).height, 1200)
-        window.picture("many")
-
-    def test_12_chooses_no_number_while_qemu_does_not_answer(self):
-        window = self.window
-        window.open("web")
-        window.see_text("vCPU 1, started")
-        # Without a choice, and with one.
-        for chosen in (2, 3):
-            self.addCleanup(world, "kill -CONT $pid_web")
-            world("halt vcpud && kill -STOP $pid_web && start_vcpud")
-            window.see_text("vcpud has no connection to QEMU")
-            window.see("0 of 1")
-            self.assertIsNone(window.shown("Planning"))
-            window.picture(f"no-qemu-{chosen}")
-            world("kill -CONT $pid_web")
-            window.see("2 of 8")
-            window.see_text("1 to 8")
-            wait(lambda value=chosen: window.value("Number of vCPUs") == value, "the number")
-            if chosen == 2:
-                self.assertIsNone(window.usable("Apply", BUTTON))
-                self.assertIsNone(next((text for text in window.texts() if text.startswith("Remove")), None))
-                window.set("Number of vCPUs", 3)
-            window.see("Add vCPU 2")
-        window.key("ctrl+0")
-        window.gone("Add vCPU 2")
-
-    def open_late(self):
-        """Starts a guest that does not bring new CPUs online by itself, adds vCPU 1, and opens the machine."""
-        world("start_guest late 1,maxcpus=4 guest.no-online")
-        self.addCleanup(world, "halt late && rm $stage/late.serial")
-        world("target/debug/vcpuctl --quiet set late 2")
-        self.window.open("late")
-        self.window.see_text("vCPU 1, not started")
-
-    def test_13_shows_no_old_plan(self):
-        window = self.window
-        self.open_late()
-        window.set("Number of vCPUs", 3)
-        window.see("The guest may not notice")
-        world('tell_guest late "online 1"')
-        window.see_text("vCPU 1, started")
-        window.gone("The guest may not notice")
-        window.see("Add vCPU 2")
-
-    def test_14_sees_a_vcpu_that_starts_late(self):
-        window = self.window
-        self.open_late()
-        # vcpud looks without a call for a minute only.
-        world("record_calls ListVcpus")
-        self.addCleanup(world, "halt monitor")
-        wait(lambda: calls() >= 2, "calls")
-        world('tell_guest late "online 1"')
-        window.see_text("vCPU 1, started")
-
     def test_11_searches_machines(self):
         window = self.window
         window.open("web")
@@ -290,7 +246,31 @@ class TroubleTest(unittest.TestCase):
         window.see("bare", ROW)
         window.gone("power")
 
-    def test_12_ignores_signals_of_other_users(self):
+    def test_12_chooses_no_number_while_qemu_does_not_answer(self):
+        window = self.window
+        window.open("web")
+        window.see_text("vCPU 1, started")
+        # Without a choice, and with one.
+        for chosen in (2, 3):
+            self.addCleanup(world, "kill -CONT $pid_web")
+            world("halt vcpud && kill -STOP $pid_web && start_vcpud")
+            window.see_text("vcpud has no connection to QEMU")
+            window.see("0 of 1")
+            self.assertIsNone(window.shown("Planning"))
+            window.picture(f"no-qemu-{chosen}")
+            world("kill -CONT $pid_web")
+            window.see("2 of 8")
+            window.see_text("1 to 8")
+            wait(lambda value=chosen: window.value("Number of vCPUs") == value, "the number")
+            if chosen == 2:
+                self.assertIsNone(window.usable("Apply", BUTTON))
+                self.assertIsNone(next((text for text in window.texts() if text.startswith("Remove")), None))
+                window.set("Number of vCPUs", 3)
+            window.see("Add vCPU 2")
+        window.key("ctrl+0")
+        window.gone("Add vCPU 2")
+
+    def test_13_ignores_signals_of_other_users(self):
         window = self.window
         window.open("web")
         window.see_text("vCPU 1, started")
@@ -313,7 +293,7 @@ class TroubleTest(unittest.TestCase):
         window.see("bare", ROW)
         self.assertEqual([text for text in window.texts() if "forged" in text or "stays" in text], [])
 
-    def test_13_gives_nothing_of_a_machine_to_another_one(self):
+    def test_14_gives_nothing_of_a_machine_to_another_one(self):
         window = self.window
         window.open("web")
         window.see_text("vCPU 1, started")
@@ -332,7 +312,17 @@ class TroubleTest(unittest.TestCase):
         window.see_text("vCPU 5, free")
         self.assertEqual(window.value("Number of vCPUs"), 1)
 
-    def test_14_reads_a_machine_that_comes_again(self):
+    def test_15_shows_no_old_plan(self):
+        window = self.window
+        self.open_late()
+        window.set("Number of vCPUs", 3)
+        window.see("The guest may not notice")
+        world('tell_guest late "online 1"')
+        window.see_text("vCPU 1, started")
+        window.gone("The guest may not notice")
+        window.see("Add vCPU 2")
+
+    def test_16_reads_a_machine_that_comes_again(self):
         window = self.window
         window.open("web")
         window.see_text("vCPU 1, started")
@@ -351,3 +341,13 @@ class TroubleTest(unittest.TestCase):
         window.see_text("vCPU 1, started")
         window.see("Not running")
         self.assertEqual(window.value("Number of vCPUs"), 2)
+
+    def test_17_sees_a_vcpu_that_starts_late(self):
+        window = self.window
+        self.open_late()
+        # vcpud looks without a call for a minute only.
+        world("record_calls ListVcpus")
+        self.addCleanup(world, "halt monitor")
+        wait(lambda: calls() >= 2, "calls")
+        world('tell_guest late "online 1"')
+        window.see_text("vCPU 1, started")
