@@ -10,8 +10,8 @@ import { picture, startBrowser } from './session';
 
 const MACHINES = 200;
 
-/** A line of dbus-monitor about a call that only reads. */
-const READS = /member=(GetStatistics|ListVcpus|Plan|CanSetVcpus|CanTune|GetTuning)$/;
+/** A line of dbus-monitor about a call of the page that only reads. vcpuctl calls the name of the service. */
+const READS = /destination=:.*member=(GetStatistics|ListVcpus|Plan|CanSetVcpus|CanTune|GetTuning)$/;
 
 let world: World;
 let browser: Browser;
