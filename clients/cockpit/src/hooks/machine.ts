@@ -118,16 +118,16 @@ export function useTuning(machine: MachineState): Tuning | undefined {
     const { store } = usePage();
     const canRead = useCanRead();
     const [tuning, setTuning] = useState<Tuning>();
-    const [version, setVersion] = useState(0);
-    useEvents(machine.path, event => { if (event === 'changed') setVersion(current => current + 1); });
-    useEffect(() => {
+    const ask = useOneAtATime(async () => {
         if (!canRead) return;
-        let isCurrent = true;
-        store.machine(machine.path, 'GetTuning', []).then(
-            ([values]) => { if (isCurrent) setTuning(plain<Tuning>(values)); },
-            () => undefined,
-        );
-        return () => { isCurrent = false; };
-    }, [store, machine, version, canRead]);
+        try {
+            const [values] = await store.machine(machine.path, 'GetTuning', []);
+            setTuning(plain<Tuning>(values));
+        } catch {
+            // The values stay. The banner of the page reports a service that does not answer.
+        }
+    });
+    useEffect(ask, [ask, machine, canRead]);
+    useEvents(machine.path, event => { if (event === 'changed') ask(); });
     return tuning;
 }
