@@ -52,7 +52,7 @@ async fn a_qemu_that_does_not_greet_is_there_and_disconnected_until_it_does() {
     // Who sees the name of the service finds the machine.
     let manager = world.manager().await;
     manager.get_machine("web").await.unwrap();
-    let machine = world.machine("web").await;
+    let machine = world.machine_in_any_state("web").await;
     assert_eq!(machine.state().await.unwrap(), "disconnected");
     assert_eq!(machine.leader().await.unwrap(), std::process::id());
     let failure = machine.set(3).await.unwrap_err();
@@ -75,7 +75,7 @@ async fn a_qemu_that_is_given_up_before_it_greets_is_there_too() {
     world.configure("vcpud.toml", "[defaults]\nqmp-timeout = \"100ms\"");
     let peer = Peer::start_silent(&world.socket("web"), Model::x86(2, 4));
     world.serve().await;
-    let machine = world.machine("web").await;
+    let machine = world.machine_in_any_state("web").await;
     assert_eq!(machine.state().await.unwrap(), "disconnected");
     peer.accept();
     machine.wait_for("State", "running").await;

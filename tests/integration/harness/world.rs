@@ -222,6 +222,15 @@ impl World {
         let builder = builder.cache_properties(CacheProperties::No);
         builder.build().await.expect("the bus is there")
     }
+        self.machine_if(name, |state| state != "disconnected").await
+    }
+
+    /// The machine `name`, as soon as it is there. Its QEMU may not have answered.
+    pub(crate) async fn machine_in_any_state(&self, name: &str) -> Machine {
+        self.machine_if(name, |_| true).await
+    }
+
+    async fn machine_if(&self, name: &str, is_awaited: impl Fn(&str) -> bool) -> Machine {
 
     /// The names of all machines.
     pub(crate) async fn names(&self) -> Vec<String> {
@@ -230,7 +239,7 @@ impl World {
         machines.map(|(name, ..)| name).collect()
     }
 
-    /// The machine `name`, as soon as it is there.
+    /// The machine `name`, as soon as its QEMU has answered.
     pub(crate) async fn machine(&self, name: &str) -> Machine {
         let manager = self.manager().await;
         let mut signals = self.signals.clone();
@@ -238,13 +247,16 @@ impl World {
             loop {
                 signals.catch_up();
                 if let Ok(path) = manager.get_machine(name).await {
-                    return path;
+                    let machine = Machine::new(&self.connection, path, self.signals.clone()).await;
+                    let state = machine.state().await;
+                    if state.is_ok_and(|state| is_awaited(&state)) {
+                        return machine;
+                    }
                 }
                 signals.next().await;
             }
         };
-        let path = within(format!("a machine {name}"), found).await;
-        Machine::new(&self.connection, path, self.signals.clone()).await
+        within(format!("a machine {name}"), found).await
     }
 
     /// The machine `name`, as a client with a connection of its own has it.
