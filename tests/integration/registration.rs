@@ -804,7 +804,7 @@ async fn a_process_that_became_another_users_is_disconnected() {
     let socket = elsewhere(&world, "web");
     let peer = Peer::start(&socket, Model::x86(1, 4));
     let setuid = elsewhere(&world, "sleep");
-    fs::copy("/bin/sleep", &setuid).unwrap();
+    copy_program("/bin/sleep", &setuid);
     fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755)).unwrap();
     let parent = setuid.parent().unwrap();
     fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).unwrap();

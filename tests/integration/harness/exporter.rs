@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::http::{Answer, request};
 use super::process::{Process, command_of_nobody};
+use super::program::copy_program;
 use super::wait::within;
 use super::world::World;
 
@@ -32,7 +33,7 @@ impl ExporterSocket {
         // The user `nobody` cannot enter the directory of the program, but can run a copy of it.
         let copy = world.bus.directory().join("vcpud-exporter");
         if !copy.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_vcpud-exporter"), &copy).expect("there is room for it");
+            copy_program(env!("CARGO_BIN_EXE_vcpud-exporter"), &copy);
         }
         // As that of the system bus, the address has no id of the bus, which changes with a restart.
         let address = world.bus.address().split(',').next().expect("an address");

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::process::{Process, command};
+use super::program::script;
 use super::wait::within;
 use super::world::World;
 
@@ -132,11 +133,4 @@ impl Sshd {
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     listener.local_addr().expect("it is bound").port()
-}
-
-/// Writes a program of the shell.
-fn script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("the directory is writable");
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(path, mode).expect("it was written");
 }

@@ -22,6 +22,7 @@ use super::guest::follow;
 use super::machine::{Failure, Machine};
 use super::polkit::Polkit;
 use super::process::{Process, command, command_of_nobody};
+use super::program::copy_program;
 use super::service::Service;
 use super::signals::{Signal, Signals};
 use super::systemd::Systemd;
@@ -152,10 +153,7 @@ impl World {
     pub(crate) fn copy_of_vcpuctl(&self) -> PathBuf {
         let copy = self.bus.directory().join("vcpuctl");
         if !copy.exists() {
-            // No process of another test inherits the open copy of another program.
-            let mut cp = std::process::Command::new("cp");
-            let status = cp.arg(VCPUCTL).arg(&copy).status();
-            assert!(status.expect("it can be run").success());
+            copy_program(VCPUCTL, &copy);
         }
         copy
     }

@@ -1,8 +1,5 @@
 //! vcpuctl calls the service of another host, or in a container.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-
 use super::vcpuctl;
 use crate::harness::*;
 
@@ -21,10 +18,8 @@ async fn another_host_or_container_is_reached_through_the_bridge() {
         ("ssh", "-xT -- admin@host systemd-stdio-bridge"),
         ("systemd-stdio-bridge", "--machine=box"),
     ] {
-        let program = directory.join(name);
-        let text = format!("#!/bin/sh\n[ \"$*\" = \"{arguments}\" ] && {bridge}\n");
-        fs::write(&program, text).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!("[ \"$*\" = \"{arguments}\" ] && {bridge}");
+        script(&directory.join(name), &text);
     }
     for (option, value) in [("-H", "admin@host"), ("-M", "box")] {
         let mut command = vcpuctl([option, value, "set", "web", "+1"]);

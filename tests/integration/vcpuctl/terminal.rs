@@ -1,7 +1,5 @@
 //! vcpuctl on a terminal: passwords, progress, and interrupts.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -164,9 +162,8 @@ async fn polkit_asks_for_a_password_on_the_terminal() {
     world.machine("web").await;
     // polkitd uses a fallback agent only for processes of a session of logind.
     let agent = world.bus.directory().join("pkttyagent");
-    let text = "#!/bin/sh\n[ \"$1\" = --fallback ] && shift && exec /usr/bin/pkttyagent \"$@\"\n";
-    fs::write(&agent, text).unwrap();
-    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = "[ \"$1\" = --fallback ] && shift && exec /usr/bin/pkttyagent \"$@\"";
+    script(&agent, text);
     let mut script = command_of_nobody("script");
     let directory = world.bus.directory().display();
     script.env("PATH", format!("{directory}:/usr/bin:/bin"));
