@@ -144,9 +144,19 @@ pub(crate) async fn owned(connection: &Connection, name: &'static str) {
     let filter = [(0, name)];
     let changes = bus.receive_name_owner_changed_with_args(&filter);
     let mut changes = changes.await.expect("the bus emits the signal");
-    if !is_owned(connection, name).await {
-        within(format!("an owner of {name}"), changes.next()).await;
-    }
+    let has_owner = async {
+        if is_owned(connection, name).await {
+            return;
+        }
+        // The end of the last owner is a change too.
+        while let Some(change) = changes.next().await {
+            if change.args().expect("sss").new_owner().is_some() {
+                return;
+            }
+        }
+        panic!("the bus ended");
+    };
+    within(format!("an owner of {name}"), has_owner).await;
 }
 
 /// Returns whether `name` has an owner.
