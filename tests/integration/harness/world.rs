@@ -129,14 +129,6 @@ impl World {
         directory.join(format!("{name}.sock"))
     }
 
-    /// Writes the file `name` of the configuration.
-    pub(crate) fn configure(&self, name: &str, text: &str) {
-        let file = self.bus.configuration_directory().join(name);
-        let directory = file.parent().expect("it is in a directory");
-        fs::create_dir_all(directory).expect("the directory is writable");
-        fs::write(file, text).expect("the file is writable");
-    }
-
     /// Runs vcpuctl: its exit status, what it prints, and what it complains of.
     pub(crate) async fn vcpuctl(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(VCPUCTL);
@@ -220,15 +212,6 @@ impl World {
         let builder = builder.cache_properties(CacheProperties::No);
         builder.build().await.expect("the bus is there")
     }
-        self.machine_if(name, |state| state != "disconnected").await
-    }
-
-    /// The machine `name`, as soon as it is there. Its QEMU may not have answered.
-    pub(crate) async fn machine_in_any_state(&self, name: &str) -> Machine {
-        self.machine_if(name, |_| true).await
-    }
-
-    async fn machine_if(&self, name: &str, is_awaited: impl Fn(&str) -> bool) -> Machine {
 
     /// The names of all machines.
     pub(crate) async fn names(&self) -> Vec<String> {
@@ -239,6 +222,15 @@ impl World {
 
     /// The machine `name`, as soon as its QEMU has answered.
     pub(crate) async fn machine(&self, name: &str) -> Machine {
+        self.machine_if(name, |state| state != "disconnected").await
+    }
+
+    /// The machine `name`, as soon as it is there. Its QEMU may not have answered.
+    pub(crate) async fn machine_in_any_state(&self, name: &str) -> Machine {
+        self.machine_if(name, |_| true).await
+    }
+
+    async fn machine_if(&self, name: &str, is_awaited: impl Fn(&str) -> bool) -> Machine {
         let manager = self.manager().await;
         let mut signals = self.signals.clone();
         let found = async {

@@ -96,7 +96,7 @@ async fn a_qemu_is_one_machine() {
     assert_eq!(world.names().await, ["web"]);
     let listed =
         "qmp/alias.sock: ignored, because the QEMU process of alias is already the machine web";
-    lists(&world, &[listed]).await;
+    world.lists_errors(&[listed]).await;
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
 
     // When the first name ends, the other is free.
@@ -105,7 +105,7 @@ async fn a_qemu_is_one_machine() {
     world.removal_of("web", mark).await;
     let alias = world.machine("alias").await;
     assert_eq!(alias.present().await, [0, 1]);
-    lists(&world, &[]).await;
+    world.lists_errors(&[]).await;
 }
 
 /// Uses a real QEMU with firmware only, and dbus-daemon. QEMU does not greet the second client of a socket.
@@ -122,27 +122,9 @@ async fn a_file_with_the_socket_of_another_machine_is_listed() {
     world.configure("machines.d/b.toml", &text);
     world.manager().await.reload().await.unwrap();
     let listed = "b.toml: ignored, because the QEMU process of b is already the machine web";
-    lists(&world, &[listed]).await;
+    world.lists_errors(&[listed]).await;
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     world.configure("machines.d/b.toml", "");
     world.manager().await.reload().await.unwrap();
-    lists(&world, &[]).await;
-}
-
-/// Waits until the service lists exactly these configuration errors; parts of their texts.
-async fn lists(world: &World, parts: &[&str]) {
-    let manager = world.manager().await;
-    let mut signals = world.signals.clone();
-    let listed = async {
-        loop {
-            signals.catch_up();
-            let errors = manager.configuration_errors().await.unwrap();
-            let mut both = errors.iter().zip(parts);
-            if errors.len() == parts.len() && both.all(|(error, part)| error.contains(part)) {
-                return;
-            }
-            signals.next().await;
-        }
-    };
-    within(format!("{parts:?} in ConfigurationErrors"), listed).await;
+    world.lists_errors(&[]).await;
 }
