@@ -11,6 +11,12 @@ async fn world() -> (World, Systemd) {
     (world, systemd)
 }
 
+/// Starts the service, and waits until systemd keeps the connection to the machine `web`.
+async fn serve_web(world: &mut World, systemd: &mut Systemd) {
+    world.serve_under(systemd).await;
+    systemd.keeps(&["pidfd-web", "qmp-web"]).await;
+}
+
 async fn kill(world: &mut World) {
     let mut service = world.service.take().expect("it runs");
     service.kill().await;
@@ -23,9 +29,8 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
     let mut model = Model::x86(4, 6);
     model.removal = Removal::Held;
     let peer = world.peer("web", model);
-    world.serve_under(&systemd).await;
+    serve_web(&mut world, &mut systemd).await;
     systemd.is_told("READY=1").await;
-    systemd.keeps(&["pidfd-web", "qmp-web"]).await;
     let machine = world.machine("web").await;
     let pending = machine.set_async(2).await;
     assert_eq!(pending, Ok(Outcome::pending([2, 3])));
@@ -56,7 +61,7 @@ async fn a_connection_outlives_the_service_and_what_came_over_it_meanwhile_is_he
 async fn a_service_that_ends_in_peace_leaves_its_connection_open() {
     let (mut world, mut systemd) = world().await;
     let peer = world.peer("web", Model::x86(2, 6));
-    world.serve_under(&systemd).await;
+    serve_web(&mut world, &mut systemd).await;
     let machine = world.machine("web").await;
     let mut service = world.service.take().expect("it runs");
     service.terminate();
@@ -78,9 +83,9 @@ async fn a_service_that_ends_in_peace_leaves_its_connection_open() {
 /// Scripted QEMU and systemd, dbus-daemon.
 #[tokio::test]
 async fn a_reply_to_a_service_that_is_no_more_is_passed_over() {
-    let (mut world, systemd) = world().await;
+    let (mut world, mut systemd) = world().await;
     let peer = world.peer("web", Model::x86(2, 6));
-    world.serve_under(&systemd).await;
+    serve_web(&mut world, &mut systemd).await;
     let machine = world.machine("web").await;
     let (sender, mut asked) = tokio::sync::watch::channel(None);
     peer.script(move |model, call| {
@@ -218,13 +223,13 @@ async fn systemd_is_told_that_the_service_is_well_and_how_it_is() {
 /// Real QEMU with firmware only, scripted systemd, dbus-daemon.
 #[tokio::test]
 async fn a_real_qemu_goes_on_with_the_next_service() {
-    let (mut world, systemd) = world().await;
+    let (mut world, mut systemd) = world().await;
     let boot = Boot {
         linux: false,
         ..Boot::default()
     };
     let mut qemu = Qemu::start(&world, "web", &boot).await;
-    world.serve_under(&systemd).await;
+    serve_web(&mut world, &mut systemd).await;
     let machine = world.machine("web").await;
     for count in 2..5 {
         assert_eq!(machine.set(count).await, Ok(Outcome::added([count - 1])));
@@ -255,9 +260,9 @@ fn next(state: &mut u64) -> u64 {
 #[tokio::test]
 async fn a_service_that_is_killed_again_and_again_tells_the_whole_truth() {
     const KILLS: usize = 60;
-    let (mut world, systemd) = world().await;
+    let (mut world, mut systemd) = world().await;
     let peer = world.peer("web", Model::x86(1, 8));
-    world.serve_under(&systemd).await;
+    serve_web(&mut world, &mut systemd).await;
     let mark = world.signals.mark().await;
     let machine = world.machine("web").await;
     let mut seed = 1;
