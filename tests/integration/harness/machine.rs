@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::interval;
 use vcpud::proxy::{Changed, MachineProxy, error_reply};
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
@@ -179,9 +180,25 @@ impl Machine {
         ids.collect()
     }
 
-    /// Returns the vCPUs with `online` in `ListVcpus`, and its value.
+    /// Returns the rows of `ListVcpus` with the answer of the guest agent. The service waits for the agent for one
+    /// second, and asks it again five seconds after it did not answer.
+    pub(crate) async fn rows_with_online(&self) -> Vec<Dict> {
+        let mut checks = interval(Duration::from_millis(50));
+        let answered = async {
+            loop {
+                let rows = self.rows().await;
+                if rows.iter().any(|row| row.contains_key("online")) {
+                    return rows;
+                }
+                checks.tick().await;
+            }
+        };
+        within("the guest agent to answer", answered).await
+    }
+
+    /// Returns the vCPUs with `online` in the answer of the guest agent, and its value.
     pub(crate) async fn online(&self) -> Vec<(u64, bool)> {
-        let rows = self.rows().await;
+        let rows = self.rows_with_online().await;
         let online = rows
             .iter()
             .filter_map(|row| Some((row["id"].as_u64()?, row.get("online")?.as_bool()?)));
