@@ -59,6 +59,8 @@ async fn a_guest_that_leaves_new_vcpus_offline_starts_them_with_its_agent_or_aft
     // Linux starts all present vCPUs at its boot.
     qemu.reset().await;
     machine.wait_for("StartedVcpus", 4u32).await;
+    // The signals follow the property.
+    world.signals.started(3).await;
     let started = world.signals.all_started().await;
     assert_eq!(ids(&started), [1, 2, 3]);
 }

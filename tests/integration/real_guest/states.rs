@@ -26,8 +26,8 @@ async fn a_machine_that_is_paused_grows() {
     assert_eq!(machine.set(2).await, Ok(Outcome::added([1])));
     qemu.execute("system_reset", json!({})).await;
     qemu.execute("cont", json!({})).await;
-    machine.wait_for("State", "running").await;
-    let told = world.signals.since(mark).await;
+    let runs = |told: &[Signal]| changes_of(told, "State").last() == Some(&"running".into());
+    let told = world.signals.wait("the end of the pause", mark, runs).await;
     let states = changes_of(&told, "State");
     // A state that was too short for a refresh may be missing.
     assert_eq!(states.first(), Some(&"paused".into()), "{states:?}");
