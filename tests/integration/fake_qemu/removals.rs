@@ -128,11 +128,18 @@ async fn a_reset_that_completes_a_removal_is_its_cause() {
     assert_eq!(machine.set_async(1).await, Ok(Outcome::pending([1])));
 
     let mark = world.signals.mark().await;
-    peer.model().unplug(1);
-    peer.send(&event(
-        "RESET",
-        json!({"guest": true, "reason": "guest-reset"}),
-    ));
+    let reset = event("RESET", json!({"guest": true, "reason": "guest-reset"}));
+    // A refresh can be under way. QEMU reports the reset before it replies without the vCPU.
+    let mut report = Some(reset.clone());
+    peer.script(move |model, call| {
+        if call.command != "query-hotpluggable-cpus" {
+            return None;
+        }
+        let report = report.take()?;
+        model.unplug(1);
+        Some([vec![report], model.answer(call)].concat())
+    });
+    peer.send(&reset);
     let is_there = |told: &[Signal]| !removed(told).is_empty();
     let told = world.signals.wait("the signal", mark, is_there).await;
     assert_eq!(machine.vcpus().await.unwrap(), 1);

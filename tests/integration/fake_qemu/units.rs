@@ -96,12 +96,18 @@ impl Storm {
 
     /// Waits until a machine has `reason` in `PlacementErrors`.
     async fn has_error(&self, reason: &str) {
+        // A call that systemd does not answer ends at its time limit.
+        let reasons = match reason {
+            WAITS => vec![WAITS, LATE],
+            other => vec![other],
+        };
         let is_there = |machine: &Properties| {
             let Variant::Array(errors) = &*machine["PlacementErrors"] else {
                 panic!("{machine:?}");
             };
             let mut errors = errors.iter();
-            errors.any(|error| matches!(error, Variant::Str(text) if text.contains(reason)))
+            let is_one = |text: &str| reasons.iter().any(|reason| text.contains(reason));
+            errors.any(|error| matches!(error, Variant::Str(text) if is_one(text)))
         };
         self.until(reason, |machines| machines.values().any(is_there))
             .await;

@@ -110,10 +110,17 @@ async fn a_thousand_cpus_are_one_look() {
     assert_eq!(machine.max_vcpus().await.unwrap(), 1024);
     assert_eq!(machine.rows().await.len(), 1024);
     let mark = world.signals.mark().await;
-    let queries = peer.count("query-cpus-fast");
+    let before = peer.all_calls();
     let hundred: Vec<u32> = (1..100).collect();
     assert_eq!(machine.set(100).await, Ok(Outcome::added(hundred.clone())));
-    assert_eq!(peer.count("query-cpus-fast"), queries + 1);
+    let commands = peer.commands_from(before);
+    let start = commands.iter().position(|command| command == "device_add");
+    let commands = &commands[start.expect("it is asked")..];
+    let (additions, looks) = commands.split_at(hundred.len());
+    assert!(additions.iter().all(|command| command == "device_add"));
+    // Later, the service looks whether the guest has started the vCPUs.
+    assert!(looks.starts_with(&["query-cpus-fast", "query-status"].map(str::to_owned)));
+    assert_eq!(peer.count("device_add"), hundred.len());
     let told = world.signals.since(mark).await;
     assert_eq!(ids(&added(&told)), hundred);
     assert_eq!(changes_of(&told, "Vcpus"), [100]);
