@@ -187,7 +187,7 @@ async fn so_many_calls_and_no_more_may_be_under_way() {
         refused += 1;
     }
     // Reading is not limited.
-    assert_eq!(machine.pending().await, [2]);
+    machine.wait_for("PendingRemovals", vec![2u32]).await;
     let path = peer.model().unplug(2);
     peer.send(&deleted(&path));
     while let Some(answer) = calls.join_next().await {
