@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::time::interval;
+use tokio::net::TcpStream;
+use tokio::time::{interval, timeout};
 
 use crate::harness::*;
 
 /// The number of connections that the exporter serves at a time.
 const MAX_CONNECTIONS: usize = 32;
+/// The time that a client has for its request.
+const IDLE_LIMIT: Duration = Duration::from_secs(2);
 
 const RULES: &str = "doc/monitoring/vcpud.rules.yml";
 const DASHBOARD: &str = "doc/monitoring/vcpud.dashboard.json";
@@ -130,7 +133,8 @@ async fn prometheus_scrapes_a_machine_and_knows_the_alerts() {
         .map(|series| series["metric"]["vcpu"].as_str())
         .collect();
     assert_eq!(vcpus, [Some("0"), Some("1"), Some("2")].into());
-    assert_eq!(prometheus.query("up").await[0]["value"][1], "1");
+    // A scrape on a busy machine can fail.
+    assert_eq!(prometheus.query("up%3D%3D1").await.len(), 1);
     // Prometheus takes the types from the page.
     let types = prometheus.api("metadata?metric=vcpud_removals").await;
     assert_eq!(types["vcpud_removals"][0]["type"], "counter", "{types}");
@@ -274,6 +278,27 @@ async fn only_two_pages_can_be_read() {
     }
 }
 
+/// Uses all connections of the exporter, and returns more clients than it has room for.
+async fn fill(socket: &ExporterSocket) -> Vec<TcpStream> {
+    loop {
+        let mut idle = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 8 {
+            idle.push(socket.connect().await);
+        }
+        // The exporter closes each after 2 s. On a busy machine the first can be closed before the last is accepted.
+        let mut most = 0;
+        let is_full = || {
+            most = most.max(socket.accepted());
+            most >= MAX_CONNECTIONS
+        };
+        let full = timeout(IDLE_LIMIT, until("all connections to be in use", is_full)).await;
+        assert!(most <= MAX_CONNECTIONS, "{most}");
+        if full.is_ok() {
+            return idle;
+        }
+    }
+}
+
 /// dbus-daemon, vcpud-exporter, clients that are slow, many, or send too much.
 #[tokio::test]
 async fn no_client_has_more_than_its_share() {
@@ -303,13 +328,7 @@ async fn no_client_has_more_than_its_share() {
         .await
         .unwrap();
     socket.metrics().await;
-    let mut idle = Vec::new();
-    for _ in 0..MAX_CONNECTIONS + 8 {
-        idle.push(socket.connect().await);
-    }
-    let is_full = || socket.accepted() >= MAX_CONNECTIONS;
-    until("all connections to be in use", is_full).await;
-    assert_eq!(socket.accepted(), MAX_CONNECTIONS);
+    let idle = within("all connections to be in use", fill(&socket)).await;
     socket.metrics().await;
     assert_eq!(read_to_end(&mut slow).await, "");
     for mut client in idle {
