@@ -9,8 +9,8 @@ use zbus::Variant;
 
 use crate::harness::*;
 
-/// The time between two samples, in microseconds.
-const INTERVAL: u64 = 5_000_000;
+/// The time between two samples, in microseconds. An emulated CPU can be paused for more than a second.
+const INTERVAL: u64 = 20_000_000;
 
 /// The counters of the first vCPU, with the time of the sample, in microseconds.
 struct Counters {
@@ -80,8 +80,9 @@ async fn busy_guests_on_one_host_cpu_wait_for_each_other() {
     ];
     for (machine, first) in machines.iter().zip(&first) {
         let [ran, waited, throttled] = first.later(machine).await.shares_since(first);
-        assert!(waited > 0.4, "ran {ran}, waited {waited}");
-        assert!(ran > 0.3, "ran {ran}, waited {waited}");
+        assert!(ran + waited > 0.9, "ran {ran}, waited {waited}");
+        // A pause of the host CPU is part of the time of the vCPU that ran.
+        assert!(ran.min(waited) > 0.2, "ran {ran}, waited {waited}");
         assert!(throttled < 0.01, "throttled {throttled}");
     }
     let (_, vcpus) = machines[0].statistics(&[]).await.unwrap();

@@ -74,11 +74,19 @@ impl Groups {
 
     /// Returns the number of a key in a file of keys and numbers.
     pub(crate) fn number(&self, file: &str, key: &str) -> u64 {
+        let [number] = self.numbers(file, [key]);
+        number
+    }
+
+    /// Returns the numbers of some keys in a file of keys and numbers, from one read.
+    pub(crate) fn numbers<const N: usize>(&self, file: &str, keys: [&str; N]) -> [u64; N] {
         let text = self.read(file);
-        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-        let found = lines.find(|(name, _)| *name == key);
-        let (_, number) = found.unwrap_or_else(|| panic!("no {key} in {file}: {text}"));
-        number.parse().expect("a number")
+        keys.map(|key| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+            let found = lines.find(|(name, _)| *name == key);
+            let (_, number) = found.unwrap_or_else(|| panic!("no {key} in {file}: {text}"));
+            number.parse().expect("a number")
+        })
     }
 
     /// Returns the groups directly below `group`.

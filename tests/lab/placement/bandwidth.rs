@@ -4,8 +4,8 @@ use super::*;
 
 const PERIOD: u64 = 50_000;
 const QUOTA: u64 = PERIOD / 5;
-/// The number of periods that are measured.
-const PERIODS: u64 = 50;
+/// The number of periods that are measured: ten seconds, so that a short pause of an emulated CPU makes no difference.
+const PERIODS: u64 = 200;
 
 #[tokio::test]
 async fn a_busy_guest_uses_its_quota_and_no_more() {
@@ -19,16 +19,12 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
 
     for vcpu in [0, 1] {
         let file = format!("vcpud/vcpu{vcpu}/cpu.stat");
-        let periods = || groups.number(&file, "nr_periods");
-        let used = || groups.number(&file, "usage_usec");
+        // From one read, because the test can be paused between two reads.
+        let sample = || groups.numbers(&file, ["nr_periods", "usage_usec"]);
         // From the start of one period to the start of another.
-        let first = next(periods).await;
-        let before = used();
-        until(format!("{PERIODS} periods of {file}"), true, || {
-            periods() >= first + PERIODS
-        })
-        .await;
-        let (after, last) = (used(), periods());
+        let [now, _] = sample();
+        let [first, before] = reaches(now + 1, sample).await;
+        let [last, after] = reaches(first + PERIODS, sample).await;
         let share = (after - before) as f64 / ((last - first) * PERIOD) as f64;
         assert!(
             (0.15..=0.25).contains(&share),
@@ -40,6 +36,7 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
     // The limited guest is slow, and releases the vCPU nevertheless.
     let shrunk = machine.set_patiently(1).await;
     assert_eq!(shrunk, Ok(Outcome::removed([1])));
+    guest.has_threads(&[0]).await;
     until(
         "the groups",
         vec!["emulator".to_owned(), "vcpu0".to_owned()],
@@ -53,9 +50,13 @@ async fn a_busy_guest_uses_its_quota_and_no_more() {
     );
 }
 
-/// Waits until a count increases. Returns the count.
-async fn next(count: impl Fn() -> u64) -> u64 {
-    let before = count();
-    until("the next period", true, || count() > before).await;
-    count()
+/// Waits until a sample begins with `count` periods or more. Returns the sample.
+async fn reaches(count: u64, sample: impl Fn() -> [u64; 2]) -> [u64; 2] {
+    let mut last = sample();
+    until(format!("{count} periods"), true, || {
+        last = sample();
+        last[0] >= count
+    })
+    .await;
+    last
 }
