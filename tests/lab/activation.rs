@@ -14,7 +14,8 @@ async fn the_first_call_starts_the_service_through_systemd() {
     let printed = output("busctl", &[&call[..], &["ListMachines"]].concat()).await;
     assert_eq!(printed, "a(sou) 0");
 
-    assert_eq!(host.unit("ActiveState").await, "active");
+    // The service answers before it notifies systemd.
+    host.has("ActiveState", "active").await;
     assert_eq!(host.unit("SubState").await, "running");
     assert_eq!(host.unit("StatusText").await, "No machines.");
     let owner = output("busctl", &["status", "org.vcpud1"]).await;
@@ -107,7 +108,8 @@ async fn systemd_knows_the_state_reloading() {
         problem.contains("vcpud.toml:2: removal-timeout"),
         "{problem}"
     );
-    assert_eq!(host.unit("ActiveState").await, "active");
+    // The service notifies systemd after it has published the mistake.
+    host.has("ActiveState", "active").await;
     std::fs::remove_file(FILE).unwrap();
     manager.reload().await.unwrap();
     assert_eq!(manager.configuration_errors().await.unwrap(), [""; 0]);
@@ -131,13 +133,9 @@ async fn the_log_of_the_service_is_in_the_journal() {
     host.stop_service().await;
     host.manager().await.version().await.unwrap();
 
+    let ready = "ready, watching the directory of QMP sockets";
+    assert_eq!(host.logs(ready).await, 1);
     let invocation = format!("_SYSTEMD_INVOCATION_ID={}", host.unit("InvocationID").await);
-    output("journalctl", &["--sync"]).await;
-    let said = output("journalctl", &["--output", "cat", &invocation]).await;
-    assert!(
-        said.contains("ready, watching the directory of QMP sockets"),
-        "{said}"
-    );
     // No warning and no error.
     let trouble = ["--priority", "warning", "--quiet", "--output", "cat"];
     let trouble = output("journalctl", &[&trouble[..], &[&invocation]].concat()).await;

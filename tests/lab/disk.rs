@@ -102,7 +102,7 @@ async fn a_full_disk_refuses_requests_and_loses_no_events() {
 
     disk.free();
     until("the persisted vCPUs", 3, || written("web")).await;
-    assert_eq!(host.said(WRITTEN).await, 1);
+    assert_eq!(host.logs(WRITTEN).await, 1);
     assert_eq!(machine.set(4).await, Ok(Outcome::added([2])));
     let mark = host.signals.mark().await;
     assert!(host.kill_service().await);

@@ -149,6 +149,19 @@ impl Host {
         said.matches(text).count()
     }
 
+    /// Waits until the log since the last start of the service has `text`. Returns the number of these entries.
+    pub(crate) async fn logs(&self, text: &str) -> usize {
+        let logged = async {
+            loop {
+                match self.said(text).await {
+                    0 => {}
+                    count => return count,
+                }
+            }
+        };
+        within(format!("{text:?} in the log"), logged).await
+    }
+
     /// Adds lines to the unit of the service, which must be started again.
     pub(crate) async fn drop_in(&self, lines: &str) -> DropIn {
         let directory = PathBuf::from("/run/systemd/system/vcpud.service.d");
