@@ -64,6 +64,8 @@ async fn an_unprivileged_users_attempts_all_fail() {
         machine.unit().await.unwrap(),
         machine.control_group().await.unwrap(),
     );
+    // The reply follows all signals of earlier changes.
+    assert_eq!(machine.set(1).await, Ok(Outcome::default()));
     let mark = host.signals.mark().await;
     for attempt in ATTEMPTS {
         let failure = User::ALICE.run(&format!("{variables}{attempt}")).await;

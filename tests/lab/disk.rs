@@ -86,6 +86,8 @@ async fn a_full_disk_refuses_requests_and_loses_no_events() {
     let mark = host.signals.mark().await;
     guest.monitor.plug(5, "mine").await;
     machine.wait_for("Vcpus", 3u32).await;
+    let is_told = |all: &[Signal]| !added(all).is_empty();
+    host.signals.wait("VcpuAdded", mark, is_told).await;
     let told = added(&host.signals.since(mark).await);
     assert_eq!(told, [Vcpu::by_cause("web", 5, "mine", "external")]);
     assert_eq!(host.said(BEHIND).await, 1);

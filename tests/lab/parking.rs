@@ -40,6 +40,8 @@ async fn vcpus_can_be_added_in_any_order_and_by_any_client() {
     guest.monitor.plug(5, "mine").await;
     guest.online("0,5").await;
     machine.wait_for("Vcpus", 2u32).await;
+    let is_told = |all: &[Signal]| !added(all).is_empty();
+    host.signals.wait("VcpuAdded", mark, is_told).await;
     let told = host.signals.since(mark).await;
     assert_eq!(added(&told), [Vcpu::by_cause("web", 5, "mine", "external")]);
     assert_eq!(guest.vcpu_threads(), [0, 5]);

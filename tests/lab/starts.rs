@@ -37,6 +37,8 @@ async fn a_guest_that_leaves_new_vcpus_offline_does_not_start_them() {
     // Linux starts all present vCPUs at its boot.
     guest.monitor.execute("system_reset", json!({})).await;
     machine.wait_for("StartedVcpus", 4u32).await;
+    // The signals follow the new value of the property.
+    host.signals.started(3).await;
     assert_eq!(ids(&host.signals.all_started().await), [1, 2, 3]);
 }
 
