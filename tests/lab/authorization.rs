@@ -107,7 +107,7 @@ async fn a_polkit_that_hangs_delays_only_callers_that_need_it() {
     let seen = machine.clone();
     let asking = tokio::spawn(async move { User::ALICE.set(&seen, 8).await });
     // One after the other: root never waits for polkit.
-    for count in 2..=6 {
+    for count in 2..=3 {
         let set = machine.set(count).await;
         assert_eq!(set, Ok(Outcome::added([count - 1])));
         assert_eq!(machine.vcpus().await, Ok(count));
@@ -118,7 +118,7 @@ async fn a_polkit_that_hangs_delays_only_callers_that_need_it() {
         ACCESS_DENIED,
         &["org.vcpud1.set-vcpus", "polkit did not answer", "10 s"],
     );
-    assert_eq!(guest.vcpu_threads(), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(guest.vcpu_threads(), [0, 1, 2]);
 
     drop(hung);
     let failure = User::ALICE.set(&machine, 7).await.unwrap_err();
