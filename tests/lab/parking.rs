@@ -14,7 +14,7 @@ async fn a_vcpu_that_is_added_again_has_the_parked_descriptor() {
     assert_eq!(before.len(), 3);
 
     machine.set_patiently(1).await.unwrap();
-    assert_eq!(guest.vcpu_threads(), [0]);
+    guest.has_threads(&[0]).await;
     assert_eq!(guest.vcpu_descriptors(), before);
 
     // Not in the order of the removal: the last one first.

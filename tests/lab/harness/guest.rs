@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::place::Place;
 use super::process::Process;
 use super::qmp::Monitor;
-use super::wait::within;
+use super::wait::{LIMIT, has_exited, until, within};
 
 /// The maximum number of vCPUs of a guest. An emulated host cannot run many more.
 const MAX_VCPUS: u32 = 8;
@@ -30,7 +30,7 @@ const LOST: i32 = 254;
 /// The file to which QEMU writes a trace of its commands.
 const TRACE: &str = "trace";
 
-/// A running QEMU, which is the machine with this name. It is killed when this is dropped.
+/// A running QEMU, which is the machine with this name. It is killed when this is dropped, and has exited then.
 pub(crate) struct Guest {
     /// The process that started QEMU, or QEMU itself.
     process: Process,
@@ -276,6 +276,15 @@ impl Guest {
         numbers
     }
 
+    /// Waits until these vCPUs have a thread, and no others. A thread that has ended is in procfs until the kernel
+    /// releases it.
+    #[track_caller]
+    pub(crate) fn has_threads(&self, vcpus: &[u32]) -> impl Future<Output = ()> {
+        until("the vCPUs with a thread", vcpus.to_vec(), || {
+            self.vcpu_threads()
+        })
+    }
+
     /// Returns the KVM descriptors of vCPUs, with the numbers of the vCPUs, in order.
     pub(crate) fn vcpu_descriptors(&self) -> Vec<(u32, u32)> {
         let names = self.names_in("fd", |fd| {
@@ -339,6 +348,8 @@ impl Drop for Guest {
             self.end_tests_if_stalled();
         }
         self.end();
+        // The next test may use the name, and must not find this QEMU.
+        has_exited(self.pid, LIMIT);
         // A QEMU that is killed does not remove its sockets.
         let _ = fs::remove_file(&self.socket);
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +19,7 @@ use zbus::{Connection, MatchRule, MessageStream};
 use super::guest::Guest;
 use super::machine::Machine;
 use super::signals::Signals;
-use super::wait::within;
+use super::wait::{has_exited, within};
 
 /// The connection of a test to the system bus, which records the signals of vcpud.
 pub(crate) struct Host {
@@ -204,14 +205,16 @@ impl Drop for DropIn {
     }
 }
 
-/// Returns whether a machine is connected, and its placement is decided: its threads are in its unit, or the reason
-/// why not is known. An error means that the machine is gone.
+/// Returns whether a machine is connected to a QEMU that runs, and its placement is decided: its threads are in its
+/// unit, or the reason why not is known. An error means that the machine is gone.
 async fn is_served(machine: &Machine) -> zbus::Result<bool> {
     const UNDECIDED: [&str; 2] = ["has not answered yet", "being moved"];
     let state = machine.state().await?;
     let errors = machine.placement_errors().await?;
     let is_undecided = |error: &String| UNDECIDED.iter().any(|text| error.contains(text));
-    Ok(state != "disconnected" && !errors.iter().any(is_undecided))
+    // The service sees later that the QEMU of an earlier test has exited.
+    let runs = !has_exited(machine.leader().await?, Duration::ZERO);
+    Ok(runs && state != "disconnected" && !errors.iter().any(is_undecided))
 }
 
 /// Returns the output of a program, which must succeed.

@@ -4,11 +4,13 @@ use std::fmt::Debug;
 use std::panic::Location;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::time::{Instant, interval, timeout};
 
 /// The time limit. It is much longer than any successful step, also in a host with emulated CPUs on a busy
 /// machine.
-const LIMIT: Duration = Duration::from_secs(90);
+pub(super) const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits for `future`. Panics with `what` after the time limit.
 #[track_caller]
@@ -52,4 +54,15 @@ pub(crate) fn until<T: PartialEq + Debug>(
             looks.tick().await;
         }
     }
+}
+
+/// Returns whether the process `pid` has exited with all its threads, after at most `limit`. Blocks until then.
+pub(super) fn has_exited(pid: u32, limit: Duration) -> bool {
+    let pid = Pid::from_raw(pid as i32);
+    let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+        return true;
+    };
+    let limit = Timespec::try_from(limit).expect("it is short");
+    let mut polled = [PollFd::new(&process, PollFlags::IN)];
+    poll(&mut polled, Some(&limit)).is_ok_and(|ready| ready > 0)
 }

@@ -44,6 +44,9 @@ async fn a_killed_service_ends_what_it_began() {
         machine.set_patiently(2).await,
         Ok(Outcome::removed([2, 3, 4]))
     );
+    guest.has_threads(&[0, 1]).await;
+    let kept = ["emulator", "vcpu0", "vcpu1"].map(str::to_owned).to_vec();
+    until("the groups", kept, || groups.below("vcpud")).await;
     assert_eq!(machine.set(4).await, Ok(Outcome::added([2, 3])));
     assert_placed(&groups, &guest);
     assert_eq!(

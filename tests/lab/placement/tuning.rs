@@ -44,6 +44,7 @@ async fn pins_are_kept_when_vcpus_are_removed_and_added_again() {
 
     // The groups are removed with the vCPUs.
     machine.set_patiently(1).await.unwrap();
+    guest.has_threads(&[0]).await;
     until("the groups", vec!["emulator", "vcpu0"], || {
         let below = groups.below("vcpud");
         ["emulator", "vcpu0", "vcpu1", "vcpu2", "vcpu3"]

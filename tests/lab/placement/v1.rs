@@ -187,6 +187,7 @@ async fn a_scope_of_its_own_has_groups_in_each_hierarchy_and_ends_with_its_qemu(
 
     let shrunk = machine.set_patiently(1).await;
     assert_eq!(shrunk, Ok(Outcome::removed([1, 2])));
+    guest.has_threads(&[0]).await;
     for hierarchy in ["cpu", "cpuset"] {
         let one = ["vcpud", "vcpud/emulator", "vcpud/vcpu0"].map(str::to_owned);
         until("the groups", one.to_vec(), || groups.below(hierarchy)).await;
