@@ -103,8 +103,12 @@ async fn properties_set_with_systemd_do_not_change_the_groups_of_vcpus() {
         &[&set[..], &["CPUWeight=50", "CPUQuota=150%"]].concat(),
     )
     .await;
-    assert_eq!(groups.read("cpu.weight"), "50");
-    assert_eq!(groups.read("cpu.max"), "150000 100000");
+    // systemd writes them after its reply.
+    let written = ["50", "150000 100000"].map(str::to_owned);
+    until("the properties", written, || {
+        ["cpu.weight", "cpu.max"].map(|file| groups.read(file))
+    })
+    .await;
     as_wanted().await;
     output("systemctl", &["daemon-reload"]).await;
     assert_eq!(groups.read("cpu.max"), "150000 100000");

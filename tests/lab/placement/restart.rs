@@ -30,10 +30,12 @@ async fn a_killed_service_ends_what_it_began() {
         groups.misplaced(&guest)
     })
     .await;
+    // The vCPUs get their settings one after the other, and a vCPU gets its limit after its host CPUs.
+    let limits = vec!["40000 50000".to_owned(); 5];
+    until("all limits", limits, || of_all(&groups, &guest, "cpu.max")).await;
     assert_placed(&groups, &guest);
     let pinned = ["0-1", "0-1", "2", "0-1", "0-1"];
     assert_eq!(affinities(&machine, &groups, &guest).await, pinned);
-    assert_eq!(of_all(&groups, &guest, "cpu.max"), ["40000 50000"; 5]);
     assert_eq!(scheduling_of(guest.thread(3)).await, "SCHED_RR 7");
     assert_eq!(machine.bandwidth_quota_usec().await, Ok(40_000));
 
