@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vcpud::names::error_name;
+use zbus::Variant;
 
 use crate::harness::*;
 
@@ -48,6 +49,7 @@ async fn firmware_starts_vcpus_when_it_begins_only() {
     let mut guest = Guest::firmware("web").await;
     let machine = host.machine("web").await;
     machine.wait_for("StartedVcpus", 1u32).await;
+    halts(&machine).await;
     does_not_start(&machine).await;
     guest.monitor.execute("system_reset", json!({})).await;
     machine.wait_for("StartedVcpus", 4u32).await;
@@ -60,6 +62,21 @@ async fn a_guest_that_panicked_starts_nothing() {
     let machine = host.machine("web").await;
     does_not_start(&machine).await;
     assert_eq!(host.signals.all_started().await, []);
+}
+
+/// Waits until the firmware has halted the first vCPU, for the first time after it has started all vCPUs.
+async fn halts(machine: &Machine) {
+    let kvm = [("kvm", Variant::Bool(true))];
+    let halted = async {
+        loop {
+            let (_, vcpus) = machine.statistics(&kvm).await.unwrap();
+            let exits = vcpus[0].get("halt-exits").and_then(Value::as_u64);
+            if exits > Some(0) {
+                return;
+            }
+        }
+    };
+    within("the firmware to halt", halted).await;
 }
 
 /// Adds three vCPUs that the guest does not start.
