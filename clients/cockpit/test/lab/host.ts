@@ -47,7 +47,8 @@ export class Host {
 
     /** Waits until Linux has booted in a guest. */
     async booted(name: string): Promise<void> {
-        const journal = `journalctl --follow --quiet --output=cat --unit=guest-${name}`;
+        // Without --no-tail, journalctl begins with the last ten lines.
+        const journal = `journalctl --follow --no-tail --quiet --output=cat --unit=guest-${name}`;
         const console = new Process(`the console of ${name}`, shell, [journal]);
         try {
             await console.line(/^ONLINE 0$/);
