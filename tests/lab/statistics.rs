@@ -10,7 +10,7 @@ use zbus::Variant;
 use crate::harness::*;
 
 /// The time between two samples, in microseconds. An emulated CPU can be paused for more than a second.
-const INTERVAL: u64 = 20_000_000;
+const INTERVAL: u64 = 10_000_000;
 
 /// The counters of the first vCPU, with the time of the sample, in microseconds.
 struct Counters {
