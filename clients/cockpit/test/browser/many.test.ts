@@ -68,7 +68,7 @@ test('reads only while the page is visible', async () => {
         await world.setVcpus('vm142', count);
         await present.filter({ hasText: String(count) }).waitFor({ state: 'attached' });
     };
-    // What was read before this change has arrived. Later changes show that time has passed without a read.
+    // The monitor has printed earlier reads then. Later changes show that time has passed without a read.
     await set(2);
     await monitor.line(/member=SetVcpus$/);
     const from = monitor.lines.length;
