@@ -189,7 +189,7 @@ async fn each_metric_of_the_alerts_and_the_dashboard_exists_and_vanishes_with_th
     let mark = world.signals.mark().await;
     drop(peer);
     fs::remove_file(world.socket("web")).unwrap();
-    world.removal_of("web", mark).await;
+    world.signals.removal_of("web", mark).await;
     let page = socket.metrics().await;
     assert!(page.lines().all(|line| line.starts_with('#')), "{page}");
     assert!(page.ends_with("# EOF\n"), "{page}");

@@ -105,17 +105,12 @@ async fn sockets_are_found_after_a_file_system_was_mounted_on_their_directory() 
     assert_eq!(world.names().await, ["hidden", "web"]);
 
     // The service announces the machines that it found at its start after it owns its name.
-    let added = Signal::MachineAdded("web".to_owned());
-    let is_added = |told: &[Signal]| told.contains(&added);
-    world.signals.wait("the first machine", 0, is_added).await;
+    world.signals.addition_of("web", 0).await;
     let mark = world.signals.mark().await;
     let mounted = Mounted::new(directory);
     let web = world.peer("web", Model::x86(2, 4));
     // The socket of the same name is another one.
-    world
-        .signals
-        .wait("the other machine", mark, is_added)
-        .await;
+    world.signals.addition_of("web", mark).await;
     let machine = world.machine("web").await;
     assert_eq!(machine.set(3).await, Ok(Outcome::added([2])));
     assert_eq!(world.names().await, ["web"]);

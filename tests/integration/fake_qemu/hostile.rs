@@ -61,10 +61,7 @@ async fn who_breaks_the_protocol_is_disconnected_and_others_never_notice() {
             .await
             .wait_for("State", "running")
             .await;
-        // A call can find the machine before the signal.
-        let added = Signal::MachineAdded(name.clone());
-        let is_added = |told: &[Signal]| told.contains(&added);
-        world.signals.wait("MachineAdded", 0, is_added).await;
+        world.signals.addition_of(&name, 0).await;
         let mark = world.signals.mark().await;
         peer.send_raw(bytes);
         peer.had_clients(2).await;

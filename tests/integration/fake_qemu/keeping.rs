@@ -164,7 +164,7 @@ async fn a_machine_that_was_registered_with_a_connection_goes_on() {
     // The service cannot connect to it again.
     let mark = world.signals.mark().await;
     peer.hang_up();
-    world.removal_of("own", mark).await;
+    world.signals.removal_of("own", mark).await;
     systemd.keeps(&[]).await;
 }
 
@@ -187,7 +187,7 @@ async fn a_service_with_nothing_to_do_ends_and_not_before() {
     let mark = world.signals.mark().await;
     drop(peer);
     std::fs::remove_file(world.socket("web")).unwrap();
-    world.removal_of("web", mark).await;
+    world.signals.removal_of("web", mark).await;
     let service = world.service.as_mut().expect("it runs");
     assert!(service.wait().await.success());
     systemd.is_told("STOPPING=1").await;

@@ -123,7 +123,7 @@ async fn what_was_known_of_another_qemu_is_forgotten() {
     assert_eq!(machine.present().await, [0, 1, 2]);
     assert!(!records.join("gone.json").exists());
     std::fs::remove_file(socket).unwrap();
-    world.removal_of("web", mark).await;
+    world.signals.removal_of("web", mark).await;
     assert_eq!(removed(&world.signals.since(mark).await), []);
     assert!(!records.join("web.json").exists());
 }

@@ -34,7 +34,7 @@ async fn live(world: &World, name: &str) {
     machine.set_patiently(1).await.unwrap();
     drop(peer);
     fs::remove_file(world.socket(name)).unwrap();
-    world.removal_of(name, mark).await;
+    world.signals.removal_of(name, mark).await;
 }
 
 /// Scripted QEMUs, dbus-daemon.

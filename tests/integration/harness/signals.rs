@@ -157,7 +157,7 @@ impl Signals {
     #[track_caller]
     pub(crate) fn wait(
         &self,
-        what: &str,
+        what: impl Into<String>,
         mark: usize,
         is_there: impl Fn(&[Signal]) -> bool,
     ) -> impl Future<Output = Vec<Signal>> {
@@ -166,6 +166,24 @@ impl Signals {
             let found = record.wait_for(|record| is_there(&record[mark..]));
             found.await.expect("the recorder runs")[mark..].to_vec()
         })
+    }
+
+    /// Waits for the signal that the machine `name` was added. A call can find the machine before.
+    #[track_caller]
+    pub(crate) fn addition_of(&self, name: &str, mark: usize) -> impl Future<Output = Vec<Signal>> {
+        self.wait_for(Signal::MachineAdded(name.to_owned()), mark)
+    }
+
+    /// Waits for the signal that the machine `name` was removed.
+    #[track_caller]
+    pub(crate) fn removal_of(&self, name: &str, mark: usize) -> impl Future<Output = Vec<Signal>> {
+        self.wait_for(Signal::MachineRemoved(name.to_owned()), mark)
+    }
+
+    #[track_caller]
+    fn wait_for(&self, signal: Signal, mark: usize) -> impl Future<Output = Vec<Signal>> {
+        let what = format!("{signal:?}");
+        self.wait(what, mark, move |told| told.contains(&signal))
     }
 
     /// Forgets what came so far for [`Signals::next`].

@@ -24,7 +24,7 @@ use super::polkit::Polkit;
 use super::process::{Process, command, command_of_nobody};
 use super::program::copy_program;
 use super::service::Service;
-use super::signals::{Signal, Signals};
+use super::signals::Signals;
 use super::systemd::Systemd;
 use super::wait::within;
 
@@ -309,15 +309,6 @@ impl World {
         let process = Process::spawn("socat", &mut command);
         let stream = UnixStream::from_std(ours).expect("it is a socket");
         (process, Peer::on(stream, model))
-    }
-
-    /// Waits for the signal that the machine `name` was removed.
-    #[track_caller]
-    pub(crate) fn removal_of(&self, name: &str, mark: usize) -> impl Future<Output = Vec<Signal>> {
-        let gone = Signal::MachineRemoved(name.to_owned());
-        self.signals.wait("MachineRemoved", mark, move |signals| {
-            signals.contains(&gone)
-        })
     }
 
     /// Calls a method as the user nobody, by busctl, which gives what it prints.

@@ -36,11 +36,7 @@ async fn a_qemu_that_is_killed_in_the_middle_of_a_removal_is_gone_and_can_come_b
         ..Boot::default()
     };
     let qemu = Qemu::start(&world, "web", &boot).await;
-    let added = Signal::MachineAdded("web".to_owned());
-    let told = world
-        .signals
-        .wait("MachineAdded", mark, |told| told.contains(&added));
-    told.await;
+    world.signals.addition_of("web", mark).await;
     assert_eq!(machine.leader().await.unwrap(), qemu.pid());
     assert_eq!(machine.vcpus().await.unwrap(), 1);
     assert_eq!(machine.pending().await, [] as [u32; 0]);
@@ -68,7 +64,7 @@ async fn a_machine_whose_socket_goes_away_is_gone_and_its_qemu_runs_on() {
 
 /// Waits for the signal, and checks that no object is left.
 async fn is_gone(world: &World, machine: &Machine, mark: usize) {
-    let told = world.removal_of("web", mark).await;
+    let told = world.signals.removal_of("web", mark).await;
     let object = Signal::InterfacesRemoved(machine.path().to_owned());
     assert!(told.contains(&object), "{told:?}");
     let failure = Failure::of(machine.vcpus().await.unwrap_err());
@@ -102,7 +98,7 @@ async fn a_qemu_is_one_machine() {
     // When the first name ends, the other is free.
     let mark = world.signals.mark().await;
     std::fs::remove_file(world.socket("web")).unwrap();
-    world.removal_of("web", mark).await;
+    world.signals.removal_of("web", mark).await;
     let alias = world.machine("alias").await;
     assert_eq!(alias.present().await, [0, 1]);
     world.lists_errors(&[]).await;

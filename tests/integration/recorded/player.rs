@@ -75,9 +75,7 @@ impl Player {
         world.serve().await;
         let machine = world.machine(NAME).await;
         // A call can find the machine before the service announces what it found at its start.
-        let announced = Signal::MachineAdded(NAME.to_owned());
-        let is_there = |signals: &[Signal]| signals.contains(&announced);
-        drop(world.signals.wait("MachineAdded", 0, is_there).await);
+        world.signals.addition_of(NAME, 0).await;
         let mark = world.signals.mark().await;
         let mut player = Self {
             world,

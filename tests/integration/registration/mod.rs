@@ -144,7 +144,7 @@ async fn a_machine_is_registered_by_its_connection_and_goes_with_it() {
         assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
         let mark = world.signals.mark().await;
         peer.hang_up();
-        let told = world.removal_of("web", mark).await;
+        let told = world.signals.removal_of("web", mark).await;
         assert_eq!(of_machines(told), went("web", &path));
     }
 }
@@ -262,7 +262,7 @@ async fn a_connection_that_was_passed_outlives_the_service() {
     assert_eq!(machine.set(3).await, Ok(Outcome::added([1, 2])));
     let mark = world.signals.mark().await;
     peer.hang_up();
-    world.removal_of("web", mark).await;
+    world.signals.removal_of("web", mark).await;
     systemd.keeps(&[]).await;
     assert_eq!(world.names().await, [] as [&str; 0]);
 }
@@ -284,7 +284,7 @@ async fn registrations_by_the_hundred_leave_nothing() {
         let registered = register_fd_of(&manager, &name, theirs, leader);
         registered.await.unwrap();
         peer.hang_up();
-        let told = world.removal_of(&name, mark).await;
+        let told = world.signals.removal_of(&name, mark).await;
         let own = |signal: &&Signal| {
             let added = Signal::MachineAdded(name.clone());
             let removed = Signal::MachineRemoved(name.clone());

@@ -32,7 +32,7 @@ async fn the_leader_may_be_another_than_who_serves_qmp() {
     );
     let mark = world.signals.mark().await;
     qemu.kill().await;
-    world.removal_of("web", mark).await;
+    world.signals.removal_of("web", mark).await;
     assert_eq!(world.names().await, [] as [&str; 0]);
 }
 
@@ -85,7 +85,7 @@ async fn the_name_of_a_machine_is_free_when_its_end_is_reported() {
         peer.hang_up();
         machine.wait_for("State", "disconnected").await;
         process.kill().await;
-        world.removal_of("web", mark).await;
+        world.signals.removal_of("web", mark).await;
     }
     let _peer = Peer::start(&socket, Model::x86(1, 4));
     register(&manager, "web", &address, &[]).await.unwrap();

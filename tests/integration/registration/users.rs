@@ -117,7 +117,7 @@ async fn a_user_has_a_limited_number_of_registrations() {
     // One that went does not count.
     let mark = world.signals.mark().await;
     peers[7].hang_up();
-    world.removal_of("vm7", mark).await;
+    world.signals.removal_of("vm7", mark).await;
     let (last, leader) = connections.next().expect("there are 66");
     let path = world
         .with_nobody(
