@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Stdio, exit};
-use std::{io, thread};
+use std::process::Stdio;
+use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -15,6 +14,7 @@ use tokio::net::UnixListener;
 use tokio::process::ChildStdout;
 use tokio::sync::watch;
 
+use super::lost::end_tests;
 use super::place::Place;
 use super::process::Process;
 use super::qmp::Monitor;
@@ -25,8 +25,6 @@ const MAX_VCPUS: u32 = 8;
 
 const KIT: &str = "/usr/local/share/guest";
 const SOCKETS: &str = "/run/vcpud/qmp";
-/// The exit status of the tests if they say nothing about vcpud, as that of `tests/lab/sh`.
-const LOST: i32 = 254;
 /// The file to which QEMU writes a trace of its commands.
 const TRACE: &str = "trace";
 
@@ -315,17 +313,15 @@ impl Guest {
         all
     }
 
-    /// Ends the tests if the guest has stalled or crashed, which happens in an emulated host. `tests/lab/check` starts
-    /// them again, at most four times, so that a fault of vcpud which has this effect is found nevertheless.
+    /// Ends the tests if the guest has stalled or crashed, which happens in an emulated host.
     fn end_tests_if_stalled(&self) {
         let console = self.console.borrow();
         if let Some(stall) = stall(&console, self.waits_since) {
             let socket = self.socket.display();
             let console = console.join("\n");
-            // An exit discards what the macros print, because libtest captures it.
-            let text = format!("\n{console}\nthe guest of {socket} has stalled: {stall}\n");
-            let _ = io::stderr().write_all(text.as_bytes());
-            exit(LOST);
+            end_tests(&format!(
+                "{console}\nthe guest of {socket} has stalled: {stall}"
+            ));
         }
     }
 

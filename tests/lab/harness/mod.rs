@@ -20,6 +20,7 @@ mod signals;
 mod groups;
 mod guest;
 mod host;
+mod lost;
 mod place;
 mod qmp;
 mod user;

@@ -8,6 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::time::{Instant, interval, timeout};
 
+use super::lost::end_tests_if_host_hangs;
+
 /// The time limit. It is much longer than any successful step, also in a host with emulated CPUs on a busy
 /// machine.
 pub(super) const LIMIT: Duration = Duration::from_secs(90);
@@ -22,10 +24,13 @@ pub(crate) fn within<F: Future>(
     async move {
         match timeout(LIMIT, future).await {
             Ok(output) => output,
-            Err(_) => panic!(
-                "{caller}: timed out after {} s waiting for {what}",
-                LIMIT.as_secs()
-            ),
+            Err(_) => {
+                end_tests_if_host_hangs(&what);
+                panic!(
+                    "{caller}: timed out after {} s waiting for {what}",
+                    LIMIT.as_secs()
+                )
+            }
         }
     }
 }
@@ -46,11 +51,13 @@ pub(crate) fn until<T: PartialEq + Debug>(
             if found == wanted {
                 return;
             }
-            assert!(
-                Instant::now() < end,
-                "{caller}: timed out after {} s waiting for {what} to be {wanted:?}: {found:?}",
-                LIMIT.as_secs()
-            );
+            if Instant::now() >= end {
+                end_tests_if_host_hangs(&what);
+                panic!(
+                    "{caller}: timed out after {} s waiting for {what} to be {wanted:?}: {found:?}",
+                    LIMIT.as_secs()
+                );
+            }
             looks.tick().await;
         }
     }
