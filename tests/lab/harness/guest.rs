@@ -5,15 +5,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixListener;
-use tokio::process::ChildStdout;
 use tokio::sync::watch;
 
+use super::console::{Console, follow};
 use super::lost::end_tests;
 use super::place::Place;
 use super::process::Process;
@@ -35,7 +35,7 @@ pub(crate) struct Guest {
     pid: u32,
     /// A second QMP monitor, without the service.
     pub(crate) monitor: Monitor,
-    console: watch::Receiver<Vec<String>>,
+    console: watch::Receiver<Console>,
     /// The number of lines of the console when the test began to wait for the CPUs of the guest.
     waits_since: Option<usize>,
     directory: TempDir,
@@ -154,6 +154,7 @@ impl Guest {
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .arg("-qmp")
             .arg(format!("unix:{}", monitor.display()))
+            .args(["-msg", "timestamp=on"])
             .args(["-trace", "handle_qmp_command", "-D"])
             .arg(directory.path().join(TRACE))
             .args(options)
@@ -187,16 +188,37 @@ impl Guest {
 
     /// Returns the `commands` that QEMU received, in order, with their arguments.
     pub(crate) fn asked(&self, commands: &[&str]) -> Vec<(String, Value)> {
-        let trace = fs::read_to_string(self.directory.path().join(TRACE));
-        let trace = trace.expect("QEMU writes it");
-        let asked = trace.lines().filter_map(|line| {
-            let (_, request) = line.split_once(" req: ")?;
-            let request: Value = serde_json::from_str(request).expect("QEMU writes JSON");
+        let asked = self.trace().into_iter().filter_map(|(_, request)| {
             let command = request["execute"].as_str()?.to_owned();
             let is_meant = commands.contains(&command.as_str());
             is_meant.then(|| (command, request["arguments"].clone()))
         });
         asked.collect()
+    }
+
+    /// Returns the time when QEMU was last told to remove a vCPU.
+    fn removed_at(&self) -> Option<SystemTime> {
+        let trace = self.trace();
+        let last = trace
+            .iter()
+            .rfind(|(_, request)| request["execute"] == "device_del");
+        last.map(|(time, _)| *time)
+    }
+
+    /// Returns the commands that QEMU received, in order, with their times.
+    fn trace(&self) -> Vec<(SystemTime, Value)> {
+        let trace = fs::read_to_string(self.directory.path().join(TRACE));
+        let trace = trace.expect("QEMU writes it");
+        let commands = trace.lines().filter_map(|line| {
+            // PID@SECONDS:handle_qmp_command mon ADDRESS req: REQUEST
+            let (start, request) = line.split_once(" req: ")?;
+            let (_, start) = start.split_once('@')?;
+            let (seconds, _) = start.split_once(':')?;
+            let since = Duration::from_secs_f64(seconds.parse().expect("a number"));
+            let request = serde_json::from_str(request).expect("QEMU writes JSON");
+            Some((SystemTime::UNIX_EPOCH + since, request))
+        });
+        commands.collect()
     }
 
     /// Returns the PID of its QEMU.
@@ -242,7 +264,7 @@ impl Guest {
 
     /// Waits until the console of the guest has `text`.
     async fn says(&mut self, text: &str) {
-        let is_there = |lines: &Vec<String>| lines.iter().any(|line| line.contains(text));
+        let is_there = |console: &Console| console.lines.iter().any(|line| line.contains(text));
         let found = self.console.wait_for(is_there);
         let found = within(format!("{text:?} of the guest"), found).await;
         drop(found.expect("QEMU runs"));
@@ -251,9 +273,12 @@ impl Guest {
     /// Waits until the guest uses the CPUs `list`, such as `0-3`, and no others.
     pub(crate) async fn online(&mut self, list: &str) {
         let wanted = format!("ONLINE {list}");
-        self.waits_since = Some(self.console.borrow().len());
-        let is_there = |lines: &Vec<String>| {
-            let last = lines.iter().rfind(|line| line.starts_with("ONLINE"));
+        self.waits_since = Some(self.console.borrow().lines.len());
+        let is_there = |console: &Console| {
+            let last = console
+                .lines
+                .iter()
+                .rfind(|line| line.starts_with("ONLINE"));
             last.is_some_and(|last| *last == wanted)
         };
         let found = self.console.wait_for(is_there);
@@ -316,11 +341,11 @@ impl Guest {
     /// Ends the tests if the guest has stalled or crashed, which happens in an emulated host.
     fn end_tests_if_stalled(&self) {
         let console = self.console.borrow();
-        if let Some(stall) = stall(&console, self.waits_since) {
+        if let Some(stall) = console.stall(self.waits_since, self.removed_at()) {
             let socket = self.socket.display();
-            let console = console.join("\n");
+            let lines = console.lines.join("\n");
             end_tests(&format!(
-                "{console}\nthe guest of {socket} has stalled: {stall}"
+                "{lines}\nthe guest of {socket} has stalled: {stall}"
             ));
         }
     }
@@ -337,7 +362,7 @@ impl Drop for Guest {
     #[expect(clippy::print_stderr, reason = "shows the reason of a failed test")]
     fn drop(&mut self) {
         if thread::panicking() {
-            let console = self.console.borrow().join("\n");
+            let console = self.console.borrow().lines.join("\n");
             let stderr = fs::read_to_string(self.directory.path().join("stderr"));
             let stderr = stderr.unwrap_or_default();
             eprintln!("--- the guest:\n{console}\n--- its QEMU:\n{stderr}---");
@@ -349,30 +374,4 @@ impl Drop for Guest {
         // A QEMU that is killed does not remove its sockets.
         let _ = fs::remove_file(&self.socket);
     }
-}
-
-/// Returns why the guest with this console does not work, if the console shows it. `waits_since` is the number of lines
-/// when a test began to wait for the guest.
-fn stall(console: &[String], waits_since: Option<usize>) -> Option<&str> {
-    let is_stall = |line: &&String| line.contains("detected stalls on CPUs");
-    let starts = console.iter().filter(|line| *line == "GUEST-READY").count();
-    match console.iter().find(is_stall) {
-        Some(line) => Some(line),
-        None if starts > 1 => Some("it has started again"),
-        None if waits_since == Some(console.len()) => Some("it prints nothing"),
-        None => None,
-    }
-}
-
-/// Collects the lines of the console of the guest.
-fn follow(stdout: ChildStdout) -> watch::Receiver<Vec<String>> {
-    let (sender, lines) = watch::channel(Vec::new());
-    tokio::spawn(async move {
-        let mut console = BufReader::new(stdout).split(b'\n');
-        while let Ok(Some(line)) = console.next_segment().await {
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            sender.send_modify(|lines: &mut Vec<String>| lines.push(line));
-        }
-    });
-    lines
 }

@@ -31,7 +31,9 @@ pub(super) fn end_tests_if_host_hangs(step: &str) {
     let programs = ["exec systemctl is-system-running", SHORT_GUEST].map(start);
     for (name, program) in ["systemctl", "a guest without vcpud"].iter().zip(programs) {
         if !has_exited(program.id(), LIMIT) {
-            end_tests(&format!("the host hangs: {name} does not end, as {step}"));
+            end_tests(&format!(
+                "the host hangs: {name} does not end, after a test waited for {step}"
+            ));
         }
     }
 }

@@ -17,6 +17,7 @@ mod process;
 #[path = "../../integration/harness/signals.rs"]
 mod signals;
 
+mod console;
 mod groups;
 mod guest;
 mod host;
