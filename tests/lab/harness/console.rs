@@ -9,7 +9,7 @@ use tokio::sync::watch;
 /// The time in which a guest begins to react to the removal of a vCPU. It is much longer than usual.
 const REACTION: Duration = Duration::from_secs(30);
 
-/// What a guest has printed.
+/// Lines that a guest has printed.
 pub(super) struct Console {
     pub(super) lines: Vec<String>,
     /// The time of the last line.
