@@ -63,7 +63,7 @@ export class Host {
     }
 
     /** Starts Cockpit with a session of a user of the host, and returns its address. */
-    async startCockpit(user: 'root' | 'alice'): Promise<string> {
+    async startCockpit(user: 'root' | 'alice' | 'adam'): Promise<string> {
         const port = await freePort();
         const home = fs.mkdtempSync(path.join(this.directory, `${user}.`));
         // A login, as that of Cockpit, except that it asks for no password. Commands in the host are of root.

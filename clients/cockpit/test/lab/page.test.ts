@@ -5,6 +5,7 @@ import { after, before, test } from 'node:test';
 import type { Browser, Page } from 'playwright-core';
 
 import { open, picture, startBrowser, violations } from '../browser/session';
+import { LIMIT } from '../world/processes';
 import { Host } from './host';
 
 const host = new Host();
@@ -120,4 +121,23 @@ test('says what a user without rights cannot do', async () => {
     assert.equal(await entries().count(), 0);
     await picture(page, 'lab-alice', true);
     await page.context().close();
+});
+
+test('makes a change with the password of an administrator, in the shell of Cockpit', async () => {
+    page = await browser.newPage();
+    page.setDefaultTimeout(LIMIT);
+    await page.goto(`${await host.startCockpit('adam')}/vcpud#/machine/${name}`);
+    const frame = page.frameLocator('iframe[name="cockpit1:localhost/vcpud"]');
+    await frame.getByRole('spinbutton', { name: 'Number of vCPUs' }).fill('4');
+    await frame.getByText('Adds vCPU 3.').waitFor();
+    await frame.getByText('This change needs administrative access').waitFor();
+    await page.getByRole('button', { name: 'Limited access' }).click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Password').fill('lab');
+    await dialog.getByRole('button', { name: 'Authenticate' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    await picture(page, 'lab-adam', true);
+    await frame.getByRole('button', { name: 'Set to 4 vCPUs with administrative access' }).click();
+    await frame.getByText('The machine has 4 vCPUs').waitFor();
+    await page.close();
 });
