@@ -114,7 +114,8 @@ export class AutoscaleLink {
                 else this.update({ kind: 'absent' });
             },
             onSignal: signal => {
-                if (signal.name === 'Decided' && signal.args[0] === this.machine) this.refresh();
+                // A hidden page reads the decision when it is shown.
+                if (signal.name === 'Decided' && signal.args[0] === this.machine && !cockpit.hidden) this.refresh();
             },
             onClose: () => {
                 this.service = null;

@@ -1,11 +1,11 @@
 // Owns the card of automatic scaling: its settings, and the explanation of the last decision.
-import { useMemo, useState, useSyncExternalStore } from 'react';
+import { useEffect, useMemo, useState, useSyncExternalStore } from 'react';
 
 import { Alert, Button, CardBody, CardFooter, Checkbox, Content, Form, FormGroup, Spinner, Stack } from '@patternfly/react-core';
 
 import { AutoscaleLink } from '../bus/autoscale';
 import type { Scaling, Settings } from '../bus/autoscale';
-import { useCall, useEvery } from '../hooks/page';
+import { useCall, useEvery, useIsVisible } from '../hooks/page';
 import type { Call } from '../hooks/page';
 import { areReversed, limitsOf, reasonOf } from '../model/autoscale';
 import type { Explanation } from '../model/autoscale';
@@ -24,6 +24,8 @@ export function AutoscaleCard({ machine }: { machine: MachineState }) {
     const { scaling, isSilent } = useSyncExternalStore(link.subscribe, link.current);
     // The numbers of an explanation change without signals.
     useEvery(5, link.refresh);
+    const isVisible = useIsVisible();
+    useEffect(() => { if (isVisible) link.refresh(); }, [isVisible, link]);
     const settings = useSettings(link, machine);
     // Their results outlive the content of the card, which can change before the reply.
     const enable = useCall(async access => {

@@ -32,7 +32,7 @@ export const useCanRead = (): boolean => {
     return useIsReady() && isVisible;
 };
 
-const useIsVisible = (): boolean => useSyncExternalStore(followVisibility, () => !cockpit.hidden);
+export const useIsVisible = (): boolean => useSyncExternalStore(followVisibility, () => !cockpit.hidden);
 
 function followVisibility(listener: () => void): () => void {
     cockpit.addEventListener('visibilitychange', listener);

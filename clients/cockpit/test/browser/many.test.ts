@@ -11,7 +11,7 @@ import { picture, startBrowser } from './session';
 const MACHINES = 200;
 
 /** A line of dbus-monitor about a call of the page that only reads. vcpuctl calls the name of the service. */
-const READS = /destination=:.*member=(GetStatistics|ListVcpus|Plan|CanSetVcpus|CanTune|GetTuning)$/;
+const READS = /destination=:.*member=(GetStatistics|ListVcpus|Plan|CanSetVcpus|CanTune|GetTuning|Explain)$/;
 
 let world: World;
 let browser: Browser;
@@ -54,8 +54,10 @@ test('answers the user with 200 machines', async () => {
 });
 
 test('reads only while the page is visible', async () => {
-    const monitor = await world.monitor("type='method_call',path_namespace='/org/vcpud1'");
+    const monitor = await world.monitor("path_namespace='/org/vcpud1'");
     await monitor.line(/GetStatistics/);
+    await world.startAutoscaler();
+    await frame.getByText('It is off for this machine.').waitFor();
     // Another page of Cockpit hides the frame.
     await page.getByRole('link', { name: 'Services' }).click();
     await page.locator('iframe[name="cockpit1:localhost/system/services"]').waitFor();
@@ -72,6 +74,8 @@ test('reads only while the page is visible', async () => {
     await set(2);
     await monitor.line(/member=SetVcpus$/);
     const from = monitor.lines.length;
+    await world.observe('vm142', 3);
+    await monitor.line(/member=Decided/, from);
     for (const count of [3, 4, 5]) await set(count);
     const reads = monitor.lines.slice(from).filter(line => READS.test(line));
     assert.deepEqual(reads, []);

@@ -130,6 +130,11 @@ export class World {
         await run(path.join(programs, 'vcpuctl'), ['set', '--timeout=50s', machine, String(count)], { env: this.bus.env });
     }
 
+    /** Lets the autoscaler decide about a machine and change nothing, with vcpuctl. */
+    async observe(machine: string, min: number): Promise<void> {
+        await run(path.join(programs, 'vcpuctl'), ['autoscale', '--observe', `--min=${min}`, machine], { env: this.bus.env });
+    }
+
     /** Starts dbus-monitor, which prints the messages of the bus that match a rule. */
     async monitor(rule: string): Promise<Process> {
         const monitor = new Process('dbus-monitor', 'dbus-monitor', ['--address', this.bus.address, rule]);
