@@ -30,7 +30,7 @@ pub(crate) async fn autoscale(client: &Client, request: &Autoscale) -> Result<()
         let arguments = (name, options(request));
         let _: () = client.call(service.inner(), "Enable", &arguments).await?;
         if !is_silent {
-            result = scaled(&service, name, mode(request)).await;
+            result = scaled(&service, name).await;
         }
     }
     if !is_silent {
@@ -39,9 +39,18 @@ pub(crate) async fn autoscale(client: &Client, request: &Autoscale) -> Result<()
     Ok(render::done(client.json)?)
 }
 
-/// Returns the options of the call. The mode is always one of them: the file for all machines can have another one.
+/// Returns the options of the call. The mode is one of them, because the file for all machines can have another one.
+/// Only an update keeps the mode.
 fn options(request: &Autoscale) -> HashMap<&'static str, Variant<'static>> {
-    let mut options: HashMap<&str, Variant<'_>> = HashMap::from([("mode", mode(request).into())]);
+    let mut options: HashMap<&str, Variant<'_>> = HashMap::new();
+    if request.update {
+        options.insert("update", true.into());
+    }
+    if request.observe {
+        options.insert("mode", "observe".into());
+    } else if !request.update {
+        options.insert("mode", "on".into());
+    }
     let counts = [
         ("min", request.min),
         ("max", request.max),
@@ -67,28 +76,20 @@ fn options(request: &Autoscale) -> HashMap<&'static str, Variant<'static>> {
     options
 }
 
-fn mode(request: &Autoscale) -> &'static str {
-    if request.observe { "observe" } else { "on" }
-}
-
-/// Returns the settings of a machine in words.
-async fn scaled(service: &AutoscaleProxy<'_>, name: &str, mode: &str) -> String {
-    match limits(service, name).await {
-        Some((min, max)) => {
+/// Returns the settings of a machine in words. The limits are not known before QEMU has answered.
+async fn scaled(service: &AutoscaleProxy<'_>, name: &str) -> String {
+    let explanation = service.explain(name).await.unwrap_or_default();
+    let limit = |key: &str| render::number(explanation.get(key));
+    let mode = render::text(explanation.get("mode"));
+    match (limit("min"), limit("max")) {
+        (Some(min), Some(max)) => {
             let plural = if max == 1 { "" } else { "s" };
             format!("{name}: scaled from {min} to {max} vCPU{plural}, mode {mode}")
         }
-        None => {
+        _ => {
             format!("{name}: scaled, mode {mode}; \"vcpuctl explain {name}\" shows the decisions")
         }
     }
-}
-
-/// Returns the minimum and the maximum of a machine, if QEMU has answered.
-async fn limits(service: &AutoscaleProxy<'_>, name: &str) -> Option<(u64, u64)> {
-    let explanation = service.explain(name).await.ok()?;
-    let limit = |key: &str| render::number(explanation.get(key));
-    Some((limit("min")?, limit("max")?))
 }
 
 /// Prints the machines, and the errors of the configuration as warnings.
@@ -195,10 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_is_always_an_option() {
+    fn only_an_update_keeps_the_mode() {
         assert_eq!(options_of(""), HashMap::from([("mode", "on".into())]));
         let observe = HashMap::from([("mode", "observe".into())]);
         assert_eq!(options_of("--observe"), observe);
+        let update = HashMap::from([("update", true.into())]);
+        assert_eq!(options_of("--update"), update);
     }
 
     #[test]

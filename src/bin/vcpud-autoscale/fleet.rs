@@ -210,6 +210,14 @@ impl Fleet {
         }
     }
 
+    /// Returns the settings of a machine after a call that changes some of them.
+    pub(crate) fn updated(&self, name: &MachineName, changed: &Settings) -> Settings {
+        let none = Settings::default();
+        let machine = self.machines.get(name);
+        let present = machine.map_or(&none, |machine| &machine.settings);
+        changed.updating(present, &self.defaults)
+    }
+
     /// Takes the maximum number of vCPUs of a machine, so that its limits are known before the next reading.
     pub(crate) fn limit(&mut self, name: &MachineName, max: u32) {
         if let Some(machine) = self.machines.get_mut(name) {

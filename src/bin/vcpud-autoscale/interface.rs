@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use vcpud::names::MachineName;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, OwnedVariant, interface};
+use zbus::{Connection, OwnedVariant, Variant, interface};
 
 use crate::admission::Admission;
 use crate::authority;
@@ -21,17 +21,21 @@ const MAX_OPTIONS: usize = 16;
 /// A request of a caller to the service.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// The number is the maximum number of vCPUs of the machine, if it is known.
-    Enable(
-        MachineName,
-        Settings,
-        Option<u32>,
-        oneshot::Sender<Result<(), Error>>,
-    ),
+    Enable(MachineName, Change, oneshot::Sender<Result<(), Error>>),
     Disable(MachineName, oneshot::Sender<Result<(), Error>>),
     List(oneshot::Sender<BTreeMap<String, Dict>>),
     Explain(MachineName, oneshot::Sender<Option<Dict>>),
     Errors(oneshot::Sender<Vec<String>>),
+}
+
+/// The settings of a call of `Enable`.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) settings: Settings,
+    /// Whether absent keys keep their values.
+    pub(crate) is_update: bool,
+    /// The maximum number of vCPUs of the machine, if it is known.
+    pub(crate) max_vcpus: Option<u32>,
 }
 
 /// Serves `org.vcpud1.Autoscale`.
@@ -65,7 +69,7 @@ impl Autoscale {
     async fn enable(
         &self,
         machine: &str,
-        options: HashMap<String, OwnedVariant>,
+        mut options: HashMap<String, OwnedVariant>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<(), Error> {
@@ -78,6 +82,7 @@ impl Autoscale {
             );
             return Err(Error::invalid_args(text));
         }
+        let is_update = take_update(&mut options).map_err(Error::invalid_args)?;
         let settings = Settings::from_options(options).map_err(Error::invalid_args)?;
         if settings.mode() == Mode::Off {
             return Err(Error::invalid_args(
@@ -86,7 +91,12 @@ impl Autoscale {
         }
         authority::check(bus, &header, turn.uid, machine, "enable").await?;
         let max_vcpus = max_vcpus(bus, &name).await?;
-        self.ask(|reply| Command::Enable(name, settings, max_vcpus, reply))
+        let change = Change {
+            settings,
+            is_update,
+            max_vcpus,
+        };
+        self.ask(|reply| Command::Enable(name, change, reply))
             .await?
     }
 
@@ -159,7 +169,7 @@ impl Autoscale {
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn features(&self) -> &'static [&'static str] {
-        &["can-manage"]
+        &["can-manage", "update"]
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -176,6 +186,15 @@ impl Autoscale {
         reason: &str,
         details: Dict,
     ) -> zbus::Result<()>;
+}
+
+/// Takes the option "update", which is no setting.
+fn take_update(options: &mut HashMap<String, OwnedVariant>) -> Result<bool, String> {
+    match options.remove("update").as_deref() {
+        None => Ok(false),
+        Some(Variant::Bool(is_update)) => Ok(*is_update),
+        Some(_) => Err("option \"update\": the value is not a boolean".to_owned()),
+    }
 }
 
 fn machine_name(name: &str) -> Result<MachineName, Error> {

@@ -18,7 +18,7 @@ use crate::describe;
 use crate::error::Error;
 use crate::fleet::{Action, Fleet};
 use crate::holds::Holds;
-use crate::interface::{Autoscale, Command, not_scaled};
+use crate::interface::{Autoscale, Change, Command, not_scaled};
 use crate::link::{Link, Readings, request};
 use crate::settings::{Mode, Settings};
 use crate::store::{Configuration, MAX_MACHINES, Origin, Store};
@@ -231,8 +231,8 @@ impl Service {
     async fn serve(&mut self, command: Command) {
         self.last_call = Instant::now();
         match command {
-            Command::Enable(name, settings, max_vcpus, reply) => {
-                let _ = reply.send(self.enable(name, settings, max_vcpus).await);
+            Command::Enable(name, change, reply) => {
+                let _ = reply.send(self.enable(name, change).await);
             }
             Command::Disable(name, reply) => {
                 let _ = reply.send(self.disable(&name).await);
@@ -258,12 +258,13 @@ impl Service {
         }
     }
 
-    async fn enable(
-        &mut self,
-        name: MachineName,
-        settings: Settings,
-        max_vcpus: Option<u32>,
-    ) -> Result<(), Error> {
+    async fn enable(&mut self, name: MachineName, change: Change) -> Result<(), Error> {
+        let max_vcpus = change.max_vcpus;
+        let settings = if change.is_update {
+            self.fleet.updated(&name, &change.settings)
+        } else {
+            change.settings
+        };
         let checked = self.fleet.check(&settings, max_vcpus);
         checked.map_err(|error| Error::invalid_args(format!("{name}: {error}")))?;
         let is_new = !self.fleet.machines.contains_key(&name);

@@ -197,6 +197,16 @@ impl Settings {
         }
     }
 
+    /// Returns these settings, with the `present` ones for absent keys. The mode of a machine that was ignored, also
+    /// because of the `defaults`, is "on".
+    pub(crate) fn updating(&self, present: &Self, defaults: &Self) -> Self {
+        let mut updated = self.over(present);
+        if updated.over(defaults).mode() == Mode::Off {
+            updated.mode = Some(Mode::On);
+        }
+        updated
+    }
+
     pub(crate) fn mode(&self) -> Mode {
         self.mode.unwrap_or_default()
     }
@@ -293,6 +303,21 @@ mod tests {
             let error = Settings::parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn an_update_keeps_other_settings() {
+        let settings = |text| Settings::parse(text).unwrap();
+        let present = settings("mode = \"observe\"\nmin = 2\nhold = \"1h\"");
+        let updated = settings("mode = \"observe\"\nmin = 3\nhold = \"1h\"");
+        let none = Settings::default();
+        assert_eq!(settings("min = 3").updating(&present, &none), updated);
+        let on = settings("mode = \"on\"");
+        assert_eq!(on.updating(&present, &none).mode(), Mode::On);
+        // The machine was ignored.
+        assert_eq!(none.updating(&Settings::off(), &none), on);
+        assert_eq!(none.updating(&none, &Settings::off()), on);
+        assert_eq!(none.updating(&none, &none), none);
     }
 
     #[test]

@@ -130,8 +130,21 @@ async fn vcpuctl_prints_the_resulting_settings() {
     );
     let file = Autoscaler::state_directory(&world).join("web.toml");
     assert_eq!(
-        std::fs::read_to_string(file).unwrap(),
+        std::fs::read_to_string(&file).unwrap(),
         "mode = \"on\"\nup-window = \"5s\"\ndown-window = \"1m\"\nkeep-pinned = false\n"
+    );
+    // An update keeps them.
+    assert_eq!(
+        shown("autoscale web --update --max 3 --observe").await,
+        "web: scaled from 1 to 3 vCPUs, mode observe\n"
+    );
+    assert_eq!(
+        shown("autoscale web --update --up-window 6").await,
+        "web: scaled from 1 to 3 vCPUs, mode observe\n"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        "mode = \"observe\"\nmax = 3\nup-window = \"6s\"\ndown-window = \"1m\"\nkeep-pinned = false\n"
     );
     assert!(
         shown("autoscale")
@@ -150,6 +163,11 @@ async fn vcpuctl_prints_the_resulting_settings() {
             6,
             "vcpuctl: the vCPUs of machine web are not scaled; run \"vcpuctl autoscale\" to list the machines\n"
         )
+    );
+    // The machine has no settings that an update could keep.
+    assert_eq!(
+        shown("autoscale web --update").await,
+        "web: scaled from 1 to 4 vCPUs, mode on\n"
     );
     assert_eq!(shown("autoscale web --quiet").await, "");
     assert_eq!(shown("autoscale web --json").await, "{}\n");
@@ -291,7 +309,10 @@ async fn polkit_authorizes_who_may_scale() {
     assert_eq!(root.unwrap(), "yes");
     let (name, text) = error(autoscaler.proxy.can_manage("web", "list").await.map(drop));
     assert_eq!(name, error_name::INVALID_ARGS, "{text}");
-    assert_eq!(autoscaler.proxy.features().await.unwrap(), ["can-manage"]);
+    assert_eq!(
+        autoscaler.proxy.features().await.unwrap(),
+        ["can-manage", "update"]
+    );
     // All users can read.
     let (status, printed, _) = nobody(&["explain", "web"]).await;
     assert_eq!(status, 0, "{printed}");

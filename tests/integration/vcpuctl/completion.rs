@@ -67,7 +67,7 @@ async fn shells_complete_names_and_vcpus() {
             "{shell}"
         );
         assert_eq!(
-            offered(&["autoscale", "web", "--up"]).await,
+            offered(&["autoscale", "web", "--up-"]).await,
             ["--up-window"],
             "{shell}"
         );

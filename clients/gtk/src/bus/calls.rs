@@ -126,14 +126,13 @@ fn options(settings: &Settings) -> Vec<(&'static str, Variant<'static>)> {
     } else {
         "on"
     };
-    let mut options = vec![
+    vec![
         ("min", settings.min.into()),
         ("max", settings.max.into()),
         ("mode", mode.into()),
-    ];
-    options.extend(settings.target.map(|target| ("target", target.into())));
-    options.extend(settings.weight.map(|weight| ("weight", weight.into())));
-    options
+        // The other settings stay.
+        ("update", true.into()),
+    ]
 }
 
 fn pinned(vcpus: &[u32]) -> &'static str {

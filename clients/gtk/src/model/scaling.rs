@@ -23,7 +23,7 @@ pub(crate) enum Scaling {
     On(Decision),
 }
 
-/// The settings of a machine that the application knows. `Enable` gives all others their defaults.
+/// The settings of a machine that the application changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Settings {
     /// It decides only, and changes nothing.
@@ -31,9 +31,6 @@ pub(crate) struct Settings {
     pub(crate) min: u32,
     /// 0 if it is not known.
     pub(crate) max: u32,
-    /// The wanted use of each vCPU.
-    pub(crate) target: Option<f64>,
-    pub(crate) weight: Option<u32>,
 }
 
 /// A reply of `Explain`.
@@ -58,8 +55,6 @@ impl Scaling {
                 is_observed: text(reply, "mode") == "observe",
                 min: get(reply, "min").unwrap_or(1),
                 max: get(reply, "max").unwrap_or(0),
-                target: get(reply, "target"),
-                weight: get(reply, "weight"),
             },
             goal: get(reply, "goal"),
             reason: text(reply, "reason"),
@@ -131,7 +126,7 @@ impl Scaling {
         Settings {
             min: settings.min.clamp(min, max),
             max: most.clamp(min, max),
-            ..settings.clone()
+            is_observed: settings.is_observed,
         }
     }
 
@@ -205,25 +200,21 @@ mod tests {
     }
 
     #[test]
-    fn a_change_keeps_the_settings_that_are_known() {
+    fn a_change_begins_with_the_present_settings() {
         let reply = dict([
             ("mode", "observe".into()),
             ("min", 1_u32.into()),
             ("max", 64_u32.into()),
-            ("target", 0.5.into()),
-            ("weight", 200_u32.into()),
         ]);
         let expected = Settings {
             is_observed: true,
             min: 4,
             max: 16,
-            target: Some(0.5),
-            weight: Some(200),
         };
         // The machine can have 4 to 16 vCPUs.
         assert_eq!(Scaling::new(&reply).settings(4, 16), expected);
         let new = Scaling::Off.settings(4, 16);
-        assert_eq!((new.min, new.max, new.target), (4, 16, None));
+        assert_eq!((new.min, new.max, new.is_observed), (4, 16, false));
         let unknown = Scaling::new(&dict([("mode", "on".into())]));
         assert_eq!(unknown.settings(1, 8).max, 8);
     }

@@ -237,11 +237,8 @@ pub(super) fn open_limit(context: &Context<'_>) {
 pub(super) fn open_scaling(context: &Context<'_>) {
     let machine = context.machine;
     let is_on = machine.scaling.decision().is_some();
-    let mut body = "vcpud-autoscale sets the number of vCPUs by the load, and only if the host has CPU time for them.".to_owned();
-    if is_on {
-        body += "\nA change keeps the target and the weight. All other settings get their default values.";
-    }
-    let (dialog, list) = form(context, "Automatic Scaling", &body);
+    let body = "vcpud-autoscale sets the number of vCPUs by the load, and only if the host has CPU time for them.";
+    let (dialog, list) = form(context, "Automatic Scaling", body);
     let range = (machine.min(), machine.max());
     let shown = machine.scaling.settings(range.0, range.1);
     let step = machine.per_slot();
@@ -265,9 +262,7 @@ pub(super) fn open_scaling(context: &Context<'_>) {
             min: number(&min),
             max: number(&max),
             is_observed: observed.is_active(),
-            ..shown.clone()
         };
-        // A change would reset the settings that the dialog does not show.
         if !is_on || settings != shown {
             send(Command::Scale {
                 path: path.clone(),

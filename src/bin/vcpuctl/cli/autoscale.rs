@@ -43,13 +43,16 @@ pub(crate) struct Autoscale {
     /// Keep vCPUs with a pin of their own, and those with lower numbers [default: true].
     #[arg(long, value_name = "BOOLEAN", requires = "name")]
     pub keep_pinned: Option<bool>,
+    /// Keep the settings that have no option, and the mode without "--observe".
+    #[arg(long, requires = "name")]
+    pub update: bool,
     /// Report the decisions, and change nothing.
     #[arg(long, requires = "name")]
     pub observe: bool,
     /// End the scaling of the machine. Its number of vCPUs stays.
     #[arg(long, requires = "name", conflicts_with_all = [
         "min", "max", "target", "step_up", "step_down", "weight", "hold", "up_window", "down_window", "keep_pinned",
-        "observe",
+        "update", "observe",
     ])]
     pub off: bool,
 }
