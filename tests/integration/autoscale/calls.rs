@@ -196,6 +196,11 @@ async fn wrong_calls_are_explained() {
         ("target", 2.0.into(), "target must be from 0.1 to 0.95"),
         ("mode", "off".into(), "call Disable"),
         (
+            "update",
+            1_u32.into(),
+            "\"update\": the value is not a boolean",
+        ),
+        (
             "min",
             vec![1_u32].into(),
             "option \"min\": the value is not a number, a text or a boolean",
