@@ -14,11 +14,12 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use super::console::{Console, follow};
+use super::exit::has_exited;
 use super::lost::end_tests;
 use super::place::Place;
 use super::process::Process;
 use super::qmp::Monitor;
-use super::wait::{LIMIT, has_exited, until, within};
+use super::wait::{LIMIT, until, within};
 
 /// The maximum number of vCPUs of a guest. An emulated host cannot run many more.
 const MAX_VCPUS: u32 = 8;

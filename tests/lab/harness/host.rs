@@ -16,10 +16,11 @@ use zbus::names::BusName;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream};
 
+use super::exit::has_exited;
 use super::guest::Guest;
 use super::machine::Machine;
 use super::signals::Signals;
-use super::wait::{has_exited, within};
+use super::wait::within;
 
 /// The connection of a test to the system bus, which records the signals of vcpud.
 pub(crate) struct Host {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::{Child, Command, Stdio, exit};
 use std::time::Duration;
 
-use super::wait::has_exited;
+use super::exit::has_exited;
 
 /// The exit status of the tests if they say nothing about vcpud, as that of `tests/lab/sh`.
 const LOST: i32 = 254;

@@ -18,6 +18,7 @@ mod process;
 mod signals;
 
 mod console;
+mod exit;
 mod groups;
 mod guest;
 mod host;

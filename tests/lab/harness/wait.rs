@@ -4,8 +4,6 @@ use std::fmt::Debug;
 use std::panic::Location;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::time::{Instant, interval, timeout};
 
 use super::lost::end_tests_if_host_hangs;
@@ -24,13 +22,7 @@ pub(crate) fn within<F: Future>(
     async move {
         match timeout(LIMIT, future).await {
             Ok(output) => output,
-            Err(_) => {
-                end_tests_if_host_hangs(&what);
-                panic!(
-                    "{caller}: timed out after {} s waiting for {what}",
-                    LIMIT.as_secs()
-                )
-            }
+            Err(_) => time_out(caller, &what),
         }
     }
 }
@@ -52,24 +44,18 @@ pub(crate) fn until<T: PartialEq + Debug>(
                 return;
             }
             if Instant::now() >= end {
-                end_tests_if_host_hangs(&what);
-                panic!(
-                    "{caller}: timed out after {} s waiting for {what} to be {wanted:?}: {found:?}",
-                    LIMIT.as_secs()
-                );
+                time_out(caller, &format!("{what} to be {wanted:?}: {found:?}"));
             }
             looks.tick().await;
         }
     }
 }
 
-/// Returns whether the process `pid` has exited with all its threads, after at most `limit`. Blocks until then.
-pub(super) fn has_exited(pid: u32, limit: Duration) -> bool {
-    let pid = Pid::from_raw(pid as i32);
-    let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
-        return true;
-    };
-    let limit = Timespec::try_from(limit).expect("it is short");
-    let mut polled = [PollFd::new(&process, PollFlags::IN)];
-    poll(&mut polled, Some(&limit)).is_ok_and(|ready| ready > 0)
+/// Panics after the time limit, or ends all tests if the host hangs.
+fn time_out(caller: &Location<'_>, what: &str) -> ! {
+    end_tests_if_host_hangs(what);
+    panic!(
+        "{caller}: timed out after {} s waiting for {what}",
+        LIMIT.as_secs()
+    )
 }
